@@ -1,0 +1,170 @@
+"""A model bundle: `bundle.json` beside `weights.safetensors`, in any folder Beam's file systems reach.
+
+The weights are read as safetensors, so that loading a bundle runs no code from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors.torch
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from models.networks import FilmClassifier
+
+FORMAT_VERSION: Final = 1
+BUNDLE_FILE: Final = "bundle.json"
+WEIGHTS_FILE: Final = "weights.safetensors"
+
+
+class BundleError(ValueError):
+    """A bundle cannot be used; the message says which one, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """What `bundle.json` says.
+
+    Attributes:
+        architecture: name of a timm network.
+        labels: label of each output, in order.
+        input_size: side of the square uint8 input, in pixels.
+        temperature: divisor of the logits, > 0.
+        thresholds: least confidence per label for a film to be routed, each in [0, 1].
+        ood_threshold: films with a higher OOD score are reviewed.
+        weights_sha256: hex digest of the weights file.
+        calibration: the data, coverage and error that the thresholds were set for.
+        training: data sources, licences, options and versions.
+        metrics: figures on validation data, with the command that made them.
+    """
+
+    architecture: str
+    labels: tuple[str, ...]
+    input_size: int
+    temperature: float
+    thresholds: dict[str, float]
+    ood_threshold: float
+    weights_sha256: str
+    calibration: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def model_id(self) -> str:
+        """Architecture and a digest over all that can change a decision."""
+        decisive = [
+            self.format_version,
+            self.architecture,
+            self.labels,
+            self.input_size,
+            self.temperature,
+            sorted(self.thresholds.items()),
+            self.ood_threshold,
+            self.weights_sha256,
+        ]
+        digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+        return f"{self.architecture}-{digest[:12]}"
+
+
+def read_info(uri: str) -> BundleInfo:
+    """Read and check `bundle.json` under `uri` without touching the weights."""
+    raw = _read(uri, BUNDLE_FILE)
+    try:
+        fields = json.loads(raw)
+        fields["labels"] = tuple(fields["labels"])
+        info = BundleInfo(**fields)
+    except (TypeError, KeyError, ValueError) as error:
+        raise BundleError(
+            f"model bundle {uri}: {BUNDLE_FILE} is not valid ({error}); write it with "
+            "'dicom-router train'"
+        ) from error
+    problems = list(_problems(info))
+    if problems:
+        raise BundleError(f"model bundle {uri}: " + "; ".join(problems))
+    return info
+
+
+def load_network(uri: str) -> FilmClassifier:
+    """Load the network of a bundle on the CPU, in float32, ready for inference.
+
+    Raises:
+        BundleError: a file is missing, the weights are not those that `bundle.json` names, or they
+            do not fit the architecture.
+    """
+    info = read_info(uri)
+    raw = _read(uri, WEIGHTS_FILE)
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != info.weights_sha256:
+        raise BundleError(
+            f"model bundle {uri}: {WEIGHTS_FILE} has sha256 {digest[:12]}…, {BUNDLE_FILE} names "
+            f"{info.weights_sha256[:12]}…; copy the bundle again, whole"
+        )
+    network = FilmClassifier(info.architecture, info.labels, temperature=info.temperature)
+    try:
+        state = safetensors.torch.load(raw)
+        network.backbone.load_state_dict({name: t.float() for name, t in state.items()})
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise BundleError(
+            f"model bundle {uri}: the weights do not fit {info.architecture}: {error}"
+        ) from error
+    return network.eval()
+
+
+def save(directory: Path, network: FilmClassifier, fields: dict[str, Any]) -> BundleInfo:
+    """Write a bundle, weights in fp16.
+
+    Args:
+        directory: made if missing; an older bundle there is replaced.
+        network: its backbone is saved; labels and temperature come from it.
+        fields: the other fields of `BundleInfo`, less `weights_sha256`.
+    """
+    state = {
+        name: (t.half() if t.is_floating_point() else t).contiguous().cpu()
+        for name, t in network.backbone.state_dict().items()
+    }
+    raw = safetensors.torch.save(state)
+    info = BundleInfo(
+        labels=network.labels,
+        temperature=network.temperature,
+        weights_sha256=hashlib.sha256(raw).hexdigest(),
+        **fields,
+    )
+    if problems := list(_problems(info)):
+        raise BundleError("; ".join(problems))
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / WEIGHTS_FILE).write_bytes(raw)
+    (directory / BUNDLE_FILE).write_text(json.dumps(asdict(info), indent=2) + "\n")
+    return info
+
+
+def _problems(info: BundleInfo) -> list[str]:
+    found = []
+    if info.format_version != FORMAT_VERSION:
+        found.append(f"format_version {info.format_version}, this router reads {FORMAT_VERSION}")
+    if sorted(info.thresholds) != sorted(info.labels):
+        found.append("thresholds must name exactly the labels")
+    if not all(0.0 <= t <= 1.0 for t in info.thresholds.values()):
+        found.append("thresholds must lie in [0, 1]")
+    if not info.temperature > 0:
+        found.append("temperature must be above 0")
+    if not 32 <= info.input_size <= 1024:
+        found.append("input_size must lie in 32..1024")
+    return found
+
+
+def _read(uri: str, name: str) -> bytes:
+    try:
+        with FileSystems.open(
+            FileSystems.join(uri, name), compression_type=CompressionTypes.UNCOMPRESSED
+        ) as stream:
+            return bytes(stream.read())
+    except (OSError, ValueError) as error:  # BeamIOError is an OSError's peer, not its child
+        raise BundleError(f"model bundle {uri}: cannot read {name} ({error})") from error
+
+

@@ -1,0 +1,130 @@
+"""Beam's PyTorch handler, less its silent fall-backs: uint8 films in, probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from apache_beam.ml.inference.base import PredictionResult
+from apache_beam.ml.inference.pytorch_inference import PytorchModelHandlerTensor
+
+from models import bundle
+from models.networks import FilmClassifier
+
+Device = Literal["auto", "cpu", "cuda"]
+Films = npt.NDArray[np.uint8]
+
+CPU_FORWARD_FILMS = 8
+"""Films in one forward on the CPU, short ones filled up: results then do not depend on neighbours."""
+
+
+class DeviceError(RuntimeError):
+    """The device that was asked for is not there."""
+
+
+@dataclass(frozen=True)
+class InferenceError:
+    """Stands in the place of a result for the one film that the model failed on.
+
+    Attributes:
+        kind: type of the error.
+    """
+
+    kind: str
+
+
+def choose_device(asked: Device) -> str:
+    """Return "cpu" or "cuda".
+
+    Raises:
+        DeviceError: cuda was asked for and no usable CUDA device is there.
+    """
+    if asked == "cpu":
+        return "cpu"
+    usable = torch.cuda.is_available()
+    if asked == "cuda" and not usable:
+        raise DeviceError(
+            "--device cuda: no usable CUDA device here; use --device auto or cpu, or repair the driver"
+        )
+    return "cuda" if usable else "cpu"
+
+
+class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
+    """Runs a bundle's `FilmClassifier` on batches of uint8[1, S, S] arrays.
+
+    Unlike its base it never falls back to another device, and a film that makes a batch fail is
+    found by halving: only it gets an `InferenceError`. Results are float32[n_labels + 1] arrays as
+    `FilmClassifier.forward` describes; there are always as many as films, in their order.
+    """
+
+    def __init__(self, bundle_uri: str, *, device: Device = "auto", max_batch_size: int = 32) -> None:
+        super().__init__(
+            state_dict_path=bundle_uri,
+            model_class=FilmClassifier,
+            device="CPU",
+            min_batch_size=min(CPU_FORWARD_FILMS, max_batch_size),
+            max_batch_size=max_batch_size,
+        )
+        self._bundle_uri = bundle_uri
+        self._asked_device: Device = device
+        self._model_id = bundle.read_info(bundle_uri).model_id
+        self._max_batch_size = max_batch_size
+
+    def load_model(self) -> FilmClassifier:
+        """Load the bundle onto the chosen device."""
+        network = bundle.load_network(self._bundle_uri)
+        device = choose_device(self._asked_device)
+        if device == "cuda":
+            network = network.half()
+        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def run_inference(
+        self,
+        batch: Sequence[Films],
+        model: FilmClassifier,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterable[PredictionResult]:
+        """Classify films; `example` of each result is dropped, so that no pixels travel on."""
+        fixed = CPU_FORWARD_FILMS if model.device.type == "cpu" else self._max_batch_size
+        results = self._classify(batch, model, fixed)
+        if len(results) != len(batch):
+            raise AssertionError(f"{len(results)} results for {len(batch)} films")
+        return [PredictionResult(None, result, self._model_id) for result in results]
+
+    def get_num_bytes(self, batch: Sequence[Films]) -> int:
+        """Bytes of a batch of films."""
+        return sum(film.nbytes for film in batch)
+
+    def _classify(
+        self, films: Sequence[Films], model: FilmClassifier, fixed: int
+    ) -> list[npt.NDArray[np.float32] | InferenceError]:
+        """Classify films, by halves where that fails; `fixed` films go through each forward."""
+        try:
+            return list(_forward(films, model, fixed))
+        except Exception as error:
+            if len(films) == 1 and (fixed == 1 or model.device.type == "cpu"):
+                return [InferenceError(type(error).__name__)]
+            if model.device.type == "cuda":
+                torch.cuda.empty_cache()
+                fixed = max(1, fixed // 2)  # it may have been the memory
+            half = max(1, len(films) // 2)
+            parts = [part for part in (films[:half], films[half:]) if len(part)]
+            return [result for part in parts for result in self._classify(part, model, fixed)]
+
+
+def _forward(
+    films: Sequence[Films], model: FilmClassifier, fixed: int
+) -> npt.NDArray[np.float32]:
+    stacked = torch.from_numpy(np.stack(films))
+    missing = -len(films) % fixed
+    filled = torch.cat((stacked, stacked[:1].expand(missing, -1, -1, -1)))
+    with torch.inference_mode():
+        parts = [model(part.to(model.device)).float().cpu() for part in filled.split(fixed)]
+    outputs = torch.cat(parts)[: len(films)].numpy()
+    if not np.isfinite(outputs).all():
+        raise ArithmeticError("the model gave values that are not finite")
+    return outputs

@@ -1,0 +1,1 @@
+"""Training and evaluation; nothing here is imported when serving."""

@@ -1,0 +1,55 @@
+"""The command line: one module for each command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from pipeline import __version__
+
+COMMANDS = {
+    "route": "route DICOM objects into a lake",
+    "verify": "check a lake against its delivery contract",
+    "inspect": "explain one object: header, thumbnail, probabilities, decision",
+    "demo": "route real DICOM files that the pydicom packages carry",
+    "train": "fine-tune a network and write a model bundle",
+    "evaluate": "measure a model bundle on labelled films",
+}
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return 0 done and complete, 1 failed or incomplete, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="dicom-router", description="Routes medical X-rays by body part. Not a medical device."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    chosen = next((a for a in arguments if a in COMMANDS), None)
+    for name, text in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name == chosen:  # the others' imports would cost seconds
+            importlib.import_module(f"pipeline.cli.{name}").add_arguments(sub)
+    args, rest = parser.parse_known_args(arguments)
+    if rest and args.command not in ("route", "demo"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.beam_options = rest
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        code: int = importlib.import_module(f"pipeline.cli.{args.command}").run(args)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to complete", file=sys.stderr)
+        return FAILED
+    except ModuleNotFoundError as error:
+        print(f"error: {error}; see 'dicom-router {args.command} --help'", file=sys.stderr)
+        return FAILED
+    except (ValueError, RuntimeError, OSError) as error:
+        usage = type(error).__name__ in ("ConfigError", "PolicyError", "BundleError")
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE if usage else FAILED
+    return code

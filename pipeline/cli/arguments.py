@@ -1,0 +1,72 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from models.default_bundle import DEFAULT_BUNDLE
+from transforms.imaging.limits import Limits
+from transforms.policy import Policy, PolicyError, parse_policy
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --model."""
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_BUNDLE,
+        metavar="URI",
+        help="model bundle: a folder, local or on any of Beam's file systems; default: the one that "
+        "comes with the router",
+    )
+
+
+def add_object_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what decides how one object is read and judged."""
+    parser.add_argument(
+        "--policy", type=Path, metavar="FILE", help="YAML policy; see templates/policy.yaml"
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where the model runs; cuda without a usable GPU is an error",
+    )
+    parser.add_argument(
+        "--frame",
+        type=int,
+        default=1,
+        metavar="N",
+        help="frame of multi-frame objects to classify, from 1; shorter objects use their last",
+    )
+    parser.add_argument(
+        "--max_object_bytes",
+        type=int,
+        default=Limits.max_object_bytes,
+        metavar="N",
+        help="larger objects are quarantined",
+    )
+    parser.add_argument(
+        "--max_pixels",
+        type=int,
+        default=Limits.max_pixels,
+        metavar="N",
+        help="objects with more Rows x Columns are quarantined",
+    )
+
+
+def policy_of(args: argparse.Namespace) -> Policy:
+    """Return the policy of --policy, or the default one."""
+    if args.policy is None:
+        return Policy()
+    try:
+        return parse_policy(args.policy.read_text())
+    except OSError as error:
+        raise PolicyError(f"--policy {args.policy}: cannot be read ({error.strerror})") from error
+    except PolicyError as error:
+        raise PolicyError(f"--policy {args.policy}: {error}") from error
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """Return the limits on one object."""
+    return Limits(max_object_bytes=args.max_object_bytes, max_pixels=args.max_pixels)

@@ -1,0 +1,64 @@
+"""A live line on stderr while a local run goes on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import TextIO
+
+from transforms.metrics import TALLY, Count
+
+TERMINAL_EVERY_S = 0.5
+LOG_EVERY_S = 30.0
+
+
+class Progress:
+    """Shows discovered, done, rate and errors until the block ends.
+
+    On a terminal one line is drawn again and again; elsewhere a line is written now and then.
+    """
+
+    def __init__(self, *, quiet: bool, stream: TextIO = sys.stderr) -> None:
+        self._quiet = quiet
+        self._stream = stream
+        self._on_terminal = stream.isatty()
+        self._done = threading.Event()
+        self._started = time.monotonic()
+        self._thread = threading.Thread(target=self._show, daemon=True)
+
+    def __enter__(self) -> Progress:
+        TALLY.reset()
+        if not self._quiet:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        if not self._quiet:
+            self._thread.join()
+            if self._on_terminal:
+                self._stream.write(f"\r{self.line()}\n")
+
+    def line(self) -> str:
+        """Return the line as of now."""
+        counts = TALLY.snapshot()
+        done = sum(counts.get(c, 0) for c in (Count.PLACED, Count.UNCHANGED, Count.FAILED))
+        elapsed = time.monotonic() - self._started
+        return (
+            f"{counts.get(Count.DISCOVERED, 0)} discovered, {done} done, "
+            f"{counts.get(Count.BYTES_READ, 0) / 1e6:.0f} MB, {done / elapsed:.1f}/s, "
+            f"{counts.get(Count.FAILED, 0)} errors, {elapsed:.0f} s"
+        )
+
+    def _show(self) -> None:
+        while not self._done.wait(TERMINAL_EVERY_S if self._on_terminal else LOG_EVERY_S):
+            start, end = ("\r", "\x1b[K") if self._on_terminal else ("", "\n")
+            self._stream.write(f"{start}{self.line()}{end}")
+            self._stream.flush()

@@ -1,0 +1,1 @@
+"""Where references come from; everything after a source is shared."""

@@ -1,0 +1,108 @@
+"""The run's summary: added up in the graph, written to the lake, shown at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+
+from transforms.config import RouteConfig
+from transforms.lake.layout import SINKS
+from transforms.lake.store import put_bytes
+from transforms.reasons import MEANINGS, Reason
+from transforms.tally import TERMS, RunTally
+
+
+@dataclass
+class Summarise(beam.PTransform):  # type: ignore[misc]
+    """Adds tallies up and writes `runs/<run_id>.json`; gives back what was written."""
+
+    config: RouteConfig
+
+    def expand(self, tallies: beam.PCollection[RunTally]) -> beam.PCollection[dict[str, Any]]:
+        return (
+            tallies
+            | "Sum" >> beam.CombineGlobally(_sum)
+            | "WriteSummary" >> beam.Map(write_summary, self.config).with_output_types(Any)
+        )
+
+
+def _sum(tallies: Iterable[RunTally]) -> RunTally:
+    return RunTally.sum(tallies)
+
+
+def write_summary(tally: RunTally, config: RouteConfig) -> dict[str, Any]:
+    """Write a run's summary; that of an incomplete run goes to `runs/incomplete/`."""
+    summary = summary_of(tally, config)
+    target = config.layout.run_summary(config.run_id, complete=tally.complete)
+    if not target.exists():  # a retry: the first stands
+        put_bytes(target, (json.dumps(summary, indent=2) + "\n").encode())
+    return summary
+
+
+def read_summary(config: RouteConfig) -> dict[str, Any] | None:
+    """Return the summary that this run wrote, or None where it wrote none."""
+    for complete in (True, False):
+        path = config.layout.run_summary(config.run_id, complete=complete)
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text())
+            return found
+    return None
+
+
+def summary_of(tally: RunTally, config: RouteConfig) -> dict[str, Any]:
+    """Return a summary ready for JSON."""
+    return {
+        "run_id": config.run_id,
+        "complete": tally.complete,
+        "counts": {
+            "discovered": tally.counts["discovered"],
+            **{term: tally.counts[term] for term in TERMS},
+            "failed": tally.counts["failed"],
+            "conflicts": tally.conflicts,
+        },
+        "equation": tally.equation,
+        "destinations": {s: tally.destinations[s] for s in SINKS if tally.destinations[s]},
+        "reasons": [
+            {"status": status, "stage": stage, "reason": reason, "objects": number}
+            for (status, stage, reason), number in sorted(tally.reasons.items())
+        ],
+        "failures": [
+            {k: v for k, v in asdict(failure).items() if v is not None} for failure in tally.failures
+        ],
+        "size_bytes": tally.size_bytes,
+        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "router_version": config.router_version,
+        "model_id": config.model_id,
+        "options": config.public(),
+    }
+
+
+def render(summary: dict[str, Any], lake: Path) -> str:
+    """Return a summary as a person reads it at the end of a run."""
+    lines = ["", f"Lake {lake}, run {summary['run_id']}", ""]
+    for sink, number in summary["destinations"].items():
+        lines.append(f"  {sink:<16}{number:>9}")
+    lines += ["", summary["equation"]]
+    notable = [r for r in summary["reasons"] if r["status"] in ("quarantined", "review", "not_xray")]
+    if notable:
+        lines += ["", f"  {'objects':>7}  why"]
+    for entry in notable:
+        meaning = MEANINGS[Reason(entry["reason"])]
+        why = f"{entry['status']}/{entry['reason']}: {meaning.text}"
+        lines.append(f"  {entry['objects']:>7}  {why}")
+    if summary["counts"]["conflicts"]:
+        lines += ["", f"{summary['counts']['conflicts']} rows share their SOP Instance UID with other bytes"]
+    if summary["failures"]:
+        lines += ["", f"{summary['counts']['failed']} objects failed; the run is incomplete:"]
+    for failed in summary["failures"][:20]:
+        meaning = MEANINGS[Reason(failed["reason"])]
+        named = failed.get("source_uri", failed["object_key"])
+        detail = f" ({failed['detail']})" if failed["detail"] else ""
+        lines.append(f"  {named} at {failed['stage']}: {meaning.text}{detail}; {meaning.remedy}")
+    return "\n".join(lines)

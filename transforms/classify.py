@@ -1,0 +1,65 @@
+"""Runs the model on films and decides their rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
+
+from models.handler import FilmModelHandler, InferenceError
+from transforms.config import RouteConfig
+from transforms.examine import quarantined
+from transforms.imaging.header_label import agrees
+from transforms.labels import LABELS, REGIONS
+from transforms.lake.layout import REVIEW
+from transforms.lake.schema import IndexRow
+from transforms.policy import Policy, decide
+from transforms.reasons import Reason, Rejected, Stage, Status
+
+
+@dataclass
+class ClassifyAndDecide(beam.PTransform):  # type: ignore[misc]
+    """(row, film) to decided rows; the film ends here."""
+
+    config: RouteConfig
+
+    def expand(self, films: beam.PCollection[Any]) -> beam.PCollection[IndexRow]:
+        handler = FilmModelHandler(
+            self.config.model_uri,
+            device=self.config.device,  # type: ignore[arg-type]
+            max_batch_size=self.config.batch_size,
+        )
+        policy = self.config.policy
+        return (
+            films
+            | "RunInference" >> RunInference(KeyedModelHandler(handler))
+            | "Decide" >> beam.MapTuple(lambda row, result: decide_row(row, result, policy)).with_output_types(Any)
+        )
+
+
+def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> IndexRow:
+    """Fill in what the model said of a film and what the policy makes of it."""
+    if isinstance(result.inference, InferenceError):
+        why = Rejected(Stage.CLASSIFY, Reason.INFERENCE_FAILED, result.inference.kind)
+        return quarantined(row, why)
+    *probabilities, ood_score = map(float, result.inference)
+    decision = decide(probabilities, ood_score, row.patient_age_years, policy)
+    region = REGIONS.get(decision.decided_label)
+    return replace(
+        row,
+        status=Status.REVIEW if decision.destination == REVIEW else Status.ROUTED,
+        stage=Stage.DECIDE,
+        reason=decision.reason,
+        destination=decision.destination,
+        conflict=False,
+        predicted_label=decision.predicted_label,
+        confidence=decision.confidence,
+        ood_score=ood_score,
+        model_id=result.model_id,
+        header_agrees=agrees(row.header_label, decision.decided_label),
+        region_code=region.code if region else None,
+        region_meaning=region.meaning if region else None,
+        **{f"prob_{label}": p for label, p in zip(LABELS, probabilities, strict=True)},
+    )

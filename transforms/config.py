@@ -1,0 +1,146 @@
+"""Everything a run needs to know, checked before any worker starts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+from transforms.imaging.limits import Limits
+from transforms.lake.layout import Layout
+from transforms.lake.settle import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE
+from transforms.policy import Policy
+
+COPY, LINK, INDEX_ONLY = "copy", "link", "index_only"
+PLACEMENTS: Final = (COPY, LINK, INDEX_ONLY)
+REPROCESS: Final = (REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_ALL)
+MIN_PATIENT_KEY_BYTES: Final = 16
+
+
+class ConfigError(ValueError):
+    """A run cannot start; the message lists every problem with its remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteConfig:
+    """One run of `route`.
+
+    Attributes:
+        inputs: files, folders and globs.
+        layout: the lake.
+        run_id: names the run's summary.
+        ingest_date: partition of the index, YYYY-MM-DD.
+        router_version: of this package.
+        model_uri: the bundle.
+        model_id: of the bundle.
+        model_input_size: side of the network's input, pixels.
+        device: auto, cpu or cuda.
+        batch_size: most films in one call of the model.
+        fetch_threads: objects that one worker reads and decodes at once.
+        frame_number: frame of multi-frame objects that is classified, from 1.
+        policy: complete, with thresholds for every label.
+        limits: on one object.
+        placement: copy, link or index_only.
+        reprocess: none, model or all.
+        patient_key_file: key of the hash of Patient ID; read on the workers, never in the graph.
+        index_shards: files that a run writes into the index, at most.
+        allow_empty: whether inputs may match nothing.
+        log_uris: whether source URIs may stand in error messages.
+    """
+
+    inputs: tuple[str, ...]
+    layout: Layout
+    run_id: str
+    ingest_date: str
+    router_version: str
+    model_uri: str
+    model_id: str
+    model_input_size: int
+    device: str = "auto"
+    batch_size: int = 32
+    fetch_threads: int = field(default_factory=lambda: min(8, (os.cpu_count() or 1) + 1))
+    frame_number: int = 1
+    policy: Policy = field(default_factory=Policy)
+    limits: Limits = field(default_factory=Limits)
+    placement: str = COPY
+    reprocess: str = REPROCESS_NONE
+    patient_key_file: str | None = None
+    index_shards: int = 4
+    allow_empty: bool = False
+    log_uris: bool = False
+
+    def check(self) -> None:
+        """Raise `ConfigError` with every problem found."""
+        problems = [
+            f"--{name} must be at least 1"
+            for name, value in self._counts().items()
+            if value < 1
+        ]
+        problems += [
+            f"input {number} is empty" for number, text in enumerate(self.inputs, 1) if not text
+        ]
+        problems += [
+            f"{what}: gs:// and s3:// are not supported by this version; use a local path"
+            for what, text in self._places().items()
+            if "://" in text and not text.startswith("file://")
+        ]
+        try:
+            date.fromisoformat(self.ingest_date)
+        except ValueError:
+            problems.append(f"--ingest_date {self.ingest_date!r} is no date; write YYYY-MM-DD")
+        if self.patient_key_file:
+            problems += _key_problems(self.patient_key_file)
+        root = Path(self.layout.root)
+        if root.exists() and not root.is_dir():
+            problems.append("--lake is a file; give a folder")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def _counts(self) -> dict[str, int]:
+        return {
+            "batch_size": self.batch_size,
+            "fetch_threads": self.fetch_threads,
+            "frame": self.frame_number,
+            "index_shards": self.index_shards,
+            "max_object_bytes": self.limits.max_object_bytes,
+            "max_pixels": self.limits.max_pixels,
+        }
+
+    def _places(self) -> dict[str, str]:
+        inputs = {f"input {number}": text for number, text in enumerate(self.inputs, 1)}
+        return {**inputs, "--lake": self.layout.root}
+
+    def public(self) -> dict[str, Any]:
+        """The options as the run summary may show them: inputs could hold names, so only a count."""
+        return {
+            "inputs": len(self.inputs),
+            "ingest_date": self.ingest_date,
+            "device": self.device,
+            "batch_size": self.batch_size,
+            "frame": self.frame_number,
+            "placement": self.placement,
+            "reprocess": self.reprocess,
+            "patient_key": self.patient_key_file is not None,
+            "max_object_bytes": self.limits.max_object_bytes,
+            "max_pixels": self.limits.max_pixels,
+            "thresholds": self.policy.thresholds,
+            "ood_threshold": self.policy.ood_threshold,
+            "adult_from_years": self.policy.adult_from_years,
+        }
+
+
+def read_patient_key(path: str) -> bytes:
+    """Return the key, white space at its ends dropped."""
+    return Path(path).read_bytes().strip()
+
+
+def _key_problems(path: str) -> list[str]:
+    try:
+        key = read_patient_key(path)
+    except OSError as error:
+        return [f"--patient_key_file cannot be read ({error.strerror})"]
+    if len(key) < MIN_PATIENT_KEY_BYTES:
+        return [f"--patient_key_file holds fewer than {MIN_PATIENT_KEY_BYTES} bytes"]
+    return []

@@ -1,0 +1,153 @@
+"""From a reference to all that the object itself tells: its row so far and, for films, the input.
+
+Everything that needs the bytes happens here, on one read. No Beam, no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms.config import RouteConfig
+from transforms.held_bytes import HELD
+from transforms.imaging.film import thumbnail_of
+from transforms.imaging.header import Header, read_header, require_uids
+from transforms.imaging.header_label import header_label
+from transforms.imaging.part10 import parse
+from transforms.lake.layout import NOT_XRAY, QUARANTINE, uri_to_path
+from transforms.lake.schema import IndexRow
+from transforms.lake.store import sha256_of
+from transforms.reasons import Reason, Rejected, Stage, Status
+from transforms.refs import ObjectRef, check_version, read_ref, unaccounted
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What an object tells of itself.
+
+    Attributes:
+        row: decided (quarantined, not_xray), or waiting for the model.
+        film: uint8[1, S, S] for the model, or None where the row is decided.
+    """
+
+    row: IndexRow
+    film: npt.NDArray[np.uint8] | None
+
+
+def examine(ref: ObjectRef, config: RouteConfig, patient_key: bytes | None) -> Examined:
+    """Read, hash, parse and decode one object.
+
+    Raises:
+        Unaccounted: it could not be read.
+    """
+    row = IndexRow(
+        run_id=config.run_id,
+        object_key=ref.key,
+        ingest_date=config.ingest_date,
+        ingested_at=time.time_ns() // 1000,
+        router_version=config.router_version,
+        source_uri=ref.uri,
+        source_version=ref.version,
+        source_size_bytes=ref.size,
+    )
+    if ref.size > config.limits.max_object_bytes:
+        row = replace(row, content_sha256=_hash_unread(ref))
+        return Examined(quarantined(row, Rejected(Stage.FETCH, Reason.TOO_LARGE)), None)
+    data = read_ref(ref)
+    sha256 = hashlib.sha256(data).hexdigest()
+    HELD.hold(sha256, data)
+    row = replace(row, content_sha256=sha256)
+    try:
+        parsed = parse(data, config.limits)
+        header = read_header(parsed)
+        row = with_header(row, header, config, patient_key)
+        require_uids(parsed)
+        table = config.policy.radiographs
+        if why := table.why_not(header.sop_class_uid, header.modality, header.image_type):
+            return Examined(_not_xray(row, why), None)
+        film = thumbnail_of(
+            parsed,
+            config.model_input_size,
+            frame_number=config.frame_number,
+            limits=config.limits,
+        )
+        return Examined(row, film)
+    except Rejected as rejected:
+        return Examined(quarantined(row, rejected), None)
+
+
+def quarantined(row: IndexRow, why: Rejected) -> IndexRow:
+    """Return a row that says why its object is quarantined."""
+    return replace(
+        row,
+        status=Status.QUARANTINED,
+        stage=why.stage,
+        reason=why.reason,
+        destination=QUARANTINE,
+        conflict=False,
+    )
+
+
+def with_header(
+    row: IndexRow, header: Header, config: RouteConfig, patient_key: bytes | None
+) -> IndexRow:
+    """Return a row with the header values that the index may hold."""
+    adult_from = config.policy.adult_from_years
+    return replace(
+        row,
+        sop_class_uid=header.sop_class_uid,
+        sop_instance_uid=header.sop_instance_uid,
+        series_instance_uid=header.series_instance_uid,
+        study_instance_uid=header.study_instance_uid,
+        transfer_syntax_uid=header.transfer_syntax_uid,
+        modality=header.modality,
+        body_part_examined=header.body_part_examined,
+        view_position=header.view_position,
+        laterality=header.laterality,
+        patient_age_years=header.patient_age_years,
+        patient_sex=header.patient_sex,
+        patient_key=_patient_key(header.patient_id, patient_key),
+        manufacturer=header.manufacturer,
+        manufacturer_model_name=header.manufacturer_model_name,
+        rows=header.rows,
+        columns=header.columns,
+        bits_stored=header.bits_stored,
+        photometric_interpretation=header.photometric_interpretation,
+        number_of_frames=header.number_of_frames,
+        header_label=header_label(
+            header.body_part_examined, header.patient_age_years, adult_from
+        ),
+    )
+
+
+def _not_xray(row: IndexRow, why: Reason) -> IndexRow:
+    return replace(
+        row,
+        status=Status.NOT_XRAY,
+        stage=Stage.HEADER,
+        reason=why,
+        destination=NOT_XRAY,
+        conflict=False,
+    )
+
+
+def _patient_key(patient_id: str | None, key: bytes | None) -> str | None:
+    if key is None or patient_id is None:
+        return None
+    return hmac.new(key, patient_id.encode(), hashlib.sha256).hexdigest()
+
+
+def _hash_unread(ref: ObjectRef) -> str:
+    """Hash an object that is too large for memory."""
+    path = uri_to_path(ref.uri)
+    try:
+        digest = sha256_of(path)
+        check_version(ref, path.stat())
+    except OSError as error:
+        raise unaccounted(error, Stage.FETCH) from error
+    return digest

@@ -1,0 +1,77 @@
+"""Reads and decodes objects, several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam import pvalue
+
+from transforms.config import RouteConfig, read_patient_key
+from transforms.examine import Examined, examine
+from transforms.metrics import Count, count
+from transforms.reasons import Unaccounted
+from transforms.refs import Failure, ObjectRef
+
+FILMS, DECIDED, FAILED = "films", "decided", "failed"
+BATCH_REFS = 16
+
+
+@dataclass
+class FetchAndExamine(beam.PTransform):  # type: ignore[misc]
+    """References to (row, film) in `FILMS`, rows that need no model in `DECIDED`, and `FAILED`."""
+
+    config: RouteConfig
+
+    def expand(self, refs: beam.PCollection[ObjectRef]) -> pvalue.DoOutputsTuple:
+        return (
+            refs
+            | "BatchRefs" >> beam.BatchElements(min_batch_size=BATCH_REFS, max_batch_size=BATCH_REFS)
+            | "Examine"
+            >> beam.ParDo(ExamineFn(self.config))
+            .with_output_types(Any)
+            .with_outputs(DECIDED, FAILED, main=FILMS)
+        )
+
+
+class ExamineFn(beam.DoFn):  # type: ignore[misc]
+    """Examines a batch of references in a thread pool; codecs and hashing release the GIL."""
+
+    def __init__(self, config: RouteConfig) -> None:
+        self._config = config
+
+    def setup(self) -> None:
+        key_file = self._config.patient_key_file
+        self._patient_key = read_patient_key(key_file) if key_file else None
+        self._pool = ThreadPoolExecutor(self._config.fetch_threads)
+
+    def teardown(self) -> None:
+        self._pool.shutdown()
+
+    def process(self, refs: Sequence[ObjectRef]) -> Iterator[Any]:
+        for ref, outcome in zip(refs, self._pool.map(self._examine, refs), strict=True):
+            if isinstance(outcome, Unaccounted):
+                yield pvalue.TaggedOutput(FAILED, failure(ref.uri, ref.key, outcome, self._config))
+                continue
+            count(Count.EXAMINED)
+            count(Count.BYTES_READ, ref.size)
+            if outcome.film is None:
+                yield pvalue.TaggedOutput(DECIDED, outcome.row)
+            else:
+                yield outcome.row, outcome.film
+
+    def _examine(self, ref: ObjectRef) -> Examined | Unaccounted:
+        try:
+            return examine(ref, self._config, self._patient_key)
+        except Unaccounted as error:
+            return error
+
+
+def failure(uri: str, key: str, error: Unaccounted, config: RouteConfig) -> Failure:
+    """Return what may be said of an object that could not be accounted for."""
+    count(Count.FAILED)
+    shown = uri if config.log_uris else None
+    return Failure(key, error.stage, error.reason, error.detail, shown)

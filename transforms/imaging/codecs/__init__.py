@@ -1,0 +1,1 @@
+"""Decoders that bring no more of a frame into memory than the network needs."""

@@ -1,0 +1,156 @@
+"""What a decoder is asked and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+
+from transforms.imaging.limits import Limits
+from transforms.imaging.part10 import ParsedObject, PixelElement
+from transforms.reasons import Reason, Rejected, Stage
+
+GRAY = frozenset({"MONOCHROME1", "MONOCHROME2"})
+
+
+class NoFastPath(Exception):
+    """A reduced decoder does not apply to this frame; the full decode does."""
+
+
+@dataclass(frozen=True)
+class FrameRequest:
+    """One frame of one object, and how large the answer must at least be.
+
+    Attributes:
+        dataset: the header.
+        transfer_syntax_uid: encoding of the pixel data.
+        pixels: where the pixel data lies.
+        index: 0-based frame.
+        long_side: the answer's long side is at least this, or the frame's own; pixels.
+    """
+
+    dataset: Dataset
+    transfer_syntax_uid: str
+    pixels: PixelElement
+    index: int
+    long_side: int
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    photometric: str
+
+    @property
+    def reduction(self) -> int:
+        """The largest integer factor that still leaves `long_side` pixels."""
+        return max(1, max(self.rows, self.columns) // self.long_side)
+
+    @property
+    def is_gray(self) -> bool:
+        """Whether the stored values are one gray sample a pixel."""
+        return self.samples == 1 and self.photometric in GRAY
+
+
+@dataclass(frozen=True)
+class StoredFrame:
+    """A frame's stored values, perhaps reduced: before modality and VOI transformations.
+
+    Attributes:
+        values: float32[h, w] for one sample a pixel; float32[h, w, 3] for RGB.
+        max_value: largest value that RGB samples can take; unused for gray.
+        padding: bool[h, w], True where there is only pixel padding, or None.
+    """
+
+    values: npt.NDArray[np.float32]
+    max_value: float = 1.0
+    padding: npt.NDArray[np.bool_] | None = None
+
+
+def frame_request(
+    parsed: ParsedObject, frame_number: int, long_side: int, limits: Limits
+) -> FrameRequest:
+    """Check the description of the pixels and make a request for one frame.
+
+    Args:
+        frame_number: 1 is the first; an object with fewer frames answers with its last.
+
+    Raises:
+        Rejected: there are no pixels, or their description is missing, contradictory or too large.
+    """
+    if parsed.pixels is None:
+        raise Rejected(Stage.DECODE, Reason.NO_PIXEL_DATA)
+    if parsed.pixels.tag != 0x7FE00010:
+        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "float pixel data")
+    ds = parsed.dataset
+    rows, columns = _number(ds, "Rows"), _number(ds, "Columns")
+    samples = _number(ds, "SamplesPerPixel", 1)
+    allocated = _number(ds, "BitsAllocated")
+    stored = _number(ds, "BitsStored", allocated)
+    photometric = str(ds.get("PhotometricInterpretation", "") or "").strip()
+    if samples == 1 and not photometric:
+        photometric = "MONOCHROME2"
+    problems = [
+        name
+        for name, wrong in (
+            ("Rows", rows < 1),
+            ("Columns", columns < 1),
+            ("SamplesPerPixel", samples not in (1, 3)),
+            ("BitsAllocated", allocated not in (1, 8, 16, 32)),
+            ("BitsStored", not 1 <= stored <= max(allocated, 1)),
+            ("PhotometricInterpretation", not photometric),
+        )
+        if wrong
+    ]
+    if problems:
+        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, ", ".join(problems))
+    if rows * columns > limits.max_pixels:
+        raise Rejected(Stage.DECODE, Reason.TOO_MANY_PIXELS)
+    frames = max(1, _number(ds, "NumberOfFrames", 1))
+    return FrameRequest(
+        dataset=ds,
+        transfer_syntax_uid=parsed.transfer_syntax_uid,
+        pixels=parsed.pixels,
+        index=min(frame_number, frames) - 1,
+        long_side=long_side,
+        rows=rows,
+        columns=columns,
+        frames=frames,
+        samples=samples,
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=_number(ds, "HighBit", stored - 1),
+        signed=_number(ds, "PixelRepresentation", 0) == 1,
+        photometric=photometric,
+    )
+
+
+def encapsulated_frame(request: FrameRequest) -> bytes:
+    """Return one frame's compressed stream.
+
+    Raises:
+        Rejected: the items of the encapsulated pixel data (PS3.5 annex A.4) do not hold it.
+    """
+    if not request.pixels.encapsulated:
+        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "pixel data not encapsulated")
+    try:
+        return get_frame(
+            BytesIO(request.pixels.value), request.index, number_of_frames=request.frames
+        )
+    except Exception as error:  # malformed items and offset tables raise many types
+        raise Rejected(Stage.DECODE, Reason.UNDECODABLE_PIXELS, type(error).__name__) from error
+
+
+def _number(ds: Dataset, keyword: str, default: int = 0) -> int:
+    try:
+        value = ds.get(keyword)
+        return default if value is None or value == "" else int(value)
+    except Exception as error:  # a malformed element raises many types
+        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, keyword) from error

@@ -1,0 +1,46 @@
+"""What the header claims about the body part, in the router's labels, to compare with the pixels."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from transforms.labels import ABDOMINAL, ADULT_CHEST, CHESTS, OTHERS, PEDIATRIC_CHEST, SPINE
+
+_CHEST: Final = frozenset({"CHEST", "THORAX", "LUNG", "CHESTTORAX"})
+_LABELS: Final[dict[str, str]] = {
+    **dict.fromkeys(("ABDOMEN", "ABDOMENPELVIS", "KUB"), ABDOMINAL),
+    **dict.fromkeys(
+        (
+            "SPINE CSPINE TSPINE LSPINE SSPINE CTSPINE TLSPINE LSSPINE WHOLESPINE "
+            "CERVICALSPINE THORACICSPINE LUMBARSPINE LUMBOSACRALSPINE COCCYX"
+        ).split(),
+        SPINE,
+    ),
+    **dict.fromkeys(
+        (
+            "SKULL HEAD JAW MANDIBLE MAXILLA ZYGOMA NOSE SINUS TMJ ORBIT FACE TEETH TOOTH DENTAL "
+            "SHOULDER CLAVICLE SCAPULA HUMERUS ARM UPPERARM ELBOW FOREARM WRIST HAND FINGER THUMB "
+            "PELVIS HIP SIJOINT FEMUR THIGH KNEE PATELLA LEG LOWERLEG TIBIA FIBULA ANKLE FOOT TOE "
+            "CALCANEUS HEEL EXTREMITY UPPEREXTREMITY LOWEREXTREMITY BREAST"
+        ).split(),
+        OTHERS,
+    ),
+}
+
+
+def header_label(body_part_examined: str | None, age_years: float | None, adult_from: float) -> str | None:
+    """Return the label that Body Part Examined (0018,0015) names, or None where it names none.
+
+    A chest without an age reads as adult. Standard: PS3.16 annex L, table L-1.
+    """
+    term = "".join((body_part_examined or "").upper().split()).replace("-", "").replace("_", "")
+    if term in _CHEST:
+        return PEDIATRIC_CHEST if age_years is not None and age_years < adult_from else ADULT_CHEST
+    return _LABELS.get(term)
+
+
+def agrees(claimed: str | None, decided: str) -> bool | None:
+    """Whether claim and decision name the same region (both chests are one); None without a claim."""
+    if claimed is None:
+        return None
+    return claimed == decided or (claimed in CHESTS and decided in CHESTS)

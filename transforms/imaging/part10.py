@@ -1,0 +1,186 @@
+"""Bytes to a parsed DICOM object, pixel data left where it lies.
+
+Standard: PS3.10 section 7 (file format), PS3.5 section 7 (data set) and annex A (transfer syntaxes).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
+
+from transforms.imaging.limits import Limits
+from transforms.imaging.quiet import silence_readers
+from transforms.reasons import Reason, Rejected, Stage
+
+UNDEFINED_LENGTH = 0xFFFFFFFF
+PIXEL_DATA = 0x7FE00010
+FLOAT_PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009})
+PIXEL_TAGS = FLOAT_PIXEL_TAGS | {PIXEL_DATA}
+LONG_LENGTH_VRS = frozenset({b"OB", b"OW", b"OD", b"OF", b"OL", b"OV", b"UN"})
+
+
+@dataclass(frozen=True)
+class PixelElement:
+    """Where the value of the pixel data element lies.
+
+    Attributes:
+        tag: (7FE0,0010), or the float variants.
+        buffer: the bytes that hold it: the object's own, or the inflated data set.
+        offset: start of the value in `buffer`.
+        length: of the value in bytes; for encapsulated pixel data, all that follows.
+        encapsulated: whether the length is undefined (PS3.5 annex A.4).
+    """
+
+    tag: int
+    buffer: bytes
+    offset: int
+    length: int
+    encapsulated: bool
+
+    @property
+    def value(self) -> memoryview:
+        """The value, not copied."""
+        return memoryview(self.buffer)[self.offset : self.offset + self.length]
+
+
+@dataclass(frozen=True)
+class ParsedObject:
+    """A DICOM object without its pixel data.
+
+    Attributes:
+        dataset: every element before the pixel data, with `file_meta`.
+        transfer_syntax_uid: as the file says, or as found where it says nothing.
+        pixels: where the pixel data lies, or None.
+    """
+
+    dataset: Dataset
+    transfer_syntax_uid: str
+    pixels: PixelElement | None
+
+
+def parse(data: bytes, limits: Limits) -> ParsedObject:
+    """Parse a DICOM object; files without the PS3.10 preamble are read if they say what they are.
+
+    Raises:
+        Rejected: the bytes are no DICOM, end early, inflate too far or cannot be parsed.
+    """
+    silence_readers()
+    if not data:
+        raise Rejected(Stage.FETCH, Reason.EMPTY)
+    try:
+        return _parse(data, limits)
+    except Rejected:
+        raise
+    except InvalidDicomError as error:
+        raise Rejected(Stage.HEADER, Reason.NOT_DICOM) from error
+    except (EOFError, struct.error) as error:
+        raise Rejected(Stage.HEADER, Reason.TRUNCATED) from error
+    except zlib.error as error:
+        raise Rejected(Stage.HEADER, Reason.UNREADABLE_HEADER, "deflate") from error
+    except Exception as error:  # pydicom raises many types on malformed input
+        raise Rejected(Stage.HEADER, Reason.UNREADABLE_HEADER, type(error).__name__) from error
+
+
+def _parse(data: bytes, limits: Limits) -> ParsedObject:
+    has_preamble = data[128:132] == b"DICM"
+    if not has_preamble and not _looks_like_dataset(data):
+        raise Rejected(Stage.HEADER, Reason.NOT_DICOM)
+    stream = BytesIO(data)
+    read_preamble(stream, force=True)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    syntax = str(meta.get("TransferSyntaxUID", ""))
+    if syntax == DeflatedExplicitVRLittleEndian:
+        buffer = _inflate(memoryview(data)[stream.tell() :], limits.max_object_bytes)
+        stream = BytesIO(buffer)
+        dataset = read_dataset(stream, False, True, stop_when=_at_pixels)
+    else:
+        buffer, stream = data, BytesIO(data)
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+        syntax = syntax or _found_syntax(dataset)
+    dataset.file_meta = meta  # type: ignore[assignment]
+    if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        raise Rejected(Stage.HEADER, Reason.MEDIA_DIRECTORY)
+    if not len(dataset):
+        raise Rejected(Stage.HEADER, Reason.TRUNCATED if has_preamble else Reason.NOT_DICOM)
+    if not has_preamble and not ("SOPClassUID" in dataset or "SOPInstanceUID" in dataset):
+        raise Rejected(Stage.HEADER, Reason.NOT_DICOM)
+    pixels = _pixel_element(buffer, stream.tell(), _is_little_endian(dataset))
+    if pixels is None:
+        _check_complete(dataset)
+    return ParsedObject(dataset, syntax, pixels)
+
+
+def _looks_like_dataset(data: bytes) -> bool:
+    """Whether bytes without a preamble start with an element of group 0002 or 0008."""
+    if len(data) < 8:
+        return False
+    little, big = struct.unpack_from("<H", data)[0], struct.unpack_from(">H", data)[0]
+    return little in (0x0002, 0x0008) or big == 0x0008
+
+
+def _at_pixels(tag: int, vr: str | None, length: int) -> bool:
+    return tag in PIXEL_TAGS
+
+
+def _inflate(deflated: memoryview, max_bytes: int) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = inflater.decompress(deflated, max_bytes)
+    if inflater.unconsumed_tail:
+        raise Rejected(Stage.HEADER, Reason.INFLATES_TOO_FAR)
+    if not inflater.eof:
+        raise Rejected(Stage.HEADER, Reason.TRUNCATED)
+    return inflated
+
+
+def _is_little_endian(dataset: Dataset) -> bool:
+    return bool(dataset.original_encoding[1] is not False)
+
+
+def _found_syntax(dataset: Dataset) -> str:
+    """The transfer syntax of a file that names none: implicit or explicit as it was read."""
+    return str(ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian)
+
+
+def _pixel_element(buffer: bytes, at: int, little_endian: bool) -> PixelElement | None:
+    """Read the header of the element at `at`; explicit and implicit VR are told apart by the bytes."""
+    if len(buffer) - at < 8:
+        return None
+    order = "<" if little_endian else ">"
+    group, element = struct.unpack_from(order + "HH", buffer, at)
+    tag = group << 16 | element
+    if tag not in PIXEL_TAGS:
+        return None
+    if buffer[at + 4 : at + 6] in LONG_LENGTH_VRS:
+        (length,) = struct.unpack_from(order + "L", buffer, at + 8)
+        start = at + 12
+    else:
+        (length,) = struct.unpack_from(order + "L", buffer, at + 4)
+        start = at + 8
+    available = len(buffer) - start
+    if length == UNDEFINED_LENGTH:
+        return PixelElement(tag, buffer, start, available, encapsulated=True)
+    if length > available:
+        raise Rejected(Stage.HEADER, Reason.TRUNCATED, "pixel data")
+    return PixelElement(tag, buffer, start, length, encapsulated=False)
+
+
+def _check_complete(dataset: Dataset) -> None:
+    """Reject a data set whose last element has fewer bytes than it says."""
+    last = list(dataset.elements())[-1]
+    length = getattr(last, "length", UNDEFINED_LENGTH)
+    value = getattr(last, "value", None)
+    if length != UNDEFINED_LENGTH and isinstance(value, bytes) and len(value) < length:
+        raise Rejected(Stage.HEADER, Reason.TRUNCATED)

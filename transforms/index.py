@@ -1,0 +1,78 @@
+"""Settles rows by identity and writes them as Parquet, one file for each shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam import pvalue
+
+from transforms.config import INDEX_ONLY, RouteConfig
+from transforms.lake.index_files import shard_of, write_index
+from transforms.lake.layout import uri_to_path
+from transforms.lake.schema import IndexRow
+from transforms.lake.settle import settle
+from transforms.tally import RunTally
+
+UNCHANGED_ROWS = "unchanged_rows"
+"""Tag of a number: rows that the lake held already, met only after a forced second look."""
+
+
+@dataclass
+class SettleRows(beam.PTransform):  # type: ignore[misc]
+    """Placed rows to settled rows, and `UNCHANGED_ROWS`. Input: a dict with "rows" and "ledger"."""
+
+    config: RouteConfig
+
+    def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> pvalue.DoOutputsTuple:
+        keyed = {
+            name: pcoll | f"Key_{name}" >> beam.Map(lambda row: (row.identity, row))
+            for name, pcoll in pcolls.items()
+        }
+        return (
+            keyed
+            | "JoinByIdentity" >> beam.CoGroupByKey()
+            | "Settle"
+            >> beam.FlatMap(_settle, self.config)
+            .with_output_types(Any)
+            .with_outputs(UNCHANGED_ROWS, main="rows")
+        )
+
+
+@dataclass
+class WriteIndex(beam.PTransform):  # type: ignore[misc]
+    """Settled rows to index files; gives back a `RunTally` of what now stands in the index."""
+
+    config: RouteConfig
+
+    def expand(self, rows: beam.PCollection[IndexRow]) -> beam.PCollection[RunTally]:
+        config = self.config
+        return (
+            rows
+            | "KeyByShard" >> beam.Map(lambda row: (shard_of(row.identity, config.index_shards), row))
+            | "GroupByShard" >> beam.GroupByKey()
+            | "WriteParquet"
+            >> beam.MapTuple(lambda shard, group: _write(shard, group, config)).with_output_types(Any)
+        )
+
+
+def _settle(joined: tuple[str, dict[str, Any]], config: RouteConfig) -> Iterator[Any]:
+    _, found = joined
+    rows = list(found["rows"])
+    if not rows:
+        return
+    settled = settle(rows, list(found["ledger"]), reprocess=config.reprocess)
+    if config.placement != INDEX_ONLY:  # there, object URIs are the sources themselves
+        for uri in settled.strays:
+            uri_to_path(uri).unlink(missing_ok=True)
+    if settled.unchanged:
+        yield pvalue.TaggedOutput(UNCHANGED_ROWS, settled.unchanged)
+    yield from settled.rows
+
+
+def _write(shard: int, rows: Iterable[IndexRow], config: RouteConfig) -> RunTally:
+    whole = list(rows)
+    write_index(config.layout, config.ingest_date, whole, shard)
+    return RunTally.of_rows(whole)

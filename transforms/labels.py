@@ -1,0 +1,36 @@
+"""The closed set of body-part labels and how each is said in SNOMED CT.
+
+Source: Pham, Do, Nguyen, "DICOM Imaging Router" (2021), arXiv 2108.06490; the codes are those of
+DICOM PS3.16 CID 4031 "Common Anatomic Region".
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+ABDOMINAL: Final = "abdominal"
+ADULT_CHEST: Final = "adult_chest"
+PEDIATRIC_CHEST: Final = "pediatric_chest"
+SPINE: Final = "spine"
+OTHERS: Final = "others"
+
+LABELS: Final = (ABDOMINAL, ADULT_CHEST, PEDIATRIC_CHEST, SPINE, OTHERS)
+"""Order of a model's outputs and of the index's `prob_*` columns."""
+
+CHESTS: Final = (ADULT_CHEST, PEDIATRIC_CHEST)
+
+
+class Region(NamedTuple):
+    """An anatomic region as (SNOMED CT code, meaning)."""
+
+    code: str
+    meaning: str
+
+
+REGIONS: Final[dict[str, Region]] = {
+    ABDOMINAL: Region("818981001", "Abdomen"),
+    ADULT_CHEST: Region("816094009", "Chest"),
+    PEDIATRIC_CHEST: Region("816094009", "Chest"),
+    SPINE: Region("421060004", "Spine"),
+}
+"""`others` names no single region, so it has no code."""

@@ -1,0 +1,134 @@
+"""The index: one row for each source object, its columns, their types and what they mean.
+
+`IndexRow` is the only place where a column is declared; the Parquet schema and `docs/index.md` follow
+from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final
+
+import pyarrow as pa
+
+ROW_GROUP_ROWS: Final = 65_536
+PARTITION: Final = "ingest_date"
+"""Stands in the folder name (hive style) and so not in the files."""
+
+
+def _column(description: str, arrow_type: pa.DataType, *, required: bool = False) -> Any:
+    metadata = {"description": description, "type": arrow_type}
+    return field(metadata=metadata) if required else field(default=None, metadata=metadata)
+
+
+_TEXT, _REAL, _INT = pa.string(), pa.float32(), pa.int32()
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexRow:
+    """What was decided about one source object, and why."""
+
+    run_id: str = _column("Run that wrote the row", _TEXT, required=True)
+    object_key: str = _column(
+        "First 12 hex digits of sha256 of source_uri: the object's name in logs and errors",
+        _TEXT,
+        required=True,
+    )
+    ingest_date: str = _column("Date given with --ingest_date; the partition", _TEXT, required=True)
+    ingested_at: int = _column(
+        "When the object was fetched, UTC", pa.timestamp("us", tz="UTC"), required=True
+    )
+    router_version: str = _column("Version of the router", _TEXT, required=True)
+    source_uri: str = _column(
+        "Where the object came from; may hold what its sender put in the file name",
+        _TEXT,
+        required=True,
+    )
+    source_version: str = _column(
+        "size-mtime_ns (local), generation (gs) or version id or ETag (s3)", _TEXT, required=True
+    )
+    source_size_bytes: int = _column("Size of the source object, bytes", pa.int64(), required=True)
+    content_sha256: str | None = _column("sha256 of the bytes, hex", _TEXT)
+    status: str | None = _column("routed, review, not_xray, quarantined or duplicate", _TEXT)
+    stage: str | None = _column("Step that decided the row; see docs/index.md", _TEXT)
+    reason: str | None = _column("Why; a closed list, see docs/index.md", _TEXT)
+    destination: str | None = _column("Sink: a label, review, not_xray or quarantine", _TEXT)
+    object_uri: str | None = _column("Where the object's bytes stand in the lake", _TEXT)
+    conflict: bool | None = _column(
+        "Other bytes are known under the same SOP Instance UID", pa.bool_()
+    )
+    predicted_label: str | None = _column("Label of the highest probability", _TEXT)
+    confidence: float | None = _column(
+        "Calibrated probability of what was decided; both chests together where age settled them",
+        _REAL,
+    )
+    prob_abdominal: float | None = _column("Calibrated probability of abdominal, 0..1", _REAL)
+    prob_adult_chest: float | None = _column("Calibrated probability of adult_chest, 0..1", _REAL)
+    prob_pediatric_chest: float | None = _column(
+        "Calibrated probability of pediatric_chest, 0..1", _REAL
+    )
+    prob_spine: float | None = _column("Calibrated probability of spine, 0..1", _REAL)
+    prob_others: float | None = _column("Calibrated probability of others, 0..1", _REAL)
+    ood_score: float | None = _column(
+        "Energy score; higher is less like the training films", _REAL
+    )
+    model_id: str | None = _column("Model that decided; null where the header did", _TEXT)
+    header_label: str | None = _column("Label that Body Part Examined names", _TEXT)
+    header_agrees: bool | None = _column(
+        "Whether header and decision name the same region; null without a claim", pa.bool_()
+    )
+    region_code: str | None = _column("SNOMED CT code of the decided region", _TEXT)
+    region_meaning: str | None = _column("Meaning of region_code", _TEXT)
+    sop_class_uid: str | None = _column("SOP Class UID (0008,0016)", _TEXT)
+    sop_instance_uid: str | None = _column("SOP Instance UID (0008,0018)", _TEXT)
+    series_instance_uid: str | None = _column("Series Instance UID (0020,000E)", _TEXT)
+    study_instance_uid: str | None = _column("Study Instance UID (0020,000D)", _TEXT)
+    transfer_syntax_uid: str | None = _column("Transfer Syntax UID (0002,0010)", _TEXT)
+    modality: str | None = _column("Modality (0008,0060)", _TEXT)
+    body_part_examined: str | None = _column("Body Part Examined (0018,0015)", _TEXT)
+    view_position: str | None = _column("View Position (0018,5101)", _TEXT)
+    laterality: str | None = _column("Image Laterality (0020,0062) or Laterality (0020,0060)", _TEXT)
+    patient_age_years: float | None = _column(
+        "Patient's Age (0010,1010), else birth date to study date, years", _REAL
+    )
+    patient_sex: str | None = _column("Patient's Sex (0010,0040)", _TEXT)
+    patient_key: str | None = _column(
+        "HMAC-SHA-256 of Patient ID under --patient_key_file, hex; null without a key", _TEXT
+    )
+    manufacturer: str | None = _column("Manufacturer (0008,0070)", _TEXT)
+    manufacturer_model_name: str | None = _column("Manufacturer's Model Name (0008,1090)", _TEXT)
+    rows: int | None = _column("Rows (0028,0010), pixels", _INT)
+    columns: int | None = _column("Columns (0028,0011), pixels", _INT)
+    bits_stored: int | None = _column("Bits Stored (0028,0101)", _INT)
+    photometric_interpretation: str | None = _column(
+        "Photometric Interpretation (0028,0004)", _TEXT
+    )
+    number_of_frames: int | None = _column("Number of Frames (0028,0008), 1 where absent", _INT)
+
+    @property
+    def identity(self) -> str:
+        """What rows are grouped by: SOP Instance UID, else content."""
+        return self.sop_instance_uid or self.content_sha256 or self.source_uri
+
+
+COLUMNS: Final[dict[str, str]] = {f.name: f.metadata["description"] for f in fields(IndexRow)}
+
+SCHEMA: Final[pa.Schema] = pa.schema(
+    [
+        pa.field(f.name, f.metadata["type"], metadata={"description": f.metadata["description"]})
+        for f in fields(IndexRow)
+        if f.name != PARTITION
+    ]
+)
+
+
+def to_table(rows: Iterable[IndexRow]) -> pa.Table:
+    """Return rows as a table of `SCHEMA`, in order of source_uri, source_version and model_id."""
+    ordered = sorted(rows, key=lambda r: (r.source_uri, r.source_version, r.model_id or ""))
+    return pa.Table.from_pylist([asdict(row) for row in ordered], schema=SCHEMA)
+
+
+def missing_columns(names: Sequence[str]) -> list[str]:
+    """Return the contract's columns that a list of names lacks."""
+    return [name for name in COLUMNS if name not in names]

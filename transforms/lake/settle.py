@@ -1,0 +1,94 @@
+"""The one keyed step that names the first, the duplicates and the conflicts of an identity.
+
+Rows of one SOP Instance UID (of one content where there is none) meet here with what the lake's
+index says of it. The result depends on the set of rows alone, not on their order, so a bundle that
+runs twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from transforms.lake.index_files import LedgerRow
+from transforms.lake.schema import IndexRow
+from transforms.reasons import Reason, Stage, Status
+
+REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_ALL = "none", "model", "all"
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a group came to.
+
+    Attributes:
+        rows: to be indexed, in order of source_uri.
+        unchanged: number of rows that the lake holds already.
+        strays: object URIs that were placed by this run and that no row names.
+    """
+
+    rows: list[IndexRow]
+    unchanged: int
+    strays: list[str]
+
+
+def settle(
+    rows: Sequence[IndexRow], known: Sequence[LedgerRow], *, reprocess: str = REPROCESS_NONE
+) -> Settled:
+    """Settle the rows of one identity.
+
+    Args:
+        rows: placed rows of this run, each with the status that it would have alone.
+        known: the lake's rows of the same identity.
+        reprocess: as on the command line. With "none", content that any model placed before stays
+            where it is; otherwise only rows of the same model count as earlier ones.
+    """
+    held = {(k.source_uri, k.source_version, k.model_id) for k in known}
+    fresh = {
+        identity: row
+        for row in rows
+        if (identity := (row.source_uri, row.source_version, row.model_id)) not in held
+    }
+    contents = {r.content_sha256 for r in fresh.values() if r.status != Status.QUARANTINED}
+    contents |= {k.content_sha256 for k in known if k.status != Status.QUARANTINED}
+    settled: list[IndexRow] = []
+    for row in sorted(fresh.values(), key=lambda r: (r.source_uri, r.source_version)):
+        if row.status == Status.QUARANTINED:
+            settled.append(row)
+            continue
+        conflict = len(contents) > 1
+        first = _first(row, settled, known, reprocess)
+        if first is None:
+            settled.append(replace(row, conflict=conflict))
+            continue
+        settled.append(
+            replace(
+                row,
+                status=Status.DUPLICATE,
+                stage=Stage.SETTLE,
+                reason=Reason.SAME_CONTENT,
+                destination=first.destination,
+                object_uri=first.object_uri,
+                conflict=conflict,
+            )
+        )
+    named = {r.object_uri for r in settled} | {k.object_uri for k in known}
+    placed = {r.object_uri for r in rows if r.object_uri is not None}
+    strays = sorted(uri for uri in placed - named if uri is not None)
+    return Settled(settled, len(rows) - len(settled), strays)
+
+
+def _first(
+    row: IndexRow, settled: Sequence[IndexRow], known: Sequence[LedgerRow], reprocess: str
+) -> IndexRow | LedgerRow | None:
+    """The row that the lake's object of this content belongs to, if it is another one."""
+    passed_over = {Status.DUPLICATE, Status.QUARANTINED}
+    for earlier in sorted(known, key=lambda k: (k.source_uri, k.source_version)):
+        if earlier.content_sha256 != row.content_sha256 or earlier.status in passed_over:
+            continue
+        if reprocess == REPROCESS_NONE or earlier.model_id == row.model_id:
+            return earlier
+    for mine in settled:
+        if mine.content_sha256 == row.content_sha256 and mine.status not in passed_over:
+            return mine
+    return None

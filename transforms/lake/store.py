@@ -1,0 +1,116 @@
+"""Writing into a lake on a local file system: whole files or none, and never over another."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from transforms.lake.layout import TEMPORARY_PREFIX
+from transforms.reasons import Reason, Stage, Unaccounted
+
+COPY_BLOCK_BYTES = 1 << 20
+
+_REASONS = {
+    errno.ENOSPC: Reason.NO_SPACE,
+    errno.EDQUOT: Reason.NO_SPACE,
+    errno.EACCES: Reason.PERMISSION_DENIED,
+    errno.EPERM: Reason.PERMISSION_DENIED,
+    errno.EROFS: Reason.PERMISSION_DENIED,
+    errno.EXDEV: Reason.OTHER_FILE_SYSTEM,
+}
+
+
+def put_bytes(target: Path, data: bytes) -> bool:
+    """Write a file if it is absent; a repeat with the same bytes changes nothing.
+
+    Returns:
+        Whether the file is new.
+
+    Raises:
+        Unaccounted: other bytes stand there, or the storage refused.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    return _put(target, write, hashlib.sha256(data).hexdigest())
+
+
+def put_copy(target: Path, source: Path, sha256: str) -> bool:
+    """Like `put_bytes`, from a file of any size whose content is known.
+
+    Raises:
+        Unaccounted: also where the source's bytes are no longer those of `sha256`.
+    """
+
+    def write(temporary: Path) -> None:
+        digest = hashlib.sha256()
+        with source.open("rb") as reader, temporary.open("xb") as writer:
+            while block := reader.read(COPY_BLOCK_BYTES):
+                digest.update(block)
+                writer.write(block)
+            writer.flush()
+            os.fsync(writer.fileno())
+        if digest.hexdigest() != sha256:
+            raise Unaccounted(Stage.PLACE, Reason.CHANGED)
+
+    return _put(target, write, sha256)
+
+
+def put_link(target: Path, source: Path, sha256: str) -> bool:
+    """Like `put_bytes`, by a hard link to a source on the same file system."""
+
+    def write(temporary: Path) -> None:
+        os.link(source, temporary)
+        if sha256_of(temporary) != sha256:
+            raise Unaccounted(Stage.PLACE, Reason.CHANGED)
+
+    return _put(target, write, sha256)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hex sha256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _put(target: Path, write: Callable[[Path], None], sha256: str) -> bool:
+    try:
+        if target.exists():
+            return _same_or_raise(target, sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        try:
+            write(temporary)
+            os.link(temporary, target)  # unlike a rename, it cannot replace
+        except FileExistsError:
+            return _same_or_raise(target, sha256)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+        return True
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, Reason.WRITE_FAILED)
+        code = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        raise Unaccounted(Stage.PLACE, reason, code) from error
+
+
+def _same_or_raise(target: Path, sha256: str) -> bool:
+    if sha256_of(target) != sha256:
+        raise Unaccounted(Stage.PLACE, Reason.NAME_TAKEN)
+    return False
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
