@@ -1,0 +1,1 @@
+"""PyTorch lives here: bundles, networks, Beam's model handler, training."""

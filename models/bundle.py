@@ -166,5 +166,3 @@ def _read(uri: str, name: str) -> bytes:
             return bytes(stream.read())
     except (OSError, ValueError) as error:  # BeamIOError is an OSError's peer, not its child
         raise BundleError(f"model bundle {uri}: cannot read {name} ({error})") from error
-
-

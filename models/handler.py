@@ -61,7 +61,9 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
     `FilmClassifier.forward` describes; there are always as many as films, in their order.
     """
 
-    def __init__(self, bundle_uri: str, *, device: Device = "auto", max_batch_size: int = 32) -> None:
+    def __init__(
+        self, bundle_uri: str, *, device: Device = "auto", max_batch_size: int = 32
+    ) -> None:
         super().__init__(
             state_dict_path=bundle_uri,
             model_class=FilmClassifier,
@@ -71,7 +73,9 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
         )
         self._bundle_uri = bundle_uri
         self._asked_device: Device = device
-        self._model_id = bundle.read_info(bundle_uri).model_id
+        info = bundle.read_info(bundle_uri)
+        self._model_id = info.model_id
+        self._film_shape = (1, info.input_size, info.input_size)
         self._max_batch_size = max_batch_size
 
     def load_model(self) -> FilmClassifier:
@@ -104,6 +108,8 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
     ) -> list[npt.NDArray[np.float32] | InferenceError]:
         """Classify films, by halves where that fails; `fixed` films go through each forward."""
         try:
+            if any(film.shape != self._film_shape for film in films):
+                raise ValueError(f"films must be uint8{list(self._film_shape)}")
             return list(_forward(films, model, fixed))
         except Exception as error:
             if len(films) == 1 and (fixed == 1 or model.device.type == "cpu"):
@@ -116,14 +122,12 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
             return [result for part in parts for result in self._classify(part, model, fixed)]
 
 
-def _forward(
-    films: Sequence[Films], model: FilmClassifier, fixed: int
-) -> npt.NDArray[np.float32]:
+def _forward(films: Sequence[Films], model: FilmClassifier, fixed: int) -> npt.NDArray[np.float32]:
     stacked = torch.from_numpy(np.stack(films))
     missing = -len(films) % fixed
     filled = torch.cat((stacked, stacked[:1].expand(missing, -1, -1, -1)))
     with torch.inference_mode():
-        parts = [model(part.to(model.device)).float().cpu() for part in filled.split(fixed)]
+        parts = [model(part.to(model.device)).float().cpu() for part in torch.split(filled, fixed)]
     outputs = torch.cat(parts)[: len(films)].numpy()
     if not np.isfinite(outputs).all():
         raise ArithmeticError("the model gave values that are not finite")

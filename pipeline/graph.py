@@ -32,14 +32,17 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
     examined = refs["refs"] | "Spread" >> beam.Reshuffle() | "Fetch" >> FetchAndExamine(config)
     classified = examined[FILMS] | "Classify" >> ClassifyAndDecide(config)
 
-    placed = (examined[DECIDED], classified) | "Decided" >> beam.Flatten() | "Place" >> Place(config)
+    placed = (
+        (examined[DECIDED], classified) | "Decided" >> beam.Flatten() | "Place" >> Place(config)
+    )
     settled = {"rows": placed[PLACED], "ledger": ledger} | "Settle" >> SettleRows(config)
     indexed = settled["rows"] | "Index" >> WriteIndex(config)
 
     tallies = (
         refs["refs"] | "Discovered" >> beam.Map(lambda _: RunTally.of_count("discovered")),
         refs[UNCHANGED] | "Unchanged" >> beam.Map(lambda _: RunTally.of_unchanged()),
-        settled[UNCHANGED_ROWS] | "UnchangedRows" >> beam.Map(lambda n: RunTally.of_count("unchanged", n)),
+        settled[UNCHANGED_ROWS]
+        | "UnchangedRows" >> beam.Map(lambda n: RunTally.of_count("unchanged", n)),
         (matched[FAILED], examined[FAILED], placed[FAILED])
         | "AllFailed" >> beam.Flatten()
         | "Failed" >> beam.Map(RunTally.of_failure),

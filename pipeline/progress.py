@@ -20,10 +20,10 @@ class Progress:
     On a terminal one line is drawn again and again; elsewhere a line is written now and then.
     """
 
-    def __init__(self, *, quiet: bool, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, *, quiet: bool, stream: TextIO | None = None) -> None:
         self._quiet = quiet
-        self._stream = stream
-        self._on_terminal = stream.isatty()
+        self._stream = stream or sys.stderr
+        self._on_terminal = self._stream.isatty()
         self._done = threading.Event()
         self._started = time.monotonic()
         self._thread = threading.Thread(target=self._show, daemon=True)

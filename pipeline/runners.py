@@ -7,7 +7,11 @@ from typing import Final
 from transforms.config import ConfigError
 
 IN_PROCESS: Final = "FnApiRunner"
-RESOLVED: Final = {"DirectRunner": IN_PROCESS, IN_PROCESS: IN_PROCESS, "BundleBasedDirectRunner": "BundleBasedDirectRunner"}
+RESOLVED: Final = {
+    "DirectRunner": IN_PROCESS,
+    IN_PROCESS: IN_PROCESS,
+    "BundleBasedDirectRunner": "BundleBasedDirectRunner",
+}
 
 
 def resolve(name: str) -> str:

@@ -73,7 +73,8 @@ def summary_of(tally: RunTally, config: RouteConfig) -> dict[str, Any]:
             for (status, stage, reason), number in sorted(tally.reasons.items())
         ],
         "failures": [
-            {k: v for k, v in asdict(failure).items() if v is not None} for failure in tally.failures
+            {k: v for k, v in asdict(failure).items() if v is not None}
+            for failure in tally.failures
         ],
         "size_bytes": tally.size_bytes,
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -89,7 +90,9 @@ def render(summary: dict[str, Any], lake: Path) -> str:
     for sink, number in summary["destinations"].items():
         lines.append(f"  {sink:<16}{number:>9}")
     lines += ["", summary["equation"]]
-    notable = [r for r in summary["reasons"] if r["status"] in ("quarantined", "review", "not_xray")]
+    notable = [
+        r for r in summary["reasons"] if r["status"] in ("quarantined", "review", "not_xray")
+    ]
     if notable:
         lines += ["", f"  {'objects':>7}  why"]
     for entry in notable:
@@ -97,7 +100,10 @@ def render(summary: dict[str, Any], lake: Path) -> str:
         why = f"{entry['status']}/{entry['reason']}: {meaning.text}"
         lines.append(f"  {entry['objects']:>7}  {why}")
     if summary["counts"]["conflicts"]:
-        lines += ["", f"{summary['counts']['conflicts']} rows share their SOP Instance UID with other bytes"]
+        lines += [
+            "",
+            f"{summary['counts']['conflicts']} rows share their SOP Instance UID with other bytes",
+        ]
     if summary["failures"]:
         lines += ["", f"{summary['counts']['failed']} objects failed; the run is incomplete:"]
     for failed in summary["failures"][:20]:

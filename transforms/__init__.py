@@ -1,0 +1,1 @@
+"""The steps of the graph, over plain functions in `imaging` and `lake`."""

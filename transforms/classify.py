@@ -12,7 +12,15 @@ from models.handler import FilmModelHandler, InferenceError
 from transforms.config import RouteConfig
 from transforms.examine import quarantined
 from transforms.imaging.header_label import agrees
-from transforms.labels import LABELS, REGIONS
+from transforms.labels import (
+    ABDOMINAL,
+    ADULT_CHEST,
+    LABELS,
+    OTHERS,
+    PEDIATRIC_CHEST,
+    REGIONS,
+    SPINE,
+)
 from transforms.lake.layout import REVIEW
 from transforms.lake.schema import IndexRow
 from transforms.policy import Policy, decide
@@ -35,7 +43,10 @@ class ClassifyAndDecide(beam.PTransform):  # type: ignore[misc]
         return (
             films
             | "RunInference" >> RunInference(KeyedModelHandler(handler))
-            | "Decide" >> beam.MapTuple(lambda row, result: decide_row(row, result, policy)).with_output_types(Any)
+            | "Decide"
+            >> beam.MapTuple(lambda row, result: decide_row(row, result, policy)).with_output_types(
+                Any
+            )
         )
 
 
@@ -47,6 +58,7 @@ def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> Index
     *probabilities, ood_score = map(float, result.inference)
     decision = decide(probabilities, ood_score, row.patient_age_years, policy)
     region = REGIONS.get(decision.decided_label)
+    by_label = dict(zip(LABELS, probabilities, strict=True))
     return replace(
         row,
         status=Status.REVIEW if decision.destination == REVIEW else Status.ROUTED,
@@ -56,10 +68,14 @@ def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> Index
         conflict=False,
         predicted_label=decision.predicted_label,
         confidence=decision.confidence,
+        prob_abdominal=by_label[ABDOMINAL],
+        prob_adult_chest=by_label[ADULT_CHEST],
+        prob_pediatric_chest=by_label[PEDIATRIC_CHEST],
+        prob_spine=by_label[SPINE],
+        prob_others=by_label[OTHERS],
         ood_score=ood_score,
         model_id=result.model_id,
         header_agrees=agrees(row.header_label, decision.decided_label),
         region_code=region.code if region else None,
         region_meaning=region.meaning if region else None,
-        **{f"prob_{label}": p for label, p in zip(LABELS, probabilities, strict=True)},
     )

@@ -74,9 +74,7 @@ class RouteConfig:
     def check(self) -> None:
         """Raise `ConfigError` with every problem found."""
         problems = [
-            f"--{name} must be at least 1"
-            for name, value in self._counts().items()
-            if value < 1
+            f"--{name} must be at least 1" for name, value in self._counts().items() if value < 1
         ]
         problems += [
             f"input {number} is empty" for number, text in enumerate(self.inputs, 1) if not text

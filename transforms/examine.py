@@ -119,9 +119,7 @@ def with_header(
         bits_stored=header.bits_stored,
         photometric_interpretation=header.photometric_interpretation,
         number_of_frames=header.number_of_frames,
-        header_label=header_label(
-            header.body_part_examined, header.patient_age_years, adult_from
-        ),
+        header_label=header_label(header.body_part_examined, header.patient_age_years, adult_from),
     )
 
 

@@ -29,7 +29,8 @@ class FetchAndExamine(beam.PTransform):  # type: ignore[misc]
     def expand(self, refs: beam.PCollection[ObjectRef]) -> pvalue.DoOutputsTuple:
         return (
             refs
-            | "BatchRefs" >> beam.BatchElements(min_batch_size=BATCH_REFS, max_batch_size=BATCH_REFS)
+            | "BatchRefs"
+            >> beam.BatchElements(min_batch_size=BATCH_REFS, max_batch_size=BATCH_REFS)
             | "Examine"
             >> beam.ParDo(ExamineFn(self.config))
             .with_output_types(Any)

@@ -51,10 +51,13 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
         config = self.config
         return (
             rows
-            | "KeyByShard" >> beam.Map(lambda row: (shard_of(row.identity, config.index_shards), row))
+            | "KeyByShard"
+            >> beam.Map(lambda row: (shard_of(row.identity, config.index_shards), row))
             | "GroupByShard" >> beam.GroupByKey()
             | "WriteParquet"
-            >> beam.MapTuple(lambda shard, group: _write(shard, group, config)).with_output_types(Any)
+            >> beam.MapTuple(lambda shard, group: _write(shard, group, config)).with_output_types(
+                Any
+            )
         )
 
 

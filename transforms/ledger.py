@@ -60,9 +60,7 @@ class SkipHeld(beam.PTransform):  # type: ignore[misc]
         )
 
 
-def is_held(
-    ref: ObjectRef, known: Iterable[LedgerRow], reprocess: str, model_id: str
-) -> bool:
+def is_held(ref: ObjectRef, known: Iterable[LedgerRow], reprocess: str, model_id: str) -> bool:
     """Whether a reference needs no work.
 
     With reprocess "model", what another model decided is decided again; rows that no model decided

@@ -29,9 +29,9 @@ class Place(beam.PTransform):  # type: ignore[misc]
     config: RouteConfig
 
     def expand(self, rows: beam.PCollection[IndexRow]) -> pvalue.DoOutputsTuple:
-        return rows | "Put" >> beam.ParDo(PlaceFn(self.config)).with_output_types(
-            Any
-        ).with_outputs(FAILED, main=PLACED)
+        return rows | "Put" >> beam.ParDo(PlaceFn(self.config)).with_output_types(Any).with_outputs(
+            FAILED, main=PLACED
+        )
 
 
 class PlaceFn(beam.DoFn):  # type: ignore[misc]

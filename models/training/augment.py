@@ -27,7 +27,9 @@ def augment(gray: Gray, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     if rng.random() < 0.5:
         film = film.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.5:
-        film = film.rotate(rng.uniform(-20, 20), Image.Resampling.BILINEAR, expand=bool(rng.random() < 0.5))
+        film = film.rotate(
+            rng.uniform(-20, 20), Image.Resampling.BILINEAR, expand=bool(rng.random() < 0.5)
+        )
     if rng.random() < 0.04:
         film = film.rotate(90 * int(rng.integers(1, 4)), expand=True)
     if rng.random() < 0.2:

@@ -36,7 +36,10 @@ def train_bundle(data: Path, output: Path, options: FitOptions, device: str) -> 
     inputs, labels = inputs_of(val, options.input_size)
     # Calibrate what is shipped: weights as they come back from fp16.
     network.backbone.load_state_dict(
-        {k: v.half().float() if v.is_floating_point() else v for k, v in network.backbone.state_dict().items()}
+        {
+            k: v.half().float() if v.is_floating_point() else v
+            for k, v in network.backbone.state_dict().items()
+        }
     )
     logits = predict_logits(network, inputs)
     calibration = calibrate(logits, labels)

@@ -39,7 +39,9 @@ class Calibration:
     evidence: dict[str, Any]
 
 
-def calibrate(logits: Logits, labels: Indices, *, target_error: float = TARGET_ERROR) -> Calibration:
+def calibrate(
+    logits: Logits, labels: Indices, *, target_error: float = TARGET_ERROR
+) -> Calibration:
     """Fit a temperature, then the lowest threshold per label that keeps the target error.
 
     Args:

@@ -80,7 +80,9 @@ def _load_gray(path: Path, long_side: int) -> npt.NDArray[np.uint8]:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         with Image.open(path) as image:
             image.draft("L", (long_side, long_side))
-            gray = np.asarray(image.convert("F" if image.mode.startswith("I") else "L"))
+            gray: npt.NDArray[np.generic] = np.asarray(
+                image.convert("F" if image.mode.startswith("I") else "L")
+            )
     else:
         from transforms.imaging.film import read_film
 
@@ -96,7 +98,7 @@ def _to_uint8(gray: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
     values = gray.astype(np.float32)
     low, high = np.percentile(values, (0.1, 99.9))
     scaled = (values - low) * (255.0 / max(float(high - low), 1e-6))
-    return np.clip(scaled, 0, 255).round().astype(np.uint8)
+    return np.asarray(np.clip(scaled, 0, 255).round(), dtype=np.uint8)
 
 
 def _from_manifest(manifest: Path) -> list[Film]:

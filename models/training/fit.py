@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,7 +99,9 @@ def fit(films: list[Film], options: FitOptions, device: str, log: Path) -> FilmC
         load_initial_weights(network, Path(options.init))
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = copy.deepcopy(network).eval()
-    optimizer = torch.optim.AdamW(_parameter_groups(network, options.weight_decay), lr=options.learning_rate)
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(network, options.weight_decay), lr=options.learning_rate
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, options.learning_rate, total_steps=options.passes * len(loader), pct_start=0.1
     )
@@ -147,7 +149,9 @@ def inputs_of(films: list[Film], size: int) -> tuple[Tensor, npt.NDArray[np.int6
 def predict_logits(network: FilmClassifier, inputs: Tensor) -> npt.NDArray[np.float32]:
     """Return float32[N, n_labels] for uint8[N, 1, S, S]."""
     with torch.inference_mode():
-        parts = [network.logits(b.to(network.device)).float().cpu() for b in inputs.split(32)]
+        parts = [
+            network.logits(b.to(network.device)).float().cpu() for b in torch.split(inputs, 32)
+        ]
     return torch.cat(parts).numpy()
 
 
@@ -177,16 +181,18 @@ def load_initial_weights(network: FilmClassifier, path: Path) -> None:
         elif mine.ndim == 4 and mine.shape[1] == 1 and mine.shape[2:] == theirs.shape[2:]:
             own[name] = theirs.sum(dim=1, keepdim=True)
         elif not name.startswith("classifier"):
-            raise ValueError(f"{path}: {name} has shape {tuple(theirs.shape)}, not {tuple(mine.shape)}")
+            raise ValueError(
+                f"{path}: {name} has shape {tuple(theirs.shape)}, not {tuple(mine.shape)}"
+            )
     network.backbone.load_state_dict(own)
 
 
 def _weights(films: list[Film]) -> list[float]:
     """Each class equally often; within a class, sources by the root of their size."""
     of_source = Counter((f.label, f.source) for f in films)
-    of_class: Counter[str] = Counter()
+    of_class: dict[str, float] = defaultdict(float)
     for (label, _), count in of_source.items():
-        of_class[label] += count**0.5  # type: ignore[assignment]
+        of_class[label] += count**0.5
     return [of_source[f.label, f.source] ** -0.5 / of_class[f.label] for f in films]
 
 
@@ -199,7 +205,9 @@ def _parameter_groups(network: nn.Module, decay: float) -> Iterator[dict[str, ob
 
 @torch.no_grad()
 def _average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
-    for mine, theirs in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
+    for mine, theirs in zip(
+        averaged.state_dict().values(), network.state_dict().values(), strict=True
+    ):
         if mine.is_floating_point():
             mine.lerp_(theirs, 1 - decay)
         else:

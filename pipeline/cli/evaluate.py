@@ -18,9 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add_model_argument(parser)
     parser.add_argument(
-        "--data", required=True, type=Path, metavar="PATH", help="manifest or folder per label, as for train"
+        "--data",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="manifest or folder per label, as for train",
     )
-    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="films to evaluate")
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), default="test", help="films to evaluate"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 

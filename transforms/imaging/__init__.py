@@ -1,0 +1,1 @@
+"""DICOM without Beam or PyTorch: parsing, header values, pixels."""

@@ -22,7 +22,9 @@ from transforms.imaging.part10 import ParsedObject, parse
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 _FAST: dict[str, Callable[[FrameRequest], StoredFrame]] = {
-    syntax: codec.decode for codec in (native, jpeg2000, jpeg, jpeg_whole) for syntax in codec.SYNTAXES
+    syntax: codec.decode
+    for codec in (native, jpeg2000, jpeg, jpeg_whole)
+    for syntax in codec.SYNTAXES
 }
 
 
@@ -47,9 +49,7 @@ def read_film(
     return film_of(parse(data, limits), long_side, frame_number=frame_number, limits=limits)
 
 
-def film_of(
-    parsed: ParsedObject, long_side: int, *, frame_number: int = 1, limits: Limits
-) -> Film:
+def film_of(parsed: ParsedObject, long_side: int, *, frame_number: int = 1, limits: Limits) -> Film:
     """Return one frame as a film whose long side has at least `long_side` pixels, if it has as many.
 
     Raises:
@@ -90,12 +90,14 @@ def _presented(stored: StoredFrame, request: FrameRequest) -> npt.NDArray[np.flo
     return gray.astype(np.float32, copy=False)
 
 
-def _with_modality(values: npt.NDArray[np.float32], request: FrameRequest) -> npt.NDArray[np.float32]:
+def _with_modality(
+    values: npt.NDArray[np.float32], request: FrameRequest
+) -> npt.NDArray[np.float32]:
     ds = request.dataset
     try:
         if ds.get("ModalityLUTSequence"):
             dtype = np.int32 if request.signed else np.uint32
-            values = values.round().astype(dtype)  # type: ignore[assignment]
+            values = values.round().astype(dtype)
         return _finite(apply_modality_lut(values, ds), values)
     except Exception:  # a malformed LUT: the stored values still show the anatomy
         return values

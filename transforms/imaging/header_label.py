@@ -28,7 +28,9 @@ _LABELS: Final[dict[str, str]] = {
 }
 
 
-def header_label(body_part_examined: str | None, age_years: float | None, adult_from: float) -> str | None:
+def header_label(
+    body_part_examined: str | None, age_years: float | None, adult_from: float
+) -> str | None:
     """Return the label that Body Part Examined (0018,0015) names, or None where it names none.
 
     A chest without an age reads as adult. Standard: PS3.16 annex L, table L-1.

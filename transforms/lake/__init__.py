@@ -1,0 +1,1 @@
+"""Lakes without Beam or PyTorch: layout, placement, index, audit."""

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 from transforms.labels import LABELS
 
@@ -37,7 +37,7 @@ def path_to_uri(path: str) -> str:
 def uri_to_path(uri: str) -> Path:
     """Return the local path of a source or object URI."""
     if uri.startswith("file://"):
-        return Path(os.fsdecode(unquote(uri[7:]).encode("utf-8", "surrogateescape")))
+        return Path(os.fsdecode(unquote_to_bytes(uri[7:])))
     return Path(uri)
 
 

@@ -70,9 +70,7 @@ class IndexRow:
     )
     prob_spine: float | None = _column("Calibrated probability of spine, 0..1", _REAL)
     prob_others: float | None = _column("Calibrated probability of others, 0..1", _REAL)
-    ood_score: float | None = _column(
-        "Energy score; higher is less like the training films", _REAL
-    )
+    ood_score: float | None = _column("Energy score; higher is less like the training films", _REAL)
     model_id: str | None = _column("Model that decided; null where the header did", _TEXT)
     header_label: str | None = _column("Label that Body Part Examined names", _TEXT)
     header_agrees: bool | None = _column(
@@ -88,7 +86,9 @@ class IndexRow:
     modality: str | None = _column("Modality (0008,0060)", _TEXT)
     body_part_examined: str | None = _column("Body Part Examined (0018,0015)", _TEXT)
     view_position: str | None = _column("View Position (0018,5101)", _TEXT)
-    laterality: str | None = _column("Image Laterality (0020,0062) or Laterality (0020,0060)", _TEXT)
+    laterality: str | None = _column(
+        "Image Laterality (0020,0062) or Laterality (0020,0060)", _TEXT
+    )
     patient_age_years: float | None = _column(
         "Patient's Age (0010,1010), else birth date to study date, years", _REAL
     )

@@ -10,7 +10,7 @@ from transforms.imaging.codecs.frame import StoredFrame
 
 
 def average(
-    stored: npt.NDArray[np.generic], factor: int, padding: tuple[int, int] | None
+    stored: npt.NDArray[np.integer], factor: int, padding: tuple[int, int] | None
 ) -> StoredFrame:
     """Average blocks of `factor` x `factor` pixels; the rows and columns that fill no block are cut.
 
@@ -23,14 +23,17 @@ def average(
         float32[H // factor, W // factor]; blocks of padding alone are marked.
     """
     if padding is None:
-        return StoredFrame(_block_sums(stored, factor) / np.float32(factor * factor))
+        sums = _block_sums(stored, factor)
+        return StoredFrame(np.divide(sums, factor * factor, dtype=np.float32))
     low, high = padding
     is_padding = (stored >= low) & (stored <= high)
     if not is_padding.any():
         return average(stored, factor, None)
     sums = _block_sums(np.where(is_padding, 0, stored), factor)
     counts = _block_sums((~is_padding).astype(np.uint8), factor)
-    return StoredFrame(sums / np.maximum(counts, 1), padding=counts == 0)
+    return StoredFrame(
+        np.divide(sums, np.maximum(counts, 1), dtype=np.float32), padding=counts == 0
+    )
 
 
 def padding_range(ds: Dataset) -> tuple[int, int] | None:
@@ -46,11 +49,12 @@ def padding_range(ds: Dataset) -> tuple[int, int] | None:
     return min(value, limit), max(value, limit)
 
 
-def _block_sums(stored: npt.NDArray[np.generic], factor: int) -> npt.NDArray[np.float32]:
+def _block_sums(stored: npt.NDArray[np.integer], factor: int) -> npt.NDArray[np.float32]:
     height, width = stored.shape[0] // factor, stored.shape[1] // factor
     trimmed = stored[: height * factor, : width * factor]
     if factor == 1:
         return trimmed.astype(np.float32)
     total = np.int64 if stored.dtype.itemsize > 2 else np.int32
     by_rows = trimmed.reshape(height, factor, -1).sum(axis=1, dtype=total)
-    return by_rows.reshape(height, width, factor).sum(axis=2, dtype=total).astype(np.float32)
+    sums: npt.NDArray[np.integer] = by_rows.reshape(height, width, factor).sum(axis=2, dtype=total)
+    return sums.astype(np.float32)

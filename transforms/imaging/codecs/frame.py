@@ -80,6 +80,9 @@ def frame_request(
     """Check the description of the pixels and make a request for one frame.
 
     Args:
+        parsed: the object.
+        long_side: pixels that the answer's long side must have, where the frame has as many.
+        limits: on the size of a frame.
         frame_number: 1 is the first; an object with fewer frames answers with its last.
 
     Raises:

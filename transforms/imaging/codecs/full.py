@@ -5,8 +5,9 @@ from __future__ import annotations
 from io import BytesIO
 
 import numpy as np
-from pydicom.pixels import as_pixel_options, get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import as_pixel_options
 
 from transforms.imaging.codecs.area import average, padding_range
 from transforms.imaging.codecs.frame import FrameRequest, StoredFrame
@@ -28,7 +29,10 @@ def decode(request: FrameRequest) -> StoredFrame:
     value = request.pixels.value
     if not request.pixels.encapsulated:
         wanted = request.rows * request.columns * request.samples * request.frames
-        if len(value) * 8 < wanted * request.bits_allocated and request.photometric != "YBR_FULL_422":
+        if (
+            len(value) * 8 < wanted * request.bits_allocated
+            and request.photometric != "YBR_FULL_422"
+        ):
             raise Rejected(Stage.DECODE, Reason.TRUNCATED, "pixel data")
     options = as_pixel_options(
         request.dataset,
@@ -41,7 +45,7 @@ def decode(request: FrameRequest) -> StoredFrame:
     )
     source = BytesIO(value) if request.pixels.encapsulated else bytes(value)
     try:
-        stored, meta = decoder.as_array(source, index=request.index, raw=False, **options)
+        stored, _ = decoder.as_array(source, index=request.index, raw=False, **options)
         if request.photometric == "PALETTE COLOR":
             stored = apply_color_lut(stored, request.dataset)
     except Exception as error:  # plug-ins raise many types

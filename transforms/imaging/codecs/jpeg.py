@@ -12,7 +12,12 @@ from PIL import Image
 from pydicom.uid import JPEGBaseline8Bit
 
 from transforms.imaging.codecs.area import padding_range
-from transforms.imaging.codecs.frame import FrameRequest, NoFastPath, StoredFrame, encapsulated_frame
+from transforms.imaging.codecs.frame import (
+    FrameRequest,
+    NoFastPath,
+    StoredFrame,
+    encapsulated_frame,
+)
 from transforms.reasons import Reason, Rejected, Stage
 
 SYNTAXES = frozenset({str(JPEGBaseline8Bit)})
@@ -33,7 +38,9 @@ def decode(request: FrameRequest) -> StoredFrame:
         with Image.open(BytesIO(encapsulated_frame(request)), formats=("JPEG",)) as image:
             if image.size != (request.columns, request.rows) or image.mode != "L":
                 raise NoFastPath
-            image.draft("L", (request.columns // request.reduction, request.rows // request.reduction))
+            image.draft(
+                "L", (request.columns // request.reduction, request.rows // request.reduction)
+            )
             image.load()
             return StoredFrame(np.asarray(image).astype(np.float32))
     except Image.DecompressionBombError as error:  # the header's own size passed its limit

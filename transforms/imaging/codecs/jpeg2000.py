@@ -20,7 +20,12 @@ from pydicom.uid import (
 )
 
 from transforms.imaging.codecs.area import average, padding_range
-from transforms.imaging.codecs.frame import FrameRequest, NoFastPath, StoredFrame, encapsulated_frame
+from transforms.imaging.codecs.frame import (
+    FrameRequest,
+    NoFastPath,
+    StoredFrame,
+    encapsulated_frame,
+)
 from transforms.reasons import Reason, Rejected, Stage
 
 SYNTAXES = frozenset(
@@ -61,7 +66,7 @@ def _decode_reduced(
             if image.size != size or image.mode not in PILLOW_BITS:
                 raise NoFastPath
             shift = PILLOW_BITS[image.mode] - precision  # Pillow scales to full 8 or 16 bits
-            image.reduce = levels  # type: ignore[assignment,method-assign]
+            image.reduce = levels
             image.load()
             return np.asarray(image).astype(np.int32) >> shift, levels
     except Image.DecompressionBombError as error:  # the header's own size passed its limit

@@ -28,7 +28,9 @@ from transforms.imaging.codecs.frame import (
 from transforms.imaging.codecs.native import clear_unused_bits
 
 _DECODE = {
-    **dict.fromkeys(map(str, (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)), imagecodecs.jpeg8_decode),
+    **dict.fromkeys(
+        map(str, (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)), imagecodecs.jpeg8_decode
+    ),
     **dict.fromkeys(map(str, (JPEGLSLossless, JPEGLSNearLossless)), imagecodecs.jpegls_decode),
 }
 SYNTAXES = frozenset(_DECODE)
@@ -50,6 +52,8 @@ def decode(request: FrameRequest) -> StoredFrame:
     if decoded.shape != (request.rows, request.columns) or decoded.dtype.kind != "u":
         raise NoFastPath
     if request.signed:
-        decoded = decoded.astype(f"u{request.bits_allocated // 8}").view(f"i{request.bits_allocated // 8}")
+        decoded = decoded.astype(f"u{request.bits_allocated // 8}").view(
+            f"i{request.bits_allocated // 8}"
+        )
     stored = clear_unused_bits(np.ravel(decoded), request).reshape(decoded.shape)
     return average(stored, request.reduction, padding_range(request.dataset))

@@ -1,0 +1,46 @@
+"""From parsed arguments to a `RouteConfig`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import uuid
+from collections.abc import Sequence
+
+from models import bundle
+from pipeline import __version__
+from pipeline.cli.arguments import limits_of, policy_of
+from transforms.config import RouteConfig
+from transforms.labels import LABELS
+from transforms.lake.layout import Layout
+
+
+def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) -> RouteConfig:
+    """Return what decides how objects are read and judged; the rest has its defaults.
+
+    Raises:
+        BundleError: the model cannot be used.
+        PolicyError: the policy cannot be used.
+    """
+    info = bundle.read_info(args.model)
+    if info.labels != LABELS:
+        raise bundle.BundleError(
+            f"model bundle {args.model}: its labels are {', '.join(info.labels)}; the router needs "
+            f"{', '.join(LABELS)}, in this order"
+        )
+    policy = policy_of(args).with_defaults(info.thresholds, info.ood_threshold)
+    return RouteConfig(
+        inputs=tuple(inputs),
+        layout=Layout(lake if "://" in lake else os.path.abspath(lake), policy.sinks),
+        run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}",
+        ingest_date=time.strftime("%Y-%m-%d", time.gmtime()),
+        router_version=__version__,
+        model_uri=args.model,
+        model_id=info.model_id,
+        model_input_size=info.input_size,
+        device=args.device,
+        frame_number=args.frame,
+        policy=policy,
+        limits=limits_of(args),
+    )

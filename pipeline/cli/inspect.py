@@ -1,0 +1,113 @@
+"""`dicom-router inspect`: explain what the router makes of one object."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from models.handler import FilmModelHandler
+from pipeline.cli.arguments import add_model_argument, add_object_arguments
+from pipeline.cli.config import object_config
+from transforms.classify import decide_row
+from transforms.config import ConfigError, RouteConfig
+from transforms.examine import examine
+from transforms.labels import LABELS
+from transforms.lake.layout import path_to_uri
+from transforms.lake.schema import IndexRow
+from transforms.reasons import MEANINGS, Reason, Unaccounted
+from transforms.refs import ObjectRef, version_of
+
+HEADER_COLUMNS = (
+    "modality body_part_examined view_position laterality patient_age_years patient_sex manufacturer "
+    "manufacturer_model_name rows columns bits_stored photometric_interpretation number_of_frames "
+    "transfer_syntax_uid sop_class_uid study_instance_uid series_instance_uid sop_instance_uid"
+).split()
+SHADES = " .:-=+*#%@"
+SHOWN_COLUMNS, SHOWN_ROWS = 56, 28
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `inspect`."""
+    parser.add_argument(
+        "file", nargs="+", metavar="FILE", help="DICOM objects, whatever their names"
+    )
+    add_model_argument(parser)
+    add_object_arguments(parser)
+    parser.add_argument(
+        "--thumbnail", type=Path, metavar="PNG", help="write the network's input of a single FILE"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain each file; 1 if one could not be read."""
+    if args.thumbnail and len(args.file) > 1:
+        raise ConfigError("--thumbnail goes with one FILE")
+    config = object_config(args, args.file, os.curdir)
+    handler = FilmModelHandler(config.model_uri, device=config.device)  # type: ignore[arg-type]
+    model = handler.load_model()
+    unread = 0
+    for number, name in enumerate(args.file, 1):
+        try:
+            examined = examine(_ref(name), config, None)
+        except (Unaccounted, OSError) as error:
+            print(f"file {number}: cannot be read ({error})", file=sys.stderr)
+            unread += 1
+            continue
+        row = examined.row
+        if examined.film is not None:
+            (result,) = handler.run_inference([examined.film], model)
+            row = decide_row(row, result, config.policy)
+            if args.thumbnail:
+                Image.fromarray(examined.film[0]).save(args.thumbnail)
+        print(_explained(row, examined.film, config))
+    return 1 if unread else 0
+
+
+def _ref(name: str) -> ObjectRef:
+    path = os.path.abspath(name)
+    status = os.stat(path)
+    return ObjectRef(path_to_uri(path), version_of(status), status.st_size)
+
+
+def _explained(row: IndexRow, film: npt.NDArray[np.uint8] | None, config: RouteConfig) -> str:
+    lines = [
+        f"object {row.object_key}, {row.source_size_bytes} bytes, sha256 {row.content_sha256}",
+        "",
+    ]
+    for name in HEADER_COLUMNS:
+        value = getattr(row, name)
+        if value is not None:
+            lines.append(f"  {name:<28}{value}")
+    if film is not None:
+        lines += ["", *_shaded(film[0]), ""]
+        for label in LABELS:
+            probability = getattr(row, f"prob_{label}") or 0.0
+            bar = "█" * round(30 * probability)
+            needs = config.policy.thresholds[label]
+            lines.append(f"  {label:<17}{probability:>7.4f}  {bar:<30} routed from {needs:.2f}")
+        if row.ood_score is not None:
+            limit = config.policy.ood_threshold
+            lines.append(f"  {'ood_score':<17}{row.ood_score:>7.2f}  reviewed above {limit:.2f}")
+        if row.header_label:
+            verdict = "agrees" if row.header_agrees else "disagrees"
+            lines.append(f"  the header says {row.header_label}: {verdict}")
+    meaning = MEANINGS[Reason(str(row.reason))]
+    lines += [
+        "",
+        f"{row.status} to {row.destination}: {meaning.text}"
+        + (f"; {meaning.remedy}" if meaning.remedy else ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _shaded(film: npt.NDArray[np.uint8]) -> list[str]:
+    small = np.asarray(
+        Image.fromarray(film).resize((SHOWN_COLUMNS, SHOWN_ROWS), Image.Resampling.BOX)
+    )
+    return ["  " + "".join(SHADES[v * len(SHADES) // 256] for v in line) for line in small]

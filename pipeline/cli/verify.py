@@ -1,0 +1,64 @@
+"""`dicom-router verify`: audit a lake."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from transforms.config import ConfigError
+from transforms.lake.layout import Layout
+from transforms.lake.verify import Audit, audit
+from transforms.policy import parse_policy
+
+MAX_SHOWN = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `verify`."""
+    parser.add_argument("lake", metavar="LAKE", help="folder of the lake")
+    parser.add_argument(
+        "--deep", action="store_true", help="read every object and compare its sha256"
+    )
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="the policy that the lake was routed with, if it names sinks",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Audit and say what was found; 0 only if the contract holds."""
+    if not Path(args.lake).is_dir():
+        raise ConfigError(f"{args.lake} is no folder; give the root of a lake")
+    sinks = parse_policy(args.policy.read_text()).sinks if args.policy else {}
+    on_terminal = sys.stderr.isatty() and not args.json
+
+    def progress(rows: int) -> None:
+        if on_terminal:
+            print(f"\r{rows} rows checked", end="\x1b[K", file=sys.stderr, flush=True)
+
+    found = audit(Layout(os.path.abspath(args.lake), sinks), deep=args.deep, progress=progress)
+    if on_terminal:
+        print(file=sys.stderr)
+    print(found.to_json() if args.json else _table(found))
+    return 0 if found.holds else 1
+
+
+def _table(found: Audit) -> str:
+    lines = [f"{b.kind}: {b.object_key} {b.where}".rstrip() for b in found.breaches[:MAX_SHOWN]]
+    if len(found.breaches) > MAX_SHOWN:
+        lines.append(f"… and {len(found.breaches) - MAX_SHOWN} more; --json lists all")
+    lines += [
+        f"conflict (no breach): SOP Instance UID {uid}" for uid in found.conflicts[:MAX_SHOWN]
+    ]
+    if found.incomplete_runs:
+        lines.append(
+            f"{found.incomplete_runs} runs ended incomplete; a later run makes up for them"
+        )
+    verdict = "the contract holds" if found.holds else f"{len(found.breaches)} breaches"
+    lines.append(f"{found.rows} rows, {found.objects} objects, {found.runs} runs: {verdict}")
+    return "\n".join(lines)

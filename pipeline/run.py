@@ -1,0 +1,54 @@
+"""Runs the graph once and gives back the run's summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline.graph import build
+from pipeline.progress import Progress
+from pipeline.runners import resolve
+from pipeline.sources.files import list_objects
+from pipeline.summary import read_summary
+from transforms.config import ConfigError, RouteConfig
+
+
+def run(
+    config: RouteConfig, *, runner: str, beam_options: Sequence[str] = (), quiet: bool = True
+) -> dict[str, Any]:
+    """Check a configuration, run it to its end and return the summary.
+
+    Raises:
+        ConfigError: the run cannot start.
+        RuntimeError: it ended without a summary.
+    """
+    config.check()
+    options = PipelineOptions([*beam_options, f"--runner={resolve(runner)}"])
+    _require_matches(config)
+    with Progress(quiet=quiet):
+        pipeline = beam.Pipeline(options=options)
+        build(pipeline, config)
+        pipeline.run().wait_until_finish()
+    summary = read_summary(config)
+    if summary is None:
+        raise RuntimeError("the run wrote no summary; run the same command again")
+    return summary
+
+
+def _require_matches(config: RouteConfig) -> None:
+    """Inputs that match nothing are most often a typing error or a share that is not mounted."""
+    if config.allow_empty:
+        return
+    lakes = tuple(map(str, config.layout.object_roots))
+    empty = [
+        str(number)
+        for number, pattern in enumerate(config.inputs, 1)
+        if next(list_objects(pattern, lakes), None) is None
+    ]
+    if empty:
+        raise ConfigError(
+            f"input {', '.join(empty)} matches no file; correct it, or allow it with --allow_empty"
+        )

@@ -1,0 +1,78 @@
+"""Shared by all tests: real runs of the command line, real readers of what they wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+
+from pipeline.cli import main
+
+
+class Lake:
+    """A lake as the outside sees it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows of the index, in order of source."""
+        data = ds.dataset(self.root / "index", format="parquet", partitioning="hive")
+        return sorted(data.to_table().to_pylist(), key=lambda r: (r["source_uri"], r["run_id"]))
+
+    def row(self, path: Path) -> dict[str, Any]:
+        """The only row of a source."""
+        (row,) = [r for r in self.rows() if r["source_uri"] == str(path)]
+        return row
+
+    def tree(self) -> dict[str, str]:
+        """sha256 of each file, run summaries left out."""
+        return {
+            path.relative_to(self.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.root.rglob("*"))
+            if path.is_file() and "runs" not in path.parts
+        }
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def route(
+    lake: Lake, source: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., dict[str, Any]]:
+    """Run `dicom-router route` over `source` into `lake`; gives back its JSON summary."""
+
+    def run(*options: str, expect: int = 0, inputs: tuple[str, ...] = ()) -> dict[str, Any]:
+        capsys.readouterr()
+        code = main(
+            [
+                "route",
+                "--input",
+                *(inputs or (str(source),)),
+                "--lake",
+                str(lake.root),
+                "--json",
+                *options,
+            ]
+        )
+        captured = capsys.readouterr()
+        assert code == expect, captured.err
+        summary: dict[str, Any] = json.loads(captured.out)
+        return summary
+
+    return run

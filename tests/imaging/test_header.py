@@ -1,0 +1,94 @@
+"""What of a header may leave it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
+
+from tests.synthetic import dataset, to_bytes
+from transforms.imaging.header import Header, read_header
+from transforms.imaging.header_label import agrees, header_label
+from transforms.imaging.limits import Limits
+from transforms.imaging.part10 import parse
+from transforms.imaging.radiograph import RadiographTable
+from transforms.labels import ABDOMINAL, ADULT_CHEST, OTHERS, PEDIATRIC_CHEST, SPINE
+from transforms.lake.schema import IndexRow
+from transforms.reasons import Reason
+
+
+def header(**elements: object) -> Header:
+    return read_header(parse(to_bytes(dataset(**elements)), Limits()))
+
+
+@pytest.mark.parametrize(
+    ("elements", "years"),
+    [
+        ({"PatientAge": "045Y"}, 45.0),
+        ({"PatientAge": "018M"}, 1.5),
+        ({"PatientAge": "003W"}, 0.06),
+        ({"PatientAge": "010D"}, 0.03),
+        ({"PatientAge": "45"}, None),
+        ({"PatientAge": "XXXY"}, None),
+        ({"PatientBirthDate": "20100615", "StudyDate": "20200614"}, 9.0),
+        ({"PatientBirthDate": "20100615", "StudyDate": "20200615"}, 10.0),
+        ({"PatientBirthDate": "20300101", "StudyDate": "20200615"}, None),
+        ({"PatientBirthDate": "19", "StudyDate": "20200615"}, None),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_age(elements: dict[str, str], years: float | None) -> None:
+    assert header(**elements).patient_age_years == years
+
+
+@pytest.mark.parametrize(
+    "value", ["JOHN DOE IS 45 YEARS OLD", "a\nb", "<script>", "=cmd()", "\x1b[31m"]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_free_text_in_a_code_is_dropped(value: str) -> None:
+    found = header(BodyPartExamined=value, ViewPosition=value, PatientSex=value)
+    assert (found.body_part_examined, found.view_position, found.patient_sex) == (None, None, None)
+
+
+def test_values_that_identify_have_no_field_in_the_index() -> None:
+    index = {f.name for f in fields(IndexRow)}
+    assert {f.name for f in fields(Header)} - index == {"patient_id", "image_type"}
+
+
+@pytest.mark.parametrize(
+    ("term", "age", "label"),
+    [
+        ("CHEST", None, ADULT_CHEST),
+        ("Chest", 40.0, ADULT_CHEST),
+        ("CHEST", 5.0, PEDIATRIC_CHEST),
+        ("ABDOMEN", None, ABDOMINAL),
+        ("L-SPINE", None, SPINE),
+        ("C SPINE", None, SPINE),
+        ("HAND", None, OTHERS),
+        ("WHOLEBODY", None, None),
+        ("", None, None),
+        (None, None, None),
+    ],
+)
+def test_header_label(term: str | None, age: float | None, label: str | None) -> None:
+    assert header_label(term, age, 18) == label
+
+
+def test_agreement_is_of_regions() -> None:
+    assert agrees(ADULT_CHEST, PEDIATRIC_CHEST) is True
+    assert agrees(SPINE, ABDOMINAL) is False
+    assert agrees(None, SPINE) is None
+
+
+def test_the_radiograph_table() -> None:
+    table = RadiographTable()
+    dx = str(dataset().SOPClassUID)
+    assert table.why_not(dx, "DX", ()) is None
+    assert table.why_not(dx, None, ("ORIGINAL", "PRIMARY")) is None
+    assert table.why_not(CTImageStorage, "CT", ()) is Reason.SOP_CLASS
+    assert table.why_not(SecondaryCaptureImageStorage, "DX", ()) is None
+    assert table.why_not(SecondaryCaptureImageStorage, "OT", ()) is Reason.MODALITY
+    assert table.why_not(None, "CR", ()) is None
+    assert table.why_not(dx, "DX", ("DERIVED", "SECONDARY", "SCREEN SAVE")) is Reason.IMAGE_TYPE

@@ -1,0 +1,156 @@
+"""Whatever the bytes are, parsing ends in an object or in a reason."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
+
+from tests.synthetic import dataset, dicom_bytes, to_bytes
+from transforms.imaging.film import read_film
+from transforms.imaging.header import read_header, require_uids
+from transforms.imaging.limits import Limits
+from transforms.imaging.part10 import parse
+from transforms.reasons import Reason, Rejected
+
+PLAIN = dicom_bytes()
+
+
+def reason_of(data: bytes, limits: Limits | None = None) -> Reason:
+    with pytest.raises(Rejected) as caught:
+        parsed = parse(data, limits or Limits())
+        require_uids(parsed)
+        read_film(data, 224, limits=limits)
+    return caught.value.reason
+
+
+def test_reasons_for_what_is_no_dicom() -> None:
+    assert reason_of(b"") is Reason.EMPTY
+    assert reason_of(b"x") is Reason.NOT_DICOM
+    assert reason_of(b"PK\x03\x04" + bytes(500)) is Reason.NOT_DICOM
+    assert reason_of(bytes(128) + b"DICM") is Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_file_without_preamble_is_read(syntax: str) -> None:
+    bare = dicom_bytes(syntax=syntax)
+    dataset_only = bare[bare.index(struct.pack("<HH", 8, 0x16)) :]
+    parsed = parse(dataset_only, Limits())
+    assert read_header(parsed).modality == "DX"
+    assert parsed.transfer_syntax_uid == syntax
+    assert read_film(dataset_only, 224).gray.shape == read_film(bare, 224).gray.shape
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless],
+)
+@given(share=st.floats(0.001, 0.999))
+def test_a_truncated_object_is_rejected(syntax: str, share: float) -> None:
+    whole = dicom_bytes(syntax=syntax, PatientComments=None)
+    cut = whole[: int(len(whole) * share)]
+    assert reason_of(cut) in {
+        Reason.TRUNCATED,
+        Reason.NOT_DICOM,
+        Reason.UNREADABLE_HEADER,
+        Reason.UNDECODABLE_PIXELS,
+        Reason.MISSING_UID,
+        Reason.INVALID_UID,
+        Reason.NO_PIXEL_DATA,
+        Reason.BAD_PIXEL_DESCRIPTION,
+    }
+
+
+@given(st.integers(132, len(PLAIN) - 1), st.binary(min_size=1, max_size=8))
+def test_overwritten_bytes_end_in_a_film_or_a_reason(at: int, junk: bytes) -> None:
+    data = PLAIN[: at % 1200 + 132] + junk + PLAIN[at % 1200 + 132 + len(junk) :]
+    try:
+        read_header(parse(data, Limits()))
+        read_film(data, 224)
+    except Rejected as rejected:
+        assert rejected.reason in Reason
+
+
+def test_a_deflate_bomb_stops_at_the_limit() -> None:
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = deflater.compress(bytes(64 << 20)) + deflater.flush()
+    head = dicom_bytes(syntax=DeflatedExplicitVRLittleEndian)
+    start = _end_of_meta(head)
+    limits = Limits(max_object_bytes=1 << 20)
+    assert reason_of(head[:start] + bomb, limits) is Reason.INFLATES_TOO_FAR
+
+
+def _end_of_meta(data: bytes) -> int:
+    (length,) = struct.unpack_from("<L", data, 140)
+    return 144 + length
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"])
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, Reason.MISSING_UID),
+        ("", Reason.MISSING_UID),
+        ("../../../etc/passwd", Reason.INVALID_UID),
+        ("1.2/3", Reason.INVALID_UID),
+        ("..", Reason.INVALID_UID),
+        (".", Reason.INVALID_UID),
+        ("1..2", Reason.INVALID_UID),
+        ("1.2.", Reason.INVALID_UID),
+        ("1.2\\1.3", Reason.INVALID_UID),
+        ("1.2\x003", Reason.INVALID_UID),
+        ("1.2\n3", Reason.INVALID_UID),
+        ("1." + "2" * 70, Reason.INVALID_UID),
+        ("9" * 10_000, Reason.INVALID_UID),
+        ("1.2.²", Reason.INVALID_UID),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_uids_are_checked_before_they_are_used(
+    keyword: str, value: str | None, reason: Reason
+) -> None:
+    ds = dataset()
+    if value is None:
+        delattr(ds, keyword)
+    else:
+        ds.add_new(keyword, "UI", value)
+    data = to_bytes(ds)
+    assert reason_of(data) in {reason, Reason.UNREADABLE_HEADER}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"PixelData": None}, Reason.NO_PIXEL_DATA),
+        ({"Rows": None}, Reason.BAD_PIXEL_DESCRIPTION),
+        ({"Rows": 0}, Reason.BAD_PIXEL_DESCRIPTION),
+        ({"BitsAllocated": 12}, Reason.BAD_PIXEL_DESCRIPTION),
+        ({"SamplesPerPixel": 2}, Reason.BAD_PIXEL_DESCRIPTION),
+        ({"Rows": 60000, "Columns": 60000}, Reason.TOO_MANY_PIXELS),
+        ({"Rows": 6400}, Reason.TRUNCATED),
+        ({"NumberOfFrames": 10}, None),
+    ],
+    ids=str,
+)
+def test_pixel_descriptions_are_checked(change: dict[str, object], reason: Reason | None) -> None:
+    data = dicom_bytes(**change)
+    if reason is None:  # the first frame is whole, so the film can be seen
+        assert read_film(data, 224).gray.size
+    else:
+        assert reason_of(data) is reason
+
+
+def test_an_unknown_transfer_syntax_is_named_so() -> None:
+    ds = dataset(syntax=RLELossless)
+    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"  # MPEG2
+    assert reason_of(to_bytes(ds)) is Reason.UNSUPPORTED_SYNTAX

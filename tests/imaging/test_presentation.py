@@ -1,0 +1,123 @@
+"""From stored values to what a radiologist sees: rescale, LUTs, windows, inversion, padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from tests.synthetic import dataset, dicom_bytes, film, to_bytes
+from transforms.imaging.film import read_film
+from transforms.imaging.network_input import network_input
+
+PIXELS = film(shape=(200, 160))
+
+
+def gray(data: bytes) -> np.ndarray:
+    return read_film(data, 4096).gray
+
+
+def lut(first: int, values: np.ndarray, kind: str) -> Dataset:
+    item = Dataset()
+    item.LUTDescriptor = [len(values), first, 16]
+    item.add_new("LUTData", "OW", values.astype("<u2").tobytes())
+    if kind == "modality":
+        item.ModalityLUTType = "US"
+    return item
+
+
+def test_rescale_is_applied() -> None:
+    shown = gray(dicom_bytes(PIXELS, RescaleSlope="2", RescaleIntercept="-1000"))
+    assert np.allclose(shown, PIXELS * 2.0 - 1000)
+
+
+def test_monochrome1_is_inverted() -> None:
+    plain = gray(dicom_bytes(PIXELS))
+    inverted = gray(dicom_bytes(PIXELS, PhotometricInterpretation="MONOCHROME1"))
+    assert np.array_equal(inverted, -plain)
+
+
+def test_a_window_clips_what_lies_outside_it() -> None:
+    shown = gray(dicom_bytes(PIXELS, WindowCenter="2000", WindowWidth="1000"))
+    assert np.unique(shown[PIXELS < 1499]).size == 1
+    assert np.unique(shown[PIXELS > 2500]).size == 1
+    inside = (PIXELS > 1600) & (PIXELS < 2400)
+    correlation = np.corrcoef(shown[inside], PIXELS[inside])[0, 1]
+    assert correlation == pytest.approx(1)
+
+
+def test_a_window_applies_after_the_rescale() -> None:
+    in_units = gray(
+        dicom_bytes(
+            PIXELS,
+            RescaleSlope="1",
+            RescaleIntercept="-1000",
+            WindowCenter="1000",
+            WindowWidth="1000",
+        )
+    )
+    stored = gray(dicom_bytes(PIXELS, WindowCenter="2000", WindowWidth="1000"))
+    assert np.array_equal(in_units == in_units.min(), stored == stored.min())
+
+
+@pytest.mark.parametrize("sequence", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_a_lut_is_looked_up(sequence: str) -> None:
+    ds = dataset(PIXELS)
+    curve = (4095 - np.arange(4096)) * 16
+    setattr(ds, sequence, Sequence([lut(0, curve, sequence[:8].lower())]))
+    assert np.array_equal(gray(to_bytes(ds)), curve[PIXELS].astype(np.float32))
+
+
+@pytest.mark.parametrize("width", ["0", "-5", "1e-30"])
+def test_a_senseless_window_is_passed_over(width: str) -> None:
+    shown = gray(dicom_bytes(PIXELS, WindowCenter="-5000", WindowWidth=width))
+    assert np.array_equal(shown, PIXELS.astype(np.float32))
+
+
+def test_a_sigmoid_window_keeps_the_order() -> None:
+    shown = gray(
+        dicom_bytes(PIXELS, WindowCenter="2000", WindowWidth="1000", VOILUTFunction="SIGMOID")
+    )
+    order = np.argsort(PIXELS.ravel(), kind="stable")
+    assert (np.diff(shown.ravel()[order]) >= 0).all()
+
+
+def test_padding_is_darkest_and_does_not_leak_into_the_average() -> None:
+    pixels = film(shape=(1024, 1024)) // 2 + 1000
+    padded = pixels.copy()
+    padded[:, :301] = 4095
+    shown = read_film(dicom_bytes(padded, PixelPaddingValue=4095), 256).gray
+    plain = read_film(dicom_bytes(pixels), 256).gray
+    assert (shown[:, :75] == shown.min()).all()
+    assert np.array_equal(shown[:, 76:], plain[:, 76:])
+    partly = shown[:, 75]  # its first column is padding, the other three are not
+    assert np.abs(partly - pixels[:, 301:304].reshape(256, -1).mean(axis=1)).max() < 1
+
+
+def test_a_padding_range_is_closed_at_both_ends() -> None:
+    pixels = film(shape=(256, 256)) // 2 + 100
+    pixels[:50] = 3
+    pixels[50:80] = 9
+    shown = gray(dicom_bytes(pixels, PixelPaddingValue=3, PixelPaddingRangeLimit=9))
+    assert (shown[:80] == shown.min()).all()
+
+
+def test_the_network_input_keeps_the_aspect_ratio() -> None:
+    tall = network_input(
+        np.full((400, 100), 7, np.float32) + np.eye(400, 100, dtype=np.float32), 224
+    )
+    columns = np.flatnonzero(tall[0].any(axis=0))
+    assert tall.shape == (1, 224, 224)
+    assert columns.min() >= 84
+    assert columns.max() < 140
+
+
+def test_the_network_input_of_a_blank_film_is_zero() -> None:
+    assert not network_input(np.full((300, 200), 1234.5, np.float32), 224).any()
+
+
+def test_the_network_input_does_not_depend_on_gain_and_offset() -> None:
+    one = network_input(PIXELS.astype(np.float32), 224).astype(int)
+    other = network_input(PIXELS.astype(np.float32) * 3 - 700, 224).astype(int)
+    assert np.abs(one - other).max() <= 1

@@ -1,0 +1,126 @@
+"""The handler: one bad film costs one film, the device is what was asked for, results are paired."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from models.bundle import load_network
+from models.default_bundle import DEFAULT_BUNDLE
+from models.handler import DeviceError, FilmModelHandler, InferenceError, choose_device
+from models.networks import FilmClassifier
+from tests.synthetic import film
+from transforms.imaging.network_input import network_input
+from transforms.labels import LABELS
+
+
+@pytest.fixture(scope="module")
+def handler() -> FilmModelHandler:
+    return FilmModelHandler(DEFAULT_BUNDLE, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def model(handler: FilmModelHandler) -> FilmClassifier:
+    return handler.load_model()
+
+
+def films(count: int) -> list[np.ndarray]:
+    return [network_input(film(seed, (300, 260)).astype(np.float32), 224) for seed in range(count)]
+
+
+def inferences(handler, model, batch) -> list:
+    return [result.inference for result in handler.run_inference(batch, model)]
+
+
+def test_probabilities_sum_to_one_and_the_film_is_dropped(handler, model) -> None:
+    (result,) = handler.run_inference(films(1), model)
+    assert result.example is None
+    assert result.inference.shape == (len(LABELS) + 1,)
+    assert result.inference[:-1].sum() == pytest.approx(1, abs=1e-5)
+    assert np.isfinite(result.inference).all()
+
+
+def test_a_result_does_not_depend_on_its_neighbours(handler, model) -> None:
+    batch = films(11)
+    together = inferences(handler, model, batch)
+    for index in (0, 5, 10):
+        (alone,) = inferences(handler, model, [batch[index]])
+        assert np.array_equal(alone, together[index])
+
+
+@pytest.mark.parametrize("position", [0, 3, 6])
+@pytest.mark.parametrize("culprit", [np.zeros((1, 224, 9), np.uint8), "no film"])
+def test_only_the_culprit_fails(handler, model, position: int, culprit) -> None:
+    good = films(6)
+    batch = [*good[:position], culprit, *good[position:]]
+    results = inferences(handler, model, batch)
+    assert len(results) == 7
+    assert isinstance(results.pop(position), InferenceError)
+    for one, other in zip(results, inferences(handler, model, good), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_values_that_are_not_finite_are_an_error(handler) -> None:
+    class Broken(FilmClassifier):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            out = torch.zeros(len(batch), len(LABELS) + 1)
+            out[batch.flatten(1).amax(1) == 255] = torch.nan
+            return out
+
+    broken = Broken("test_efficientnet", LABELS).eval()
+    dark, bright = np.zeros((1, 224, 224), np.uint8), np.full((1, 224, 224), 255, np.uint8)
+    results = inferences(handler, broken, [dark, bright, dark])
+    assert [isinstance(r, InferenceError) for r in results] == [False, True, False]
+
+
+def test_a_model_that_gives_too_few_results_is_caught(handler) -> None:
+    class Short(FilmClassifier):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(1, len(LABELS) + 1)
+
+    with pytest.raises(AssertionError, match="results for 3 films"):
+        handler.run_inference(films(3), Short("test_efficientnet", LABELS).eval())
+
+
+def test_bytes_are_counted_in_full(handler) -> None:
+    assert handler.get_num_bytes(films(2)) == 2 * 224 * 224
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_is_never_replaced_silently() -> None:
+    assert choose_device("auto") == choose_device("cpu") == "cpu"
+    with pytest.raises(DeviceError, match="--device"):
+        choose_device("cuda")
+    with pytest.raises(DeviceError):
+        FilmModelHandler(DEFAULT_BUNDLE, device="cuda").load_model()
+
+
+def test_halving_frees_memory_on_a_device(handler, model, monkeypatch) -> None:
+    """Past a batch of four this 'device' is out of memory; each film still gets its result."""
+    seen: list[int] = []
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(len(batch))
+        if len(batch) > 4:
+            raise torch.OutOfMemoryError
+        return torch.zeros(len(batch), len(LABELS) + 1)
+
+    class Device:
+        type = "cuda"
+
+    small = FilmClassifier("test_efficientnet", LABELS).eval()
+    monkeypatch.setattr(FilmClassifier, "device", Device())
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    small.forward = forward  # type: ignore[method-assign]
+    results = inferences(handler, small, films(9))
+    assert not any(isinstance(r, InferenceError) for r in results)
+    assert max(seen) == 32
+    assert seen[-1] <= 4
+
+
+def test_the_bundle_loads_as_it_was_saved() -> None:
+    network = load_network(DEFAULT_BUNDLE)
+    assert network.labels == LABELS
+    assert network.dtype is torch.float32

@@ -1,0 +1,321 @@
+"""Whole runs: real files in, objects, index and summary read with ordinary readers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import pandas
+import polars
+import pyarrow.parquet as pq
+import pydicom
+import pydicom.data
+import pytest
+from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+from pipeline.cli import main
+from tests.conftest import Lake
+from tests.synthetic import dicom_bytes, film
+from transforms.labels import ADULT_CHEST, LABELS, OTHERS
+from transforms.lake.schema import COLUMNS
+from transforms.tally import TERMS
+
+
+def data_file(name: str) -> Path:
+    return Path(str(pydicom.data.get_testdata_file(name)))
+
+
+def write(folder: Path, name: str, data: bytes) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def counts(summary: dict) -> dict[str, int]:
+    return {term: summary["counts"][term] for term in TERMS if summary["counts"][term]}
+
+
+def test_every_status_in_one_run_and_its_rerun(route, lake: Lake, source: Path) -> None:
+    film_bytes = dicom_bytes(film(1), name="1")
+    write(source, "a.dcm", film_bytes)
+    write(source, "sub/b.dcm", film_bytes)  # the same bytes
+    write(source, "c.dcm", dicom_bytes(film(2), name="2"))
+    write(source, "d.dcm", dicom_bytes(film(3), name="2"))  # other bytes, same UIDs
+    write(source, "ct.dcm", dicom_bytes(film(4), name="4", SOPClassUID=CTImageStorage))
+    write(source, "cut.dcm", film_bytes[:4000])
+    write(source, "empty.dcm", b"")
+    write(source, "notes.txt", b"no DICOM")
+    write(source, "hostile.dcm", dicom_bytes(name="5", SOPInstanceUID="../../../../tmp/x"))
+
+    summary = route()
+
+    assert summary["complete"]
+    assert summary["counts"]["discovered"] == 9
+    got = counts(summary)
+    assert got.pop("routed", 0) + got.pop("review", 0) == 3
+    assert got == {"duplicate": 1, "not_xray": 1, "quarantined": 4}
+    rows = {Path(r["source_uri"]).name: r for r in lake.rows()}
+    assert {
+        name: rows[name]["reason"] for name in rows if rows[name]["status"] == "quarantined"
+    } == {
+        "cut.dcm": "truncated",
+        "empty.dcm": "empty",
+        "notes.txt": "not_dicom",
+        "hostile.dcm": "invalid_uid",
+    }
+    assert rows["b.dcm"]["status"] == "duplicate"
+    assert rows["b.dcm"]["object_uri"] == rows["a.dcm"]["object_uri"]
+    assert [rows[n]["conflict"] for n in ("a.dcm", "b.dcm", "c.dcm", "d.dcm")] == [
+        False, False, True, True,
+    ]  # fmt: skip
+    for name, row in rows.items():
+        stored = Path(row["object_uri"])
+        assert stored.is_relative_to(lake.root)
+        original = Path(row["source_uri"]).read_bytes()
+        assert stored.read_bytes() == original, name
+        assert row["content_sha256"] == hashlib.sha256(original).hexdigest()
+        assert row["object_key"] == hashlib.sha256(row["source_uri"].encode()).hexdigest()[:12]
+        if row["status"] != "quarantined":
+            assert pydicom.dcmread(stored).SOPInstanceUID == row["sop_instance_uid"]
+
+    before = lake.tree()
+    again = route()
+    assert counts(again) == {"unchanged": 9}
+    assert lake.tree() == before
+
+    write(source, "later.dcm", film_bytes)
+    third = route()
+    assert counts(third) == {"unchanged": 9, "duplicate": 1}
+    assert {path: sha for path, sha in lake.tree().items() if path in before} == before
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+
+
+def test_real_films_go_where_they_belong_in_every_encoding(route, lake: Lake, source: Path) -> None:
+    for stem in ("RG1", "RG3"):
+        for code in ("UNCR", "UNCI", "J2KR", "J2KI"):
+            shutil.copy(data_file(f"{stem}_{code}.dcm"), source)
+    chest = pydicom.dcmread(data_file("RG1_UNCR.dcm"))
+    for syntax in (RLELossless, JPEGLSLossless):
+        chest.decompress() if chest.file_meta.TransferSyntaxUID.is_compressed else None
+        chest.compress(syntax, generate_instance_uid=False)
+        chest.save_as(source / f"RG1_{syntax.name[:4]}.dcm")
+    summary = route()
+    assert counts(summary) == {"routed": 10}
+    by_stem: dict[str, list[dict]] = {"RG1": [], "RG3": []}
+    for row in lake.rows():
+        by_stem[Path(row["source_uri"]).name[:3]].append(row)
+    for stem, label in (("RG1", ADULT_CHEST), ("RG3", OTHERS)):
+        rows = by_stem[stem]
+        assert {row["destination"] for row in rows} == {label}
+        chances = [row[f"prob_{label}"] for row in rows]
+        assert max(chances) - min(chances) < 0.05
+        assert all(row["header_agrees"] for row in rows)
+    assert {row["transfer_syntax_uid"] for row in by_stem["RG1"]} >= {JPEG2000Lossless}
+
+
+def test_the_index_is_what_the_contract_says(route, lake: Lake, source: Path) -> None:
+    write(source, "a.dcm", dicom_bytes(PatientAge="041Y", BodyPartExamined="CHEST"))
+    write(source, "b.txt", b"no DICOM")
+    summary = route("--ingest_date", "2026-02-28")
+    (row, broken) = lake.rows()
+    assert list(row) and set(row) == set(COLUMNS)
+    assert row["ingest_date"] == "2026-02-28"
+    assert row["run_id"] == summary["run_id"]
+    assert sum(row[f"prob_{label}"] for label in LABELS) == pytest.approx(1, abs=1e-4)
+    assert row["model_id"] == summary["model_id"]
+    assert broken["model_id"] is None
+    assert broken["sop_instance_uid"] is None
+    for path in lake.root.glob("index/**/*.parquet"):
+        for field in pq.read_schema(path):
+            assert field.metadata[b"description"]
+    pattern = f"{lake.root}/index/**/*.parquet"
+    by_duckdb = dict(
+        duckdb.sql(f"select destination, count(*) from '{pattern}' group by 1").fetchall()
+    )
+    by_pandas = pandas.read_parquet(lake.root / "index")["destination"].value_counts().to_dict()
+    by_polars = dict(
+        polars.read_parquet(pattern, hive_partitioning=True)["destination"].value_counts().rows()
+    )
+    assert by_duckdb == by_pandas == by_polars == dict(Counter([row["destination"], "quarantine"]))
+
+
+def test_inputs_may_be_files_folders_and_globs_with_odd_names(
+    route, lake: Lake, source: Path
+) -> None:
+    names = ["a[1].dcm", "new\nline.dcm", "'quote\".dcm", "-dash.dcm", "star*.dcm", ".hidden"]
+    for number, name in enumerate(names):
+        write(source / "odd", name, dicom_bytes(film(number, (96, 64)), name=f"9.{number}"))
+    undecodable = os.fsdecode(os.fsencode(source / "odd") + b"/caf\xe9.dcm")
+    Path(undecodable).write_bytes(b"no DICOM")
+    write(source, "other.bin", b"not matched")
+    os.symlink(source / "nowhere", source / "odd" / "dangling")
+    os.mkfifo(source / "odd" / "pipe")
+    summary = route(
+        inputs=(str(source / "odd"), str(source / "odd" / "a[1].dcm"), str(source / "**" / "star*"))
+    )
+    assert summary["counts"]["discovered"] == len(names) + 1
+    uris = {r["source_uri"] for r in lake.rows()}
+    assert {str(source / "odd" / name) for name in names} < uris
+    assert any(uri.startswith("file://") and uri.endswith("caf%E9.dcm") for uri in uris)
+    assert counts(route(inputs=(str(source / "odd"),))) == {"unchanged": len(names) + 1}
+
+
+def test_a_lake_inside_its_own_input_is_not_routed(route, source: Path, lake: Lake) -> None:
+    write(source, "a.dcm", dicom_bytes())
+    inside = source / "lake"
+    for expected in ({"discovered": 1}, {"discovered": 1, "unchanged": 1}):
+        summary = route("--lake", str(inside))
+        assert summary["counts"].items() >= expected.items()
+
+
+def test_hard_links_and_index_only(route, lake: Lake, source: Path) -> None:
+    path = write(source, "a.dcm", dicom_bytes())
+    twin = write(source, "b.dcm", path.read_bytes())
+    route("--placement", "link")
+    assert Path(lake.row(path)["object_uri"]).stat().st_ino == path.stat().st_ino
+    shutil.rmtree(lake.root)
+    route("--placement", "index_only")
+    assert lake.row(path)["object_uri"] == lake.row(twin)["object_uri"] == str(path)
+    assert not (lake.root / "objects").exists()
+    assert twin.exists()
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+
+
+def test_an_object_that_changed_is_routed_again(route, lake: Lake, source: Path) -> None:
+    path = write(source, "a.dcm", dicom_bytes(film(1)))
+    route()
+    write(source, "a.dcm", dicom_bytes(film(2)))
+    assert counts(route())  # not unchanged
+    first, second = sorted(lake.rows(), key=lambda r: r["run_id"])
+    assert first["source_version"] != second["source_version"]
+    assert second["conflict"] is True
+    assert first["object_uri"] != second["object_uri"]
+    assert Path(second["object_uri"]).read_bytes() == path.read_bytes()
+
+
+def test_reprocess_all_brings_back_a_lost_object(route, lake: Lake, source: Path) -> None:
+    path = write(source, "a.dcm", dicom_bytes())
+    route()
+    before = lake.tree()
+    Path(lake.row(path)["object_uri"]).unlink()
+    assert main(["verify", str(lake.root)]) == 1
+    assert counts(route("--reprocess", "all")) == {"unchanged": 1}
+    assert lake.tree() == before
+
+
+def test_a_policy_moves_sinks_and_thresholds(
+    route, lake: Lake, source: Path, tmp_path: Path
+) -> None:
+    path = write(source, "a.dcm", dicom_bytes())
+    policy = tmp_path / "policy.yaml"
+    thresholds = ", ".join(f"{label}: 1.0" for label in LABELS)
+    policy.write_text(f"thresholds: {{{thresholds}}}\nsinks: {{review: {tmp_path / 'second'}}}\n")
+    route("--policy", str(policy))
+    row = lake.row(path)
+    assert (row["status"], row["reason"]) == ("review", "low_confidence")
+    assert Path(row["object_uri"]).is_relative_to(tmp_path / "second" / "objects")
+    assert main(["verify", str(lake.root), "--deep", "--policy", str(policy)]) == 0
+
+
+def test_limits_have_reasons_of_their_own(route, lake: Lake, source: Path) -> None:
+    large = write(source, "large.dcm", dicom_bytes(film(1), name="1"))
+    wide = write(source, "wide.dcm", dicom_bytes(film(2, (400, 300)), name="2"))
+    route("--max_object_bytes", "300000", "--max_pixels", "100000")
+    assert lake.row(large)["reason"] == "too_large"
+    assert Path(lake.row(large)["object_uri"]).read_bytes() == large.read_bytes()
+    assert lake.row(wide)["reason"] == "too_many_pixels"
+
+
+def test_an_unreadable_object_makes_the_run_incomplete_and_the_rerun_completes(
+    route, lake: Lake, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(source, "a.dcm", dicom_bytes(film(1), name="1"))
+    secret = write(source, "DOE^JANE.dcm", dicom_bytes(film(2), name="2"))
+    real_open = Path.open
+
+    def refuse(self: Path, *args, **kwargs):
+        if self == secret:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real_open(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    summary = route(expect=1)
+    assert not summary["complete"]
+    (failure,) = summary["failures"]
+    assert failure["reason"] == "permission_denied"
+    assert failure["object_key"] == hashlib.sha256(str(secret).encode()).hexdigest()[:12]
+    assert "DOE" not in str(summary)
+    monkeypatch.undo()
+    assert counts(route())["unchanged"] == 1
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+
+
+def test_patient_data_stays_out_of_everything_but_the_source_uri(
+    lake: Lake, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    marker = "XQZ7MARKER"
+    elements = {
+        keyword: f"{marker}^{number}"
+        for number, keyword in enumerate(
+            "PatientName PatientID PatientAddress OtherPatientIDs ReferringPhysicianName "
+            "PatientComments StudyDescription SeriesDescription InstitutionName AccessionNumber "
+            "OperatorsName ImageComments PatientMotherBirthName".split()
+        )
+    }
+    elements["BodyPartExamined"] = f"{marker} AND WORDS"
+    write(source, f"{marker}^JOHN.dcm", dicom_bytes(film(1), name="1", **elements))
+    write(source, f"{marker}-cut.dcm", dicom_bytes(film(1), name="1", **elements)[:3000])
+    key = tmp_path / "key"
+    key.write_bytes(os.urandom(32))
+    code = main(
+        ["route", "--input", str(source), "--lake", str(lake.root), "--patient_key_file", str(key)]
+    )
+    captured = capfd.readouterr()
+    assert code == 0
+    assert marker not in captured.out + captured.err
+    for row in lake.rows():
+        source_uri = row.pop("source_uri")
+        assert marker in source_uri
+        assert marker.lower() not in str(row).lower()
+    for path in lake.root.rglob("*"):
+        assert marker not in str(path.relative_to(lake.root))
+        if path.suffix == ".json":
+            assert marker not in path.read_text()
+    (named, _) = sorted(lake.rows(), key=lambda r: r["status"], reverse=True)
+    assert len(named["patient_key"]) == 64
+
+
+def test_the_patient_key_depends_on_the_key_alone(
+    route, lake: Lake, source: Path, tmp_path: Path
+) -> None:
+    write(source, "a.dcm", dicom_bytes(film(1), name="1", PatientID="42"))
+    write(source, "b.dcm", dicom_bytes(film(2), name="2", PatientID="42"))
+    write(source, "c.dcm", dicom_bytes(film(3), name="3", PatientID="43"))
+    keys = []
+    for secret in (b"k" * 16, b"l" * 16):
+        shutil.rmtree(lake.root, ignore_errors=True)
+        (tmp_path / "key").write_bytes(secret + b"\n")
+        route("--patient_key_file", str(tmp_path / "key"))
+        keys.append([row["patient_key"] for row in lake.rows()])
+    assert keys[0][0] == keys[0][1] != keys[0][2]
+    assert keys[0] != keys[1]
+
+
+def test_the_frame_asked_for_is_classified(route, lake: Lake, source: Path) -> None:
+    import numpy as np
+
+    frames = np.stack([film(1), film(8)])
+    path = write(source, "two.dcm", dicom_bytes(frames))
+    chances = []
+    for frame in ("1", "2"):
+        shutil.rmtree(lake.root, ignore_errors=True)
+        route("--frame", frame)
+        row = lake.row(path)
+        assert row["number_of_frames"] == 2
+        chances.append([row[f"prob_{label}"] for label in LABELS])
+    assert chances[0] != chances[1]

@@ -1,0 +1,150 @@
+"""DICOM objects of stated properties, written with pydicom."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from PIL import Image
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    ImplicitVRLittleEndian,
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+ROOT = "1.2.826.0.1.3680043.10.1473"
+
+
+def film(seed: int = 0, shape: tuple[int, int] = (640, 512), bits: int = 12) -> np.ndarray:
+    """A smooth film with edges and a marker: uint16[H, W] in 0..2**bits - 1, no two seeds alike."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
+    y, x = y / shape[0], x / shape[1]
+    values = np.zeros(shape, dtype=np.float32)
+    for _ in range(6):
+        cy, cx, sy, sx = rng.uniform(0.1, 0.9, 4)
+        values += rng.uniform(0.3, 1) * np.exp(-(((y - cy) / sy) ** 2) - ((x - cx) / sx) ** 2)
+    values += 0.3 * (np.abs(x - rng.uniform(0.3, 0.7)) < 0.06)
+    values[: shape[0] // 20, : shape[1] // 10] = values.max()
+    values += rng.normal(0, 0.004, shape).astype(np.float32)
+    values -= values.min()
+    return (values * ((2**bits - 1) / values.max())).round().astype(np.uint16)
+
+
+def dataset(
+    pixels: np.ndarray | None = None,
+    *,
+    name: str = "1",
+    syntax: str = ExplicitVRLittleEndian,
+    **elements: Any,
+) -> FileDataset:
+    """A DX object. `name` makes its UIDs; `elements` are keywords to set, or None to delete."""
+    pixels = film() if pixels is None else pixels
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = syntax
+    ds = FileDataset(
+        "",
+        {},
+        file_meta=meta,
+        preamble=b"\0" * 128,
+        is_implicit_VR=syntax == ImplicitVRLittleEndian,
+        is_little_endian=syntax != ExplicitVRBigEndian,
+    )
+    ds.SOPClassUID = DigitalXRayImageStorageForPresentation
+    ds.SOPInstanceUID = f"{ROOT}.3.{name}"
+    ds.SeriesInstanceUID = f"{ROOT}.2.{name}"
+    ds.StudyInstanceUID = f"{ROOT}.1.{name}"
+    ds.Modality = "DX"
+    ds.PatientID = "P1"
+    ds.PatientName = "SECRET^NAME"
+    colour = pixels.ndim == 3 and pixels.shape[-1] == 3
+    frames = 1 if colour or pixels.ndim == 2 else pixels.shape[0]
+    ds.Rows, ds.Columns = pixels.shape[-3:-1] if colour else pixels.shape[-2:]
+    ds.SamplesPerPixel = 3 if colour else 1
+    ds.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+    if colour:
+        ds.PlanarConfiguration = 0
+    if frames > 1:
+        ds.NumberOfFrames = frames
+    ds.BitsAllocated = pixels.dtype.itemsize * 8
+    ds.BitsStored = elements.pop("BitsStored", 8 if ds.BitsAllocated == 8 else 12)
+    ds.HighBit = ds.BitsStored - 1
+    ds.PixelRepresentation = int(pixels.dtype.kind == "i")
+    _set_pixels(ds, pixels, syntax)
+    for keyword, value in elements.items():
+        if value is None:
+            if keyword in ds:
+                delattr(ds, keyword)
+        else:
+            setattr(ds, keyword, value)
+    if "SOPClassUID" in ds:
+        meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = f"{ROOT}.3.{name}"
+    return ds
+
+
+def dicom_bytes(pixels: np.ndarray | None = None, **properties: Any) -> bytes:
+    """The bytes of `dataset(...)`."""
+    return to_bytes(dataset(pixels, **properties))
+
+
+def to_bytes(ds: Dataset) -> bytes:
+    """The bytes of a data set with file meta information, malformed values kept."""
+    sink = BytesIO()
+    ds.save_as(sink, enforce_file_format=True)
+    return sink.getvalue()
+
+
+def _set_pixels(ds: FileDataset, pixels: np.ndarray, syntax: str) -> None:
+    if syntax in (RLELossless, JPEG2000Lossless, JPEGLSLossless):
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.PixelData = pixels.tobytes()
+        ds.compress(syntax, generate_instance_uid=False)
+        return
+    if syntax == JPEG2000:
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.PixelData = pixels.tobytes()
+        ds.compress(syntax, j2k_cr=[8], generate_instance_uid=False)
+        return
+    if encode := _ENCODERS.get(syntax):
+        frames = pixels if pixels.ndim == 3 and ds.SamplesPerPixel == 1 else [pixels]
+        ds.PixelData = encapsulate([encode(frame) for frame in frames])
+        ds["PixelData"].VR = "OB"
+        ds["PixelData"].is_undefined_length = True
+        return
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    ds.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    ds["PixelData"].VR = "OW" if ds.BitsAllocated > 8 else "OB"
+
+
+def _baseline(frame: np.ndarray) -> bytes:
+    sink = BytesIO()
+    Image.fromarray(frame).save(sink, "JPEG", quality=95)
+    return sink.getvalue()
+
+
+_ENCODERS = {
+    JPEGBaseline8Bit: _baseline,
+    JPEGExtended12Bit: lambda a: imagecodecs.jpeg8_encode(a, level=95, bitspersample=12),
+    JPEGLossless: lambda a: imagecodecs.jpeg8_encode(a, lossless=True, bitspersample=12),
+    JPEGLosslessSV1: lambda a: imagecodecs.jpeg8_encode(
+        a, lossless=True, predictor=1, bitspersample=12
+    ),
+    JPEGLSNearLossless: lambda a: imagecodecs.jpegls_encode(a, level=2),
+    HTJ2KLossless: lambda a: imagecodecs.htj2k_encode(a, reversible=True),
+}

@@ -1,0 +1,115 @@
+"""The policy file is checked whole, and the decision follows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from transforms.labels import ADULT_CHEST, LABELS, PEDIATRIC_CHEST, SPINE
+from transforms.policy import Policy, PolicyError, decide, parse_policy
+from transforms.reasons import Reason
+
+POLICY = Policy().with_defaults(dict.fromkeys(LABELS, 0.8), ood_threshold=-1.0)
+TEMPLATE = Path(__file__).parents[1] / "templates" / "policy.yaml"
+
+
+def probabilities(**by_label: float) -> list[float]:
+    rest = (1 - sum(by_label.values())) / (len(LABELS) - len(by_label))
+    return [by_label.get(label, rest) for label in LABELS]
+
+
+def test_confident_films_are_routed() -> None:
+    decision = decide(probabilities(spine=0.9), -5, None, POLICY)
+    assert (decision.destination, decision.reason) == (SPINE, Reason.CONFIDENT)
+    assert decision.confidence == 0.9
+
+
+@pytest.mark.parametrize(
+    ("spine", "ood", "reason"),
+    [(0.79, -5, Reason.LOW_CONFIDENCE), (0.99, 0.0, Reason.OUT_OF_DISTRIBUTION)],
+)
+def test_others_are_reviewed(spine: float, ood: float, reason: Reason) -> None:
+    decision = decide(probabilities(spine=spine), ood, None, POLICY)
+    assert (decision.destination, decision.reason) == ("review", reason)
+    assert decision.predicted_label == SPINE
+
+
+@pytest.mark.parametrize(
+    ("age", "destination", "reason"),
+    [
+        (40.0, ADULT_CHEST, Reason.SETTLED_BY_AGE),
+        (18.0, ADULT_CHEST, Reason.SETTLED_BY_AGE),
+        (17.9, PEDIATRIC_CHEST, Reason.SETTLED_BY_AGE),
+        (None, "review", Reason.LOW_CONFIDENCE),
+        (0.0, "review", Reason.LOW_CONFIDENCE),
+        (400.0, "review", Reason.LOW_CONFIDENCE),
+    ],
+)
+def test_a_plausible_age_settles_the_chests(
+    age: float | None, destination: str, reason: Reason
+) -> None:
+    decision = decide(probabilities(adult_chest=0.5, pediatric_chest=0.45), -5, age, POLICY)
+    assert (decision.destination, decision.reason) == (destination, reason)
+    assert decision.predicted_label == ADULT_CHEST
+
+
+def test_age_says_nothing_of_a_spine() -> None:
+    assert decide(probabilities(spine=0.9), -5, 4.0, POLICY).destination == SPINE
+
+
+def test_the_template_is_valid_and_equals_the_defaults() -> None:
+    policy = parse_policy(TEMPLATE.read_text())
+    assert policy == Policy()
+
+
+def test_a_policy_says_all_that_it_can() -> None:
+    policy = parse_policy("""
+thresholds: {spine: 0.95}
+ood_threshold: -2
+age: {adult_from_years: 16}
+sinks: {spine: /mnt/spine}
+radiographs:
+  sop_classes: [1.2.840.10008.5.1.4.1.1.12.1]
+  modalities: [XA]
+  excluded_image_types: []
+""")
+    assert policy.thresholds == {SPINE: 0.95}
+    assert policy.ood_threshold == -2.0
+    assert policy.adult_from_years == 16
+    assert policy.sinks == {SPINE: "/mnt/spine"}
+    assert (
+        policy.radiographs.why_not("1.2.840.10008.5.1.4.1.1.12.1", "XA", ("SCREEN SAVE",)) is None
+    )
+    assert decide(
+        probabilities(spine=0.9), -5, None, policy.with_defaults(POLICY.thresholds, 0)
+    ) == (decide(probabilities(spine=0.9), -5, None, policy.with_defaults(POLICY.thresholds, 9)))
+
+
+def test_every_error_is_listed_at_once() -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse_policy("""
+threshold: {}
+thresholds: {spine: 2, hand: 0.5, others: true}
+ood_threshold: high
+age: {adult_from_years: -1}
+sinks: {spine: relative/path, elsewhere: /x}
+radiographs: {sop_classes: ["../x"], modalities: CR}
+""")
+    message = str(caught.value)
+    for part in (
+        "threshold: unknown", "thresholds.spine", "thresholds.hand", "thresholds.others",
+        "ood_threshold", "age.adult_from_years", "sinks.spine", "sinks.elsewhere",
+        "radiographs.sop_classes", "radiographs.modalities",
+    ):  # fmt: skip
+        assert part in message
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "thresholds: 3"])
+def test_what_is_no_policy_is_refused(text: str) -> None:
+    with pytest.raises(PolicyError):
+        parse_policy(text)
+
+
+def test_an_empty_policy_is_the_default() -> None:
+    assert parse_policy("") == Policy()
