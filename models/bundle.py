@@ -16,13 +16,14 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from models.networks import FilmClassifier
+from transforms.errors import UsageError
 
 FORMAT_VERSION: Final = 1
 BUNDLE_FILE: Final = "bundle.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
 
 
-class BundleError(ValueError):
+class BundleError(UsageError):
     """A bundle cannot be used; the message says which one, why, and what to do."""
 
 

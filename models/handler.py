@@ -14,6 +14,7 @@ from apache_beam.ml.inference.pytorch_inference import PytorchModelHandlerTensor
 
 from models import bundle
 from models.networks import FilmClassifier
+from transforms.errors import UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
 Films = npt.NDArray[np.uint8]
@@ -22,7 +23,7 @@ CPU_FORWARD_FILMS = 8
 """Films in one forward on the CPU, short ones filled up: results then do not depend on neighbours."""
 
 
-class DeviceError(RuntimeError):
+class DeviceError(UsageError):
     """The device that was asked for is not there."""
 
 

@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
+from transforms.errors import UsageError
 from transforms.imaging.limits import Limits
 from transforms.lake.layout import Layout
 from transforms.lake.settle import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE
@@ -19,7 +20,7 @@ REPROCESS: Final = (REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_ALL)
 MIN_PATIENT_KEY_BYTES: Final = 16
 
 
-class ConfigError(ValueError):
+class ConfigError(UsageError):
     """A run cannot start; the message lists every problem with its remedy."""
 
 

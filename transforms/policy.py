@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import yaml
 
+from transforms.errors import UsageError
 from transforms.imaging.radiograph import RadiographTable
 from transforms.imaging.uids import is_valid
 from transforms.labels import ADULT_CHEST, CHESTS, LABELS, PEDIATRIC_CHEST
@@ -18,7 +19,7 @@ TOP_LEVEL: Final = ("thresholds", "ood_threshold", "age", "sinks", "radiographs"
 MAX_PLAUSIBLE_AGE_YEARS: Final = 120.0
 
 
-class PolicyError(ValueError):
+class PolicyError(UsageError):
     """The policy file cannot be used; the message lists every error in it."""
 
 

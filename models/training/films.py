@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from transforms.errors import UsageError
 from transforms.labels import LABELS
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
 
-class FilmsError(ValueError):
+class FilmsError(UsageError):
     """A data set cannot be used; the message lists everything wrong with it."""
 
 

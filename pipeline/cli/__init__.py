@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import __version__
+from transforms.errors import UsageError
 
 COMMANDS = {
     "route": "route DICOM objects into a lake",
@@ -54,8 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"error: {error}; see 'dicom-router {args.command} --help'", file=sys.stderr)
         return FAILED
-    except (ValueError, RuntimeError, OSError) as error:
-        usage = type(error).__name__ in ("ConfigError", "PolicyError", "BundleError")
+    except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USAGE if usage else FAILED
+        return USAGE
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
     return code

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pyarrow.dataset as ds
 
+from models.handler import choose_device
 from pipeline.cli.arguments import add_model_argument, add_object_arguments
 from pipeline.cli.config import object_config
 from pipeline.cli.route import announce, exit_code
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Route the files and print a table of what became of each."""
     sources = {str(path): text for path, text in _sources()}
     config = object_config(args, list(sources), args.lake)
-    announce(config, RUNNER)
+    announce(config, choose_device(args.device), RUNNER)
     summary = run_pipeline(config, runner=RUNNER, beam_options=args.beam_options, quiet=False)
     print(_table(sources, _rows(Path(config.layout.root))))
     print(render(summary, Path(config.layout.root)))
@@ -83,9 +84,9 @@ def _table(sources: dict[str, str], rows: dict[str, dict[str, Any]]) -> str:
     lines = ["", f"{'file':<22}{'what it is':<32}{'status':<13}{'destination':<17}{'why'}"]
     for path, text in sources.items():
         row = rows.get(os.path.realpath(path), {})
-        why = str(row.get("reason"))
+        why = str(row.get("reason")).replace("_", " ")
         if row.get("confidence") is not None:
-            why += f", {row['confidence']:.0%} {row['predicted_label']}"
+            why += f", {row['confidence']:.0%} sure"
         lines.append(
             f"{Path(path).name:<22}{text:<32}{row.get('status')!s:<13}{row.get('destination')!s:<17}{why}"
         )

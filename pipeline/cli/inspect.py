@@ -110,4 +110,4 @@ def _shaded(film: npt.NDArray[np.uint8]) -> list[str]:
     small = np.asarray(
         Image.fromarray(film).resize((SHOWN_COLUMNS, SHOWN_ROWS), Image.Resampling.BOX)
     )
-    return ["  " + "".join(SHADES[v * len(SHADES) // 256] for v in line) for line in small]
+    return ["  " + "".join(SHADES[v * len(SHADES) // 256] for v in line) for line in small.tolist()]

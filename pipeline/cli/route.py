@@ -90,8 +90,9 @@ def run(args: argparse.Namespace) -> int:
     """Route and print what came of it."""
     config = route_config(args)
     quiet = args.quiet or args.json
+    device = choose_device(args.device)
     if not quiet:
-        announce(config, args.runner)
+        announce(config, device, args.runner)
     summary = run_pipeline(config, runner=args.runner, beam_options=args.beam_options, quiet=quiet)
     if args.json:
         print(json.dumps(summary, indent=2))
@@ -100,9 +101,8 @@ def run(args: argparse.Namespace) -> int:
     return exit_code(summary)
 
 
-def announce(config: RouteConfig, runner: str) -> None:
+def announce(config: RouteConfig, device: str, runner: str) -> None:
     """Say openly what was chosen."""
-    device = choose_device(config.device)  # type: ignore[arg-type]
     print(f"model {config.model_id} on {device}, runner {resolve(runner)}", file=sys.stderr)
 
 

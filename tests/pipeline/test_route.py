@@ -153,7 +153,7 @@ def test_inputs_may_be_files_folders_and_globs_with_odd_names(
     undecodable = os.fsdecode(os.fsencode(source / "odd") + b"/caf\xe9.dcm")
     Path(undecodable).write_bytes(b"no DICOM")
     write(source, "other.bin", b"not matched")
-    os.symlink(source / "nowhere", source / "odd" / "dangling")
+    (source / "odd" / "dangling").symlink_to(source / "nowhere")
     os.mkfifo(source / "odd" / "pipe")
     summary = route(
         inputs=(str(source / "odd"), str(source / "odd" / "a[1].dcm"), str(source / "**" / "star*"))

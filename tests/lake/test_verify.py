@@ -1,0 +1,130 @@
+"""The auditor sees each kind of breach, and nothing where there is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.cli import main
+from tests.conftest import Lake
+from tests.synthetic import dicom_bytes, film
+from transforms.lake.layout import Layout
+from transforms.lake.verify import audit
+
+
+@pytest.fixture
+def whole(route, lake: Lake, source: Path) -> Lake:
+    for number in range(3):
+        data = dicom_bytes(film(number, (96, 64)), name=str(number))
+        (source / f"{number}.dcm").write_bytes(data)
+    (source / "broken").write_bytes(b"x")
+    route("--index_shards", "1")
+    return lake
+
+
+def an_object(lake: Lake) -> Path:
+    return min(lake.root.glob("objects/**/*.dcm"))
+
+
+def index_file(lake: Lake) -> Path:
+    (path,) = lake.root.glob("index/**/*.parquet")
+    return path
+
+
+def alter(lake: Lake) -> None:
+    path = an_object(lake)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def shorten(lake: Lake) -> None:
+    an_object(lake).write_bytes(an_object(lake).read_bytes()[:-1])
+
+
+def add_file(lake: Lake) -> None:
+    (an_object(lake).parent / "stray.dcm").write_bytes(b"x")
+
+
+def leave_temporary(lake: Lake) -> None:
+    (an_object(lake).parent / ".tmp-0123").write_bytes(b"x")
+
+
+def repeat_rows(lake: Lake) -> None:
+    path = index_file(lake)
+    path.with_name("part-again.parquet").write_bytes(path.read_bytes())
+
+
+def damage_index(lake: Lake) -> None:
+    index_file(lake).write_bytes(b"PAR1 no more")
+
+
+def drop_column(lake: Lake) -> None:
+    path = index_file(lake)
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["reason"]), path)
+
+
+def unbalance(lake: Lake) -> None:
+    (path,) = lake.root.glob("runs/*.json")
+    summary = json.loads(path.read_text())
+    summary["counts"]["discovered"] += 1
+    path.write_text(json.dumps(summary))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_whole_lake_holds(whole: Lake, deep: bool) -> None:
+    found = audit(Layout(str(whole.root)), deep=deep)
+    assert found.holds
+    assert (found.rows, found.objects, found.runs) == (4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("harm", "kind"),
+    [
+        (lambda lake: an_object(lake).unlink(), "missing object"),
+        (shorten, "object of another size"),
+        (add_file, "object without a row"),
+        (leave_temporary, "temporary file left over"),
+        (repeat_rows, "second row for one source"),
+        (damage_index, "unreadable index file"),
+        (drop_column, "columns missing in an index file"),
+        (unbalance, "equation does not balance"),
+    ],
+)
+def test_each_breach_is_found(whole: Lake, harm: Callable[[Lake], None], kind: str) -> None:
+    harm(whole)
+    found = audit(Layout(str(whole.root)))
+    assert kind in {breach.kind for breach in found.breaches}
+
+
+def test_altered_bytes_are_found_by_reading_them(whole: Lake) -> None:
+    alter(whole)
+    assert audit(Layout(str(whole.root))).holds
+    (breach,) = audit(Layout(str(whole.root)), deep=True).breaches
+    assert breach.kind == "object with other bytes"
+    assert breach.where == str(an_object(whole))
+
+
+def test_the_command_names_what_is_missing(whole: Lake, capsys) -> None:
+    gone = an_object(whole)
+    (row,) = [r for r in whole.rows() if r["object_uri"] == str(gone)]
+    gone.unlink()
+    capsys.readouterr()
+    assert main(["verify", str(whole.root)]) == 1
+    out = capsys.readouterr().out
+    assert f"missing object: {row['object_key']} {gone}" in out
+    assert "1 breaches" in out
+    assert row["source_uri"] not in out
+
+
+def test_a_conflict_is_listed_and_no_breach(route, lake: Lake, source: Path, capsys) -> None:
+    for number in range(2):
+        (source / f"{number}.dcm").write_bytes(dicom_bytes(film(number, (96, 64))))
+    route()
+    assert main(["verify", str(lake.root), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["conflicts"]) == 1

@@ -1,0 +1,187 @@
+"""What a person at a terminal meets: help, exit codes, messages that say what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import __version__
+from pipeline.cli import COMMANDS, main
+from tests.conftest import Lake
+from tests.synthetic import dicom_bytes, film
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_version_and_help(capsys) -> None:
+    assert run(capsys, "--version")[1].split() == ["dicom-router", __version__]
+    for command in COMMANDS:
+        code, out, _ = run(capsys, command, "--help")
+        assert code == 0
+        assert "usage: dicom-router" in out
+
+
+def test_every_option_has_help(capsys) -> None:
+    import argparse
+    import importlib
+
+    for command in COMMANDS:
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"pipeline.cli.{command}").add_arguments(parser)
+        assert [a.dest for a in parser._actions if not a.help] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "required"),
+        (["route"], "--input"),
+        (["unheard"], "invalid choice"),
+        (["route", "--input", "{missing}", "--lake", "{lake}"], "matches no file"),
+        (["route", "--input", "", "--lake", "{lake}"], "input 1 is empty"),
+        (["route", "--input", "gs://b/x", "--lake", "{lake}"], "not supported"),
+        (["route", "--input", "{here}", "--lake", "s3://b/x"], "not supported"),
+        (["route", "--input", "{here}", "--lake", "{file}"], "give a folder"),
+        (["route", "--input", "{here}", "--lake", "{lake}", "--batch_size", "0"], "--batch_size"),
+        (["route", "--input", "{here}", "--lake", "{lake}", "--ingest_date", "x"], "YYYY-MM-DD"),
+        (["route", "--input", "{here}", "--lake", "{lake}", "--model", "{missing}"], "bundle"),
+        (["route", "--input", "{here}", "--lake", "{lake}", "--policy", "{missing}"], "--policy"),
+        (
+            ["route", "--input", "{here}", "--lake", "{lake}", "--policy", "{bad}"],
+            "thresholds.hand",
+        ),
+        (["route", "--input", "{here}", "--lake", "{lake}", "--runner", "SparkRunner"], "runs on"),
+        (
+            ["route", "--input", "{here}", "--lake", "{lake}", "--patient_key_file", "{file}"],
+            "fewer than 16",
+        ),
+        (["verify", "{missing}"], "no folder"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_is_exit_2_and_says_what_to_do(
+    capsys, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "a.dcm").write_bytes(dicom_bytes(film(shape=(64, 64))))
+    (tmp_path / "file").write_bytes(b"short")
+    (tmp_path / "bad.yaml").write_text("thresholds: {hand: 1}")
+    places = {
+        "here": here, "lake": tmp_path / "lake", "file": tmp_path / "file",
+        "bad": tmp_path / "bad.yaml", "missing": tmp_path / "missing",
+    }  # fmt: skip
+    code, out, err = run(capsys, *(a.format(**places) for a in arguments))
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "lake").exists()
+
+
+@pytest.mark.skipif("os.path.exists('/dev/nvidia0')", reason="needs a machine without CUDA")
+def test_cuda_that_is_not_there_is_an_error_before_any_work(capsys, tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_bytes(dicom_bytes(film(shape=(64, 64))))
+    lake = tmp_path / "lake"
+    code, _, err = run(
+        capsys, "route", "--input", str(tmp_path), "--lake", str(lake), "--device", "cuda"
+    )
+    assert code == 2
+    assert "no usable CUDA device" in err
+    assert not lake.exists()
+
+
+def test_an_empty_input_is_allowed_when_asked(capsys, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    arguments = ["route", "--input", str(tmp_path / "in"), "--lake", str(tmp_path / "lake")]
+    assert run(capsys, *arguments)[0] == 2
+    code, out, _ = run(capsys, *arguments, "--allow_empty")
+    assert code == 0
+    assert "0 discovered = 0 routed" in out
+
+
+def test_the_table_shows_sinks_reasons_and_the_equation(capsys, source: Path, lake: Lake) -> None:
+    (source / "a.dcm").write_bytes(dicom_bytes(film(shape=(64, 64))))
+    (source / "DOE^JOHN.txt").write_bytes(b"no DICOM")
+    code, out, err = run(capsys, "route", "--input", str(source), "--lake", str(lake.root))
+    assert code == 0
+    assert "2 discovered = " in out
+    assert "1 quarantined" in out
+    assert "not_dicom: the bytes are no DICOM file" in out
+    assert "runner FnApiRunner" in err
+    assert "DOE" not in out + err
+
+
+def test_quiet_says_nothing(capsys, source: Path, lake: Lake) -> None:
+    (source / "a.dcm").write_bytes(dicom_bytes(film(shape=(64, 64))))
+    arguments = ["route", "--input", str(source), "--lake", str(lake.root), "--quiet"]
+    assert run(capsys, *arguments) == (0, "", "")
+
+
+def test_inspect_explains(capsys, source: Path, tmp_path: Path) -> None:
+    path = source / "JANE^DOE.dcm"
+    path.write_bytes(dicom_bytes(film(shape=(64, 64)), BodyPartExamined="HAND"))
+    picture = tmp_path / "film.png"
+    code, out, err = run(capsys, "inspect", str(path), "--thumbnail", str(picture))
+    assert code == 0
+    for part in (
+        "body_part_examined",
+        "HAND",
+        "adult_chest",
+        "ood_score",
+        "the header says others",
+    ):
+        assert part in out
+    assert "DOE" not in out + err
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    (source / "broken").write_bytes(b"x")
+    code, out, err = run(capsys, "inspect", str(source / "broken"), str(source / "none"))
+    assert code == 1
+    assert "quarantined to quarantine" in out
+    assert "file 2: cannot be read" in err
+
+
+def test_a_terminal_gets_a_live_line_and_a_pipe_does_not(source: Path, lake: Lake) -> None:
+    for number in range(3):
+        data = dicom_bytes(film(number, (64, 64)), name=str(number))
+        (source / f"{number}.dcm").write_bytes(data)
+    command = [sys.executable, "-m", "pipeline", "route", "--input", str(source), "--lake"]
+    primary, secondary = pty.openpty()
+    done = subprocess.run(
+        [*command, str(lake.root)], stdout=subprocess.PIPE, stderr=secondary, check=True
+    )
+    os.close(secondary)
+    shown = os.read(primary, 1 << 16).decode()
+    os.close(primary)
+    assert "\r3 discovered, 3 done" in shown
+    assert b"3 discovered = " in done.stdout
+    piped = subprocess.run([*command, str(lake.root)], capture_output=True, check=True)
+    assert b"\r" not in piped.stderr
+
+
+def test_demo_shows_a_chest_and_a_leg(capsys, lake: Lake) -> None:
+    code, out, _ = run(capsys, "demo", "--lake", str(lake.root))
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert " adult_chest " in lines["RG1_UNCR.dcm"]
+    assert " adult_chest " in lines["RG1_J2KR.dcm"]
+    assert " others " in lines["RG3_UNCR.dcm"]
+    assert "not_xray" in lines["CT_small.dcm"]
+    assert "quarantine" in lines["README.txt"]
+    assert "13 discovered = 4 routed + 0 review + 6 not_xray + 3 quarantined" in out
+    code, out, _ = run(capsys, "verify", str(lake.root), "--deep", "--json")
+    assert code == 0
+    assert json.loads(out)["rows"] == 13
