@@ -64,7 +64,7 @@ setup(
         include=["pipeline", "pipeline.*", "transforms", "transforms.*", "models", "models.*"]
     ),
     package_data={
-        "models": ["default/*"],
+        "models": ["default/*", "py.typed"],
         "pipeline": ["py.typed"],
         "transforms": ["py.typed"],
     },

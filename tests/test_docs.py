@@ -29,7 +29,7 @@ def test_the_changelog_knows_the_version() -> None:
 def test_the_readme_shows_each_command() -> None:
     readme = (ROOT / "README.md").read_text()
     for command in COMMANDS:
-        assert f"`{command}" in readme
+        assert f"| `{command} " in readme
 
 
 def test_links_between_documents_lead_somewhere() -> None:
