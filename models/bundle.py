@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -150,13 +151,19 @@ def _problems(info: BundleInfo) -> list[str]:
         found.append(f"format_version {info.format_version}, this router reads {FORMAT_VERSION}")
     if sorted(info.thresholds) != sorted(info.labels):
         found.append("thresholds must name exactly the labels")
-    if not all(0.0 <= t <= 1.0 for t in info.thresholds.values()):
-        found.append("thresholds must lie in [0, 1]")
-    if not info.temperature > 0:
-        found.append("temperature must be above 0")
-    if not 32 <= info.input_size <= 1024:
-        found.append("input_size must lie in 32..1024")
+    if not all(_is_finite(t) and 0.0 <= t <= 1.0 for t in info.thresholds.values()):
+        found.append("thresholds must be numbers in [0, 1]")
+    if not _is_finite(info.temperature) or info.temperature <= 0:
+        found.append("temperature must be a number above 0")
+    if not _is_finite(info.ood_threshold):
+        found.append("ood_threshold must be a finite number")
+    if not isinstance(info.input_size, int) or not 32 <= info.input_size <= 1024:
+        found.append("input_size must be a whole number in 32..1024")
     return found
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _read(uri: str, name: str) -> bytes:

@@ -114,6 +114,7 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
             return list(_forward(films, model, fixed))
         except Exception as error:
             if len(films) == 1 and (fixed == 1 or model.device.type == "cpu"):
+                self._require_sound(model)  # else it is not the film's fault
                 return [InferenceError(type(error).__name__)]
             if model.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -121,6 +122,16 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
             half = max(1, len(films) // 2)
             parts = [part for part in (films[:half], films[half:]) if len(part)]
             return [result for part in parts for result in self._classify(part, model, fixed)]
+
+    def _require_sound(self, model: FilmClassifier) -> None:
+        """Raise unless the model still classifies a blank film: no night is lost to a full device."""
+        try:
+            _forward([np.zeros(self._film_shape, np.uint8)], model, 1)
+        except Exception as error:
+            raise RuntimeError(
+                f"the model fails on every film ({type(error).__name__}); free the device's memory "
+                "or choose another --device, then run again"
+            ) from error
 
 
 def _forward(films: Sequence[Films], model: FilmClassifier, fixed: int) -> npt.NDArray[np.float32]:

@@ -10,10 +10,11 @@ from pipeline.sources.files import REFS, MatchFiles
 from pipeline.summary import Summarise
 from transforms.classify import ClassifyAndDecide
 from transforms.config import RouteConfig
-from transforms.fetch import DECIDED, FAILED, FILMS, FetchAndExamine
+from transforms.fetch import DECIDED, FILMS, FetchAndExamine
 from transforms.index import UNCHANGED_ROWS, SettleRows, WriteIndex
 from transforms.ledger import UNCHANGED, ReadLedger, SkipHeld
 from transforms.place import PLACED, Place
+from transforms.refs import FAILED
 from transforms.tally import RunTally
 
 
@@ -32,20 +33,26 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
     examined = refs["refs"] | "Spread" >> beam.Reshuffle() | "Fetch" >> FetchAndExamine(config)
     classified = examined[FILMS] | "Classify" >> ClassifyAndDecide(config)
 
-    placed = (
-        (examined[DECIDED], classified) | "Decided" >> beam.Flatten() | "Place" >> Place(config)
-    )
-    settled = {"rows": placed[PLACED], "ledger": ledger} | "Settle" >> SettleRows(config)
+    # Placed branch by branch: a Flatten before would hold every object back until all are decided.
+    films = classified | "PlaceFilms" >> Place(config)
+    others = examined[DECIDED] | "PlaceOthers" >> Place(config)
+    placed = (films[PLACED], others[PLACED]) | "Placed" >> beam.Flatten()
+    settled = {"rows": placed, "ledger": ledger} | "Settle" >> SettleRows(config)
     indexed = settled["rows"] | "Index" >> WriteIndex(config)
 
+    failed = (matched[FAILED], examined[FAILED], films[FAILED], others[FAILED])
     tallies = (
-        refs["refs"] | "Discovered" >> beam.Map(lambda _: RunTally.of_count("discovered")),
-        refs[UNCHANGED] | "Unchanged" >> beam.Map(lambda _: RunTally.of_unchanged()),
-        settled[UNCHANGED_ROWS]
-        | "UnchangedRows" >> beam.Map(lambda n: RunTally.of_count("unchanged", n)),
-        (matched[FAILED], examined[FAILED], placed[FAILED])
-        | "AllFailed" >> beam.Flatten()
-        | "Failed" >> beam.Map(RunTally.of_failure),
+        matched[REFS]
+        | "Versions" >> beam.Map(lambda ref: (ref.uri, ref.version))
+        | "Distinct" >> beam.Distinct()
+        | "Discovered" >> _tally("discovered"),
+        refs[UNCHANGED] | "Unchanged" >> _tally("unchanged"),
+        settled[UNCHANGED_ROWS] | "UnchangedRows" >> _tally("unchanged"),
+        failed | "AllFailed" >> beam.Flatten() | "Failed" >> beam.Map(RunTally.of_failure),
         indexed,
     )
     return tallies | "Tallies" >> beam.Flatten() | "Summary" >> Summarise(config)
+
+
+def _tally(term: str) -> beam.PTransform:
+    return beam.Map(lambda _: RunTally.of_count(term))

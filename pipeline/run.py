@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.graph import build
 from pipeline.progress import Progress
-from pipeline.runners import resolve
+from pipeline.runners import beam_options_of, resolve
 from pipeline.sources.files import list_objects
 from pipeline.summary import read_summary
 from transforms.config import ConfigError, RouteConfig
+from transforms.lake.layout import SCRATCH
+from transforms.lake.lock import exclusive
+from transforms.lake.store import sweep
 
 
 def run(
@@ -26,16 +29,23 @@ def run(
         RuntimeError: it ended without a summary.
     """
     config.check()
-    options = PipelineOptions([*beam_options, f"--runner={resolve(runner)}"])
+    options = beam_options_of(beam_options, resolve(runner))
     _require_matches(config)
-    with Progress(quiet=quiet):
-        pipeline = beam.Pipeline(options=options)
-        build(pipeline, config)
-        pipeline.run().wait_until_finish()
+    with exclusive(config.layout, _say_waiting):
+        for root in config.layout.object_roots:
+            sweep(root / SCRATCH)
+        with Progress(quiet=quiet):
+            pipeline = beam.Pipeline(options=options)
+            build(pipeline, config)
+            pipeline.run().wait_until_finish()
     summary = read_summary(config)
     if summary is None:
         raise RuntimeError("the run wrote no summary; run the same command again")
     return summary
+
+
+def _say_waiting() -> None:
+    print("another run writes into this lake; waiting for it to end", file=sys.stderr, flush=True)
 
 
 def _require_matches(config: RouteConfig) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from typing import Final
+
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from transforms.config import ConfigError
 
@@ -27,3 +31,18 @@ def resolve(name: str) -> str:
         known = ", ".join(sorted(RESOLVED))
         raise ConfigError(f"--runner {name}: this version runs on {known}")
     return RESOLVED[name]
+
+
+def beam_options_of(arguments: Sequence[str], runner: str) -> PipelineOptions:
+    """Return Beam's options.
+
+    Raises:
+        ConfigError: an argument is no option of Beam either; Beam itself would only warn.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    _, unknown = parser.parse_known_args(list(arguments))
+    if unknown:
+        raise ConfigError(f"unknown options: {' '.join(unknown)}; see --help")
+    return PipelineOptions([*arguments, f"--runner={runner}"])

@@ -41,7 +41,8 @@ def write_summary(tally: RunTally, config: RouteConfig) -> dict[str, Any]:
     summary = summary_of(tally, config)
     target = config.layout.run_summary(config.run_id, complete=tally.complete)
     if not target.exists():  # a retry: the first stands
-        put_bytes(target, (json.dumps(summary, indent=2) + "\n").encode())
+        data = (json.dumps(summary, indent=2) + "\n").encode()
+        put_bytes(target, data, scratch=config.layout.scratch())
     return summary
 
 

@@ -54,6 +54,14 @@ def test_a_plausible_age_settles_the_chests(
     assert decision.predicted_label == ADULT_CHEST
 
 
+def test_an_age_counts_both_chests_together() -> None:
+    chances = probabilities(abdominal=0.4, adult_chest=0.35, pediatric_chest=0.23)
+    decision = decide(chances, -5, 5.0, POLICY.with_defaults(dict.fromkeys(LABELS, 0.5), 0))
+    assert (decision.predicted_label, decision.decided_label) == ("abdominal", PEDIATRIC_CHEST)
+    assert decision.confidence == pytest.approx(0.58)
+    assert decide(chances, -5, None, POLICY).decided_label == "abdominal"
+
+
 def test_age_says_nothing_of_a_spine() -> None:
     assert decide(probabilities(spine=0.9), -5, 4.0, POLICY).destination == SPINE
 
@@ -71,7 +79,7 @@ age: {adult_from_years: 16}
 sinks: {spine: /mnt/spine}
 radiographs:
   sop_classes: [1.2.840.10008.5.1.4.1.1.12.1]
-  modalities: [XA]
+  modalities: [xa]
   excluded_image_types: []
 """)
     assert policy.thresholds == {SPINE: 0.95}

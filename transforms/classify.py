@@ -54,7 +54,7 @@ def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> Index
     """Fill in what the model said of a film and what the policy makes of it."""
     if isinstance(result.inference, InferenceError):
         why = Rejected(Stage.CLASSIFY, Reason.INFERENCE_FAILED, result.inference.kind)
-        return quarantined(row, why)
+        return replace(quarantined(row, why), model_id=result.model_id)
     *probabilities, ood_score = map(float, result.inference)
     decision = decide(probabilities, ood_score, row.patient_age_years, policy)
     region = REGIONS.get(decision.decided_label)

@@ -85,9 +85,7 @@ class RouteConfig:
             for what, text in self._places().items()
             if "://" in text and not text.startswith("file://")
         ]
-        try:
-            date.fromisoformat(self.ingest_date)
-        except ValueError:
+        if not _is_date(self.ingest_date):
             problems.append(f"--ingest_date {self.ingest_date!r} is no date; write YYYY-MM-DD")
         if self.patient_key_file:
             problems += _key_problems(self.patient_key_file)
@@ -128,6 +126,13 @@ class RouteConfig:
             "ood_threshold": self.policy.ood_threshold,
             "adult_from_years": self.policy.adult_from_years,
         }
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def read_patient_key(path: str) -> bytes:

@@ -14,9 +14,9 @@ from transforms.config import RouteConfig, read_patient_key
 from transforms.examine import Examined, examine
 from transforms.metrics import Count, count
 from transforms.reasons import Unaccounted
-from transforms.refs import Failure, ObjectRef
+from transforms.refs import FAILED, ObjectRef, failure_of
 
-FILMS, DECIDED, FAILED = "films", "decided", "failed"
+FILMS, DECIDED = "films", "decided"
 BATCH_REFS = 16
 
 
@@ -55,7 +55,9 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
     def process(self, refs: Sequence[ObjectRef]) -> Iterator[Any]:
         for ref, outcome in zip(refs, self._pool.map(self._examine, refs), strict=True):
             if isinstance(outcome, Unaccounted):
-                yield pvalue.TaggedOutput(FAILED, failure(ref.uri, ref.key, outcome, self._config))
+                count(Count.FAILED)
+                why = failure_of(ref.uri, outcome, log_uris=self._config.log_uris)
+                yield pvalue.TaggedOutput(FAILED, why)
                 continue
             count(Count.EXAMINED)
             count(Count.BYTES_READ, ref.size)
@@ -69,10 +71,3 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
             return examine(ref, self._config, self._patient_key)
         except Unaccounted as error:
             return error
-
-
-def failure(uri: str, key: str, error: Unaccounted, config: RouteConfig) -> Failure:
-    """Return what may be said of an object that could not be accounted for."""
-    count(Count.FAILED)
-    shown = uri if config.log_uris else None
-    return Failure(key, error.stage, error.reason, error.detail, shown)

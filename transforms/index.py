@@ -13,11 +13,11 @@ from transforms.config import INDEX_ONLY, RouteConfig
 from transforms.lake.index_files import shard_of, write_index
 from transforms.lake.layout import uri_to_path
 from transforms.lake.schema import IndexRow
-from transforms.lake.settle import settle
+from transforms.lake.settle import REPROCESS_NONE, settle
 from transforms.tally import RunTally
 
 UNCHANGED_ROWS = "unchanged_rows"
-"""Tag of a number: rows that the lake held already, met only after a forced second look."""
+"""Tag of the rows that the lake held already, met only after a forced second look."""
 
 
 @dataclass
@@ -27,12 +27,24 @@ class SettleRows(beam.PTransform):  # type: ignore[misc]
     config: RouteConfig
 
     def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> pvalue.DoOutputsTuple:
-        keyed = {
-            name: pcoll | f"Key_{name}" >> beam.Map(lambda row: (row.identity, row))
-            for name, pcoll in pcolls.items()
-        }
+        rows, ledger = pcolls["rows"], pcolls["ledger"]
+        if self.config.reprocess == REPROCESS_NONE:  # what the lake holds never came this far
+            marked = rows | "MarkNone" >> beam.Map(lambda row: (row, False)).with_output_types(Any)
+        else:
+            marked = (
+                {
+                    "rows": rows | "KeyBySource" >> beam.Map(lambda row: (row.source_uri, row)),
+                    "ledger": ledger
+                    | "KeyLedgerBySource" >> beam.Map(lambda row: (row.source_uri, row)),
+                }
+                | "JoinBySource" >> beam.CoGroupByKey()
+                | "MarkHeld" >> beam.FlatMap(_mark_held).with_output_types(Any)
+            )
         return (
-            keyed
+            {
+                "rows": marked | "KeyByIdentity" >> beam.Map(lambda m: (m[0].identity, m)),
+                "ledger": ledger | "KeyLedgerByIdentity" >> beam.Map(lambda k: (k.identity, k)),
+            }
             | "JoinByIdentity" >> beam.CoGroupByKey()
             | "Settle"
             >> beam.FlatMap(_settle, self.config)
@@ -61,17 +73,24 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
         )
 
 
+def _mark_held(joined: tuple[str, dict[str, Any]]) -> Iterator[tuple[IndexRow, bool]]:
+    _, found = joined
+    held = {(known.source_version, known.model_id) for known in found["ledger"]}
+    for row in found["rows"]:
+        yield row, (row.source_version, row.model_id) in held
+
+
 def _settle(joined: tuple[str, dict[str, Any]], config: RouteConfig) -> Iterator[Any]:
     _, found = joined
-    rows = list(found["rows"])
-    if not rows:
-        return
-    settled = settle(rows, list(found["ledger"]), reprocess=config.reprocess)
+    marked = list(found["rows"])
+    held = [row for row, is_held in marked if is_held]
+    rows = [row for row, is_held in marked if not is_held]
+    settled = settle(rows, list(found["ledger"]), held=held, reprocess=config.reprocess)
     if config.placement != INDEX_ONLY:  # there, object URIs are the sources themselves
         for uri in settled.strays:
             uri_to_path(uri).unlink(missing_ok=True)
-    if settled.unchanged:
-        yield pvalue.TaggedOutput(UNCHANGED_ROWS, settled.unchanged)
+    for row in held:
+        yield pvalue.TaggedOutput(UNCHANGED_ROWS, row)
     yield from settled.rows
 
 

@@ -11,13 +11,13 @@ import apache_beam as beam
 from apache_beam import pvalue
 
 from transforms.config import INDEX_ONLY, LINK, RouteConfig
-from transforms.fetch import FAILED, failure
 from transforms.held_bytes import HELD
 from transforms.lake import store
 from transforms.lake.layout import QUARANTINE, Layout, uri_to_path
 from transforms.lake.schema import IndexRow
 from transforms.metrics import Count, count
 from transforms.reasons import Unaccounted
+from transforms.refs import FAILED, failure_of
 
 PLACED = "placed"
 
@@ -44,7 +44,8 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
         try:
             placed = place(row, self._config)
         except Unaccounted as error:
-            why = failure(row.source_uri, row.object_key, error, self._config)
+            count(Count.FAILED)
+            why = failure_of(row.source_uri, error, log_uris=self._config.log_uris)
             yield pvalue.TaggedOutput(FAILED, why)
             return
         count(Count.PLACED)
@@ -62,13 +63,14 @@ def place(row: IndexRow, config: RouteConfig) -> IndexRow:
         return replace(row, object_uri=row.source_uri)
     target = target_of(row, config.layout)
     sha256 = str(row.content_sha256)
+    scratch = config.layout.scratch(row.destination)
     held = HELD.take(sha256)
     if config.placement == LINK:
-        store.put_link(target, uri_to_path(row.source_uri), sha256)
+        store.put_link(target, uri_to_path(row.source_uri), sha256, scratch=scratch)
     elif held is not None:
-        store.put_bytes(target, held)
+        store.put_bytes(target, held, scratch=scratch, sha256=sha256)
     else:
-        store.put_copy(target, uri_to_path(row.source_uri), sha256)
+        store.put_copy(target, uri_to_path(row.source_uri), sha256, scratch=scratch)
     return replace(row, object_uri=str(target))
 
 

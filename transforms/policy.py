@@ -9,6 +9,7 @@ from typing import Any, Final
 import yaml
 
 from transforms.errors import UsageError
+from transforms.imaging.header import MAX_PLAUSIBLE_AGE_YEARS, is_plausible_age
 from transforms.imaging.radiograph import RadiographTable
 from transforms.imaging.uids import is_valid
 from transforms.labels import ADULT_CHEST, CHESTS, LABELS, PEDIATRIC_CHEST
@@ -16,7 +17,6 @@ from transforms.lake.layout import REVIEW, SINKS
 from transforms.reasons import Reason
 
 TOP_LEVEL: Final = ("thresholds", "ood_threshold", "age", "sinks", "radiographs")
-MAX_PLAUSIBLE_AGE_YEARS: Final = 120.0
 
 
 class PolicyError(UsageError):
@@ -74,17 +74,18 @@ def decide(
     Args:
         probabilities: one per label, in order of `LABELS`, calibrated, sum 1.
         ood_score: higher is less like the training films.
-        age_years: from the header. Where the pixels say chest it settles adult or pediatric, if
-            plausible: above 0 (0 is what anonymisers write) and at most 120.
+        age_years: from the header. A plausible one settles adult or pediatric where both chests
+            together are the likeliest.
         policy: with thresholds for every label.
     """
     by_label = dict(zip(LABELS, probabilities, strict=True))
     predicted = max(LABELS, key=lambda label: by_label[label])
     label, confidence, reason = predicted, by_label[predicted], Reason.CONFIDENT
-    if predicted in CHESTS and age_years and age_years <= MAX_PLAUSIBLE_AGE_YEARS:
-        label = ADULT_CHEST if age_years >= policy.adult_from_years else PEDIATRIC_CHEST
-        confidence = min(1.0, sum(by_label[chest] for chest in CHESTS))
-        reason = Reason.SETTLED_BY_AGE
+    if age_years is not None and is_plausible_age(age_years):
+        chest = min(1.0, sum(by_label[one] for one in CHESTS))
+        if chest >= max(by_label[other] for other in LABELS if other not in CHESTS):
+            label = ADULT_CHEST if age_years >= policy.adult_from_years else PEDIATRIC_CHEST
+            confidence, reason = chest, Reason.SETTLED_BY_AGE
     if policy.ood_threshold is not None and ood_score > policy.ood_threshold:
         return Decision(REVIEW, predicted, label, confidence, Reason.OUT_OF_DISTRIBUTION)
     if confidence < policy.thresholds[label]:
@@ -146,7 +147,7 @@ def _radiographs(section: dict[str, Any], errors: list[str]) -> RadiographTable:
         if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
             errors.append(f"radiographs.{key}: must be a list of strings")
             values = []
-        lists[key] = frozenset(values)
+        lists[key] = frozenset(value.strip().upper() for value in values)
     errors += [
         f"radiographs.sop_classes: {uid!r} is no UID"
         for uid in sorted(lists["sop_classes"])

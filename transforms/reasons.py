@@ -62,6 +62,7 @@ class Reason(StrEnum):
     NO_PIXEL_DATA = "no_pixel_data"
     BAD_PIXEL_DESCRIPTION = "bad_pixel_description"
     TOO_MANY_PIXELS = "too_many_pixels"
+    SIZE_MISMATCH = "size_mismatch"
     UNSUPPORTED_SYNTAX = "unsupported_syntax"
     UNDECODABLE_PIXELS = "undecodable_pixels"
     INFERENCE_FAILED = "inference_failed"
@@ -111,7 +112,8 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.SAME_CONTENT: Meaning("the lake holds these very bytes from another source", ""),
     Reason.EMPTY: Meaning("the object has no bytes", "send it again from its source"),
     Reason.TOO_LARGE: Meaning(
-        "the object is larger than --max_object_bytes", "raise the limit and route it again"
+        "the object is larger than --max_object_bytes",
+        "raise the limit and route it again with --reprocess all",
     ),
     Reason.NOT_DICOM: Meaning(
         "the bytes are no DICOM file (PS3.10)", "remove it from the input, or repair it"
@@ -126,7 +128,8 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "the bytes end before the data set does", "send it again from its source"
     ),
     Reason.INFLATES_TOO_FAR: Meaning(
-        "the deflated data set grows past --max_object_bytes", "raise the limit if it is genuine"
+        "the deflated data set grows past --max_object_bytes",
+        "if it is genuine, raise the limit and route it again with --reprocess all",
     ),
     Reason.MISSING_UID: Meaning(
         "Study, Series or SOP Instance UID is missing", "correct the header at its source"
@@ -143,11 +146,16 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "correct the header at its source",
     ),
     Reason.TOO_MANY_PIXELS: Meaning(
-        "a frame has more pixels than --max_pixels", "raise the limit and route it again"
+        "a frame has more pixels than --max_pixels",
+        "raise the limit and route it again with --reprocess all",
+    ),
+    Reason.SIZE_MISMATCH: Meaning(
+        "the compressed stream is of another size than Rows and Columns say",
+        "correct the header at its source",
     ),
     Reason.UNSUPPORTED_SYNTAX: Meaning(
         "no installed codec reads the Transfer Syntax",
-        "install the codec, or transcode the object at its source",
+        "install the codec and route it again with --reprocess all, or transcode it at its source",
     ),
     Reason.UNDECODABLE_PIXELS: Meaning(
         "every codec for the Transfer Syntax failed", "send it again from its source"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Final
 
 from transforms.lake.layout import object_key, uri_to_path
 from transforms.reasons import Reason, Stage, Unaccounted
@@ -46,6 +47,16 @@ class Failure:
     reason: str
     detail: str
     source_uri: str | None = None
+
+
+FAILED: Final = "failed"
+"""Tag of a step's output of failures."""
+
+
+def failure_of(uri: str, error: Unaccounted, *, log_uris: bool) -> Failure:
+    """Return what may be said of an object that could not be accounted for."""
+    shown = uri if log_uris else None
+    return Failure(object_key(uri), error.stage, error.reason, error.detail, shown)
 
 
 def version_of(status: os.stat_result) -> str:

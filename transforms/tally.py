@@ -37,14 +37,9 @@ class RunTally:
     failures: tuple[Failure, ...] = ()
 
     @classmethod
-    def of_count(cls, name: str, number: int = 1) -> RunTally:
+    def of_count(cls, name: str) -> RunTally:
         """Return a tally of one count."""
-        return cls(counts=Counter({name: number}))
-
-    @classmethod
-    def of_unchanged(cls) -> RunTally:
-        """Return a tally of one object that was discovered and needs no work."""
-        return cls(counts=Counter({"discovered": 1, UNCHANGED: 1}))
+        return cls(counts=Counter({name: 1}))
 
     @classmethod
     def of_failure(cls, failure: Failure) -> RunTally:

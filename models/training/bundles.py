@@ -12,8 +12,9 @@ import timm
 import torch
 
 from models import bundle
-from models.training.calibrate import calibrate
-from models.training.films import Film, read_films
+from models.networks import FilmClassifier
+from models.training.calibrate import TARGET_ERROR, calibrate
+from models.training.films import Film, FilmsError, read_films
 from models.training.fit import FitOptions, fit, inputs_of, predict_logits
 from models.training.score import score
 
@@ -32,40 +33,65 @@ def train_bundle(data: Path, output: Path, options: FitOptions, device: str) -> 
     films = read_films(data)
     output.mkdir(parents=True, exist_ok=True)
     network = fit(films, options, device, output / "training.jsonl")
-    val = [film for film in films if film.split == "val"]
-    inputs, labels = inputs_of(val, options.input_size)
     # Calibrate what is shipped: weights as they come back from fp16.
     network.backbone.load_state_dict(
         {
-            k: v.half().float() if v.is_floating_point() else v
-            for k, v in network.backbone.state_dict().items()
+            name: t.half().float() if t.is_floating_point() else t
+            for name, t in network.backbone.state_dict().items()
         }
     )
+    fixed = {
+        "architecture": options.architecture,
+        "input_size": options.input_size,
+        "training": _provenance(films, data, options),
+    }
+    return _calibrated(network, films, output, fixed, TARGET_ERROR)
+
+
+def calibrate_bundle(uri: str, data: Path, output: Path, target_error: float) -> bundle.BundleInfo:
+    """Set temperature, thresholds and OOD limit of a bundle anew, on the val split of a data set."""
+    info = bundle.read_info(uri)
+    fixed = {
+        "architecture": info.architecture,
+        "input_size": info.input_size,
+        "training": info.training,
+    }
+    return _calibrated(bundle.load_network(uri), read_films(data), output, fixed, target_error)
+
+
+def _calibrated(
+    network: FilmClassifier,
+    films: list[Film],
+    output: Path,
+    fixed: dict[str, Any],
+    target_error: float,
+) -> bundle.BundleInfo:
+    val = _split(films, "val")
+    inputs, labels = inputs_of(val, fixed["input_size"])
     logits = predict_logits(network, inputs)
-    calibration = calibrate(logits, labels)
+    calibration = calibrate(logits, labels, target_error=target_error)
     network.temperature = calibration.temperature
-    return bundle.save(
-        output,
-        network,
-        {
-            "architecture": options.architecture,
-            "input_size": options.input_size,
-            "thresholds": calibration.thresholds,
-            "ood_threshold": calibration.ood_threshold,
-            "calibration": calibration.evidence,
-            "training": _provenance(films, data, options),
-            "metrics": {"val": score(val, logits, labels, calibration.temperature)},
-        },
-    )
+    decided = {
+        "thresholds": calibration.thresholds,
+        "ood_threshold": calibration.ood_threshold,
+        "calibration": calibration.evidence,
+        "metrics": {"val": score(val, logits, labels, calibration.temperature)},
+    }
+    return bundle.save(output, network, {**fixed, **decided})
+
+
+def _split(films: list[Film], split: str) -> list[Film]:
+    chosen = [film for film in films if film.split == split]
+    if not chosen:
+        raise FilmsError(f"the data set has no films in split {split!r}")
+    return chosen
 
 
 def evaluate_bundle(uri: str, data: Path, split: str) -> dict[str, Any]:
     """Return the figures of a bundle on one split of a data set."""
     info = bundle.read_info(uri)
     network = bundle.load_network(uri)
-    films = [film for film in read_films(data) if film.split == split]
-    if not films:
-        raise ValueError(f"{data}: no films in split {split!r}")
+    films = _split(read_films(data), split)
     inputs, labels = inputs_of(films, info.input_size)
     figures = score(films, predict_logits(network, inputs), labels, info.temperature)
     return {"model_id": info.model_id, "split": split, **figures}

@@ -15,6 +15,7 @@ from transforms.labels import LABELS
 TARGET_ERROR: Final = 0.02
 """Share of wrong films that may be routed under each label, on validation films."""
 MIN_THRESHOLD: Final = 0.5
+MAX_THRESHOLD: Final = 0.99
 OOD_FALSE_REVIEW: Final = 0.005
 """Share of validation films that the OOD limit sends to review."""
 
@@ -63,6 +64,7 @@ def calibrate(
             "predicted": int(mine.sum()),
             "routed": int(kept.sum()),
             "wrong": int(wrong[kept].sum()),
+            "target_met": bool(kept.any() and wrong[kept].sum() <= target_error * kept.sum()),
         }
     energy = -logsumexp(logits, axis=1)
     accepted = confidence >= np.array([thresholds[LABELS[i]] for i in predicted])
@@ -107,9 +109,12 @@ def expected_calibration_error(
 def _threshold(
     confidence: npt.NDArray[np.floating], wrong: npt.NDArray[np.bool_], target_error: float
 ) -> float:
-    """The lowest threshold, on a grid of 0.01, whose accepted films keep the target error."""
-    for threshold in np.arange(MIN_THRESHOLD, 1.0, 0.01):
+    """The lowest threshold, on a grid of 0.01, whose accepted films keep the target error.
+
+    The highest of the grid where none does, or where no film tells.
+    """
+    for threshold in np.arange(MIN_THRESHOLD, MAX_THRESHOLD + 0.001, 0.01):
         kept = confidence >= threshold
-        if wrong[kept].sum() <= target_error * kept.sum():
+        if kept.any() and wrong[kept].sum() <= target_error * kept.sum():
             return round(float(threshold), 2)
-    return 0.99
+    return MAX_THRESHOLD

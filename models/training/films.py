@@ -13,6 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from transforms.errors import UsageError
+from transforms.imaging.film import read_film
+from transforms.imaging.network_input import Gray, network_input
 from transforms.labels import LABELS
 
 SPLITS = ("train", "val", "test")
@@ -50,7 +52,8 @@ def read_films(data: Path) -> list[Film]:
     Args:
         data: a CSV manifest with columns path, label and, where known, split, source, group; or a
             folder with one sub-folder per label. Films without a split are put in train, val or
-            test (70, 15, 15 %) by a hash of their group.
+            test (70, 15, 15 %) by a hash of their group; in a folder every file is its own group,
+            so give a manifest where patients have several films.
 
     Raises:
         FilmsError: unknown labels or splits, missing files, or a group in two splits.
@@ -72,28 +75,41 @@ def read_films(data: Path) -> list[Film]:
 
 
 def load_grays(films: list[Film], long_side: int) -> list[npt.NDArray[np.uint8]]:
-    """Load films as uint8[H, W] with the long side at most `long_side` pixels, dense tissue bright."""
+    """Load films to augment, as uint8[H, W] with a long side of at most `long_side` pixels."""
+
+    def load(film: Film) -> npt.NDArray[np.uint8]:
+        image = Image.fromarray(_to_uint8(load_film(film.path, long_side)))
+        image.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
+        return np.asarray(image)
+
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda film: _load_gray(film.path, long_side), films))
+        return list(pool.map(load, films))
 
 
-def _load_gray(path: Path, long_side: int) -> npt.NDArray[np.uint8]:
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        with Image.open(path) as image:
-            image.draft("L", (long_side, long_side))
-            gray: npt.NDArray[np.generic] = np.asarray(
-                image.convert("F" if image.mode.startswith("I") else "L")
-            )
-    else:
-        from transforms.imaging.film import read_film
-
-        gray = read_film(path.read_bytes(), long_side).gray
-    film = Image.fromarray(_to_uint8(gray))
-    film.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
-    return np.asarray(film)
+def load_inputs(films: list[Film], size: int) -> npt.NDArray[np.uint8]:
+    """Load films as serving sees them: uint8[N, 1, size, size]."""
+    with ThreadPoolExecutor() as pool:
+        return np.stack(
+            list(pool.map(lambda f: network_input(load_film(f.path, size), size), films))
+        )
 
 
-def _to_uint8(gray: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+def load_film(path: Path, long_side: int) -> Gray:
+    """Load a film, dense tissue bright, with at least `long_side` pixels where it has as many.
+
+    Returns:
+        uint8[H, W] of an 8-bit PNG or JPEG, float32[H, W] of any other file.
+    """
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        return read_film(path.read_bytes(), long_side)
+    with Image.open(path) as image:
+        image.draft("L", (long_side, long_side))
+        if image.mode.startswith("I"):
+            return np.asarray(image, dtype=np.float32)
+        return np.asarray(image.convert("L"))
+
+
+def _to_uint8(gray: Gray) -> npt.NDArray[np.uint8]:
     if gray.dtype == np.uint8:
         return gray.astype(np.uint8, copy=False)
     values = gray.astype(np.float32)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 from models.networks import FilmClassifier
 from models.training.augment import augment
-from models.training.films import Film, load_grays
+from models.training.films import Film, load_grays, load_inputs
 from transforms.imaging.network_input import network_input
 from transforms.labels import LABELS
 
@@ -141,9 +141,8 @@ def fit(films: list[Film], options: FitOptions, device: str, log: Path) -> FilmC
 
 def inputs_of(films: list[Film], size: int) -> tuple[Tensor, npt.NDArray[np.int64]]:
     """Return uint8[N, 1, size, size] and the label indices int64[N] of films, as serving sees them."""
-    grays = load_grays(films, round(size * CACHE_FACTOR))
-    inputs = np.stack([network_input(gray, size) for gray in grays])
-    return torch.from_numpy(inputs), np.array([LABELS.index(f.label) for f in films])
+    labels = np.array([LABELS.index(film.label) for film in films])
+    return torch.from_numpy(load_inputs(films, size)), labels
 
 
 def predict_logits(network: FilmClassifier, inputs: Tensor) -> npt.NDArray[np.float32]:

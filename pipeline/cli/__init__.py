@@ -17,6 +17,7 @@ COMMANDS = {
     "inspect": "explain one object: header, thumbnail, probabilities, decision",
     "demo": "route real DICOM files that the pydicom packages carry",
     "train": "fine-tune a network and write a model bundle",
+    "calibrate": "set the thresholds of a model bundle on labelled films",
     "evaluate": "measure a model bundle on labelled films",
 }
 
@@ -34,13 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger().addFilter(_is_telling)
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        prog="dicom-router", description="Routes medical X-rays by body part. Not a medical device."
+        prog="dicom-router",
+        allow_abbrev=False,
+        description="Routes medical X-rays by body part. Not a medical device.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((a for a in arguments if a in COMMANDS), None)
     for name, text in COMMANDS.items():
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        description = text[0].upper() + text[1:] + "."
+        sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
         if name == chosen:  # the others' imports would cost seconds
             importlib.import_module(f"pipeline.cli.{name}").add_arguments(sub)
     args, rest = parser.parse_known_args(arguments)

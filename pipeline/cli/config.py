@@ -13,7 +13,7 @@ from pipeline import __version__
 from pipeline.cli.arguments import limits_of, policy_of
 from transforms.config import RouteConfig
 from transforms.labels import LABELS
-from transforms.lake.layout import Layout
+from transforms.lake.layout import Layout, uri_to_path
 
 
 def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) -> RouteConfig:
@@ -32,7 +32,7 @@ def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) ->
     policy = policy_of(args).with_defaults(info.thresholds, info.ood_threshold)
     return RouteConfig(
         inputs=tuple(inputs),
-        layout=Layout(lake if "://" in lake else os.path.abspath(lake), policy.sinks),
+        layout=Layout(_local_root(lake), policy.sinks),
         run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}",
         ingest_date=time.strftime("%Y-%m-%d", time.gmtime()),
         router_version=__version__,
@@ -44,3 +44,10 @@ def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) ->
         policy=policy,
         limits=limits_of(args),
     )
+
+
+def _local_root(lake: str) -> str:
+    """An absolute path; other schemes stay as they are, to be refused with their name."""
+    if "://" in lake and not lake.startswith("file://"):
+        return lake
+    return os.path.abspath(uri_to_path(lake))

@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         try:
             examined = examine(_ref(name), config, None)
         except (Unaccounted, OSError) as error:
-            print(f"file {number}: cannot be read ({error})", file=sys.stderr)
+            why = error.strerror if isinstance(error, OSError) else error
+            print(f"file {number}: cannot be read ({why})", file=sys.stderr)
             unread += 1
             continue
         row = examined.row

@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=REPROCESS,
         default=REPROCESS_NONE,
         help="none: skip what the lake holds; model: decide again what another model decided; all: "
-        "read and place everything again, which brings back objects that the lake has lost",
+        "read, decide and place everything again, which brings back objects that the lake has lost; "
+        "a row that the lake holds for the same model stands as it is",
     )
     parser.add_argument(
         "--placement",
@@ -125,7 +126,7 @@ def route_config(args: argparse.Namespace) -> RouteConfig:
         config,
         ingest_date=args.ingest_date or config.ingest_date,
         batch_size=args.batch_size,
-        fetch_threads=args.fetch_threads or config.fetch_threads,
+        fetch_threads=config.fetch_threads if args.fetch_threads is None else args.fetch_threads,
         placement=args.placement,
         reprocess=args.reprocess,
         patient_key_file=args.patient_key_file,

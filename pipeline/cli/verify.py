@@ -59,6 +59,8 @@ def _table(found: Audit) -> str:
         lines.append(
             f"{found.incomplete_runs} runs ended incomplete; a later run makes up for them"
         )
+    if found.temporary_files:
+        lines.append(f"{found.temporary_files} temporary files; the next run sweeps them")
     verdict = "the contract holds" if found.holds else f"{len(found.breaches)} breaches"
     lines.append(f"{found.rows} rows, {found.objects} objects, {found.runs} runs: {verdict}")
     return "\n".join(lines)

@@ -13,11 +13,10 @@ import apache_beam as beam
 from apache_beam import pvalue
 
 from transforms.config import RouteConfig
-from transforms.fetch import FAILED, failure
-from transforms.lake.layout import TEMPORARY_PREFIX, object_key, path_to_uri, uri_to_path
+from transforms.lake.layout import path_to_uri, uri_to_path
 from transforms.metrics import Count, count
 from transforms.reasons import Stage
-from transforms.refs import ObjectRef, unaccounted, version_of
+from transforms.refs import FAILED, ObjectRef, failure_of, unaccounted, version_of
 
 REFS = "refs"
 
@@ -45,9 +44,10 @@ def _match(pattern: str, config: RouteConfig) -> Iterator[Any]:
             count(Count.DISCOVERED)
             yield found
         else:
+            count(Count.FAILED)
             error = unaccounted(found, Stage.FETCH)
-            uri = path_to_uri(found.filename or pattern)
-            yield pvalue.TaggedOutput(FAILED, failure(uri, object_key(uri), error, config))
+            uri = path_to_uri(str(found.filename or pattern))
+            yield pvalue.TaggedOutput(FAILED, failure_of(uri, error, log_uris=config.log_uris))
 
 
 def list_objects(pattern: str, lakes: tuple[str, ...]) -> Iterator[ObjectRef | OSError]:
@@ -59,7 +59,7 @@ def list_objects(pattern: str, lakes: tuple[str, ...]) -> Iterator[ObjectRef | O
 
     Args:
         pattern: path of a file or folder, or a glob where ** spans folders.
-        lakes: folders that are never entered.
+        lakes: folders whose files are never listed: a lake is not routed into itself.
 
     Yields:
         References, and the error of each folder or file that could not be looked at.
@@ -69,9 +69,10 @@ def list_objects(pattern: str, lakes: tuple[str, ...]) -> Iterator[ObjectRef | O
         matches = [base]
     else:
         matches = sorted(glob.glob(base, recursive=True, include_hidden=True))
+    own = tuple(map(os.path.realpath, lakes))
     seen: set[str] = set()
     for match in matches:
-        for path in _files_below(match, lakes):
+        for path in _files_below(match, own):
             if isinstance(path, OSError):
                 yield path
             elif path not in seen:
@@ -81,20 +82,26 @@ def list_objects(pattern: str, lakes: tuple[str, ...]) -> Iterator[ObjectRef | O
                     yield found
 
 
-def _files_below(path: str, lakes: tuple[str, ...]) -> Iterator[str | OSError]:
+def _files_below(path: str, own: tuple[str, ...]) -> Iterator[str | OSError]:
     if not os.path.isdir(path):
-        yield path
+        if not _stands_in(os.path.dirname(path), own):
+            yield path
         return
     errors: list[OSError] = []
     for folder, folders, files in os.walk(path, onerror=errors.append):
-        if folder in lakes:
+        if _stands_in(folder, own):
             folders.clear()
             continue
         folders.sort()
         for name in sorted(files):
-            if not name.startswith(TEMPORARY_PREFIX):
-                yield os.path.join(folder, name)
+            yield os.path.join(folder, name)
     yield from errors
+
+
+def _stands_in(folder: str, roots: tuple[str, ...]) -> bool:
+    """Whether a folder is one of the real paths `roots` or below one, whatever links lead there."""
+    real = os.path.realpath(folder)
+    return any(os.path.commonpath((real, root)) == root for root in roots)
 
 
 def _ref(path: str) -> ObjectRef | OSError | None:

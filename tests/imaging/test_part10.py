@@ -13,6 +13,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 
@@ -48,7 +50,7 @@ def test_a_file_without_preamble_is_read(syntax: str) -> None:
     parsed = parse(dataset_only, Limits())
     assert read_header(parsed).modality == "DX"
     assert parsed.transfer_syntax_uid == syntax
-    assert read_film(dataset_only, 224).gray.shape == read_film(bare, 224).gray.shape
+    assert read_film(dataset_only, 224).shape == read_film(bare, 224).shape
 
 
 @pytest.mark.parametrize(
@@ -139,13 +141,16 @@ def test_uids_are_checked_before_they_are_used(
         ({"Rows": 60000, "Columns": 60000}, Reason.TOO_MANY_PIXELS),
         ({"Rows": 6400}, Reason.TRUNCATED),
         ({"NumberOfFrames": 10}, None),
+        ({"HighBit": 16}, Reason.BAD_PIXEL_DESCRIPTION),
+        ({"HighBit": 3}, Reason.BAD_PIXEL_DESCRIPTION),
+        ({"PixelPaddingValue": None, "Rows": 5, "Columns": 5000}, None),
     ],
     ids=str,
 )
 def test_pixel_descriptions_are_checked(change: dict[str, object], reason: Reason | None) -> None:
     data = dicom_bytes(**change)
     if reason is None:  # the first frame is whole, so the film can be seen
-        assert read_film(data, 224).gray.size
+        assert read_film(data, 224).size
     else:
         assert reason_of(data) is reason
 
@@ -154,3 +159,22 @@ def test_an_unknown_transfer_syntax_is_named_so() -> None:
     ds = dataset(syntax=RLELossless)
     ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"  # MPEG2
     assert reason_of(to_bytes(ds)) is Reason.UNSUPPORTED_SYNTAX
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1])
+def test_a_stream_of_another_size_is_not_decoded(syntax: str) -> None:
+    """A decoder would allocate what the stream claims, whatever the header says."""
+    assert reason_of(dicom_bytes(syntax=syntax, Rows=100)) is Reason.SIZE_MISMATCH
+
+
+def test_a_damaged_stream_is_a_reason_in_each_syntax() -> None:
+    for syntax in (JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1, RLELossless):
+        ds = dataset(syntax=syntax)
+        damaged = bytearray(ds.PixelData)
+        damaged[len(damaged) // 3 : len(damaged) // 3 + 4000] = bytes(4000)
+        ds.PixelData = bytes(damaged)
+        ds["PixelData"].is_undefined_length = True
+        try:
+            assert read_film(to_bytes(ds), 224).size
+        except Rejected as rejected:
+            assert rejected.reason is Reason.UNDECODABLE_PIXELS

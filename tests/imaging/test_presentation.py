@@ -15,7 +15,7 @@ PIXELS = film(shape=(200, 160))
 
 
 def gray(data: bytes) -> np.ndarray:
-    return read_film(data, 4096).gray
+    return read_film(data, 4096)
 
 
 def lut(first: int, values: np.ndarray, kind: str) -> Dataset:
@@ -87,8 +87,8 @@ def test_padding_is_darkest_and_does_not_leak_into_the_average() -> None:
     pixels = film(shape=(1024, 1024)) // 2 + 1000
     padded = pixels.copy()
     padded[:, :301] = 4095
-    shown = read_film(dicom_bytes(padded, PixelPaddingValue=4095), 256).gray
-    plain = read_film(dicom_bytes(pixels), 256).gray
+    shown = read_film(dicom_bytes(padded, PixelPaddingValue=4095), 256)
+    plain = read_film(dicom_bytes(pixels), 256)
     assert (shown[:, :75] == shown.min()).all()
     assert np.array_equal(shown[:, 76:], plain[:, 76:])
     partly = shown[:, 75]  # its first column is padding, the other three are not

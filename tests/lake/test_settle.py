@@ -90,10 +90,11 @@ def test_each_content_has_exactly_one_first(rows) -> None:
 
 @given(rows_of_a_group)
 def test_settling_again_adds_nothing(rows) -> None:
-    ledger = [held(r) for r in settle(rows, []).rows]
-    again = settle(rows, ledger)
+    first = settle(rows, []).rows
+    again = settle([], [held(r) for r in first], held=rows, reprocess="all")
     assert again.rows == []
-    assert again.unchanged == len(rows)
+    named = {r.object_uri for r in first}
+    assert again.strays == sorted({r.object_uri for r in rows} - named)
 
 
 def test_a_second_source_of_the_same_bytes_is_a_duplicate_of_the_lake_object() -> None:
@@ -103,6 +104,30 @@ def test_a_second_source_of_the_same_bytes_is_a_duplicate_of_the_lake_object() -
     assert statuses(settled.rows) == {"/b": (Status.DUPLICATE, False)}
     assert settled.rows[0].object_uri == old.object_uri
     assert settled.strays == [new.object_uri]
+
+
+def test_an_object_that_was_only_indexed_is_no_first_of_a_stored_one() -> None:
+    old = held(replace(row("/a"), object_uri="/a"))
+    settled = settle([row("/b")], [old])
+    assert statuses(settled.rows) == {"/b": (Status.ROUTED, False)}
+    assert settled.strays == []
+    indexed = settle([replace(row("/b"), object_uri="/b")], [old])
+    assert statuses(indexed.rows) == {"/b": (Status.DUPLICATE, False)}
+
+
+def test_a_second_look_that_decides_otherwise_leaves_no_second_object() -> None:
+    old = held(row("/a", destination="spine"))
+    again = row("/a", destination="review", status=Status.REVIEW)
+    settled = settle([], [old], held=[again], reprocess="all")
+    assert settled.rows == []
+    assert settled.strays == [again.object_uri]
+
+
+def test_quarantined_rows_of_one_content_meet_whatever_could_be_read_of_them() -> None:
+    broken = row("/a", status=Status.QUARANTINED)
+    unread = replace(broken, source_uri="/b", sop_instance_uid=None)
+    assert broken.identity == unread.identity == held(broken).identity
+    assert row("/a").identity == "1.2"
 
 
 def test_other_bytes_under_the_same_uid_are_a_conflict_on_every_new_row() -> None:

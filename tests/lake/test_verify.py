@@ -50,8 +50,38 @@ def add_file(lake: Lake) -> None:
     (an_object(lake).parent / "stray.dcm").write_bytes(b"x")
 
 
-def leave_temporary(lake: Lake) -> None:
-    (an_object(lake).parent / ".tmp-0123").write_bytes(b"x")
+def move_object(lake: Lake) -> None:
+    """Swap the labels of the whole lake: objects and rows no longer say the same."""
+    path = index_file(lake)
+    table = pq.read_table(path, partitioning=None)
+    labels = ["elsewhere"] * len(table)
+    column = table.schema.get_field_index("destination")
+    pq.write_table(table.set_column(column, table.schema.field(column), [labels]), path)
+
+
+def forget_firsts(lake: Lake) -> None:
+    change_status(lake, "duplicate")
+
+
+def unsay_conflict(lake: Lake) -> None:
+    """Give all rows one UID, and no conflict."""
+    path = index_file(lake)
+    rows = pq.read_table(path, partitioning=None)
+    column = rows.schema.get_field_index("sop_instance_uid")
+    pq.write_table(rows.set_column(column, rows.schema.field(column), [["1.2"] * len(rows)]), path)
+
+
+def change_status(lake: Lake, status: str) -> None:
+    path = index_file(lake)
+    table = pq.read_table(path, partitioning=None)
+    column = table.schema.get_field_index("status")
+    pq.write_table(
+        table.set_column(column, table.schema.field(column), [[status] * len(table)]), path
+    )
+
+
+def remove_index(lake: Lake) -> None:
+    index_file(lake).unlink()
 
 
 def repeat_rows(lake: Lake) -> None:
@@ -88,7 +118,10 @@ def test_a_whole_lake_holds(whole: Lake, deep: bool) -> None:
         (lambda lake: an_object(lake).unlink(), "missing object"),
         (shorten, "object of another size"),
         (add_file, "object without a row"),
-        (leave_temporary, "temporary file left over"),
+        (move_object, "object stands where its row does not say"),
+        (forget_firsts, "duplicate without a first"),
+        (unsay_conflict, "conflict not said"),
+        (remove_index, "object without a row"),
         (repeat_rows, "second row for one source"),
         (damage_index, "unreadable index file"),
         (drop_column, "columns missing in an index file"),
@@ -128,3 +161,33 @@ def test_a_conflict_is_listed_and_no_breach(route, lake: Lake, source: Path, cap
     assert main(["verify", str(lake.root), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["conflicts"]) == 1
+
+
+def test_a_lake_seen_through_a_link_holds(whole: Lake, tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(whole.root)
+    assert audit(Layout(str(tmp_path / "alias")), deep=True).holds
+
+
+def test_an_empty_folder_is_no_lake(tmp_path: Path) -> None:
+    assert not audit(Layout(str(tmp_path))).holds
+
+
+def test_a_source_name_is_not_shown_when_an_indexed_source_is_gone(
+    route, lake: Lake, source: Path, capsys
+) -> None:
+    path = source / "DOE^JANE.dcm"
+    path.write_bytes(dicom_bytes(film(shape=(96, 64))))
+    route("--placement", "index_only")
+    path.unlink()
+    assert main(["verify", str(lake.root)]) == 1
+    out = capsys.readouterr().out
+    assert "missing object" in out
+    assert "DOE" not in out
+
+
+def test_temporary_files_are_told_and_swept_by_the_next_run(route, whole: Lake, capsys) -> None:
+    (whole.root / ".tmp" / "half").write_bytes(b"x")
+    assert main(["verify", str(whole.root)]) == 0
+    assert "1 temporary files" in capsys.readouterr().out
+    route()
+    assert list((whole.root / ".tmp").iterdir()) == []

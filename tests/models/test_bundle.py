@@ -48,6 +48,8 @@ def test_changed_weights_are_refused(copy: Path) -> None:
         {"input_size": 5},
         {"thresholds": {}},
         {"thresholds": dict.fromkeys(LABELS, 2)},
+        {"thresholds": dict.fromkeys(LABELS, "high")},
+        {"ood_threshold": float("nan")},
         {"labels": None},
         {"unheard_of": 1},
     ],

@@ -74,6 +74,15 @@ def test_values_that_are_not_finite_are_an_error(handler) -> None:
     assert [isinstance(r, InferenceError) for r in results] == [False, True, False]
 
 
+def test_a_model_that_fails_on_every_film_stops_the_run(handler) -> None:
+    class Full(FilmClassifier):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError
+
+    with pytest.raises(RuntimeError, match="fails on every film"):
+        handler.run_inference(films(2), Full("test_efficientnet", LABELS).eval())
+
+
 def test_a_model_that_gives_too_few_results_is_caught(handler) -> None:
     class Short(FilmClassifier):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,15 @@ def test_folders_become_a_bundle_that_routes(folders: Path, tmp_path: Path, caps
     assert figures["macro_f1"] == info.metrics["val"]["macro_f1"]
     assert main(arguments) == 0
     assert "macro" in capsys.readouterr().out
+    strict = tmp_path / "strict"
+    again = ["calibrate", "--model", str(bundle), "--data", str(folders), "--output", str(strict)]
+    assert main([*again, "--target_error", "0"]) == 0
+    assert "threshold" in capsys.readouterr().out
+    assert read_info(str(strict)).weights_sha256 == info.weights_sha256
+    assert all(
+        of["wrong"] == 0 or not of["target_met"]
+        for of in read_info(str(strict)).calibration["labels"].values()
+    )
     source = str(folders / LABELS[0] / "2.dcm")
     lake = str(tmp_path / "lake")
     assert main(["route", "--input", source, "--lake", lake, "--model", str(bundle), "--json"]) == 0

@@ -69,6 +69,12 @@ def test_every_option_has_help(capsys) -> None:
             ["route", "--input", "{here}", "--lake", "{lake}", "--patient_key_file", "{file}"],
             "fewer than 16",
         ),
+        (["route", "--input", "{here}", "--lake", "{lake}", "--placment", "link"], "--placment"),
+        (
+            ["route", "--input", "{here}", "--lake", "{lake}", "--fetch_threads", "0"],
+            "fetch_threads",
+        ),
+        (["route", "--input", "{here}", "--lake", "{lake}", "--ingest_date", "20260101"], "YYYY"),
         (["verify", "{missing}"], "no folder"),
     ],
     ids=str,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -165,12 +168,41 @@ def test_inputs_may_be_files_folders_and_globs_with_odd_names(
     assert counts(route(inputs=(str(source / "odd"),))) == {"unchanged": len(names) + 1}
 
 
-def test_a_lake_inside_its_own_input_is_not_routed(route, source: Path, lake: Lake) -> None:
+@pytest.mark.parametrize("pattern", ["{source}", "{source}/**", "{alias}", "{source}/lake/**"])
+def test_a_lake_is_not_routed_into_itself(route, source: Path, lake: Lake, pattern: str) -> None:
     write(source, "a.dcm", dicom_bytes())
-    inside = source / "lake"
-    for expected in ({"discovered": 1}, {"discovered": 1, "unchanged": 1}):
-        summary = route("--lake", str(inside))
-        assert summary["counts"].items() >= expected.items()
+    alias = lake.root.parent / "alias"
+    alias.symlink_to(source)
+    inside = ("--lake", str(source / "lake"), "--allow_empty")
+    route(*inside)
+    before = Lake(source / "lake").tree()
+    again = route(*inside, inputs=(pattern.format(source=source, alias=alias),))
+    assert again["counts"]["discovered"] == (0 if "lake" in pattern else 1)
+    assert all(Lake(source / "lake").tree()[path] == sha for path, sha in before.items())
+
+
+def test_a_lake_may_be_a_file_uri(route, source: Path, tmp_path: Path) -> None:
+    path = write(source, "a.dcm", dicom_bytes())
+    route("--lake", f"file://{tmp_path}/by%20uri", inputs=(f"file://{path}",))
+    (stored,) = (tmp_path / "by uri").glob("objects/**/*.dcm")
+    assert stored.read_bytes() == path.read_bytes()
+
+
+def test_a_second_run_waits_for_the_first(route, lake: Lake, source: Path, capfd) -> None:
+    """Two runs at once over the same input end as one after the other would."""
+    for number in range(6):
+        data = dicom_bytes(film(number, (96, 64)), name=str(number))
+        write(source, f"{number}.dcm", data)
+    command = [sys.executable, "-m", "pipeline", "route", "--input", str(source), "--lake"]
+    runs = [
+        subprocess.Popen([*command, str(lake.root), "--json"], stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    summaries = [json.loads(run.communicate()[0]) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert sorted(s["counts"]["unchanged"] for s in summaries) == [0, 6]
+    assert len(lake.rows()) == 6
+    assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
 def test_hard_links_and_index_only(route, lake: Lake, source: Path) -> None:
@@ -206,6 +238,29 @@ def test_reprocess_all_brings_back_a_lost_object(route, lake: Lake, source: Path
     assert main(["verify", str(lake.root)]) == 1
     assert counts(route("--reprocess", "all")) == {"unchanged": 1}
     assert lake.tree() == before
+
+
+def test_reprocess_all_never_adds_or_drops_a_row(route, lake: Lake, source: Path) -> None:
+    """What was too large once is not_xray now: one row stands for it, as before."""
+    ct = dicom_bytes(film(1), SOPClassUID=CTImageStorage)
+    path = write(source, "ct.dcm", ct)
+    route("--max_object_bytes", "1000")
+    before = lake.tree()
+    summary = route("--reprocess", "all")
+    assert counts(summary) == {"unchanged": 1}
+    assert lake.tree() == before
+    assert lake.row(path)["reason"] == "too_large"
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+
+
+def test_copying_after_indexing_only_keeps_the_bytes(route, lake: Lake, source: Path) -> None:
+    path = write(source, "a.dcm", dicom_bytes())
+    route("--placement", "index_only")
+    twin = write(source, "b.dcm", path.read_bytes())
+    route()
+    assert lake.row(twin)["status"] != "duplicate"
+    assert Path(lake.row(twin)["object_uri"]).read_bytes() == path.read_bytes()
+    assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
 def test_a_policy_moves_sinks_and_thresholds(

@@ -6,7 +6,6 @@ Standard: PS3.4 N.2 (the transformations and their order), PS3.3 C.11.1 (modalit
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,13 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
 from transforms.imaging.codecs import full, jpeg, jpeg2000, jpeg_whole, native
-from transforms.imaging.codecs.frame import FrameRequest, NoFastPath, StoredFrame, frame_request
+from transforms.imaging.codecs.frame import (
+    FrameRequest,
+    NoFastPath,
+    StoredFrame,
+    frame_request,
+    undecodable_unless_said,
+)
 from transforms.imaging.limits import Limits
 from transforms.imaging.network_input import network_input
 from transforms.imaging.part10 import ParsedObject, parse
@@ -28,38 +33,31 @@ _FAST: dict[str, Callable[[FrameRequest], StoredFrame]] = {
 }
 
 
-@dataclass(frozen=True)
-class Film:
-    """A film ready to look at.
-
-    Attributes:
-        gray: float32[h, w], dense tissue bright, any finite range; padding is darkest.
-        reduced: whether a decoder of reduced resolution made it.
-    """
-
-    gray: npt.NDArray[np.float32]
-    reduced: bool
-
-
 def read_film(
     data: bytes, long_side: int, *, frame_number: int = 1, limits: Limits | None = None
-) -> Film:
+) -> npt.NDArray[np.float32]:
     """Parse an object and return one frame as a film; see `film_of`."""
     limits = limits or Limits()
     return film_of(parse(data, limits), long_side, frame_number=frame_number, limits=limits)
 
 
-def film_of(parsed: ParsedObject, long_side: int, *, frame_number: int = 1, limits: Limits) -> Film:
+def film_of(
+    parsed: ParsedObject, long_side: int, *, frame_number: int = 1, limits: Limits
+) -> npt.NDArray[np.float32]:
     """Return one frame as a film whose long side has at least `long_side` pixels, if it has as many.
+
+    Returns:
+        float32[h, w], dense tissue bright, any finite range; padding is darkest.
 
     Raises:
         Rejected: the pixels are missing, wrongly described, too many or undecodable.
     """
-    request = frame_request(parsed, frame_number, long_side, limits)
-    stored, reduced = decode_frame(request)
-    if stored.values.ndim == 3:
-        return Film(stored.values @ LUMA, reduced)
-    return Film(_presented(stored, request), reduced)
+    with undecodable_unless_said():
+        request = frame_request(parsed, frame_number, long_side, limits)
+        stored, _ = decode_frame(request)
+        if stored.values.ndim == 3:
+            return stored.values @ LUMA
+        return _presented(stored, request)
 
 
 def thumbnail_of(
@@ -67,7 +65,7 @@ def thumbnail_of(
 ) -> npt.NDArray[np.uint8]:
     """Return uint8[1, size, size], the network's input, for one frame."""
     film = film_of(parsed, size, frame_number=frame_number, limits=limits)
-    return network_input(film.gray, size)
+    return network_input(film, size)
 
 
 def decode_frame(request: FrameRequest) -> tuple[StoredFrame, bool]:
@@ -105,12 +103,14 @@ def _with_modality(
 
 def _with_voi(values: npt.NDArray[np.float32], ds: Dataset) -> npt.NDArray[np.float32]:
     """Apply the first VOI LUT or window, unless it is malformed or leaves nothing to see."""
-    if not (ds.get("VOILUTSequence") or ds.get("WindowCenter") is not None):
-        return values
     try:
-        lut_first = values.round().astype(np.int32) if ds.get("VOILUTSequence") else values
-        shown = _finite(apply_voi_lut(lut_first, ds), values)
-    except Exception:  # a malformed window
+        has_lut = bool(ds.get("VOILUTSequence"))
+        if not has_lut and ds.get("WindowCenter") is None:
+            return values
+        shown = _finite(
+            apply_voi_lut(values.round().astype(np.int32) if has_lut else values, ds), values
+        )
+    except Exception:  # a malformed LUT or window raises many types
         return values
     return values if shown.min() == shown.max() else shown
 

@@ -17,6 +17,7 @@ from transforms.imaging import uids
 from transforms.imaging.part10 import ParsedObject
 
 MAX_TEXT: Final = 64
+MAX_PLAUSIBLE_AGE_YEARS: Final = 120.0
 CODE_STRING: Final = re.compile(r"[A-Z0-9 _-]{1,16}")
 AGE_STRING: Final = re.compile(r"(\d{3})([DWMY])")
 DAYS_IN: Final = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25}
@@ -28,7 +29,8 @@ class Header:
 
     Attributes:
         image_type: values of Image Type (0008,0008).
-        patient_age_years: from Patient's Age (0010,1010), else from birth and study date.
+        patient_age_years: from Patient's Age (0010,1010), else from birth and study date in whole
+            years, and in parts of a year below one.
         patient_id: for the keyed hash only; it is never written.
     """
 
@@ -82,6 +84,11 @@ def read_header(parsed: ParsedObject) -> Header:
         photometric_interpretation=_code(ds, "PhotometricInterpretation"),
         number_of_frames=_count(ds, "NumberOfFrames") or (1 if parsed.pixels else None),
     )
+
+
+def is_plausible_age(years: float | None) -> bool:
+    """Whether an age may settle anything: 0 is what anonymisers write."""
+    return years is not None and 0 < years <= MAX_PLAUSIBLE_AGE_YEARS
 
 
 def require_uids(parsed: ParsedObject) -> None:
@@ -141,11 +148,12 @@ def _count(ds: Dataset, keyword: str) -> int | None:
 def _age_years(ds: Dataset) -> float | None:
     """Age at the study. Standard: AS of PS3.5 table 6.2-1, Patient's Age of PS3.3 C.7.2.2."""
     if match := AGE_STRING.fullmatch(_value(ds, "PatientAge") or ""):
-        return round(int(match[1]) * DAYS_IN[match[2]] / DAYS_IN["Y"], 2)
+        return round(int(match[1]) * DAYS_IN[match[2]] / DAYS_IN["Y"], 3)
     born, seen = _date(ds, "PatientBirthDate"), _date(ds, "StudyDate")
-    if born and seen and born <= seen:
-        return float(seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day)))
-    return None
+    if born is None or seen is None or born > seen:
+        return None
+    years = seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day))
+    return float(years) or round(max(1, (seen - born).days) / DAYS_IN["Y"], 3)
 
 
 def _date(ds: Dataset, keyword: str) -> date | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from transforms.imaging.header import is_plausible_age
 from transforms.labels import ABDOMINAL, ADULT_CHEST, CHESTS, OTHERS, PEDIATRIC_CHEST, SPINE
 
 _CHEST: Final = frozenset({"CHEST", "THORAX", "LUNG", "CHESTTORAX"})
@@ -37,7 +38,8 @@ def header_label(
     """
     term = "".join((body_part_examined or "").upper().split()).replace("-", "").replace("_", "")
     if term in _CHEST:
-        return PEDIATRIC_CHEST if age_years is not None and age_years < adult_from else ADULT_CHEST
+        young = age_years is not None and is_plausible_age(age_years) and age_years < adult_from
+        return PEDIATRIC_CHEST if young else ADULT_CHEST
     return _LABELS.get(term)
 
 

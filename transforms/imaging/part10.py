@@ -90,7 +90,9 @@ def parse(data: bytes, limits: Limits) -> ParsedObject:
         raise Rejected(Stage.HEADER, Reason.TRUNCATED) from error
     except zlib.error as error:
         raise Rejected(Stage.HEADER, Reason.UNREADABLE_HEADER, "deflate") from error
-    except Exception as error:  # pydicom raises many types on malformed input
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # pydicom raises many types on malformed input
         raise Rejected(Stage.HEADER, Reason.UNREADABLE_HEADER, type(error).__name__) from error
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.lake.layout import Layout
-from transforms.lake.schema import ROW_GROUP_ROWS, IndexRow, to_table
+from transforms.lake.schema import ROW_GROUP_ROWS, IndexRow, identity_of, to_table
 from transforms.lake.store import put_bytes
 
 
@@ -31,7 +31,7 @@ class LedgerRow:
     @property
     def identity(self) -> str:
         """As `IndexRow.identity`."""
-        return self.sop_instance_uid or self.content_sha256
+        return identity_of(self.status, self.sop_instance_uid, self.content_sha256)
 
 
 LEDGER_COLUMNS = [f.name for f in fields(LedgerRow)]
@@ -65,7 +65,7 @@ def write_index(layout: Layout, ingest_date: str, rows: Sequence[IndexRow], shar
     digest = hashlib.sha256("\n".join(identities).encode("utf-8", "surrogateescape")).hexdigest()
     target = layout.partition(ingest_date) / f"part-{shard:05d}-{digest[:20]}.parquet"
     if not target.exists():
-        put_bytes(target, _parquet(to_table(rows)))
+        put_bytes(target, _parquet(to_table(rows)), scratch=layout.scratch())
     return target
 
 

@@ -16,8 +16,10 @@ NOT_XRAY: Final = "not_xray"
 QUARANTINE: Final = "quarantine"
 SINKS: Final = (*LABELS, REVIEW, NOT_XRAY, QUARANTINE)
 
-TEMPORARY_PREFIX: Final = ".tmp-"
-"""Starts the name of every file that is not yet whole."""
+SCRATCH: Final = ".tmp"
+"""Folder of each root where files stand until they are whole; on the same file system."""
+LOCK: Final = ".lock"
+"""File of each root that the one run writing there holds locked."""
 
 
 def object_key(source_uri: str) -> str:
@@ -83,6 +85,11 @@ class Layout:
         """Path of a run's summary; those of incomplete runs stand apart."""
         runs = Path(self.root) / "runs"
         return (runs if complete else runs / "incomplete") / f"{run_id}.json"
+
+    def scratch(self, destination: str | None = None) -> Path:
+        """Folder for files on their way to a sink, or to the lake's own folders."""
+        root = Path(self.root) if destination is None else self._sink_root(destination)
+        return root / SCRATCH
 
     @property
     def object_roots(self) -> tuple[Path, ...]:

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from transforms.reasons import Status
+
 ROW_GROUP_ROWS: Final = 65_536
 PARTITION: Final = "ingest_date"
 """Stands in the folder name (hive style) and so not in the files."""
@@ -108,8 +110,17 @@ class IndexRow:
 
     @property
     def identity(self) -> str:
-        """What rows are grouped by: SOP Instance UID, else content."""
-        return self.sop_instance_uid or self.content_sha256 or self.source_uri
+        """What rows are grouped by; see `identity_of`."""
+        return identity_of(self.status, self.sop_instance_uid, str(self.content_sha256))
+
+
+def identity_of(status: str | None, sop_instance_uid: str | None, sha256: str) -> str:
+    """Return what a row's object is: its SOP Instance UID, else its content.
+
+    Quarantined objects are their content even where a UID could be read, as their names are: all
+    rows that can name one file of the lake have one identity.
+    """
+    return sha256 if status == Status.QUARANTINED else sop_instance_uid or sha256
 
 
 COLUMNS: Final[dict[str, str]] = {f.name: f.metadata["description"] for f in fields(IndexRow)}

@@ -23,36 +23,34 @@ class Settled:
 
     Attributes:
         rows: to be indexed, in order of source_uri.
-        unchanged: number of rows that the lake holds already.
         strays: object URIs that were placed by this run and that no row names.
     """
 
     rows: list[IndexRow]
-    unchanged: int
     strays: list[str]
 
 
 def settle(
-    rows: Sequence[IndexRow], known: Sequence[LedgerRow], *, reprocess: str = REPROCESS_NONE
+    rows: Sequence[IndexRow],
+    known: Sequence[LedgerRow],
+    *,
+    held: Sequence[IndexRow] = (),
+    reprocess: str = REPROCESS_NONE,
 ) -> Settled:
     """Settle the rows of one identity.
 
     Args:
         rows: placed rows of this run, each with the status that it would have alone.
         known: the lake's rows of the same identity.
+        held: placed rows of this run that the lake has a row for already, from a forced second
+            look; they are not written again.
         reprocess: as on the command line. With "none", content that any model placed before stays
             where it is; otherwise only rows of the same model count as earlier ones.
     """
-    held = {(k.source_uri, k.source_version, k.model_id) for k in known}
-    fresh = {
-        identity: row
-        for row in rows
-        if (identity := (row.source_uri, row.source_version, row.model_id)) not in held
-    }
-    contents = {r.content_sha256 for r in fresh.values() if r.status != Status.QUARANTINED}
+    contents = {r.content_sha256 for r in rows if r.status != Status.QUARANTINED}
     contents |= {k.content_sha256 for k in known if k.status != Status.QUARANTINED}
     settled: list[IndexRow] = []
-    for row in sorted(fresh.values(), key=lambda r: (r.source_uri, r.source_version)):
+    for row in sorted(rows, key=lambda r: (r.source_uri, r.source_version)):
         if row.status == Status.QUARANTINED:
             settled.append(row)
             continue
@@ -73,9 +71,8 @@ def settle(
             )
         )
     named = {r.object_uri for r in settled} | {k.object_uri for k in known}
-    placed = {r.object_uri for r in rows if r.object_uri is not None}
-    strays = sorted(uri for uri in placed - named if uri is not None)
-    return Settled(settled, len(rows) - len(settled), strays)
+    placed = {r.object_uri for r in (*rows, *held)}
+    return Settled(settled, sorted(uri for uri in placed - named if uri is not None))
 
 
 def _first(
@@ -83,9 +80,12 @@ def _first(
 ) -> IndexRow | LedgerRow | None:
     """The row that the lake's object of this content belongs to, if it is another one."""
     passed_over = {Status.DUPLICATE, Status.QUARANTINED}
+    stored = row.object_uri != row.source_uri
     for earlier in sorted(known, key=lambda k: (k.source_uri, k.source_version)):
         if earlier.content_sha256 != row.content_sha256 or earlier.status in passed_over:
             continue
+        if stored and earlier.object_uri == earlier.source_uri:
+            continue  # indexed where it stood: the lake holds no bytes of it
         if reprocess == REPROCESS_NONE or earlier.model_id == row.model_id:
             return earlier
     for mine in settled:

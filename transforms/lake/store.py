@@ -8,9 +8,10 @@ import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
-from transforms.lake.layout import TEMPORARY_PREFIX
 from transforms.reasons import Reason, Stage, Unaccounted
+from transforms.refs import unaccounted
 
 COPY_BLOCK_BYTES = 1 << 20
 
@@ -24,8 +25,14 @@ _REASONS = {
 }
 
 
-def put_bytes(target: Path, data: bytes) -> bool:
+def put_bytes(target: Path, data: bytes, *, scratch: Path, sha256: str | None = None) -> bool:
     """Write a file if it is absent; a repeat with the same bytes changes nothing.
+
+    Args:
+        target: the file; its folder is made.
+        data: all its bytes.
+        scratch: folder on the same file system for the file while it is not whole.
+        sha256: of the data, hex, where it is known.
 
     Returns:
         Whether the file is new.
@@ -40,20 +47,21 @@ def put_bytes(target: Path, data: bytes) -> bool:
             stream.flush()
             os.fsync(stream.fileno())
 
-    return _put(target, write, hashlib.sha256(data).hexdigest())
+    return _put(target, write, sha256 or hashlib.sha256(data).hexdigest(), scratch)
 
 
-def put_copy(target: Path, source: Path, sha256: str) -> bool:
+def put_copy(target: Path, source: Path, sha256: str, *, scratch: Path) -> bool:
     """Like `put_bytes`, from a file of any size whose content is known.
 
     Raises:
-        Unaccounted: also where the source's bytes are no longer those of `sha256`.
+        Unaccounted: also where the source cannot be read or its bytes are no longer those of
+            `sha256`.
     """
 
     def write(temporary: Path) -> None:
         digest = hashlib.sha256()
-        with source.open("rb") as reader, temporary.open("xb") as writer:
-            while block := reader.read(COPY_BLOCK_BYTES):
+        with _opened(source) as reader, temporary.open("xb") as writer:
+            while block := _read(reader):
                 digest.update(block)
                 writer.write(block)
             writer.flush()
@@ -61,18 +69,21 @@ def put_copy(target: Path, source: Path, sha256: str) -> bool:
         if digest.hexdigest() != sha256:
             raise Unaccounted(Stage.PLACE, Reason.CHANGED)
 
-    return _put(target, write, sha256)
+    return _put(target, write, sha256, scratch)
 
 
-def put_link(target: Path, source: Path, sha256: str) -> bool:
-    """Like `put_bytes`, by a hard link to a source on the same file system."""
+def put_link(target: Path, source: Path, sha256: str, *, scratch: Path) -> bool:
+    """Like `put_copy`, by a hard link to a source on the same file system."""
 
     def write(temporary: Path) -> None:
-        os.link(source, temporary)
+        try:
+            os.link(os.path.realpath(source), temporary)
+        except FileNotFoundError as error:
+            raise unaccounted(error, Stage.PLACE) from error
         if sha256_of(temporary) != sha256:
             raise Unaccounted(Stage.PLACE, Reason.CHANGED)
 
-    return _put(target, write, sha256)
+    return _put(target, write, sha256, scratch)
 
 
 def sha256_of(path: Path) -> str:
@@ -81,12 +92,35 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _put(target: Path, write: Callable[[Path], None], sha256: str) -> bool:
+def sweep(scratch: Path) -> int:
+    """Remove what a killed run left half done; call only where no other run writes."""
+    left = list(scratch.glob("*"))
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def _opened(source: Path) -> BinaryIO:
+    try:
+        return source.open("rb")
+    except OSError as error:
+        raise unaccounted(error, Stage.PLACE) from error
+
+
+def _read(reader: BinaryIO) -> bytes:
+    try:
+        return reader.read(COPY_BLOCK_BYTES)
+    except OSError as error:
+        raise unaccounted(error, Stage.PLACE) from error
+
+
+def _put(target: Path, write: Callable[[Path], None], sha256: str, scratch: Path) -> bool:
     try:
         if target.exists():
             return _same_or_raise(target, sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        scratch.mkdir(parents=True, exist_ok=True)
+        temporary = scratch / uuid.uuid4().hex
         try:
             write(temporary)
             os.link(temporary, target)  # unlike a rename, it cannot replace

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -13,15 +15,16 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from transforms.lake.index_files import list_index
-from transforms.lake.layout import TEMPORARY_PREFIX, Layout, uri_to_path
+from transforms.lake.layout import SCRATCH, Layout, uri_to_path
 from transforms.lake.schema import PARTITION, missing_columns
 from transforms.lake.store import sha256_of
 from transforms.reasons import Status
 from transforms.tally import TERMS
 
 ROW_COLUMNS = (
-    "object_key source_uri source_version source_size_bytes model_id status stage reason "
-    "object_uri content_sha256 sop_instance_uid conflict"
+    "run_id object_key source_uri source_version source_size_bytes model_id status stage reason "
+    "destination object_uri content_sha256 sop_instance_uid series_instance_uid "
+    "study_instance_uid conflict"
 ).split()
 BATCH_ROWS = 4096
 
@@ -33,7 +36,7 @@ class Breach:
     Attributes:
         kind: what it is.
         object_key: of the source object, or "".
-        where: path of a file, never a source URI.
+        where: path of a file of the lake, never a source URI.
     """
 
     kind: str
@@ -50,6 +53,7 @@ class Audit:
         objects: files among the lake's objects.
         runs: complete runs.
         incomplete_runs: runs that ended incomplete; the next complete one makes up for them.
+        temporary_files: left by a killed run, or of one that goes on; the next run sweeps them.
         conflicts: SOP Instance UIDs that stand for several contents; no breach, but worth a look.
         breaches: all that must not be.
     """
@@ -58,6 +62,7 @@ class Audit:
     objects: int = 0
     runs: int = 0
     incomplete_runs: int = 0
+    temporary_files: int = 0
     conflicts: list[str] = field(default_factory=list)
     breaches: list[Breach] = field(default_factory=list)
 
@@ -82,34 +87,98 @@ def audit(
         progress: called with the number of rows checked so far.
 
     Returns:
-        The audit. Memory grows with 32 bytes or so for each row.
+        The audit. Memory grows with some 500 bytes for each row.
     """
     found = Audit()
-    named: set[bytes] = set()
-    identities: set[bytes] = set()
-    conflicts: set[str] = set()
+    rows = _Rows(layout, found)
     with ThreadPoolExecutor() as pool:
         for batch in _batches(layout, found):
             for row in batch:
-                found.breaches += _row_breaches(row)
-                identity = _digest(row["source_uri"], row["source_version"], row["model_id"])
-                if identity in identities:
-                    found.breaches.append(
-                        Breach("second row for one source", row["object_key"], "")
-                    )
-                identities.add(identity)
-                if row["object_uri"]:
-                    named.add(_digest(str(uri_to_path(row["object_uri"]))))
-                if row["conflict"] and row["sop_instance_uid"]:
-                    conflicts.add(row["sop_instance_uid"])
-            objects = pool.map(lambda row: _object_breaches(row, deep), batch)
+                rows.add(row)
+            objects = pool.map(lambda row: _object_breaches(row, layout, deep), batch)
             found.breaches += [breach for breaches in objects for breach in breaches]
             found.rows += len(batch)
             progress(found.rows)
-    found.conflicts = sorted(conflicts)
-    _check_files(layout, named, found)
+    rows.finish()
+    _check_files(layout, rows.named, found)
     _check_runs(layout, found)
     return found
+
+
+class _Rows:
+    """What rows say together: identities, firsts and duplicates, conflicts."""
+
+    def __init__(self, layout: Layout, found: Audit) -> None:
+        self.named: set[bytes] = set()
+        self._layout = layout
+        self._found = found
+        self._identities: set[bytes] = set()
+        self._with_first: set[bytes] = set()
+        self._firsts_of_run: set[bytes] = set()
+        self._duplicates: dict[bytes, str] = {}
+        self._contents: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._unsaid: dict[tuple[str, str], list[str]] = defaultdict(list)
+        self._conflicts: set[str] = set()
+
+    def add(self, row: dict[str, Any]) -> None:
+        key, status = str(row["object_key"]), row["status"]
+        self._breach(status not in set(Status), "unknown status", key)
+        self._breach(not (row["stage"] and row["reason"]), "row without stage or reason", key)
+        identity = _digest(row["source_uri"], row["source_version"], row["model_id"])
+        self._breach(identity in self._identities, "second row for one source", key)
+        self._identities.add(identity)
+        if not row["object_uri"]:
+            self._breach(True, "row without an object", key)
+            return
+        self.named.add(_path_digest(str(uri_to_path(row["object_uri"]))))
+        self._breach(not self._stands_right(row), "object stands where its row does not say", key)
+        if status != Status.QUARANTINED and row["sop_instance_uid"]:
+            self._add_to_group(row, key)
+
+    def _add_to_group(self, row: dict[str, Any], key: str) -> None:
+        uid = str(row["sop_instance_uid"])
+        content = _digest(uid, row["content_sha256"])
+        if row["status"] == Status.DUPLICATE:
+            self._duplicates[content] = key
+        else:
+            of_run = _digest(content, row["run_id"], row["model_id"])
+            self._breach(of_run in self._firsts_of_run, "same content routed twice in a run", key)
+            self._firsts_of_run.add(of_run)
+            self._with_first.add(content)
+        self._contents[uid, str(row["run_id"])].add(str(row["content_sha256"]))
+        if row["conflict"]:
+            self._conflicts.add(uid)
+        else:
+            self._unsaid[uid, str(row["run_id"])].append(key)
+
+    def finish(self) -> None:
+        for content, key in self._duplicates.items():
+            self._breach(content not in self._with_first, "duplicate without a first", key)
+        for group, contents in self._contents.items():
+            for key in self._unsaid[group] if len(contents) > 1 else ():
+                self._breach(True, "conflict not said", key)
+        self._found.conflicts = sorted(self._conflicts)
+
+    def _stands_right(self, row: dict[str, Any]) -> bool:
+        """Whether an object of the lake is named as its row says."""
+        if row["object_uri"] == row["source_uri"]:
+            return True  # indexed where it stands
+        path, sha256 = uri_to_path(str(row["object_uri"])), str(row["content_sha256"])
+        if row["status"] == Status.QUARANTINED:
+            return path.parts[-3:] == ("quarantine", sha256[:2], f"{sha256}.dcm")
+        if row["status"] == Status.DUPLICATE and not path.name.endswith(f"~{sha256[:16]}.dcm"):
+            return not _stands_in(path, self._layout)  # of a first that was only indexed
+        expected = (
+            f"body_part={row['destination']}",
+            f"study={row['study_instance_uid']}",
+            f"series={row['series_instance_uid']}",
+            f"{row['sop_instance_uid']}~{sha256[:16]}.dcm",
+        )
+        return path.parts[-4:] == expected
+
+    def _breach(self, wrong: bool, kind: str, key: str) -> None:
+        if wrong:
+            self._found.breaches.append(Breach(kind, key, ""))
 
 
 def _batches(layout: Layout, found: Audit) -> Iterator[list[dict[str, Any]]]:
@@ -127,23 +196,11 @@ def _batches(layout: Layout, found: Audit) -> Iterator[list[dict[str, Any]]]:
             found.breaches.append(Breach("unreadable index file", "", str(path)))
 
 
-def _row_breaches(row: dict[str, Any]) -> list[Breach]:
-    key = str(row["object_key"])
-    breaches = []
-    if row["status"] not in set(Status):
-        breaches.append(Breach("unknown status", key, ""))
-    if not (row["stage"] and row["reason"]):
-        breaches.append(Breach("row without stage or reason", key, ""))
-    if not row["object_uri"]:
-        breaches.append(Breach("row without an object", key, ""))
-    return breaches
-
-
-def _object_breaches(row: dict[str, Any], deep: bool) -> list[Breach]:
+def _object_breaches(row: dict[str, Any], layout: Layout, deep: bool) -> list[Breach]:
     if not row["object_uri"]:
         return []
     key, path = str(row["object_key"]), uri_to_path(str(row["object_uri"]))
-    where = "(its source)" if row["object_uri"] == row["source_uri"] else str(path)
+    where = str(path) if _stands_in(path, layout) else "(outside the lake)"
     try:
         if path.stat().st_size != row["source_size_bytes"]:
             return [Breach("object of another size", key, where)]
@@ -156,18 +213,20 @@ def _object_breaches(row: dict[str, Any], deep: bool) -> list[Breach]:
     return []
 
 
+def _stands_in(path: Path, layout: Layout) -> bool:
+    return any(path.is_relative_to(root) for root in layout.object_roots)
+
+
 def _check_files(layout: Layout, named: set[bytes], found: Audit) -> None:
     for root in layout.object_roots:
-        for part in ("objects", "quarantine", "index", "runs"):
+        found.temporary_files += len(list((root / SCRATCH).glob("*")))
+        for part in ("objects", "quarantine"):
             for path in sorted((root / part).rglob("*")):
                 if path.is_dir():
                     continue
-                if path.name.startswith(TEMPORARY_PREFIX):
-                    found.breaches.append(Breach("temporary file left over", "", str(path)))
-                elif part in ("objects", "quarantine"):
-                    found.objects += 1
-                    if _digest(str(path)) not in named:
-                        found.breaches.append(Breach("object without a row", "", str(path)))
+                found.objects += 1
+                if _path_digest(str(path)) not in named:
+                    found.breaches.append(Breach("object without a row", "", str(path)))
 
 
 def _check_runs(layout: Layout, found: Audit) -> None:
@@ -183,8 +242,13 @@ def _check_runs(layout: Layout, found: Audit) -> None:
             continue
         if not balanced:
             found.breaches.append(Breach("equation does not balance", "", str(path)))
-    if found.rows and not found.runs and not found.incomplete_runs:
-        found.breaches.append(Breach("no run summary", "", str(runs)))
+    if not found.runs and not found.incomplete_runs:
+        found.breaches.append(Breach("no run summary: is this a lake?", "", str(runs)))
+
+
+def _path_digest(path: str) -> bytes:
+    """Digest of the real path: a lake may be looked at through a link."""
+    return _digest(os.path.realpath(path))
 
 
 def _digest(*parts: object) -> bytes:

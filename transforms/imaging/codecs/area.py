@@ -41,7 +41,10 @@ def padding_range(ds: Dataset) -> tuple[int, int] | None:
 
     Standard: PS3.3 C.7.5.1.1.2, Pixel Padding Value and Pixel Padding Range Limit.
     """
-    value, limit = ds.get("PixelPaddingValue"), ds.get("PixelPaddingRangeLimit")
+    try:
+        value, limit = ds.get("PixelPaddingValue"), ds.get("PixelPaddingRangeLimit")
+    except Exception:  # a malformed element raises many types; without it the film is still seen
+        return None
     if not isinstance(value, int):
         return None
     if not isinstance(limit, int):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -10,8 +12,9 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 
+from transforms.imaging.codecs.stream_size import stream_size
 from transforms.imaging.limits import Limits
-from transforms.imaging.part10 import ParsedObject, PixelElement
+from transforms.imaging.part10 import PIXEL_DATA, ParsedObject, PixelElement
 from transforms.reasons import Reason, Rejected, Stage
 
 GRAY = frozenset({"MONOCHROME1", "MONOCHROME2"})
@@ -50,8 +53,9 @@ class FrameRequest:
 
     @property
     def reduction(self) -> int:
-        """The largest integer factor that still leaves `long_side` pixels."""
-        return max(1, max(self.rows, self.columns) // self.long_side)
+        """The largest integer factor that still leaves `long_side` pixels, and one on the short side."""
+        factor = max(self.rows, self.columns) // self.long_side
+        return max(1, min(factor, self.rows, self.columns))
 
     @property
     def is_gray(self) -> bool:
@@ -65,12 +69,10 @@ class StoredFrame:
 
     Attributes:
         values: float32[h, w] for one sample a pixel; float32[h, w, 3] for RGB.
-        max_value: largest value that RGB samples can take; unused for gray.
         padding: bool[h, w], True where there is only pixel padding, or None.
     """
 
     values: npt.NDArray[np.float32]
-    max_value: float = 1.0
     padding: npt.NDArray[np.bool_] | None = None
 
 
@@ -90,14 +92,15 @@ def frame_request(
     """
     if parsed.pixels is None:
         raise Rejected(Stage.DECODE, Reason.NO_PIXEL_DATA)
-    if parsed.pixels.tag != 0x7FE00010:
+    if parsed.pixels.tag != PIXEL_DATA:
         raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "float pixel data")
     ds = parsed.dataset
     rows, columns = _number(ds, "Rows"), _number(ds, "Columns")
     samples = _number(ds, "SamplesPerPixel", 1)
     allocated = _number(ds, "BitsAllocated")
     stored = _number(ds, "BitsStored", allocated)
-    photometric = str(ds.get("PhotometricInterpretation", "") or "").strip()
+    high_bit = _number(ds, "HighBit", stored - 1)
+    photometric = _text(ds, "PhotometricInterpretation")
     if samples == 1 and not photometric:
         photometric = "MONOCHROME2"
     problems = [
@@ -108,6 +111,7 @@ def frame_request(
             ("SamplesPerPixel", samples not in (1, 3)),
             ("BitsAllocated", allocated not in (1, 8, 16, 32)),
             ("BitsStored", not 1 <= stored <= max(allocated, 1)),
+            ("HighBit", not stored - 1 <= high_bit < max(allocated, 1)),
             ("PhotometricInterpretation", not photometric),
         )
         if wrong
@@ -129,7 +133,7 @@ def frame_request(
         samples=samples,
         bits_allocated=allocated,
         bits_stored=stored,
-        high_bit=_number(ds, "HighBit", stored - 1),
+        high_bit=high_bit,
         signed=_number(ds, "PixelRepresentation", 0) == 1,
         photometric=photometric,
     )
@@ -139,15 +143,32 @@ def encapsulated_frame(request: FrameRequest) -> bytes:
     """Return one frame's compressed stream.
 
     Raises:
-        Rejected: the items of the encapsulated pixel data (PS3.5 annex A.4) do not hold it.
+        Rejected: the items of the encapsulated pixel data (PS3.5 annex A.4) do not hold it, or its
+            own size is not that of the header: a decoder would obey the stream, whatever it claims.
     """
     if not request.pixels.encapsulated:
         raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "pixel data not encapsulated")
-    try:
-        return get_frame(
+    with undecodable_unless_said():
+        frame = get_frame(
             BytesIO(request.pixels.value), request.index, number_of_frames=request.frames
         )
-    except Exception as error:  # malformed items and offset tables raise many types
+    size = stream_size(frame)
+    if size is not None and size != (request.rows, request.columns):
+        raise Rejected(Stage.DECODE, Reason.SIZE_MISMATCH)
+    return frame
+
+
+@contextlib.contextmanager
+def undecodable_unless_said() -> Iterator[None]:
+    """Turn whatever a malformed object raises into `Rejected`.
+
+    Codecs and pydicom raise many types; a panic of a codec written in Rust is no `Exception`.
+    """
+    try:
+        yield
+    except (Rejected, NoFastPath, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
         raise Rejected(Stage.DECODE, Reason.UNDECODABLE_PIXELS, type(error).__name__) from error
 
 
@@ -155,5 +176,12 @@ def _number(ds: Dataset, keyword: str, default: int = 0) -> int:
     try:
         value = ds.get(keyword)
         return default if value is None or value == "" else int(value)
+    except Exception as error:  # a malformed element raises many types
+        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, keyword) from error
+
+
+def _text(ds: Dataset, keyword: str) -> str:
+    try:
+        return str(ds.get(keyword) or "").strip()
     except Exception as error:  # a malformed element raises many types
         raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, keyword) from error

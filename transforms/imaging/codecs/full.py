@@ -10,7 +10,12 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options
 
 from transforms.imaging.codecs.area import average, padding_range
-from transforms.imaging.codecs.frame import FrameRequest, StoredFrame
+from transforms.imaging.codecs.frame import (
+    FrameRequest,
+    StoredFrame,
+    encapsulated_frame,
+    undecodable_unless_said,
+)
 from transforms.reasons import Reason, Rejected, Stage
 
 
@@ -27,7 +32,9 @@ def decode(request: FrameRequest) -> StoredFrame:
     if not decoder.is_available:
         raise Rejected(Stage.DECODE, Reason.UNSUPPORTED_SYNTAX)
     value = request.pixels.value
-    if not request.pixels.encapsulated:
+    if request.pixels.encapsulated:
+        encapsulated_frame(request)  # checks the stream's own size
+    else:
         wanted = request.rows * request.columns * request.samples * request.frames
         if (
             len(value) * 8 < wanted * request.bits_allocated
@@ -44,13 +51,11 @@ def decode(request: FrameRequest) -> StoredFrame:
         pixel_keyword="PixelData",
     )
     source = BytesIO(value) if request.pixels.encapsulated else bytes(value)
-    try:
+    with undecodable_unless_said():
         stored, _ = decoder.as_array(source, index=request.index, raw=False, **options)
         if request.photometric == "PALETTE COLOR":
             stored = apply_color_lut(stored, request.dataset)
-    except Exception as error:  # plug-ins raise many types
-        raise Rejected(Stage.DECODE, Reason.UNDECODABLE_PIXELS, type(error).__name__) from error
     if stored.ndim == 3:
         channels = [average(stored[..., c], request.reduction, None).values for c in range(3)]
-        return StoredFrame(np.stack(channels, axis=-1), float(np.iinfo(stored.dtype).max))
+        return StoredFrame(np.stack(channels, axis=-1))
     return average(stored, request.reduction, padding_range(request.dataset))

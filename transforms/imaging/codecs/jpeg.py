@@ -18,7 +18,6 @@ from transforms.imaging.codecs.frame import (
     StoredFrame,
     encapsulated_frame,
 )
-from transforms.reasons import Reason, Rejected, Stage
 
 SYNTAXES = frozenset({str(JPEGBaseline8Bit)})
 
@@ -43,7 +42,7 @@ def decode(request: FrameRequest) -> StoredFrame:
             )
             image.load()
             return StoredFrame(np.asarray(image).astype(np.float32))
-    except Image.DecompressionBombError as error:  # the header's own size passed its limit
-        raise Rejected(Stage.DECODE, Reason.TOO_MANY_PIXELS, "codestream") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except NoFastPath:
+        raise
+    except Exception as error:  # Pillow raises many types on malformed streams
         raise NoFastPath from error

@@ -26,7 +26,6 @@ from transforms.imaging.codecs.frame import (
     StoredFrame,
     encapsulated_frame,
 )
-from transforms.reasons import Reason, Rejected, Stage
 
 SYNTAXES = frozenset(
     map(str, (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K))
@@ -40,7 +39,6 @@ def decode(request: FrameRequest) -> StoredFrame:
     Raises:
         NoFastPath: colour, a codestream that disagrees with the header, or anything that the
             reduced decoder does not read.
-        Rejected: the codestream claims more pixels than a frame may have.
     """
     frame = encapsulated_frame(request)
     levels = min(request.reduction.bit_length() - 1, _wavelet_levels(frame))
@@ -69,9 +67,9 @@ def _decode_reduced(
             image.reduce = levels
             image.load()
             return np.asarray(image).astype(np.int32) >> shift, levels
-    except Image.DecompressionBombError as error:  # the header's own size passed its limit
-        raise Rejected(Stage.DECODE, Reason.TOO_MANY_PIXELS, "codestream") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except NoFastPath:
+        raise
+    except Exception as error:  # Pillow raises many types on malformed streams
         if levels == 1:
             raise NoFastPath from error
         return _decode_reduced(frame, precision, levels - 1, size)

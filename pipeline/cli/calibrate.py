@@ -1,0 +1,51 @@
+"""`dicom-router calibrate`: set the thresholds of a bundle on films of one's own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.cli.arguments import add_model_argument
+
+EPILOG = "Needs the 'train' extra: pip install 'dicom-imaging-router[train]'."
+TARGET_ERROR = 0.02
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `calibrate`."""
+    parser.epilog = EPILOG
+    add_model_argument(parser)
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        metavar="PATH",
+        help="manifest or folder per label, as for train; its val split is used",
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="folder of the new bundle"
+    )
+    parser.add_argument(
+        "--target_error",
+        type=float,
+        default=TARGET_ERROR,
+        metavar="E",
+        help="share of wrong films that may be routed under a label, 0 to 1",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Calibrate and print what the thresholds cost."""
+    from models.training.bundles import calibrate_bundle
+
+    info = calibrate_bundle(args.model, args.data, args.output, args.target_error)
+    print(f"{info.model_id} written to {args.output}; temperature {info.temperature}")
+    print(f"{'label':<17}{'threshold':>10}{'predicted':>11}{'routed':>8}{'wrong':>7}")
+    for label, of in info.calibration["labels"].items():
+        note = "" if of["target_met"] else "  target not met"
+        print(
+            f"{label:<17}{info.thresholds[label]:>10.2f}{of['predicted']:>11}{of['routed']:>8}"
+            f"{of['wrong']:>7}{note}"
+        )
+    print(f"coverage {info.calibration['coverage']}, error {info.calibration['error']}")
+    return 0
