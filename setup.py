@@ -26,7 +26,6 @@ SERVING = [
     "pylibjpeg>=2.1",
     "pylibjpeg-openjpeg>=2.6",  # JPEG 2000, HTJ2K
     "pylibjpeg-rle>=2.2",
-    "python-gdcm>=3.2",  # colour and odd streams of the JPEG family
 ]
 
 EXTRAS = {

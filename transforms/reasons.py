@@ -57,6 +57,7 @@ class Reason(StrEnum):
     UNREADABLE_HEADER = "unreadable_header"
     TRUNCATED = "truncated"
     INFLATES_TOO_FAR = "inflates_too_far"
+    TOO_MANY_ITEMS = "too_many_items"
     MISSING_UID = "missing_uid"
     INVALID_UID = "invalid_uid"
     NO_PIXEL_DATA = "no_pixel_data"
@@ -128,8 +129,11 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "the bytes end before the data set does", "send it again from its source"
     ),
     Reason.INFLATES_TOO_FAR: Meaning(
-        "the deflated data set grows past --max_object_bytes",
+        "the deflated data set grows past --max_object_bytes, or past any real one",
         "if it is genuine, raise the limit and route it again with --reprocess all",
+    ),
+    Reason.TOO_MANY_ITEMS: Meaning(
+        "the object has more sequence items than any real one", "look at what sent it"
     ),
     Reason.MISSING_UID: Meaning(
         "Study, Series or SOP Instance UID is missing", "correct the header at its source"

@@ -30,6 +30,7 @@ from transforms.imaging.film import decode_frame, read_film
 from transforms.imaging.limits import Limits
 from transforms.imaging.network_input import network_input
 from transforms.imaging.part10 import parse
+from transforms.reasons import Reason, Rejected
 
 SIZE = 224
 EXACT = (
@@ -65,6 +66,18 @@ def test_other_encodings_stay_within_the_stated_tolerance(
     syntax: str, reference: np.ndarray
 ) -> None:
     assert np.abs(thumbnail(dicom_bytes(syntax=syntax)) - reference).mean() < NEAR_MEAN_LEVELS
+
+
+def test_the_full_decode_of_a_stream_that_is_not_read_says_so() -> None:
+    ds = dataset(syntax=JPEGLosslessSV1)
+    stream = bytearray(ds.PixelData)
+    at = stream.index(b"\xff\xc4")  # the Huffman table
+    stream[at + 4 : at + 20] = b"\xff" * 16
+    ds.PixelData = bytes(stream)
+    ds["PixelData"].is_undefined_length = True
+    with pytest.raises(Rejected) as caught:
+        read_film(to_bytes(ds), SIZE)
+    assert caught.value.reason is Reason.UNDECODABLE_PIXELS
 
 
 def test_baseline_jpeg_of_eight_bits() -> None:

@@ -188,7 +188,7 @@ def test_a_lake_may_be_a_file_uri(route, source: Path, tmp_path: Path) -> None:
     assert stored.read_bytes() == path.read_bytes()
 
 
-def test_a_second_run_waits_for_the_first(route, lake: Lake, source: Path, capfd) -> None:
+def test_a_second_run_waits_for_the_first(lake: Lake, source: Path) -> None:
     """Two runs at once over the same input end as one after the other would."""
     for number in range(6):
         data = dicom_bytes(film(number, (96, 64)), name=str(number))

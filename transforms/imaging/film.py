@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.uid import ExplicitVRBigEndian
 
 from transforms.imaging.codecs import full, jpeg, jpeg2000, jpeg_whole, native
 from transforms.imaging.codecs.frame import (
@@ -21,8 +20,10 @@ from transforms.imaging.codecs.frame import (
     undecodable_unless_said,
 )
 from transforms.imaging.limits import Limits
+from transforms.imaging.lookup import Values, is_usable, modality, voi_lut, window
 from transforms.imaging.network_input import network_input
 from transforms.imaging.part10 import ParsedObject, parse
+from transforms.reasons import Reason, Rejected, Stage
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
@@ -71,16 +72,32 @@ def thumbnail_of(
 def decode_frame(request: FrameRequest) -> tuple[StoredFrame, bool]:
     """Decode at reduced resolution where a fast path applies, else whole; say which it was."""
     fast = _FAST.get(request.transfer_syntax_uid)
-    if fast is not None:
-        try:
-            return fast(request), True
-        except NoFastPath:
-            pass
-    return full.decode(request), False
+    if fast is None:
+        return full.decode(request), False
+    try:
+        return fast(request), True
+    except NoFastPath:
+        pass
+    try:
+        return full.decode(request), False
+    except Rejected as rejected:
+        if rejected.reason is Reason.UNSUPPORTED_SYNTAX:  # it is read, but not this stream
+            raise Rejected(Stage.DECODE, Reason.UNDECODABLE_PIXELS) from rejected
+        raise
 
 
 def _presented(stored: StoredFrame, request: FrameRequest) -> npt.NDArray[np.float32]:
-    gray = _with_voi(_with_modality(stored.values, request), request.dataset)
+    ds = request.dataset
+    little_endian = request.transfer_syntax_uid != ExplicitVRBigEndian
+    gray = _unless_malformed(lambda values: modality(values, ds, little_endian), stored.values)
+    for transform in (
+        lambda values: voi_lut(values, ds, little_endian),
+        lambda values: window(values, ds),
+    ):
+        shown = _unless_malformed(transform, gray)
+        if shown is not gray:
+            gray = shown
+            break
     if request.photometric == "MONOCHROME1":
         gray = -gray
     if stored.padding is not None and stored.padding.any() and not stored.padding.all():
@@ -88,35 +105,12 @@ def _presented(stored: StoredFrame, request: FrameRequest) -> npt.NDArray[np.flo
     return gray.astype(np.float32, copy=False)
 
 
-def _with_modality(
-    values: npt.NDArray[np.float32], request: FrameRequest
+def _unless_malformed(
+    transform: Callable[[Values], Values | None], values: Values
 ) -> npt.NDArray[np.float32]:
-    ds = request.dataset
+    """Apply a transformation; the same array where there is none, or none that shows anything."""
     try:
-        if ds.get("ModalityLUTSequence"):
-            dtype = np.int32 if request.signed else np.uint32
-            values = values.round().astype(dtype)
-        return _finite(apply_modality_lut(values, ds), values)
-    except Exception:  # a malformed LUT: the stored values still show the anatomy
+        shown = transform(values)
+    except Exception:  # malformed elements raise many types; without them the anatomy still shows
         return values
-
-
-def _with_voi(values: npt.NDArray[np.float32], ds: Dataset) -> npt.NDArray[np.float32]:
-    """Apply the first VOI LUT or window, unless it is malformed or leaves nothing to see."""
-    try:
-        has_lut = bool(ds.get("VOILUTSequence"))
-        if not has_lut and ds.get("WindowCenter") is None:
-            return values
-        shown = _finite(
-            apply_voi_lut(values.round().astype(np.int32) if has_lut else values, ds), values
-        )
-    except Exception:  # a malformed LUT or window raises many types
-        return values
-    return values if shown.min() == shown.max() else shown
-
-
-def _finite(
-    changed: npt.NDArray[np.generic], before: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
-    result = changed.astype(np.float32)
-    return result if np.isfinite(result).all() else before.astype(np.float32)
+    return values if shown is None or not is_usable(shown) else shown

@@ -106,11 +106,15 @@ def _get(ds: Dataset, keyword: str) -> object:
 
 
 def _value(ds: Dataset, keyword: str) -> str | None:
-    """One printable value of any length, or None."""
+    """One printable value of any length, or None.
+
+    Only strings: a sequence, a person's name or bytes under the keyword of a text would be printed
+    with all that they hold.
+    """
     value = _get(ds, keyword)
     if isinstance(value, MultiValue):
         value = value[0] if value else None
-    text = str(value).strip(" \0") if value is not None else ""
+    text = value.strip(" \0") if isinstance(value, str) else ""
     return text if text and text.isprintable() else None
 
 
@@ -133,7 +137,7 @@ def _code(ds: Dataset, keyword: str) -> str | None:
 def _codes(ds: Dataset, keyword: str) -> tuple[str, ...]:
     value = _get(ds, keyword)
     values = value if isinstance(value, MultiValue) else [value]
-    return tuple(str(v) for v in values if v is not None)
+    return tuple(v for v in values if isinstance(v, str))
 
 
 def _count(ds: Dataset, keyword: str) -> int | None:

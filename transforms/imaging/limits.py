@@ -12,8 +12,13 @@ class Limits:
     Attributes:
         max_object_bytes: size of the object, and of its data set once inflated.
         max_pixels: Rows x Columns of one frame. The largest real films, stitched spines and
-            digitised mammograms, stay below 60 million.
+        max_items: sequence items and fragments, counted before the parser builds them.
+        max_inflation: growth of a deflated data set.
+        min_inflated_bytes: up to this size a deflated data set may grow by any factor.
     """
 
-    max_object_bytes: int = 1 << 30
+    max_object_bytes: int = 512 << 20
     max_pixels: int = 120_000_000
+    max_items: int = 200_000
+    max_inflation: int = 64
+    min_inflated_bytes: int = 64 << 20

@@ -16,6 +16,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
@@ -26,6 +27,7 @@ from transforms.imaging.quiet import silence_readers
 from transforms.reasons import Reason, Rejected, Stage
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
+ITEM = b"\xfe\xff\x00\xe0"
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009})
 PIXEL_TAGS = FLOAT_PIXEL_TAGS | {PIXEL_DATA}
@@ -41,6 +43,7 @@ class PixelElement:
         buffer: the bytes that hold it: the object's own, or the inflated data set.
         offset: start of the value in `buffer`.
         length: of the value in bytes; for encapsulated pixel data, all that follows.
+        vr: its value representation, OB or OW.
         encapsulated: whether the length is undefined (PS3.5 annex A.4).
     """
 
@@ -48,6 +51,7 @@ class PixelElement:
     buffer: bytes
     offset: int
     length: int
+    vr: str
     encapsulated: bool
 
     @property
@@ -97,6 +101,8 @@ def parse(data: bytes, limits: Limits) -> ParsedObject:
 
 
 def _parse(data: bytes, limits: Limits) -> ParsedObject:
+    if data.count(ITEM) > limits.max_items:  # each costs the parser about a kilobyte
+        raise Rejected(Stage.HEADER, Reason.TOO_MANY_ITEMS)
     has_preamble = data[128:132] == b"DICM"
     if not has_preamble and not _looks_like_dataset(data):
         raise Rejected(Stage.HEADER, Reason.NOT_DICOM)
@@ -105,7 +111,7 @@ def _parse(data: bytes, limits: Limits) -> ParsedObject:
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     syntax = str(meta.get("TransferSyntaxUID", ""))
     if syntax == DeflatedExplicitVRLittleEndian:
-        buffer = _inflate(memoryview(data)[stream.tell() :], limits.max_object_bytes)
+        buffer = _inflate(memoryview(data)[stream.tell() :], limits)
         stream = BytesIO(buffer)
         dataset = read_dataset(stream, False, True, stop_when=_at_pixels)
     else:
@@ -137,9 +143,11 @@ def _at_pixels(tag: int, vr: str | None, length: int) -> bool:
     return tag in PIXEL_TAGS
 
 
-def _inflate(deflated: memoryview, max_bytes: int) -> bytes:
+def _inflate(deflated: memoryview, limits: Limits) -> bytes:
+    """Inflate a data set; what grows a thousandfold is a blank film if small, a bomb if large."""
+    likely = max(limits.min_inflated_bytes, len(deflated) * limits.max_inflation)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = inflater.decompress(deflated, max_bytes)
+    inflated = inflater.decompress(deflated, min(limits.max_object_bytes, likely))
     if inflater.unconsumed_tail:
         raise Rejected(Stage.HEADER, Reason.INFLATES_TOO_FAR)
     if not inflater.eof:
@@ -152,8 +160,11 @@ def _is_little_endian(dataset: Dataset) -> bool:
 
 
 def _found_syntax(dataset: Dataset) -> str:
-    """The transfer syntax of a file that names none: implicit or explicit as it was read."""
-    return str(ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian)
+    """The transfer syntax of a file that names none: the native one that it was read with."""
+    is_implicit, is_little_endian = dataset.original_encoding
+    if not is_little_endian:
+        return str(ExplicitVRBigEndian)
+    return str(ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian)
 
 
 def _pixel_element(buffer: bytes, at: int, little_endian: bool) -> PixelElement | None:
@@ -167,16 +178,16 @@ def _pixel_element(buffer: bytes, at: int, little_endian: bool) -> PixelElement 
         return None
     if buffer[at + 4 : at + 6] in LONG_LENGTH_VRS:
         (length,) = struct.unpack_from(order + "L", buffer, at + 8)
-        start = at + 12
+        vr, start = buffer[at + 4 : at + 6].decode("ascii"), at + 12
     else:
         (length,) = struct.unpack_from(order + "L", buffer, at + 4)
-        start = at + 8
+        vr, start = "OW", at + 8
     available = len(buffer) - start
     if length == UNDEFINED_LENGTH:
-        return PixelElement(tag, buffer, start, available, encapsulated=True)
+        return PixelElement(tag, buffer, start, available, vr, encapsulated=True)
     if length > available:
         raise Rejected(Stage.HEADER, Reason.TRUNCATED, "pixel data")
-    return PixelElement(tag, buffer, start, length, encapsulated=False)
+    return PixelElement(tag, buffer, start, length, vr, encapsulated=False)
 
 
 def _check_complete(dataset: Dataset) -> None:

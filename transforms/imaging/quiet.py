@@ -13,7 +13,7 @@ import pydicom.config
 def silence_readers() -> None:
     """Switch off messages that can carry header values. Call before the first read.
 
-    pydicom quotes invalid values in warnings and log lines, GDCM and Pillow speak of the stream;
+    pydicom quotes invalid values in warnings and log lines, Pillow speaks of the stream;
     what is wrong with an object is said by its reason instead.
     """
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -22,10 +22,3 @@ def silence_readers() -> None:
     logger.propagate = False
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
     warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
-    try:
-        import gdcm
-    except ImportError:
-        return
-    gdcm.Trace.DebugOff()
-    gdcm.Trace.WarningOff()
-    gdcm.Trace.ErrorOff()

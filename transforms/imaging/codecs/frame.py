@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
+from pydicom.uid import RLELossless
 
-from transforms.imaging.codecs.stream_size import stream_size
+from transforms.imaging.codecs.stream_header import StreamHeader, read_stream_header
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import PIXEL_DATA, ParsedObject, PixelElement
 from transforms.reasons import Reason, Rejected, Stage
 
+ITEM = (0xFFFE, 0xE000)
 GRAY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 
 
@@ -100,7 +103,9 @@ def frame_request(
     allocated = _number(ds, "BitsAllocated")
     stored = _number(ds, "BitsStored", allocated)
     high_bit = _number(ds, "HighBit", stored - 1)
-    photometric = _text(ds, "PhotometricInterpretation")
+    if not stored - 1 <= high_bit < max(allocated, 1):
+        high_bit = stored - 1  # senseless; what nearly all objects mean
+    photometric = _text(ds, "PhotometricInterpretation").upper()
     if samples == 1 and not photometric:
         photometric = "MONOCHROME2"
     problems = [
@@ -111,7 +116,6 @@ def frame_request(
             ("SamplesPerPixel", samples not in (1, 3)),
             ("BitsAllocated", allocated not in (1, 8, 16, 32)),
             ("BitsStored", not 1 <= stored <= max(allocated, 1)),
-            ("HighBit", not stored - 1 <= high_bit < max(allocated, 1)),
             ("PhotometricInterpretation", not photometric),
         )
         if wrong
@@ -143,19 +147,42 @@ def encapsulated_frame(request: FrameRequest) -> bytes:
     """Return one frame's compressed stream.
 
     Raises:
-        Rejected: the items of the encapsulated pixel data (PS3.5 annex A.4) do not hold it, or its
-            own size is not that of the header: a decoder would obey the stream, whatever it claims.
+        Rejected: the items of the encapsulated pixel data (PS3.5 annex A.4) do not hold it, or the
+            stream is of another size than the header says (a decoder would obey the stream,
+            whatever it claims) or has no end (a decoder would fill up the rest).
     """
     if not request.pixels.encapsulated:
         raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "pixel data not encapsulated")
+    _require_whole_items(request.pixels)
     with undecodable_unless_said():
         frame = get_frame(
             BytesIO(request.pixels.value), request.index, number_of_frames=request.frames
         )
-    size = stream_size(frame)
-    if size is not None and size != (request.rows, request.columns):
-        raise Rejected(Stage.DECODE, Reason.SIZE_MISMATCH)
+    if request.transfer_syntax_uid != RLELossless:
+        _require_agreement(read_stream_header(frame), request)
     return frame
+
+
+def _require_agreement(stream: StreamHeader | None, request: FrameRequest) -> None:
+    if stream is None:
+        raise Rejected(Stage.DECODE, Reason.UNDECODABLE_PIXELS, "no stream header")
+    said = (request.rows, request.columns, request.samples)
+    if (stream.rows, stream.columns, stream.components) != said:
+        raise Rejected(Stage.DECODE, Reason.SIZE_MISMATCH)
+    if not stream.has_end:
+        raise Rejected(Stage.DECODE, Reason.TRUNCATED, "stream")
+
+
+def _require_whole_items(pixels: PixelElement) -> None:
+    """Raise `Rejected` if an item of the encapsulated pixel data runs past the object's end."""
+    at, end = pixels.offset, pixels.offset + pixels.length
+    while at + 8 <= end:
+        group, element, length = struct.unpack_from("<HHL", pixels.buffer, at)
+        if (group, element) != ITEM:
+            return
+        at += 8 + length
+    if at > end:
+        raise Rejected(Stage.DECODE, Reason.TRUNCATED, "pixel data")
 
 
 @contextlib.contextmanager

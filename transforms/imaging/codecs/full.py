@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from io import BytesIO
 
-import numpy as np
-from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options
 
-from transforms.imaging.codecs.area import average, padding_range
+from transforms.imaging.codecs.area import average, average_channels, padding_of
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     StoredFrame,
     encapsulated_frame,
     undecodable_unless_said,
 )
+from transforms.imaging.codecs.native import clear_unused_bits
 from transforms.reasons import Reason, Rejected, Stage
+
+GDCM = "gdcm"
 
 
 def decode(request: FrameRequest) -> StoredFrame:
@@ -26,14 +30,16 @@ def decode(request: FrameRequest) -> StoredFrame:
         Rejected: no codec reads the syntax, every codec failed, or the pixel data ends early.
     """
     try:
-        decoder = get_decoder(request.transfer_syntax_uid)
+        decoder = _decoder(request.transfer_syntax_uid)
     except NotImplementedError as error:
         raise Rejected(Stage.DECODE, Reason.UNSUPPORTED_SYNTAX) from error
     if not decoder.is_available:
         raise Rejected(Stage.DECODE, Reason.UNSUPPORTED_SYNTAX)
     value = request.pixels.value
+    if request.pixels.encapsulated != decoder.is_encapsulated:
+        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "encapsulation")
     if request.pixels.encapsulated:
-        encapsulated_frame(request)  # checks the stream's own size
+        encapsulated_frame(request)  # checks the stream before a codec sees it
     else:
         wanted = request.rows * request.columns * request.samples * request.frames
         if (
@@ -49,6 +55,8 @@ def decode(request: FrameRequest) -> StoredFrame:
         photometric_interpretation=request.photometric,
         pixel_representation=int(request.signed),
         pixel_keyword="PixelData",
+        pixel_vr=request.pixels.vr,
+        correct_unused_bits=False,
     )
     source = BytesIO(value) if request.pixels.encapsulated else bytes(value)
     with undecodable_unless_said():
@@ -56,6 +64,17 @@ def decode(request: FrameRequest) -> StoredFrame:
         if request.photometric == "PALETTE COLOR":
             stored = apply_color_lut(stored, request.dataset)
     if stored.ndim == 3:
-        channels = [average(stored[..., c], request.reduction, None).values for c in range(3)]
-        return StoredFrame(np.stack(channels, axis=-1))
-    return average(stored, request.reduction, padding_range(request.dataset))
+        return average_channels(stored, request.reduction)
+    if request.bits_allocated == 1:
+        return average(stored, request.reduction)
+    is_padding = padding_of(stored, request)
+    return average(clear_unused_bits(stored, request), request.reduction, is_padding)
+
+
+@functools.cache
+def _decoder(transfer_syntax_uid: str) -> Decoder:
+    """The decoder of a syntax, less GDCM: on malformed streams it ends the whole process."""
+    decoder = get_decoder(transfer_syntax_uid)
+    with contextlib.suppress(ValueError):  # another thread was first, or it never was there
+        decoder.remove_plugin(GDCM)
+    return decoder

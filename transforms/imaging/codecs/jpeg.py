@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image
 from pydicom.uid import JPEGBaseline8Bit
 
-from transforms.imaging.codecs.area import padding_range
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     NoFastPath,
     StoredFrame,
     encapsulated_frame,
 )
+from transforms.imaging.codecs.stream_header import read_stream_header
 
 SYNTAXES = frozenset({str(JPEGBaseline8Bit)})
 
@@ -31,10 +31,14 @@ def decode(request: FrameRequest) -> StoredFrame:
     """
     if not request.is_gray or request.reduction < 2 or request.signed:
         raise NoFastPath
-    if padding_range(request.dataset) is not None:
+    if "PixelPaddingValue" in request.dataset:
         raise NoFastPath
+    frame = encapsulated_frame(request)
+    header = read_stream_header(frame)
+    if header is None or not header.is_dct:
+        raise NoFastPath  # Pillow corrupts its heap when a lossless stream is scaled
     try:
-        with Image.open(BytesIO(encapsulated_frame(request)), formats=("JPEG",)) as image:
+        with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
             if image.size != (request.columns, request.rows) or image.mode != "L":
                 raise NoFastPath
             image.draft(

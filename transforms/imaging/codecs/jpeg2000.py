@@ -19,7 +19,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
-from transforms.imaging.codecs.area import average, padding_range
+from transforms.imaging.codecs.area import average, padding_of
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     NoFastPath,
@@ -51,7 +51,7 @@ def decode(request: FrameRequest) -> StoredFrame:
     values, levels = _decode_reduced(frame, precision, levels, (request.columns, request.rows))
     if request.signed:
         values -= 1 << precision - 1
-    return average(values, request.reduction >> levels, padding_range(request.dataset))
+    return average(values, request.reduction >> levels, padding_of(values, request))
 
 
 def _decode_reduced(

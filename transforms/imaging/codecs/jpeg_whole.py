@@ -1,4 +1,4 @@
-"""12-bit and lossless JPEG by libjpeg-turbo, JPEG-LS by CharLS: gray frames, whole, then averaged.
+"""12-bit and lossless JPEG by libjpeg-turbo, JPEG-LS by CharLS: frames decoded whole, then averaged.
 
 These streams have no reduced form. imagecodecs is the fastest kept decoder of each, and the only
 permissively licensed one of 12-bit JPEG (process 2 and 4).
@@ -9,7 +9,6 @@ Standard: PS3.5 annex A.4.1 and A.4.3; ISO/IEC 10918-1, ISO/IEC 14495-1.
 from __future__ import annotations
 
 import imagecodecs
-import numpy as np
 from pydicom.uid import (
     JPEGExtended12Bit,
     JPEGLossless,
@@ -18,7 +17,7 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-from transforms.imaging.codecs.area import average, padding_range
+from transforms.imaging.codecs.area import average, average_channels, padding_of
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     NoFastPath,
@@ -37,23 +36,28 @@ SYNTAXES = frozenset(_DECODE)
 
 
 def decode(request: FrameRequest) -> StoredFrame:
-    """Return the averaged stored values of a gray frame.
+    """Return the averaged stored values of a gray or RGB frame.
 
     Raises:
-        NoFastPath: colour, or a stream that this decoder does not read.
+        NoFastPath: palette, or a stream that this decoder does not read.
     """
-    if not request.is_gray or request.bits_allocated not in (8, 16):
+    if request.bits_allocated not in (8, 16) or not (request.is_gray or request.samples == 3):
         raise NoFastPath
     frame = encapsulated_frame(request)
     try:
         decoded = _DECODE[request.transfer_syntax_uid](frame)
     except Exception as error:  # each codec has an error type of its own
         raise NoFastPath from error
-    if decoded.shape != (request.rows, request.columns) or decoded.dtype.kind != "u":
+    if decoded.dtype.kind != "u" or decoded.shape[:2] != (request.rows, request.columns):
+        raise NoFastPath
+    if request.samples == 3:
+        if decoded.shape != (request.rows, request.columns, 3) or request.photometric != "RGB":
+            raise NoFastPath
+        return average_channels(decoded, request.reduction)
+    if decoded.ndim != 2:
         raise NoFastPath
     if request.signed:
-        decoded = decoded.astype(f"u{request.bits_allocated // 8}").view(
-            f"i{request.bits_allocated // 8}"
-        )
-    stored = clear_unused_bits(np.ravel(decoded), request).reshape(decoded.shape)
-    return average(stored, request.reduction, padding_range(request.dataset))
+        width = request.bits_allocated // 8
+        decoded = decoded.astype(f"u{width}").view(f"i{width}")
+    is_padding = padding_of(decoded, request)
+    return average(clear_unused_bits(decoded, request), request.reduction, is_padding)

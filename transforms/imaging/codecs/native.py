@@ -13,7 +13,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from transforms.imaging.codecs.area import average, padding_range
+from transforms.imaging.codecs.area import Integers, average, padding_of
 from transforms.imaging.codecs.frame import FrameRequest, NoFastPath, StoredFrame
 from transforms.reasons import Reason, Rejected, Stage
 
@@ -37,6 +37,8 @@ def decode(request: FrameRequest) -> StoredFrame:
         NoFastPath: colour, palette, single-bit or 8-bit words in big endian.
         Rejected: the pixel data is shorter than Rows x Columns.
     """
+    if request.pixels.encapsulated:
+        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "pixel data encapsulated")
     big = request.transfer_syntax_uid == ExplicitVRBigEndian
     if not request.is_gray or request.bits_allocated == 1 or (big and request.bits_allocated == 8):
         raise NoFastPath
@@ -47,21 +49,21 @@ def decode(request: FrameRequest) -> StoredFrame:
     value = request.pixels.value
     if len(value) < start + count * dtype.itemsize:
         raise Rejected(Stage.DECODE, Reason.TRUNCATED, "pixel data")
-    flat = np.frombuffer(value, dtype, count, start)
-    stored = clear_unused_bits(flat, request).reshape(request.rows, request.columns)
-    return average(stored, request.reduction, padding_range(request.dataset))
+    raw = np.frombuffer(value, dtype, count, start).reshape(request.rows, request.columns)
+    is_padding = padding_of(raw, request)
+    return average(clear_unused_bits(raw, request), request.reduction, is_padding)
 
 
-def clear_unused_bits(
-    flat: np.ndarray[tuple[int], np.dtype[np.integer]], request: FrameRequest
-) -> np.ndarray[tuple[int], np.dtype[np.integer]]:
+def clear_unused_bits(raw: Integers, request: FrameRequest) -> Integers:
     """Drop what stands outside Bits Stored: old objects keep overlays there (PS3.5 8.1.2)."""
     bits, shift = request.bits_stored, request.high_bit + 1 - request.bits_stored
     if bits == request.bits_allocated:
-        return flat
+        return raw
     low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if request.signed else (0, (1 << bits) - 1)
-    if shift <= 0 and low <= flat.min() and flat.max() <= high:
-        return flat
-    native = flat.astype(flat.dtype.newbyteorder("="))
-    left = request.bits_allocated - bits - max(shift, 0)
-    return (native << left) >> (request.bits_allocated - bits)
+    if shift == 0 and low <= raw.min() and raw.max() <= high:
+        return raw
+    native = raw.astype(raw.dtype.newbyteorder("="))
+    cleared: Integers = (native << request.bits_allocated - bits - shift) >> (
+        request.bits_allocated - bits
+    )
+    return cleared

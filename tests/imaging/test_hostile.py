@@ -1,0 +1,287 @@
+"""Objects that once crashed, cost too much, or were shown wrong; each test says how."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from tests.synthetic import dataset, dicom_bytes, film, to_bytes
+from transforms.imaging.film import read_film
+from transforms.imaging.header import read_header
+from transforms.imaging.limits import Limits
+from transforms.imaging.network_input import network_input
+from transforms.imaging.part10 import parse
+from transforms.reasons import Reason, Rejected
+
+PIXELS = film(shape=(640, 512))
+PIXELS_8 = (PIXELS >> 4).astype(np.uint8)
+
+
+def shown(data: bytes) -> np.ndarray:
+    return network_input(read_film(data, 224), 224).astype(int)
+
+
+def reason_of(data: bytes) -> Reason:
+    with pytest.raises(Rejected) as caught:
+        read_film(data, 224)
+    return caught.value.reason
+
+
+def with_stream(stream: bytes, syntax: str, **elements: object) -> bytes:
+    """An object whose pixel data is this one stream, whatever it is."""
+    ds = dataset(PIXELS_8, syntax=JPEGBaseline8Bit, **elements)
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.PixelData = encapsulate([stream])
+    ds["PixelData"].is_undefined_length = True
+    return to_bytes(ds)
+
+
+def test_streams_that_ended_the_process() -> None:
+    """GDCM threw through C++ on a gray stream under a colour header, Pillow freed twice on draft."""
+    colour = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    gray = imagecodecs.jpegls_encode(PIXELS)
+    assert reason_of(with_stream(gray, JPEGLSLossless, **colour)) is Reason.SIZE_MISMATCH
+    lossless = imagecodecs.jpeg8_encode(PIXELS_8, lossless=True, predictor=1)
+    data = with_stream(lossless, JPEGBaseline8Bit)
+    try:
+        assert np.abs(shown(data) - shown(dicom_bytes(PIXELS_8))).mean() < 1
+    except Rejected as rejected:
+        assert rejected.reason is Reason.UNDECODABLE_PIXELS
+
+
+def test_gdcm_is_never_asked() -> None:
+    from transforms.imaging.codecs.full import _decoder
+
+    for syntax in (JPEGBaseline8Bit, JPEGLSLossless, JPEGLosslessSV1, JPEG2000Lossless):
+        assert "gdcm" not in _decoder(syntax).available_plugins
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGExtended12Bit, JPEGLSLossless])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.9])
+def test_a_cut_stream_is_not_filled_up(syntax: str, share: float) -> None:
+    whole = dicom_bytes(film(shape=(1600, 1280)), syntax=syntax)
+    assert reason_of(whole[: int(len(whole) * share)]) is Reason.TRUNCATED
+    ds = dataset(film(shape=(1600, 1280)), syntax=syntax)
+    (stream,) = pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1)
+    ds.PixelData = encapsulate([stream[: int(len(stream) * share)]])
+    ds["PixelData"].is_undefined_length = True
+    assert reason_of(to_bytes(ds)) is Reason.TRUNCATED
+
+
+def test_a_window_after_a_falling_rescale_keeps_the_polarity() -> None:
+    data = dicom_bytes(
+        PIXELS, RescaleSlope="-1", RescaleIntercept="4095", WindowCenter="1500", WindowWidth="3000"
+    )
+    truth = np.clip(4095.0 - PIXELS, 0, 3000)
+    assert np.corrcoef(read_film(data, 640).ravel(), truth.ravel())[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("missing", ["BitsStored", "PixelRepresentation", "VOILUTFunction"])
+def test_a_window_does_not_need_other_elements(missing: str) -> None:
+    window = {"WindowCenter": "2000", "WindowWidth": "1000"}
+    extra = {"VOILUTFunction": ""} if missing == "VOILUTFunction" else {missing: None}
+    ds = dataset(PIXELS, **window)
+    expected = read_film(to_bytes(ds), 640)
+    for keyword, value in extra.items():
+        if value is None:
+            delattr(ds, keyword)
+        else:
+            setattr(ds, keyword, value)
+    assert np.array_equal(read_film(to_bytes(ds), 640), expected)
+
+
+def voi_lut(descriptor: list[int], data: bytes, vr: str = "OW") -> Dataset:
+    item = Dataset()
+    item.LUTDescriptor = descriptor
+    item.add_new("LUTData", vr, data)
+    return item
+
+
+def test_luts_of_each_shape_are_looked_up() -> None:
+    ramp = (np.arange(4096) // 16).astype(np.uint16)
+    packed = ramp.astype(np.uint8).tobytes()
+    for item in (
+        voi_lut([4096, 0, 8], ramp.tobytes()),
+        voi_lut([4096, 0, 8], packed),
+        voi_lut([4096, 0, 12], ramp.tobytes()),
+    ):
+        ds = dataset(PIXELS, VOILUTSequence=Sequence([item]))
+        assert np.array_equal(read_film(to_bytes(ds), 640), ramp[PIXELS].astype(np.float32))
+    modality = dataset(PIXELS, ModalityLUTSequence=Sequence([item]))
+    assert np.array_equal(read_film(to_bytes(modality), 640), ramp[PIXELS].astype(np.float32))
+
+
+def test_a_lut_may_start_below_zero() -> None:
+    signed = (PIXELS.astype(np.int32) - 2048).astype(np.int16)
+    ramp = (np.arange(4096) // 16).astype(np.uint16)
+    item = voi_lut([4096, 0, 8], ramp.tobytes())
+    item.add_new("LUTDescriptor", "SS", [4096, -2048, 8])
+    ds = dataset(signed, VOILUTSequence=Sequence([item]))
+    assert np.array_equal(read_film(to_bytes(ds), 640), ramp[PIXELS].astype(np.float32))
+
+
+def test_a_malformed_lut_leaves_the_window() -> None:
+    window = {"WindowCenter": "2000", "WindowWidth": "1000"}
+    broken = Sequence([voi_lut([4096, 0, 16], b"\0\0")])
+    ds = dataset(PIXELS, VOILUTSequence=broken, **window)
+    expected = read_film(dicom_bytes(PIXELS, **window), 640)
+    assert np.array_equal(read_film(to_bytes(ds), 640), expected)
+
+
+def test_big_endian_without_a_transfer_syntax_is_not_swapped() -> None:
+    whole = dicom_bytes(PIXELS, syntax=ExplicitVRBigEndian)
+    bare = whole[whole.index(struct.pack(">HH", 8, 0x16)) :]
+    assert parse(bare, Limits()).transfer_syntax_uid == ExplicitVRBigEndian
+    assert np.array_equal(shown(bare), shown(dicom_bytes(PIXELS)))
+
+
+def test_compressed_bytes_are_never_shown_as_pixels() -> None:
+    data = dicom_bytes(np.stack([PIXELS] * 6), syntax=JPEGLSLossless)
+    said = data.replace(JPEGLSLossless.encode(), b"1.2.840.10008.1.2.1\0\0\0")
+    assert reason_of(said) is Reason.BAD_PIXEL_DESCRIPTION
+
+
+def test_a_stream_is_not_believed_over_the_header() -> None:
+    """libjpeg skips bytes between markers, and a J2K may claim a thousand components."""
+    stream = bytearray(imagecodecs.jpeg8_encode(PIXELS_8))
+    frame = stream.index(b"\xff\xc0")
+    stream[frame + 5 : frame + 9] = struct.pack(">2H", 30000, 30000)
+    assert reason_of(with_stream(bytes(stream), JPEGBaseline8Bit)) is Reason.SIZE_MISMATCH
+    hidden = bytes(stream[:2]) + b"\0\0\0\0" + bytes(stream[2:])
+    assert reason_of(with_stream(hidden, JPEGBaseline8Bit)) is Reason.UNDECODABLE_PIXELS
+    many = bytearray(imagecodecs.jpeg2k_encode(PIXELS_8, codecformat="j2k"))
+    many[40:42] = struct.pack(">H", 1000)
+    assert reason_of(with_stream(bytes(many), JPEG2000Lossless)) is Reason.SIZE_MISMATCH
+
+
+def test_millions_of_items_are_counted_before_they_are_built() -> None:
+    plain = dicom_bytes(PIXELS)
+    at = plain.index(struct.pack("<HH", 0x28, 2))  # before the first element of group 0028
+    items = b"\xfe\xff\x00\xe0\0\0\0\0" * 300_000
+    head = struct.pack("<HH2sHL", 9, 0x1001, b"SQ", 0, 0xFFFFFFFF)
+    bomb = plain[:at] + head + items + b"\xfe\xff\xdd\xe0\0\0\0\0" + plain[at:]
+    assert reason_of(bomb) is Reason.TOO_MANY_ITEMS
+
+
+def test_a_small_deflate_bomb_stops_at_a_likely_size() -> None:
+    head = dicom_bytes(PIXELS, syntax=DeflatedExplicitVRLittleEndian)
+    (length,) = struct.unpack_from("<L", head, 140)
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = b"".join(deflater.compress(bytes(1 << 20)) for _ in range(200)) + deflater.flush()
+    assert len(bomb) < 1 << 20
+    assert reason_of(head[: 144 + length] + bomb) is Reason.INFLATES_TOO_FAR
+
+
+def test_a_very_long_film_does_not_overflow() -> None:
+    pixels = np.full((260, 46000), 60000, np.uint16)
+    pixels[:, :23000] = 100
+    found = shown(dicom_bytes(pixels, BitsStored=16))
+    inner = found[0][found[0].any(axis=1)]
+    assert (inner[:, :110] == 0).all()
+    assert (inner[:, 114:] == 255).all()
+
+
+def test_a_thin_film_is_still_a_film() -> None:
+    assert shown(dicom_bytes(film(shape=(5000, 10)))).any()
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_left_aligned_values_are_shifted_in_each_syntax(syntax: str) -> None:
+    ds = dataset(PIXELS << 4, syntax=syntax, BitsStored=16)
+    ds.BitsStored, ds.HighBit = 12, 15
+    assert np.array_equal(shown(to_bytes(ds)), shown(dicom_bytes(PIXELS)))
+
+
+def test_padding_outside_bits_stored_and_of_the_other_sign_is_found() -> None:
+    padded = PIXELS // 2 + 500
+    padded[:, :100] = 0xFFFF
+    unsigned = read_film(dicom_bytes(padded, PixelPaddingValue=0xFFFF), 640)
+    assert (unsigned[:, :100] == unsigned.min()).all()
+    signed = (PIXELS // 2 + 500).astype(np.int16)
+    signed[:, :100] = -32768
+    ds = dataset(signed, BitsStored=16)
+    ds.add_new("PixelPaddingValue", "US", 32768)
+    found = read_film(to_bytes(ds), 640)
+    assert (found[:, :100] == found[:, 100:].min()).all()
+
+
+def test_eight_bit_words_in_big_endian_are_those_of_pydicom() -> None:
+    path = str(pydicom.data.get_testdata_file("SC_rgb_small_odd_big_endian.dcm"))
+    truth = pydicom.dcmread(path).pixel_array @ np.array([0.299, 0.587, 0.114])
+    assert np.allclose(read_film(Path(path).read_bytes(), 64), truth, atol=0.5)
+
+
+def test_colour_jpeg_lossless_is_read() -> None:
+    colour = np.stack([PIXELS_8, PIXELS_8 // 2, PIXELS_8 // 3], axis=-1)
+    ds = dataset(colour)
+    ds.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    stream = imagecodecs.jpeg8_encode(colour, lossless=True, predictor=1, colorspace="RGB")
+    ds.PixelData = encapsulate([stream])
+    ds["PixelData"].is_undefined_length = True
+    assert np.abs(shown(to_bytes(ds)) - shown(dicom_bytes(colour))).max() <= 1
+
+
+def test_words_in_other_case_are_understood() -> None:
+    ds = dataset(PIXELS, PhotometricInterpretation="Monochrome1 ")
+    assert np.array_equal(
+        shown(to_bytes(ds)), shown(dicom_bytes(PIXELS, PhotometricInterpretation="MONOCHROME1"))
+    )
+
+
+@pytest.mark.parametrize("vr", ["SQ", "PN", "OB"])
+def test_only_text_of_a_text_element_reaches_the_index(vr: str) -> None:
+    ds = dataset(PIXELS)
+    inner = Dataset()
+    inner.PatientName = "DOE^JOHN"
+    value = {"SQ": Sequence([inner]), "PN": "DOE^JOHN", "OB": b"DOE^JOHN"}[vr]
+    ds.add_new("Manufacturer", vr, value)
+    ds.add_new("ImageType", vr, value)
+    found = read_header(parse(to_bytes(ds), Limits()))
+    assert found.manufacturer is None
+    assert "DOE" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value"),
+    [
+        ("WindowCenter", "DS", b"abc\\def "),
+        ("WindowCenter", "UN", b"\x01"),
+        ("PixelPaddingValue", "US", b"\x01"),
+        ("RescaleSlope", "DS", b"one "),
+        ("RescaleSlope", "DS", b"1e999 "),
+        ("VOILUTSequence", "UN", b"\xff" * 10),
+        ("ModalityLUTSequence", "OB", b"\x00" * 10),
+    ],
+)
+def test_malformed_presentation_leaves_the_film(keyword: str, vr: str, value: bytes) -> None:
+    from pydicom.datadict import tag_for_keyword
+
+    plain = dicom_bytes(PIXELS)
+    tag = tag_for_keyword(keyword)
+    assert tag is not None
+    element = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr.encode())
+    element += (
+        struct.pack("<HL", 0, len(value)) if vr in ("UN", "OB") else struct.pack("<H", len(value))
+    )
+    at = plain.index(struct.pack("<HH", 0x7FE0, 0x10))
+    assert np.array_equal(shown(plain[:at] + element + value + plain[at:]), shown(plain))
