@@ -98,7 +98,7 @@ def render(summary: dict[str, Any], lake: Path) -> str:
         lines += ["", f"  {'objects':>7}  why"]
     for entry in notable:
         meaning = MEANINGS[Reason(entry["reason"])]
-        why = f"{entry['status']}/{entry['reason']}: {meaning.text}"
+        why = f"{entry['status']} at {entry['stage']}, {entry['reason']}: {meaning.text}"
         lines.append(f"  {entry['objects']:>7}  {why}")
     if summary["counts"]["conflicts"]:
         lines += [
