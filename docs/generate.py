@@ -11,7 +11,7 @@ TARGET = Path(__file__).parent / "index.md"
 
 REASONS_OF = {
     "routed": (Reason.CONFIDENT, Reason.SETTLED_BY_AGE),
-    "review": (Reason.LOW_CONFIDENCE, Reason.OUT_OF_DISTRIBUTION),
+    "review": (Reason.LOW_CONFIDENCE, Reason.OUT_OF_DISTRIBUTION, Reason.TOO_SMALL),
     "not_xray": (Reason.SOP_CLASS, Reason.MODALITY, Reason.IMAGE_TYPE),
     "duplicate": (Reason.SAME_CONTENT,),
     "quarantined": tuple(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from transforms.labels import ADULT_CHEST, LABELS, PEDIATRIC_CHEST, SPINE
-from transforms.policy import Policy, PolicyError, decide, parse_policy
+from transforms.policy import Decision, Policy, PolicyError, decide, parse_policy
 from transforms.reasons import Reason
 
 POLICY = Policy().with_defaults(dict.fromkeys(LABELS, 0.8), ood_threshold=-1.0)
@@ -19,8 +19,18 @@ def probabilities(**by_label: float) -> list[float]:
     return [by_label.get(label, rest) for label in LABELS]
 
 
+def decided(
+    chances: list[float],
+    ood: float,
+    age: float | None,
+    policy: Policy,
+    long_side: int = 2000,
+) -> Decision:
+    return decide(chances, ood, policy, age_years=age, long_side=long_side)
+
+
 def test_confident_films_are_routed() -> None:
-    decision = decide(probabilities(spine=0.9), -5, None, POLICY)
+    decision = decided(probabilities(spine=0.9), -5, None, POLICY)
     assert (decision.destination, decision.reason) == (SPINE, Reason.CONFIDENT)
     assert decision.confidence == 0.9
 
@@ -30,7 +40,7 @@ def test_confident_films_are_routed() -> None:
     [(0.79, -5, Reason.LOW_CONFIDENCE), (0.99, 0.0, Reason.OUT_OF_DISTRIBUTION)],
 )
 def test_others_are_reviewed(spine: float, ood: float, reason: Reason) -> None:
-    decision = decide(probabilities(spine=spine), ood, None, POLICY)
+    decision = decided(probabilities(spine=spine), ood, None, POLICY)
     assert (decision.destination, decision.reason) == ("review", reason)
     assert decision.predicted_label == SPINE
 
@@ -49,21 +59,27 @@ def test_others_are_reviewed(spine: float, ood: float, reason: Reason) -> None:
 def test_a_plausible_age_settles_the_chests(
     age: float | None, destination: str, reason: Reason
 ) -> None:
-    decision = decide(probabilities(adult_chest=0.5, pediatric_chest=0.45), -5, age, POLICY)
+    decision = decided(probabilities(adult_chest=0.5, pediatric_chest=0.45), -5, age, POLICY)
     assert (decision.destination, decision.reason) == (destination, reason)
     assert decision.predicted_label == ADULT_CHEST
 
 
 def test_an_age_counts_both_chests_together() -> None:
     chances = probabilities(abdominal=0.4, adult_chest=0.35, pediatric_chest=0.23)
-    decision = decide(chances, -5, 5.0, POLICY.with_defaults(dict.fromkeys(LABELS, 0.5), 0))
+    decision = decided(chances, -5, 5.0, POLICY.with_defaults(dict.fromkeys(LABELS, 0.5), 0))
     assert (decision.predicted_label, decision.decided_label) == ("abdominal", PEDIATRIC_CHEST)
     assert decision.confidence == pytest.approx(0.58)
-    assert decide(chances, -5, None, POLICY).decided_label == "abdominal"
+    assert decided(chances, -5, None, POLICY).decided_label == "abdominal"
+
+
+def test_a_film_of_a_few_pixels_is_reviewed() -> None:
+    small = decided(probabilities(spine=0.99), -5, None, POLICY, long_side=63)
+    assert (small.destination, small.reason) == ("review", Reason.TOO_SMALL)
+    assert decided(probabilities(spine=0.99), -5, None, POLICY, long_side=64).destination == SPINE
 
 
 def test_age_says_nothing_of_a_spine() -> None:
-    assert decide(probabilities(spine=0.9), -5, 4.0, POLICY).destination == SPINE
+    assert decided(probabilities(spine=0.9), -5, 4.0, POLICY).destination == SPINE
 
 
 def test_the_template_is_valid_and_equals_the_defaults() -> None:
@@ -75,6 +91,7 @@ def test_a_policy_says_all_that_it_can() -> None:
     policy = parse_policy("""
 thresholds: {spine: 0.95}
 ood_threshold: -2
+min_long_side: 10
 age: {adult_from_years: 16}
 sinks: {spine: /mnt/spine}
 radiographs:
@@ -85,13 +102,14 @@ radiographs:
     assert policy.thresholds == {SPINE: 0.95}
     assert policy.ood_threshold == -2.0
     assert policy.adult_from_years == 16
+    assert policy.min_long_side == 10
     assert policy.sinks == {SPINE: "/mnt/spine"}
     assert (
         policy.radiographs.why_not("1.2.840.10008.5.1.4.1.1.12.1", "XA", ("SCREEN SAVE",)) is None
     )
-    assert decide(
+    assert decided(
         probabilities(spine=0.9), -5, None, policy.with_defaults(POLICY.thresholds, 0)
-    ) == (decide(probabilities(spine=0.9), -5, None, policy.with_defaults(POLICY.thresholds, 9)))
+    ) == (decided(probabilities(spine=0.9), -5, None, policy.with_defaults(POLICY.thresholds, 9)))
 
 
 def test_every_error_is_listed_at_once() -> None:
@@ -100,6 +118,7 @@ def test_every_error_is_listed_at_once() -> None:
 threshold: {}
 thresholds: {spine: 2, hand: 0.5, others: true}
 ood_threshold: high
+min_long_side: 0
 age: {adult_from_years: -1}
 sinks: {spine: relative/path, elsewhere: /x}
 radiographs: {sop_classes: ["../x"], modalities: CR}
@@ -107,7 +126,7 @@ radiographs: {sop_classes: ["../x"], modalities: CR}
     message = str(caught.value)
     for part in (
         "threshold: unknown", "thresholds.spine", "thresholds.hand", "thresholds.others",
-        "ood_threshold", "age.adult_from_years", "sinks.spine", "sinks.elsewhere",
+        "ood_threshold", "min_long_side", "age.adult_from_years", "sinks.spine", "sinks.elsewhere",
         "radiographs.sop_classes", "radiographs.modalities",
     ):  # fmt: skip
         assert part in message

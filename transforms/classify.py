@@ -56,7 +56,13 @@ def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> Index
         why = Rejected(Stage.CLASSIFY, Reason.INFERENCE_FAILED, result.inference.kind)
         return replace(quarantined(row, why), model_id=result.model_id)
     *probabilities, ood_score = map(float, result.inference)
-    decision = decide(probabilities, ood_score, row.patient_age_years, policy)
+    decision = decide(
+        probabilities,
+        ood_score,
+        policy,
+        age_years=row.patient_age_years,
+        long_side=max(row.rows or 0, row.columns or 0),
+    )
     region = REGIONS.get(decision.decided_label)
     by_label = dict(zip(LABELS, probabilities, strict=True))
     return replace(

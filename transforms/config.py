@@ -124,6 +124,7 @@ class RouteConfig:
             "max_pixels": self.limits.max_pixels,
             "thresholds": self.policy.thresholds,
             "ood_threshold": self.policy.ood_threshold,
+            "min_long_side": self.policy.min_long_side,
             "adult_from_years": self.policy.adult_from_years,
         }
 

@@ -16,7 +16,9 @@ from transforms.labels import ADULT_CHEST, CHESTS, LABELS, PEDIATRIC_CHEST
 from transforms.lake.layout import REVIEW, SINKS
 from transforms.reasons import Reason
 
-TOP_LEVEL: Final = ("thresholds", "ood_threshold", "age", "sinks", "radiographs")
+TOP_LEVEL: Final = (
+    "thresholds", "ood_threshold", "min_long_side", "age", "sinks", "radiographs",
+)  # fmt: skip
 
 
 class PolicyError(UsageError):
@@ -30,6 +32,7 @@ class Policy:
     Attributes:
         thresholds: least confidence per label, 0..1; a label not named takes the bundle's.
         ood_threshold: highest OOD score that is routed; None takes the bundle's.
+        min_long_side: least Rows or Columns, whichever is larger, of a film that is routed; pixels.
         adult_from_years: age from which a chest is an adult's.
         sinks: roots of sinks that stand outside the lake.
         radiographs: what counts as a projection radiograph.
@@ -37,6 +40,7 @@ class Policy:
 
     thresholds: dict[str, float] = field(default_factory=dict)
     ood_threshold: float | None = None
+    min_long_side: int = 64
     adult_from_years: float = 18.0
     sinks: dict[str, str] = field(default_factory=dict)
     radiographs: RadiographTable = field(default_factory=RadiographTable)
@@ -67,16 +71,22 @@ class Decision:
 
 
 def decide(
-    probabilities: Sequence[float], ood_score: float, age_years: float | None, policy: Policy
+    probabilities: Sequence[float],
+    ood_score: float,
+    policy: Policy,
+    *,
+    age_years: float | None,
+    long_side: int,
 ) -> Decision:
     """Decide one film.
 
     Args:
         probabilities: one per label, in order of `LABELS`, calibrated, sum 1.
         ood_score: higher is less like the training films.
+        policy: with thresholds for every label.
         age_years: from the header. A plausible one settles adult or pediatric where both chests
             together are the likeliest.
-        policy: with thresholds for every label.
+        long_side: Rows or Columns, whichever is larger; pixels.
     """
     by_label = dict(zip(LABELS, probabilities, strict=True))
     predicted = max(LABELS, key=lambda label: by_label[label])
@@ -86,6 +96,8 @@ def decide(
         if chest >= max(by_label[other] for other in LABELS if other not in CHESTS):
             label = ADULT_CHEST if age_years >= policy.adult_from_years else PEDIATRIC_CHEST
             confidence, reason = chest, Reason.SETTLED_BY_AGE
+    if long_side < policy.min_long_side:
+        return Decision(REVIEW, predicted, label, confidence, Reason.TOO_SMALL)
     if policy.ood_threshold is not None and ood_score > policy.ood_threshold:
         return Decision(REVIEW, predicted, label, confidence, Reason.OUT_OF_DISTRIBUTION)
     if confidence < policy.thresholds[label]:
@@ -115,6 +127,9 @@ def parse_policy(text: str) -> Policy:
     ood = document.get("ood_threshold")
     if ood is not None and not _is_number(ood):
         errors.append("ood_threshold: must be a number")
+    min_long_side = document.get("min_long_side", Policy.min_long_side)
+    if not isinstance(min_long_side, int) or isinstance(min_long_side, bool) or min_long_side < 1:
+        errors.append("min_long_side: must be a whole number of at least 1")
     age = _mapping(document, "age", errors)
     errors += _unknown(age, ("adult_from_years",), "age.")
     adult_from = age.get("adult_from_years", Policy.adult_from_years)
@@ -131,6 +146,7 @@ def parse_policy(text: str) -> Policy:
     return Policy(
         thresholds={label: float(value) for label, value in thresholds.items()},
         ood_threshold=None if ood is None else float(ood),
+        min_long_side=min_long_side,
         adult_from_years=float(adult_from),
         sinks=dict(sinks),
         radiographs=table,

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     SETTLED_BY_AGE = "settled_by_age"
     LOW_CONFIDENCE = "low_confidence"
     OUT_OF_DISTRIBUTION = "out_of_distribution"
+    TOO_SMALL = "too_small"
     # not_xray
     SOP_CLASS = "sop_class"
     MODALITY = "modality"
@@ -97,6 +98,10 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.OUT_OF_DISTRIBUTION: Meaning(
         "the film looks unlike those that the model was trained on",
         "look at the film, or raise ood_threshold in the policy",
+    ),
+    Reason.TOO_SMALL: Meaning(
+        "the film has too few pixels to judge it by",
+        "look at the film, or lower min_long_side in the policy",
     ),
     Reason.SOP_CLASS: Meaning(
         "the SOP Class is not that of a projection radiograph",
