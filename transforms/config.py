@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -75,7 +75,7 @@ class RouteConfig:
     def check(self) -> None:
         """Raise `ConfigError` with every problem found."""
         problems = [
-            f"--{name} must be at least 1" for name, value in self._counts().items() if value < 1
+            f"--{name} must be above 0" for name, value in self._counts().items() if not value > 0
         ]
         problems += [
             f"input {number} is empty" for number, text in enumerate(self.inputs, 1) if not text
@@ -95,14 +95,13 @@ class RouteConfig:
         if problems:
             raise ConfigError("; ".join(problems))
 
-    def _counts(self) -> dict[str, int]:
+    def _counts(self) -> dict[str, float]:
         return {
             "batch_size": self.batch_size,
             "fetch_threads": self.fetch_threads,
             "frame": self.frame_number,
             "index_shards": self.index_shards,
-            "max_object_bytes": self.limits.max_object_bytes,
-            "max_pixels": self.limits.max_pixels,
+            **asdict(self.limits),
         }
 
     def _places(self) -> dict[str, str]:
@@ -120,8 +119,7 @@ class RouteConfig:
             "placement": self.placement,
             "reprocess": self.reprocess,
             "patient_key": self.patient_key_file is not None,
-            "max_object_bytes": self.limits.max_object_bytes,
-            "max_pixels": self.limits.max_pixels,
+            **asdict(self.limits),
             "thresholds": self.policy.thresholds,
             "ood_threshold": self.policy.ood_threshold,
             "min_long_side": self.policy.min_long_side,

@@ -19,10 +19,11 @@ from transforms.imaging.film import thumbnail_of
 from transforms.imaging.header import Header, read_header, require_uids
 from transforms.imaging.header_label import header_label
 from transforms.imaging.part10 import parse
+from transforms.isolation import Crashed, Isolated, Killed, TimedOut
 from transforms.lake.layout import NOT_XRAY, QUARANTINE, uri_to_path
 from transforms.lake.schema import IndexRow
 from transforms.lake.store import sha256_of
-from transforms.reasons import Reason, Rejected, Stage, Status
+from transforms.reasons import Reason, Rejected, Stage, Status, Unaccounted
 from transforms.refs import ObjectRef, check_version, read_ref, unaccounted
 
 
@@ -39,13 +40,41 @@ class Examined:
     film: npt.NDArray[np.uint8] | None
 
 
-def examine(ref: ObjectRef, config: RouteConfig, patient_key: bytes | None) -> Examined:
-    """Read, hash, parse and decode one object.
+def examine(
+    ref: ObjectRef, config: RouteConfig, patient_key: bytes | None, isolated: Isolated
+) -> Examined:
+    """Read and hash one object here, parse and decode it in a child process.
+
+    Args:
+        ref: the object.
+        config: of the run.
+        patient_key: key of the hash of Patient ID, or None.
+        isolated: the child; it reads the object by itself, so that no bytes are pickled.
 
     Raises:
-        Unaccounted: it could not be read.
+        Unaccounted: the object could not be read, or the child was killed from outside.
     """
-    row = IndexRow(
+    row = new_row(ref, config)
+    if ref.size > config.limits.max_object_bytes:
+        row = replace(row, content_sha256=_hash_unread(ref))
+        return Examined(quarantined(row, Rejected(Stage.FETCH, Reason.TOO_LARGE)), None)
+    data = read_ref(ref)
+    sha256 = hashlib.sha256(data).hexdigest()
+    HELD.hold(sha256, data)
+    row = replace(row, content_sha256=sha256)
+    try:
+        return isolated.call(describe, ref, row, config, patient_key)
+    except TimedOut:
+        return Examined(quarantined(row, Rejected(Stage.DECODE, Reason.TOOK_TOO_LONG)), None)
+    except Crashed:
+        return Examined(quarantined(row, Rejected(Stage.DECODE, Reason.CRASHED_DECODER)), None)
+    except Killed as error:
+        raise Unaccounted(Stage.DECODE, Reason.KILLED) from error
+
+
+def new_row(ref: ObjectRef, config: RouteConfig) -> IndexRow:
+    """Return the row of an object of which nothing is known yet."""
+    return IndexRow(
         run_id=config.run_id,
         object_key=ref.key,
         ingest_date=config.ingest_date,
@@ -55,15 +84,18 @@ def examine(ref: ObjectRef, config: RouteConfig, patient_key: bytes | None) -> E
         source_version=ref.version,
         source_size_bytes=ref.size,
     )
-    if ref.size > config.limits.max_object_bytes:
-        row = replace(row, content_sha256=_hash_unread(ref))
-        return Examined(quarantined(row, Rejected(Stage.FETCH, Reason.TOO_LARGE)), None)
-    data = read_ref(ref)
-    sha256 = hashlib.sha256(data).hexdigest()
-    HELD.hold(sha256, data)
-    row = replace(row, content_sha256=sha256)
+
+
+def describe(
+    ref: ObjectRef, row: IndexRow, config: RouteConfig, patient_key: bytes | None
+) -> Examined:
+    """Parse and decode one object; the bytes are those that were hashed, or it is an error.
+
+    Raises:
+        Unaccounted: it could not be read again.
+    """
     try:
-        parsed = parse(data, config.limits)
+        parsed = parse(read_ref(ref), config.limits)
         header = read_header(parsed)
         row = with_header(row, header, config, patient_key)
         require_uids(parsed)
@@ -77,8 +109,15 @@ def examine(ref: ObjectRef, config: RouteConfig, patient_key: bytes | None) -> E
             limits=config.limits,
         )
         return Examined(row, film)
+    except Unaccounted:
+        raise
     except Rejected as rejected:
         return Examined(quarantined(row, rejected), None)
+    except MemoryError:
+        return Examined(quarantined(row, Rejected(Stage.DECODE, Reason.TOO_MUCH_MEMORY)), None)
+    except Exception as error:  # one object never stops the rest, whatever was not foreseen
+        unforeseen = Rejected(Stage.HEADER, Reason.UNREADABLE_HEADER, type(error).__name__)
+        return Examined(quarantined(row, unforeseen), None)
 
 
 def quarantined(row: IndexRow, why: Rejected) -> IndexRow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import apache_beam as beam
@@ -12,6 +13,7 @@ from apache_beam import pvalue
 
 from transforms.config import RouteConfig, read_patient_key
 from transforms.examine import Examined, examine
+from transforms.isolation import Isolated
 from transforms.metrics import Count, count
 from transforms.reasons import Unaccounted
 from transforms.refs import FAILED, ObjectRef, failure_of
@@ -39,7 +41,7 @@ class FetchAndExamine(beam.PTransform):  # type: ignore[misc]
 
 
 class ExamineFn(beam.DoFn):  # type: ignore[misc]
-    """Examines a batch of references in a thread pool; codecs and hashing release the GIL."""
+    """Examines a batch of references, in as many threads as child processes."""
 
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
@@ -48,9 +50,18 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
         key_file = self._config.patient_key_file
         self._patient_key = read_patient_key(key_file) if key_file else None
         self._pool = ThreadPoolExecutor(self._config.fetch_threads)
+        self._idle: SimpleQueue[Isolated] = SimpleQueue()
+        limits = self._config.limits
+        for _ in range(self._config.fetch_threads):
+            child = Isolated(
+                timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes
+            )
+            self._idle.put(child)
 
     def teardown(self) -> None:
         self._pool.shutdown()
+        while not self._idle.empty():
+            self._idle.get().close()
 
     def process(self, refs: Sequence[ObjectRef]) -> Iterator[Any]:
         for ref, outcome in zip(refs, self._pool.map(self._examine, refs), strict=True):
@@ -67,7 +78,10 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
                 yield outcome.row, outcome.film
 
     def _examine(self, ref: ObjectRef) -> Examined | Unaccounted:
+        child = self._idle.get()
         try:
-            return examine(ref, self._config, self._patient_key)
+            return examine(ref, self._config, self._patient_key, child)
         except Unaccounted as error:
             return error
+        finally:
+            self._idle.put(child)

@@ -67,6 +67,10 @@ class Reason(StrEnum):
     SIZE_MISMATCH = "size_mismatch"
     UNSUPPORTED_SYNTAX = "unsupported_syntax"
     UNDECODABLE_PIXELS = "undecodable_pixels"
+    NESTED_TOO_DEEP = "nested_too_deep"
+    TOOK_TOO_LONG = "took_too_long"
+    TOO_MUCH_MEMORY = "too_much_memory"
+    CRASHED_DECODER = "crashed_decoder"
     INFERENCE_FAILED = "inference_failed"
     # not accounted for: the run is incomplete
     DISAPPEARED = "disappeared"
@@ -75,6 +79,7 @@ class Reason(StrEnum):
     CHANGED = "changed"
     NO_SPACE = "no_space"
     WRITE_FAILED = "write_failed"
+    KILLED = "killed"
     NAME_TAKEN = "name_taken"
     OTHER_FILE_SYSTEM = "other_file_system"
 
@@ -169,6 +174,20 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.UNDECODABLE_PIXELS: Meaning(
         "every codec for the Transfer Syntax failed", "send it again from its source"
     ),
+    Reason.NESTED_TOO_DEEP: Meaning(
+        "sequences are nested deeper than any real ones", "look at what sent it"
+    ),
+    Reason.TOOK_TOO_LONG: Meaning(
+        "parsing and decoding took longer than --max_object_seconds",
+        "raise the limit and route it again with --reprocess all",
+    ),
+    Reason.TOO_MUCH_MEMORY: Meaning(
+        "parsing and decoding needed more than --max_memory_bytes",
+        "raise the limit and route it again with --reprocess all",
+    ),
+    Reason.CRASHED_DECODER: Meaning(
+        "a decoder ended its process, twice", "send it again from its source"
+    ),
     Reason.INFERENCE_FAILED: Meaning(
         "the model failed on this film alone", "run 'dicom-router inspect' on it"
     ),
@@ -183,6 +202,10 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.NO_SPACE: Meaning("the lake's storage is full", "free space, then run again"),
     Reason.WRITE_FAILED: Meaning(
         "the lake's storage refused a write", "check the storage, then run again"
+    ),
+    Reason.KILLED: Meaning(
+        "a decoding process was ended from outside, perhaps for want of memory",
+        "see to memory or lower --fetch_threads, then run again",
     ),
     Reason.NAME_TAKEN: Meaning(
         "other bytes stand under the object's name in the lake",

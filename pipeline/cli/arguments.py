@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 from models.default_bundle import DEFAULT_BUNDLE
 from transforms.imaging.limits import Limits
 from transforms.policy import Policy, PolicyError, parse_policy
+
+LIMITS: Final[dict[str, tuple[type, float, str]]] = {
+    "max_object_bytes": (int, Limits.max_object_bytes, "larger objects are quarantined"),
+    "max_pixels": (int, Limits.max_pixels, "objects with more Rows x Columns are quarantined"),
+    "max_items": (int, Limits.max_items, "objects with more sequence items are quarantined"),
+    "max_object_seconds": (
+        float,
+        Limits.max_object_seconds,
+        "objects that take longer to parse and decode are quarantined",
+    ),
+    "max_memory_bytes": (
+        int,
+        Limits.max_memory_bytes,
+        "objects that take more memory to parse and decode are quarantined",
+    ),
+}
+"""Options for the limits on one object: type, default, help."""
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
@@ -39,20 +57,10 @@ def add_object_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="frame of multi-frame objects to classify, from 1; shorter objects use their last",
     )
-    parser.add_argument(
-        "--max_object_bytes",
-        type=int,
-        default=Limits.max_object_bytes,
-        metavar="N",
-        help="larger objects are quarantined",
-    )
-    parser.add_argument(
-        "--max_pixels",
-        type=int,
-        default=Limits.max_pixels,
-        metavar="N",
-        help="objects with more Rows x Columns are quarantined",
-    )
+    for name, (kind, default, text) in LIMITS.items():
+        parser.add_argument(
+            f"--{name}", type=kind, default=default, metavar="N", help=f"{text}; default {default}"
+        )
 
 
 def policy_of(args: argparse.Namespace) -> Policy:
@@ -69,4 +77,4 @@ def policy_of(args: argparse.Namespace) -> Policy:
 
 def limits_of(args: argparse.Namespace) -> Limits:
     """Return the limits on one object."""
-    return Limits(max_object_bytes=args.max_object_bytes, max_pixels=args.max_pixels)
+    return Limits(**{name: getattr(args, name) for name in LIMITS})

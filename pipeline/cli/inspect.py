@@ -16,7 +16,8 @@ from pipeline.cli.arguments import add_model_argument, add_object_arguments
 from pipeline.cli.config import object_config
 from transforms.classify import decide_row
 from transforms.config import ConfigError, RouteConfig
-from transforms.examine import examine
+from transforms.examine import Examined, examine
+from transforms.isolation import Isolated
 from transforms.labels import LABELS
 from transforms.lake.layout import path_to_uri
 from transforms.lake.schema import IndexRow
@@ -51,10 +52,12 @@ def run(args: argparse.Namespace) -> int:
     config = object_config(args, args.file, os.curdir)
     handler = FilmModelHandler(config.model_uri, device=config.device)  # type: ignore[arg-type]
     model = handler.load_model()
+    limits = config.limits
+    child = Isolated(timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes)
     unread = 0
     for number, name in enumerate(args.file, 1):
         try:
-            examined = examine(_ref(name), config, None)
+            examined = _examined(name, config, child)
         except (Unaccounted, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             print(f"file {number}: cannot be read ({why})", file=sys.stderr)
@@ -67,13 +70,15 @@ def run(args: argparse.Namespace) -> int:
             if args.thumbnail:
                 Image.fromarray(examined.film[0]).save(args.thumbnail)
         print(_explained(row, examined.film, config))
+    child.close()
     return 1 if unread else 0
 
 
-def _ref(name: str) -> ObjectRef:
+def _examined(name: str, config: RouteConfig, child: Isolated) -> Examined:
     path = os.path.abspath(name)
     status = os.stat(path)
-    return ObjectRef(path_to_uri(path), version_of(status), status.st_size)
+    ref = ObjectRef(path_to_uri(path), version_of(status), status.st_size)
+    return examine(ref, config, None, child)
 
 
 def _explained(row: IndexRow, film: npt.NDArray[np.uint8] | None, config: RouteConfig) -> str:

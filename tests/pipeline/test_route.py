@@ -280,10 +280,30 @@ def test_a_policy_moves_sinks_and_thresholds(
 def test_limits_have_reasons_of_their_own(route, lake: Lake, source: Path) -> None:
     large = write(source, "large.dcm", dicom_bytes(film(1), name="1"))
     wide = write(source, "wide.dcm", dicom_bytes(film(2, (400, 300)), name="2"))
+    slow = write(source, "slow.dcm", dicom_bytes(film(3, (200, 200)), name="3"))
     route("--max_object_bytes", "300000", "--max_pixels", "100000")
+    assert lake.row(slow)["status"] in ("routed", "review")
     assert lake.row(large)["reason"] == "too_large"
     assert Path(lake.row(large)["object_uri"]).read_bytes() == large.read_bytes()
     assert lake.row(wide)["reason"] == "too_many_pixels"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--max_object_seconds", "0.0001", "took_too_long"),
+        ("--max_memory_bytes", "4000000", "too_much_memory"),
+    ],
+)
+def test_time_and_memory_of_one_object_are_bounded(
+    route, lake: Lake, source: Path, option: str, value: str, reason: str
+) -> None:
+    path = write(source, "large.dcm", dicom_bytes(film(1, (2200, 2200))))
+    small = write(source, "no.txt", b"no DICOM")
+    route(option, value)
+    assert lake.row(path)["reason"] == reason
+    assert Path(lake.row(path)["object_uri"]).read_bytes() == path.read_bytes()
+    assert lake.row(small)["status"] == "quarantined"
 
 
 def test_an_unreadable_object_makes_the_run_incomplete_and_the_rerun_completes(

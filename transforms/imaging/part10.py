@@ -96,6 +96,10 @@ def parse(data: bytes, limits: Limits) -> ParsedObject:
         raise Rejected(Stage.HEADER, Reason.UNREADABLE_HEADER, "deflate") from error
     except (KeyboardInterrupt, SystemExit):
         raise
+    except MemoryError as error:
+        raise Rejected(Stage.HEADER, Reason.TOO_MUCH_MEMORY) from error
+    except RecursionError as error:
+        raise Rejected(Stage.HEADER, Reason.NESTED_TOO_DEEP) from error
     except BaseException as error:  # pydicom raises many types on malformed input
         raise Rejected(Stage.HEADER, Reason.UNREADABLE_HEADER, type(error).__name__) from error
 

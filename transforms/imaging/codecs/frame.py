@@ -195,6 +195,8 @@ def undecodable_unless_said() -> Iterator[None]:
         yield
     except (Rejected, NoFastPath, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
+    except MemoryError as error:
+        raise Rejected(Stage.DECODE, Reason.TOO_MUCH_MEMORY) from error
     except BaseException as error:
         raise Rejected(Stage.DECODE, Reason.UNDECODABLE_PIXELS, type(error).__name__) from error
 

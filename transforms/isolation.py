@@ -1,0 +1,155 @@
+"""Runs functions in a child process that may crash, hang or run out of memory without harm.
+
+DICOM decoders are native code fed with untrusted bytes. A child that dies takes one call with it; a
+fresh one takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+PRELOADED: Final = ["transforms.examine"]
+PR_SET_PDEATHSIG: Final = 1
+OBJECTS_FAULT: Final = frozenset(
+    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
+)
+"""Signals that code raises against itself; others come from outside, as from an operator."""
+
+_STARTING = threading.Lock()
+
+
+class Crashed(Exception):
+    """The function ended its process, twice, the second time as the first call of a fresh one."""
+
+
+class TimedOut(Exception):
+    """The function did not end in time; its process was ended."""
+
+
+class Killed(Exception):
+    """Somebody else ended the process: no fault of the function's input."""
+
+
+class Isolated:
+    """A child process that answers one call at a time. Not safe between threads.
+
+    Args:
+        timeout_s: longest that a call may take, seconds.
+        memory_bytes: most memory that a call may add to the child's own; past it, allocations fail
+            there.
+    """
+
+    def __init__(self, *, timeout_s: float, memory_bytes: int) -> None:
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
+        self._start()
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a module's function in the child; arguments and result are pickled.
+
+        A crash is tried once more in a fresh child: the memory may have been damaged by an earlier
+        call.
+
+        Raises:
+            Crashed, TimedOut, Killed: as they say.
+            Exception: what the function raised.
+        """
+        with contextlib.suppress(Crashed):
+            return self._call_once(function, arguments)
+        try:
+            return self._call_once(function, arguments)
+        finally:
+            self.close()
+            self._start()
+
+    def close(self) -> None:
+        """End the child."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, self._memory_bytes), daemon=True
+        )
+        with _no_main():
+            self._process.start()
+        theirs.close()
+
+    def _call_once(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+        try:
+            self._connection.send((function, arguments))
+            if not self._connection.poll(self._timeout_s):
+                self.close()
+                self._start()
+                raise TimedOut
+            succeeded, outcome = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            code = self._process.exitcode or 0
+            self.close()
+            self._start()
+            if -code in OBJECTS_FAULT:
+                raise Crashed from None
+            raise Killed from None
+        if succeeded:
+            result: T = outcome
+            return result
+        raise outcome
+
+
+@contextlib.contextmanager
+def _no_main() -> Iterator[None]:
+    """Hide `__main__` while a child starts, which would else import it.
+
+    A script without a guard would run again, and Beam's worker takes seconds to import.
+    """
+    with _STARTING:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+
+
+def _serve(connection: Connection, memory_bytes: int) -> None:
+    """Answer calls until the parent is gone."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)  # codecs speak on stderr of what they read
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold the object
+    own_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = own_pages * resource.getpagesize() + memory_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = (True, function(*arguments))
+        except BaseException as error:  # it belongs to the caller
+            answer = (False, error)
+        try:
+            connection.send(answer)
+        except Exception as error:  # what cannot be pickled
+            connection.send((False, RuntimeError(f"no answer: {type(error).__name__}")))
