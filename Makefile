@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lock docs clean
+.PHONY: help install demo test soak check lock docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ demo: install ## route real DICOM files into demo-lake/
 
 test: install ## run every test
 	$(BIN)/python -m pytest
+
+soak: install ## kill runs at random moments and run again; KILLS=20 OBJECTS=300
+	$(BIN)/python -m tests.soak --kills $(or $(KILLS),20) --objects $(or $(OBJECTS),300)
 
 check: install ## lint, format, types, import rules
 	$(BIN)/ruff check .

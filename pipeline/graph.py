@@ -12,7 +12,9 @@ from transforms.classify import ClassifyAndDecide
 from transforms.config import RouteConfig
 from transforms.fetch import DECIDED, FILMS, FetchAndExamine
 from transforms.index import UNCHANGED_ROWS, SettleRows, WriteIndex
-from transforms.ledger import UNCHANGED, ReadLedger, SkipHeld
+from transforms.lake.index_files import list_index, read_ledger
+from transforms.lake.journal import list_journal, read_journal
+from transforms.ledger import ALONE, RECOVERED, STALE, UNCHANGED, ReadLake, SkipHeld
 from transforms.place import PLACED, Place
 from transforms.refs import FAILED
 from transforms.tally import RunTally
@@ -26,18 +28,25 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
     Returns:
         One element: the run's summary as it was written.
     """
+    lake = config.layout
     matched = pipeline | "Match" >> MatchFiles(config)
-    ledger = pipeline | "Ledger" >> ReadLedger(config.layout)
+    ledger = pipeline | "Ledger" >> ReadLake(lake, list_index, read_ledger)
+    journal = pipeline | "Journal" >> ReadLake(lake, list_journal, read_journal)
 
-    refs = {"refs": matched[REFS], "ledger": ledger} | "Skip" >> SkipHeld(config)
-    examined = refs["refs"] | "Spread" >> beam.Reshuffle() | "Fetch" >> FetchAndExamine(config)
+    todo = {"refs": matched[REFS], "ledger": ledger, "journal": journal} | "Skip" >> SkipHeld(
+        config
+    )
+    refs = todo["refs"]
+    examined = refs | "Spread" >> beam.Reshuffle() | "Fetch" >> FetchAndExamine(config)
     classified = examined[FILMS] | "Classify" >> ClassifyAndDecide(config)
 
     # Placed branch by branch: a Flatten before would hold every object back until all are decided.
     films = classified | "PlaceFilms" >> Place(config)
     others = examined[DECIDED] | "PlaceOthers" >> Place(config)
-    placed = (films[PLACED], others[PLACED]) | "Placed" >> beam.Flatten()
-    settled = {"rows": placed, "ledger": ledger} | "Settle" >> SettleRows(config)
+    rows = (films[PLACED], others[PLACED], todo[RECOVERED], todo[ALONE]) | "Rows" >> beam.Flatten()
+    settled = {"rows": rows, "stale": todo[STALE], "ledger": ledger} | "Settle" >> SettleRows(
+        config
+    )
     indexed = settled["rows"] | "Index" >> WriteIndex(config)
 
     failed = (matched[FAILED], examined[FAILED], films[FAILED], others[FAILED])
@@ -46,7 +55,11 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
         | "Versions" >> beam.Map(lambda ref: (ref.uri, ref.version))
         | "Distinct" >> beam.Distinct()
         | "Discovered" >> _tally("discovered"),
-        refs[UNCHANGED] | "Unchanged" >> _tally("unchanged"),
+        (todo[RECOVERED], todo[ALONE])
+        | "AllRecovered" >> beam.Flatten()
+        | "Recovered" >> _tally("recovered"),
+        todo[ALONE] | "DiscoveredBefore" >> _tally("discovered"),
+        todo[UNCHANGED] | "Unchanged" >> _tally("unchanged"),
         settled[UNCHANGED_ROWS] | "UnchangedRows" >> _tally("unchanged"),
         failed | "AllFailed" >> beam.Flatten() | "Failed" >> beam.Map(RunTally.of_failure),
         indexed,

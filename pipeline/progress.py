@@ -49,7 +49,9 @@ class Progress:
     def line(self) -> str:
         """Return the line as of now."""
         counts = TALLY.snapshot()
-        done = sum(counts.get(c, 0) for c in (Count.PLACED, Count.UNCHANGED, Count.FAILED))
+        done = sum(
+            counts.get(c, 0) for c in (Count.PLACED, Count.UNCHANGED, Count.RECOVERED, Count.FAILED)
+        )
         elapsed = time.monotonic() - self._started
         return (
             f"{counts.get(Count.DISCOVERED, 0)} discovered, {done} done, "

@@ -14,6 +14,7 @@ from pipeline.runners import beam_options_of, resolve
 from pipeline.sources.files import list_objects
 from pipeline.summary import read_summary
 from transforms.config import ConfigError, RouteConfig
+from transforms.lake.journal import sweep_journal
 from transforms.lake.layout import SCRATCH
 from transforms.lake.lock import exclusive
 from transforms.lake.store import sweep
@@ -38,9 +39,10 @@ def run(
             pipeline = beam.Pipeline(options=options)
             build(pipeline, config)
             pipeline.run().wait_until_finish()
-    summary = read_summary(config)
-    if summary is None:
-        raise RuntimeError("the run wrote no summary; run the same command again")
+        summary = read_summary(config)
+        if summary is None:
+            raise RuntimeError("the run wrote no summary; run the same command again")
+        sweep_journal(config.layout)  # its rows stand in the index now
     return summary
 
 

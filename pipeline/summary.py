@@ -65,6 +65,7 @@ def summary_of(tally: RunTally, config: RouteConfig) -> dict[str, Any]:
             "discovered": tally.counts["discovered"],
             **{term: tally.counts[term] for term in TERMS},
             "failed": tally.counts["failed"],
+            "recovered": tally.counts["recovered"],
             "conflicts": tally.conflicts,
         },
         "equation": tally.equation,
@@ -100,6 +101,8 @@ def render(summary: dict[str, Any], lake: Path) -> str:
         meaning = MEANINGS[Reason(entry["reason"])]
         why = f"{entry['status']} at {entry['stage']}, {entry['reason']}: {meaning.text}"
         lines.append(f"  {entry['objects']:>7}  {why}")
+    if summary["counts"]["recovered"]:
+        lines += ["", f"{summary['counts']['recovered']} rows were taken over from a killed run"]
     if summary["counts"]["conflicts"]:
         lines += [
             "",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import os
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -94,6 +97,19 @@ class RouteConfig:
             problems.append("--lake is a file; give a folder")
         if problems:
             raise ConfigError("; ".join(problems))
+
+    def decided_by(self) -> str:
+        """Digest of all that decides what becomes of an object: rows of equal digest are equal."""
+        decisive = asdict(self)
+        for name in ("inputs", "run_id", "ingest_date", "batch_size", "fetch_threads", "device"):
+            del decisive[name]
+        for name in ("index_shards", "allow_empty", "log_uris", "reprocess", "patient_key_file"):
+            del decisive[name]
+        if self.patient_key_file:
+            key = read_patient_key(self.patient_key_file)
+            decisive["patient_key"] = hmac.new(key, b"journal", hashlib.sha256).hexdigest()
+        text = json.dumps(decisive, sort_keys=True, default=sorted)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _counts(self) -> dict[str, float]:
         return {

@@ -9,7 +9,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam import pvalue
 
-from transforms.config import INDEX_ONLY, RouteConfig
+from transforms.config import RouteConfig
 from transforms.lake.index_files import shard_of, write_index
 from transforms.lake.layout import uri_to_path
 from transforms.lake.schema import IndexRow
@@ -20,16 +20,22 @@ UNCHANGED_ROWS = "unchanged_rows"
 """Tag of the rows that the lake held already, met only after a forced second look."""
 
 
+FRESH, HELD, STALE = "fresh", "held", "stale"
+
+
 @dataclass
 class SettleRows(beam.PTransform):  # type: ignore[misc]
-    """Placed rows to settled rows, and `UNCHANGED_ROWS`. Input: a dict with "rows" and "ledger"."""
+    """Placed rows to settled rows, and `UNCHANGED_ROWS`.
+
+    Input: a dict with "rows", "ledger", and "stale", rows of a killed run that are not taken over.
+    """
 
     config: RouteConfig
 
     def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> pvalue.DoOutputsTuple:
         rows, ledger = pcolls["rows"], pcolls["ledger"]
         if self.config.reprocess == REPROCESS_NONE:  # what the lake holds never came this far
-            marked = rows | "MarkNone" >> beam.Map(lambda row: (row, False)).with_output_types(Any)
+            marked = rows | "MarkFresh" >> _mark(FRESH)
         else:
             marked = (
                 {
@@ -40,9 +46,13 @@ class SettleRows(beam.PTransform):  # type: ignore[misc]
                 | "JoinBySource" >> beam.CoGroupByKey()
                 | "MarkHeld" >> beam.FlatMap(_mark_held).with_output_types(Any)
             )
+        everything = (
+            marked,
+            pcolls["stale"] | "MarkStale" >> _mark(STALE),
+        ) | "Everything" >> beam.Flatten()
         return (
             {
-                "rows": marked | "KeyByIdentity" >> beam.Map(lambda m: (m[0].identity, m)),
+                "rows": everything | "KeyByIdentity" >> beam.Map(lambda m: (m[0].identity, m)),
                 "ledger": ledger | "KeyLedgerByIdentity" >> beam.Map(lambda k: (k.identity, k)),
             }
             | "JoinByIdentity" >> beam.CoGroupByKey()
@@ -73,24 +83,29 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
         )
 
 
-def _mark_held(joined: tuple[str, dict[str, Any]]) -> Iterator[tuple[IndexRow, bool]]:
+def _mark(mark: str) -> beam.PTransform:
+    return beam.Map(lambda row: (row, mark)).with_output_types(Any)
+
+
+def _mark_held(joined: tuple[str, dict[str, Any]]) -> Iterator[tuple[IndexRow, str]]:
     _, found = joined
     held = {(known.source_version, known.model_id) for known in found["ledger"]}
     for row in found["rows"]:
-        yield row, (row.source_version, row.model_id) in held
+        yield row, HELD if (row.source_version, row.model_id) in held else FRESH
 
 
 def _settle(joined: tuple[str, dict[str, Any]], config: RouteConfig) -> Iterator[Any]:
     _, found = joined
     marked = list(found["rows"])
-    held = [row for row, is_held in marked if is_held]
-    rows = [row for row, is_held in marked if not is_held]
-    settled = settle(rows, list(found["ledger"]), held=held, reprocess=config.reprocess)
-    if config.placement != INDEX_ONLY:  # there, object URIs are the sources themselves
-        for uri in settled.strays:
-            uri_to_path(uri).unlink(missing_ok=True)
-    for row in held:
-        yield pvalue.TaggedOutput(UNCHANGED_ROWS, row)
+    rows = [row for row, mark in marked if mark == FRESH]
+    others = [row for row, mark in marked if mark != FRESH]
+    settled = settle(rows, list(found["ledger"]), held=others, reprocess=config.reprocess)
+    for path in map(uri_to_path, settled.strays):
+        if any(path.is_relative_to(root) for root in config.layout.object_roots):
+            path.unlink(missing_ok=True)
+    for row, mark in marked:
+        if mark == HELD:
+            yield pvalue.TaggedOutput(UNCHANGED_ROWS, row)
     yield from settled.rows
 
 

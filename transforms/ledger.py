@@ -1,8 +1,8 @@
-"""Joins references with the lake's index: what the lake holds already is not read again."""
+"""Joins references with the lake's index and journal: what is done already is not done again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,52 +11,60 @@ import apache_beam as beam
 from apache_beam import pvalue
 
 from transforms.config import RouteConfig
-from transforms.lake.index_files import LedgerRow, list_index, read_ledger
+from transforms.lake.index_files import LedgerRow
+from transforms.lake.journal import JournalRow, taken_over
 from transforms.lake.layout import Layout
 from transforms.lake.settle import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE
 from transforms.metrics import Count, count
 from transforms.refs import ObjectRef
 
-UNCHANGED = "unchanged"
-"""Tag of the references that the lake holds."""
+UNCHANGED, RECOVERED, ALONE, STALE = "unchanged", "recovered", "alone", "stale"
+"""Tags of `SkipHeld`: references that the lake holds; rows taken over from the journal; such rows
+whose source is no longer among the references; journaled rows that only tell what was placed."""
 
 
 @dataclass
-class ReadLedger(beam.PTransform):  # type: ignore[misc]
-    """All rows of the lake's index, as `LedgerRow`."""
+class ReadLake(beam.PTransform):  # type: ignore[misc]
+    """What the lake says: its index as `LedgerRow`, or its journal as `JournalRow`."""
 
     layout: Layout
+    list_files: Callable[[Layout], list[Path]]
+    read_file: Callable[[Path], Iterator[Any]]
 
-    def expand(self, pbegin: pvalue.PBegin) -> beam.PCollection[LedgerRow]:
+    def expand(self, pbegin: pvalue.PBegin) -> beam.PCollection[Any]:
+        list_files, read_file = self.list_files, self.read_file
         return (
             pbegin
-            | "Index" >> beam.Create([self.layout])
-            | "ListIndex" >> beam.FlatMap(list_index).with_output_types(Any)
-            | "SpreadIndex" >> beam.Reshuffle()
-            | "ReadIndex" >> beam.FlatMap(_rows).with_output_types(Any)
+            | "Lake" >> beam.Create([self.layout])
+            | "List" >> beam.FlatMap(lambda lake: list_files(lake)).with_output_types(Any)
+            | "Spread" >> beam.Reshuffle()
+            | "Read" >> beam.FlatMap(lambda path: read_file(path)).with_output_types(Any)
         )
 
 
 @dataclass
 class SkipHeld(beam.PTransform):  # type: ignore[misc]
-    """Drops repeated references, and those that the lake holds; these go to `UNCHANGED`.
+    """Leaves the references that need work; see the tags for what becomes of the others.
 
-    Input: a dict with "refs" and "ledger".
+    Input: a dict with "refs", "ledger" and "journal".
     """
 
     config: RouteConfig
 
     def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> pvalue.DoOutputsTuple:
+        config, decided_by = self.config, self.config.decided_by()
         return (
             {
                 "refs": pcolls["refs"] | "KeyRefs" >> beam.Map(lambda r: (r.uri, r)),
                 "ledger": pcolls["ledger"] | "KeyLedger" >> beam.Map(lambda k: (k.source_uri, k)),
+                "journal": pcolls["journal"]
+                | "KeyJournal" >> beam.Map(lambda j: (j.row.source_uri, j)),
             }
             | "JoinBySource" >> beam.CoGroupByKey()
             | "SkipHeld"
-            >> beam.FlatMap(_unless_held, self.config.reprocess, self.config.model_id)
+            >> beam.FlatMap(lambda joined: _sorted_out(joined[1], config, decided_by))
             .with_output_types(Any)
-            .with_outputs(UNCHANGED, main="refs")
+            .with_outputs(UNCHANGED, RECOVERED, ALONE, STALE, main="refs")
         )
 
 
@@ -75,18 +83,30 @@ def is_held(ref: ObjectRef, known: Iterable[LedgerRow], reprocess: str, model_id
     return bool(models)
 
 
-def _unless_held(
-    joined: tuple[str, dict[str, Any]], reprocess: str, model_id: str
+def _sorted_out(
+    found: dict[str, Any], config: RouteConfig, decided_by: str
 ) -> Iterator[ObjectRef | pvalue.TaggedOutput]:
-    _, found = joined
-    known = list(found["ledger"])
+    known: list[LedgerRow] = list(found["ledger"])
+    indexed = {(k.source_version, k.model_id) for k in known}
+    usable: dict[str, JournalRow] = {}
+    for entry in sorted(found["journal"], key=lambda j: (j.row.source_version, j.decided_by)):
+        row = entry.row
+        is_indexed = (row.source_version, row.model_id) in indexed
+        if entry.decided_by == decided_by and not is_indexed and entry.is_placed:
+            usable[row.source_version] = entry
+        else:
+            yield pvalue.TaggedOutput(STALE, row)
     for ref in sorted(set(found["refs"]), key=lambda r: r.version):
-        if is_held(ref, known, reprocess, model_id):
+        if is_held(ref, known, config.reprocess, config.model_id):
             count(Count.UNCHANGED)
             yield pvalue.TaggedOutput(UNCHANGED, ref)
+        elif entry := usable.pop(ref.version, None):
+            count(Count.RECOVERED)
+            row = taken_over(entry, config.run_id, config.ingest_date)
+            yield pvalue.TaggedOutput(RECOVERED, row)
         else:
             yield ref
-
-
-def _rows(path: Path) -> Iterator[LedgerRow]:
-    return read_ledger(path)
+    for entry in usable.values():
+        count(Count.RECOVERED)
+        row = taken_over(entry, config.run_id, config.ingest_date)
+        yield pvalue.TaggedOutput(ALONE, row)

@@ -20,6 +20,7 @@ class Count(StrEnum):
 
     DISCOVERED = "discovered"
     UNCHANGED = "unchanged"
+    RECOVERED = "recovered"
     BYTES_READ = "bytes_read"
     EXAMINED = "examined"
     PLACED = "placed"

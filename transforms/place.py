@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from apache_beam import pvalue
 from transforms.config import INDEX_ONLY, LINK, RouteConfig
 from transforms.held_bytes import HELD
 from transforms.lake import store
+from transforms.lake.journal import write_journal
 from transforms.lake.layout import QUARANTINE, Layout, uri_to_path
 from transforms.lake.schema import IndexRow
 from transforms.metrics import Count, count
@@ -22,6 +23,9 @@ from transforms.refs import FAILED, failure_of
 PLACED = "placed"
 
 
+BATCH_ROWS = 16
+
+
 @dataclass
 class Place(beam.PTransform):  # type: ignore[misc]
     """Decided rows to rows with `object_uri` in `PLACED`, and `FAILED`."""
@@ -29,49 +33,73 @@ class Place(beam.PTransform):  # type: ignore[misc]
     config: RouteConfig
 
     def expand(self, rows: beam.PCollection[IndexRow]) -> pvalue.DoOutputsTuple:
-        return rows | "Put" >> beam.ParDo(PlaceFn(self.config)).with_output_types(Any).with_outputs(
-            FAILED, main=PLACED
+        return (
+            rows
+            | "BatchRows"
+            >> beam.BatchElements(min_batch_size=BATCH_ROWS, max_batch_size=BATCH_ROWS)
+            | "Put"
+            >> beam.ParDo(PlaceFn(self.config))
+            .with_output_types(Any)
+            .with_outputs(FAILED, main=PLACED)
         )
 
 
 class PlaceFn(beam.DoFn):  # type: ignore[misc]
-    """Places one object. Running it again changes nothing."""
+    """Journals a batch of rows, then places their objects. Running it again changes nothing."""
 
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
 
-    def process(self, row: IndexRow) -> Iterator[Any]:
+    def setup(self) -> None:
+        self._decided_by = self._config.decided_by()
+
+    def process(self, rows: Sequence[IndexRow]) -> Iterator[Any]:
+        bound = [with_object_uri(row, self._config) for row in rows]
         try:
-            placed = place(row, self._config)
+            write_journal(self._config.layout, bound, self._decided_by)
         except Unaccounted as error:
-            count(Count.FAILED)
-            why = failure_of(row.source_uri, error, log_uris=self._config.log_uris)
-            yield pvalue.TaggedOutput(FAILED, why)
+            for row in bound:
+                yield self._failed(row, error)
             return
-        count(Count.PLACED)
-        yield placed
+        for row in bound:
+            try:
+                place(row, self._config)
+            except Unaccounted as error:
+                yield self._failed(row, error)
+                continue
+            count(Count.PLACED)
+            yield row
+
+    def _failed(self, row: IndexRow, error: Unaccounted) -> pvalue.TaggedOutput:
+        count(Count.FAILED)
+        why = failure_of(row.source_uri, error, log_uris=self._config.log_uris)
+        return pvalue.TaggedOutput(FAILED, why)
 
 
-def place(row: IndexRow, config: RouteConfig) -> IndexRow:
-    """Put an object into its sink and return its row with `object_uri`.
+def with_object_uri(row: IndexRow, config: RouteConfig) -> IndexRow:
+    """Return a decided row that says where its object is to stand."""
+    if config.placement == INDEX_ONLY:
+        return replace(row, object_uri=row.source_uri)
+    return replace(row, object_uri=str(target_of(row, config.layout)))
+
+
+def place(row: IndexRow, config: RouteConfig) -> None:
+    """Put an object where its row says.
 
     Raises:
         Unaccounted: the source changed meanwhile, or the lake's storage refused.
     """
-    if config.placement == INDEX_ONLY:
-        HELD.take(row.content_sha256 or "")
-        return replace(row, object_uri=row.source_uri)
-    target = target_of(row, config.layout)
     sha256 = str(row.content_sha256)
-    scratch = config.layout.scratch(row.destination)
     held = HELD.take(sha256)
+    if config.placement == INDEX_ONLY:
+        return
+    target, scratch = uri_to_path(str(row.object_uri)), config.layout.scratch(row.destination)
     if config.placement == LINK:
         store.put_link(target, uri_to_path(row.source_uri), sha256, scratch=scratch)
     elif held is not None:
         store.put_bytes(target, held, scratch=scratch, sha256=sha256)
     else:
         store.put_copy(target, uri_to_path(row.source_uri), sha256, scratch=scratch)
-    return replace(row, object_uri=str(target))
 
 
 def target_of(row: IndexRow, layout: Layout) -> Path:

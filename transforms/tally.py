@@ -21,7 +21,7 @@ class RunTally:
     """Counts that add up in any order.
 
     Attributes:
-        counts: discovered, failed and each term of the equation, in objects.
+        counts: discovered, failed, recovered and each term of the equation, in objects.
         destinations: rows per sink, duplicates left out.
         reasons: rows per (status, stage, reason).
         conflicts: rows with a conflict.

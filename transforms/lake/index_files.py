@@ -65,11 +65,12 @@ def write_index(layout: Layout, ingest_date: str, rows: Sequence[IndexRow], shar
     digest = hashlib.sha256("\n".join(identities).encode("utf-8", "surrogateescape")).hexdigest()
     target = layout.partition(ingest_date) / f"part-{shard:05d}-{digest[:20]}.parquet"
     if not target.exists():
-        put_bytes(target, _parquet(to_table(rows)), scratch=layout.scratch())
+        put_bytes(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
     return target
 
 
-def _parquet(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
     return bytes(sink.getvalue())

@@ -77,6 +77,11 @@ class Layout:
         """Folder of the index."""
         return Path(self.root) / "index"
 
+    @property
+    def journal(self) -> Path:
+        """Folder of the rows of a run that has not ended."""
+        return Path(self.root) / "journal"
+
     def partition(self, ingest_date: str) -> Path:
         """Folder of one day's index files."""
         return self.index / f"ingest_date={ingest_date}"

@@ -23,7 +23,7 @@ class Settled:
 
     Attributes:
         rows: to be indexed, in order of source_uri.
-        strays: object URIs that were placed by this run and that no row names.
+        strays: object URIs that were placed, by this run or a killed one, and that no row names.
     """
 
     rows: list[IndexRow]
@@ -42,8 +42,8 @@ def settle(
     Args:
         rows: placed rows of this run, each with the status that it would have alone.
         known: the lake's rows of the same identity.
-        held: placed rows of this run that the lake has a row for already, from a forced second
-            look; they are not written again.
+        held: rows that are not written, though an object may have been placed for them: those that
+            the lake has from before a forced second look, and those of a killed run.
         reprocess: as on the command line. With "none", content that any model placed before stays
             where it is; otherwise only rows of the same model count as earlier ones.
     """
@@ -71,7 +71,7 @@ def settle(
             )
         )
     named = {r.object_uri for r in settled} | {k.object_uri for k in known}
-    placed = {r.object_uri for r in (*rows, *held)}
+    placed = {r.object_uri for r in (*rows, *held) if r.object_uri != r.source_uri}
     return Settled(settled, sorted(uri for uri in placed - named if uri is not None))
 
 

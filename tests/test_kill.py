@@ -1,0 +1,82 @@
+"""SIGKILL to the whole process group at several moments; then the lake is as if nothing happened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import soak
+from tests.conftest import Lake
+from transforms.lake.layout import Layout
+from transforms.lake.verify import audit
+
+OBJECTS = 60
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kill") / "source"
+    soak.build(folder, OBJECTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calm(source: Path) -> Path:
+    lake = source.parent / "calm"
+    summary, _ = soak.finish(source, lake)
+    assert summary["counts"]["discovered"] == OBJECTS
+    assert summary["counts"]["duplicate"] and summary["counts"]["conflicts"]
+    return lake
+
+
+def killed(source: Path, lake: Path, objects: int) -> None:
+    """Kill a run once so many objects stand; it must not have ended before."""
+    assert soak.kill_at(source, lake, objects, 0.0)
+    assert list((lake / "journal").iterdir())
+
+
+def test_a_lake_that_was_killed_over_equals_one_that_was_not(
+    source: Path, calm: Path, tmp_path: Path
+) -> None:
+    done = soak.trial(source, calm, tmp_path / "lake", [(5, 0.0), (25, 0.0), (45, 0.1)])
+    assert done.kills >= 2
+    assert done.recovered > 0
+    assert (done.lost, done.doubled, done.corrupted) == (0, 0, 0)
+
+
+def test_another_policy_after_a_kill_leaves_no_object_without_a_row(
+    source: Path, tmp_path: Path
+) -> None:
+    lake, policy = tmp_path / "lake", tmp_path / "policy.yaml"
+    killed(source, lake, 20)
+    policy.write_text("min_long_side: 4000\n")  # everything is reviewed
+    command = [sys.executable, "-m", "pipeline", "route", "--input", str(source), "--lake"]
+    done = subprocess.run(
+        [*command, str(lake), "--policy", str(policy), "--json"], capture_output=True, check=True
+    )
+    counts = json.loads(done.stdout)["counts"]
+    assert counts["recovered"] == 0
+    assert counts["routed"] == 0
+    assert audit(Layout(str(lake)), deep=True).holds
+    assert len(Lake(lake).rows()) == OBJECTS
+
+
+def test_what_a_killed_run_placed_is_indexed_even_if_its_source_is_gone(
+    source: Path, tmp_path: Path
+) -> None:
+    lake, mine = tmp_path / "lake", tmp_path / "source"
+    shutil.copytree(source, mine)
+    killed(mine, lake, 20)
+    for path in mine.iterdir():
+        path.unlink()
+    (mine / "other.txt").write_bytes(b"no DICOM")
+    summary, _ = soak.finish(mine, lake)
+    recovered = summary["counts"]["recovered"]
+    assert recovered >= 16
+    assert summary["counts"]["discovered"] == recovered + 1
+    assert audit(Layout(str(lake)), deep=True).holds
