@@ -63,7 +63,7 @@ def build(folder: Path, objects: int) -> None:
     folder.mkdir(parents=True)
     for number in range(objects):
         kind = number % 10
-        name = str(number - 1 if kind in (4, 5) else number)  # 4 and 5 repeat the UIDs of 3 and 4
+        name = str({4: number - 1, 5: number - 2}.get(kind, number))  # 4 and 5 repeat 3's UIDs
         pixels = film(number - 1 if kind == 4 else number, (160, 128))
         syntax = SYNTAXES[(number - 1 if kind == 4 else number) % len(SYNTAXES)]
         extra = {"SOPClassUID": CTImageStorage} if kind == 7 else {}
