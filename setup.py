@@ -39,6 +39,7 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["train"],
+    "atheris>=3.0,<3.1; sys_platform == 'linux'",
     "hypothesis>=6",
     "mypy>=1.14",
     "pandas>=2",

@@ -1,0 +1,84 @@
+"""Coverage-guided fuzzing of parsing, header and thumbnail: python -m tests.fuzz.objects CORPUS.
+
+Whatever the bytes are, they end in a film or in `Rejected`. Anything else that escapes, a crash, a
+hang or more than two gigabytes is a finding; libFuzzer leaves the input in the current folder.
+Options after CORPUS are libFuzzer's, such as -max_total_time=60.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["pydicom", "transforms"]):
+    from transforms.imaging.film import thumbnail_of
+    from transforms.imaging.header import read_header, require_uids
+    from transforms.imaging.limits import Limits
+    from transforms.imaging.part10 import parse
+
+import numpy as np
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from tests.synthetic import dicom_bytes, film
+from transforms.reasons import Rejected
+
+LIMITS = Limits(max_object_bytes=4 << 20, max_pixels=1 << 22, max_items=2000)
+SYNTAXES = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEG2000Lossless,
+)
+
+
+def one_object(data: bytes) -> None:
+    """Do with bytes what a child process does with an object."""
+    try:
+        parsed = parse(data, LIMITS)
+        read_header(parsed)
+        require_uids(parsed)
+        thumbnail_of(parsed, 16, limits=LIMITS)
+    except Rejected:
+        pass
+
+
+def write_seeds(corpus: Path) -> None:
+    """Write one small film in each transfer syntax."""
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, syntax in enumerate(SYNTAXES):
+        pixels = film(number, (64, 48))
+        if syntax == JPEGBaseline8Bit:
+            pixels = (pixels >> 4).astype(np.uint8)
+        extra = {"WindowCenter": "2000", "WindowWidth": "900", "RescaleSlope": "2"}
+        (corpus / f"{number}.dcm").write_bytes(dicom_bytes(pixels, syntax=syntax, **extra))
+
+
+def main() -> None:
+    corpus = Path(sys.argv[1])
+    write_seeds(corpus)
+    options = ["-rss_limit_mb=2048", "-timeout=20", "-max_len=32768", *sys.argv[2:]]
+    atheris.Setup([sys.argv[0], str(corpus), *options], one_object)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
