@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +15,12 @@ from pipeline.runners import beam_options_of, resolve
 from pipeline.sources.files import list_objects
 from pipeline.summary import read_summary
 from transforms.config import ConfigError, RouteConfig
+from transforms.errors import UsageError
 from transforms.lake.journal import sweep_journal
 from transforms.lake.layout import SCRATCH
 from transforms.lake.lock import exclusive
 from transforms.lake.store import sweep
+from transforms.reasons import MEANINGS
 
 
 def run(
@@ -38,12 +41,28 @@ def run(
         with Progress(quiet=quiet):
             pipeline = beam.Pipeline(options=options)
             build(pipeline, config)
-            pipeline.run().wait_until_finish()
+            try:
+                pipeline.run().wait_until_finish()
+            except Exception as error:
+                raise _explained(error) from error
         summary = read_summary(config)
         if summary is None:
             raise RuntimeError("the run wrote no summary; run the same command again")
         sweep_journal(config.layout)  # its rows stand in the index now
     return summary
+
+
+def _explained(error: Exception) -> BaseException:
+    """Say what ended a run in words; Beam wraps what its steps raise, and names the step."""
+    text = str(error).partition(" [while running")[0]
+    if "KeyboardInterrupt" in text:
+        return KeyboardInterrupt()
+    for reason, meaning in MEANINGS.items():
+        if re.search(rf": {reason}\b", text):
+            return RuntimeError(f"{meaning.text}; {meaning.remedy} ({text})")
+    if isinstance(error, UsageError):
+        return error
+    return RuntimeError(text or type(error).__name__)
 
 
 def _say_waiting() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ from transforms.lake.layout import SINKS
 from transforms.lake.store import put_bytes
 from transforms.reasons import MEANINGS, Reason
 from transforms.tally import TERMS, RunTally
+
+MAX_FAILURES_PRINTED = 20
 
 
 @dataclass
@@ -40,7 +43,7 @@ def write_summary(tally: RunTally, config: RouteConfig) -> dict[str, Any]:
     """Write a run's summary; that of an incomplete run goes to `runs/incomplete/`."""
     summary = summary_of(tally, config)
     target = config.layout.run_summary(config.run_id, complete=tally.complete)
-    if not target.exists():  # a retry: the first stands
+    if not os.path.exists(target):  # a retry: the first stands
         data = (json.dumps(summary, indent=2) + "\n").encode()
         put_bytes(target, data, scratch=config.layout.scratch())
     return summary
@@ -108,11 +111,15 @@ def render(summary: dict[str, Any], lake: Path) -> str:
             "",
             f"{summary['counts']['conflicts']} rows share their SOP Instance UID with other bytes",
         ]
-    if summary["failures"]:
-        lines += ["", f"{summary['counts']['failed']} objects failed; the run is incomplete:"]
-    for failed in summary["failures"][:20]:
+    return "\n".join(lines)
+
+
+def failure_lines(summary: dict[str, Any]) -> list[str]:
+    """Return what failed, an object a line: its key, the stage, what happened and what to do."""
+    lines = []
+    for failed in summary["failures"][:MAX_FAILURES_PRINTED]:
         meaning = MEANINGS[Reason(failed["reason"])]
         named = failed.get("source_uri", failed["object_key"])
         detail = f" ({failed['detail']})" if failed["detail"] else ""
         lines.append(f"  {named} at {failed['stage']}: {meaning.text}{detail}; {meaning.remedy}")
-    return "\n".join(lines)
+    return lines

@@ -80,3 +80,22 @@ def test_what_a_killed_run_placed_is_indexed_even_if_its_source_is_gone(
     assert recovered >= 16
     assert summary["counts"]["discovered"] == recovered + 1
     assert audit(Layout(str(lake)), deep=True).holds
+
+
+def test_a_journaled_object_with_other_bytes_is_not_taken_over(
+    source: Path, tmp_path: Path
+) -> None:
+    lake = tmp_path / "lake"
+    killed(source, lake, 20)
+    altered = min((lake / "objects").rglob("*.dcm"))
+    data = bytearray(altered.read_bytes())
+    data[-1] ^= 1
+    altered.write_bytes(data)
+    command = [sys.executable, "-m", "pipeline", "route", "--input", str(source), "--lake"]
+    done = subprocess.run([*command, str(lake), "--json"], capture_output=True)
+    assert done.returncode == 1
+    failures = json.loads(done.stdout)["failures"]
+    assert {failure["reason"] for failure in failures} == {"name_taken"}
+    assert not altered.exists()  # no row ever named it
+    soak.finish(source, lake)
+    assert audit(Layout(str(lake)), deep=True).holds

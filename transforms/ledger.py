@@ -100,6 +100,8 @@ def _sorted_out(
         if is_held(ref, known, config.reprocess, config.model_id):
             count(Count.UNCHANGED)
             yield pvalue.TaggedOutput(UNCHANGED, ref)
+            if entry := usable.pop(ref.version, None):  # of a killed --reprocess
+                yield pvalue.TaggedOutput(STALE, entry.row)
         elif entry := usable.pop(ref.version, None):
             count(Count.RECOVERED)
             row = taken_over(entry, config.run_id, config.ingest_date)

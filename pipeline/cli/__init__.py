@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 done and complete, 1 failed or incomplete, 2 wrong usage."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger().addFilter(_is_telling)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what it raises is said below
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="dicom-router",

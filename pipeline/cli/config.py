@@ -30,9 +30,10 @@ def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) ->
             f"{', '.join(LABELS)}, in this order"
         )
     policy = policy_of(args).with_defaults(info.thresholds, info.ood_threshold)
+    sinks = {sink: os.path.realpath(root) for sink, root in policy.sinks.items()}
     return RouteConfig(
         inputs=tuple(inputs),
-        layout=Layout(_local_root(lake), policy.sinks),
+        layout=Layout(_local_root(lake), sinks),
         run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}",
         ingest_date=time.strftime("%Y-%m-%d", time.gmtime()),
         router_version=__version__,
@@ -47,7 +48,7 @@ def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) ->
 
 
 def _local_root(lake: str) -> str:
-    """An absolute path; other schemes stay as they are, to be refused with their name."""
+    """The real path, one name for one lake; other schemes stay, to be refused with their name."""
     if "://" in lake and not lake.startswith("file://"):
         return lake
-    return os.path.abspath(uri_to_path(lake))
+    return os.path.realpath(uri_to_path(lake))

@@ -14,7 +14,7 @@ from pipeline.cli.arguments import add_model_argument, add_object_arguments
 from pipeline.cli.config import object_config
 from pipeline.run import run as run_pipeline
 from pipeline.runners import resolve
-from pipeline.summary import render
+from pipeline.summary import failure_lines, render
 from transforms.config import COPY, PLACEMENTS, REPROCESS, RouteConfig
 from transforms.lake.settle import REPROCESS_NONE
 
@@ -114,6 +114,8 @@ def exit_code(summary: dict[str, Any]) -> int:
     print(
         f"error: run {summary['run_id']} is incomplete: {summary['counts']['failed']} failed, "
         f"{summary['equation']}; mend the cause and run the same command again",
+        *failure_lines(summary),
+        sep="\n",
         file=sys.stderr,
     )
     return 1

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         if on_terminal:
             print(f"\r{rows} rows checked", end="\x1b[K", file=sys.stderr, flush=True)
 
-    found = audit(Layout(os.path.abspath(args.lake), sinks), deep=args.deep, progress=progress)
+    found = audit(Layout(os.path.realpath(args.lake), sinks), deep=args.deep, progress=progress)
     if on_terminal:
         print(file=sys.stderr)
     print(found.to_json() if args.json else _table(found))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 
 from transforms.lake.layout import Layout
 from transforms.lake.schema import ROW_GROUP_ROWS, IndexRow, identity_of, to_table
-from transforms.lake.store import put_bytes
+from transforms.lake.store import list_folder, put_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +40,38 @@ LEDGER_COLUMNS = [f.name for f in fields(LedgerRow)]
 
 
 def list_index(layout: Layout) -> list[Path]:
-    """Return the index files of a lake, in order; none where there is no index."""
-    return sorted(layout.index.glob("ingest_date=*/*.parquet"))
+    """Return the index files of a lake, in order; none where there is no index.
+
+    Raises:
+        OSError: a folder may not be listed; it is not taken for an empty one.
+    """
+    partitions = [p for p in list_folder(layout.index) if p.name.startswith("ingest_date=")]
+    return [file for folder in partitions for file in list_folder(folder, ".parquet")]
 
 
 def read_ledger(path: Path) -> Iterator[LedgerRow]:
     """Read one index file, a batch of rows at a time."""
-    with pq.ParquetFile(path) as file:
+    with readable(path) as file:
         for batch in file.iter_batches(columns=LEDGER_COLUMNS):
             for row in batch.to_pylist():
                 yield LedgerRow(**row)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of the lake.
+
+    Raises:
+        RuntimeError: it is damaged; it says which and what to do.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise RuntimeError(
+            f"{path} cannot be read ({type(error).__name__}); restore it from a backup, or move it "
+            "away: its objects are then routed again"
+        ) from error
 
 
 def shard_of(identity: str, shards: int) -> int:
@@ -64,7 +88,7 @@ def write_index(layout: Layout, ingest_date: str, rows: Sequence[IndexRow], shar
     identities = sorted(f"{r.source_uri}\0{r.source_version}\0{r.model_id or ''}" for r in rows)
     digest = hashlib.sha256("\n".join(identities).encode("utf-8", "surrogateescape")).hexdigest()
     target = layout.partition(ingest_date) / f"part-{shard:05d}-{digest[:20]}.parquet"
-    if not target.exists():
+    if not os.path.exists(target):  # unlike Path.exists, false where it may not be looked at
         put_bytes(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
     return target
 

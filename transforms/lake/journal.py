@@ -7,16 +7,15 @@ so that their objects are not read again, and learns of every object that was pl
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from transforms.lake.index_files import parquet_bytes
+from transforms.lake.index_files import parquet_bytes, readable
 from transforms.lake.layout import Layout, uri_to_path
 from transforms.lake.schema import PARTITION, IndexRow, to_table
-from transforms.lake.store import put_bytes
+from transforms.lake.store import list_folder, put_bytes, sha256_of
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,9 @@ class JournalRow:
 
     @property
     def is_placed(self) -> bool:
-        """Whether the object stands where the row says, whole: files come whole or not at all."""
+        """Whether the very bytes that were decided stand where the row says."""
         try:
-            return (
-                uri_to_path(str(self.row.object_uri)).stat().st_size == self.row.source_size_bytes
-            )
+            return sha256_of(uri_to_path(str(self.row.object_uri))) == self.row.content_sha256
         except OSError:
             return False
 
@@ -47,19 +44,19 @@ def write_journal(layout: Layout, rows: Sequence[IndexRow], decided_by: str) -> 
     names = sorted(f"{row.source_uri}\0{row.source_version}" for row in rows)
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     target = layout.journal / f"{decided_by}-{digest[:32]}.parquet"
-    if not target.exists():
+    if not os.path.exists(target):  # unlike Path.exists, false where it may not be looked at
         put_bytes(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
 
 
 def list_journal(layout: Layout) -> list[Path]:
     """Return the files of the journal, in order."""
-    return sorted(layout.journal.glob("*.parquet"))
+    return list_folder(layout.journal, ".parquet")
 
 
 def read_journal(path: Path) -> Iterator[JournalRow]:
     """Read one file of the journal."""
     decided_by = path.name.partition("-")[0]
-    with pq.ParquetFile(path) as file:
+    with readable(path) as file:
         for row in file.read().to_pylist():
             taken_at = row.pop("ingested_at")
             microseconds = int(taken_at.timestamp()) * 1_000_000 + taken_at.microsecond

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 from collections.abc import Callable, Iterator
 
-from transforms.errors import UsageError
 from transforms.lake.layout import LOCK, Layout
 
 
@@ -19,7 +18,7 @@ def exclusive(layout: Layout, on_wait: Callable[[], None]) -> Iterator[None]:
         on_wait: called once if another run holds a root.
 
     Raises:
-        UsageError: a root cannot be made or has no locks.
+        RuntimeError: a root cannot be made or has no locks.
     """
     with contextlib.ExitStack() as held:
         for root in sorted(layout.object_roots):
@@ -32,8 +31,8 @@ def exclusive(layout: Layout, on_wait: Callable[[], None]) -> Iterator[None]:
                     on_wait()
                     fcntl.flock(stream, fcntl.LOCK_EX)
             except OSError as error:
-                raise UsageError(
-                    f"{root} cannot be written or locked ({error.strerror}); correct --lake or the "
-                    "policy's sinks"
+                raise RuntimeError(
+                    f"{root} cannot be written or locked ({error.strerror}); see to its permissions, "
+                    "or correct --lake or the policy's sinks"
                 ) from error
         yield

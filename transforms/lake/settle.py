@@ -72,7 +72,21 @@ def settle(
         )
     named = {r.object_uri for r in settled} | {k.object_uri for k in known}
     placed = {r.object_uri for r in (*rows, *held) if r.object_uri != r.source_uri}
-    return Settled(settled, sorted(uri for uri in placed - named if uri is not None))
+    kept = {_below_root(uri) for uri in named if uri is not None}
+    strays = sorted(
+        uri for uri in placed - named if uri is not None and _below_root(uri) not in kept
+    )
+    return Settled(settled, strays)
+
+
+def _below_root(object_uri: str) -> str:
+    """An object's name below its root.
+
+    A lake that was moved names its objects by another root, and what stands there is the very object
+    that a row means.
+    """
+    parts = object_uri.rpartition("/objects/")
+    return "".join(parts[1:]) if parts[1] else object_uri[-len("/ab/.dcm") - 64 :]
 
 
 def _first(

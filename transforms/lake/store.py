@@ -94,10 +94,22 @@ def sha256_of(path: Path) -> str:
 
 def sweep(scratch: Path) -> int:
     """Remove what a killed run left half done; call only where no other run writes."""
-    left = list(scratch.glob("*"))
+    left = [path for path in list_folder(scratch) if not path.is_dir()]
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)
+
+
+def list_folder(folder: Path, suffix: str = "") -> list[Path]:
+    """Return what stands in a folder, in order; nothing where there is no folder.
+
+    Raises:
+        OSError: it may not be listed.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.endswith(suffix))
+    except FileNotFoundError:
+        return []
 
 
 def _opened(source: Path) -> BinaryIO:
