@@ -12,6 +12,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from pipeline.cli import main
+from transforms.tally import TERMS
 
 
 class Lake:
@@ -37,6 +38,19 @@ class Lake:
             for path in sorted(self.root.rglob("*"))
             if path.is_file() and "runs" not in path.parts
         }
+
+
+def write(folder: Path, name: str, data: bytes) -> Path:
+    """Write a file, folders and all."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def counts(summary: dict[str, Any]) -> dict[str, int]:
+    """The terms of a summary's equation that are not zero."""
+    return {term: summary["counts"][term] for term in TERMS if summary["counts"][term]}
 
 
 @pytest.fixture

@@ -1,0 +1,181 @@
+"""Limits, faults of the storage and interruptions: said in words, and a rerun completes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.uid import JPEG2000Lossless
+
+from pipeline.cli import main
+from tests.conftest import Lake, counts, write
+from tests.synthetic import dicom_bytes, film
+
+
+def test_limits_have_reasons_of_their_own(route, lake: Lake, source: Path) -> None:
+    large = write(source, "large.dcm", dicom_bytes(film(1), name="1"))
+    wide = write(source, "wide.dcm", dicom_bytes(film(2, (400, 300)), name="2"))
+    slow = write(source, "slow.dcm", dicom_bytes(film(3, (200, 200)), name="3"))
+    route("--max_object_bytes", "300000", "--max_pixels", "100000")
+    assert lake.row(slow)["status"] in ("routed", "review")
+    assert lake.row(large)["reason"] == "too_large"
+    assert Path(lake.row(large)["object_uri"]).read_bytes() == large.read_bytes()
+    assert lake.row(wide)["reason"] == "too_many_pixels"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--max_object_seconds", "0.0001", "took_too_long"),
+        ("--max_memory_bytes", "4000000", "too_much_memory"),
+    ],
+)
+def test_time_and_memory_of_one_object_are_bounded(
+    route, lake: Lake, source: Path, option: str, value: str, reason: str
+) -> None:
+    path = write(source, "large.dcm", dicom_bytes(np.zeros((9000, 9000), np.uint16)))
+    small = write(source, "no.txt", b"no DICOM")
+    route(option, value)
+    assert lake.row(path)["reason"] == reason
+    assert Path(lake.row(path)["object_uri"]).read_bytes() == path.read_bytes()
+    assert lake.row(small)["status"] == "quarantined"
+
+
+def test_an_unreadable_object_makes_the_run_incomplete_and_the_rerun_completes(
+    route, lake: Lake, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(source, "a.dcm", dicom_bytes(film(1), name="1"))
+    secret = write(source, "DOE^JANE.dcm", dicom_bytes(film(2), name="2"))
+    real_open = Path.open
+
+    def refuse(self: Path, *args, **kwargs):
+        if self == secret:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real_open(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    summary = route(expect=1)
+    assert not summary["complete"]
+    (failure,) = summary["failures"]
+    assert failure["reason"] == "permission_denied"
+    assert failure["object_key"] == hashlib.sha256(str(secret).encode()).hexdigest()[:12]
+    assert "DOE" not in str(summary)
+    monkeypatch.undo()
+    assert counts(route())["unchanged"] == 1
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+
+
+@pytest.mark.parametrize("how", ["link", "move"])
+def test_a_lake_under_another_name_keeps_its_objects(
+    route, lake: Lake, source: Path, tmp_path: Path, how: str
+) -> None:
+    """Its index names the objects by the old root; they are no strays."""
+    for number in range(3):
+        write(source, f"{number}.dcm", dicom_bytes(film(number, (96, 64)), name=str(number)))
+    route()
+    before = lake.tree()
+    other = tmp_path / "other"
+    if how == "link":
+        other.symlink_to(lake.root)
+    else:
+        lake.root.rename(other)
+    assert counts(route("--reprocess", "all", "--lake", str(other))) == {"unchanged": 3}
+    assert {k: v for k, v in Lake(other).tree().items() if k in before} == before
+
+
+def test_a_damaged_index_file_is_named_with_a_remedy(
+    lake: Lake, source: Path, route, capsys
+) -> None:
+    write(source, "a.dcm", dicom_bytes(film(1, (96, 64))))
+    route("--index_shards", "1")
+    (path,) = lake.root.glob("index/**/*.parquet")
+    path.write_bytes(path.read_bytes()[:100])
+    capsys.readouterr()
+    assert main(["route", "--input", str(source), "--lake", str(lake.root)]) == 1
+    err = capsys.readouterr().err
+    assert str(path) in err
+    assert "restore it from a backup" in err
+    assert "Traceback" not in err
+
+
+def test_a_partition_that_may_not_be_listed_is_no_empty_one(
+    lake: Lake, source: Path, route, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(source, "a.dcm", dicom_bytes(film(1, (96, 64))))
+    route()
+    real = Path.iterdir
+
+    def refuse(self: Path):
+        if self.name.startswith("ingest_date="):
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert main(["route", "--input", str(source), "--lake", str(lake.root)]) == 1
+    monkeypatch.undo()
+    assert len(lake.rows()) == 1
+
+
+def test_a_full_disk_at_the_index_is_said_in_words_and_the_rerun_completes(
+    lake: Lake, source: Path, route, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transforms.lake.index_files as index_files
+    from transforms.reasons import Reason, Stage, Unaccounted
+
+    write(source, "a.dcm", dicom_bytes(film(1, (96, 64))))
+
+    def full(*args, **kwargs):
+        raise Unaccounted(Stage.PLACE, Reason.NO_SPACE, "ENOSPC")
+
+    monkeypatch.setattr(index_files, "put_bytes", full)
+    assert main(["route", "--input", str(source), "--lake", str(lake.root)]) == 1
+    err = capsys.readouterr().err
+    assert "storage is full; free space, then run again" in err
+    assert "Traceback" not in err
+    monkeypatch.undo()
+    summary = route()
+    assert summary["counts"]["recovered"] == 1
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+
+
+def test_ctrl_c_says_what_to_do(source: Path, lake: Lake) -> None:
+    for number in range(200):
+        data = dicom_bytes(film(number, (160, 128)), name=str(number), syntax=JPEG2000Lossless)
+        write(source, f"{number}.dcm", data)
+    run = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "route", "--input", str(source), "--lake", str(lake.root)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    while run.poll() is None and not list((lake.root / "objects").rglob("*.dcm")):
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGINT)
+    _, err = run.communicate()
+    assert run.returncode == 1
+    assert b"interrupted; run the same command again" in err
+    assert b"Traceback" not in err
+
+
+def test_an_incomplete_quiet_run_still_names_what_failed(
+    lake: Lake, source: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(source, "a.dcm", dicom_bytes())
+    real_open = Path.open
+
+    def refuse(self: Path, *args, **kwargs):
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real_open(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert main(["route", "--input", str(source), "--lake", str(lake.root), "--quiet"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert hashlib.sha256(str(path).encode()).hexdigest()[:12] in captured.err
+    assert "grant the permission" in captured.err
