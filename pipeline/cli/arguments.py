@@ -10,6 +10,8 @@ from models.default_bundle import DEFAULT_BUNDLE
 from transforms.imaging.limits import Limits
 from transforms.policy import Policy, PolicyError, parse_policy
 
+NEEDS_TRAIN_EXTRA: Final = "Needs the 'train' extra: pip install 'dicom-imaging-router[train]'."
+
 LIMITS: Final[dict[str, tuple[type, float, str]]] = {
     "max_object_bytes": (int, Limits.max_object_bytes, "larger objects are quarantined"),
     "max_pixels": (int, Limits.max_pixels, "objects with more Rows x Columns are quarantined"),

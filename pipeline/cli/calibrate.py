@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.cli.arguments import add_model_argument
+from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_model_argument
 
-EPILOG = "Needs the 'train' extra: pip install 'dicom-imaging-router[train]'."
 TARGET_ERROR = 0.02
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `calibrate`."""
-    parser.epilog = EPILOG
+    parser.epilog = NEEDS_TRAIN_EXTRA
     add_model_argument(parser)
     parser.add_argument(
         "--data",

@@ -7,15 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.arguments import add_model_argument
+from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_model_argument
 from transforms.labels import LABELS
-
-EPILOG = "Needs the 'train' extra: pip install 'dicom-imaging-router[train]'."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `evaluate`."""
-    parser.epilog = EPILOG
+    parser.epilog = NEEDS_TRAIN_EXTRA
     add_model_argument(parser)
     parser.add_argument(
         "--data",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-EPILOG = "Needs the 'train' extra: pip install 'dicom-imaging-router[train]'."
+from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
-    parser.epilog = EPILOG
+    parser.epilog = NEEDS_TRAIN_EXTRA
     parser.add_argument(
         "--data",
         required=True,
