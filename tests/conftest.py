@@ -12,7 +12,10 @@ import pyarrow.dataset as ds
 import pytest
 
 from pipeline.cli import main
+from tests.stores import store, store_servers
 from transforms.tally import TERMS
+
+__all__ = ["store", "store_servers"]
 
 
 class Lake:

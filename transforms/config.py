@@ -16,6 +16,8 @@ from transforms.imaging.limits import Limits
 from transforms.lake.layout import Layout
 from transforms.lake.settle import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE
 from transforms.policy import Policy
+from transforms.storage.local import uri_to_path
+from transforms.storage.schemes import is_local, why_not
 
 COPY, LINK, INDEX_ONLY = "copy", "link", "index_only"
 PLACEMENTS: Final = (COPY, LINK, INDEX_ONLY)
@@ -32,7 +34,7 @@ class RouteConfig:
     """One run of `route`.
 
     Attributes:
-        inputs: files, folders and globs.
+        inputs: files, folders and globs, local or in an object store.
         layout: the lake.
         run_id: names the run's summary.
         ingest_date: partition of the index, YYYY-MM-DD.
@@ -83,17 +85,16 @@ class RouteConfig:
         problems += [
             f"input {number} is empty" for number, text in enumerate(self.inputs, 1) if not text
         ]
-        problems += [
-            f"{what}: gs:// and s3:// are not supported by this version; use a local path"
-            for what, text in self._places().items()
-            if "://" in text and not text.startswith("file://")
-        ]
+        places = self._places()
+        problems += [f"{what}: {why}" for what, text in places.items() if (why := why_not(text))]
+        if self.placement == LINK and not all(map(is_local, places.values())):
+            problems.append("--placement link: an object store has no links; use copy")
         if not _is_date(self.ingest_date):
             problems.append(f"--ingest_date {self.ingest_date!r} is no date; write YYYY-MM-DD")
         if self.patient_key_file:
             problems += _key_problems(self.patient_key_file)
-        root = Path(self.layout.root)
-        if root.exists() and not root.is_dir():
+        root = self.layout.root
+        if is_local(root) and (path := uri_to_path(root)).exists() and not path.is_dir():
             problems.append("--lake is a file; give a folder")
         if problems:
             raise ConfigError("; ".join(problems))
@@ -122,7 +123,8 @@ class RouteConfig:
 
     def _places(self) -> dict[str, str]:
         inputs = {f"input {number}": text for number, text in enumerate(self.inputs, 1)}
-        return {**inputs, "--lake": self.layout.root}
+        sinks = {f"sinks.{sink}": root for sink, root in self.layout.sinks.items()}
+        return {**inputs, "--lake": self.layout.root, **sinks}
 
     def public(self) -> dict[str, Any]:
         """The options as the run summary may show them: inputs could hold names, so only a count."""

@@ -20,11 +20,11 @@ from transforms.imaging.header import Header, read_header, require_uids
 from transforms.imaging.header_label import header_label
 from transforms.imaging.part10 import parse
 from transforms.isolation import Crashed, Isolated, Killed, TimedOut
-from transforms.lake.layout import NOT_XRAY, QUARANTINE, uri_to_path
+from transforms.lake.layout import NOT_XRAY, QUARANTINE
 from transforms.lake.schema import IndexRow
-from transforms.lake.store import sha256_of
 from transforms.reasons import Reason, Rejected, Stage, Status, Unaccounted
-from transforms.refs import ObjectRef, check_version, read_ref, unaccounted
+from transforms.refs import ObjectRef, hash_ref, read_ref
+from transforms.shared_bytes import SharedBytes, mapped
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,36 @@ def examine(
         ref: the object.
         config: of the run.
         patient_key: key of the hash of Patient ID, or None.
-        isolated: the child; it reads the object by itself, so that no bytes are pickled.
+        isolated: the child; it maps the bytes, none are pickled.
 
     Raises:
         Unaccounted: the object could not be read, or the child was killed from outside.
     """
     row = new_row(ref, config)
     if ref.size > config.limits.max_object_bytes:
-        row = replace(row, content_sha256=_hash_unread(ref))
+        row = replace(row, content_sha256=hash_ref(ref))
         return Examined(quarantined(row, Rejected(Stage.FETCH, Reason.TOO_LARGE)), None)
     data = read_ref(ref)
-    sha256 = hashlib.sha256(data).hexdigest()
-    HELD.hold(sha256, data)
-    row = replace(row, content_sha256=sha256)
     try:
-        return isolated.call(describe, ref, row, config, patient_key)
+        sha256 = data.sha256()
+        row = replace(row, content_sha256=sha256)
+        examined = _isolated(data, row, config, patient_key, isolated)
+    except BaseException:
+        data.close()
+        raise
+    HELD.hold(sha256, data)
+    return examined
+
+
+def _isolated(
+    data: SharedBytes,
+    row: IndexRow,
+    config: RouteConfig,
+    patient_key: bytes | None,
+    isolated: Isolated,
+) -> Examined:
+    try:
+        return isolated.call(describe, row, config, patient_key, descriptor=data.file.fileno())
     except TimedOut:
         return Examined(quarantined(row, Rejected(Stage.DECODE, Reason.TOOK_TOO_LONG)), None)
     except Crashed:
@@ -87,15 +102,18 @@ def new_row(ref: ObjectRef, config: RouteConfig) -> IndexRow:
 
 
 def describe(
-    ref: ObjectRef, row: IndexRow, config: RouteConfig, patient_key: bytes | None
+    descriptor: int, row: IndexRow, config: RouteConfig, patient_key: bytes | None
 ) -> Examined:
-    """Parse and decode one object; the bytes are those that were hashed, or it is an error.
+    """Parse and decode one object.
 
-    Raises:
-        Unaccounted: it could not be read again.
+    Args:
+        descriptor: of its bytes.
+        row: its row so far.
+        config: of the run.
+        patient_key: key of the hash of Patient ID, or None.
     """
     try:
-        parsed = parse(read_ref(ref), config.limits)
+        parsed = parse(mapped(descriptor), config.limits)
         header = read_header(parsed)
         row = with_header(row, header, config, patient_key)
         require_uids(parsed)
@@ -109,8 +127,6 @@ def describe(
             limits=config.limits,
         )
         return Examined(row, film)
-    except Unaccounted:
-        raise
     except Rejected as rejected:
         return Examined(quarantined(row, rejected), None)
     except MemoryError:
@@ -177,14 +193,3 @@ def _patient_key(patient_id: str | None, key: bytes | None) -> str | None:
     if key is None or patient_id is None:
         return None
     return hmac.new(key, patient_id.encode(), hashlib.sha256).hexdigest()
-
-
-def _hash_unread(ref: ObjectRef) -> str:
-    """Hash an object that is too large for memory."""
-    path = uri_to_path(ref.uri)
-    try:
-        digest = sha256_of(path)
-        check_version(ref, path.stat())
-    except OSError as error:
-        raise unaccounted(error, Stage.FETCH) from error
-    return digest

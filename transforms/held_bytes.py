@@ -10,33 +10,44 @@ import threading
 from collections import OrderedDict
 from typing import Final
 
+from transforms.shared_bytes import SharedBytes
+
 CAPACITY_BYTES: Final = 512 << 20
+CAPACITY_OBJECTS: Final = 256
+"""Each holds a file descriptor, of which a process commonly has 1,024."""
 
 
 class HeldBytes:
     """A bounded map from content sha256 to bytes; the oldest leave first. Safe between threads."""
 
-    def __init__(self, capacity_bytes: int = CAPACITY_BYTES) -> None:
-        self._capacity = capacity_bytes
-        self._held: OrderedDict[str, bytes] = OrderedDict()
+    def __init__(
+        self, capacity_bytes: int = CAPACITY_BYTES, capacity_objects: int = CAPACITY_OBJECTS
+    ) -> None:
+        self._capacity_bytes = capacity_bytes
+        self._capacity_objects = capacity_objects
+        self._held: OrderedDict[str, SharedBytes] = OrderedDict()
         self._total = 0
         self._lock = threading.Lock()
 
-    def hold(self, sha256: str, data: bytes) -> None:
-        """Keep bytes until they are taken or room is needed."""
+    def hold(self, sha256: str, data: SharedBytes) -> None:
+        """Take bytes over until they are taken or room is needed; then they are closed."""
+        size = data.size
         with self._lock:
-            if sha256 in self._held or len(data) > self._capacity:
+            if sha256 in self._held or size > self._capacity_bytes:
+                data.close()
                 return
             self._held[sha256] = data
-            self._total += len(data)
-            while self._total > self._capacity:
-                self._total -= len(self._held.popitem(last=False)[1])
+            self._total += size
+            while self._total > self._capacity_bytes or len(self._held) > self._capacity_objects:
+                _, oldest = self._held.popitem(last=False)
+                self._total -= oldest.size
+                oldest.close()
 
-    def take(self, sha256: str) -> bytes | None:
-        """Return and forget bytes, or None."""
+    def take(self, sha256: str) -> SharedBytes | None:
+        """Return and forget bytes, which are the caller's to close, or None."""
         with self._lock:
             data = self._held.pop(sha256, None)
-            self._total -= len(data or b"")
+            self._total -= 0 if data is None else data.size
             return data
 
 

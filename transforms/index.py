@@ -11,9 +11,9 @@ from apache_beam import pvalue
 
 from transforms.config import RouteConfig
 from transforms.lake.index_files import shard_of, write_index
-from transforms.lake.layout import uri_to_path
 from transforms.lake.schema import IndexRow
 from transforms.lake.settle import REPROCESS_NONE, settle
+from transforms.storage.schemes import storage_of
 from transforms.tally import RunTally
 
 UNCHANGED_ROWS = "unchanged_rows"
@@ -100,9 +100,8 @@ def _settle(joined: tuple[str, dict[str, Any]], config: RouteConfig) -> Iterator
     rows = [row for row, mark in marked if mark == FRESH]
     others = [row for row, mark in marked if mark != FRESH]
     settled = settle(rows, list(found["ledger"]), held=others, reprocess=config.reprocess)
-    for path in map(uri_to_path, settled.strays):
-        if any(path.is_relative_to(root) for root in config.layout.object_roots):
-            path.unlink(missing_ok=True)
+    for uri in filter(config.layout.holds, settled.strays):
+        storage_of(uri).remove(uri)
     for row, mark in marked:
         if mark == HELD:
             yield pvalue.TaggedOutput(UNCHANGED_ROWS, row)

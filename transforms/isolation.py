@@ -17,6 +17,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -58,8 +59,10 @@ class Isolated:
         self._memory_bytes = memory_bytes
         self._start()
 
-    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+    def call(self, function: Callable[..., T], *arguments: Any, descriptor: int | None = None) -> T:
         """Call a module's function in the child; arguments and result are pickled.
+
+        An open file descriptor is passed on as the function's first argument.
 
         A crash is tried once more in a fresh child: the memory may have been damaged by an earlier
         call.
@@ -69,9 +72,9 @@ class Isolated:
             Exception: what the function raised.
         """
         with contextlib.suppress(Crashed):
-            return self._call_once(function, arguments)
+            return self._call_once(function, arguments, descriptor)
         try:
-            return self._call_once(function, arguments)
+            return self._call_once(function, arguments, descriptor)
         finally:
             self.close()
             self._start()
@@ -93,9 +96,13 @@ class Isolated:
             self._process.start()
         theirs.close()
 
-    def _call_once(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    def _call_once(
+        self, function: Callable[..., T], arguments: tuple[Any, ...], descriptor: int | None
+    ) -> T:
         try:
-            self._connection.send((function, arguments))
+            self._connection.send((function, arguments, descriptor is not None))
+            if descriptor is not None:
+                send_handle(self._connection, descriptor, self._process.pid)
             if not self._connection.poll(self._timeout_s):
                 self.close()
                 self._start()
@@ -142,13 +149,16 @@ def _serve(connection: Connection, memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     while True:
         try:
-            function, arguments = connection.recv()
+            function, arguments, with_descriptor = connection.recv()
+            received = (recv_handle(connection),) if with_descriptor else ()
         except EOFError:
             return
         try:
-            answer = (True, function(*arguments))
+            answer = (True, function(*received, *arguments))
         except BaseException as error:  # it belongs to the caller
             answer = (False, error)
+        for descriptor in received:
+            os.close(descriptor)
         try:
             connection.send(answer)
         except Exception as error:  # what cannot be pickled

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -28,8 +27,8 @@ class ReadLake(beam.PTransform):  # type: ignore[misc]
     """What the lake says: its index as `LedgerRow`, or its journal as `JournalRow`."""
 
     layout: Layout
-    list_files: Callable[[Layout], list[Path]]
-    read_file: Callable[[Path], Iterator[Any]]
+    list_files: Callable[[Layout], list[str]]
+    read_file: Callable[[str], Iterator[Any]]
 
     def expand(self, pbegin: pvalue.PBegin) -> beam.PCollection[Any]:
         list_files, read_file = self.list_files, self.read_file
@@ -38,7 +37,7 @@ class ReadLake(beam.PTransform):  # type: ignore[misc]
             | "Lake" >> beam.Create([self.layout])
             | "List" >> beam.FlatMap(lambda lake: list_files(lake)).with_output_types(Any)
             | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.FlatMap(lambda path: read_file(path)).with_output_types(Any)
+            | "Read" >> beam.FlatMap(lambda uri: read_file(uri)).with_output_types(Any)
         )
 
 

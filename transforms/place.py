@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -14,7 +14,7 @@ from transforms.config import INDEX_ONLY, LINK, RouteConfig
 from transforms.held_bytes import HELD
 from transforms.lake import store
 from transforms.lake.journal import write_journal
-from transforms.lake.layout import QUARANTINE, Layout, uri_to_path
+from transforms.lake.layout import QUARANTINE, Layout
 from transforms.lake.schema import IndexRow
 from transforms.metrics import Count, count
 from transforms.reasons import Unaccounted
@@ -80,7 +80,7 @@ def with_object_uri(row: IndexRow, config: RouteConfig) -> IndexRow:
     """Return a decided row that says where its object is to stand."""
     if config.placement == INDEX_ONLY:
         return replace(row, object_uri=row.source_uri)
-    return replace(row, object_uri=str(target_of(row, config.layout)))
+    return replace(row, object_uri=target_of(row, config.layout))
 
 
 def place(row: IndexRow, config: RouteConfig) -> None:
@@ -90,23 +90,23 @@ def place(row: IndexRow, config: RouteConfig) -> None:
         Unaccounted: the source changed meanwhile, or the lake's storage refused.
     """
     sha256 = str(row.content_sha256)
-    held = HELD.take(sha256)
-    if config.placement == INDEX_ONLY:
-        return
-    target, scratch = uri_to_path(str(row.object_uri)), config.layout.scratch(row.destination)
-    if config.placement == LINK:
-        store.put_link(target, uri_to_path(row.source_uri), sha256, scratch=scratch)
-    elif held is not None:
-        store.put_bytes(target, held, scratch=scratch, sha256=sha256)
-    else:
-        store.put_copy(target, uri_to_path(row.source_uri), sha256, scratch=scratch)
+    target, scratch = str(row.object_uri), config.layout.scratch(row.destination)
+    with HELD.take(sha256) or contextlib.nullcontext() as held:
+        if config.placement == INDEX_ONLY:
+            return
+        if config.placement == LINK:
+            store.put_link(target, row.source_uri, sha256, scratch=scratch)
+        elif held is not None:
+            store.put_file(target, held.from_start(), sha256, scratch=scratch)
+        else:
+            store.put_copy(target, row.source_uri, sha256, scratch=scratch)
 
 
-def target_of(row: IndexRow, layout: Layout) -> Path:
+def target_of(row: IndexRow, layout: Layout) -> str:
     """Return where an object belongs."""
     if row.destination == QUARANTINE:
-        return layout.quarantine_path(str(row.content_sha256))
-    return layout.object_path(
+        return layout.quarantine_uri(str(row.content_sha256))
+    return layout.object_uri(
         str(row.destination),
         str(row.study_instance_uid),
         str(row.series_instance_uid),

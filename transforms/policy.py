@@ -15,6 +15,7 @@ from transforms.imaging.uids import is_valid
 from transforms.labels import ADULT_CHEST, CHESTS, LABELS, PEDIATRIC_CHEST
 from transforms.lake.layout import REVIEW, SINKS
 from transforms.reasons import Reason
+from transforms.storage.schemes import is_local, why_not
 
 TOP_LEVEL: Final = (
     "thresholds", "ood_threshold", "min_long_side", "age", "sinks", "radiographs",
@@ -138,8 +139,10 @@ def parse_policy(text: str) -> Policy:
     sinks = _mapping(document, "sinks", errors)
     errors += _unknown(sinks, SINKS, "sinks.")
     for sink, root in sinks.items():
-        if not isinstance(root, str) or not root.startswith("/"):
-            errors.append(f"sinks.{sink}: must be an absolute local path")
+        if not isinstance(root, str) or (is_local(root) and not root.startswith("/")):
+            errors.append(f"sinks.{sink}: must be an absolute local path, gs:// or s3://")
+        elif why := why_not(root):
+            errors.append(f"sinks.{sink}: {why}")
     table = _radiographs(_mapping(document, "radiographs", errors), errors)
     if errors:
         raise PolicyError("; ".join(errors))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Final
 
-from transforms.lake.layout import object_key, uri_to_path
+from transforms.lake.layout import object_key
 from transforms.reasons import Reason, Stage, Unaccounted
+from transforms.shared_bytes import SharedBytes
+from transforms.storage.base import Changed, sha256_of
+from transforms.storage.schemes import storage_of
 
 
 @dataclass(frozen=True)
@@ -15,8 +17,8 @@ class ObjectRef:
     """One version of one source object.
 
     Attributes:
-        uri: absolute path of a local file.
-        version: `<size>-<mtime_ns>` of a local file.
+        uri: absolute path of a local file, or `gs://…`, `s3://…`.
+        version: as `storage.base.Found.version`.
         size: in bytes.
     """
 
@@ -59,37 +61,39 @@ def failure_of(uri: str, error: Unaccounted, *, log_uris: bool) -> Failure:
     return Failure(object_key(uri), error.stage, error.reason, error.detail, shown)
 
 
-def version_of(status: os.stat_result) -> str:
-    """Return the source version of a local file."""
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def read_ref(ref: ObjectRef) -> bytes:
-    """Read the bytes of exactly this version.
+def read_ref(ref: ObjectRef) -> SharedBytes:
+    """Read the bytes of exactly this version; they are the caller's to close.
 
     Raises:
         Unaccounted: it is gone, may not be read, or changed before or while it was read.
     """
+    data = SharedBytes()
     try:
-        with uri_to_path(ref.uri).open("rb") as stream:
-            check_version(ref, os.fstat(stream.fileno()))
-            data = stream.read()
-            check_version(ref, os.fstat(stream.fileno()))
+        storage_of(ref.uri).copy_to(ref.uri, ref.version, data.file)
+        if data.size != ref.size:
+            raise Changed("another size than it was listed with")
     except OSError as error:
+        data.close()
         raise unaccounted(error, Stage.FETCH) from error
-    if len(data) != ref.size:
-        raise Unaccounted(Stage.FETCH, Reason.CHANGED)
     return data
 
 
-def check_version(ref: ObjectRef, status: os.stat_result) -> None:
-    """Raise `Unaccounted` if a file is no longer the version that was discovered."""
-    if version_of(status) != ref.version:
-        raise Unaccounted(Stage.FETCH, Reason.CHANGED)
+def hash_ref(ref: ObjectRef) -> str:
+    """Return the hex sha256 of exactly this version, which may be too large for memory.
+
+    Raises:
+        Unaccounted: as `read_ref`.
+    """
+    try:
+        return sha256_of(storage_of(ref.uri), ref.uri, ref.version)
+    except OSError as error:
+        raise unaccounted(error, Stage.FETCH) from error
 
 
 def unaccounted(error: OSError, stage: Stage) -> Unaccounted:
     """Return what an error of reading means."""
+    if isinstance(error, Changed):
+        return Unaccounted(stage, Reason.CHANGED)
     if isinstance(error, FileNotFoundError):
         return Unaccounted(stage, Reason.DISAPPEARED)
     if isinstance(error, PermissionError):

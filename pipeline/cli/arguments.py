@@ -36,8 +36,7 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=DEFAULT_BUNDLE,
         metavar="URI",
-        help="model bundle: a folder, local or on any of Beam's file systems; default: the one that "
-        "comes with the router",
+        help="model bundle: a folder, local, gs:// or s3://; default: the one that comes with the router",
     )
 
 

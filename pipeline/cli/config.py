@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 import uuid
 from collections.abc import Sequence
@@ -13,7 +12,8 @@ from pipeline import __version__
 from pipeline.cli.arguments import limits_of, policy_of
 from transforms.config import RouteConfig
 from transforms.labels import LABELS
-from transforms.lake.layout import Layout, uri_to_path
+from transforms.lake.layout import Layout
+from transforms.storage.schemes import canonical
 
 
 def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) -> RouteConfig:
@@ -30,10 +30,10 @@ def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) ->
             f"{', '.join(LABELS)}, in this order"
         )
     policy = policy_of(args).with_defaults(info.thresholds, info.ood_threshold)
-    sinks = {sink: os.path.realpath(root) for sink, root in policy.sinks.items()}
+    sinks = {sink: canonical(root) for sink, root in policy.sinks.items()}
     return RouteConfig(
         inputs=tuple(inputs),
-        layout=Layout(_local_root(lake), sinks),
+        layout=Layout(canonical(lake), sinks),
         run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}",
         ingest_date=time.strftime("%Y-%m-%d", time.gmtime()),
         router_version=__version__,
@@ -45,10 +45,3 @@ def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) ->
         policy=policy,
         limits=limits_of(args),
     )
-
-
-def _local_root(lake: str) -> str:
-    """The real path, one name for one lake; other schemes stay, to be refused with their name."""
-    if "://" in lake and not lake.startswith("file://"):
-        return lake
-    return os.path.realpath(uri_to_path(lake))

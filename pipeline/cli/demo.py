@@ -17,7 +17,7 @@ from pipeline.cli.route import announce, exit_code
 from pipeline.run import run as run_pipeline
 from pipeline.summary import render
 from transforms.config import ConfigError
-from transforms.lake.layout import uri_to_path
+from transforms.storage.local import uri_to_path
 
 RUNNER: Final = "DirectRunner"
 PACKAGES: Final = {"pydicom-data": "data_store/data", "pydicom": "pydicom/data/test_files"}
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     announce(config, choose_device(args.device), RUNNER)
     summary = run_pipeline(config, runner=RUNNER, beam_options=args.beam_options, quiet=False)
     print(_table(sources, _rows(Path(config.layout.root))))
-    print(render(summary, Path(config.layout.root)))
+    print(render(summary, config.layout.root))
     print("\nGo on with:\n")
     query = QUERY.format(lake=args.lake)
     print(f'  .venv/bin/python -c "import duckdb; print(duckdb.sql(\\"{query}\\"))"')

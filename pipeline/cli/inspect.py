@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from pathlib import Path
@@ -19,10 +20,11 @@ from transforms.config import ConfigError, RouteConfig
 from transforms.examine import Examined, examine
 from transforms.isolation import Isolated
 from transforms.labels import LABELS
-from transforms.lake.layout import path_to_uri
 from transforms.lake.schema import IndexRow
 from transforms.reasons import MEANINGS, Reason, Unaccounted
-from transforms.refs import ObjectRef, version_of
+from transforms.refs import ObjectRef
+from transforms.storage.local import path_to_uri, uri_to_path
+from transforms.storage.schemes import is_local, storage_of
 
 HEADER_COLUMNS = (
     "modality body_part_examined view_position laterality patient_age_years patient_sex manufacturer "
@@ -75,10 +77,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _examined(name: str, config: RouteConfig, child: Isolated) -> Examined:
-    path = os.path.abspath(name)
-    status = os.stat(path)
-    ref = ObjectRef(path_to_uri(path), version_of(status), status.st_size)
-    return examine(ref, config, None, child)
+    uri = path_to_uri(os.path.abspath(uri_to_path(name))) if is_local(name) else name
+    found = storage_of(uri).find(uri)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, "no such file")
+    return examine(ObjectRef(uri, found.version, found.size), config, None, child)
 
 
 def _explained(row: IndexRow, film: npt.NDArray[np.uint8] | None, config: RouteConfig) -> str:

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from models.handler import choose_device
@@ -28,9 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="PATTERN",
-        help="files, folders (with all below) and globs; may be given more than once",
+        help="files, folders (with all below) and globs, local, gs:// or s3://; may be given more than "
+        "once",
     )
-    parser.add_argument("--lake", required=True, metavar="ROOT", help="folder of the lake")
+    parser.add_argument(
+        "--lake", required=True, metavar="ROOT", help="root of the lake: a folder, gs:// or s3://"
+    )
     add_model_argument(parser)
     add_object_arguments(parser)
     parser.add_argument(
@@ -98,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(summary, indent=2))
     elif not args.quiet:
-        print(render(summary, Path(config.layout.root)))
+        print(render(summary, config.layout.root))
     return exit_code(summary)
 
 

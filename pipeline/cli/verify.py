@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
+from pipeline.cli.arguments import policy_of
 from transforms.config import ConfigError
 from transforms.lake.layout import Layout
 from transforms.lake.verify import Audit, audit
-from transforms.policy import parse_policy
+from transforms.storage.local import uri_to_path
+from transforms.storage.schemes import is_local, why_not
 
 MAX_SHOWN = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `verify`."""
-    parser.add_argument("lake", metavar="LAKE", help="folder of the lake")
+    parser.add_argument("lake", metavar="LAKE", help="root of the lake")
     parser.add_argument(
         "--deep", action="store_true", help="read every object and compare its sha256"
     )
@@ -32,16 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Audit and say what was found; 0 only if the contract holds."""
-    if not Path(args.lake).is_dir():
+    if why := why_not(args.lake):
+        raise ConfigError(f"{args.lake}: {why}")
+    if is_local(args.lake) and not uri_to_path(args.lake).is_dir():
         raise ConfigError(f"{args.lake} is no folder; give the root of a lake")
-    sinks = parse_policy(args.policy.read_text()).sinks if args.policy else {}
+    policy = policy_of(args)
     on_terminal = sys.stderr.isatty() and not args.json
 
-    def progress(rows: int) -> None:
+    def progress(what: str, number: int) -> None:
         if on_terminal:
-            print(f"\r{rows} rows checked", end="\x1b[K", file=sys.stderr, flush=True)
+            print(f"\r{number} {what}", end="\x1b[K", file=sys.stderr, flush=True)
 
-    found = audit(Layout(os.path.realpath(args.lake), sinks), deep=args.deep, progress=progress)
+    found = audit(Layout(args.lake, policy.sinks), deep=args.deep, progress=progress)
     if on_terminal:
         print(file=sys.stderr)
     print(found.to_json() if args.json else _table(found))
@@ -59,6 +62,8 @@ def _table(found: Audit) -> str:
         lines.append(
             f"{found.incomplete_runs} runs ended incomplete; a later run makes up for them"
         )
+    if found.journal_files:
+        lines.append(f"{found.journal_files} journal files of a run that was killed or goes on")
     if found.temporary_files:
         lines.append(f"{found.temporary_files} temporary files; the next run sweeps them")
     verdict = "the contract holds" if found.holds else f"{len(found.breaches)} breaches"

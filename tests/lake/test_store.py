@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from transforms.lake.store import put_bytes, put_copy, put_link, sha256_of, sweep
+from transforms.lake.store import put_bytes, put_copy, put_link
 from transforms.reasons import Reason, Unaccounted
+from transforms.storage.local import sweep
 
 DATA = b"some bytes"
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -17,9 +18,9 @@ SHA = hashlib.sha256(DATA).hexdigest()
 
 def test_a_second_put_changes_nothing(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b.dcm"
-    assert put_bytes(target, DATA, scratch=tmp_path / ".tmp") is True
+    assert put_bytes(str(target), DATA, scratch=str(tmp_path / ".tmp")) is True
     before = target.stat()
-    assert put_bytes(target, DATA, scratch=tmp_path / ".tmp") is False
+    assert put_bytes(str(target), DATA, scratch=str(tmp_path / ".tmp")) is False
     assert target.stat().st_mtime_ns == before.st_mtime_ns
     assert [p.name for p in target.parent.iterdir()] == ["b.dcm"]
 
@@ -30,8 +31,8 @@ def test_other_bytes_under_the_name_are_kept_and_said(tmp_path: Path, how) -> No
     target.write_bytes(b"others were here first")
     source.write_bytes(DATA)
     for put in (
-        lambda: put_bytes(target, DATA, scratch=tmp_path / ".tmp"),
-        lambda: how(target, source, SHA, scratch=tmp_path / ".tmp"),
+        lambda: put_bytes(str(target), DATA, scratch=str(tmp_path / ".tmp")),
+        lambda: how(str(target), str(source), SHA, scratch=str(tmp_path / ".tmp")),
     ):
         with pytest.raises(Unaccounted) as caught:
             put()
@@ -44,7 +45,7 @@ def test_a_source_that_changed_is_not_placed(tmp_path: Path, how) -> None:
     source = tmp_path / "s.dcm"
     source.write_bytes(b"changed since it was decided")
     with pytest.raises(Unaccounted) as caught:
-        how(tmp_path / "t.dcm", source, SHA, scratch=tmp_path / ".tmp")
+        how(str(tmp_path / "t.dcm"), str(source), SHA, scratch=str(tmp_path / ".tmp"))
     assert caught.value.reason is Reason.CHANGED
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["s.dcm"]
 
@@ -52,9 +53,9 @@ def test_a_source_that_changed_is_not_placed(tmp_path: Path, how) -> None:
 def test_copy_and_link_place_the_same(tmp_path: Path) -> None:
     source = tmp_path / "s.dcm"
     source.write_bytes(DATA)
-    put_copy(tmp_path / "c.dcm", source, SHA, scratch=tmp_path)
-    put_link(tmp_path / "l.dcm", source, SHA, scratch=tmp_path)
-    assert sha256_of(tmp_path / "c.dcm") == sha256_of(tmp_path / "l.dcm") == SHA
+    put_copy(str(tmp_path / "c.dcm"), str(source), SHA, scratch=str(tmp_path))
+    put_link(str(tmp_path / "l.dcm"), str(source), SHA, scratch=str(tmp_path))
+    assert (tmp_path / "c.dcm").read_bytes() == (tmp_path / "l.dcm").read_bytes() == DATA
     assert (tmp_path / "l.dcm").stat().st_ino == source.stat().st_ino
 
 
@@ -66,7 +67,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Unaccounted) as caught:
-        put_bytes(tmp_path / "t.dcm", DATA, scratch=tmp_path / ".tmp")
+        put_bytes(str(tmp_path / "t.dcm"), DATA, scratch=str(tmp_path / ".tmp"))
     assert caught.value.reason is Reason.NO_SPACE
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
@@ -74,13 +75,18 @@ def test_a_full_disk_is_said_and_leaves_nothing(
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(Unaccounted):
-        put_bytes(tmp_path / "file" / "t.dcm", DATA, scratch=tmp_path / ".tmp")
+        put_bytes(str(tmp_path / "file" / "t.dcm"), DATA, scratch=str(tmp_path / ".tmp"))
 
 
 def test_a_link_to_a_source_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real.dcm").write_bytes(DATA)
     (tmp_path / "alias.dcm").symlink_to("real.dcm")
-    put_link(tmp_path / "lake" / "l.dcm", tmp_path / "alias.dcm", SHA, scratch=tmp_path / ".tmp")
+    put_link(
+        str(tmp_path / "lake" / "l.dcm"),
+        str(tmp_path / "alias.dcm"),
+        SHA,
+        scratch=str(tmp_path / ".tmp"),
+    )
     assert not (tmp_path / "lake" / "l.dcm").is_symlink()
     assert (tmp_path / "lake" / "l.dcm").read_bytes() == DATA
 
@@ -88,14 +94,16 @@ def test_a_link_to_a_source_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [put_copy, put_link])
 def test_a_source_that_is_gone_is_said_to_be_gone(tmp_path: Path, how) -> None:
     with pytest.raises(Unaccounted) as caught:
-        how(tmp_path / "t.dcm", tmp_path / "gone.dcm", SHA, scratch=tmp_path / ".tmp")
+        how(
+            str(tmp_path / "t.dcm"), str(tmp_path / "gone.dcm"), SHA, scratch=str(tmp_path / ".tmp")
+        )
     assert caught.value.reason is Reason.DISAPPEARED
 
 
 def test_sweeping_removes_what_is_not_whole(tmp_path: Path) -> None:
     scratch = tmp_path / ".tmp"
-    put_bytes(tmp_path / "t.dcm", DATA, scratch=scratch)
+    put_bytes(str(tmp_path / "t.dcm"), DATA, scratch=str(scratch))
     (scratch / "half").write_bytes(b"hal")
-    assert sweep(scratch) == 1
+    assert sweep(str(scratch)) == 1
     assert list(scratch.iterdir()) == []
-    assert sweep(tmp_path / "no such folder") == 0
+    assert sweep(str(tmp_path / "no such folder")) == 0

@@ -110,14 +110,14 @@ def test_a_partition_that_may_not_be_listed_is_no_empty_one(
 ) -> None:
     write(source, "a.dcm", dicom_bytes(film(1, (96, 64))))
     route()
-    real = Path.iterdir
+    real = os.scandir
 
-    def refuse(self: Path):
-        if self.name.startswith("ingest_date="):
-            raise PermissionError(13, "Permission denied", str(self))
-        return real(self)
+    def refuse(folder="."):
+        if Path(folder).name.startswith("ingest_date="):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     assert main(["route", "--input", str(source), "--lake", str(lake.root)]) == 1
     monkeypatch.undo()
     assert len(lake.rows()) == 1

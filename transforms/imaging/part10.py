@@ -5,10 +5,10 @@ Standard: PS3.10 section 7 (file format), PS3.5 section 7 (data set) and annex A
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass
-from io import BytesIO
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -22,12 +22,13 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
+from transforms.imaging.buffer_stream import buffer_stream
 from transforms.imaging.limits import Limits
 from transforms.imaging.quiet import silence_readers
 from transforms.reasons import Reason, Rejected, Stage
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
-ITEM = b"\xfe\xff\x00\xe0"
+ITEM_PATTERN = re.compile(rb"\xfe\xff\x00\xe0")
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009})
 PIXEL_TAGS = FLOAT_PIXEL_TAGS | {PIXEL_DATA}
@@ -48,7 +49,7 @@ class PixelElement:
     """
 
     tag: int
-    buffer: bytes
+    buffer: memoryview
     offset: int
     length: int
     vr: str
@@ -57,7 +58,7 @@ class PixelElement:
     @property
     def value(self) -> memoryview:
         """The value, not copied."""
-        return memoryview(self.buffer)[self.offset : self.offset + self.length]
+        return self.buffer[self.offset : self.offset + self.length]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class ParsedObject:
     pixels: PixelElement | None
 
 
-def parse(data: bytes, limits: Limits) -> ParsedObject:
+def parse(data: bytes | memoryview, limits: Limits) -> ParsedObject:
     """Parse a DICOM object; files without the PS3.10 preamble are read if they say what they are.
 
     Raises:
@@ -85,7 +86,7 @@ def parse(data: bytes, limits: Limits) -> ParsedObject:
     if not data:
         raise Rejected(Stage.FETCH, Reason.EMPTY)
     try:
-        return _parse(data, limits)
+        return _parse(memoryview(data), limits)
     except Rejected:
         raise
     except InvalidDicomError as error:
@@ -104,22 +105,22 @@ def parse(data: bytes, limits: Limits) -> ParsedObject:
         raise Rejected(Stage.HEADER, Reason.UNREADABLE_HEADER, type(error).__name__) from error
 
 
-def _parse(data: bytes, limits: Limits) -> ParsedObject:
-    if data.count(ITEM) > limits.max_items:  # each costs the parser about a kilobyte
-        raise Rejected(Stage.HEADER, Reason.TOO_MANY_ITEMS)
-    has_preamble = data[128:132] == b"DICM"
+def _parse(data: memoryview, limits: Limits) -> ParsedObject:
+    _require_few_items(data, limits)
+    has_preamble = bytes(data[128:132]) == b"DICM"
     if not has_preamble and not _looks_like_dataset(data):
         raise Rejected(Stage.HEADER, Reason.NOT_DICOM)
-    stream = BytesIO(data)
+    stream = buffer_stream(data)
     read_preamble(stream, force=True)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     syntax = str(meta.get("TransferSyntaxUID", ""))
     if syntax == DeflatedExplicitVRLittleEndian:
-        buffer = _inflate(memoryview(data)[stream.tell() :], limits)
-        stream = BytesIO(buffer)
+        buffer = memoryview(_inflate(data[stream.tell() :], limits))
+        _require_few_items(buffer, limits)
+        stream = buffer_stream(buffer)
         dataset = read_dataset(stream, False, True, stop_when=_at_pixels)
     else:
-        buffer, stream = data, BytesIO(data)
+        buffer, stream = data, buffer_stream(data)
         dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
         syntax = syntax or _found_syntax(dataset)
     dataset.file_meta = meta  # type: ignore[assignment]
@@ -135,7 +136,14 @@ def _parse(data: bytes, limits: Limits) -> ParsedObject:
     return ParsedObject(dataset, syntax, pixels)
 
 
-def _looks_like_dataset(data: bytes) -> bool:
+def _require_few_items(data: memoryview, limits: Limits) -> None:
+    """Raise `Rejected` if item tags (PS3.5 section 7.5) abound: each costs the parser a kilobyte."""
+    for number, _ in enumerate(ITEM_PATTERN.finditer(data), 1):
+        if number > limits.max_items:
+            raise Rejected(Stage.HEADER, Reason.TOO_MANY_ITEMS)
+
+
+def _looks_like_dataset(data: memoryview) -> bool:
     """Whether bytes without a preamble start with an element of group 0002 or 0008."""
     if len(data) < 8:
         return False
@@ -171,7 +179,7 @@ def _found_syntax(dataset: Dataset) -> str:
     return str(ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian)
 
 
-def _pixel_element(buffer: bytes, at: int, little_endian: bool) -> PixelElement | None:
+def _pixel_element(buffer: memoryview, at: int, little_endian: bool) -> PixelElement | None:
     """Read the header of the element at `at`; explicit and implicit VR are told apart by the bytes."""
     if len(buffer) - at < 8:
         return None
@@ -180,9 +188,9 @@ def _pixel_element(buffer: bytes, at: int, little_endian: bool) -> PixelElement 
     tag = group << 16 | element
     if tag not in PIXEL_TAGS:
         return None
-    if buffer[at + 4 : at + 6] in LONG_LENGTH_VRS:
+    if (named := bytes(buffer[at + 4 : at + 6])) in LONG_LENGTH_VRS:
         (length,) = struct.unpack_from(order + "L", buffer, at + 8)
-        vr, start = buffer[at + 4 : at + 6].decode("ascii"), at + 12
+        vr, start = named.decode("ascii"), at + 12
     else:
         (length,) = struct.unpack_from(order + "L", buffer, at + 4)
         vr, start = "OW", at + 8

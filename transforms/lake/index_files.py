@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.lake.layout import Layout
+from transforms.lake.layout import PARTITION_PREFIX, Layout
 from transforms.lake.schema import ROW_GROUP_ROWS, IndexRow, identity_of, to_table
-from transforms.lake.store import list_folder, put_bytes
+from transforms.lake.store import list_files, put_bytes, read_bytes, stands
+from transforms.storage.local import uri_to_path
+from transforms.storage.schemes import is_local, join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,39 +39,50 @@ class LedgerRow:
 LEDGER_COLUMNS = [f.name for f in fields(LedgerRow)]
 
 
-def list_index(layout: Layout) -> list[Path]:
+def list_index(layout: Layout) -> list[str]:
     """Return the index files of a lake, in order; none where there is no index.
 
     Raises:
         OSError: a folder may not be listed; it is not taken for an empty one.
     """
-    partitions = [p for p in list_folder(layout.index) if p.name.startswith("ingest_date=")]
-    return [file for folder in partitions for file in list_folder(folder, ".parquet")]
+    partitions = join(layout.index, PARTITION_PREFIX)
+    return [f.uri for f in list_files(layout.index, ".parquet") if f.uri.startswith(partitions)]
 
 
-def read_ledger(path: Path) -> Iterator[LedgerRow]:
+def read_ledger(uri: str) -> Iterator[LedgerRow]:
     """Read one index file, a batch of rows at a time."""
-    with readable(path) as file:
+    with readable(uri) as file:
         for batch in file.iter_batches(columns=LEDGER_COLUMNS):
             for row in batch.to_pylist():
                 yield LedgerRow(**row)
 
 
 @contextlib.contextmanager
-def readable(path: Path) -> Iterator[pq.ParquetFile]:
+def readable(uri: str) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file of the lake.
 
     Raises:
         RuntimeError: it is damaged; it says which and what to do.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with parquet_file(uri) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise RuntimeError(
-            f"{path} cannot be read ({type(error).__name__}); restore it from a backup, or move it "
+            f"{uri} cannot be read ({type(error).__name__}); restore it from a backup, or move it "
             "away: its objects are then routed again"
         ) from error
+
+
+def parquet_file(uri: str) -> pq.ParquetFile:
+    """Open a Parquet file, local or in an object store.
+
+    Raises:
+        ArrowException, OSError: it cannot be read.
+    """
+    if is_local(uri):
+        return pq.ParquetFile(uri_to_path(uri))
+    return pq.ParquetFile(pa.BufferReader(read_bytes(uri)))
 
 
 def shard_of(identity: str, shards: int) -> int:
@@ -79,7 +90,7 @@ def shard_of(identity: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") % shards
 
 
-def write_index(layout: Layout, ingest_date: str, rows: Sequence[IndexRow], shard: int) -> Path:
+def write_index(layout: Layout, ingest_date: str, rows: Sequence[IndexRow], shard: int) -> str:
     """Write one index file, named by the rows' identities, unless it stands already.
 
     A retry writes the same rows under the same name; what it would have written later (times of a
@@ -87,8 +98,8 @@ def write_index(layout: Layout, ingest_date: str, rows: Sequence[IndexRow], shar
     """
     identities = sorted(f"{r.source_uri}\0{r.source_version}\0{r.model_id or ''}" for r in rows)
     digest = hashlib.sha256("\n".join(identities).encode("utf-8", "surrogateescape")).hexdigest()
-    target = layout.partition(ingest_date) / f"part-{shard:05d}-{digest[:20]}.parquet"
-    if not os.path.exists(target):  # unlike Path.exists, false where it may not be looked at
+    target = join(layout.partition(ingest_date), f"part-{shard:05d}-{digest[:20]}.parquet")
+    if not stands(target):
         put_bytes(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
     return target
 

@@ -7,15 +7,15 @@ so that their objects are not read again, and learns of every object that was pl
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from transforms.lake.index_files import parquet_bytes, readable
-from transforms.lake.layout import Layout, uri_to_path
+from transforms.lake.layout import Layout
 from transforms.lake.schema import PARTITION, IndexRow, to_table
-from transforms.lake.store import list_folder, put_bytes, sha256_of
+from transforms.lake.store import list_files, put_bytes, stands
+from transforms.storage.base import is_same
+from transforms.storage.schemes import join, storage_of
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,11 @@ class JournalRow:
     @property
     def is_placed(self) -> bool:
         """Whether the very bytes that were decided stand where the row says."""
+        uri = str(self.row.object_uri)
+        storage = storage_of(uri)
         try:
-            return sha256_of(uri_to_path(str(self.row.object_uri))) == self.row.content_sha256
+            found = storage.find(uri)
+            return found is not None and is_same(storage, found, str(self.row.content_sha256))
         except OSError:
             return False
 
@@ -43,20 +46,20 @@ def write_journal(layout: Layout, rows: Sequence[IndexRow], decided_by: str) -> 
     """Write rows into a file that is named by their identities; a repeat writes nothing."""
     names = sorted(f"{row.source_uri}\0{row.source_version}" for row in rows)
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
-    target = layout.journal / f"{decided_by}-{digest[:32]}.parquet"
-    if not os.path.exists(target):  # unlike Path.exists, false where it may not be looked at
+    target = join(layout.journal, f"{decided_by}-{digest[:32]}.parquet")
+    if not stands(target):
         put_bytes(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
 
 
-def list_journal(layout: Layout) -> list[Path]:
+def list_journal(layout: Layout) -> list[str]:
     """Return the files of the journal, in order."""
-    return list_folder(layout.journal, ".parquet")
+    return [found.uri for found in list_files(layout.journal, ".parquet")]
 
 
-def read_journal(path: Path) -> Iterator[JournalRow]:
+def read_journal(uri: str) -> Iterator[JournalRow]:
     """Read one file of the journal."""
-    decided_by = path.name.partition("-")[0]
-    with readable(path) as file:
+    decided_by = uri.rpartition("/")[2].partition("-")[0]
+    with readable(uri) as file:
         for row in file.read().to_pylist():
             taken_at = row.pop("ingested_at")
             microseconds = int(taken_at.timestamp()) * 1_000_000 + taken_at.microsecond
@@ -71,5 +74,5 @@ def taken_over(entry: JournalRow, run_id: str, ingest_date: str) -> IndexRow:
 
 def sweep_journal(layout: Layout) -> None:
     """Remove the journal of a run whose rows all stand in the index."""
-    for path in list_journal(layout):
-        path.unlink(missing_ok=True)
+    for uri in list_journal(layout):
+        storage_of(uri).remove(uri)

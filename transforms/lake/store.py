@@ -1,21 +1,21 @@
-"""Writing into a lake on a local file system: whole files or none, and never over another."""
+"""Writing into a lake, local or in an object store: whole objects or none, never over another."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import os
-import uuid
+import io
+import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from transforms.reasons import Reason, Stage, Unaccounted
 from transforms.refs import unaccounted
+from transforms.storage.base import Changed, Found
+from transforms.storage.local import LocalStorage
+from transforms.storage.schemes import storage_of
 
-COPY_BLOCK_BYTES = 1 << 20
-
-_REASONS = {
+_REASONS: Final = {
     errno.ENOSPC: Reason.NO_SPACE,
     errno.EDQUOT: Reason.NO_SPACE,
     errno.EACCES: Reason.PERMISSION_DENIED,
@@ -25,138 +25,95 @@ _REASONS = {
 }
 
 
-def put_bytes(target: Path, data: bytes, *, scratch: Path, sha256: str | None = None) -> bool:
-    """Write a file if it is absent; a repeat with the same bytes changes nothing.
+def put_bytes(target: str, data: bytes, *, scratch: str) -> bool:
+    """Write an object if it is absent; a repeat with the same bytes changes nothing.
 
     Args:
-        target: the file; its folder is made.
+        target: path or URI; folders are made.
         data: all its bytes.
         scratch: folder on the same file system for the file while it is not whole.
-        sha256: of the data, hex, where it is known.
 
     Returns:
-        Whether the file is new.
+        Whether it is new.
 
     Raises:
         Unaccounted: other bytes stand there, or the storage refused.
     """
-
-    def write(temporary: Path) -> None:
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    return _put(target, write, sha256 or hashlib.sha256(data).hexdigest(), scratch)
+    return put_file(target, io.BytesIO(data), hashlib.sha256(data).hexdigest(), scratch=scratch)
 
 
-def put_copy(target: Path, source: Path, sha256: str, *, scratch: Path) -> bool:
-    """Like `put_bytes`, from a file of any size whose content is known.
+def put_file(target: str, source: BinaryIO, sha256: str, *, scratch: str) -> bool:
+    """Like `put_bytes`, from a file whose content is known."""
+    return _put(lambda: storage_of(target).put(target, source, sha256, scratch))
+
+
+def put_copy(target: str, source: str, sha256: str, *, scratch: str) -> bool:
+    """Like `put_bytes`, from an object of any size whose content is known, read once more.
 
     Raises:
         Unaccounted: also where the source cannot be read or its bytes are no longer those of
             `sha256`.
     """
-
-    def write(temporary: Path) -> None:
-        digest = hashlib.sha256()
-        with _opened(source) as reader, temporary.open("xb") as writer:
-            while block := _read(reader):
-                digest.update(block)
-                writer.write(block)
-            writer.flush()
-            os.fsync(writer.fileno())
-        if digest.hexdigest() != sha256:
-            raise Unaccounted(Stage.PLACE, Reason.CHANGED)
-
-    return _put(target, write, sha256, scratch)
-
-
-def put_link(target: Path, source: Path, sha256: str, *, scratch: Path) -> bool:
-    """Like `put_copy`, by a hard link to a source on the same file system."""
-
-    def write(temporary: Path) -> None:
+    with tempfile.TemporaryFile() as copy:
         try:
-            os.link(os.path.realpath(source), temporary)
+            storage_of(source).copy_to(source, None, copy)
+        except OSError as error:
+            raise unaccounted(error, Stage.PLACE) from error
+        copy.seek(0)
+        if hashlib.file_digest(copy, "sha256").hexdigest() != sha256:
+            raise Unaccounted(Stage.PLACE, Reason.CHANGED)
+        copy.seek(0)
+        return put_file(target, copy, sha256, scratch=scratch)
+
+
+def put_link(target: str, source: str, sha256: str, *, scratch: str) -> bool:
+    """Like `put_copy`, by a hard link to a local source on the same file system."""
+
+    def link() -> bool:
+        try:
+            return LocalStorage().put_link(target, source, sha256, scratch)
         except FileNotFoundError as error:
             raise unaccounted(error, Stage.PLACE) from error
-        if sha256_of(temporary) != sha256:
-            raise Unaccounted(Stage.PLACE, Reason.CHANGED)
 
-    return _put(target, write, sha256, scratch)
+    return _put(link)
 
 
-def sha256_of(path: Path) -> str:
-    """Return the hex sha256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sweep(scratch: Path) -> int:
-    """Remove what a killed run left half done; call only where no other run writes."""
-    left = [path for path in list_folder(scratch) if not path.is_dir()]
-    for path in left:
-        path.unlink(missing_ok=True)
-    return len(left)
-
-
-def list_folder(folder: Path, suffix: str = "") -> list[Path]:
-    """Return what stands in a folder, in order; nothing where there is no folder.
+def read_bytes(uri: str) -> bytes:
+    """Return the bytes of an object of the lake.
 
     Raises:
-        OSError: it may not be listed.
+        OSError: it cannot be read.
     """
+    data = io.BytesIO()
+    storage_of(uri).copy_to(uri, None, data)
+    return data.getvalue()
+
+
+def list_files(folder: str, suffix: str = "") -> list[Found]:
+    """Return the objects below a folder, in order; none where there is no folder.
+
+    Raises:
+        OSError: a folder may not be listed.
+    """
+    return [f for f in storage_of(folder).list_below(folder) if f.uri.endswith(suffix)]
+
+
+def stands(uri: str) -> bool:
+    """Whether there is such an object; False where it may not be looked at."""
     try:
-        return sorted(path for path in folder.iterdir() if path.name.endswith(suffix))
-    except FileNotFoundError:
-        return []
+        return storage_of(uri).find(uri) is not None
+    except OSError:
+        return False
 
 
-def _opened(source: Path) -> BinaryIO:
+def _put(put: Callable[[], bool]) -> bool:
     try:
-        return source.open("rb")
-    except OSError as error:
-        raise unaccounted(error, Stage.PLACE) from error
-
-
-def _read(reader: BinaryIO) -> bytes:
-    try:
-        return reader.read(COPY_BLOCK_BYTES)
-    except OSError as error:
-        raise unaccounted(error, Stage.PLACE) from error
-
-
-def _put(target: Path, write: Callable[[Path], None], sha256: str, scratch: Path) -> bool:
-    try:
-        if target.exists():
-            return _same_or_raise(target, sha256)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch.mkdir(parents=True, exist_ok=True)
-        temporary = scratch / uuid.uuid4().hex
-        try:
-            write(temporary)
-            os.link(temporary, target)  # unlike a rename, it cannot replace
-        except FileExistsError:
-            return _same_or_raise(target, sha256)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
-        return True
+        return put()
+    except Changed as error:
+        raise Unaccounted(Stage.PLACE, Reason.CHANGED) from error
+    except FileExistsError as error:
+        raise Unaccounted(Stage.PLACE, Reason.NAME_TAKEN) from error
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, Reason.WRITE_FAILED)
         code = errno.errorcode.get(error.errno or 0, type(error).__name__)
         raise Unaccounted(Stage.PLACE, reason, code) from error
-
-
-def _same_or_raise(target: Path, sha256: str) -> bool:
-    if sha256_of(target) != sha256:
-        raise Unaccounted(Stage.PLACE, Reason.NAME_TAKEN)
-    return False
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

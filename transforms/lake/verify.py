@@ -1,32 +1,38 @@
-"""Audits a lake against the delivery contract, from the lake alone."""
+"""Audits a lake against the delivery contract, from the lake alone.
+
+The index and a listing of the objects become two tables of a database on disk, so that an audit's
+memory does not grow with the lake; each kind of breach is one query over them.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import pyarrow.parquet as pq
+import duckdb
+import pyarrow as pa
 
-from transforms.lake.index_files import list_index
-from transforms.lake.layout import SCRATCH, Layout, uri_to_path
+from transforms.lake import audit_queries as queries
+from transforms.lake.index_files import list_index, parquet_file
+from transforms.lake.layout import Layout
 from transforms.lake.schema import PARTITION, missing_columns
-from transforms.lake.store import sha256_of
-from transforms.reasons import Status
+from transforms.lake.store import list_files, read_bytes
+from transforms.storage.base import Found, sha256_of
+from transforms.storage.local import path_to_uri, uri_to_path
+from transforms.storage.schemes import canonical, is_local, join, storage_of
 from transforms.tally import TERMS
 
-ROW_COLUMNS = (
-    "run_id object_key source_uri source_version source_size_bytes model_id status stage reason "
-    "destination object_uri content_sha256 sop_instance_uid series_instance_uid "
-    "study_instance_uid conflict"
-).split()
-BATCH_ROWS = 4096
+BATCH_ROWS: Final = 65_536
+MEMORY_LIMIT: Final = "1GB"
+THREADS: Final = min(32, 4 * (os.cpu_count() or 1))
+OUTSIDE: Final = "(outside the lake)"
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Breach:
     Attributes:
         kind: what it is.
         object_key: of the source object, or "".
-        where: path of a file of the lake, never a source URI.
+        where: name of a file of the lake, never a source URI.
     """
 
     kind: str
@@ -53,6 +59,7 @@ class Audit:
         objects: files among the lake's objects.
         runs: complete runs.
         incomplete_runs: runs that ended incomplete; the next complete one makes up for them.
+        journal_files: of a run that was killed or goes on; the next run takes them over.
         temporary_files: left by a killed run, or of one that goes on; the next run sweeps them.
         conflicts: SOP Instance UIDs that stand for several contents; no breach, but worth a look.
         breaches: all that must not be.
@@ -62,6 +69,7 @@ class Audit:
     objects: int = 0
     runs: int = 0
     incomplete_runs: int = 0
+    journal_files: int = 0
     temporary_files: int = 0
     conflicts: list[str] = field(default_factory=list)
     breaches: list[Breach] = field(default_factory=list)
@@ -76,180 +84,186 @@ class Audit:
         return json.dumps({"holds": self.holds, **asdict(self)}, indent=2)
 
 
+Progress = Callable[[str, int], None]
+"""Called with what is being counted, and how many there are so far."""
+
+
 def audit(
-    layout: Layout, *, deep: bool = False, progress: Callable[[int], None] = lambda rows: None
+    layout: Layout, *, deep: bool = False, progress: Progress = lambda what, number: None
 ) -> Audit:
     """Check a lake.
 
     Args:
-        layout: the lake; sinks elsewhere are checked where rows name them.
+        layout: the lake and its sinks.
         deep: also read every object and compare its sha256.
-        progress: called with the number of rows checked so far.
+        progress: called now and then.
 
-    Returns:
-        The audit. Memory grows with some 500 bytes for each row.
+    Raises:
+        OSError: the lake may not be listed.
     """
+    layout = Layout(
+        canonical(layout.root), {sink: canonical(root) for sink, root in layout.sinks.items()}
+    )
     found = Audit()
-    rows = _Rows(layout, found)
-    with ThreadPoolExecutor() as pool:
-        for batch in _batches(layout, found):
-            for row in batch:
-                rows.add(row)
-            objects = pool.map(lambda row: _object_breaches(row, layout, deep), batch)
-            found.breaches += [breach for breaches in objects for breach in breaches]
-            found.rows += len(batch)
-            progress(found.rows)
-    rows.finish()
-    _check_files(layout, rows.named, found)
-    _check_runs(layout, found)
+    with tempfile.TemporaryDirectory(prefix="audit-") as folder:
+        tables = duckdb.connect(Path(folder) / "audit.duckdb")
+        try:
+            tables.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+            tables.execute(queries.CREATE_TABLES)
+            _load_rows(tables, layout, found, progress)
+            _load_objects(tables, layout, found, progress)
+            _query(tables, found)
+            _check_outside(tables, found)
+            _check_runs(tables, layout, found)
+            if deep:
+                _check_bytes(tables, found, progress)
+        finally:
+            tables.close()
+    found.journal_files = len(list_files(layout.journal))
+    found.temporary_files = sum(
+        len(list_files(layout.scratch(sink))) for sink in (None, *layout.sinks)
+    )
     return found
 
 
-class _Rows:
-    """What rows say together: identities, firsts and duplicates, conflicts."""
-
-    def __init__(self, layout: Layout, found: Audit) -> None:
-        self.named: set[bytes] = set()
-        self._layout = layout
-        self._found = found
-        self._identities: set[bytes] = set()
-        self._with_first: set[bytes] = set()
-        self._firsts_of_run: set[bytes] = set()
-        self._duplicates: dict[bytes, str] = {}
-        self._contents: dict[tuple[str, str], set[str]] = defaultdict(set)
-        self._unsaid: dict[tuple[str, str], list[str]] = defaultdict(list)
-        self._conflicts: set[str] = set()
-
-    def add(self, row: dict[str, Any]) -> None:
-        key, status = str(row["object_key"]), row["status"]
-        self._breach(status not in set(Status), "unknown status", key)
-        self._breach(not (row["stage"] and row["reason"]), "row without stage or reason", key)
-        identity = _digest(row["source_uri"], row["source_version"], row["model_id"])
-        self._breach(identity in self._identities, "second row for one source", key)
-        self._identities.add(identity)
-        if not row["object_uri"]:
-            self._breach(True, "row without an object", key)
-            return
-        self.named.add(_path_digest(str(uri_to_path(row["object_uri"]))))
-        self._breach(not self._stands_right(row), "object stands where its row does not say", key)
-        if status != Status.QUARANTINED and row["sop_instance_uid"]:
-            self._add_to_group(row, key)
-
-    def _add_to_group(self, row: dict[str, Any], key: str) -> None:
-        uid = str(row["sop_instance_uid"])
-        content = _digest(uid, row["content_sha256"])
-        if row["status"] == Status.DUPLICATE:
-            self._duplicates[content] = key
-        else:
-            of_run = _digest(content, row["run_id"], row["model_id"])
-            self._breach(of_run in self._firsts_of_run, "same content routed twice in a run", key)
-            self._firsts_of_run.add(of_run)
-            self._with_first.add(content)
-        self._contents[uid, str(row["run_id"])].add(str(row["content_sha256"]))
-        if row["conflict"]:
-            self._conflicts.add(uid)
-        else:
-            self._unsaid[uid, str(row["run_id"])].append(key)
-
-    def finish(self) -> None:
-        for content, key in self._duplicates.items():
-            self._breach(content not in self._with_first, "duplicate without a first", key)
-        for group, contents in self._contents.items():
-            for key in self._unsaid[group] if len(contents) > 1 else ():
-                self._breach(True, "conflict not said", key)
-        self._found.conflicts = sorted(self._conflicts)
-
-    def _stands_right(self, row: dict[str, Any]) -> bool:
-        """Whether an object of the lake is named as its row says."""
-        if row["object_uri"] == row["source_uri"]:
-            return True  # indexed where it stands
-        path, sha256 = uri_to_path(str(row["object_uri"])), str(row["content_sha256"])
-        if row["status"] == Status.QUARANTINED:
-            return path.parts[-3:] == ("quarantine", sha256[:2], f"{sha256}.dcm")
-        if row["status"] == Status.DUPLICATE and not path.name.endswith(f"~{sha256[:16]}.dcm"):
-            return not _stands_in(path, self._layout)  # of a first that was only indexed
-        expected = (
-            f"body_part={row['destination']}",
-            f"study={row['study_instance_uid']}",
-            f"series={row['series_instance_uid']}",
-            f"{row['sop_instance_uid']}~{sha256[:16]}.dcm",
-        )
-        return path.parts[-4:] == expected
-
-    def _breach(self, wrong: bool, kind: str, key: str) -> None:
-        if wrong:
-            self._found.breaches.append(Breach(kind, key, ""))
-
-
-def _batches(layout: Layout, found: Audit) -> Iterator[list[dict[str, Any]]]:
-    for path in list_index(layout):
+def _load_rows(
+    tables: duckdb.DuckDBPyConnection, layout: Layout, found: Audit, progress: Progress
+) -> None:
+    for uri in list_index(layout):
         try:
-            with pq.ParquetFile(path) as file:
-                missing = missing_columns([*file.schema_arrow.names, PARTITION])
-                if missing:
-                    where = f"{path}: {', '.join(missing)}"
+            with parquet_file(uri) as file:
+                if missing := missing_columns([*file.schema_arrow.names, PARTITION]):
+                    where = f"{uri}: {', '.join(missing)}"
                     found.breaches.append(Breach("columns missing in an index file", "", where))
                     continue
-                for batch in file.iter_batches(BATCH_ROWS, columns=ROW_COLUMNS):
-                    yield batch.to_pylist()
+                for batch in file.iter_batches(BATCH_ROWS, columns=queries.ROW_COLUMNS):
+                    _insert(tables, "rows", _with_place(pa.Table.from_batches([batch]), layout))
+                    found.rows += len(batch)
+                    progress("rows", found.rows)
         except (OSError, ValueError):
-            found.breaches.append(Breach("unreadable index file", "", str(path)))
+            found.breaches.append(Breach("unreadable index file", "", uri))
 
 
-def _object_breaches(row: dict[str, Any], layout: Layout, deep: bool) -> list[Breach]:
-    if not row["object_uri"]:
-        return []
-    key, path = str(row["object_key"]), uri_to_path(str(row["object_uri"]))
-    where = str(path) if _stands_in(path, layout) else "(outside the lake)"
+def _with_place(rows: pa.Table, layout: Layout) -> pa.Table:
+    """Add each object's name as a listing gives it, and whether it stands in the lake."""
+    names = [_listed_name(uri, layout) for uri in rows["object_uri"].to_pylist()]
+    inside = [name is not None and layout.holds(name) for name in names]
+    return rows.append_column("object", pa.array(names, pa.string())).append_column(
+        "inside", pa.array(inside, pa.bool_())
+    )
+
+
+def _listed_name(uri: str | None, layout: Layout) -> str | None:
+    """A lake may be reached by another name, through a link, than when it was written."""
+    if uri is None or layout.holds(uri) or not is_local(uri):
+        return uri
+    return path_to_uri(os.path.realpath(uri_to_path(uri)))
+
+
+def _load_objects(
+    tables: duckdb.DuckDBPyConnection, layout: Layout, found: Audit, progress: Progress
+) -> None:
+    listed = itertools.chain.from_iterable(
+        storage_of(root).list_below(join(root, part))
+        for root in layout.object_roots
+        for part in ("objects", "quarantine")
+    )
+    for batch in _batched(listed, BATCH_ROWS):
+        columns = {"uri": [f.uri for f in batch], "size": [f.size for f in batch]}
+        _insert(tables, "objects", pa.table(columns))
+        found.objects += len(batch)
+        progress("objects", found.objects)
+
+
+def _query(tables: duckdb.DuckDBPyConnection, found: Audit) -> None:
+    for kind, query in queries.BREACHES.items():
+        for key, where in tables.execute(query).fetchall():
+            found.breaches.append(Breach(kind, key, where))
+    found.conflicts = [uid for (uid,) in tables.execute(queries.CONFLICTS).fetchall()]
+
+
+def _check_outside(tables: duckdb.DuckDBPyConnection, found: Audit) -> None:
+    """Objects that were only indexed, or stand in sinks that the policy at hand does not name."""
+    for breach in _in_threads(tables, queries.OUTSIDE_OBJECTS, _outside_breach):
+        found.breaches.append(breach)
+
+
+def _outside_breach(row: tuple[Any, ...]) -> Breach | None:
+    key, uri, size = row
     try:
-        if path.stat().st_size != row["source_size_bytes"]:
-            return [Breach("object of another size", key, where)]
-        if deep and sha256_of(path) != row["content_sha256"]:
-            return [Breach("object with other bytes", key, where)]
-    except FileNotFoundError:
-        return [Breach("missing object", key, where)]
-    except OSError as error:
-        return [Breach(f"unreadable object ({type(error).__name__})", key, where)]
-    return []
+        there = storage_of(uri).find(uri)
+    except (OSError, ValueError) as error:
+        return Breach(f"unreadable object ({type(error).__name__})", key, OUTSIDE)
+    if there is None:
+        return Breach("missing object", key, OUTSIDE)
+    return Breach("object of another size", key, OUTSIDE) if there.size != size else None
 
 
-def _stands_in(path: Path, layout: Layout) -> bool:
-    return any(path.is_relative_to(root) for root in layout.object_roots)
+def _check_bytes(tables: duckdb.DuckDBPyConnection, found: Audit, progress: Progress) -> None:
+    hashed = itertools.count(1)
 
-
-def _check_files(layout: Layout, named: set[bytes], found: Audit) -> None:
-    for root in layout.object_roots:
-        found.temporary_files += len(list((root / SCRATCH).glob("*")))
-        for part in ("objects", "quarantine"):
-            for path in sorted((root / part).rglob("*")):
-                if path.is_dir():
-                    continue
-                found.objects += 1
-                if _path_digest(str(path)) not in named:
-                    found.breaches.append(Breach("object without a row", "", str(path)))
-
-
-def _check_runs(layout: Layout, found: Audit) -> None:
-    runs = Path(layout.root) / "runs"
-    found.incomplete_runs = len(list(runs.glob("incomplete/*.json")))
-    for path in sorted(runs.glob("*.json")):
-        found.runs += 1
+    def check(row: tuple[Any, ...]) -> Breach | None:
+        key, uri, sha256, inside = row
+        where = uri if inside else OUTSIDE
         try:
-            counts = json.loads(path.read_text())["counts"]
-            balanced = counts["discovered"] == sum(counts[term] for term in TERMS)
-        except (OSError, ValueError, KeyError, TypeError):
-            found.breaches.append(Breach("unreadable run summary", "", str(path)))
+            same = sha256_of(storage_of(uri), uri) == sha256
+        except OSError as error:
+            return Breach(f"unreadable object ({type(error).__name__})", key, where)
+        progress("objects read", next(hashed))
+        return None if same else Breach("object with other bytes", key, where)
+
+    for breach in _in_threads(tables, queries.STANDING_OBJECTS, check):
+        found.breaches.append(breach)
+
+
+def _check_runs(tables: duckdb.DuckDBPyConnection, layout: Layout, found: Audit) -> None:
+    found.incomplete_runs = len(list_files(layout.incomplete_runs, ".json"))
+    of_runs: dict[tuple[str, str], int] = {
+        (run, status): number
+        for run, status, number in tables.execute(queries.ROWS_OF_RUNS).fetchall()
+    }
+    for summary in list_files(layout.runs, ".json"):
+        if summary.uri.startswith(layout.incomplete_runs):
             continue
-        if not balanced:
-            found.breaches.append(Breach("equation does not balance", "", str(path)))
+        found.runs += 1
+        found.breaches += _run_breaches(summary, of_runs)
     if not found.runs and not found.incomplete_runs:
-        found.breaches.append(Breach("no run summary: is this a lake?", "", str(runs)))
+        found.breaches.append(Breach("no run summary: is this a lake?", "", layout.runs))
 
 
-def _path_digest(path: str) -> bytes:
-    """Digest of the real path: a lake may be looked at through a link."""
-    return _digest(os.path.realpath(path))
+def _run_breaches(summary: Found, of_runs: dict[tuple[str, str], int]) -> Iterator[Breach]:
+    try:
+        said = json.loads(read_bytes(summary.uri))
+        run, counts = said["run_id"], said["counts"]
+        balanced = counts["discovered"] == sum(counts[term] for term in TERMS)
+        indexed = all(of_runs.get((run, term), 0) == counts[term] for term in queries.STATUSES)
+    except (OSError, ValueError, KeyError, TypeError):
+        yield Breach("unreadable run summary", "", summary.uri)
+        return
+    if not balanced:
+        yield Breach("equation does not balance", "", summary.uri)
+    if not indexed:
+        yield Breach("the index has other rows of a run than its summary says", "", summary.uri)
 
 
-def _digest(*parts: object) -> bytes:
-    return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).digest()[:16]
+def _in_threads(
+    tables: duckdb.DuckDBPyConnection,
+    query: str,
+    check: Callable[[tuple[Any, ...]], Breach | None],
+) -> Iterator[Breach]:
+    result = tables.execute(query)
+    with ThreadPoolExecutor(THREADS) as pool:
+        while rows := result.fetchmany(BATCH_ROWS):
+            yield from filter(None, pool.map(check, rows))
+
+
+def _insert(tables: duckdb.DuckDBPyConnection, name: str, batch: pa.Table) -> None:
+    tables.register("batch", batch)
+    tables.execute(f"INSERT INTO {name} SELECT * FROM batch")
+    tables.unregister("batch")
+
+
+def _batched(listed: Iterable[Found], number: int) -> Iterator[list[Found]]:
+    iterator = iter(listed)
+    while batch := list(itertools.islice(iterator, number)):
+        yield batch

@@ -1,0 +1,213 @@
+"""Routing from, to and between object stores; what is found there equals a local lake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cli import main
+from tests import soak
+from tests.conftest import Lake, counts
+from tests.stores import GS, Store
+from tests.synthetic import dicom_bytes, film
+
+OBJECTS = 30
+Route = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store") / "source"
+    soak.build(folder, OBJECTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calm(films: Path) -> Path:
+    lake = films.parent / "calm"
+    soak.finish(films, lake)
+    return lake
+
+
+def upload(films: Path, store: Store) -> str:
+    for path in sorted(films.iterdir()):
+        store.write(f"in/{path.name}", path.read_bytes())
+    return f"{store.root}/in"
+
+
+def verified(lake: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    code = main(["verify", lake, "--deep", "--json"])
+    audit: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert code == 0, audit["breaches"]
+    return audit
+
+
+def decisions(lake: Path, prefix: str) -> dict[str, dict[str, Any]]:
+    """Rows by file name, less what differs between two places."""
+    volatile = {*soak.VOLATILE, "source_uri", "source_version", "object_key"}
+    return {
+        row["source_uri"].removeprefix(prefix).lstrip("/"): {
+            name: value for name, value in row.items() if name not in volatile
+        }
+        for row in Lake(lake).rows()
+    }
+
+
+@pytest.mark.parametrize("source_is", ["local", "there"])
+def test_a_lake_in_a_store_equals_a_local_one(
+    store: Store, films: Path, calm: Path, tmp_path: Path, route: Route, capsys, source_is: str
+) -> None:
+    source = str(films) if source_is == "local" else upload(films, store)
+    lake = f"{store.root}/some/lake"
+    summary = route("--lake", lake, inputs=(source,))
+    assert summary["counts"]["discovered"] == OBJECTS
+    copy = store.download(tmp_path / "copy", "some/lake")
+    assert soak.objects_of(copy) == soak.objects_of(calm)
+    assert decisions(copy, source) == decisions(calm, str(films))
+    assert {row["object_uri"].partition("/objects/")[0] for row in Lake(copy).rows()} >= {lake}
+    assert verified(lake, capsys)["rows"] == OBJECTS
+
+    before = store.read_all()
+    again = route("--lake", lake, inputs=(source,))
+    assert counts(again) == {"unchanged": OBJECTS}
+    after = {n: d for n, d in store.read_all().items() if "/runs/" not in n and ".lock" not in n}
+    assert after == {n: d for n, d in before.items() if "/runs/" not in n and ".lock" not in n}
+
+
+def test_from_a_store_to_a_local_lake(
+    store: Store, films: Path, calm: Path, lake: Lake, route: Route, capsys
+) -> None:
+    source = upload(films, store)
+    route(inputs=(f"{source}/*.dcm",))
+    assert soak.objects_of(lake.root) == soak.objects_of(calm)
+    assert {row["source_uri"] for row in lake.rows()} == {
+        f"{source}/{path.name}" for path in films.iterdir()
+    }
+    verified(str(lake.root), capsys)
+    assert counts(route(inputs=(f"{source}/*.dcm",))) == {"unchanged": OBJECTS}
+
+
+def test_an_object_that_was_written_over_is_another_version(
+    store: Store, lake: Lake, route: Route
+) -> None:
+    uri = store.write("in/a.dcm", dicom_bytes(film(1, (96, 64)), name="1"))
+    route(inputs=(uri,))
+    store.write("in/a.dcm", dicom_bytes(film(2, (96, 64)), name="2"))
+    assert sum(counts(route(inputs=(uri,))).values()) == 1
+    rows = lake.rows()
+    assert [row["source_uri"] for row in rows] == [uri, uri]
+    assert len({row["source_version"] for row in rows}) == 2
+
+
+def test_a_lake_is_not_routed_into_itself(store: Store, films: Path, route: Route) -> None:
+    upload(films, store)
+    for _ in range(2):
+        summary = route("--lake", f"{store.root}/lake", inputs=(store.root,))
+        assert summary["counts"]["discovered"] == OBJECTS
+
+
+def test_a_sink_in_a_store_beside_a_local_lake(
+    store: Store, films: Path, tmp_path: Path, lake: Lake, route: Route
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f"sinks: {{quarantine: '{store.root}/bad/'}}\n")
+    route("--policy", str(policy), inputs=(str(films),))
+    bad = [row for row in lake.rows() if row["status"] == "quarantined"]
+    assert {row["object_uri"].removeprefix(f"{store.root}/") for row in bad} == {
+        name for name in store.read_all() if name != "bad/.lock"
+    }
+    assert main(["verify", str(lake.root), "--deep", "--policy", str(policy)]) == 0
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+
+
+def test_a_store_that_refuses_writes_makes_the_run_incomplete_and_the_rerun_completes(
+    store: Store, films: Path, route: Route, capsys
+) -> None:
+    lake = f"{store.root}/lake"
+    writes = "^(POST /upload.*|PUT .*)body_part"
+    if store.scheme == GS:  # the name stands in the body
+        writes = "^POST /upload"
+        store.fault(writes, count=4, status=403)  # the lock, the journal and two objects
+        assert main(["route", "--input", str(films), "--lake", lake]) == 1
+        assert "see to its permissions" in capsys.readouterr().err
+        store.mend()
+    else:
+        store.fault(writes, count=3, status=403)
+        summary = route("--lake", lake, inputs=(str(films),), expect=1)
+        assert summary["counts"]["failed"] == 3
+        assert {failed["reason"] for failed in summary["failures"]} == {"permission_denied"}
+    route("--lake", lake, inputs=(str(films),))
+    assert verified(lake, capsys)["rows"] == OBJECTS
+
+
+def test_a_store_that_stutters_is_borne(store: Store, films: Path, route: Route, capsys) -> None:
+    lake = f"{store.root}/lake"
+    store.fault(".", count=3, status=503)
+    store.fault("^(POST|PUT)", count=2, after=True, reset=True)
+    route("--lake", lake, inputs=(str(films),))
+    assert store.hits() == [3, 2]
+    assert verified(lake, capsys)["rows"] == OBJECTS
+
+
+def test_an_object_that_is_gone_fails_alone(store: Store, films: Path, route: Route) -> None:
+    source = upload(films, store)
+    store.fault("/in/00003.dcm|in%2F00003.dcm", status=404)
+    summary = route("--lake", f"{store.root}/lake", inputs=(source,), expect=1)
+    (failure,) = summary["failures"]
+    assert (failure["stage"], failure["reason"]) == ("fetch", "disappeared")
+    store.mend()
+    assert counts(route("--lake", f"{store.root}/lake", inputs=(source,)))["unchanged"] == 29
+
+
+def test_a_bucket_that_is_not_there_is_said_at_once(store: Store, lake: Lake, capsys) -> None:
+    missing = f"{store.scheme}://no-such-bucket/x"
+    assert main(["route", "--input", missing, "--lake", str(lake.root)]) == 2
+    assert "no such object or bucket" in capsys.readouterr().err
+
+
+def start(source: str, lake: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pipeline", "route", "--input", source, "--lake", lake]
+    return subprocess.Popen(
+        [*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def test_a_killed_run_in_a_store_is_completed(
+    store: Store, films: Path, calm: Path, tmp_path: Path, route: Route, capsys
+) -> None:
+    source, lake = upload(films, store), f"{store.root}/lake"
+    run = start(source, lake)
+    while run.poll() is None and not [n for n in store.read_all() if "/objects/" in n]:
+        time.sleep(0.02)
+    assert run.poll() is None, run.communicate()
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    summary = route("--lake", lake, inputs=(source,))
+    assert summary["counts"]["recovered"] > 0
+    copy = store.download(tmp_path / "copy", "lake")
+    assert soak.objects_of(copy) == soak.objects_of(calm)
+    assert decisions(copy, source) == decisions(calm, str(films))
+    assert verified(lake, capsys)["journal_files"] == 0
+
+
+def test_two_runs_race_and_end_as_one(
+    store: Store, films: Path, calm: Path, tmp_path: Path, capsys
+) -> None:
+    source, lake = upload(films, store), f"{store.root}/lake"
+    ended = [run.communicate() for run in [start(source, lake), start(source, lake)]]
+    summaries = [json.loads(out) for out, _ in ended]
+    assert sorted(s["counts"]["unchanged"] for s in summaries) == [0, OBJECTS]
+    assert sum(b"waiting for it to end" in err for _, err in ended) == 1
+    copy = store.download(tmp_path / "copy", "lake")
+    assert decisions(copy, source) == decisions(calm, str(films))
+    verified(lake, capsys)

@@ -1,0 +1,268 @@
+"""Object stores keep the same promises as local folders, also where requests fail."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.stores import S3, Store
+from transforms.storage import lease, s3
+from transforms.storage.base import Changed, Found, sha256_of
+from transforms.storage.lease import Unprotected, leased
+from transforms.storage.schemes import object_store, storage_of
+
+DATA = bytes(range(256)) * 5000
+SHA = hashlib.sha256(DATA).hexdigest()
+
+
+def put(uri: str, data: bytes = DATA) -> bool:
+    return storage_of(uri).put(uri, io.BytesIO(data), hashlib.sha256(data).hexdigest(), "")
+
+
+def read(uri: str, version: str | None = None) -> bytes:
+    sink = io.BytesIO()
+    storage_of(uri).copy_to(uri, version, sink)
+    return sink.getvalue()
+
+
+def names(store: Store, pattern: str, excluded: tuple[str, ...] = ()) -> list[str]:
+    found = list(storage_of(store.root).match(f"{store.root}/{pattern}", excluded))
+    assert all(isinstance(one, Found) for one in found)
+    return [one.uri.removeprefix(f"{store.root}/") for one in found]
+
+
+def test_a_second_put_changes_nothing(store: Store) -> None:
+    uri = f"{store.root}/a/b.dcm"
+    assert put(uri) is True
+    before = storage_of(uri).find(uri)
+    assert put(uri) is False
+    assert storage_of(uri).find(uri) == before
+    assert store.read_all() == {"a/b.dcm": DATA}
+
+
+def test_other_bytes_under_the_name_are_kept_and_said(store: Store) -> None:
+    uri = store.write("a.dcm", b"others were here first")
+    with pytest.raises(FileExistsError):
+        put(uri)
+    assert store.read_all() == {"a.dcm": b"others were here first"}
+
+
+def test_the_same_bytes_that_others_wrote_are_taken_for_the_same(store: Store) -> None:
+    assert put(store.write("a.dcm", DATA)) is False
+
+
+def test_of_many_that_write_at_once_one_wins(store: Store) -> None:
+    uri = f"{store.root}/a.dcm"
+    at_once = threading.Barrier(8)
+
+    def write(number: int) -> bool:
+        at_once.wait()
+        try:
+            return put(uri, f"bytes of {number}".encode())
+        except FileExistsError:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(write, range(8)))
+    assert sum(won) == 1
+    assert store.read_all() == {"a.dcm": f"bytes of {won.index(True)}".encode()}
+
+
+def test_an_answer_that_was_lost_is_no_failure(store: Store) -> None:
+    """The store has written, the client hears nothing and tries again."""
+    store.fault("^(POST|PUT) .*a.dcm|^POST /upload", count=1, after=True, reset=True)
+    put(f"{store.root}/a.dcm")
+    assert store.hits() == [1]
+    assert store.read_all() == {"a.dcm": DATA}
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_passes_is_tried_again(store: Store, status: int) -> None:
+    uri = store.write("a.dcm", DATA)
+    store.fault(".", count=2, status=status)
+    assert read(uri) == DATA
+    assert store.hits() == [2]
+
+
+def test_a_download_that_breaks_off_goes_on(store: Store) -> None:
+    uri = store.write("a.dcm", DATA)
+    store.fault("^GET .*a.dcm", count=2, cut=400_000)
+    assert read(uri) == DATA
+    assert store.hits() == [2]
+
+
+def test_exactly_the_version_that_was_listed_is_read(store: Store) -> None:
+    uri = store.write("a.dcm", DATA)
+    (found,) = storage_of(uri).list_below(store.root)
+    assert isinstance(found, Found)
+    assert read(uri, found.version) == DATA
+    store.write("a.dcm", b"new")
+    with pytest.raises(Changed):
+        read(uri, found.version)
+    assert read(uri) == b"new"
+
+
+def test_what_is_gone_is_said_to_be_gone(store: Store) -> None:
+    uri = f"{store.root}/gone.dcm"
+    assert storage_of(uri).find(uri) is None
+    with pytest.raises(FileNotFoundError):
+        read(uri, "1")
+    storage_of(uri).remove(uri)  # no error
+
+
+def test_what_is_forbidden_is_said_to_be(store: Store) -> None:
+    uri = store.write("a.dcm", DATA)
+    store.fault(".", status=403)
+    for attempt in (lambda: read(uri), lambda: put(uri), lambda: storage_of(uri).find(uri)):
+        with pytest.raises(PermissionError):
+            attempt()
+    (error,) = storage_of(uri).match(store.root)
+    assert isinstance(error, PermissionError)
+
+
+def test_a_bucket_that_is_not_there_is_said(store: Store) -> None:
+    (error,) = storage_of(store.root).match(f"{store.scheme}://no-such-bucket/x/")
+    assert isinstance(error, FileNotFoundError)
+
+
+def test_patterns(store: Store) -> None:
+    for name in (
+        "in/a.dcm",
+        "in/b/c.dcm",
+        "in/b/",
+        "in/b.txt",
+        "in2/d.dcm",
+        "in/[x].dcm",
+        "lake/o",
+    ):
+        store.write(name, b"x")
+    assert names(store, "in/a.dcm") == ["in/a.dcm"]
+    assert names(store, "in") == names(store, "in/") == [
+        "in/[x].dcm", "in/a.dcm", "in/b.txt", "in/b/c.dcm",
+    ]  # fmt: skip
+    assert names(store, "in/*.dcm") == ["in/[x].dcm", "in/a.dcm"]
+    assert names(store, "**/*.dcm") == ["in/[x].dcm", "in/a.dcm", "in/b/c.dcm", "in2/d.dcm"]
+    assert names(store, "in/?") == ["in/b/c.dcm"]
+    assert names(store, "in/[x].dcm") == ["in/[x].dcm"]
+    assert names(store, "in[!2]/") == names(store, "nothing") == []
+    assert "lake/o" in names(store, "")
+    assert "lake/o" not in names(store, "", (f"{store.root}/lake",))
+
+
+@pytest.mark.parametrize(
+    "name", ["a b+c.dcm", "100%25.dcm", "Ünï/Ж.dcm", "q?x=1&y#z.dcm", "'\";<b>.dcm", "a//b.dcm"]
+)
+def test_a_name_is_taken_as_it_is(store: Store, name: str) -> None:
+    put(f"{store.root}/{name}")
+    (found,) = storage_of(store.root).list_below(store.root)
+    assert found.uri == f"{store.root}/{name}"
+    assert read(found.uri, found.version) == DATA
+    assert list(store.read_all()) == [name]
+
+
+def test_large_objects_go_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
+    data = DATA * 10
+    uri = f"{store.root}/large.dcm"
+    assert put(uri, data) is True
+    assert put(uri, data) is False
+    with pytest.raises(FileExistsError):
+        put(uri, data + b"x")
+    assert store.read_all() == {"large.dcm": data}
+
+
+@pytest.mark.parametrize("store", [S3], indirect=True)
+def test_a_store_without_conditional_writes_is_written_and_read_back(store: Store) -> None:
+    store.fault("^PUT ", count=1, status=501)
+    assert put(f"{store.root}/a.dcm") is True
+    assert store.hits() == [1]
+    assert store.read_all() == {"a.dcm": DATA}
+
+
+def test_a_sha256_without_a_note_is_computed(store: Store) -> None:
+    uri = store.write("a.dcm", DATA)
+    assert sha256_of(storage_of(uri), uri) == SHA
+
+
+def unexpected() -> None:
+    raise AssertionError("must not be called")
+
+
+def test_a_lease_is_held_by_one_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "POLL_S", 0.05)
+    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+    client, lock = object_store(store.scheme), f"{store.root}/.lock"
+    inside, most, waits = [0], [0], []
+
+    def work() -> None:
+        with leased(client, lock, on_wait=lambda: waits.append(1), on_lost=unexpected):
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            threading.Event().wait(0.3)
+            inside[0] -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(work) for _ in range(4)]:
+            future.result()
+    assert most == [1]
+    assert waits
+
+
+def test_a_lease_that_nobody_renews_lapses(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "POLL_S", 0.05)
+    monkeypatch.setattr(lease, "LAPSE_S", 0.3)
+    store.write(".lock", b'{"free": false, "boot": "another machine", "pid": 1}')
+    waits: list[int] = []
+    client, lock = object_store(store.scheme), f"{store.root}/.lock"
+    with leased(client, lock, on_wait=lambda: waits.append(1), on_lost=unexpected):
+        assert waits == [1]
+
+
+def test_the_lease_of_a_process_that_is_gone_is_taken_at_once(store: Store) -> None:
+    boot, processes = lease._machine()
+    dead = f'{{"free": false, "boot": "{boot}", "processes": {processes}, "pid": 4194304}}'
+    store.write(".lock", dead.encode())
+    with leased(
+        object_store(store.scheme), f"{store.root}/.lock", on_wait=unexpected, on_lost=unexpected
+    ):
+        pass
+
+
+@pytest.mark.parametrize("how", ["taken", "unreachable"])
+def test_who_loses_a_lease_hears_of_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+    monkeypatch.setattr(lease, "GIVE_UP_S", 0.1)
+    lost = threading.Event()
+    client, lock = object_store(store.scheme), f"{store.root}/.lock"
+    with leased(client, lock, on_wait=unexpected, on_lost=lost.set):
+        if how == "taken":
+            store.write(".lock", b"another's")
+        else:
+            store.fault(".", status=403)
+        assert lost.wait(10)
+    store.mend()
+
+
+def test_a_store_that_ignores_conditions_is_found_out(store: Store) -> None:
+    class Careless:
+        def __init__(self) -> None:
+            self._store = object_store(store.scheme)
+
+        def __getattr__(self, name: str):
+            return getattr(self._store, name)
+
+        def swap(self, uri: str, data: bytes, version: str | None) -> str | None:
+            store.write(uri.removeprefix(f"{store.root}/"), data)
+            return "1"
+
+    with (
+        pytest.raises(Unprotected),
+        leased(Careless(), f"{store.root}/.lock", on_wait=unexpected, on_lost=unexpected),
+    ):
+        pass

@@ -1,0 +1,163 @@
+"""Real object stores on this machine for tests, reached by the stores' own clients."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import boto3
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage as google_storage
+from moto.server import ThreadedMotoServer
+
+from transforms.storage.schemes import object_store
+
+STOREFAKE = Path(__file__).parents[1] / "build" / "bin" / "storefake"
+GS, S3 = "gs", "s3"
+
+
+class Client(Protocol):
+    """What tests do to a bucket, by the store's own client."""
+
+    def write(self, name: str, data: bytes) -> None: ...
+
+    def read_all(self) -> dict[str, bytes]: ...
+
+
+class GoogleClient:
+    def __init__(self, server: str, bucket: str) -> None:
+        client = google_storage.Client(
+            project="test",
+            credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": server},
+        )
+        self._bucket = client.create_bucket(bucket)
+
+    def write(self, name: str, data: bytes) -> None:
+        self._bucket.blob(name).upload_from_string(data)
+
+    def read_all(self) -> dict[str, bytes]:
+        return {blob.name: blob.download_as_bytes() for blob in self._bucket.list_blobs()}
+
+
+class AmazonClient:
+    def __init__(self, server: str, bucket: str) -> None:
+        self._client, self._bucket = boto3.client("s3", endpoint_url=server), bucket
+        self._client.create_bucket(Bucket=bucket)
+
+    def write(self, name: str, data: bytes) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=name, Body=data)
+
+    def read_all(self) -> dict[str, bytes]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket)
+        names = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        get = self._client.get_object
+        return {n: get(Bucket=self._bucket, Key=n)["Body"].read() for n in names}
+
+
+class Store:
+    """One bucket of a store.
+
+    Attributes:
+        root: its URI.
+        scheme: gs or s3.
+    """
+
+    def __init__(self, scheme: str, server: str) -> None:
+        bucket = f"bucket-{uuid.uuid4().hex[:8]}"
+        self.scheme, self.root = scheme, f"{scheme}://{bucket}"
+        self._server = server
+        self._client: Client = (GoogleClient if scheme == GS else AmazonClient)(server, bucket)
+
+    def write(self, name: str, data: bytes) -> str:
+        """Put an object there, over what stands; give back its URI."""
+        self._client.write(name, data)
+        return f"{self.root}/{name}"
+
+    def read_all(self) -> dict[str, bytes]:
+        """The bytes of every object by name."""
+        return self._client.read_all()
+
+    def download(self, folder: Path, below: str = "") -> Path:
+        """Write every object below a folder into a local one, which it gives back."""
+        for name, data in self.read_all().items():
+            if name.startswith(below):
+                path = folder / name.removeprefix(below).lstrip("/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+        return folder
+
+    def fault(self, match: str, **rule: Any) -> None:
+        """Have requests answered wrongly; `match` is tried on "METHOD /path?query"."""
+        self._control("PUT", {"match": match, **rule})
+
+    def mend(self) -> None:
+        """End all faults."""
+        self._control("DELETE", None)
+
+    def hits(self) -> list[int]:
+        """How often each fault was met."""
+        return [rule["hits"] for rule in self._control("GET", None)]
+
+    def _control(self, method: str, body: dict[str, Any] | None) -> list[dict[str, Any]]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self._server}/_fault", data, method=method)
+        with urllib.request.urlopen(request) as answer:
+            rules: list[dict[str, Any]] | None = json.load(answer)
+        return rules or []
+
+
+@contextmanager
+def storefake(*options: str) -> Iterator[str]:
+    """Run the test server; gives its address."""
+    process = subprocess.Popen([STOREFAKE, *options], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def store_servers() -> Iterator[Callable[[str], str]]:
+    """Address of the server for a scheme."""
+    if not STOREFAKE.exists():
+        pytest.skip("the store server is not built: install Go and run 'make servers'")
+    amazon = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    amazon.start()
+    host, port = amazon.get_host_and_port()
+    with storefake() as google, storefake("-upstream", f"http://{host}:{port}") as proxied:
+        yield {GS: google, S3: proxied}.__getitem__
+    amazon.stop()
+
+
+@pytest.fixture(params=[GS, S3])
+def store(
+    request: pytest.FixtureRequest,
+    store_servers: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Store]:
+    """An empty bucket, and an environment in which every client finds it."""
+    server = store_servers(request.param)
+    for name, value in {
+        "STORAGE_EMULATOR_HOST": server,
+        "AWS_ENDPOINT_URL_S3": server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    object_store.cache_clear()
+    bucket = Store(request.param, server)
+    bucket.mend()
+    yield bucket
+    bucket.mend()
+    object_store.cache_clear()

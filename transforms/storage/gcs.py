@@ -1,0 +1,137 @@
+"""Google Cloud Storage: generations are versions, and a write is conditional on there being none.
+
+`STORAGE_EMULATOR_HOST` is honoured, as by every client of Google's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, Final
+
+import requests
+from google.api_core import exceptions
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+
+from transforms.storage.base import Changed, Found, is_same
+from transforms.storage.names import below, is_folder_mark, matched, split
+
+TIMEOUT_S: Final = (10, 60)
+"""To connect, and between two bytes; failures that pass are tried again for two minutes."""
+CONTENT_TYPE: Final = "application/dicom"
+LISTED: Final = "items(name,generation,size,metadata),nextPageToken"
+NO_CREDENTIALS: Final = (
+    "no Google Cloud credentials; set GOOGLE_APPLICATION_CREDENTIALS, or run "
+    "'gcloud auth application-default login'"
+)
+
+
+class GoogleStorage:
+    """Objects in `gs://` buckets. Safe between threads.
+
+    Raises:
+        PermissionError: there are no credentials.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._client = storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT"))
+        except DefaultCredentialsError as error:
+            raise PermissionError(errno.EACCES, NO_CREDENTIALS, "gs://") from error
+
+    def find(self, uri: str) -> Found | None:
+        with _os_errors(uri):
+            bucket, name = split(uri)
+            blob = self._client.bucket(bucket).get_blob(name, timeout=TIMEOUT_S)
+            return None if blob is None else _found(bucket, blob)
+
+    def list_below(self, uri: str) -> Iterator[Found]:
+        return self._list(below(uri))
+
+    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[Found | OSError]:
+        return matched(pattern, self.find, self._list, excluded)
+
+    def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
+        """As `Storage.copy_to`; the stored bytes, also of objects that are stored gzipped."""
+        with _os_errors(uri):
+            condition = {} if version is None else {"if_generation_match": int(version)}
+            self._blob(uri).download_to_file(
+                sink, raw_download=True, timeout=TIMEOUT_S, **condition
+            )
+
+    def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
+        """As `Storage.put`.
+
+        A refusal need not mean that somebody else was there: where an answer was lost, the
+        client's second try finds what the first has written.
+        """
+        blob = self._blob(uri)
+        blob.metadata = {"sha256": sha256}
+        try:
+            with _os_errors(uri):
+                blob.upload_from_file(
+                    source, content_type=CONTENT_TYPE, if_generation_match=0, timeout=TIMEOUT_S
+                )
+        except Changed:
+            found = self.find(uri)
+            if found is None or not is_same(self, found, sha256):
+                raise FileExistsError(errno.EEXIST, "other bytes stand there", uri) from None
+            return False
+        return True
+
+    def remove(self, uri: str) -> None:
+        with contextlib.suppress(FileNotFoundError), _os_errors(uri):
+            self._blob(uri).delete(timeout=TIMEOUT_S)
+
+    def swap(self, uri: str, data: bytes, version: str | None) -> str | None:
+        blob = self._blob(uri)
+        try:
+            with _os_errors(uri):
+                blob.upload_from_file(
+                    io.BytesIO(data), if_generation_match=int(version or 0), timeout=TIMEOUT_S
+                )
+        except (Changed, FileNotFoundError):
+            return None
+        return str(blob.generation)
+
+    def _blob(self, uri: str) -> Any:
+        bucket, name = split(uri)
+        return self._client.bucket(bucket).blob(name)
+
+    def _list(self, prefix: str) -> Iterator[Found]:
+        bucket, name = split(prefix)
+        with _os_errors(prefix):
+            for blob in self._client.list_blobs(
+                bucket, prefix=name, fields=LISTED, timeout=TIMEOUT_S
+            ):
+                if not is_folder_mark(blob.name):
+                    yield _found(bucket, blob)
+
+
+def _found(bucket: str, blob: Any) -> Found:
+    note = (blob.metadata or {}).get("sha256")
+    return Found(f"gs://{bucket}/{blob.name}", str(blob.generation), blob.size or 0, note)
+
+
+@contextlib.contextmanager
+def _os_errors(uri: str) -> Iterator[None]:
+    """Raise what the client raises as the `OSError` that it means."""
+    try:
+        yield
+    except exceptions.NotFound as error:
+        raise FileNotFoundError(errno.ENOENT, "no such object or bucket", uri) from error
+    except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
+        raise PermissionError(errno.EACCES, "permission denied", uri) from error
+    except exceptions.PreconditionFailed as error:
+        raise Changed(errno.ESTALE, "another generation stands there", uri) from error
+    except InvalidResponse as error:
+        if error.response.status_code == requests.codes.precondition_failed:
+            raise Changed(errno.ESTALE, "another generation stands there", uri) from error
+        raise OSError(errno.EIO, type(error).__name__, uri) from error
+    except (exceptions.GoogleAPIError, requests.RequestException, DataCorruption) as error:
+        raise OSError(errno.EIO, type(error).__name__, uri) from error

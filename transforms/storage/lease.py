@@ -1,0 +1,141 @@
+"""A lock in an object store: an object that its holder renews, and that others take when it stops.
+
+No clocks are compared: who waits takes the lock over once it has seen it unchanged for a while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from transforms.storage.base import Leasable
+
+RENEW_S: Final = 10.0
+LAPSE_S: Final = 60.0
+"""An unchanged lock is taken over after so long; its holder gives up well before."""
+GIVE_UP_S: Final = 40.0
+POLL_S: Final = 2.0
+
+
+class Unprotected(OSError):
+    """The store lets a conditional write through that it should have refused."""
+
+
+@contextlib.contextmanager
+def leased(
+    store: Leasable, uri: str, *, on_wait: Callable[[], None], on_lost: Callable[[], None]
+) -> Iterator[None]:
+    """Hold a lock while the block runs.
+
+    Args:
+        store: where it stands.
+        uri: the lock's object.
+        on_wait: called once if somebody else holds it.
+        on_lost: called, in another thread, if the lock could not be renewed in time or was taken:
+            whatever it protects must stop at once.
+
+    Raises:
+        Unprotected: the store knows no conditional writes, so that nothing can be locked there.
+        OSError: the store refused.
+    """
+    version = _acquire(store, uri, on_wait)
+    if store.swap(uri, _content(), None) is not None:
+        raise Unprotected(f"{uri}: the store does not honour conditional writes")
+    done = threading.Event()
+    holder = _Holder(store, uri, version, on_lost)
+    renewing = threading.Thread(target=holder.renew_until, args=(done,), daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        done.set()
+        renewing.join()
+        holder.release()
+
+
+class _Holder:
+    def __init__(
+        self, store: Leasable, uri: str, version: str, on_lost: Callable[[], None]
+    ) -> None:
+        self._store, self._uri, self._version = store, uri, version
+        self._on_lost = on_lost
+        self._renewed = time.monotonic()
+
+    def renew_until(self, done: threading.Event) -> None:
+        while not done.wait(RENEW_S):
+            try:
+                version = self._store.swap(self._uri, _content(), self._version)
+            except OSError:
+                if time.monotonic() - self._renewed < GIVE_UP_S:
+                    continue
+                version = None
+            if version is None and not done.is_set():
+                self._on_lost()
+                return
+            self._version = version or self._version
+            self._renewed = time.monotonic()
+
+    def release(self) -> None:
+        """Let go: the lock says that nobody holds it, since a store may not delete on condition."""
+        with contextlib.suppress(OSError):
+            self._store.swap(self._uri, _content(free=True), self._version)
+
+
+def _acquire(store: Leasable, uri: str, on_wait: Callable[[], None]) -> str:
+    seen, since, waited = "", 0.0, False
+    while True:
+        found = store.find(uri)
+        if found is None:
+            taken = store.swap(uri, _content(), None)
+        else:
+            if found.version != seen:
+                seen, since = found.version, time.monotonic()
+            lapsed = time.monotonic() - since > LAPSE_S
+            free = lapsed or _is_free(_read(store, uri))
+            taken = store.swap(uri, _content(), found.version) if free else None
+        if taken is not None:
+            return taken
+        if not waited and found is not None:
+            waited = True
+            on_wait()
+        if found is not None:
+            time.sleep(POLL_S)
+
+
+def _content(*, free: bool = False) -> bytes:
+    """What a lock says; never the same twice, so that each has a version of its own."""
+    boot, processes = _machine()
+    said = {"free": free, "boot": boot, "processes": processes, "pid": os.getpid()}
+    return json.dumps({**said, "written": str(uuid.uuid4())}).encode()
+
+
+def _is_free(said: dict[str, Any]) -> bool:
+    """Whether a lock was let go, or its holder was a process of this machine that is gone."""
+    if said.get("free"):
+        return True
+    here = (said.get("boot"), said.get("processes")) == _machine()
+    return here and not Path(f"/proc/{said.get('pid')}").exists()
+
+
+def _machine() -> tuple[str, int]:
+    """What tells this boot of this machine, and this container's processes, from all others."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return boot, Path("/proc/self/ns/pid").stat().st_ino
+
+
+def _read(store: Leasable, uri: str) -> dict[str, Any]:
+    data = io.BytesIO()
+    try:
+        store.copy_to(uri, None, data)
+        said: dict[str, Any] = json.loads(data.getvalue())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return said

@@ -1,0 +1,212 @@
+"""Local file systems: files come whole or not at all, and nothing is written over another."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote, unquote_to_bytes
+
+from transforms.storage.base import BLOCK_BYTES, Changed, Found
+
+
+def path_to_uri(path: str) -> str:
+    """Return a local path as a source URI: the path itself, or `file://` where it is no Unicode."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "file://" + quote(os.fsencode(path))
+    return path
+
+
+def uri_to_path(uri: str) -> Path:
+    """Return the local path of a path or `file://` URI."""
+    if uri.startswith("file://"):
+        return Path(os.fsdecode(unquote_to_bytes(uri[7:])))
+    return Path(uri)
+
+
+def version_of(status: os.stat_result) -> str:
+    """Return the version of a local file."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+class LocalStorage:
+    """Files of this machine, and of what is mounted on it."""
+
+    def find(self, uri: str) -> Found | None:
+        path = uri_to_path(uri)
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Found(uri, version_of(found), found.st_size) if stat.S_ISREG(found.st_mode) else None
+
+    def list_below(self, uri: str) -> Iterator[Found]:
+        """As `Storage.list_below`; links are listed as what they are, not followed.
+
+        Raises:
+            OSError: a folder may not be listed; it is not taken for an empty one.
+        """
+        root = str(uri_to_path(uri))
+        for folder, folders, files in os.walk(root, onerror=_raise_unless_gone):
+            folders.sort()
+            for name in sorted(files):
+                path = os.path.join(folder, name)
+                status = os.lstat(path)
+                yield Found(path_to_uri(path), version_of(status), status.st_size)
+
+    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[Found | OSError]:
+        """As `Storage.match`.
+
+        Links to files are followed, links to folders below a folder are not; sockets, pipes and
+        links to nowhere are no objects.
+        """
+        base = os.path.abspath(uri_to_path(pattern))
+        if os.path.lexists(base):
+            matches = [base]
+        else:
+            matches = sorted(glob.glob(base, recursive=True, include_hidden=True))
+        own = tuple(os.path.realpath(uri_to_path(root)) for root in excluded)
+        seen: set[str] = set()
+        for match in matches:
+            for path in _files_below(match, own):
+                if isinstance(path, OSError):
+                    yield path
+                elif path not in seen:
+                    seen.add(path)
+                    found = _found(path)
+                    if found is not None:
+                        yield found
+
+    def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
+        with uri_to_path(uri).open("rb") as stream:
+            _check_version(uri, version, stream)
+            shutil.copyfileobj(stream, sink, BLOCK_BYTES)
+            _check_version(uri, version, stream)
+
+    def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
+        """As `Storage.put`: written and synced in `scratch`, then linked to its name."""
+
+        def write(temporary: Path) -> None:
+            with temporary.open("xb") as writer:
+                shutil.copyfileobj(source, writer, BLOCK_BYTES)
+                writer.flush()
+                os.fsync(writer.fileno())
+
+        return _put(uri_to_path(uri), write, sha256, Path(scratch))
+
+    def put_link(self, uri: str, source: str, sha256: str, scratch: str) -> bool:
+        """Like `put`, by a hard link to a file on the same file system.
+
+        Raises:
+            FileNotFoundError: the source is gone.
+            Changed: the source has other bytes.
+        """
+
+        def link(temporary: Path) -> None:
+            os.link(os.path.realpath(uri_to_path(source)), temporary)
+            if _sha256(temporary) != sha256:
+                raise Changed(f"{source} changed")
+
+        return _put(uri_to_path(uri), link, sha256, Path(scratch))
+
+    def remove(self, uri: str) -> None:
+        uri_to_path(uri).unlink(missing_ok=True)
+
+
+def sweep(scratch: str) -> int:
+    """Remove what a killed run left half done; call only where no other run writes."""
+    try:
+        left = [entry.path for entry in os.scandir(scratch) if not entry.is_dir()]
+    except FileNotFoundError:
+        return 0
+    for path in left:
+        Path(path).unlink(missing_ok=True)
+    return len(left)
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _files_below(path: str, own: tuple[str, ...]) -> Iterator[str | OSError]:
+    if not os.path.isdir(path):
+        if not _stands_in(os.path.dirname(path), own):
+            yield path
+        return
+    errors: list[OSError] = []
+    for folder, folders, files in os.walk(path, onerror=errors.append):
+        if _stands_in(folder, own):
+            folders.clear()
+            continue
+        folders.sort()
+        for name in sorted(files):
+            yield os.path.join(folder, name)
+    yield from errors
+
+
+def _stands_in(folder: str, roots: tuple[str, ...]) -> bool:
+    """Whether a folder is one of the real paths `roots` or below one, whatever links lead there."""
+    real = os.path.realpath(folder)
+    return any(os.path.commonpath((real, root)) == root for root in roots)
+
+
+def _found(path: str) -> Found | OSError | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None  # a link to nowhere, or gone since it was listed
+    except OSError as error:
+        return error
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return Found(path_to_uri(path), version_of(status), status.st_size)
+
+
+def _check_version(uri: str, version: str | None, stream: BinaryIO) -> None:
+    if version is not None and version_of(os.fstat(stream.fileno())) != version:
+        raise Changed(f"{uri} changed")
+
+
+def _put(target: Path, write: Callable[[Path], None], sha256: str, scratch: Path) -> bool:
+    if target.exists():
+        return _same_or_raise(target, sha256)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    temporary = scratch / uuid.uuid4().hex
+    try:
+        write(temporary)
+        os.link(temporary, target)  # unlike a rename, it cannot replace
+    except FileExistsError:
+        return _same_or_raise(target, sha256)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+    return True
+
+
+def _same_or_raise(target: Path, sha256: str) -> bool:
+    if _sha256(target) != sha256:
+        raise FileExistsError(f"{target} has other bytes")
+    return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,67 @@
+"""Names of objects in a store: buckets, prefixes and patterns. Stores have no folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from fsspec.utils import glob_translate
+
+from transforms.storage.base import Found
+
+MAGIC = re.compile(r"[*?\[]")
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Return the bucket and the name within it; a name is taken as it is, nothing is unquoted."""
+    bucket, _, name = uri.partition("://")[2].partition("/")
+    return bucket, name
+
+
+def below(uri: str) -> str:
+    """Return the prefix of every object below a folder."""
+    return uri.rstrip("/") + "/"
+
+
+def is_folder_mark(name: str) -> bool:
+    """Whether a name is that of the empty objects that consoles make to show a folder."""
+    return name.endswith("/")
+
+
+def matched(
+    pattern: str,
+    find: Callable[[str], Found | None],
+    list_prefix: Callable[[str], Iterator[Found]],
+    excluded: Sequence[str],
+) -> Iterator[Found | OSError]:
+    """As `Storage.match`, from what a store can do."""
+    own = tuple(below(root) for root in excluded)
+    try:
+        for found in _candidates(pattern, find, list_prefix):
+            if not found.uri.startswith(own):
+                yield found
+    except OSError as error:
+        yield error
+
+
+def _candidates(
+    pattern: str,
+    find: Callable[[str], Found | None],
+    list_prefix: Callable[[str], Iterator[Found]],
+) -> Iterator[Found]:
+    literal = False
+    if split(pattern)[1] and not pattern.endswith("/") and (found := find(pattern)):
+        literal = True
+        yield found
+    for found in list_prefix(below(pattern)):
+        literal = True
+        yield found
+    magic = MAGIC.search(pattern)
+    if literal or magic is None:
+        return
+    wanted = re.compile(
+        "|".join(f"(?:{glob_translate(p)})" for p in (pattern, below(pattern) + "**"))
+    )
+    for found in list_prefix(pattern[: magic.start()]):
+        if wanted.match(found.uri):
+            yield found

@@ -1,0 +1,217 @@
+"""Amazon S3 and stores that speak as it does: ETags are versions, writes are conditional.
+
+Endpoint, region and credentials come from the environment and the files that all of Amazon's clients
+read (`AWS_ENDPOINT_URL_S3`, `AWS_REGION`, `AWS_PROFILE`, …).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+
+from transforms.storage.base import BLOCK_BYTES, Changed, Found, is_same, sha256_of
+from transforms.storage.names import below, is_folder_mark, matched, split
+
+CONFIG: Final = Config(
+    retries={"max_attempts": 5, "mode": "standard"},
+    connect_timeout=10,
+    read_timeout=60,
+    max_pool_connections=32,
+)
+READS: Final = 4
+"""How often a download goes on where it broke off."""
+CONTENT_TYPE: Final = "application/dicom"
+PART_BYTES: Final = 256 << 20
+"""Larger objects are sent in parts; S3 takes up to 5 GiB at once."""
+NO_CREDENTIALS: Final = "no AWS credentials; set AWS_PROFILE, or run 'aws configure'"
+NO_CONDITIONS: Final = frozenset({"501", "NotImplemented", "InvalidArgument", "InvalidRequest"})
+"""What stores without conditional writes answer to one."""
+MISSING: Final = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
+FORBIDDEN: Final = frozenset(
+    {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+)
+CONDITION_FAILED: Final = frozenset({"412", "PreconditionFailed", "ConditionalRequestConflict"})
+
+
+class S3Storage:
+    """Objects in `s3://` buckets. Safe between threads."""
+
+    def __init__(self) -> None:
+        self._client = boto3.client("s3", config=CONFIG)
+
+    def find(self, uri: str) -> Found | None:
+        bucket, name = split(uri)
+        try:
+            with _os_errors(uri):
+                head = self._client.head_object(Bucket=bucket, Key=name)
+        except FileNotFoundError:
+            return None
+        note = head["Metadata"].get("sha256")
+        return Found(uri, _plain(head["ETag"]), head["ContentLength"], note)
+
+    def list_below(self, uri: str) -> Iterator[Found]:
+        return self._list(below(uri))
+
+    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[Found | OSError]:
+        return matched(pattern, self.find, self._list, excluded)
+
+    def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
+        bucket, name = split(uri)
+        done, tries = 0, 0
+        while True:
+            condition = {"IfMatch": version} if version else {}
+            if done:
+                condition["Range"] = f"bytes={done}-"
+            try:
+                with _os_errors(uri):
+                    answer = self._client.get_object(Bucket=bucket, Key=name, **condition)
+                    version = _plain(answer["ETag"])  # what follows is of the same version
+                    for block in answer["Body"].iter_chunks(BLOCK_BYTES):
+                        sink.write(block)
+                        done += len(block)
+                    return
+            except (Changed, FileNotFoundError, PermissionError):
+                raise
+            except OSError:
+                tries += 1
+                if tries == READS:
+                    raise
+
+    def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
+        """As `Storage.put`.
+
+        It looks first, writes on condition that there is nothing, and where a store knows no such
+        condition, reads back what stands there in the end. A refusal need not mean that somebody
+        else was there: where an answer was lost, the client's second try finds what the first has
+        written.
+        """
+        found = self.find(uri)
+        if found is None:
+            start = source.tell()
+            try:
+                self._write(uri, source, sha256, {"IfNoneMatch": "*"})
+                return True
+            except Changed:
+                found = self.find(uri)
+            except _NoConditions:
+                source.seek(start)
+                self._write(uri, source, sha256, {})
+                if sha256_of(self, uri) == sha256:
+                    return True
+        if found is None or not is_same(self, found, sha256):
+            raise FileExistsError(errno.EEXIST, "other bytes stand there", uri)
+        return False
+
+    def remove(self, uri: str) -> None:
+        bucket, name = split(uri)
+        with _os_errors(uri):
+            self._client.delete_object(Bucket=bucket, Key=name)
+
+    def swap(self, uri: str, data: bytes, version: str | None) -> str | None:
+        bucket, name = split(uri)
+        condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
+        try:
+            with _os_errors(uri):
+                done = self._client.put_object(Bucket=bucket, Key=name, Body=data, **condition)
+        except (Changed, FileNotFoundError):
+            return None
+        return _plain(done["ETag"])
+
+    def _write(self, uri: str, source: BinaryIO, sha256: str, condition: dict[str, str]) -> None:
+        bucket, name = split(uri)
+        target = {"Bucket": bucket, "Key": name}
+        kept = {"ContentType": CONTENT_TYPE, "Metadata": {"sha256": sha256}}
+        with _os_errors(uri):
+            if _bytes_left(source) <= PART_BYTES:
+                self._client.put_object(**target, **kept, Body=source, **condition)
+            else:
+                self._write_in_parts(target, kept, source, condition)
+
+    def _write_in_parts(
+        self,
+        target: dict[str, str],
+        kept: dict[str, Any],
+        source: BinaryIO,
+        condition: dict[str, str],
+    ) -> None:
+        upload = {
+            **target,
+            "UploadId": self._client.create_multipart_upload(**target, **kept)["UploadId"],
+        }
+        parts: list[dict[str, Any]] = []
+        try:
+            while part := source.read(PART_BYTES):
+                number = len(parts) + 1
+                sent = self._client.upload_part(**upload, PartNumber=number, Body=part)
+                parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+            self._client.complete_multipart_upload(
+                **upload, MultipartUpload={"Parts": parts}, **condition
+            )
+        except BaseException:
+            self._client.abort_multipart_upload(**upload)
+            raise
+
+    def _list(self, prefix: str) -> Iterator[Found]:
+        bucket, name = split(prefix)
+        with _os_errors(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=name
+            )
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    if not is_folder_mark(entry["Key"]):
+                        uri = f"s3://{bucket}/{entry['Key']}"
+                        yield Found(uri, _plain(entry["ETag"]), entry["Size"])
+
+
+class _NoConditions(OSError):
+    """The store knows no conditional writes."""
+
+
+def _plain(etag: str) -> str:
+    return etag.strip('"')
+
+
+def _bytes_left(source: BinaryIO) -> int:
+    here = source.tell()
+    end = source.seek(0, os.SEEK_END)
+    source.seek(here)
+    return end - here
+
+
+@contextlib.contextmanager
+def _os_errors(uri: str) -> Iterator[None]:
+    """Raise what the client raises as the `OSError` that it means."""
+    try:
+        yield
+    except ClientError as error:
+        raise _os_error(error, uri) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise PermissionError(errno.EACCES, NO_CREDENTIALS, uri) from error
+    except BotoCoreError as error:
+        raise OSError(errno.EIO, type(error).__name__, uri) from error
+
+
+def _os_error(error: ClientError, uri: str) -> OSError:
+    code = error.response.get("Error", {}).get("Code", "")
+    if code in MISSING:
+        return FileNotFoundError(errno.ENOENT, "no such object or bucket", uri)
+    if code in FORBIDDEN:
+        return PermissionError(errno.EACCES, f"permission denied ({code})", uri)
+    if code in CONDITION_FAILED:
+        return Changed(errno.ESTALE, "another version stands there", uri)
+    if code in NO_CONDITIONS:
+        return _NoConditions(errno.EIO, code, uri)
+    return OSError(errno.EIO, code or type(error).__name__, uri)

@@ -1,0 +1,102 @@
+"""Which storage a URI means."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from typing import Final
+
+from transforms.storage.base import Leasable, Storage
+from transforms.storage.local import LocalStorage, path_to_uri, uri_to_path
+
+LOCAL: Final = "file"
+GS: Final = "gs"
+S3: Final = "s3"
+STORES: Final = {
+    GS: ("google.cloud.storage", "google-cloud-storage"),
+    S3: ("boto3", "'dicom-imaging-router[aws]'"),
+}
+"""Object stores by scheme: the module that reaches them, and what to install for it."""
+
+
+def scheme_of(uri: str) -> str:
+    """Return the scheme of a URI; that of a path is `file`."""
+    scheme, separator, _ = uri.partition("://")
+    return scheme if separator and "/" not in scheme else LOCAL
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI is a path or a `file://` URI."""
+    return scheme_of(uri) == LOCAL
+
+
+def why_not(uri: str) -> str | None:
+    """Return why a URI cannot be reached and what to do about it, or None."""
+    scheme = scheme_of(uri)
+    if scheme == LOCAL:
+        return None
+    if scheme not in STORES:
+        return f"{scheme}:// is not supported; use a local path, gs:// or s3://"
+    module, package = STORES[scheme]
+    if not _is_installed(module):
+        return f"{scheme}:// needs a package that is not installed: pip install {package}"
+    if not uri.partition("://")[2].partition("/")[0]:
+        return f"{uri} names no bucket"
+    return None
+
+
+def storage_of(uri: str) -> Storage:
+    """Return the storage that a URI means; one client for each process.
+
+    Raises:
+        ValueError: there is none for the scheme.
+    """
+    scheme = scheme_of(uri)
+    return _LOCAL if scheme == LOCAL else object_store(scheme)
+
+
+@functools.cache
+def object_store(scheme: str) -> Leasable:
+    """Return the object store of a scheme.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if scheme == GS:
+        from transforms.storage.gcs import GoogleStorage
+
+        return GoogleStorage()
+    if scheme == S3:
+        from transforms.storage.s3 import S3Storage
+
+        return S3Storage()
+    raise ValueError(f"{scheme}:// is not supported")
+
+
+def canonical(root: str) -> str:
+    """Return one name for one root: the real path, or the URI without a slash at its end."""
+    if not is_local(root):
+        scheme, separator, name = root.partition("://")
+        return scheme + separator + name.rstrip("/")
+    return path_to_uri(os.path.realpath(uri_to_path(root)))
+
+
+def join(root: str, *parts: str) -> str:
+    """Return a name below a root, path or URI."""
+    return "/".join((root.rstrip("/"), *parts))
+
+
+def is_below(uri: str, root: str) -> bool:
+    """Whether a path or URI stands below a root of the same place."""
+    return uri.startswith(root.rstrip("/") + "/")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+_LOCAL: Final = LocalStorage()
