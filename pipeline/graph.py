@@ -12,11 +12,12 @@ from transforms.classify import ClassifyAndDecide
 from transforms.config import RouteConfig
 from transforms.fetch import DECIDED, FILMS, FetchAndExamine
 from transforms.index import UNCHANGED_ROWS, SettleRows, WriteIndex
-from transforms.lake.index_files import list_index, read_ledger
+from transforms.lake.index_files import list_index
 from transforms.lake.journal import list_journal, read_journal
-from transforms.ledger import ALONE, RECOVERED, STALE, UNCHANGED, ReadLake, SkipHeld
+from transforms.ledger import HeldSources, ListLake
 from transforms.place import PLACED, Place
 from transforms.refs import FAILED
+from transforms.skip import ALONE, RECOVERED, STALE, UNCHANGED, SkipHeld
 from transforms.tally import RunTally
 
 
@@ -30,12 +31,19 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
     """
     lake = config.layout
     matched = pipeline | "Match" >> MatchFiles(config)
-    ledger = pipeline | "Ledger" >> ReadLake(lake, list_index, read_ledger)
-    journal = pipeline | "Journal" >> ReadLake(lake, list_journal, read_journal)
-
-    todo = {"refs": matched[REFS], "ledger": ledger, "journal": journal} | "Skip" >> SkipHeld(
-        config
+    index = pipeline | "IndexFiles" >> ListLake(lake, list_index)
+    journal = (
+        pipeline
+        | "JournalFiles" >> ListLake(lake, list_journal)
+        | "Journal" >> beam.FlatMap(read_journal).with_output_types(Any)
     )
+    keys = (
+        matched[REFS] | "KeysOfRefs" >> beam.Map(lambda ref: ref.key),
+        journal | "KeysOfJournal" >> beam.Map(lambda entry: entry.row.object_key),
+    ) | "Keys" >> beam.Flatten()
+    held = {"files": index, "keys": keys} | "Held" >> HeldSources()
+
+    todo = {"refs": matched[REFS], "held": held, "journal": journal} | "Skip" >> SkipHeld(config)
     refs = todo["refs"]
     examined = refs | "Spread" >> beam.Reshuffle() | "Fetch" >> FetchAndExamine(config)
     classified = examined[FILMS] | "Classify" >> ClassifyAndDecide(config)
@@ -44,15 +52,18 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
     films = classified | "PlaceFilms" >> Place(config)
     others = examined[DECIDED] | "PlaceOthers" >> Place(config)
     rows = (films[PLACED], others[PLACED], todo[RECOVERED], todo[ALONE]) | "Rows" >> beam.Flatten()
-    settled = {"rows": rows, "stale": todo[STALE], "ledger": ledger} | "Settle" >> SettleRows(
-        config
-    )
+    settled = {
+        "rows": rows,
+        "stale": todo[STALE],
+        "held": held,
+        "files": index,
+    } | "Settle" >> SettleRows(config)
     indexed = settled["rows"] | "Index" >> WriteIndex(config)
 
     failed = (matched[FAILED], examined[FAILED], films[FAILED], others[FAILED])
     tallies = (
         matched[REFS]
-        | "Versions" >> beam.Map(lambda ref: (ref.uri, ref.version))
+        | "Versions" >> beam.Map(lambda ref: ref.digest()).with_output_types(bytes)
         | "Distinct" >> beam.Distinct()
         | "Discovered" >> _tally("discovered"),
         (todo[RECOVERED], todo[ALONE])

@@ -10,9 +10,10 @@ import apache_beam as beam
 from apache_beam import pvalue
 
 from transforms.config import RouteConfig
-from transforms.lake.index_files import shard_of, write_index
+from transforms.lake.index_files import HeldVersion, shard_of, write_index
 from transforms.lake.schema import IndexRow
 from transforms.lake.settle import REPROCESS_NONE, settle
+from transforms.ledger import HeldIdentities
 from transforms.storage.schemes import storage_of
 from transforms.tally import RunTally
 
@@ -27,21 +28,21 @@ FRESH, HELD, STALE = "fresh", "held", "stale"
 class SettleRows(beam.PTransform):  # type: ignore[misc]
     """Placed rows to settled rows, and `UNCHANGED_ROWS`.
 
-    Input: a dict with "rows", "ledger", and "stale", rows of a killed run that are not taken over.
+    Input: a dict with "rows", "stale" (rows of a killed run that are not taken over), "held" (as of
+    `HeldSources`) and "files" of the index.
     """
 
     config: RouteConfig
 
     def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> pvalue.DoOutputsTuple:
-        rows, ledger = pcolls["rows"], pcolls["ledger"]
+        rows = pcolls["rows"]
         if self.config.reprocess == REPROCESS_NONE:  # what the lake holds never came this far
             marked = rows | "MarkFresh" >> _mark(FRESH)
         else:
             marked = (
                 {
                     "rows": rows | "KeyBySource" >> beam.Map(lambda row: (row.source_uri, row)),
-                    "ledger": ledger
-                    | "KeyLedgerBySource" >> beam.Map(lambda row: (row.source_uri, row)),
+                    "held": pcolls["held"],
                 }
                 | "JoinBySource" >> beam.CoGroupByKey()
                 | "MarkHeld" >> beam.FlatMap(_mark_held).with_output_types(Any)
@@ -50,11 +51,15 @@ class SettleRows(beam.PTransform):  # type: ignore[misc]
             marked,
             pcolls["stale"] | "MarkStale" >> _mark(STALE),
         ) | "Everything" >> beam.Flatten()
+        keyed = everything | "KeyByIdentity" >> beam.Map(
+            lambda marked: (marked[0].identity, marked)
+        ).with_output_types(tuple[str, Any])
+        ledger = {
+            "files": pcolls["files"],
+            "identities": keyed | "Identities" >> beam.Keys(),
+        } | "Ledger" >> HeldIdentities()
         return (
-            {
-                "rows": everything | "KeyByIdentity" >> beam.Map(lambda m: (m[0].identity, m)),
-                "ledger": ledger | "KeyLedgerByIdentity" >> beam.Map(lambda k: (k.identity, k)),
-            }
+            {"rows": keyed, "ledger": ledger}
             | "JoinByIdentity" >> beam.CoGroupByKey()
             | "Settle"
             >> beam.FlatMap(_settle, self.config)
@@ -89,7 +94,7 @@ def _mark(mark: str) -> beam.PTransform:
 
 def _mark_held(joined: tuple[str, dict[str, Any]]) -> Iterator[tuple[IndexRow, str]]:
     _, found = joined
-    held = {(known.source_version, known.model_id) for known in found["ledger"]}
+    held: set[HeldVersion] = set(found["held"])
     for row in found["rows"]:
         yield row, HELD if (row.source_version, row.model_id) in held else FRESH
 

@@ -1,113 +1,103 @@
-"""Joins references with the lake's index and journal: what is done already is not done again."""
+"""The ledger: what the lake's index says of the objects that a run is about.
+
+A lake is far larger than a night. Rows that concern none of a run's objects are dropped while the
+index is read, by the keys of those objects; the few that pass are joined with them. Where a run has
+so many objects that their keys are no small thing to hand round, nothing is dropped and the join does
+it all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import apache_beam as beam
 from apache_beam import pvalue
 
-from transforms.config import RouteConfig
-from transforms.lake.index_files import LedgerRow
-from transforms.lake.journal import JournalRow, taken_over
+from transforms.lake.index_files import HeldVersion, LedgerRow, read_held, read_ledger
 from transforms.lake.layout import Layout
-from transforms.lake.settle import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE
-from transforms.metrics import Count, count
-from transforms.refs import ObjectRef
 
-UNCHANGED, RECOVERED, ALONE, STALE = "unchanged", "recovered", "alone", "stale"
-"""Tags of `SkipHeld`: references that the lake holds; rows taken over from the journal; such rows
-whose source is no longer among the references; journaled rows that only tell what was placed."""
+MAX_KEYS: Final = 1_000_000
+"""Most keys that are handed round; a dozen to a hundred bytes each."""
+
+Keys = set[str] | None
 
 
 @dataclass
-class ReadLake(beam.PTransform):  # type: ignore[misc]
-    """What the lake says: its index as `LedgerRow`, or its journal as `JournalRow`."""
+class ListLake(beam.PTransform):  # type: ignore[misc]
+    """Names of the lake's files of one kind."""
 
     layout: Layout
     list_files: Callable[[Layout], list[str]]
-    read_file: Callable[[str], Iterator[Any]]
 
-    def expand(self, pbegin: pvalue.PBegin) -> beam.PCollection[Any]:
-        list_files, read_file = self.list_files, self.read_file
+    def expand(self, pbegin: pvalue.PBegin) -> beam.PCollection[str]:
+        list_files = self.list_files
         return (
             pbegin
             | "Lake" >> beam.Create([self.layout])
-            | "List" >> beam.FlatMap(lambda lake: list_files(lake)).with_output_types(Any)
+            | "List" >> beam.FlatMap(lambda lake: list_files(lake)).with_output_types(str)
             | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.FlatMap(lambda uri: read_file(uri)).with_output_types(Any)
         )
 
 
 @dataclass
-class SkipHeld(beam.PTransform):  # type: ignore[misc]
-    """Leaves the references that need work; see the tags for what becomes of the others.
+class HeldSources(beam.PTransform):  # type: ignore[misc]
+    """Index files to (source_uri, `HeldVersion`) of the sources that a run is about.
 
-    Input: a dict with "refs", "ledger" and "journal".
+    Input: a dict with "files" and "keys", object keys.
     """
 
-    config: RouteConfig
-
-    def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> pvalue.DoOutputsTuple:
-        config, decided_by = self.config, self.config.decided_by()
-        return (
-            {
-                "refs": pcolls["refs"] | "KeyRefs" >> beam.Map(lambda r: (r.uri, r)),
-                "ledger": pcolls["ledger"] | "KeyLedger" >> beam.Map(lambda k: (k.source_uri, k)),
-                "journal": pcolls["journal"]
-                | "KeyJournal" >> beam.Map(lambda j: (j.row.source_uri, j)),
-            }
-            | "JoinBySource" >> beam.CoGroupByKey()
-            | "SkipHeld"
-            >> beam.FlatMap(lambda joined: _sorted_out(joined[1], config, decided_by))
-            .with_output_types(Any)
-            .with_outputs(UNCHANGED, RECOVERED, ALONE, STALE, main="refs")
+    def expand(
+        self, pcolls: dict[str, beam.PCollection[Any]]
+    ) -> beam.PCollection[tuple[str, HeldVersion]]:
+        keys = pvalue.AsSingleton(pcolls["keys"] | "Keys" >> beam.CombineGlobally(KeysFn()))
+        return pcolls["files"] | "ReadHeld" >> beam.FlatMap(read_held, keys).with_output_types(
+            tuple[str, tuple[str, Any]]
         )
 
 
-def is_held(ref: ObjectRef, known: Iterable[LedgerRow], reprocess: str, model_id: str) -> bool:
-    """Whether a reference needs no work.
+@dataclass
+class HeldIdentities(beam.PTransform):  # type: ignore[misc]
+    """Index files to (identity, `LedgerRow`) of the objects that a run decided.
 
-    With reprocess "model", what another model decided is decided again; rows that no model decided
-    (quarantined, not_xray) stand.
+    Input: a dict with "files" and "identities".
     """
-    if reprocess == REPROCESS_ALL:
-        return False
-    models = {k.model_id for k in known if k.source_version == ref.version}
-    if reprocess == REPROCESS_MODEL:
-        return bool(models & {model_id, None})
-    assert reprocess == REPROCESS_NONE
-    return bool(models)
+
+    def expand(
+        self, pcolls: dict[str, beam.PCollection[Any]]
+    ) -> beam.PCollection[tuple[str, LedgerRow]]:
+        keys = pvalue.AsSingleton(pcolls["identities"] | "Keys" >> beam.CombineGlobally(KeysFn()))
+        return (
+            pcolls["files"]
+            | "ReadLedger" >> beam.FlatMap(read_ledger, keys)
+            | "KeyByIdentity"
+            >> beam.Map(lambda row: (row.identity, row)).with_output_types(tuple[str, Any])
+        )
 
 
-def _sorted_out(
-    found: dict[str, Any], config: RouteConfig, decided_by: str
-) -> Iterator[ObjectRef | pvalue.TaggedOutput]:
-    known: list[LedgerRow] = list(found["ledger"])
-    indexed = {(k.source_version, k.model_id) for k in known}
-    usable: dict[str, JournalRow] = {}
-    for entry in sorted(found["journal"], key=lambda j: (j.row.source_version, j.decided_by)):
-        row = entry.row
-        is_indexed = (row.source_version, row.model_id) in indexed
-        if entry.decided_by == decided_by and not is_indexed and entry.is_placed:
-            usable[row.source_version] = entry
-        else:
-            yield pvalue.TaggedOutput(STALE, row)
-    for ref in sorted(set(found["refs"]), key=lambda r: r.version):
-        if is_held(ref, known, config.reprocess, config.model_id):
-            count(Count.UNCHANGED)
-            yield pvalue.TaggedOutput(UNCHANGED, ref)
-            if entry := usable.pop(ref.version, None):  # of a killed --reprocess
-                yield pvalue.TaggedOutput(STALE, entry.row)
-        elif entry := usable.pop(ref.version, None):
-            count(Count.RECOVERED)
-            row = taken_over(entry, config.run_id, config.ingest_date)
-            yield pvalue.TaggedOutput(RECOVERED, row)
-        else:
-            yield ref
-    for entry in usable.values():
-        count(Count.RECOVERED)
-        row = taken_over(entry, config.run_id, config.ingest_date)
-        yield pvalue.TaggedOutput(ALONE, row)
+class KeysFn(beam.CombineFn):  # type: ignore[misc]
+    """Gathers distinct keys; None once there are more than `MAX_KEYS`."""
+
+    def create_accumulator(self) -> Keys:
+        return set()
+
+    def add_input(self, gathered: Keys, key: str) -> Keys:
+        if gathered is not None:
+            gathered.add(key)
+            if len(gathered) > MAX_KEYS:
+                return None
+        return gathered
+
+    def merge_accumulators(self, several: Iterable[Keys]) -> Keys:
+        merged: set[str] = set()
+        for gathered in several:
+            if gathered is None:
+                return None
+            merged |= gathered
+            if len(merged) > MAX_KEYS:
+                return None
+        return merged
+
+    def extract_output(self, gathered: Keys) -> Keys:
+        return gathered

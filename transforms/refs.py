@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +31,11 @@ class ObjectRef:
     def key(self) -> str:
         """The object's name in logs and errors."""
         return object_key(self.uri)
+
+    def digest(self) -> bytes:
+        """16 bytes that stand for this version of this object."""
+        named = f"{self.uri}\0{self.version}".encode()
+        return hashlib.sha256(named).digest()[:16]
 
 
 @dataclass(frozen=True)

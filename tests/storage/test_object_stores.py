@@ -232,6 +232,18 @@ def test_the_lease_of_a_process_that_is_gone_is_taken_at_once(store: Store) -> N
         pass
 
 
+def test_a_lost_answer_does_not_lose_a_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+    store.fault("^(POST|PUT) ", count=1, after=True, reset=True)
+    with leased(
+        object_store(store.scheme), f"{store.root}/.lock", on_wait=unexpected, on_lost=unexpected
+    ):
+        assert store.hits() == [1]
+        store.fault("^(POST|PUT) ", count=3, after=True, reset=True)
+        while store.hits()[1] < 3:
+            threading.Event().wait(0.01)
+
+
 @pytest.mark.parametrize("how", ["taken", "unreachable"])
 def test_who_loses_a_lease_hears_of_it(
     store: Store, monkeypatch: pytest.MonkeyPatch, how: str

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms.lake.layout import PARTITION_PREFIX, Layout
@@ -49,12 +52,42 @@ def list_index(layout: Layout) -> list[str]:
     return [f.uri for f in list_files(layout.index, ".parquet") if f.uri.startswith(partitions)]
 
 
-def read_ledger(uri: str) -> Iterator[LedgerRow]:
-    """Read one index file, a batch of rows at a time."""
+HeldVersion = tuple[str, str | None]
+"""What the skipping must know of a row: its source_version and model_id."""
+
+
+def read_held(uri: str, object_keys: Set[str] | None) -> Iterator[tuple[str, HeldVersion]]:
+    """Read from one index file which versions of which sources it has, by source_uri.
+
+    Args:
+        uri: the file.
+        object_keys: of the sources that matter; None: all do.
+    """
+    wanted = {"object_key": object_keys}
+    for row in _read(uri, ("source_uri", "source_version", "model_id"), wanted):
+        yield row["source_uri"], (row["source_version"], row["model_id"])
+
+
+def read_ledger(uri: str, identities: Set[str] | None) -> Iterator[LedgerRow]:
+    """Read the rows of one index file whose identity matters; None: all do."""
+    wanted = {"sop_instance_uid": identities, "content_sha256": identities}
+    for row in _read(uri, LEDGER_COLUMNS, wanted):
+        yield LedgerRow(**row)
+
+
+def _read(
+    uri: str, columns: Sequence[str], wanted: dict[str, Set[str] | None]
+) -> Iterator[dict[str, Any]]:
+    """Read the rows that have a wanted value in one of the columns of `wanted`."""
+    values = {name: pa.array(v, pa.string()) for name, v in wanted.items() if v is not None}
+    read = [*columns, *(name for name in wanted if name not in columns)]
     with readable(uri) as file:
-        for batch in file.iter_batches(columns=LEDGER_COLUMNS):
-            for row in batch.to_pylist():
-                yield LedgerRow(**row)
+        for batch in file.iter_batches(ROW_GROUP_ROWS, columns=read):
+            table = pa.Table.from_batches([batch])
+            if values:
+                masks = [pc.is_in(table[name], value_set=v) for name, v in values.items()]
+                table = table.filter(functools.reduce(pc.or_, masks))
+            yield from table.select(columns).to_pylist()
 
 
 @contextlib.contextmanager

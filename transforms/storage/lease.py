@@ -72,7 +72,7 @@ class _Holder:
     def renew_until(self, done: threading.Event) -> None:
         while not done.wait(RENEW_S):
             try:
-                version = self._store.swap(self._uri, _content(), self._version)
+                version = _swap(self._store, self._uri, self._version)
             except OSError:
                 if time.monotonic() - self._renewed < GIVE_UP_S:
                     continue
@@ -86,7 +86,7 @@ class _Holder:
     def release(self) -> None:
         """Let go: the lock says that nobody holds it, since a store may not delete on condition."""
         with contextlib.suppress(OSError):
-            self._store.swap(self._uri, _content(free=True), self._version)
+            _swap(self._store, self._uri, self._version, free=True)
 
 
 def _acquire(store: Leasable, uri: str, on_wait: Callable[[], None]) -> str:
@@ -94,13 +94,13 @@ def _acquire(store: Leasable, uri: str, on_wait: Callable[[], None]) -> str:
     while True:
         found = store.find(uri)
         if found is None:
-            taken = store.swap(uri, _content(), None)
+            taken = _swap(store, uri, None)
         else:
             if found.version != seen:
                 seen, since = found.version, time.monotonic()
             lapsed = time.monotonic() - since > LAPSE_S
-            free = lapsed or _is_free(_read(store, uri))
-            taken = store.swap(uri, _content(), found.version) if free else None
+            free = lapsed or _is_free(_said(_read(store, uri)))
+            taken = _swap(store, uri, found.version) if free else None
         if taken is not None:
             return taken
         if not waited and found is not None:
@@ -108,6 +108,16 @@ def _acquire(store: Leasable, uri: str, on_wait: Callable[[], None]) -> str:
             on_wait()
         if found is not None:
             time.sleep(POLL_S)
+
+
+def _swap(store: Leasable, uri: str, version: str | None, *, free: bool = False) -> str | None:
+    """As `Leasable.swap`; where an answer was lost, the lock itself tells whose it is."""
+    data = _content(free=free)
+    swapped = store.swap(uri, data, version)
+    if swapped is None and _read(store, uri) == data:
+        found = store.find(uri)
+        return None if found is None else found.version
+    return swapped
 
 
 def _content(*, free: bool = False) -> bytes:
@@ -131,11 +141,18 @@ def _machine() -> tuple[str, int]:
     return boot, Path("/proc/self/ns/pid").stat().st_ino
 
 
-def _read(store: Leasable, uri: str) -> dict[str, Any]:
+def _said(data: bytes) -> dict[str, Any]:
+    try:
+        said: dict[str, Any] = json.loads(data)
+    except ValueError:
+        return {}
+    return said
+
+
+def _read(store: Leasable, uri: str) -> bytes:
     data = io.BytesIO()
     try:
         store.copy_to(uri, None, data)
-        said: dict[str, Any] = json.loads(data.getvalue())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return said
+    except FileNotFoundError:
+        return b""
+    return data.getvalue()
