@@ -7,7 +7,7 @@ from typing import Any
 import apache_beam as beam
 
 from pipeline.sources.files import REFS, MatchFiles
-from pipeline.summary import Summarise
+from pipeline.summary import CountAs, Summarise
 from transforms.classify import ClassifyAndDecide
 from transforms.config import RouteConfig
 from transforms.fetch import DECIDED, FILMS, FetchAndExamine
@@ -65,18 +65,14 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
         matched[REFS]
         | "Versions" >> beam.Map(lambda ref: ref.digest()).with_output_types(bytes)
         | "Distinct" >> beam.Distinct()
-        | "Discovered" >> _tally("discovered"),
+        | "Discovered" >> CountAs("discovered"),
         (todo[RECOVERED], todo[ALONE])
         | "AllRecovered" >> beam.Flatten()
-        | "Recovered" >> _tally("recovered"),
-        todo[ALONE] | "DiscoveredBefore" >> _tally("discovered"),
-        todo[UNCHANGED] | "Unchanged" >> _tally("unchanged"),
-        settled[UNCHANGED_ROWS] | "UnchangedRows" >> _tally("unchanged"),
+        | "Recovered" >> CountAs("recovered"),
+        todo[ALONE] | "DiscoveredBefore" >> CountAs("discovered"),
+        todo[UNCHANGED] | "Unchanged" >> CountAs("unchanged"),
+        settled[UNCHANGED_ROWS] | "UnchangedRows" >> CountAs("unchanged"),
         failed | "AllFailed" >> beam.Flatten() | "Failed" >> beam.Map(RunTally.of_failure),
         indexed,
     )
     return tallies | "Tallies" >> beam.Flatten() | "Summary" >> Summarise(config)
-
-
-def _tally(term: str) -> beam.PTransform:
-    return beam.Map(lambda _: RunTally.of_count(term))

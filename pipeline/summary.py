@@ -20,6 +20,22 @@ MAX_FAILURES_PRINTED = 20
 
 
 @dataclass
+class CountAs(beam.PTransform):  # type: ignore[misc]
+    """Elements to one `RunTally`; engines may write all that enters a Flatten, so count before it."""
+
+    term: str
+
+    def expand(self, elements: beam.PCollection[Any]) -> beam.PCollection[RunTally]:
+        term = self.term
+        return (
+            elements
+            | "Count" >> beam.combiners.Count.Globally()
+            | "Tally"
+            >> beam.Map(lambda number: RunTally.of_count(term, number)).with_output_types(Any)
+        )
+
+
+@dataclass
 class Summarise(beam.PTransform):  # type: ignore[misc]
     """Adds tallies up and writes `runs/<run_id>.json`; gives back what was written."""
 

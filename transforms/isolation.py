@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -29,6 +30,9 @@ OBJECTS_FAULT: Final = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
 )
 """Signals that code raises against itself; others come from outside, as from an operator."""
+
+CHECK_EVERY_S: Final = 0.5
+CLOCK_FACTOR: Final = 4
 
 _STARTING = threading.Lock()
 
@@ -49,7 +53,7 @@ class Isolated:
     """A child process that answers one call at a time. Not safe between threads.
 
     Args:
-        timeout_s: longest that a call may take, seconds.
+        timeout_s: most processor time of a call, and a quarter of the longest that it may take.
         memory_bytes: most memory that a call may add to the child's own; past it, allocations fail
             there.
     """
@@ -92,9 +96,42 @@ class Isolated:
         self._process = context.Process(
             target=_serve, args=(theirs, self._memory_bytes), daemon=True
         )
-        with _no_main():
-            self._process.start()
+        try:
+            with _no_main():
+                self._process.start()
+        except (OSError, EOFError) as error:
+            raise RuntimeError(
+                f"no process for decoding could be started ({type(error).__name__}); see to memory "
+                "and to the limit on processes (ulimit -u), then run again"
+            ) from error
         theirs.close()
+
+    def _wait(self) -> None:
+        """Wait for an answer.
+
+        Raises:
+            TimedOut: the child has used up its processor time, or, waiting for who knows what, four
+                times as much has passed on the clock. A busy machine is not the object's fault.
+        """
+        started, used = time.monotonic(), self._processor_seconds()
+        while not self._connection.poll(min(CHECK_EVERY_S, self._timeout_s)):
+            passed = time.monotonic() - started
+            if (
+                self._processor_seconds() - used > self._timeout_s
+                or passed > CLOCK_FACTOR * self._timeout_s
+            ):
+                self.close()
+                self._start()
+                raise TimedOut
+
+    def _processor_seconds(self) -> float:
+        """Processor time of the child so far (proc(5), stat: utime and stime)."""
+        try:
+            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
+        except OSError:
+            return 0.0  # it is gone, which the connection will tell
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def _call_once(
         self, function: Callable[..., T], arguments: tuple[Any, ...], descriptor: int | None
@@ -103,10 +140,7 @@ class Isolated:
             self._connection.send((function, arguments, descriptor is not None))
             if descriptor is not None:
                 send_handle(self._connection, descriptor, self._process.pid)
-            if not self._connection.poll(self._timeout_s):
-                self.close()
-                self._start()
-                raise TimedOut
+            self._wait()
             succeeded, outcome = self._connection.recv()
         except (EOFError, ConnectionError):
             self._process.join()

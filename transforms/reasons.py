@@ -64,6 +64,7 @@ class Reason(StrEnum):
     NO_PIXEL_DATA = "no_pixel_data"
     BAD_PIXEL_DESCRIPTION = "bad_pixel_description"
     TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_MANY_FRAMES = "too_many_frames"
     SIZE_MISMATCH = "size_mismatch"
     UNSUPPORTED_SYNTAX = "unsupported_syntax"
     UNDECODABLE_PIXELS = "undecodable_pixels"
@@ -139,11 +140,12 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "the bytes end before the data set does", "send it again from its source"
     ),
     Reason.INFLATES_TOO_FAR: Meaning(
-        "the deflated data set grows past --max_object_bytes, or past any real one",
+        "the deflated data set grows past --max_object_bytes or by more than --max_inflation",
         "if it is genuine, raise the limit and route it again with --reprocess all",
     ),
     Reason.TOO_MANY_ITEMS: Meaning(
-        "the object has more sequence items than any real one", "look at what sent it"
+        "the object has more sequence items and fragments than --max_items",
+        "look at what sent it; if it is genuine, raise the limit and route it again with --reprocess all",
     ),
     Reason.MISSING_UID: Meaning(
         "Study, Series or SOP Instance UID is missing", "correct the header at its source"
@@ -163,6 +165,10 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "a frame has more pixels than --max_pixels",
         "raise the limit and route it again with --reprocess all",
     ),
+    Reason.TOO_MANY_FRAMES: Meaning(
+        "the object has more frames than --max_frames",
+        "raise the limit and route it again with --reprocess all",
+    ),
     Reason.SIZE_MISMATCH: Meaning(
         "the compressed stream is of another size than Rows and Columns say",
         "correct the header at its source",
@@ -175,7 +181,8 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "every codec for the Transfer Syntax failed", "send it again from its source"
     ),
     Reason.NESTED_TOO_DEEP: Meaning(
-        "sequences are nested deeper than any real ones", "look at what sent it"
+        "sequences are nested deeper than --max_nesting, or than the parser can follow",
+        "look at what sent it; if it is genuine, raise the limit and route it again with --reprocess all",
     ),
     Reason.TOOK_TOO_LONG: Meaning(
         "parsing and decoding took longer than --max_object_seconds",

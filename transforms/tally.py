@@ -37,9 +37,9 @@ class RunTally:
     failures: tuple[Failure, ...] = ()
 
     @classmethod
-    def of_count(cls, name: str) -> RunTally:
+    def of_count(cls, name: str, number: int) -> RunTally:
         """Return a tally of one count."""
-        return cls(counts=Counter({name: 1}))
+        return cls(counts=Counter({name: number}))
 
     @classmethod
     def of_failure(cls, failure: Failure) -> RunTally:

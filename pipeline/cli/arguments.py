@@ -15,11 +15,19 @@ NEEDS_TRAIN_EXTRA: Final = "Needs the 'train' extra: pip install 'dicom-imaging-
 LIMITS: Final[dict[str, tuple[type, float, str]]] = {
     "max_object_bytes": (int, Limits.max_object_bytes, "larger objects are quarantined"),
     "max_pixels": (int, Limits.max_pixels, "objects with more Rows x Columns are quarantined"),
+    "max_frames": (int, Limits.max_frames, "objects with more frames are quarantined"),
     "max_items": (int, Limits.max_items, "objects with more sequence items are quarantined"),
+    "max_nesting": (int, Limits.max_nesting, "objects with deeper sequences are quarantined"),
+    "max_inflation": (
+        int,
+        Limits.max_inflation,
+        "deflated objects that grow by more are quarantined; small ones may",
+    ),
     "max_object_seconds": (
         float,
         Limits.max_object_seconds,
-        "objects that take longer to parse and decode are quarantined",
+        "objects that take more processor time to parse and decode, or four times as much on the "
+        "clock, are quarantined",
     ),
     "max_memory_bytes": (
         int,

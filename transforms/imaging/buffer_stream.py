@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-from io import SEEK_CUR, SEEK_END, SEEK_SET, BufferedReader, RawIOBase
-from typing import Any, Final
-
-READ_AHEAD_BYTES: Final = 8192
+from io import SEEK_CUR, SEEK_END, SEEK_SET
+from typing import BinaryIO, cast
 
 
-class _Raw(RawIOBase):
-    name = ""  # pydicom asks every buffered reader for one
+def buffer_stream(view: memoryview) -> BinaryIO:
+    """Return a buffer of bytes as a file, at its start."""
+    return cast(BinaryIO, BufferStream(view))
+
+
+class BufferStream:
+    """A buffer of bytes as a file to read; a read past its end gives what there is.
+
+    `io.BufferedReader` would first set aside as many bytes as are asked for, and a malformed object
+    asks for four gigabytes.
+    """
 
     def __init__(self, view: memoryview) -> None:
         self._view = view
         self._at = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        block = self._view[self._at : self._at + len(target)]
-        target[: len(block)] = block
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, up to `size` of them; all where it is negative."""
+        end = len(self._view) if size < 0 else self._at + size
+        block = bytes(self._view[self._at : end])
         self._at += len(block)
-        return len(block)
+        return block
 
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        """Move to a position, also past the end.
+
+        Raises:
+            ValueError: it is before the start.
+        """
         base = {SEEK_SET: 0, SEEK_CUR: self._at, SEEK_END: len(self._view)}[whence]
         if base + offset < 0:
             raise ValueError("before the start")
         self._at = base + offset
         return self._at
 
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
 
-def buffer_stream(view: memoryview) -> BufferedReader:
-    """Return a buffer of bytes as a file, at its start."""
-    return BufferedReader(_Raw(view), READ_AHEAD_BYTES)
+    def close(self) -> None:
+        """Do nothing: the buffer is the caller's."""

@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 
 import pydicom
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
@@ -21,6 +22,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
 )
+from pydicom.valuerep import VR
 
 from transforms.imaging.buffer_stream import buffer_stream
 from transforms.imaging.limits import Limits
@@ -123,6 +125,7 @@ def _parse(data: memoryview, limits: Limits) -> ParsedObject:
         buffer, stream = data, buffer_stream(data)
         dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
         syntax = syntax or _found_syntax(dataset)
+    _require_shallow(dataset, limits)
     dataset.file_meta = meta  # type: ignore[assignment]
     if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise Rejected(Stage.HEADER, Reason.MEDIA_DIRECTORY)
@@ -141,6 +144,22 @@ def _require_few_items(data: memoryview, limits: Limits) -> None:
     for number, _ in enumerate(ITEM_PATTERN.finditer(data), 1):
         if number > limits.max_items:
             raise Rejected(Stage.HEADER, Reason.TOO_MANY_ITEMS)
+
+
+def _require_shallow(dataset: Dataset, limits: Limits) -> None:
+    """Raise `Rejected` if sequences are nested too deep; only those that were parsed can do harm."""
+    level: list[Dataset] = [dataset]
+    for _ in range(limits.max_nesting + 1):
+        level = [
+            item
+            for outer in level
+            for element in outer.values()
+            if isinstance(element, DataElement) and element.VR == VR.SQ
+            for item in element.value
+        ]
+        if not level:
+            return
+    raise Rejected(Stage.HEADER, Reason.NESTED_TOO_DEEP)
 
 
 def _looks_like_dataset(data: memoryview) -> bool:
@@ -203,9 +222,9 @@ def _pixel_element(buffer: memoryview, at: int, little_endian: bool) -> PixelEle
 
 
 def _check_complete(dataset: Dataset) -> None:
-    """Reject a data set whose last element has fewer bytes than it says."""
-    last = list(dataset.elements())[-1]
-    length = getattr(last, "length", UNDEFINED_LENGTH)
-    value = getattr(last, "value", None)
-    if length != UNDEFINED_LENGTH and isinstance(value, bytes) and len(value) < length:
-        raise Rejected(Stage.HEADER, Reason.TRUNCATED)
+    """Reject a data set with an element that has fewer bytes than it says."""
+    for element in dataset.elements():
+        length = getattr(element, "length", UNDEFINED_LENGTH)
+        value = getattr(element, "value", None)
+        if length != UNDEFINED_LENGTH and isinstance(value, bytes) and len(value) < length:
+            raise Rejected(Stage.HEADER, Reason.TRUNCATED)

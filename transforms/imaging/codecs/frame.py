@@ -125,6 +125,8 @@ def frame_request(
     if rows * columns > limits.max_pixels:
         raise Rejected(Stage.DECODE, Reason.TOO_MANY_PIXELS)
     frames = max(1, _number(ds, "NumberOfFrames", 1))
+    if frames > limits.max_frames:
+        raise Rejected(Stage.DECODE, Reason.TOO_MANY_FRAMES)
     return FrameRequest(
         dataset=ds,
         transfer_syntax_uid=parsed.transfer_syntax_uid,
