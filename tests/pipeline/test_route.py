@@ -19,11 +19,13 @@ import pyarrow.parquet as pq
 import pydicom
 import pydicom.data
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from pipeline.cli import main
 from tests.conftest import Lake, counts, write
-from tests.synthetic import dicom_bytes, film
+from tests.synthetic import dataset, dicom_bytes, film, to_bytes
 from transforms.labels import ADULT_CHEST, LABELS, OTHERS
 from transforms.lake.schema import COLUMNS
 
@@ -275,12 +277,23 @@ def test_patient_data_stays_out_of_everything_but_the_source_uri(
         for number, keyword in enumerate(
             "PatientName PatientID PatientAddress OtherPatientIDs ReferringPhysicianName "
             "PatientComments StudyDescription SeriesDescription InstitutionName AccessionNumber "
-            "OperatorsName ImageComments PatientMotherBirthName".split()
+            "OperatorsName ImageComments PatientMotherBirthName PatientBirthName OtherPatientNames "
+            "PatientTelephoneNumbers MilitaryRank EthnicGroup Occupation AdditionalPatientHistory "
+            "RequestingPhysician RequestedProcedureDescription PerformedProcedureStepDescription "
+            "StationName InstitutionAddress InstitutionalDepartmentName DeviceSerialNumber "
+            "ProtocolName StudyID".split()
         )
     }
     elements["BodyPartExamined"] = f"{marker} AND WORDS"
-    write(source, f"{marker}^JOHN.dcm", dicom_bytes(film(1), name="1", **elements))
-    write(source, f"{marker}-cut.dcm", dicom_bytes(film(1), name="1", **elements)[:3000])
+    born, studied = "19710317", "20251224"
+    ds = dataset(film(1), name="1", **elements, PatientBirthDate=born, StudyDate=studied)
+    other = Dataset()
+    other.PatientID, other.IssuerOfPatientID = f"{marker}-OTHER", f"{marker}-ISSUER"
+    ds.OtherPatientIDsSequence = Sequence([other])
+    ds.private_block(0x0011, f"{marker} CREATOR", create=True).add_new(1, "LO", f"{marker} PRIVATE")
+    write(source, f"{marker}^JOHN.dcm", to_bytes(ds))
+    write(source, f"{marker}-cut.dcm", to_bytes(ds)[:3000])
+    write(source, f"{marker}-no.txt", marker.encode())
     key = tmp_path / "key"
     key.write_bytes(os.urandom(32))
     code = main(
@@ -288,17 +301,23 @@ def test_patient_data_stays_out_of_everything_but_the_source_uri(
     )
     captured = capfd.readouterr()
     assert code == 0
-    assert marker not in captured.out + captured.err
+    assert main(["verify", str(lake.root)]) == 0
+    captured_verify = capfd.readouterr()
+    for text in (*captured, *captured_verify):
+        assert marker not in text
     for row in lake.rows():
         source_uri = row.pop("source_uri")
         assert marker in source_uri
-        assert marker.lower() not in str(row).lower()
+        shown = str(row).lower()
+        assert not any(secret in shown for secret in (marker.lower(), born, studied))
+        assert not any(f"{d[:4]}-{d[4:6]}-{d[6:]}" in shown for d in (born, studied))
     for path in lake.root.rglob("*"):
         assert marker not in str(path.relative_to(lake.root))
         if path.suffix == ".json":
             assert marker not in path.read_text()
-    (named, _) = sorted(lake.rows(), key=lambda r: r["status"], reverse=True)
+    (named,) = [row for row in lake.rows() if row["patient_key"]]
     assert len(named["patient_key"]) == 64
+    assert named["patient_age_years"] == 54
 
 
 def test_the_patient_key_depends_on_the_key_alone(

@@ -1,0 +1,156 @@
+"""Faults that real file systems make: full, read-only, failing and changing under the reader."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from tests.conftest import Lake, counts, write
+from tests.synthetic import dicom_bytes, film
+
+FILMS = 8
+
+
+@pytest.fixture
+def films(source: Path) -> Path:
+    for number in range(FILMS):
+        write(source, f"{number}.dcm", dicom_bytes(film(number), name=str(number)))
+    return source
+
+
+@pytest.fixture
+def small_disk(lake: Lake) -> Iterator[Path]:
+    """A file system of 2 MiB where the lake stands; a film has 640 KiB."""
+    if os.geteuid():
+        pytest.skip("only root may mount a small file system")
+    lake.root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", lake.root], check=True)
+    yield lake.root
+    subprocess.run(["umount", lake.root], check=True)
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
+
+
+def test_a_disk_that_fills_up_is_said_and_the_rerun_completes(
+    films: Path, small_disk: Path, lake: Lake, route, capsys
+) -> None:
+    code = main(["route", "--input", str(films), "--lake", str(small_disk)])
+    assert code == 1
+    err = capsys.readouterr().err
+    assert "the lake's storage is full (ENOSPC); free space, then run again" in err
+    assert "Traceback" not in err
+    objects = list(small_disk.glob("objects/**/*.dcm"))
+    assert 0 < len(objects) < FILMS
+    assert {path.stat().st_size for path in objects} == {
+        path.stat().st_size for path in films.iterdir()
+    }, "an object is whole or not there"
+    remount(small_disk, "size=64m")
+    route()
+    assert len(lake.rows()) == FILMS
+    assert main(["verify", str(small_disk), "--deep"]) == 0
+
+
+def test_a_read_only_disk_is_said(films: Path, small_disk: Path, route, capsys) -> None:
+    remount(small_disk, "ro")
+    assert main(["route", "--input", str(films), "--lake", str(small_disk)]) == 1
+    err = capsys.readouterr().err
+    assert "cannot be written or locked (Read-only file system)" in err
+    remount(small_disk, "rw,size=64m")
+    route()
+
+
+def test_a_disk_that_fails_midway_fails_one_object(films: Path, lake: Lake, route) -> None:
+    """Reading the start of a process's memory is an input/output error (proc(5))."""
+    bad = films / "bad^NAME.dcm"
+    bad.symlink_to("/proc/self/mem")
+    summary = route(expect=1)
+    (failure,) = summary["failures"]
+    assert failure["reason"] == "read_failed"
+    assert failure["object_key"] == hashlib.sha256(str(bad).encode()).hexdigest()[:12]
+    bad.unlink()
+    assert counts(route()) == {"unchanged": FILMS}
+
+
+@pytest.mark.parametrize("how", ["appended", "cut"])
+def test_a_source_that_is_being_written_is_left_for_the_next_run(
+    films: Path, lake: Lake, route, how: str
+) -> None:
+    growing = write(films, "growing.dcm", dicom_bytes(film(99, (1600, 1280)), name="99"))
+    whole = growing.read_bytes()
+    done = threading.Event()
+
+    def go_on_writing() -> None:
+        while not done.is_set():
+            if how == "appended":
+                with growing.open("ab") as stream:
+                    stream.write(b"more")
+            else:
+                os.truncate(growing, max(1, growing.stat().st_size - 1))
+
+    writer = threading.Thread(target=go_on_writing)
+    writer.start()
+    try:
+        summary = route(expect=1)
+    finally:
+        done.set()
+        writer.join()
+    (failure,) = summary["failures"]
+    assert failure["reason"] == "changed"
+    assert len(lake.rows()) == FILMS
+    growing.write_bytes(whole)
+    route()
+    row = lake.row(growing)
+    assert row["content_sha256"] == hashlib.sha256(whole).hexdigest()
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+
+
+def test_a_source_that_is_removed_meanwhile_fails_alone(
+    films: Path, lake: Lake, route, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transforms.fetch as fetch
+
+    gone, real = films / "3.dcm", fetch.examine
+
+    def remove_first(ref, *rest):
+        if ref.uri == str(gone):
+            gone.unlink()
+        return real(ref, *rest)
+
+    monkeypatch.setattr(fetch, "examine", remove_first)
+    summary = route(expect=1)
+    (failure,) = summary["failures"]
+    assert failure["reason"] == "disappeared"
+    monkeypatch.undo()
+    assert counts(route()) == {"unchanged": FILMS - 1}
+
+
+def test_a_lake_without_permission_is_said(films: Path, tmp_path: Path) -> None:
+    """As another user, where the tests are run by root."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    command = [sys.executable, "-m", "pipeline", "route", "--input", str(films)]
+    if os.geteuid() == 0:
+        for folder in (tmp_path, *tmp_path.parents[:3]):
+            if str(folder) != "/tmp":
+                folder.chmod(0o755)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    done = subprocess.run(
+        [*command, "--lake", str(locked / "lake")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": "/tmp"},
+    )
+    assert done.returncode == 1
+    assert "Permission denied" in done.stderr
+    assert "see to its permissions" in done.stderr
+    assert "Traceback" not in done.stderr
