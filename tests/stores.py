@@ -17,7 +17,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage as google_storage
 from moto.server import ThreadedMotoServer
 
-from transforms.storage.schemes import object_store
+from transforms.storage.schemes import forget_connections
 
 STOREFAKE = Path(__file__).parents[1] / "build" / "bin" / "storefake"
 GS, S3 = "gs", "s3"
@@ -155,9 +155,9 @@ def store(
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    object_store.cache_clear()
+    forget_connections()
     bucket = Store(request.param, server)
     bucket.mend()
     yield bucket
     bucket.mend()
-    object_store.cache_clear()
+    forget_connections()

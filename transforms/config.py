@@ -89,6 +89,11 @@ class RouteConfig:
         problems += [f"{what}: {why}" for what, text in places.items() if (why := why_not(text))]
         if self.placement == LINK and not all(map(is_local, places.values())):
             problems.append("--placement link: an object store has no links; use copy")
+        problems += [
+            f"{what}: the path is no Unicode; give another, since the index must name it"
+            for what, text in places.items()
+            if text in self.layout.object_roots and text.startswith("file://")
+        ]
         if not _is_date(self.ingest_date):
             problems.append(f"--ingest_date {self.ingest_date!r} is no date; write YYYY-MM-DD")
         if self.patient_key_file:

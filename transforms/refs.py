@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from dataclasses import dataclass
 from typing import Final
@@ -104,4 +105,6 @@ def unaccounted(error: OSError, stage: Stage) -> Unaccounted:
         return Unaccounted(stage, Reason.DISAPPEARED)
     if isinstance(error, PermissionError):
         return Unaccounted(stage, Reason.PERMISSION_DENIED)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of the copy, on this machine
+        return Unaccounted(stage, Reason.NO_SPACE, "temporary folder")
     return Unaccounted(stage, Reason.READ_FAILED, type(error).__name__)

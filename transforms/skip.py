@@ -69,16 +69,25 @@ def is_held(ref: ObjectRef, known: Iterable[HeldVersion], reprocess: str, model_
     return bool(models)
 
 
+def _order_of(entry: JournalRow) -> tuple[str, str, str]:
+    return entry.row.source_version, entry.decided_by, str(entry.row.object_uri)
+
+
 def _sorted_out(
     joined: tuple[str, dict[str, Any]], config: RouteConfig, decided_by: str
 ) -> Iterator[ObjectRef | pvalue.TaggedOutput]:
     uri, found = joined
     known: set[HeldVersion] = set(found["held"])
     usable: dict[str, JournalRow] = {}
-    for entry in sorted(found["journal"], key=lambda j: (j.row.source_version, j.decided_by)):
+    for entry in sorted(found["journal"], key=_order_of):
         row = entry.row
         is_indexed = (row.source_version, row.model_id) in known
-        if entry.decided_by == decided_by and not is_indexed and entry.is_placed:
+        if (
+            entry.decided_by == decided_by
+            and not is_indexed
+            and row.source_version not in usable
+            and entry.is_placed
+        ):
             usable[row.source_version] = entry
         else:
             yield pvalue.TaggedOutput(STALE, row)

@@ -56,6 +56,9 @@ def test_every_option_has_help(capsys) -> None:
         (["route", "--input", "ftp://b/x", "--lake", "{lake}"], "ftp:// is not supported"),
         (["route", "--input", "{here}", "--lake", "hdfs://b/x"], "hdfs:// is not supported"),
         (["route", "--input", "{here}", "--lake", "gs://"], "names no bucket"),
+        (["route", "--input", "{here}", "--lake", "gs:/b/x"], "write gs://"),
+        (["route", "--input", "gs://b*/x", "--lake", "{lake}"], "must be named in full"),
+        (["route", "--input", "{here}", "--lake", "{lake}\udcff"], "no Unicode"),
         (
             ["route", "--input", "{here}", "--lake", "gs://b/x", "--placement", "link"],
             "an object store has no links",

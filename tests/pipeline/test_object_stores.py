@@ -19,6 +19,7 @@ from tests import soak
 from tests.conftest import Lake, counts
 from tests.stores import GS, Store
 from tests.synthetic import dicom_bytes, film
+from transforms.reasons import Reason, Stage, Unaccounted
 
 OBJECTS = 30
 Route = Callable[..., dict[str, Any]]
@@ -167,6 +168,34 @@ def test_an_object_that_is_gone_fails_alone(store: Store, films: Path, route: Ro
     assert (failure["stage"], failure["reason"]) == ("fetch", "disappeared")
     store.mend()
     assert counts(route("--lake", f"{store.root}/lake", inputs=(source,)))["unchanged"] == 29
+
+
+def test_a_lake_in_no_bucket_is_said_at_once(store: Store, films: Path, capsys) -> None:
+    missing = f"{store.scheme}://no-such-bucket/x"
+    assert main(["route", "--input", str(films), "--lake", missing]) == 1
+    assert "no such object or bucket" in capsys.readouterr().err
+
+
+def test_what_was_written_though_it_was_reported_failed_is_not_forgotten(
+    store: Store, films: Path, tmp_path: Path, route: Route, capsys, monkeypatch
+) -> None:
+    """The store has written, every answer is lost; the next run decides otherwise."""
+    import transforms.place as place
+
+    real, lake = place.place, f"{store.root}/lake"
+
+    def write_and_fail(row, config):
+        real(row, config)
+        raise Unaccounted(Stage.PLACE, Reason.WRITE_FAILED)
+
+    monkeypatch.setattr(place, "place", write_and_fail)
+    summary = route("--lake", lake, inputs=(str(films),), expect=1)
+    assert summary["counts"]["failed"] == OBJECTS
+    monkeypatch.undo()
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("min_long_side: 4000\n")  # everything is reviewed
+    route("--lake", lake, "--policy", str(policy), inputs=(str(films),))
+    assert verified(lake, capsys)["rows"] == OBJECTS
 
 
 def test_a_bucket_that_is_not_there_is_said_at_once(store: Store, lake: Lake, capsys) -> None:

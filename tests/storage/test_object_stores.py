@@ -130,27 +130,29 @@ def test_a_bucket_that_is_not_there_is_said(store: Store) -> None:
 
 
 def test_patterns(store: Store) -> None:
-    for name in (
-        "in/a.dcm",
-        "in/b/c.dcm",
-        "in/b/",
-        "in/b.txt",
-        "in2/d.dcm",
-        "in/[x].dcm",
-        "lake/o",
-    ):
+    for name in ("in/a.dcm", "in/b/c.dcm", "in/b.txt", "in2/d.dcm", "in/[x].dcm", "lake/o"):
         store.write(name, b"x")
+    store.write("in/b/", b"")  # what a console makes to show a folder
     assert names(store, "in/a.dcm") == ["in/a.dcm"]
     assert names(store, "in") == names(store, "in/") == [
         "in/[x].dcm", "in/a.dcm", "in/b.txt", "in/b/c.dcm",
     ]  # fmt: skip
     assert names(store, "in/*.dcm") == ["in/[x].dcm", "in/a.dcm"]
     assert names(store, "**/*.dcm") == ["in/[x].dcm", "in/a.dcm", "in/b/c.dcm", "in2/d.dcm"]
+    assert names(store, "**.dcm") == []
+    assert names(store, "in/**.dcm") == ["in/[x].dcm", "in/a.dcm"]
     assert names(store, "in/?") == ["in/b/c.dcm"]
+    assert names(store, "in//") == []
     assert names(store, "in/[x].dcm") == ["in/[x].dcm"]
     assert names(store, "in[!2]/") == names(store, "nothing") == []
     assert "lake/o" in names(store, "")
     assert "lake/o" not in names(store, "", (f"{store.root}/lake",))
+
+
+def test_an_object_named_like_a_folder_is_an_object(store: Store) -> None:
+    store.write("in/study/", DATA)
+    assert names(store, "in") == ["in/study/"]
+    assert read(f"{store.root}/in/study/") == DATA
 
 
 @pytest.mark.parametrize(
@@ -212,6 +214,57 @@ def test_a_lease_is_held_by_one_at_a_time(store: Store, monkeypatch: pytest.Monk
     assert waits
 
 
+@pytest.mark.parametrize("store", [S3], indirect=True)
+def test_a_write_while_another_goes_on_is_tried_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "WAITS_S", (0.01, 0.01))  # seconds between two tries
+    store.fault("^PUT ", count=1, status=409)
+    assert put(f"{store.root}/a.dcm") is True
+    store.mend()
+    store.fault("^PUT ", status=409)
+    with pytest.raises(OSError, match="nothing stands there"):
+        put(f"{store.root}/b.dcm")
+
+
+@pytest.mark.parametrize("store", [S3], indirect=True)
+def test_a_lease_needs_conditional_writes(store: Store) -> None:
+    store.fault("^PUT ", status=501)
+    with (
+        pytest.raises(Unprotected),
+        leased(
+            object_store(store.scheme),
+            f"{store.root}/.lock",
+            on_wait=unexpected,
+            on_lost=unexpected,
+        ),
+    ):
+        pass
+
+
+def test_a_lease_in_no_bucket_is_said(store: Store) -> None:
+    client, lock = object_store(store.scheme), f"{store.scheme}://no-such-bucket/.lock"
+    with (
+        pytest.raises(FileNotFoundError),
+        leased(client, lock, on_wait=unexpected, on_lost=unexpected),
+    ):
+        pass
+
+
+def test_a_holder_whose_renewal_hangs_hears_of_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's own retries go on for minutes; another would take the lock meanwhile."""
+    for name, value in {"RENEW_S": 0.05, "WATCH_S": 0.05, "GIVE_UP_S": 0.5}.items():
+        monkeypatch.setattr(lease, name, value)
+    lost = threading.Event()
+    client, lock = object_store(store.scheme), f"{store.root}/.lock"
+    with leased(client, lock, on_wait=unexpected, on_lost=lost.set):
+        store.fault(".", status=503)
+        assert lost.wait(5)
+    store.mend()
+
+
 def test_a_lease_that_nobody_renews_lapses(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "POLL_S", 0.05)
     monkeypatch.setattr(lease, "LAPSE_S", 0.3)
@@ -249,7 +302,8 @@ def test_who_loses_a_lease_hears_of_it(
     store: Store, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(lease, "RENEW_S", 0.05)
-    monkeypatch.setattr(lease, "GIVE_UP_S", 0.1)
+    monkeypatch.setattr(lease, "GIVE_UP_S", 0.5)
+    monkeypatch.setattr(lease, "WATCH_S", 0.05)
     lost = threading.Event()
     client, lock = object_store(store.scheme), f"{store.root}/.lock"
     with leased(client, lock, on_wait=unexpected, on_lost=lost.set):

@@ -43,8 +43,8 @@ class JournalRow:
 
 
 def write_journal(layout: Layout, rows: Sequence[IndexRow], decided_by: str) -> None:
-    """Write rows into a file that is named by their identities; a repeat writes nothing."""
-    names = sorted(f"{row.source_uri}\0{row.source_version}" for row in rows)
+    """Write rows into a file that is named by what they place and where; a repeat writes nothing."""
+    names = sorted(f"{row.source_uri}\0{row.source_version}\0{row.object_uri}" for row in rows)
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     target = join(layout.journal, f"{decided_by}-{digest[:32]}.parquet")
     if not stands(target):

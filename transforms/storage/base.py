@@ -31,6 +31,10 @@ class Changed(OSError):
     """An object is no longer the version that was asked for."""
 
 
+class NoConditions(OSError):
+    """A store knows no conditional writes."""
+
+
 class Storage(Protocol):
     """A place that keeps objects. What it refuses is an `OSError`, of the kind that fits best."""
 
@@ -89,6 +93,10 @@ class Leasable(Storage, Protocol):
 
         Returns:
             The new version, or None where another stands there.
+
+        Raises:
+            FileNotFoundError: there is no such bucket.
+            NoConditions: the store cannot do this.
         """
 
 

@@ -17,12 +17,16 @@ from google.api_core import exceptions
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+from google.cloud.storage.retry import DEFAULT_RETRY
 
 from transforms.storage.base import Changed, Found, is_same
 from transforms.storage.names import below, is_folder_mark, matched, split
 
 TIMEOUT_S: Final = (10, 60)
 """To connect, and between two bytes; failures that pass are tried again for two minutes."""
+BRIEF_TIMEOUT_S: Final = (5, 5)
+BRIEF_RETRY: Final = DEFAULT_RETRY.with_timeout(10)
+"""For locks: who cannot renew one must know soon."""
 CONTENT_TYPE: Final = "application/dicom"
 LISTED: Final = "items(name,generation,size,metadata),nextPageToken"
 NO_CREDENTIALS: Final = (
@@ -79,7 +83,9 @@ class GoogleStorage:
                 )
         except Changed:
             found = self.find(uri)
-            if found is None or not is_same(self, found, sha256):
+            if found is None:
+                raise OSError(errno.EAGAIN, "refused, and nothing stands there", uri) from None
+            if not is_same(self, found, sha256):
                 raise FileExistsError(errno.EEXIST, "other bytes stand there", uri) from None
             return False
         return True
@@ -93,9 +99,16 @@ class GoogleStorage:
         try:
             with _os_errors(uri):
                 blob.upload_from_file(
-                    io.BytesIO(data), if_generation_match=int(version or 0), timeout=TIMEOUT_S
+                    io.BytesIO(data),
+                    if_generation_match=int(version or 0),
+                    timeout=BRIEF_TIMEOUT_S,
+                    retry=BRIEF_RETRY,
                 )
-        except (Changed, FileNotFoundError):
+        except Changed:
+            return None
+        except FileNotFoundError:
+            if version is None:  # it is the bucket that is not there
+                raise
             return None
         return str(blob.generation)
 
@@ -109,8 +122,9 @@ class GoogleStorage:
             for blob in self._client.list_blobs(
                 bucket, prefix=name, fields=LISTED, timeout=TIMEOUT_S
             ):
-                if not is_folder_mark(blob.name):
-                    yield _found(bucket, blob)
+                found = _found(bucket, blob)
+                if not is_folder_mark(found):
+                    yield found
 
 
 def _found(bucket: str, blob: Any) -> Found:

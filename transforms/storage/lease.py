@@ -16,17 +16,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from transforms.storage.base import Leasable
+from transforms.storage.base import Leasable, NoConditions
 
 RENEW_S: Final = 10.0
 LAPSE_S: Final = 60.0
 """An unchanged lock is taken over after so long; its holder gives up well before."""
 GIVE_UP_S: Final = 40.0
 POLL_S: Final = 2.0
+WATCH_S: Final = 1.0
 
 
 class Unprotected(OSError):
-    """The store lets a conditional write through that it should have refused."""
+    """The store knows no conditional writes, or lets one through that it should have refused."""
 
 
 @contextlib.contextmanager
@@ -46,68 +47,94 @@ def leased(
         Unprotected: the store knows no conditional writes, so that nothing can be locked there.
         OSError: the store refused.
     """
-    version = _acquire(store, uri, on_wait)
-    if store.swap(uri, _content(), None) is not None:
+    try:
+        version, asked_at = _acquire(store, uri, on_wait)
+    except NoConditions as error:
+        raise Unprotected(f"{uri}: the store knows no conditional writes") from error
+    if store.swap(uri, _content(free=True), None) is not None:
         raise Unprotected(f"{uri}: the store does not honour conditional writes")
-    done = threading.Event()
-    holder = _Holder(store, uri, version, on_lost)
-    renewing = threading.Thread(target=holder.renew_until, args=(done,), daemon=True)
-    renewing.start()
+    holder = _Holder(store, uri, version, asked_at, on_lost)
+    holder.start()
     try:
         yield
     finally:
-        done.set()
-        renewing.join()
         holder.release()
 
 
 class _Holder:
+    """Renews a lock in one thread and watches in another that it was, whatever hangs in the first."""
+
     def __init__(
-        self, store: Leasable, uri: str, version: str, on_lost: Callable[[], None]
+        self,
+        store: Leasable,
+        uri: str,
+        version: str,
+        asked_at: float,
+        on_lost: Callable[[], None],
     ) -> None:
         self._store, self._uri, self._version = store, uri, version
+        self._held_since = asked_at
         self._on_lost = on_lost
-        self._renewed = time.monotonic()
+        self._done = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, daemon=True) for work in (self._renew, self._watch)
+        ]
 
-    def renew_until(self, done: threading.Event) -> None:
-        while not done.wait(RENEW_S):
-            try:
-                version = _swap(self._store, self._uri, self._version)
-            except OSError:
-                if time.monotonic() - self._renewed < GIVE_UP_S:
-                    continue
-                version = None
-            if version is None and not done.is_set():
-                self._on_lost()
-                return
-            self._version = version or self._version
-            self._renewed = time.monotonic()
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
 
     def release(self) -> None:
         """Let go: the lock says that nobody holds it, since a store may not delete on condition."""
+        self._done.set()
+        for thread in self._threads:
+            thread.join(GIVE_UP_S)
         with contextlib.suppress(OSError):
             _swap(self._store, self._uri, self._version, free=True)
 
+    def _renew(self) -> None:
+        while not self._done.wait(RENEW_S):
+            asked_at = time.monotonic()
+            try:
+                version = _swap(self._store, self._uri, self._version)
+            except OSError:
+                continue  # the watch knows how long that may go on
+            if version is None:
+                self._lose()
+                return
+            self._version, self._held_since = version, asked_at
 
-def _acquire(store: Leasable, uri: str, on_wait: Callable[[], None]) -> str:
+    def _watch(self) -> None:
+        while not self._done.wait(WATCH_S):
+            if time.monotonic() - self._held_since > GIVE_UP_S:
+                self._lose()
+                return
+
+    def _lose(self) -> None:
+        if not self._done.is_set():
+            self._done.set()
+            self._on_lost()
+
+
+def _acquire(store: Leasable, uri: str, on_wait: Callable[[], None]) -> tuple[str, float]:
+    """Return the lock's version once it is ours, and when it was asked for."""
     seen, since, waited = "", 0.0, False
     while True:
         found = store.find(uri)
+        asked_at = time.monotonic()
         if found is None:
             taken = _swap(store, uri, None)
         else:
             if found.version != seen:
-                seen, since = found.version, time.monotonic()
-            lapsed = time.monotonic() - since > LAPSE_S
-            free = lapsed or _is_free(_said(_read(store, uri)))
+                seen, since = found.version, asked_at
+            free = asked_at - since > LAPSE_S or _is_free(_said(_read(store, uri)))
             taken = _swap(store, uri, found.version) if free else None
         if taken is not None:
-            return taken
-        if not waited and found is not None:
+            return taken, asked_at
+        if found is not None and not waited:
             waited = True
             on_wait()
-        if found is not None:
-            time.sleep(POLL_S)
+        time.sleep(POLL_S)
 
 
 def _swap(store: Leasable, uri: str, version: str | None, *, free: bool = False) -> str | None:
@@ -131,8 +158,15 @@ def _is_free(said: dict[str, Any]) -> bool:
     """Whether a lock was let go, or its holder was a process of this machine that is gone."""
     if said.get("free"):
         return True
-    here = (said.get("boot"), said.get("processes")) == _machine()
-    return here and not Path(f"/proc/{said.get('pid')}").exists()
+    if (said.get("boot"), said.get("processes")) != _machine():
+        return False
+    try:
+        os.kill(int(said["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError, KeyError, TypeError, ValueError):
+        pass  # somebody else's process is a process
+    return False
 
 
 def _machine() -> tuple[str, int]:

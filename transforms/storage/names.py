@@ -10,6 +10,8 @@ from fsspec.utils import glob_translate
 from transforms.storage.base import Found
 
 MAGIC = re.compile(r"[*?\[]")
+STARS_WITHIN = re.compile(r"(?<=[^/*])\*\*+|\*\*+(?=[^/*])")
+"""Stars that are not a whole part of a path mean one star, as they do in Python's glob."""
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -20,12 +22,12 @@ def split(uri: str) -> tuple[str, str]:
 
 def below(uri: str) -> str:
     """Return the prefix of every object below a folder."""
-    return uri.rstrip("/") + "/"
+    return uri if uri.endswith("/") else uri + "/"
 
 
-def is_folder_mark(name: str) -> bool:
-    """Whether a name is that of the empty objects that consoles make to show a folder."""
-    return name.endswith("/")
+def is_folder_mark(found: Found) -> bool:
+    """Whether this is one of the empty objects that consoles make to show a folder."""
+    return found.uri.endswith("/") and found.size == 0
 
 
 def matched(
@@ -59,9 +61,8 @@ def _candidates(
     magic = MAGIC.search(pattern)
     if literal or magic is None:
         return
-    wanted = re.compile(
-        "|".join(f"(?:{glob_translate(p)})" for p in (pattern, below(pattern) + "**"))
-    )
+    plain = STARS_WITHIN.sub("*", pattern)
+    wanted = re.compile("|".join(f"(?:{glob_translate(p)})" for p in (plain, below(plain) + "**")))
     for found in list_prefix(pattern[: magic.start()]):
         if wanted.match(found.uri):
             yield found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
@@ -21,7 +22,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from transforms.storage.base import BLOCK_BYTES, Changed, Found, is_same, sha256_of
+from transforms.storage.base import BLOCK_BYTES, Changed, Found, NoConditions, is_same, sha256_of
 from transforms.storage.names import below, is_folder_mark, matched, split
 
 CONFIG: Final = Config(
@@ -30,8 +31,14 @@ CONFIG: Final = Config(
     read_timeout=60,
     max_pool_connections=32,
 )
+BRIEF: Final = CONFIG.merge(
+    Config(retries={"max_attempts": 3, "mode": "standard"}, connect_timeout=5, read_timeout=5)
+)
+"""For locks: who cannot renew one must know soon."""
 READS: Final = 4
 """How often a download goes on where it broke off."""
+WAITS_S: Final = (0.2, 1.0, 5.0)
+"""Between tries of a write that was refused although nothing stands there."""
 CONTENT_TYPE: Final = "application/dicom"
 PART_BYTES: Final = 256 << 20
 """Larger objects are sent in parts; S3 takes up to 5 GiB at once."""
@@ -42,7 +49,9 @@ MISSING: Final = frozenset({"404", "NoSuchKey", "NoSuchBucket", "NotFound"})
 FORBIDDEN: Final = frozenset(
     {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 )
-CONDITION_FAILED: Final = frozenset({"412", "PreconditionFailed", "ConditionalRequestConflict"})
+CONDITION_FAILED: Final = frozenset(
+    {"409", "412", "PreconditionFailed", "ConditionalRequestConflict"}
+)
 
 
 class S3Storage:
@@ -50,6 +59,7 @@ class S3Storage:
 
     def __init__(self) -> None:
         self._client = boto3.client("s3", config=CONFIG)
+        self._brief = boto3.client("s3", config=BRIEF)
 
     def find(self, uri: str) -> Found | None:
         bucket, name = split(uri)
@@ -68,26 +78,34 @@ class S3Storage:
         return matched(pattern, self.find, self._list, excluded)
 
     def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
-        bucket, name = split(uri)
         done, tries = 0, 0
         while True:
-            condition = {"IfMatch": version} if version else {}
-            if done:
-                condition["Range"] = f"bytes={done}-"
             try:
-                with _os_errors(uri):
-                    answer = self._client.get_object(Bucket=bucket, Key=name, **condition)
-                    version = _plain(answer["ETag"])  # what follows is of the same version
-                    for block in answer["Body"].iter_chunks(BLOCK_BYTES):
-                        sink.write(block)
-                        done += len(block)
-                    return
-            except (Changed, FileNotFoundError, PermissionError):
-                raise
-            except OSError:
+                for block, etag in self._blocks(uri, version, done):
+                    version = etag  # what follows is of the same version
+                    sink.write(block)
+                    done += len(block)
+                return
+            except Interrupted:
                 tries += 1
                 if tries == READS:
                     raise
+
+    def _blocks(self, uri: str, version: str | None, start: int) -> Iterator[tuple[bytes, str]]:
+        """The bytes from a position on, with the version that they are of."""
+        bucket, name = split(uri)
+        condition = {"IfMatch": version} if version else {}
+        if start:
+            condition["Range"] = f"bytes={start}-"
+        with _os_errors(uri):
+            answer = self._client.get_object(Bucket=bucket, Key=name, **condition)
+        blocks = answer["Body"].iter_chunks(BLOCK_BYTES)
+        while True:
+            with _os_errors(uri):
+                block = next(blocks, None)
+            if block is None:
+                return
+            yield block, _plain(answer["ETag"])
 
     def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
         """As `Storage.put`.
@@ -95,24 +113,28 @@ class S3Storage:
         It looks first, writes on condition that there is nothing, and where a store knows no such
         condition, reads back what stands there in the end. A refusal need not mean that somebody
         else was there: where an answer was lost, the client's second try finds what the first has
-        written.
+        written; and while another write of the name goes on, there is nothing yet.
         """
-        found = self.find(uri)
-        if found is None:
-            start = source.tell()
+        start = source.tell()
+        for wait_s in WAITS_S:
+            found = self.find(uri)
+            if found is not None:
+                if is_same(self, found, sha256):
+                    return False
+                raise FileExistsError(errno.EEXIST, "other bytes stand there", uri)
+            source.seek(start)
             try:
                 self._write(uri, source, sha256, {"IfNoneMatch": "*"})
                 return True
             except Changed:
-                found = self.find(uri)
-            except _NoConditions:
+                time.sleep(wait_s)
+            except NoConditions:
                 source.seek(start)
                 self._write(uri, source, sha256, {})
                 if sha256_of(self, uri) == sha256:
                     return True
-        if found is None or not is_same(self, found, sha256):
-            raise FileExistsError(errno.EEXIST, "other bytes stand there", uri)
-        return False
+                raise FileExistsError(errno.EEXIST, "other bytes stand there", uri) from None
+        raise OSError(errno.EAGAIN, "refused again and again, and nothing stands there", uri)
 
     def remove(self, uri: str) -> None:
         bucket, name = split(uri)
@@ -124,8 +146,12 @@ class S3Storage:
         condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
         try:
             with _os_errors(uri):
-                done = self._client.put_object(Bucket=bucket, Key=name, Body=data, **condition)
-        except (Changed, FileNotFoundError):
+                done = self._brief.put_object(Bucket=bucket, Key=name, Body=data, **condition)
+        except Changed:
+            return None
+        except FileNotFoundError:
+            if version is None:  # it is the bucket that is not there
+                raise
             return None
         return _plain(done["ETag"])
 
@@ -171,13 +197,14 @@ class S3Storage:
             )
             for page in pages:
                 for entry in page.get("Contents", []):
-                    if not is_folder_mark(entry["Key"]):
-                        uri = f"s3://{bucket}/{entry['Key']}"
-                        yield Found(uri, _plain(entry["ETag"]), entry["Size"])
+                    uri = f"s3://{bucket}/{entry['Key']}"
+                    found = Found(uri, _plain(entry["ETag"]), entry["Size"])
+                    if not is_folder_mark(found):
+                        yield found
 
 
-class _NoConditions(OSError):
-    """The store knows no conditional writes."""
+class Interrupted(OSError):
+    """A request broke off, and might not another time."""
 
 
 def _plain(etag: str) -> str:
@@ -201,7 +228,7 @@ def _os_errors(uri: str) -> Iterator[None]:
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise PermissionError(errno.EACCES, NO_CREDENTIALS, uri) from error
     except BotoCoreError as error:
-        raise OSError(errno.EIO, type(error).__name__, uri) from error
+        raise Interrupted(errno.EIO, type(error).__name__, uri) from error
 
 
 def _os_error(error: ClientError, uri: str) -> OSError:
@@ -213,5 +240,5 @@ def _os_error(error: ClientError, uri: str) -> OSError:
     if code in CONDITION_FAILED:
         return Changed(errno.ESTALE, "another version stands there", uri)
     if code in NO_CONDITIONS:
-        return _NoConditions(errno.EIO, code, uri)
-    return OSError(errno.EIO, code or type(error).__name__, uri)
+        return NoConditions(errno.EIO, code, uri)
+    return Interrupted(errno.EIO, code or type(error).__name__, uri)

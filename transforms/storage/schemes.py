@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import threading
 from typing import Final
 
 from transforms.storage.base import Leasable, Storage
 from transforms.storage.local import LocalStorage, path_to_uri, uri_to_path
+from transforms.storage.names import MAGIC, split
 
 LOCAL: Final = "file"
 GS: Final = "gs"
@@ -35,14 +37,18 @@ def why_not(uri: str) -> str | None:
     """Return why a URI cannot be reached and what to do about it, or None."""
     scheme = scheme_of(uri)
     if scheme == LOCAL:
-        return None
+        meant = uri.partition(":/")[0]
+        return f"write {meant}://" if meant in STORES else None
     if scheme not in STORES:
         return f"{scheme}:// is not supported; use a local path, gs:// or s3://"
     module, package = STORES[scheme]
     if not _is_installed(module):
         return f"{scheme}:// needs a package that is not installed: pip install {package}"
-    if not uri.partition("://")[2].partition("/")[0]:
-        return f"{uri} names no bucket"
+    bucket, _ = split(uri)
+    if not bucket:
+        return f"{scheme}:// names no bucket"
+    if MAGIC.search(bucket):
+        return "the bucket must be named in full; patterns begin after it"
     return None
 
 
@@ -56,13 +62,23 @@ def storage_of(uri: str) -> Storage:
     return _LOCAL if scheme == LOCAL else object_store(scheme)
 
 
-@functools.cache
 def object_store(scheme: str) -> Leasable:
     """Return the object store of a scheme.
 
     Raises:
         ValueError: there is none.
     """
+    with _CONNECTING:  # a cache does not wait for who is just filling it
+        return _connected(scheme)
+
+
+def forget_connections() -> None:
+    """Have stores connected anew: their addresses have changed."""
+    _connected.cache_clear()
+
+
+@functools.cache
+def _connected(scheme: str) -> Leasable:
     if scheme == GS:
         from transforms.storage.gcs import GoogleStorage
 
@@ -100,3 +116,4 @@ def _is_installed(module: str) -> bool:
 
 
 _LOCAL: Final = LocalStorage()
+_CONNECTING: Final = threading.Lock()
