@@ -13,8 +13,8 @@ import apache_beam as beam
 from transforms.config import RouteConfig
 from transforms.lake.layout import SINKS
 from transforms.lake.store import put_bytes, read_bytes, stands
-from transforms.reasons import MEANINGS, Reason
-from transforms.tally import TERMS, RunTally
+from transforms.reasons import MEANINGS, TERMS, Reason
+from transforms.tally import RunTally
 
 MAX_FAILURES_PRINTED = 20
 

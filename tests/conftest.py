@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.cli import main
 from tests.stores import store, store_servers
-from transforms.tally import TERMS
+from transforms.reasons import TERMS
 
 __all__ = ["store", "store_servers"]
 

@@ -21,6 +21,8 @@ class Status(StrEnum):
 
 UNCHANGED: Final = "unchanged"
 """A term of the completeness equation that writes no row: the lake already holds one."""
+TERMS: Final = (*(str(status) for status in Status), UNCHANGED)
+"""Terms of the completeness equation, in the order in which it is shown."""
 
 
 class Stage(StrEnum):

@@ -7,11 +7,15 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from transforms.lake.layout import object_key
 from transforms.reasons import Reason, Stage, Unaccounted
 from transforms.shared_bytes import SharedBytes
 from transforms.storage.base import Changed, sha256_of
 from transforms.storage.schemes import storage_of
+
+
+def object_key(source_uri: str) -> str:
+    """Return an object's name in logs and errors: 12 hex digits of sha256 of its URI."""
+    return hashlib.sha256(source_uri.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

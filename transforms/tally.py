@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from transforms.lake.schema import IndexRow
-from transforms.reasons import UNCHANGED, Status
+from transforms.reasons import TERMS, Status
 from transforms.refs import Failure
 
 MAX_FAILURES_SHOWN: Final = 100
-TERMS: Final = (*(str(status) for status in Status), UNCHANGED)
-"""Terms of the completeness equation, in the order in which it is shown."""
 
 
 @dataclass(frozen=True)

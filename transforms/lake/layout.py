@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,11 +18,6 @@ SCRATCH: Final = ".tmp"
 LOCK: Final = ".lock"
 """File of each root that the one run writing there holds locked."""
 PARTITION_PREFIX: Final = "ingest_date="
-
-
-def object_key(source_uri: str) -> str:
-    """Return an object's name in logs and errors: 12 hex digits of sha256 of its URI."""
-    return hashlib.sha256(source_uri.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

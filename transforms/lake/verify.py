@@ -24,10 +24,10 @@ from transforms.lake.index_files import list_index, parquet_file
 from transforms.lake.layout import Layout
 from transforms.lake.schema import PARTITION, missing_columns
 from transforms.lake.store import list_files, read_bytes
+from transforms.reasons import TERMS
 from transforms.storage.base import Found, sha256_of
 from transforms.storage.local import path_to_uri, uri_to_path
 from transforms.storage.schemes import canonical, is_local, join, storage_of
-from transforms.tally import TERMS
 
 BATCH_ROWS: Final = 65_536
 MEMORY_LIMIT: Final = "1GB"
