@@ -6,7 +6,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipeline.sources.files import REFS, MatchFiles
+from pipeline.sources import SOURCES
+from pipeline.sources.discovered import REFS
 from pipeline.summary import CountAs, Summarise
 from transforms.classify import ClassifyAndDecide
 from transforms.config import RouteConfig
@@ -30,7 +31,7 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
         One element: the run's summary as it was written.
     """
     lake = config.layout
-    matched = pipeline | "Match" >> MatchFiles(config)
+    matched = pipeline | "Discover" >> SOURCES[config.source](config)
     index = pipeline | "IndexFiles" >> ListLake(lake, list_index)
     journal = (
         pipeline

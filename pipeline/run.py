@@ -13,8 +13,9 @@ from pipeline.graph import build
 from pipeline.progress import Progress
 from pipeline.runners import beam_options_of, resolve
 from pipeline.sources.files import list_objects
+from pipeline.sources.manifest import STANDARD_INPUT, read_manifest
 from pipeline.summary import read_summary
-from transforms.config import ConfigError, RouteConfig
+from transforms.config import FILES, ConfigError, RouteConfig
 from transforms.errors import UsageError
 from transforms.lake.journal import sweep_journal
 from transforms.lake.layout import SCRATCH
@@ -77,13 +78,19 @@ def _require_matches(config: RouteConfig) -> None:
     if config.allow_empty:
         return
     empty = []
-    for number, pattern in enumerate(config.inputs, 1):
-        first = next(list_objects(pattern, config.layout.object_roots), None)
-        if isinstance(first, OSError) and not is_local(pattern):
+    for number, given in enumerate(config.inputs, 1):
+        first = _first_of(given, config)
+        if isinstance(first, OSError) and not is_local(given):
             raise ConfigError(f"input {number} cannot be listed ({first.strerror}); correct it")
         if first is None:
             empty.append(str(number))
     if empty:
         raise ConfigError(
-            f"input {', '.join(empty)} matches no file; correct it, or allow it with --allow_empty"
+            f"input {', '.join(empty)} matches no object; correct it, or allow it with --allow_empty"
         )
+
+
+def _first_of(given: str, config: RouteConfig) -> object | None:
+    if config.source == FILES:
+        return next(list_objects(given, config.layout.object_roots), None)
+    return STANDARD_INPUT if given == STANDARD_INPUT else next(read_manifest(given), None)

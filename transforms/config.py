@@ -20,6 +20,13 @@ from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, why_not
 
 COPY, LINK, INDEX_ONLY = "copy", "link", "index_only"
+FILES, MANIFEST = "files", "manifest"
+SOURCES: Final = (FILES, MANIFEST)
+NOT_DECISIVE: Final = (
+    "inputs source run_id ingest_date batch_size fetch_threads device index_shards allow_empty "
+    "log_uris reprocess patient_key_file"
+).split()
+"""Fields of a configuration that do not bear on what becomes of an object."""
 PLACEMENTS: Final = (COPY, LINK, INDEX_ONLY)
 REPROCESS: Final = (REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_ALL)
 MIN_PATIENT_KEY_BYTES: Final = 16
@@ -34,7 +41,8 @@ class RouteConfig:
     """One run of `route`.
 
     Attributes:
-        inputs: files, folders and globs, local or in an object store.
+        inputs: what the source starts from: files, folders and globs, or manifests.
+        source: files or manifest.
         layout: the lake.
         run_id: names the run's summary.
         ingest_date: partition of the index, YYYY-MM-DD.
@@ -64,6 +72,7 @@ class RouteConfig:
     model_uri: str
     model_id: str
     model_input_size: int
+    source: str = FILES
     device: str = "auto"
     batch_size: int = 32
     fetch_threads: int = field(default_factory=lambda: min(8, (os.cpu_count() or 1) + 1))
@@ -107,9 +116,7 @@ class RouteConfig:
     def decided_by(self) -> str:
         """Digest of all that decides what becomes of an object: rows of equal digest are equal."""
         decisive = asdict(self)
-        for name in ("inputs", "run_id", "ingest_date", "batch_size", "fetch_threads", "device"):
-            del decisive[name]
-        for name in ("index_shards", "allow_empty", "log_uris", "reprocess", "patient_key_file"):
+        for name in NOT_DECISIVE:
             del decisive[name]
         if self.patient_key_file:
             key = read_patient_key(self.patient_key_file)
@@ -135,6 +142,7 @@ class RouteConfig:
         """The options as the run summary may show them: inputs could hold names, so only a count."""
         return {
             "inputs": len(self.inputs),
+            "source": self.source,
             "ingest_date": self.ingest_date,
             "device": self.device,
             "batch_size": self.batch_size,

@@ -23,8 +23,7 @@ from transforms.labels import LABELS
 from transforms.lake.schema import IndexRow
 from transforms.reasons import MEANINGS, Reason, Unaccounted
 from transforms.refs import ObjectRef
-from transforms.storage.local import path_to_uri, uri_to_path
-from transforms.storage.schemes import is_local, storage_of
+from transforms.storage.schemes import absolute, storage_of
 
 HEADER_COLUMNS = (
     "modality body_part_examined view_position laterality patient_age_years patient_sex manufacturer "
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _examined(name: str, config: RouteConfig, child: Isolated) -> Examined:
-    uri = path_to_uri(os.path.abspath(uri_to_path(name))) if is_local(name) else name
+    uri = absolute(name)
     found = storage_of(uri).find(uri)
     if found is None:
         raise FileNotFoundError(errno.ENOENT, "no such file")

@@ -14,7 +14,7 @@ from pipeline.cli.config import object_config
 from pipeline.run import run as run_pipeline
 from pipeline.runners import resolve
 from pipeline.summary import failure_lines, render
-from transforms.config import COPY, PLACEMENTS, REPROCESS, RouteConfig
+from transforms.config import COPY, FILES, PLACEMENTS, REPROCESS, SOURCES, RouteConfig
 from transforms.lake.settle import REPROCESS_NONE
 
 
@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="files, folders (with all below) and globs, local, gs:// or s3://; may be given more than "
         "once",
+    )
+    parser.add_argument(
+        "--source",
+        choices=SOURCES,
+        default=FILES,
+        help="what --input names: files, or manifests that list them (text, .csv, .parquet; - reads "
+        "standard input)",
     )
     parser.add_argument(
         "--lake", required=True, metavar="ROOT", help="root of the lake: a folder, gs:// or s3://"
@@ -131,6 +138,7 @@ def route_config(args: argparse.Namespace) -> RouteConfig:
         ingest_date=args.ingest_date or config.ingest_date,
         batch_size=args.batch_size,
         fetch_threads=config.fetch_threads if args.fetch_threads is None else args.fetch_threads,
+        source=args.source,
         placement=args.placement,
         reprocess=args.reprocess,
         patient_key_file=args.patient_key_file,

@@ -1,1 +1,18 @@
-"""Where references come from; everything after a source is shared."""
+"""Where objects are discovered; each source is one module and one `PTransform` of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import apache_beam as beam
+
+from pipeline.sources.files import MatchFiles
+from pipeline.sources.manifest import ReadManifests
+from transforms.config import FILES, MANIFEST, RouteConfig
+
+SOURCES: Final[dict[str, Callable[[RouteConfig], beam.PTransform]]] = {
+    FILES: MatchFiles,
+    MANIFEST: ReadManifests,
+}
+"""The source that `--source` means."""

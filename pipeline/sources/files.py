@@ -9,14 +9,11 @@ from typing import Any
 import apache_beam as beam
 from apache_beam import pvalue
 
+from pipeline.sources.discovered import REFS, discovered
 from transforms.config import RouteConfig
-from transforms.metrics import Count, count
-from transforms.reasons import Stage
-from transforms.refs import FAILED, ObjectRef, failure_of, unaccounted
+from transforms.refs import FAILED, ObjectRef
 from transforms.storage.local import path_to_uri
 from transforms.storage.schemes import scheme_of, storage_of
-
-REFS = "refs"
 
 
 @dataclass
@@ -38,14 +35,8 @@ class MatchFiles(beam.PTransform):  # type: ignore[misc]
 
 def _match(pattern: str, config: RouteConfig) -> Iterator[Any]:
     for found in list_objects(pattern, config.layout.object_roots):
-        if isinstance(found, ObjectRef):
-            count(Count.DISCOVERED)
-            yield found
-        else:
-            count(Count.FAILED)
-            error = unaccounted(found, Stage.FETCH)
-            uri = path_to_uri(str(found.filename or pattern))
-            yield pvalue.TaggedOutput(FAILED, failure_of(uri, error, log_uris=config.log_uris))
+        named = getattr(found, "filename", None) or pattern
+        yield discovered(found, path_to_uri(str(named)), config)
 
 
 def list_objects(pattern: str, lakes: Sequence[str]) -> Iterator[ObjectRef | OSError]:

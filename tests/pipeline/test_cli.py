@@ -51,8 +51,12 @@ def test_every_option_has_help(capsys) -> None:
         ([], "required"),
         (["route"], "--input"),
         (["unheard"], "invalid choice"),
-        (["route", "--input", "{missing}", "--lake", "{lake}"], "matches no file"),
+        (["route", "--input", "{missing}", "--lake", "{lake}"], "matches no object"),
         (["route", "--input", "", "--lake", "{lake}"], "input 1 is empty"),
+        (
+            ["route", "--source", "manifest", "--input", "{missing}", "--lake", "{lake}"],
+            "cannot be read (No such file or directory)",
+        ),
         (["route", "--input", "ftp://b/x", "--lake", "{lake}"], "ftp:// is not supported"),
         (["route", "--input", "{here}", "--lake", "hdfs://b/x"], "hdfs:// is not supported"),
         (["route", "--input", "{here}", "--lake", "gs://"], "names no bucket"),

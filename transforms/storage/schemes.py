@@ -98,6 +98,11 @@ def canonical(root: str) -> str:
     return path_to_uri(os.path.realpath(uri_to_path(root)))
 
 
+def absolute(uri: str) -> str:
+    """Return a URI, or the absolute path of a local file, links not followed."""
+    return path_to_uri(os.path.abspath(uri_to_path(uri))) if is_local(uri) else uri
+
+
 def join(root: str, *parts: str) -> str:
     """Return a name below a root, path or URI."""
     return "/".join((root.rstrip("/"), *parts))

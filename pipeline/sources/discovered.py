@@ -1,0 +1,25 @@
+"""What every source gives: references, and the failures of what could not be looked at."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from apache_beam import pvalue
+
+from transforms.config import RouteConfig
+from transforms.metrics import Count, count
+from transforms.reasons import Stage
+from transforms.refs import FAILED, ObjectRef, failure_of, unaccounted
+
+REFS: Final = "refs"
+"""Tag of a source's references."""
+
+
+def discovered(found: ObjectRef | OSError, uri: str, config: RouteConfig) -> Any:
+    """Count what was found, and tag it if it is an error of looking at `uri`."""
+    if isinstance(found, ObjectRef):
+        count(Count.DISCOVERED)
+        return found
+    count(Count.FAILED)
+    why = failure_of(uri, unaccounted(found, Stage.FETCH), log_uris=config.log_uris)
+    return pvalue.TaggedOutput(FAILED, why)

@@ -1,0 +1,99 @@
+"""Manifests name the objects to route; what they name and is not there makes the run incomplete."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.cli import main
+from tests.conftest import Lake, counts, write
+from tests.stores import Store
+from tests.synthetic import dicom_bytes, film
+
+
+@pytest.fixture
+def films(source: Path) -> list[Path]:
+    return [
+        write(source, name, dicom_bytes(film(number, (96, 64)), name=str(number)))
+        for number, name in enumerate(("a.dcm", 'with, "comma".dcm', "[glob]*.dcm"))
+    ]
+
+
+def as_text(path: Path, uris: list[str]) -> None:
+    path.write_text("".join(f"{uri}\r\n\n" for uri in uris))
+
+
+def as_csv(path: Path, uris: list[str]) -> None:
+    quoted = ['"' + uri.replace('"', '""') + '"' for uri in uris]
+    path.write_text("\ufeffnumber,uri\n" + "".join(f"1,{uri}\n" for uri in quoted))
+
+
+def as_parquet(path: Path, uris: list[str]) -> None:
+    pq.write_table(pa.table({"other": [1] * len(uris), "source_uri": uris}), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write_list"), [("list.txt", as_text), ("L.CSV", as_csv), ("l.parquet", as_parquet)]
+)
+def test_what_a_manifest_names_is_routed(
+    films: list[Path],
+    lake: Lake,
+    route,
+    tmp_path: Path,
+    name: str,
+    write_list: Callable[[Path, list[str]], None],
+) -> None:
+    manifest = tmp_path / name
+    write_list(manifest, [str(films[0]), str(films[1]), str(films[2]), str(films[0])])
+    summary = route("--source", "manifest", inputs=(str(manifest),))
+    assert summary["counts"]["discovered"] == 3
+    assert {row["source_uri"] for row in lake.rows()} == {str(path) for path in films}
+    assert counts(route("--source", "manifest", inputs=(str(manifest),))) == {"unchanged": 3}
+
+
+def test_standard_input_is_a_manifest(
+    films: list[Path], lake: Lake, route, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(films[0].parent)
+    monkeypatch.setattr("sys.stdin", io.StringIO("a.dcm\n[glob]*.dcm\n"))
+    assert route("--source", "manifest", inputs=("-",))["counts"]["discovered"] == 2
+    assert [row["source_uri"] for row in lake.rows()] == sorted([str(films[0]), str(films[2])])
+
+
+def test_what_is_not_there_makes_the_run_incomplete(
+    films: list[Path], lake: Lake, route, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "list"
+    as_text(manifest, [str(films[0]), str(tmp_path / "DOE^JANE.dcm"), "ftp://h/x", "nul\0.dcm"])
+    summary = route("--source", "manifest", inputs=(str(manifest),), expect=1)
+    assert sorted(f["reason"] for f in summary["failures"]) == [
+        "disappeared",
+        "read_failed",
+        "read_failed",
+    ]
+    assert "DOE" not in str(summary)
+    assert len(lake.rows()) == 1
+
+
+def test_a_manifest_in_a_store_of_objects_in_the_store(
+    store: Store, lake: Lake, route, films: list[Path]
+) -> None:
+    uris = [store.write(f"in/{path.name}", path.read_bytes()) for path in films]
+    manifest = store.write("list.txt", "\n".join(uris).encode())
+    route("--source", "manifest", inputs=(manifest,))
+    assert {row["source_uri"] for row in lake.rows()} == set(uris)
+
+
+def test_a_manifest_without_the_column_is_refused(tmp_path: Path, lake: Lake, capsys) -> None:
+    (tmp_path / "l.csv").write_text("name,age\nx,1\n")
+    arguments = ["route", "--source", "manifest", "--lake", str(lake.root), "--input"]
+    assert main([*arguments, str(tmp_path / "l.csv")]) == 2
+    assert "has no column named uri, source_uri, path, file" in capsys.readouterr().err
+    (tmp_path / "empty").write_text("\n\n")
+    assert main([*arguments, str(tmp_path / "empty")]) == 2
+    assert "input 1 matches no object" in capsys.readouterr().err
