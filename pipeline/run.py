@@ -11,7 +11,7 @@ import apache_beam as beam
 
 from pipeline.graph import build
 from pipeline.progress import Progress
-from pipeline.runners import beam_options_of, resolve
+from pipeline.runners import beam_options_of
 from pipeline.sources.files import list_objects
 from pipeline.sources.manifest import STANDARD_INPUT, read_manifest
 from pipeline.summary import read_summary
@@ -35,7 +35,7 @@ def run(
         RuntimeError: it ended without a summary.
     """
     config.check()
-    options = beam_options_of(beam_options, resolve(runner))
+    options = beam_options_of(beam_options, runner)
     _require_matches(config)
     with exclusive(config.layout, _say_waiting):
         for root in config.layout.object_roots:
@@ -57,8 +57,14 @@ def run(
 
 
 def _explained(error: Exception) -> BaseException:
-    """Say what ended a run in words; Beam wraps what its steps raise, and names the step."""
-    text = str(error).partition(" [while running")[0]
+    """Say what ended a run in words; Beam wraps what its steps raise, and names the step.
+
+    Runners that run workers elsewhere give the text of a traceback; its last line says what happened.
+    """
+    text = str(error)
+    if "Traceback (most recent call last)" in text:
+        text = text.rstrip().splitlines()[-1].partition(": ")[2]
+    text = text.partition(" [while running")[0]
     if "KeyboardInterrupt" in text:
         return KeyboardInterrupt()
     for reason, meaning in MEANINGS.items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -11,38 +13,96 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from transforms.config import ConfigError
 
 IN_PROCESS: Final = "FnApiRunner"
-RESOLVED: Final = {
-    "DirectRunner": IN_PROCESS,
-    IN_PROCESS: IN_PROCESS,
-    "BundleBasedDirectRunner": "BundleBasedDirectRunner",
+POOL: Final = (
+    "EXTERNAL with --environment_config=HOST:PORT of a worker pool that has the router installed, or "
+    "LOOPBACK to work in this process"
+)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A runner of Beam's, and what it needs to run this graph.
+
+    Attributes:
+        beam_name: as Beam knows it.
+        needs: options that must be given, with what to give.
+        defaults: options that are given unless the operator gives them.
+        files: options that must name a file of this machine.
+    """
+
+    beam_name: str
+    needs: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+
+RUNNERS: Final[Mapping[str, Runner]] = {
+    "DirectRunner": Runner(IN_PROCESS),
+    IN_PROCESS: Runner(IN_PROCESS),
+    "BundleBasedDirectRunner": Runner("BundleBasedDirectRunner"),
+    "PrismRunner": Runner(
+        "PrismRunner",
+        needs={
+            "prism_location": "the path of the binary; "
+            "'go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0' builds it"
+        },
+        defaults={"environment_type": "LOOPBACK"},
+        files=("prism_location",),
+    ),
+    "PortableRunner": Runner(
+        "PortableRunner",
+        needs={
+            "job_endpoint": "HOST:PORT of a job server, as Flink's or Prism's",
+            "environment_type": POOL,
+        },
+    ),
 }
+"""What `--runner` may name. Beam's own DirectRunner picks one of three runners by what it finds; here
+it is always the in-process one."""
 
 
 def resolve(name: str) -> str:
-    """Return the runner that a name means here.
-
-    Beam's own DirectRunner picks one of three runners by what it finds; here it is always the
-    in-process one.
+    """Return the runner of Beam's that a name means here.
 
     Raises:
         ConfigError: this version does not run on it.
     """
-    if name not in RESOLVED:
-        known = ", ".join(sorted(RESOLVED))
-        raise ConfigError(f"--runner {name}: this version runs on {known}")
-    return RESOLVED[name]
+    return _runner(name).beam_name
 
 
-def beam_options_of(arguments: Sequence[str], runner: str) -> PipelineOptions:
-    """Return Beam's options.
+def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
+    """Return Beam's options for a runner.
 
     Raises:
-        ConfigError: an argument is no option of Beam either; Beam itself would only warn.
+        ConfigError: the runner is unknown or lacks an option, or an argument is no option of Beam
+            either, of which Beam itself would only warn.
     """
+    runner = _runner(name)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(list(arguments))
+    parsed, unknown = parser.parse_known_args(list(arguments))
     if unknown:
         raise ConfigError(f"unknown options: {' '.join(unknown)}; see --help")
-    return PipelineOptions([*arguments, f"--runner={runner}"])
+    given = vars(parsed)
+    problems = [
+        f"--runner {name} needs --{option}: {remedy}"
+        for option, remedy in runner.needs.items()
+        if not given.get(option)
+    ]
+    problems += [
+        f"--{option} {given[option]}: there is no such file"
+        for option in runner.files
+        if given.get(option) and not Path(given[option]).is_file()
+    ]
+    if problems:
+        raise ConfigError("; ".join(problems))
+    added = [f"--{o}={value}" for o, value in runner.defaults.items() if not given.get(o)]
+    return PipelineOptions([*arguments, *added, f"--runner={runner.beam_name}"])
+
+
+def _runner(name: str) -> Runner:
+    if name not in RUNNERS:
+        known = ", ".join(sorted(RUNNERS))
+        raise ConfigError(f"--runner {name}: this version runs on {known}")
+    return RUNNERS[name]

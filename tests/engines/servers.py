@@ -1,0 +1,73 @@
+"""Starts Prism and Beam's worker pool as processes of their own, and ends them, children and all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PRISM = Path(__file__).parents[2] / "build" / "bin" / "prism"
+START_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until somebody listens on a port."""
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        assert process.poll() is None, "the server ended"
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"nobody listens on {port}")
+
+
+@contextlib.contextmanager
+def running(command: list[str], port: int, **environment: str) -> Iterator[str]:
+    """Run a server; gives HOST:PORT. Its process group ends with the block."""
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+    try:
+        wait_for(port, process)
+        yield f"localhost:{port}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextlib.contextmanager
+def prism_server() -> Iterator[str]:
+    """Prism as a job server."""
+    port = free_port()
+    options = [f"--job_port={port}", "--serve_http=false", "--log_level=error"]
+    with running([str(PRISM), *options], port) as endpoint:
+        yield endpoint
+
+
+@contextlib.contextmanager
+def worker_pool() -> Iterator[str]:
+    """Beam's pool of Python workers; it starts `python` from the path."""
+    port = free_port()
+    module = "apache_beam.runners.worker.worker_pool_main"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = [sys.executable, "-m", module, f"--service_port={port}"]
+    with running(command, port, PATH=path) as endpoint:
+        yield endpoint

@@ -1,0 +1,129 @@
+"""The same batch on Prism, in this process and across a process boundary, equals the in-process run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from tests import soak
+from tests.conftest import counts
+from tests.engines.servers import PRISM, prism_server, worker_pool
+
+OBJECTS = 300
+
+pytestmark = pytest.mark.skipif(
+    not PRISM.exists(), reason="Prism is not built: install Go and run 'make servers'"
+)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prism") / "source"
+    soak.build(folder, OBJECTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calm(films: Path) -> Path:
+    lake = films.parent / "calm"
+    soak.finish(films, lake)
+    return lake
+
+
+@pytest.fixture(scope="module")
+def pool_options() -> Iterator[list[str]]:
+    """Prism and a pool of workers: the graph, its elements and its functions cross processes."""
+    with prism_server() as jobs, worker_pool() as workers:
+        yield [
+            "--runner=PortableRunner",
+            f"--job_endpoint={jobs}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config={workers}",
+        ]
+
+
+LOOPBACK = ["--runner=PrismRunner", f"--prism_location={PRISM}"]
+
+
+def command(films: Path, lake: Path, options: list[str]) -> list[str]:
+    module = [sys.executable, "-m", "pipeline", "route", "--json"]
+    return [*module, "--input", str(films), "--lake", str(lake), *options]
+
+
+def routed(films: Path, lake: Path, options: list[str]) -> dict[str, int]:
+    done = subprocess.run(command(films, lake, options), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return counts(json.loads(done.stdout))
+
+
+def test_prism_gives_the_same_lake(films: Path, calm: Path, tmp_path: Path) -> None:
+    routed(films, tmp_path, LOOPBACK)
+    assert soak.compare(tmp_path, calm) == (0, 0, 0)
+    assert routed(films, tmp_path, LOOPBACK) == {"unchanged": OBJECTS}
+
+
+def test_workers_in_a_pool_give_the_same_lake(
+    films: Path, calm: Path, tmp_path: Path, pool_options: list[str]
+) -> None:
+    routed(films, tmp_path, pool_options)
+    assert soak.compare(tmp_path, calm) == (0, 0, 0)
+    assert routed(films, tmp_path, pool_options) == {"unchanged": OBJECTS}
+
+
+def test_a_run_that_is_killed_on_prism_is_completed_by_the_next(
+    films: Path, calm: Path, tmp_path: Path
+) -> None:
+    run = subprocess.Popen(
+        command(films, tmp_path, LOOPBACK), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    while run.poll() is None and soak.placed(tmp_path) < 40:
+        time.sleep(0.01)
+    assert run.poll() is None
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not list((tmp_path / "index").glob("**/*.parquet"))
+    routed(films, tmp_path, LOOPBACK)
+    assert soak.compare(tmp_path, calm) == (0, 0, 0)
+
+
+def test_a_fault_on_prism_is_said_in_words(films: Path, tmp_path: Path, capfd) -> None:
+    source, lake = tmp_path / "source", tmp_path / "lake"
+    source.mkdir()
+    (source / "a.dcm").symlink_to(films / "00001.dcm")
+    routed(source, lake, LOOPBACK)
+    (index,) = lake.glob("index/**/*.parquet")
+    index.write_bytes(index.read_bytes()[:100])
+    done = subprocess.run(command(source, lake, LOOPBACK), capture_output=True, text=True)
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert str(index) in error
+    assert "restore it from a backup" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--runner=PrismRunner"], "needs --prism_location"),
+        (["--runner=PrismRunner", "--prism_location=/no/such"], "there is no such file"),
+        (["--runner=PortableRunner"], "needs --job_endpoint"),
+        (["--runner=PortableRunner", "--job_endpoint=h:1"], "needs --environment_type: EXTERNAL"),
+    ],
+)
+def test_what_a_runner_lacks_is_said(
+    films: Path, tmp_path: Path, capsys, options: list[str], says: str
+) -> None:
+    arguments = ["route", "--input", str(films), "--lake", str(tmp_path / "lake")]
+    assert main([*arguments, *options]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "lake").exists()
