@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test servers soak fuzz check lock docs clean
+.PHONY: help install demo test servers flink prism-test flink-test soak fuzz check lock docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,15 +25,35 @@ $(INSTALLED): requirements/dev.lock requirements/uv.lock setup.py
 demo: install ## route real DICOM files into demo-lake/
 	$(BIN)/dicom-router demo --lake demo-lake
 
-test: install servers ## run every test
+test: install servers flink ## run every test
 	$(BIN)/python -m pytest
 
+prism-test: install servers ## run the tests on Prism
+	$(BIN)/python -m pytest tests/engines/test_prism.py
+
+flink-test: install flink ## run the tests on a Flink cluster
+	$(BIN)/python -m pytest tests/engines/test_flink.py
+
 servers: ## build the test servers that need Go; without it, the tests that need them are skipped
-	@if command -v go >/dev/null; then $(MAKE) --no-print-directory build/bin/storefake; \
-	else echo "no Go on this machine: tests against object stores will be skipped"; fi
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory build/bin/storefake build/bin/prism; \
+	else echo "no Go on this machine: tests on Prism and object stores will be skipped"; fi
 
 build/bin/storefake: $(wildcard tests/servers/storefake/*)
 	cd tests/servers/storefake && go build -o ../../../build/bin/storefake .
+
+build/bin/prism:
+	GOBIN=$(CURDIR)/build/bin go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
+
+flink: install ## fetch Flink and Beam's runner for it; without Java, the tests on Flink are skipped
+	@if command -v java >/dev/null && command -v mvn >/dev/null; \
+	then $(MAKE) --no-print-directory build/flink/ready; \
+	else echo "no Java or Maven on this machine: tests on Flink will be skipped"; fi
+
+build/flink/ready: tests/servers/flink/pom.xml requirements/flink.lock
+	rm -rf build/flink
+	$(BIN)/uv pip install --quiet --no-deps --require-hashes --target build/flink/pyflink -r requirements/flink.lock
+	mvn -q -B -f tests/servers/flink/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/flink/libs -DincludeScope=runtime
+	touch $@
 
 soak: install ## kill runs at random moments and run again; KILLS=20 OBJECTS=300
 	$(BIN)/python -m tests.soak --kills $(or $(KILLS),20) --objects $(or $(OBJECTS),300)
@@ -53,6 +73,7 @@ docs: install ## write docs/index.md anew from the code's tables
 
 lock: ## resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev setup.py -o requirements/dev.lock
+	echo apache-flink-libraries==1.16.3 | $(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - -o requirements/flink.lock
 	echo uv | $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - -o requirements/uv.lock
 
 clean: ## remove the environment and the demo's lake

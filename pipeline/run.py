@@ -38,9 +38,7 @@ def run(
     options = beam_options_of(beam_options, runner)
     _require_matches(config)
     with exclusive(config.layout, _say_waiting):
-        for root in config.layout.object_roots:
-            if is_local(root):
-                sweep(join(root, SCRATCH))
+        _sweep_scratch(config)
         with Progress(quiet=quiet):
             pipeline = beam.Pipeline(options=options)
             build(pipeline, config)
@@ -53,7 +51,13 @@ def run(
             raise RuntimeError("the run wrote no summary; run the same command again")
         if summary["complete"]:  # else a write that was reported as failed may have been done
             sweep_journal(config.layout)
+            _sweep_scratch(config)  # of workers that an engine lost and replaced
     return summary
+
+
+def _sweep_scratch(config: RouteConfig) -> None:
+    for root in filter(is_local, config.layout.object_roots):
+        sweep(join(root, SCRATCH))
 
 
 def _explained(error: Exception) -> BaseException:

@@ -1,0 +1,193 @@
+"""A Flink cluster on this machine: JobManager, TaskManager, job server and a supervised worker pool.
+
+Each is a process of its own, to be killed as a test likes. `make flink` fetches what they need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.engines.servers import free_port, wait_for
+
+ROOT = Path(__file__).parents[2]
+BUILD = ROOT / "build" / "flink"
+READY = BUILD / "ready"
+HOME = BUILD / "pyflink" / "pyflink"
+LIBS = BUILD / "libs"
+SERVER = ROOT / "tests" / "servers" / "flink"
+CLASSES = {
+    "jm": "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
+    "tm": "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
+}
+CLUSTERS_OWN = ("flink-", "slf4j-", "log4j-", "listenablefuture")
+"""Jars that Flink brings itself, in versions of its own."""
+OPENED = (
+    "java.lang java.net java.io java.nio sun.nio.ch java.lang.reflect java.text java.time java.util "
+    "java.util.concurrent java.util.concurrent.atomic java.util.concurrent.locks"
+).split()
+EXPORTED = (
+    "java.base/sun.net.util java.rmi/sun.rmi.registry jdk.compiler/com.sun.tools.javac.api "
+    "java.security.jgss/sun.security.krb5"
+).split()
+OPENS = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED]
+"""Flink 1.16 is documented for Java 8 and 11; with these it runs on 17."""
+JVM = [*OPENS, *(f"--add-exports={module}=ALL-UNNAMED" for module in EXPORTED)]
+START_S = 90
+
+
+class Cluster:
+    """The processes of a cluster.
+
+    Attributes:
+        jobs: HOST:PORT of the job server.
+        workers: HOST:PORT of the worker pool.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rest, rpc, blobs = free_port(), free_port(), free_port()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._configuration = _configuration(folder, self._rest, rpc, blobs)
+        (folder / "flink-conf.yaml").write_text(
+            "".join(f"{name}: {value}\n" for name, value in self._configuration.items())
+        )
+        self.start("jm")
+        self.start("tm")
+        self._wait_for_slots()
+        self.jobs = self._start_job_server()
+        self.workers = self._start_pool()
+
+    def start(self, kind: str) -> None:
+        """Start the JobManager (jm) or a TaskManager (tm)."""
+        parameters = _memory_parameters(kind, self._folder)
+        jars = [str(jar) for jar in sorted((HOME / "lib").glob("*.jar"))]
+        jars += [str(j) for j in sorted(LIBS.glob("*.jar")) if not j.name.startswith(CLUSTERS_OWN)]
+        log4j = f"-Dlog4j.configurationFile=file:{SERVER / 'log4j.properties'}"
+        jvm, dynamic = parameters
+        where = ["--configDir", str(self._folder)]
+        command = ["java", *jvm, *JVM, log4j, "-cp", ":".join(jars), CLASSES[kind], *where]
+        self._start(kind, [*command, *dynamic])
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to a process and all of its group: jm, tm, server, or pool with its workers."""
+        process = self._processes.pop(name)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def start_pool(self) -> None:
+        """Start the pool again, where it stood."""
+        self._start_pool(int(self.workers.rpartition(":")[2]))
+
+    def log(self, name: str) -> str:
+        """What a process wrote."""
+        return (self._folder / f"{name}.log").read_text(errors="replace")
+
+    def rest(self, path: str) -> dict[str, Any]:
+        """Answer of Flink's REST interface."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._rest}{path}", timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+    def close(self) -> None:
+        """End everything."""
+        for name in list(self._processes):
+            self.kill(name)
+
+    def _start(self, name: str, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
+        with (self._folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                env={**os.environ, **environment},
+            )  # fmt: skip
+        self._processes[name] = process
+        return process
+
+    def _wait_for_slots(self) -> None:
+        until = time.monotonic() + START_S
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                if self.rest("/overview")["slots-total"]:
+                    return
+            time.sleep(0.25)
+        raise TimeoutError(f"no TaskManager came:\n{self.log('jm')[-2000:]}")
+
+    def _start_job_server(self) -> str:
+        port = free_port()
+        options = [
+            f"--flink-master=localhost:{self._rest}", f"--artifacts-dir={self._folder / 'artifacts'}",
+            f"--job-port={port}", f"--artifact-port={free_port()}", "--expansion-port=0",
+        ]  # fmt: skip
+        program = ["java", *OPENS, "-Xmx512m", "-cp", f"{LIBS}/*", str(SERVER / "JobServer.java")]
+        wait_for(port, self._start("server", [*program, *options]))
+        return f"localhost:{port}"
+
+    def _start_pool(self, port: int | None = None) -> str:
+        port = port or free_port()
+        module = "apache_beam.runners.worker.worker_pool_main"
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        command = [sys.executable, "-m", module, f"--service_port={port}"]
+        wait_for(port, self._start("pool", command, PATH=path))
+        return f"localhost:{port}"
+
+
+def _configuration(folder: Path, rest: int, rpc: int, blobs: int) -> dict[str, object]:
+    return {
+        "jobmanager.rpc.address": "127.0.0.1",
+        "jobmanager.rpc.port": rpc,
+        "jobmanager.bind-host": "127.0.0.1",
+        "jobmanager.memory.process.size": "1024m",
+        "taskmanager.host": "127.0.0.1",
+        "taskmanager.bind-host": "127.0.0.1",
+        "taskmanager.memory.process.size": "2048m",
+        "taskmanager.memory.network.min": "384m",  # the default is too small for many small steps
+        "taskmanager.memory.network.max": "384m",
+        "taskmanager.memory.managed.size": "256m",
+        "taskmanager.numberOfTaskSlots": 2,
+        "parallelism.default": 2,
+        "rest.address": "127.0.0.1",
+        "rest.bind-address": "127.0.0.1",
+        "rest.port": rest,
+        "blob.server.port": blobs,
+        "classloader.check-leaked-classloader": "false",  # else every second job with state fails
+        "restart-strategy": "fixed-delay",
+        "restart-strategy.fixed-delay.attempts": 20,
+        "restart-strategy.fixed-delay.delay": "1s",
+        "heartbeat.interval": 1000,
+        "heartbeat.timeout": 8000,
+        "io.tmp.dirs": folder / "tmp",
+    }
+
+
+def _memory_parameters(kind: str, configuration: Path) -> tuple[list[str], list[str]]:
+    """What Flink's own start script asks its helper for: options of the JVM, and of the process."""
+    (dist,) = (HOME / "lib").glob("flink-dist-*.jar")
+    folders = ["--configDir", configuration, "--binDir", HOME / "bin", "--libDir", HOME / "lib"]
+    helper = "org.apache.flink.runtime.util.bash.BashJavaUtils"
+    classes = f"{HOME / 'bin' / 'bash-java-utils.jar'}:{dist}"
+    command = ["java", "-cp", classes, helper, f"GET_{kind.upper()}_RESOURCE_PARAMS", *folders]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    mark = "BASH_JAVA_UTILS_EXEC_RESULT:"
+    jvm, dynamic = [line.removeprefix(mark).split() for line in said.splitlines() if mark in line]
+    return jvm, dynamic
+
+
+@contextlib.contextmanager
+def flink_cluster(folder: Path) -> Iterator[Cluster]:
+    """Run a cluster whose files stand in a folder."""
+    (folder / "tmp").mkdir(parents=True)
+    cluster = Cluster(folder)
+    try:
+        yield cluster
+    finally:
+        cluster.close()

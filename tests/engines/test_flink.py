@@ -1,0 +1,110 @@
+"""Batch runs on a real Flink cluster, with its processes killed, equal the in-process run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import soak
+from tests.conftest import counts
+from tests.engines.flink import READY, Cluster, flink_cluster
+
+OBJECTS = 300
+
+pytestmark = [
+    pytest.mark.skipif(
+        not READY.exists(), reason="Flink is not fetched: install Java, Maven and run 'make flink'"
+    ),
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with flink_cluster(tmp_path_factory.mktemp("flink") / "cluster") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("flink") / "source"
+    soak.build(folder, OBJECTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def calm(films: Path) -> Path:
+    lake = films.parent / "calm"
+    soak.finish(films, lake)
+    return lake
+
+
+@contextlib.contextmanager
+def started(
+    films: Path, lake: Path, cluster: Cluster, *more: str
+) -> Iterator[subprocess.Popen[str]]:
+    module = [sys.executable, "-m", "pipeline", "route", "--json"]
+    where = ["--input", str(films), "--lake", str(lake), "--runner=PortableRunner"]
+    engine = [
+        f"--job_endpoint={cluster.jobs}", "--environment_type=EXTERNAL",
+        f"--environment_config={cluster.workers}", "--parallelism=2",
+    ]  # fmt: skip
+    run = subprocess.Popen(
+        [*module, *where, *engine, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield run
+    finally:
+        run.kill()
+        run.wait()
+
+
+def ended(run: subprocess.Popen[str], cluster: Cluster) -> dict[str, int]:
+    out, err = run.communicate()
+    assert run.returncode == 0, err + cluster.log("jm")[-3000:]
+    return counts(json.loads(out))
+
+
+def wait_until_placed(run: subprocess.Popen[str], lake: Path, objects: int) -> None:
+    while soak.placed(lake) < objects:
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.01)
+
+
+def test_flink_gives_the_same_lake(
+    films: Path, calm: Path, tmp_path: Path, cluster: Cluster
+) -> None:
+    cached = "--environment_cache_millis=10000"  # workers serve one step after the other
+    with started(films, tmp_path, cluster, cached) as run:
+        ended(run, cluster)
+    assert soak.compare(tmp_path, calm) == (0, 0, 0)
+    with started(films, tmp_path, cluster, cached) as run:
+        assert ended(run, cluster) == {"unchanged": OBJECTS}
+    finished = [job["status"] for job in cluster.rest("/jobs")["jobs"]]
+    assert finished == ["FINISHED", "FINISHED"]
+
+
+@pytest.mark.parametrize("killed", ["tm", "pool"])
+def test_a_process_that_is_killed_midway_costs_nothing_but_time(
+    films: Path, calm: Path, tmp_path: Path, cluster: Cluster, killed: str
+) -> None:
+    with started(films, tmp_path, cluster) as run:
+        wait_until_placed(run, tmp_path, 40)
+        cluster.kill(killed)
+        assert not list(tmp_path.glob("index/**/*.parquet"))
+        if killed == "tm":
+            cluster.start("tm")
+        else:
+            cluster.start_pool()
+        ended(run, cluster)
+    assert soak.compare(tmp_path, calm) == (0, 0, 0)
+    assert "RESTARTING" in cluster.log("jm") or "switched from RUNNING to FAILED" in cluster.log(
+        "jm"
+    )
