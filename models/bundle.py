@@ -6,7 +6,6 @@ The weights are read as safetensors, so that loading a bundle runs no code from 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ import safetensors.torch
 
 from models.networks import FilmClassifier
 from transforms.errors import UsageError
+from transforms.storage.base import read_whole
 from transforms.storage.schemes import join, storage_of, why_not
 
 FORMAT_VERSION: Final = 1
@@ -169,10 +169,9 @@ def _is_finite(value: object) -> bool:
 def _read(uri: str, name: str) -> bytes:
     if problem := why_not(uri):
         raise BundleError(f"model bundle {uri}: {problem}")
-    file, data = join(uri, name), io.BytesIO()
+    file = join(uri, name)
     try:
-        storage_of(file).copy_to(file, None, data)
+        return read_whole(storage_of(file), file)
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise BundleError(f"model bundle {uri}: cannot read {name} ({why})") from error
-    return data.getvalue()

@@ -12,7 +12,7 @@ import apache_beam as beam
 
 from transforms.config import RouteConfig
 from transforms.lake.layout import SINKS
-from transforms.lake.store import put_bytes, read_bytes, stands
+from transforms.lake.store import put_once, read_bytes, stands
 from transforms.reasons import MEANINGS, TERMS, Reason
 from transforms.tally import RunTally
 
@@ -57,9 +57,8 @@ def write_summary(tally: RunTally, config: RouteConfig) -> dict[str, Any]:
     """Write a run's summary; that of an incomplete run goes to `runs/incomplete/`."""
     summary = summary_of(tally, config)
     target = config.layout.run_summary(config.run_id, complete=tally.complete)
-    if not stands(target):  # a retry: the first stands
-        data = (json.dumps(summary, indent=2) + "\n").encode()
-        put_bytes(target, data, scratch=config.layout.scratch())
+    data = (json.dumps(summary, indent=2) + "\n").encode()
+    put_once(target, data, scratch=config.layout.scratch())
     return summary
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -54,6 +55,35 @@ def write(folder: Path, name: str, data: bytes) -> Path:
 def counts(summary: dict[str, Any]) -> dict[str, int]:
     """The terms of a summary's equation that are not zero."""
     return {term: summary["counts"][term] for term in TERMS if summary["counts"][term]}
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Lakes of undisturbed runs over so many objects, which stand in `source` beside; made once."""
+    from tests import soak  # which reads lakes as this module shows them
+
+    @functools.cache
+    def lake_of(objects: int) -> Path:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        soak.build(folder / "source", objects)
+        summary, _ = soak.finish(folder / "source", folder / "calm")
+        assert summary["counts"]["discovered"] == objects
+        assert summary["counts"]["duplicate"] and summary["counts"]["conflicts"]
+        return folder / "calm"
+
+    return lake_of
+
+
+@pytest.fixture(scope="module")
+def calm(request: pytest.FixtureRequest, undisturbed: Callable[[int], Path]) -> Path:
+    """The lake of an undisturbed run over the module's `OBJECTS`."""
+    return undisturbed(request.module.OBJECTS)
+
+
+@pytest.fixture(scope="module")
+def films(calm: Path) -> Path:
+    """The folder that `calm` was routed from."""
+    return calm.parent / "source"
 
 
 @pytest.fixture

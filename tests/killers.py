@@ -76,9 +76,11 @@ def deflated(data_set: bytes) -> bytes:
     return head[: 144 + length] + deflater.compress(data_set) + deflater.flush()
 
 
-def encapsulated(stream: bytes, syntax: str, **elements: object) -> bytes:
-    """An object whose pixel data is this one stream, whatever it is."""
-    ds = dataset(PIXELS_8, syntax=JPEGBaseline8Bit, **elements)
+def encapsulated(
+    stream: bytes, syntax: str, pixels: np.ndarray = PIXELS_8, **elements: object
+) -> bytes:
+    """An object as of some pixels, whose pixel data is this one stream, whatever it is."""
+    ds = dataset(pixels, syntax=JPEGBaseline8Bit, **elements)
     ds.file_meta.TransferSyntaxUID = syntax
     ds.PixelData = encapsulate([stream])
     ds["PixelData"].is_undefined_length = True

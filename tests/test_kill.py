@@ -20,19 +20,8 @@ OBJECTS = 100
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("kill") / "source"
-    soak.build(folder, OBJECTS)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def calm(source: Path) -> Path:
-    lake = source.parent / "calm"
-    summary, _ = soak.finish(source, lake)
-    assert summary["counts"]["discovered"] == OBJECTS
-    assert summary["counts"]["duplicate"] and summary["counts"]["conflicts"]
-    return lake
+def source(films: Path) -> Path:
+    return films
 
 
 def killed(source: Path, lake: Path, objects: int) -> None:

@@ -10,14 +10,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.engines.servers import free_port, wait_for
+from tests.engines.servers import POOL_PATH, free_port, pool_command, wait_for
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "flink"
@@ -134,10 +133,7 @@ class Cluster:
 
     def _start_pool(self, port: int | None = None) -> str:
         port = port or free_port()
-        module = "apache_beam.runners.worker.worker_pool_main"
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        command = [sys.executable, "-m", module, f"--service_port={port}"]
-        wait_for(port, self._start("pool", command, PATH=path))
+        wait_for(port, self._start("pool", pool_command(port), PATH=POOL_PATH))
         return f"localhost:{port}"
 
 

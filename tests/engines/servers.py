@@ -14,6 +14,8 @@ from pathlib import Path
 
 PRISM = Path(__file__).parents[2] / "build" / "bin" / "prism"
 START_S = 60
+POOL_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+"""Where a pool finds the `python` that it starts."""
 
 
 def free_port() -> int:
@@ -62,12 +64,15 @@ def prism_server() -> Iterator[str]:
         yield endpoint
 
 
+def pool_command(port: int) -> list[str]:
+    """What starts a worker pool on a port."""
+    module = "apache_beam.runners.worker.worker_pool_main"
+    return [sys.executable, "-m", module, f"--service_port={port}"]
+
+
 @contextlib.contextmanager
 def worker_pool() -> Iterator[str]:
     """Beam's pool of Python workers; it starts `python` from the path."""
     port = free_port()
-    module = "apache_beam.runners.worker.worker_pool_main"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [sys.executable, "-m", module, f"--service_port={port}"]
-    with running(command, port, PATH=path) as endpoint:
+    with running(pool_command(port), port, PATH=POOL_PATH) as endpoint:
         yield endpoint

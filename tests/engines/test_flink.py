@@ -32,20 +32,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("flink") / "source"
-    soak.build(folder, OBJECTS)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def calm(films: Path) -> Path:
-    lake = films.parent / "calm"
-    soak.finish(films, lake)
-    return lake
-
-
 @contextlib.contextmanager
 def started(
     films: Path, lake: Path, cluster: Cluster, *more: str

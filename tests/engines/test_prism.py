@@ -26,20 +26,6 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prism") / "source"
-    soak.build(folder, OBJECTS)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def calm(films: Path) -> Path:
-    lake = films.parent / "calm"
-    soak.finish(films, lake)
-    return lake
-
-
-@pytest.fixture(scope="module")
 def pool_options() -> Iterator[list[str]]:
     """Prism and a pool of workers: the graph, its elements and its functions cross processes."""
     with prism_server() as jobs, worker_pool() as workers:

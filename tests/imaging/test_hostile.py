@@ -25,6 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from tests.killers import encapsulated
 from tests.synthetic import dataset, dicom_bytes, film, to_bytes
 from transforms.imaging.film import read_film
 from transforms.imaging.header import read_header
@@ -48,12 +49,7 @@ def reason_of(data: bytes) -> Reason:
 
 
 def with_stream(stream: bytes, syntax: str, **elements: object) -> bytes:
-    """An object whose pixel data is this one stream, whatever it is."""
-    ds = dataset(PIXELS_8, syntax=JPEGBaseline8Bit, **elements)
-    ds.file_meta.TransferSyntaxUID = syntax
-    ds.PixelData = encapsulate([stream])
-    ds["PixelData"].is_undefined_length = True
-    return to_bytes(ds)
+    return encapsulated(stream, syntax, PIXELS_8, **elements)
 
 
 def test_streams_that_ended_the_process() -> None:

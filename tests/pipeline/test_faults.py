@@ -134,7 +134,7 @@ def test_a_full_disk_at_the_index_is_said_in_words_and_the_rerun_completes(
     def full(*args, **kwargs):
         raise Unaccounted(Stage.PLACE, Reason.NO_SPACE, "ENOSPC")
 
-    monkeypatch.setattr(index_files, "put_bytes", full)
+    monkeypatch.setattr(index_files, "put_once", full)
     assert main(["route", "--input", str(source), "--lake", str(lake.root)]) == 1
     err = capsys.readouterr().err
     assert "storage is full; free space, then run again" in err

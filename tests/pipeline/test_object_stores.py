@@ -25,20 +25,6 @@ OBJECTS = 30
 Route = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store") / "source"
-    soak.build(folder, OBJECTS)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def calm(films: Path) -> Path:
-    lake = films.parent / "calm"
-    soak.finish(films, lake)
-    return lake
-
-
 def upload(films: Path, store: Store) -> str:
     for path in sorted(films.iterdir()):
         store.write(f"in/{path.name}", path.read_bytes())

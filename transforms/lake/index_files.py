@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from transforms.lake.layout import PARTITION_PREFIX, Layout
 from transforms.lake.schema import ROW_GROUP_ROWS, IndexRow, identity_of, to_table
-from transforms.lake.store import list_files, put_bytes, read_bytes, stands
+from transforms.lake.store import list_files, put_once, read_bytes
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
 
@@ -132,8 +132,7 @@ def write_index(layout: Layout, ingest_date: str, rows: Sequence[IndexRow], shar
     identities = sorted(f"{r.source_uri}\0{r.source_version}\0{r.model_id or ''}" for r in rows)
     digest = hashlib.sha256("\n".join(identities).encode("utf-8", "surrogateescape")).hexdigest()
     target = join(layout.partition(ingest_date), f"part-{shard:05d}-{digest[:20]}.parquet")
-    if not stands(target):
-        put_bytes(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
+    put_once(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
     return target
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from transforms.lake.index_files import parquet_bytes, readable
 from transforms.lake.layout import Layout
 from transforms.lake.schema import PARTITION, IndexRow, to_table
-from transforms.lake.store import list_files, put_bytes, stands
+from transforms.lake.store import list_files, put_once
 from transforms.storage.base import is_same
 from transforms.storage.schemes import join, storage_of
 
@@ -47,8 +47,7 @@ def write_journal(layout: Layout, rows: Sequence[IndexRow], decided_by: str) -> 
     names = sorted(f"{row.source_uri}\0{row.source_version}\0{row.object_uri}" for row in rows)
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     target = join(layout.journal, f"{decided_by}-{digest[:32]}.parquet")
-    if not stands(target):
-        put_bytes(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
+    put_once(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
 
 
 def list_journal(layout: Layout) -> list[str]:

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 from transforms.reasons import Reason, Stage, Unaccounted
 from transforms.refs import unaccounted
-from transforms.storage.base import Changed, Found
+from transforms.storage.base import Changed, Found, read_whole
 from transforms.storage.local import LocalStorage
 from transforms.storage.schemes import storage_of
 
@@ -40,6 +40,12 @@ def put_bytes(target: str, data: bytes, *, scratch: str) -> bool:
         Unaccounted: other bytes stand there, or the storage refused.
     """
     return put_file(target, io.BytesIO(data), hashlib.sha256(data).hexdigest(), scratch=scratch)
+
+
+def put_once(target: str, data: bytes, *, scratch: str) -> None:
+    """Like `put_bytes`, but what stands there stands, whatever it is: a retry writes other times."""
+    if not stands(target):
+        put_bytes(target, data, scratch=scratch)
 
 
 def put_file(target: str, source: BinaryIO, sha256: str, *, scratch: str) -> bool:
@@ -84,9 +90,7 @@ def read_bytes(uri: str) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
-    data = io.BytesIO()
-    storage_of(uri).copy_to(uri, None, data)
-    return data.getvalue()
+    return read_whole(storage_of(uri), uri)
 
 
 def list_files(folder: str, suffix: str = "") -> list[Found]:

@@ -27,7 +27,7 @@ from transforms.lake.store import list_files, read_bytes
 from transforms.reasons import TERMS
 from transforms.storage.base import Found, sha256_of
 from transforms.storage.local import path_to_uri, uri_to_path
-from transforms.storage.schemes import canonical, is_local, join, storage_of
+from transforms.storage.schemes import canonical, is_below, is_local, join, storage_of
 
 BATCH_ROWS: Final = 65_536
 MEMORY_LIMIT: Final = "1GB"
@@ -217,13 +217,13 @@ def _check_bytes(tables: duckdb.DuckDBPyConnection, found: Audit, progress: Prog
 
 
 def _check_runs(tables: duckdb.DuckDBPyConnection, layout: Layout, found: Audit) -> None:
-    found.incomplete_runs = len(list_files(layout.incomplete_runs, ".json"))
     of_runs: dict[tuple[str, str], int] = {
         (run, status): number
         for run, status, number in tables.execute(queries.ROWS_OF_RUNS).fetchall()
     }
     for summary in list_files(layout.runs, ".json"):
-        if summary.uri.startswith(layout.incomplete_runs):
+        if is_below(summary.uri, layout.incomplete_runs):
+            found.incomplete_runs += 1
             continue
         found.runs += 1
         found.breaches += _run_breaches(summary, of_runs)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol
@@ -128,6 +130,23 @@ def sha256_of(storage: Storage, uri: str, version: str | None = None) -> str:
     digest = Digest()
     storage.copy_to(uri, version, digest)  # type: ignore[arg-type]
     return digest.hexdigest()
+
+
+def read_whole(storage: Storage, uri: str) -> bytes:
+    """Return the bytes of an object.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    data = io.BytesIO()
+    storage.copy_to(uri, None, data)
+    return data.getvalue()
+
+
+def require_same(storage: Storage, found: Found, sha256: str) -> None:
+    """Raise `FileExistsError` if an object that stands there has other bytes."""
+    if not is_same(storage, found, sha256):
+        raise FileExistsError(errno.EEXIST, "other bytes stand there", found.uri)
 
 
 def is_same(storage: Storage, found: Found, sha256: str) -> bool:

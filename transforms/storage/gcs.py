@@ -19,7 +19,7 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from transforms.storage.base import Changed, Found, is_same
+from transforms.storage.base import Changed, Found, require_same
 from transforms.storage.names import below, is_folder_mark, matched, split
 
 TIMEOUT_S: Final = (10, 60)
@@ -85,8 +85,7 @@ class GoogleStorage:
             found = self.find(uri)
             if found is None:
                 raise OSError(errno.EAGAIN, "refused, and nothing stands there", uri) from None
-            if not is_same(self, found, sha256):
-                raise FileExistsError(errno.EEXIST, "other bytes stand there", uri) from None
+            require_same(self, found, sha256)
             return False
         return True
 

@@ -6,7 +6,6 @@ No clocks are compared: who waits takes the lock over once it has seen it unchan
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import threading
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from transforms.storage.base import Leasable, NoConditions
+from transforms.storage.base import Leasable, NoConditions, read_whole
 
 RENEW_S: Final = 10.0
 LAPSE_S: Final = 60.0
@@ -184,9 +183,7 @@ def _said(data: bytes) -> dict[str, Any]:
 
 
 def _read(store: Leasable, uri: str) -> bytes:
-    data = io.BytesIO()
     try:
-        store.copy_to(uri, None, data)
+        return read_whole(store, uri)
     except FileNotFoundError:
         return b""
-    return data.getvalue()

@@ -22,7 +22,14 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
-from transforms.storage.base import BLOCK_BYTES, Changed, Found, NoConditions, is_same, sha256_of
+from transforms.storage.base import (
+    BLOCK_BYTES,
+    Changed,
+    Found,
+    NoConditions,
+    require_same,
+    sha256_of,
+)
 from transforms.storage.names import below, is_folder_mark, matched, split
 
 CONFIG: Final = Config(
@@ -119,9 +126,8 @@ class S3Storage:
         for wait_s in WAITS_S:
             found = self.find(uri)
             if found is not None:
-                if is_same(self, found, sha256):
-                    return False
-                raise FileExistsError(errno.EEXIST, "other bytes stand there", uri)
+                require_same(self, found, sha256)
+                return False
             source.seek(start)
             try:
                 self._write(uri, source, sha256, {"IfNoneMatch": "*"})
