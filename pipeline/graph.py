@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import apache_beam as beam
 
 from pipeline.sources import SOURCES
 from pipeline.sources.discovered import REFS
+from pipeline.sources.ticks import Ticks
 from pipeline.summary import CountAs, Summarise
 from transforms.classify import ClassifyAndDecide
+from transforms.commit_index import CommitIndex, SweepJournalFn
 from transforms.config import RouteConfig
 from transforms.fetch import DECIDED, FILMS, FetchAndExamine
+from transforms.gather import GatherRefs
 from transforms.index import UNCHANGED_ROWS, SettleRows, WriteIndex
 from transforms.lake.index_files import list_index
 from transforms.lake.journal import list_journal, read_journal
+from transforms.lake.schema import IndexRow
 from transforms.ledger import HeldSources, ListLake
 from transforms.place import PLACED, Place
-from transforms.refs import FAILED
+from transforms.refs import FAILED, Failure, ObjectRef, log_failure
 from transforms.skip import ALONE, RECOVERED, STALE, UNCHANGED, SkipHeld
 from transforms.tally import RunTally
 
+Rows: TypeAlias = "beam.PCollection[IndexRow]"
+Failures: TypeAlias = "beam.PCollection[Failure]"
 
-def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]:
-    """Attach the whole graph to a pipeline.
+
+def decide_and_place(
+    refs: beam.PCollection[ObjectRef], config: RouteConfig
+) -> tuple[tuple[Rows, Rows], tuple[Failures, ...]]:
+    """From references to rows whose objects stand in the lake, and what failed: batch and streaming.
 
     Only references and rows cross a shuffle; pixels live from `Fetch` to `Classify`, which run fused.
+    """
+    examined = refs | "Fetch" >> FetchAndExamine(config)
+    classified = examined[FILMS] | "Classify" >> ClassifyAndDecide(config)
+
+    # Placed branch by branch: a Flatten before would hold every object back until all are decided.
+    films = classified | "PlaceFilms" >> Place(config)
+    others = examined[DECIDED] | "PlaceOthers" >> Place(config)
+    failed = (examined[FAILED], films[FAILED], others[FAILED])
+    return (films[PLACED], others[PLACED]), failed
+
+
+def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, clock: str) -> None:
+    """Attach the graph of a run that goes on until it is stopped.
+
+    The sources look at the index before they give an object out, and the rows are settled and
+    appended to it shard by shard: the lake is the only memory that matters.
+
+    Args:
+        pipeline: to attach it to.
+        config: with a streaming source.
+        clock: one of `pipeline.sources.ticks`, as the engine needs.
+    """
+    assert config.stream is not None
+    ticks = pipeline | "Ticks" >> Ticks(len(config.inputs), config.stream.poll_every, clock)
+    found = ticks | "Discover" >> SOURCES[config.source](config)
+    placed, failed = decide_and_place(found[REFS] | "Gather" >> GatherRefs(config), config)
+    _ = placed | "Rows" >> beam.Flatten() | "Index" >> CommitIndex(config)
+    _ = ticks | "SweepJournal" >> beam.ParDo(SweepJournalFn(config))
+    _ = (found[FAILED], *failed) | "AllFailed" >> beam.Flatten() | "Say" >> beam.Map(log_failure)
+
+
+def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]:
+    """Attach the graph of a run that ends by itself.
 
     Returns:
         One element: the run's summary as it was written.
@@ -45,14 +87,8 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
     held = {"files": index, "keys": keys} | "Held" >> HeldSources()
 
     todo = {"refs": matched[REFS], "held": held, "journal": journal} | "Skip" >> SkipHeld(config)
-    refs = todo["refs"]
-    examined = refs | "Spread" >> beam.Reshuffle() | "Fetch" >> FetchAndExamine(config)
-    classified = examined[FILMS] | "Classify" >> ClassifyAndDecide(config)
-
-    # Placed branch by branch: a Flatten before would hold every object back until all are decided.
-    films = classified | "PlaceFilms" >> Place(config)
-    others = examined[DECIDED] | "PlaceOthers" >> Place(config)
-    rows = (films[PLACED], others[PLACED], todo[RECOVERED], todo[ALONE]) | "Rows" >> beam.Flatten()
+    placed, failed = decide_and_place(todo["refs"] | "Spread" >> beam.Reshuffle(), config)
+    rows = (*placed, todo[RECOVERED], todo[ALONE]) | "Rows" >> beam.Flatten()
     settled = {
         "rows": rows,
         "stale": todo[STALE],
@@ -61,7 +97,6 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
     } | "Settle" >> SettleRows(config)
     indexed = settled["rows"] | "Index" >> WriteIndex(config)
 
-    failed = (matched[FAILED], examined[FAILED], films[FAILED], others[FAILED])
     tallies = (
         matched[REFS]
         | "Versions" >> beam.Map(lambda ref: ref.digest()).with_output_types(bytes)
@@ -73,7 +108,9 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
         todo[ALONE] | "DiscoveredBefore" >> CountAs("discovered"),
         todo[UNCHANGED] | "Unchanged" >> CountAs("unchanged"),
         settled[UNCHANGED_ROWS] | "UnchangedRows" >> CountAs("unchanged"),
-        failed | "AllFailed" >> beam.Flatten() | "Failed" >> beam.Map(RunTally.of_failure),
+        (matched[FAILED], *failed)
+        | "AllFailed" >> beam.Flatten()
+        | "Failed" >> beam.Map(RunTally.of_failure),
         indexed,
     )
     return tallies | "Tallies" >> beam.Flatten() | "Summary" >> Summarise(config)

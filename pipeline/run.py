@@ -37,30 +37,31 @@ def run(
     config.check()
     options = beam_options_of(beam_options, runner)
     _require_matches(config)
-    with exclusive(config.layout, _say_waiting):
-        _sweep_scratch(config)
+    with exclusive(config.layout, say_waiting):
+        sweep_scratch(config)
         with Progress(quiet=quiet):
             pipeline = beam.Pipeline(options=options)
             build(pipeline, config)
             try:
                 pipeline.run().wait_until_finish()
             except Exception as error:
-                raise _explained(error) from error
+                raise explained(error) from error
         summary = read_summary(config)
         if summary is None:
             raise RuntimeError("the run wrote no summary; run the same command again")
         if summary["complete"]:  # else a write that was reported as failed may have been done
             sweep_journal(config.layout)
-            _sweep_scratch(config)  # of workers that an engine lost and replaced
+            sweep_scratch(config)  # of workers that an engine lost and replaced
     return summary
 
 
-def _sweep_scratch(config: RouteConfig) -> None:
+def sweep_scratch(config: RouteConfig) -> None:
+    """Remove half-written files of a run that has ended."""
     for root in filter(is_local, config.layout.object_roots):
         sweep(join(root, SCRATCH))
 
 
-def _explained(error: Exception) -> BaseException:
+def explained(error: Exception) -> BaseException:
     """Say what ended a run in words; Beam wraps what its steps raise, and names the step.
 
     Runners that run workers elsewhere give the text of a traceback; its last line says what happened.
@@ -79,7 +80,8 @@ def _explained(error: Exception) -> BaseException:
     return RuntimeError(text or type(error).__name__)
 
 
-def _say_waiting() -> None:
+def say_waiting() -> None:
+    """Say why nothing happens."""
     print("another run writes into this lake; waiting for it to end", file=sys.stderr, flush=True)
 
 

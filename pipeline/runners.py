@@ -10,6 +10,7 @@ from typing import Final
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.sources.ticks import PERIODIC
 from transforms.config import ConfigError
 
 IN_PROCESS: Final = "FnApiRunner"
@@ -28,16 +29,20 @@ class Runner:
         needs: options that must be given, with what to give.
         defaults: options that are given unless the operator gives them.
         files: options that must name a file of this machine.
+        clock: what the streaming sources are driven by; None: it does not stream.
+        streams_as: the runner that it means for a streaming source.
     """
 
     beam_name: str
     needs: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    clock: str | None = None
+    streams_as: str | None = None
 
 
 RUNNERS: Final[Mapping[str, Runner]] = {
-    "DirectRunner": Runner(IN_PROCESS),
+    "DirectRunner": Runner(IN_PROCESS, streams_as="PrismRunner"),
     IN_PROCESS: Runner(IN_PROCESS),
     "BundleBasedDirectRunner": Runner("BundleBasedDirectRunner"),
     "PrismRunner": Runner(
@@ -48,6 +53,7 @@ RUNNERS: Final[Mapping[str, Runner]] = {
         },
         defaults={"environment_type": "LOOPBACK"},
         files=("prism_location",),
+        clock=PERIODIC,
     ),
     "PortableRunner": Runner(
         "PortableRunner",
@@ -55,10 +61,33 @@ RUNNERS: Final[Mapping[str, Runner]] = {
             "job_endpoint": "HOST:PORT of a job server, as Flink's or Prism's",
             "environment_type": POOL,
         },
+        clock=PERIODIC,
     ),
 }
 """What `--runner` may name. Beam's own DirectRunner picks one of three runners by what it finds; here
-it is always the in-process one."""
+it is always the in-process one for batch, and Prism for streams."""
+
+
+def for_source(name: str, *, streaming: bool) -> str:
+    """Return the name that a runner has for a source: `DirectRunner` streams on Prism.
+
+    Raises:
+        ConfigError: this version does not run on it.
+    """
+    return _runner(name).streams_as or name if streaming else name
+
+
+def clock_of(name: str) -> str:
+    """Return what the streaming sources are driven by on a runner.
+
+    Raises:
+        ConfigError: it does not stream.
+    """
+    clock = _runner(name).clock
+    if clock is None:
+        able = ", ".join(sorted(name for name, runner in RUNNERS.items() if runner.clock))
+        raise ConfigError(f"--runner {name} cannot run a streaming source; use one of {able}")
+    return clock
 
 
 def resolve(name: str) -> str:

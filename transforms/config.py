@@ -15,16 +15,18 @@ from transforms.errors import UsageError
 from transforms.imaging.limits import Limits
 from transforms.lake.layout import Layout
 from transforms.lake.settle import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE
+from transforms.lake.stream_log import MAX_SHARDS
 from transforms.policy import Policy
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, why_not
 
 COPY, LINK, INDEX_ONLY = "copy", "link", "index_only"
-FILES, MANIFEST = "files", "manifest"
-SOURCES: Final = (FILES, MANIFEST)
+FILES, MANIFEST, WATCH, PUBSUB = "files", "manifest", "watch", "pubsub"
+STREAMING_SOURCES: Final = (WATCH, PUBSUB)
+SOURCES: Final = (FILES, MANIFEST, *STREAMING_SOURCES)
 NOT_DECISIVE: Final = (
     "inputs source run_id ingest_date batch_size fetch_threads device index_shards allow_empty "
-    "log_uris reprocess patient_key_file"
+    "log_uris reprocess patient_key_file stream"
 ).split()
 """Fields of a configuration that do not bear on what becomes of an object."""
 PLACEMENTS: Final = (COPY, LINK, INDEX_ONLY)
@@ -37,12 +39,37 @@ class ConfigError(UsageError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """What only a run with a streaming source needs to know; times in seconds.
+
+    Attributes:
+        poll_every: how often a source looks for new objects.
+        settle_for: how long a local file must stay as it is before it is read.
+        index_every: how long placed objects wait, at most, for their rows.
+        gather_for: how long references wait, at most, for others of their batch.
+        retry_after: when an object without a row is tried again; twice as long each time.
+        max_in_flight: most objects that a source gives out before their rows stand in the index.
+        models: folder of bundles, of which the last by name decides; None: the run's model does.
+        models_every: how often that folder is looked at.
+    """
+
+    poll_every: float = 5.0
+    settle_for: float = 5.0
+    index_every: int = 30
+    gather_for: float = 1.0
+    retry_after: float = 900.0
+    max_in_flight: int = 10_000
+    models: str | None = None
+    models_every: float = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class RouteConfig:
     """One run of `route`.
 
     Attributes:
-        inputs: what the source starts from: files, folders and globs, or manifests.
-        source: files or manifest.
+        inputs: what the source starts from: files, folders and globs, manifests, or subscriptions.
+        source: files, manifest, watch or pubsub.
         layout: the lake.
         run_id: names the run's summary.
         ingest_date: partition of the index, YYYY-MM-DD.
@@ -59,9 +86,10 @@ class RouteConfig:
         placement: copy, link or index_only.
         reprocess: none, model or all.
         patient_key_file: key of the hash of Patient ID; read on the workers, never in the graph.
-        index_shards: files that a run writes into the index, at most.
+        index_shards: files that a batch run writes into the index, at most; chains of a stream.
         allow_empty: whether inputs may match nothing.
         log_uris: whether source URIs may stand in error messages.
+        stream: for streaming sources.
     """
 
     inputs: tuple[str, ...]
@@ -85,6 +113,12 @@ class RouteConfig:
     index_shards: int = 4
     allow_empty: bool = False
     log_uris: bool = False
+    stream: StreamConfig | None = None
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the run goes on until it is stopped."""
+        return self.source in STREAMING_SOURCES
 
     def check(self) -> None:
         """Raise `ConfigError` with every problem found."""
@@ -103,6 +137,7 @@ class RouteConfig:
             for what, text in places.items()
             if text in self.layout.object_roots and text.startswith("file://")
         ]
+        problems += self._stream_problems()
         if not _is_date(self.ingest_date):
             problems.append(f"--ingest_date {self.ingest_date!r} is no date; write YYYY-MM-DD")
         if self.patient_key_file:
@@ -124,8 +159,25 @@ class RouteConfig:
         text = json.dumps(decisive, sort_keys=True, default=sorted)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def _stream_problems(self) -> list[str]:
+        if not self.is_streaming:
+            given = self.stream is not None and self.stream.models
+            return ["--models needs a streaming source; use --model"] if given else []
+        problems = []
+        if self.reprocess != REPROCESS_NONE:
+            problems.append(
+                f"--reprocess {self.reprocess}: a stream takes what is new; reprocess with --source files"
+            )
+        if self.index_shards > MAX_SHARDS:
+            problems.append(f"--index_shards must be at most {MAX_SHARDS} in a stream")
+        if self.stream is not None and self.stream.models and (why := why_not(self.stream.models)):
+            problems.append(f"--models: {why}")
+        return problems
+
     def _counts(self) -> dict[str, float]:
+        stream = {} if self.stream is None else asdict(self.stream)
         return {
+            **{name: value for name, value in stream.items() if isinstance(value, (int, float))},
             "batch_size": self.batch_size,
             "fetch_threads": self.fetch_threads,
             "frame": self.frame_number,
@@ -134,7 +186,8 @@ class RouteConfig:
         }
 
     def _places(self) -> dict[str, str]:
-        inputs = {f"input {number}": text for number, text in enumerate(self.inputs, 1)}
+        named = () if self.source == PUBSUB else self.inputs
+        inputs = {f"input {number}": text for number, text in enumerate(named, 1)}
         sinks = {f"sinks.{sink}": root for sink, root in self.layout.sinks.items()}
         return {**inputs, "--lake": self.layout.root, **sinks}
 

@@ -98,6 +98,7 @@ def new_row(ref: ObjectRef, config: RouteConfig) -> IndexRow:
         source_uri=ref.uri,
         source_version=ref.version,
         source_size_bytes=ref.size,
+        event_time=ref.modified,
     )
 
 

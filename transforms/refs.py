@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from typing import Final
 
-from transforms.reasons import Reason, Stage, Unaccounted
+from transforms.reasons import MEANINGS, Reason, Stage, Unaccounted
 from transforms.shared_bytes import SharedBytes
-from transforms.storage.base import Changed, sha256_of
+from transforms.storage.base import Changed, Found, sha256_of
 from transforms.storage.schemes import storage_of
 
 
@@ -26,11 +27,18 @@ class ObjectRef:
         uri: absolute path of a local file, or `gs://…`, `s3://…`.
         version: as `storage.base.Found.version`.
         size: in bytes.
+        modified: when this version came to be there, seconds since 1970: its event time.
     """
 
     uri: str
     version: str
     size: int
+    modified: float | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, found: Found) -> ObjectRef:
+        """Return the reference to an object as its place lists it."""
+        return cls(found.uri, found.version, found.size, found.modified)
 
     @property
     def key(self) -> str:
@@ -70,6 +78,19 @@ def failure_of(uri: str, error: Unaccounted, *, log_uris: bool) -> Failure:
     """Return what may be said of an object that could not be accounted for."""
     shown = uri if log_uris else None
     return Failure(object_key(uri), error.stage, error.reason, error.detail, shown)
+
+
+def log_failure(failure: Failure) -> None:
+    """Say in the worker's log what became of an object, and what to do."""
+    meaning = MEANINGS[Reason(failure.reason)]
+    logging.getLogger("dicom_router").warning(
+        "%s at %s: %s%s; %s",
+        failure.source_uri or failure.object_key,
+        failure.stage,
+        meaning.text,
+        f" ({failure.detail})" if failure.detail else "",
+        meaning.remedy,
+    )
 
 
 def read_ref(ref: ObjectRef) -> SharedBytes:

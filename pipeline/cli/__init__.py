@@ -13,6 +13,7 @@ from transforms.errors import UsageError
 
 COMMANDS = {
     "route": "route DICOM objects into a lake",
+    "stop": "ask the stream that writes into a lake to end",
     "verify": "check a lake against its delivery contract",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",
     "demo": "route real DICOM files that the pydicom packages carry",

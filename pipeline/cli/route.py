@@ -6,15 +6,25 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from models.handler import choose_device
 from pipeline.cli.arguments import add_model_argument, add_object_arguments
 from pipeline.cli.config import object_config
 from pipeline.run import run as run_pipeline
-from pipeline.runners import resolve
+from pipeline.runners import for_source, resolve
+from pipeline.stream import run_stream
 from pipeline.summary import failure_lines, render
-from transforms.config import COPY, FILES, PLACEMENTS, REPROCESS, SOURCES, RouteConfig
+from transforms.config import (
+    COPY,
+    FILES,
+    PLACEMENTS,
+    REPROCESS,
+    SOURCES,
+    STREAMING_SOURCES,
+    RouteConfig,
+    StreamConfig,
+)
 from transforms.lake.settle import REPROCESS_NONE
 
 
@@ -34,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source",
         choices=SOURCES,
         default=FILES,
-        help="what --input names: files, or manifests that list them (text, .csv, .parquet; - reads "
-        "standard input)",
+        help="what --input names: files; manifests that list them (text, .csv, .parquet; - reads "
+        "standard input); watch: files, and those that come later; pubsub: subscriptions "
+        "(projects/P/subscriptions/S) that bring notifications of Cloud Storage",
     )
     parser.add_argument(
         "--lake", required=True, metavar="ROOT", help="root of the lake: a folder, gs:// or s3://"
@@ -92,8 +103,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runner", default="DirectRunner", help="Beam runner; DirectRunner is the in-process one"
     )
+    _add_stream_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress line and no table")
     parser.add_argument("--json", action="store_true", help="print only the run summary, as JSON")
+
+
+STREAM: Final[dict[str, tuple[type, str]]] = {
+    "poll_every": (float, "seconds between two looks for new objects"),
+    "settle_for": (float, "seconds that a local file must stay as it is before it is read"),
+    "index_every": (int, "seconds that placed objects wait for their rows, at most"),
+    "gather_for": (float, "seconds that objects wait for others of their batch, at most"),
+    "retry_after": (
+        float,
+        "seconds until an object without a row is tried again; doubled each time",
+    ),
+    "max_in_flight": (int, "most objects given out before their rows stand in the index"),
+    "models_every": (float, "seconds between two looks at --models"),
+}
+"""Options of the streaming sources: type and help."""
+
+
+def _add_stream_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("streaming sources (watch, pubsub)")
+    for name, (kind, text) in STREAM.items():
+        default = getattr(StreamConfig, name)
+        group.add_argument(
+            f"--{name}", type=kind, default=default, metavar="N", help=f"{text}; default {default}"
+        )
+    group.add_argument(
+        "--models",
+        metavar="FOLDER",
+        help="folder of model bundles: the last by name decides from the next batch on, without a "
+        "restart",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,9 +143,11 @@ def run(args: argparse.Namespace) -> int:
     config = route_config(args)
     quiet = args.quiet or args.json
     device = choose_device(args.device)
+    runner = for_source(args.runner, streaming=config.is_streaming)
     if not quiet:
-        announce(config, device, args.runner)
-    summary = run_pipeline(config, runner=args.runner, beam_options=args.beam_options, quiet=quiet)
+        announce(config, device, runner)
+    run = run_stream if config.is_streaming else run_pipeline
+    summary = run(config, runner=runner, beam_options=args.beam_options, quiet=quiet)
     if args.json:
         print(json.dumps(summary, indent=2))
     elif not args.quiet:
@@ -143,6 +187,11 @@ def route_config(args: argparse.Namespace) -> RouteConfig:
         reprocess=args.reprocess,
         patient_key_file=args.patient_key_file,
         index_shards=args.index_shards,
+        stream=_stream_config(args) if args.source in STREAMING_SOURCES else None,
         allow_empty=args.allow_empty,
         log_uris=args.log_uris,
     )
+
+
+def _stream_config(args: argparse.Namespace) -> StreamConfig:
+    return StreamConfig(models=args.models, **{name: getattr(args, name) for name in STREAM})

@@ -9,10 +9,14 @@ import apache_beam as beam
 
 from pipeline.sources.files import MatchFiles
 from pipeline.sources.manifest import ReadManifests
-from transforms.config import FILES, MANIFEST, RouteConfig
+from pipeline.sources.pubsub import ReadNotifications
+from pipeline.sources.watch import Watch
+from transforms.config import FILES, MANIFEST, PUBSUB, WATCH, RouteConfig
 
 SOURCES: Final[dict[str, Callable[[RouteConfig], beam.PTransform]]] = {
     FILES: MatchFiles,
     MANIFEST: ReadManifests,
+    WATCH: Watch,
+    PUBSUB: ReadNotifications,
 }
-"""The source that `--source` means."""
+"""The source that `--source` means; the streaming ones look when the clock of `ticks` says so."""

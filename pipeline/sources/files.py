@@ -51,4 +51,4 @@ def list_objects(pattern: str, lakes: Sequence[str]) -> Iterator[ObjectRef | OSE
         if isinstance(found, OSError):
             yield found
         else:
-            yield ObjectRef(found.uri, found.version, found.size)
+            yield ObjectRef.of(found)

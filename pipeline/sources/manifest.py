@@ -124,4 +124,4 @@ def _find(uri: str) -> ObjectRef | OSError:
         return OSError(type(error).__name__)
     if found is None:
         return FileNotFoundError("named in a manifest, and not there")
-    return ObjectRef(found.uri, found.version, found.size)
+    return ObjectRef.of(found)

@@ -111,7 +111,7 @@ def test_a_sink_in_a_store_beside_a_local_lake(
     route("--policy", str(policy), inputs=(str(films),))
     bad = [row for row in lake.rows() if row["status"] == "quarantined"]
     assert {row["object_uri"].removeprefix(f"{store.root}/") for row in bad} == {
-        name for name in store.read_all() if name != "bad/.lock"
+        name for name in store.read_all() if not name.endswith("lock")
     }
     assert main(["verify", str(lake.root), "--deep", "--policy", str(policy)]) == 0
     assert main(["verify", str(lake.root), "--deep"]) == 0

@@ -7,7 +7,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -40,6 +40,8 @@ class LedgerRow:
 
 
 LEDGER_COLUMNS = [f.name for f in fields(LedgerRow)]
+COMPACTED: Final = "compact-"
+"""How the names of index files begin that hold the rows of others."""
 
 
 def list_index(layout: Layout) -> list[str]:
@@ -50,6 +52,11 @@ def list_index(layout: Layout) -> list[str]:
     """
     partitions = join(layout.index, PARTITION_PREFIX)
     return [f.uri for f in list_files(layout.index, ".parquet") if f.uri.startswith(partitions)]
+
+
+def is_compacted(uri: str) -> bool:
+    """Whether an index file holds the rows of others, which it has replaced."""
+    return uri.rpartition("/")[2].startswith(COMPACTED)
 
 
 HeldVersion = tuple[str, str | None]

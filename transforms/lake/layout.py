@@ -16,7 +16,9 @@ SINKS: Final = (*LABELS, REVIEW, NOT_XRAY, QUARANTINE)
 SCRATCH: Final = ".tmp"
 """Folder of each root where files stand until they are whole; on the same file system."""
 LOCK: Final = ".lock"
-"""File of each root that the one run writing there holds locked."""
+"""File of each root that who reads, adds to and removes from the index as a whole holds locked."""
+WRITER_LOCK: Final = ".writer.lock"
+"""File of each root that the one run routing into it holds locked, a stream as long as it goes on."""
 PARTITION_PREFIX: Final = "ingest_date="
 
 
@@ -68,6 +70,10 @@ class Layout:
     def incomplete_runs(self) -> str:
         """Folder of the summaries of runs that ended incomplete."""
         return join(self.runs, "incomplete")
+
+    def dead_letter(self, name: str) -> str:
+        """Name of a note about a message whose object cannot be had."""
+        return join(self.root, "dead_letters", f"{name}.json")
 
     def partition(self, ingest_date: str) -> str:
         """Folder of one day's index files."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from transforms.lake.layout import LOCK, Layout
+from transforms.lake.layout import LOCK, WRITER_LOCK, Layout
 from transforms.storage.lease import Unprotected, leased
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join, object_store, scheme_of
@@ -25,7 +26,9 @@ LOST: Final = (
 
 
 @contextlib.contextmanager
-def exclusive(layout: Layout, on_wait: Callable[[], None]) -> Iterator[None]:
+def exclusive(
+    layout: Layout, on_wait: Callable[[], None], *, names: Sequence[str] = (WRITER_LOCK, LOCK)
+) -> Iterator[None]:
     """Hold every root of a lake locked.
 
     A local root is let go by the system when the process ends, however it ends; in an object store
@@ -34,17 +37,18 @@ def exclusive(layout: Layout, on_wait: Callable[[], None]) -> Iterator[None]:
     Args:
         layout: the lake and its sinks; locked in one order, so that two runs cannot block each other.
         on_wait: called if another run holds a root.
+        names: of the locks, in the order of the default.
 
     Raises:
         RuntimeError: a root cannot be made or has no locks.
     """
     with contextlib.ExitStack() as held:
-        for root in sorted(layout.object_roots):
+        for name, root in itertools.product(names, sorted(layout.object_roots)):
             try:
                 if is_local(root):
-                    held.enter_context(_file_locked(root, on_wait))
+                    held.enter_context(_file_locked(root, name, on_wait))
                 else:
-                    _lease(held, root, on_wait)
+                    _lease(held, root, name, on_wait)
             except OSError as error:
                 raise RuntimeError(
                     f"{root} cannot be written or locked ({error.strerror or error}); see to its "
@@ -54,10 +58,10 @@ def exclusive(layout: Layout, on_wait: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _file_locked(root: str, on_wait: Callable[[], None]) -> Iterator[None]:
+def _file_locked(root: str, name: str, on_wait: Callable[[], None]) -> Iterator[None]:
     folder = uri_to_path(root)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as stream:
+    with (folder / name).open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -66,14 +70,14 @@ def _file_locked(root: str, on_wait: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _lease(held: contextlib.ExitStack, root: str, on_wait: Callable[[], None]) -> None:
+def _lease(held: contextlib.ExitStack, root: str, name: str, on_wait: Callable[[], None]) -> None:
     def stop() -> None:
         _say(LOST.format(root=root))
         os._exit(1)  # as if killed: whatever is half done, the next run completes
 
     store = object_store(scheme_of(root))
     try:
-        held.enter_context(leased(store, join(root, LOCK), on_wait=on_wait, on_lost=stop))
+        held.enter_context(leased(store, join(root, name), on_wait=on_wait, on_lost=stop))
     except Unprotected:
         _say(UNPROTECTED.format(root=root))
 

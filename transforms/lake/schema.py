@@ -108,6 +108,9 @@ class IndexRow:
     )
     number_of_frames: int | None = _column("Number of Frames (0028,0008), 1 where absent", _INT)
 
+    event_time: float | None = None
+    """When the object came to be where it was found, seconds since 1970; no column of the index."""
+
     @property
     def identity(self) -> str:
         """What rows are grouped by; see `identity_of`."""
@@ -123,12 +126,13 @@ def identity_of(status: str | None, sop_instance_uid: str | None, sha256: str) -
     return sha256 if status == Status.QUARANTINED else sop_instance_uid or sha256
 
 
-COLUMNS: Final[dict[str, str]] = {f.name: f.metadata["description"] for f in fields(IndexRow)}
+_COLUMNS: Final = [f for f in fields(IndexRow) if f.metadata]
+COLUMNS: Final[dict[str, str]] = {f.name: f.metadata["description"] for f in _COLUMNS}
 
 SCHEMA: Final[pa.Schema] = pa.schema(
     [
         pa.field(f.name, f.metadata["type"], metadata={"description": f.metadata["description"]})
-        for f in fields(IndexRow)
+        for f in _COLUMNS
         if f.name != PARTITION
     ]
 )

@@ -72,14 +72,14 @@ def settle(
         )
     named = {r.object_uri for r in settled} | {k.object_uri for k in known}
     placed = {r.object_uri for r in (*rows, *held) if r.object_uri != r.source_uri}
-    kept = {_below_root(uri) for uri in named if uri is not None}
+    kept = {below_root(uri) for uri in named if uri is not None}
     strays = sorted(
-        uri for uri in placed - named if uri is not None and _below_root(uri) not in kept
+        uri for uri in placed - named if uri is not None and below_root(uri) not in kept
     )
     return Settled(settled, strays)
 
 
-def _below_root(object_uri: str) -> str:
+def below_root(object_uri: str) -> str:
     """An object's name below its root.
 
     A lake that was moved names its objects by another root, and what stands there is the very object

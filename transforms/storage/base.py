@@ -21,12 +21,14 @@ class Found:
         version: `<size>-<mtime_ns>` (local), generation (gs), ETag (s3).
         size: in bytes.
         sha256: hex, where this router wrote the object and the place keeps such a note.
+        modified: when this version came to be there, seconds since 1970.
     """
 
     uri: str
     version: str
     size: int
     sha256: str | None = None
+    modified: float | None = None
 
 
 class Changed(OSError):

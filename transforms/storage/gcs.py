@@ -28,7 +28,7 @@ BRIEF_TIMEOUT_S: Final = (5, 5)
 BRIEF_RETRY: Final = DEFAULT_RETRY.with_timeout(10)
 """For locks: who cannot renew one must know soon."""
 CONTENT_TYPE: Final = "application/dicom"
-LISTED: Final = "items(name,generation,size,metadata),nextPageToken"
+LISTED: Final = "items(name,generation,size,metadata,updated),nextPageToken"
 NO_CREDENTIALS: Final = (
     "no Google Cloud credentials; set GOOGLE_APPLICATION_CREDENTIALS, or run "
     "'gcloud auth application-default login'"
@@ -128,7 +128,9 @@ class GoogleStorage:
 
 def _found(bucket: str, blob: Any) -> Found:
     note = (blob.metadata or {}).get("sha256")
-    return Found(f"gs://{bucket}/{blob.name}", str(blob.generation), blob.size or 0, note)
+    modified = None if blob.updated is None else blob.updated.timestamp()
+    uri = f"gs://{bucket}/{blob.name}"
+    return Found(uri, str(blob.generation), blob.size or 0, note, modified)
 
 
 @contextlib.contextmanager

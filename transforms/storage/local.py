@@ -50,7 +50,7 @@ class LocalStorage:
             found = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Found(uri, version_of(found), found.st_size) if stat.S_ISREG(found.st_mode) else None
+        return _listed(uri, found) if stat.S_ISREG(found.st_mode) else None
 
     def list_below(self, uri: str) -> Iterator[Found]:
         """As `Storage.list_below`; links are listed as what they are, not followed.
@@ -64,7 +64,7 @@ class LocalStorage:
             for name in sorted(files):
                 path = os.path.join(folder, name)
                 status = os.lstat(path)
-                yield Found(path_to_uri(path), version_of(status), status.st_size)
+                yield _listed(path_to_uri(path), status)
 
     def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[Found | OSError]:
         """As `Storage.match`.
@@ -164,6 +164,10 @@ def _stands_in(folder: str, roots: tuple[str, ...]) -> bool:
     return any(os.path.commonpath((real, root)) == root for root in roots)
 
 
+def _listed(uri: str, status: os.stat_result) -> Found:
+    return Found(uri, version_of(status), status.st_size, modified=status.st_mtime)
+
+
 def _found(path: str) -> Found | OSError | None:
     try:
         status = os.stat(path)
@@ -173,7 +177,7 @@ def _found(path: str) -> Found | OSError | None:
         return error
     if not stat.S_ISREG(status.st_mode):
         return None
-    return Found(path_to_uri(path), version_of(status), status.st_size)
+    return _listed(path_to_uri(path), status)
 
 
 def _sent(stream: BinaryIO, sink: BinaryIO) -> bool:

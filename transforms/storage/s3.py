@@ -76,7 +76,8 @@ class S3Storage:
         except FileNotFoundError:
             return None
         note = head["Metadata"].get("sha256")
-        return Found(uri, _plain(head["ETag"]), head["ContentLength"], note)
+        modified = head["LastModified"].timestamp()
+        return Found(uri, _plain(head["ETag"]), head["ContentLength"], note, modified)
 
     def list_below(self, uri: str) -> Iterator[Found]:
         return self._list(below(uri))
@@ -204,7 +205,8 @@ class S3Storage:
             for page in pages:
                 for entry in page.get("Contents", []):
                     uri = f"s3://{bucket}/{entry['Key']}"
-                    found = Found(uri, _plain(entry["ETag"]), entry["Size"])
+                    modified = entry["LastModified"].timestamp()
+                    found = Found(uri, _plain(entry["ETag"]), entry["Size"], modified=modified)
                     if not is_folder_mark(found):
                         yield found
 

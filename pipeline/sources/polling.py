@@ -1,0 +1,103 @@
+"""What the streaming sources share: they look when the clock ticks, in one place for each input."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import apache_beam as beam
+
+from transforms.config import RouteConfig
+from transforms.lake import stop
+from transforms.outstanding import Outstanding
+
+STOP_PATIENCE: Final = 3
+"""A source that was asked to stop waits so many times the delay of the index for its objects."""
+
+
+class Poller(ABC):
+    """One input of a streaming source, with what it must remember between two looks."""
+
+    outstanding: Outstanding
+
+    @abstractmethod
+    def poll(self, *, stopping: bool) -> Iterator[Any]:
+        """Look for what is new, and see to what is done.
+
+        Args:
+            stopping: nothing new is given out any more.
+
+        Yields:
+            References and tagged failures, as `discovered` gives them.
+        """
+
+
+class PollFn(beam.DoFn):  # type: ignore[misc]
+    """Numbers of inputs to what their pollers find; ticks that come too early are passed over."""
+
+    def __init__(self, config: RouteConfig, poller: Callable[[RouteConfig, str], Poller]) -> None:
+        self._config = config
+        self._poller = poller
+
+    def process(self, number: int) -> Iterator[Any]:
+        yield from _polling(self._config, number, self._poller).tick()
+
+
+class _Polling:
+    """The poller of one input, used by one thread at a time."""
+
+    def __init__(self, config: RouteConfig, number: int, poller: Poller) -> None:
+        assert config.stream is not None
+        self._config = config
+        self._stream = config.stream
+        self._number = number
+        self._poller = poller
+        self._busy = threading.Lock()
+        self._last = float("-inf")
+        self._asked_at: float | None = None
+        self._has_stopped = False
+
+    def tick(self) -> Iterator[Any]:
+        if self._has_stopped or not self._busy.acquire(blocking=False):
+            return
+        try:
+            now = time.monotonic()
+            if now - self._last < self._stream.poll_every / 2:
+                return
+            self._last = now
+            if self._asked_at is None and stop.is_asked(self._config.layout):
+                self._asked_at = now
+            yield from self._poller.poll(stopping=self._asked_at is not None)
+            self._say_if_stopped()
+        finally:
+            self._busy.release()
+
+    def _say_if_stopped(self) -> None:
+        if self._asked_at is None:
+            return
+        left = sorted(one.ref.key for one in self._poller.outstanding)
+        waited = time.monotonic() - self._asked_at
+        if left and waited < STOP_PATIENCE * self._stream.index_every + self._stream.poll_every:
+            return
+        said = stop.Stopped(len(left), tuple(left[: stop.MAX_KEYS]))
+        stop.say(self._config.layout, self._config.run_id, self._number, said)
+        self._has_stopped = True
+
+
+_POLLINGS: Final[dict[tuple[str, int], _Polling]] = {}
+_OPENING: Final = threading.Lock()
+
+
+def _polling(
+    config: RouteConfig, number: int, poller: Callable[[RouteConfig, str], Poller]
+) -> _Polling:
+    """Return this process's polling of one input: engines make and drop DoFns as they like."""
+    key = config.run_id, number
+    with _OPENING:
+        if key not in _POLLINGS:
+            made = poller(config, config.inputs[number])
+            _POLLINGS[key] = _Polling(config, number, made)
+        return _POLLINGS[key]

@@ -1,0 +1,111 @@
+"""Watches folders and prefixes for new objects, and gives each out once the lake lacks it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam import pvalue
+
+from pipeline.sources.discovered import REFS, discovered
+from pipeline.sources.files import list_objects
+from pipeline.sources.polling import Poller, PollFn
+from transforms.config import RouteConfig
+from transforms.lake.catalog import catalog_of
+from transforms.outstanding import Outstanding
+from transforms.refs import FAILED, ObjectRef
+from transforms.storage.local import path_to_uri
+from transforms.storage.schemes import is_local
+
+
+@dataclass
+class Watch(beam.PTransform):  # type: ignore[misc]
+    """Ticks to references in `REFS`, and `FAILED` for folders that cannot be listed."""
+
+    config: RouteConfig
+
+    def expand(self, ticks: beam.PCollection[int]) -> pvalue.DoOutputsTuple:
+        return ticks | "Poll" >> beam.ParDo(PollFn(self.config, Watcher)).with_output_types(
+            Any
+        ).with_outputs(FAILED, main=REFS)
+
+
+class Watcher(Poller):
+    """Looks below one input pattern.
+
+    Local files are given out once two looks, `settle_for` seconds or more apart, found them the
+    same: who writes a file where it is watched is seldom done at once. Objects in stores appear whole.
+    """
+
+    def __init__(
+        self, config: RouteConfig, pattern: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        assert config.stream is not None
+        self._config = config
+        self._pattern = pattern
+        self._clock = clock
+        self._catalog = catalog_of(config.layout)
+        self.outstanding = Outstanding(
+            self._catalog,
+            limit=config.stream.max_in_flight,
+            retry_after=config.stream.retry_after,
+        )
+        self._settle_for = config.stream.settle_for if is_local(pattern) else 0.0
+        self._held: set[bytes] = set()
+        self._first_seen: dict[ObjectRef, float] = {}
+
+    def poll(self, *, stopping: bool) -> Iterator[Any]:
+        """As `Poller.poll`; all that is listed and not held is looked at each time."""
+        self._catalog.refresh()
+        for done in self.outstanding.take_done():
+            self._held.add(done.ref.digest())
+        if stopping:
+            return
+        listed: dict[ObjectRef, bytes] = {}
+        for found in list_objects(self._pattern, self._config.layout.object_roots):
+            if isinstance(found, OSError):
+                named = path_to_uri(str(found.filename or self._pattern))
+                yield discovered(found, named, self._config)
+            else:
+                listed[found] = found.digest()
+        self._forget_all_but(listed)
+        yield from self._new(listed)
+        yield from self._again()
+
+    def _forget_all_but(self, listed: dict[ObjectRef, bytes]) -> None:
+        self._held &= set(listed.values())
+        self._first_seen = {r: t for r, t in self._first_seen.items() if r in listed}
+        for one in list(self.outstanding):
+            if one.ref not in listed:  # removed, or there in another version
+                self.outstanding.forget(one.ref)
+
+    def _new(self, listed: dict[ObjectRef, bytes]) -> Iterator[Any]:
+        now = self._clock()
+        unknown = {
+            (ref.uri, ref.version): ref
+            for ref, digest in listed.items()
+            if digest not in self._held and self.outstanding.get(ref) is None
+        }
+        held = self._catalog.held(list(unknown))
+        self._held |= {listed[unknown[version]] for version in held}
+        room = self.outstanding.room(now)
+        for version, ref in unknown.items():
+            if version in held:
+                continue
+            if now - self._first_seen.setdefault(ref, now) < self._settle_for:
+                continue
+            if room <= 0:
+                return
+            room -= 1
+            del self._first_seen[ref]
+            self.outstanding.give(ref, now)
+            yield discovered(ref, ref.uri, self._config)
+
+    def _again(self) -> Iterator[Any]:
+        now = self._clock()
+        for one in self.outstanding.due(now)[: self.outstanding.room(now)]:
+            self.outstanding.give_again(one, now)
+            yield one.ref

@@ -1,0 +1,112 @@
+"""Brings placed rows of a stream into the index, each once, whoever else tries the same."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from transforms.lake.catalog import Catalog
+from transforms.lake.index_files import LedgerRow, parquet_bytes
+from transforms.lake.layout import Layout
+from transforms.lake.schema import IndexRow, to_table
+from transforms.lake.settle import settle
+from transforms.lake.store import put_bytes
+from transforms.lake.stream_log import Chain, follows
+from transforms.reasons import Reason, Unaccounted
+
+MAX_TRIES: Final = 1000
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What became of rows.
+
+    Attributes:
+        rows: that were written, as they stand in the index.
+        held: how many the index held already.
+    """
+
+    rows: list[IndexRow]
+    held: int
+
+
+def commit(
+    layout: Layout, catalog: Catalog, run_id: str, chain: Chain, rows: Sequence[IndexRow]
+) -> Committed:
+    """Settle rows and append them to a chain; what the index holds is dropped.
+
+    An object that no row names in the end, as it was decided twice and differently, is left to
+    `recover`: rows that have not come here yet may name it.
+
+    Args:
+        layout: the lake.
+        catalog: of the lake.
+        run_id: of the run that writes them, whichever decided them.
+        chain: of the shard that all identities of the rows belong to.
+        rows: placed; in any order, and perhaps more than one for a version of a source.
+
+    Raises:
+        Unaccounted: the lake's storage refused.
+        RuntimeError: the index cannot be read.
+    """
+    for _ in range(MAX_TRIES):
+        catalog.refresh()
+        tail, closed = catalog.tail(chain)
+        link, closes = follows(tail, closed=closed, today=today())
+        fresh = _fresh(rows, catalog)
+        if not fresh:
+            return Committed([], len(rows))
+        stamped = [replace(r, run_id=run_id, ingest_date=link.ingest_date) for r in fresh]
+        settled = [] if closes else _settled(stamped, catalog)
+        if _put(layout, link.uri(layout, chain), settled) and settled:
+            return Committed(settled, len(rows) - len(settled))
+    raise RuntimeError(f"shard {chain.shard} of the index: others were first {MAX_TRIES} times")
+
+
+def close(layout: Layout, catalog: Catalog, chain: Chain, day: str) -> None:
+    """See to it that no file is added any more to a chain on a day that is over."""
+    while True:
+        catalog.refresh()
+        tail, closed = catalog.tail(chain)
+        if tail is None or closed or tail.ingest_date != day:
+            return
+        link = replace(tail, number=tail.number + 1)
+        _put(layout, link.uri(layout, chain), [])
+
+
+def today() -> str:
+    """Return the day, UTC."""
+    return time.strftime("%Y-%m-%d", time.gmtime())
+
+
+def _put(layout: Layout, uri: str, rows: Sequence[IndexRow]) -> bool:
+    """Write the next file of a chain; False if another writer was first."""
+    try:
+        put_bytes(uri, parquet_bytes(to_table(rows)), scratch=layout.scratch())
+    except Unaccounted as error:
+        if error.reason != Reason.NAME_TAKEN:
+            raise
+        return False
+    return True
+
+
+def _fresh(rows: Sequence[IndexRow], catalog: Catalog) -> list[IndexRow]:
+    """Return the rows that the index lacks, one for each version of a source."""
+    ordered = sorted(rows, key=lambda r: (r.model_id or "", str(r.object_uri), r.ingested_at))
+    by_version = {(row.source_uri, row.source_version): row for row in reversed(ordered)}
+    held = catalog.held(list(by_version))
+    return [row for version, row in by_version.items() if version not in held]
+
+
+def _settled(rows: Sequence[IndexRow], catalog: Catalog) -> list[IndexRow]:
+    groups: dict[str, list[IndexRow]] = defaultdict(list)
+    for row in rows:
+        groups[row.identity].append(row)
+    known: dict[str, list[LedgerRow]] = defaultdict(list)
+    for earlier in catalog.rows_of(groups):
+        known[earlier.identity].append(earlier)
+    settled = [settle(group, known[identity]) for identity, group in groups.items()]
+    return [row for one in settled for row in one.rows]

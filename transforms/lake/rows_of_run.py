@@ -1,0 +1,58 @@
+"""What a run came to, reckoned from the index: engines count again what they run again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.lake.index_files import list_index, readable
+from transforms.lake.layout import Layout
+from transforms.lake.schema import ROW_GROUP_ROWS
+from transforms.reasons import Status
+from transforms.tally import RunTally
+
+COLUMNS: Final = (
+    "run_id", "status", "stage", "reason", "destination", "conflict", "source_size_bytes",
+)  # fmt: skip
+
+
+def tally_of_run(layout: Layout, run_id: str, since: str, *, left: int) -> RunTally:
+    """Return the tally of a stream's run.
+
+    Args:
+        layout: the lake.
+        run_id: of the run.
+        since: first partition that it may have written to, YYYY-MM-DD.
+        left: objects that its sources gave out and that have no row.
+    """
+    tally = RunTally.of_count("failed", left)
+    for uri in list_index(layout):
+        if uri >= layout.partition(since):
+            with readable(uri) as file:
+                for batch in file.iter_batches(ROW_GROUP_ROWS, columns=list(COLUMNS)):
+                    tally = RunTally.sum((tally, _tally(pa.Table.from_batches([batch]), run_id)))
+    discovered = sum(tally.counts.values())
+    return RunTally.sum((tally, RunTally.of_count("discovered", discovered)))
+
+
+def _tally(rows: pa.Table, run_id: str) -> RunTally:
+    mine = rows.filter(pc.equal(rows["run_id"], run_id))
+    groups = mine.group_by(["status", "stage", "reason", "destination"]).aggregate(
+        [("source_size_bytes", "sum"), ("conflict", "sum"), ("run_id", "count")]
+    )
+    counts: Counter[str] = Counter()
+    destinations: Counter[str] = Counter()
+    reasons: Counter[tuple[str, str, str]] = Counter()
+    conflicts = size = 0
+    for group in groups.to_pylist():
+        number = group["run_id_count"]
+        counts[group["status"]] += number
+        reasons[group["status"], group["stage"], group["reason"]] += number
+        if group["status"] != Status.DUPLICATE:
+            destinations[group["destination"]] += number
+        conflicts += group["conflict_sum"] or 0
+        size += group["source_size_bytes_sum"]
+    return RunTally(counts, destinations, reasons, conflicts, size)

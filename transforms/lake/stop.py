@@ -1,0 +1,65 @@
+"""How a stream is asked to stop, and how its sources say that they have: small files of the lake.
+
+A source and the process that started the job need not share a machine, and no engine has a call that
+lets a job end what it began; the lake is what all of them reach.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from transforms.lake.layout import Layout
+from transforms.lake.store import list_files, put_once, read_bytes, stands
+from transforms.storage.schemes import join, storage_of
+
+FOLDER: Final = ".stream"
+ASKED: Final = "stop"
+MAX_KEYS: Final = 100
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What a source leaves when it has stopped.
+
+    Attributes:
+        left: objects that it gave out and that have no row.
+        object_keys: of the first of them.
+    """
+
+    left: int
+    object_keys: tuple[str, ...]
+
+
+def ask(layout: Layout) -> None:
+    """Ask the stream that writes into a lake to stop."""
+    put_once(_name(layout, ASKED), b"stop\n", scratch=layout.scratch())
+
+
+def is_asked(layout: Layout) -> bool:
+    """Whether a lake's stream was asked to stop."""
+    return stands(_name(layout, ASKED))
+
+
+def say(layout: Layout, run_id: str, number: int, stopped: Stopped) -> None:
+    """Say that the source of one input has stopped."""
+    name = _name(layout, f"{run_id}-{number}.json")
+    put_once(name, json.dumps(asdict(stopped)).encode(), scratch=layout.scratch())
+
+
+def said(layout: Layout, run_id: str, inputs: int) -> list[Stopped]:
+    """Return what those sources of a run said that have stopped."""
+    names = [_name(layout, f"{run_id}-{number}.json") for number in range(inputs)]
+    found = [json.loads(read_bytes(name)) for name in names if stands(name)]
+    return [Stopped(one["left"], tuple(one["object_keys"])) for one in found]
+
+
+def clear(layout: Layout) -> None:
+    """Forget all of it."""
+    for found in list_files(join(layout.root, FOLDER)):
+        storage_of(found.uri).remove(found.uri)
+
+
+def _name(layout: Layout, name: str) -> str:
+    return join(layout.root, FOLDER, name)

@@ -1,0 +1,95 @@
+"""What a streaming source gave out and the index does not hold yet.
+
+The lake's index is all that a stream remembers: an object is done with when its row stands there,
+whatever became of the workers meanwhile. What a source keeps beside is lost with its process and made
+up for by the next one, which gives the same objects out again; `lake.commit` drops second rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from transforms.lake.catalog import Catalog
+from transforms.refs import ObjectRef
+
+MAX_DOUBLINGS: Final = 5
+
+
+@dataclass
+class Given:
+    """An object that was given out.
+
+    Attributes:
+        ref: names it.
+        tickets: what the source needs when its row stands in the index, as Pub/Sub's ack ids.
+        last: when it was last given out, seconds on a monotonic clock.
+        times: how often.
+    """
+
+    ref: ObjectRef
+    last: float
+    tickets: list[str] = field(default_factory=list)
+    times: int = 1
+
+
+class Outstanding:
+    """The objects that one source waits for."""
+
+    def __init__(self, catalog: Catalog, *, limit: int, retry_after: float) -> None:
+        """Wait for at most `limit` objects at once, those that failed left out.
+
+        Args:
+            catalog: of the lake.
+            limit: see above; it keeps an engine from being flooded.
+            retry_after: seconds until an object is given out again, doubled each time.
+        """
+        self._catalog = catalog
+        self._limit = limit
+        self._retry_after = retry_after
+        self._given: dict[ObjectRef, Given] = {}
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __iter__(self) -> Iterator[Given]:
+        return iter(list(self._given.values()))
+
+    def get(self, ref: ObjectRef) -> Given | None:
+        """Return what is known of an object that is waited for."""
+        return self._given.get(ref)
+
+    def room(self, now: float) -> int:
+        """How many more objects may be given out."""
+        waiting = sum(now - one.last < self._retry_after for one in self._given.values())
+        return max(0, self._limit - waiting)
+
+    def give(self, ref: ObjectRef, now: float, ticket: str | None = None) -> None:
+        """Note that an object is given out."""
+        one = self._given.setdefault(ref, Given(ref, now))
+        if ticket is not None:
+            one.tickets.append(ticket)
+
+    def due(self, now: float) -> list[Given]:
+        """Return what has waited too long, longest first."""
+        late = [one for one in self._given.values() if now - one.last >= self._patience(one)]
+        return sorted(late, key=lambda one: one.last)
+
+    def give_again(self, one: Given, now: float) -> None:
+        """Note that an object is given out once more."""
+        one.last = now
+        one.times += 1
+
+    def forget(self, ref: ObjectRef) -> None:
+        """Wait for an object no more."""
+        self._given.pop(ref, None)
+
+    def take_done(self) -> list[Given]:
+        """Forget and return what the index holds; refresh the catalog before."""
+        waited = {(ref.uri, ref.version): ref for ref in self._given}
+        held = self._catalog.held(list(waited))
+        return [self._given.pop(waited[version]) for version in held]
+
+    def _patience(self, one: Given) -> float:
+        return float(self._retry_after * 2 ** min(one.times - 1, MAX_DOUBLINGS))
