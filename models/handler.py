@@ -13,6 +13,7 @@ from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.ml.inference.pytorch_inference import PytorchModelHandlerTensor
 
 from models import bundle
+from models.live import LiveModel, Served
 from models.networks import FilmClassifier
 from transforms.errors import UsageError
 
@@ -38,6 +39,21 @@ class InferenceError:
     kind: str
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a bundle's network made of one film, and what the bundle asks of that.
+
+    Attributes:
+        values: float32[n_labels + 1] as `FilmClassifier.forward` describes.
+        thresholds: of the bundle, per label.
+        ood_threshold: of the bundle.
+    """
+
+    values: npt.NDArray[np.float32]
+    thresholds: dict[str, float]
+    ood_threshold: float
+
+
 def choose_device(asked: Device) -> str:
     """Return "cpu" or "cuda".
 
@@ -58,12 +74,19 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
     """Runs a bundle's `FilmClassifier` on batches of uint8[1, S, S] arrays.
 
     Unlike its base it never falls back to another device, and a film that makes a batch fail is
-    found by halving: only it gets an `InferenceError`. Results are float32[n_labels + 1] arrays as
-    `FilmClassifier.forward` describes; there are always as many as films, in their order.
+    found by halving: only it gets an `InferenceError`, the others a `Scored`. There are always as many
+    results as films, in their order. Given a folder of bundles, the last of them takes over between
+    two batches; see `models.live`.
     """
 
     def __init__(
-        self, bundle_uri: str, *, device: Device = "auto", max_batch_size: int = 32
+        self,
+        bundle_uri: str,
+        *,
+        device: Device = "auto",
+        max_batch_size: int = 32,
+        models: str | None = None,
+        models_every: float = 30.0,
     ) -> None:
         super().__init__(
             state_dict_path=bundle_uri,
@@ -74,31 +97,54 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
         )
         self._bundle_uri = bundle_uri
         self._asked_device: Device = device
-        info = bundle.read_info(bundle_uri)
-        self._model_id = info.model_id
-        self._film_shape = (1, info.input_size, info.input_size)
+        side = bundle.read_info(bundle_uri).input_size
+        self._film_shape = (1, side, side)
         self._max_batch_size = max_batch_size
+        self._models, self._models_every = models, models_every
 
-    def load_model(self) -> FilmClassifier:
+    def load_model(self) -> LiveModel:
         """Load the bundle onto the chosen device."""
-        network = bundle.load_network(self._bundle_uri)
-        device = choose_device(self._asked_device)
-        if device == "cuda":
-            network = network.half()
-        return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        first = self._load(self._bundle_uri)
+        return LiveModel(first, self._load, self._models, self._models_every)
 
     def run_inference(
         self,
         batch: Sequence[Films],
-        model: FilmClassifier,
+        model: LiveModel,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[PredictionResult]:
         """Classify films; `example` of each result is dropped, so that no pixels travel on."""
-        fixed = CPU_FORWARD_FILMS if model.device.type == "cpu" else self._max_batch_size
-        results = self._classify(batch, model, fixed)
+        served = model.now()
+        network, info = served.network, served.info
+        fixed = CPU_FORWARD_FILMS if network.device.type == "cpu" else self._max_batch_size
+        results = self._classify(batch, network, fixed)
         if len(results) != len(batch):
             raise AssertionError(f"{len(results)} results for {len(batch)} films")
-        return [PredictionResult(None, result, self._model_id) for result in results]
+        return [
+            PredictionResult(
+                None,
+                result
+                if isinstance(result, InferenceError)
+                else Scored(result, info.thresholds, info.ood_threshold),
+                info.model_id,
+            )
+            for result in results
+        ]
+
+    def _load(self, uri: str) -> Served:
+        info = bundle.read_info(uri)
+        network = bundle.load_network(uri)
+        device = choose_device(self._asked_device)
+        if device == "cuda":
+            network = network.half()
+        network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if (1, info.input_size, info.input_size) != self._film_shape:
+            raise bundle.BundleError(
+                f"model bundle {uri}: its films have {info.input_size} pixels a side, this run makes "
+                f"them of {self._film_shape[1]}; start anew with --model"
+            )
+        self._require_sound(network)
+        return Served(network, info)
 
     def get_num_bytes(self, batch: Sequence[Films]) -> int:
         """Bytes of a batch of films."""

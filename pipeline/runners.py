@@ -20,6 +20,19 @@ POOL: Final = (
 )
 
 
+FLINK_OPTIONS: Final = (
+    "allow_non_restored_state attached_mode auto_watermark_interval checkpoint_timeout_millis "
+    "checkpointing_interval checkpointing_mode execution_mode_for_batch execution_retry_delay "
+    "externalized_checkpoints_enabled fail_on_checkpointing_errors finish_bundle_before_checkpointing "
+    "latency_tracking_interval max_bundle_size max_bundle_time_mills max_parallelism "
+    "min_pause_between_checkpoints number_of_execution_retries object_reuse operator_chaining "
+    "parallelism re_iterable_group_by_key_result retain_externalized_checkpoints_on_cancellation "
+    "savepoint_path shutdown_sources_after_idle_ms state_backend state_backend_storage_path "
+    "unaligned_checkpoint_enabled"
+).split()
+"""Options that Beam's job server for Flink knows and Beam's Python does not."""
+
+
 @dataclass(frozen=True)
 class Runner:
     """A runner of Beam's, and what it needs to run this graph.
@@ -29,6 +42,7 @@ class Runner:
         needs: options that must be given, with what to give.
         defaults: options that are given unless the operator gives them.
         files: options that must name a file of this machine.
+        options: names that the job server knows beyond Beam's own.
         clock: what the streaming sources are driven by; None: it does not stream.
         streams_as: the runner that it means for a streaming source.
     """
@@ -37,6 +51,7 @@ class Runner:
     needs: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    options: Sequence[str] = ()
     clock: str | None = None
     streams_as: str | None = None
 
@@ -61,6 +76,7 @@ RUNNERS: Final[Mapping[str, Runner]] = {
             "job_endpoint": "HOST:PORT of a job server, as Flink's or Prism's",
             "environment_type": POOL,
         },
+        options=FLINK_OPTIONS,
         clock=PERIODIC,
     ),
 }
@@ -111,6 +127,9 @@ def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
     parsed, unknown = parser.parse_known_args(list(arguments))
+    unknown = [
+        given for given in unknown if given.lstrip("-").partition("=")[0] not in runner.options
+    ]
     if unknown:
         raise ConfigError(f"unknown options: {' '.join(unknown)}; see --help")
     given = vars(parsed)

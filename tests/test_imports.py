@@ -15,7 +15,17 @@ ROOT = Path(__file__).parents[1]
 SOURCES = [p for top in ("pipeline", "transforms", "models") for p in (ROOT / top).rglob("*.py")]
 LAYER = {"pipeline": 3, "transforms": 2, "models": 1}
 """What stands below imports nothing from above; `imaging`, `lake` and the plain modules are 0."""
-BEAM_STEPS = {"classify", "commit_index", "fetch", "gather", "index", "ledger", "metrics", "place", "skip"}
+BEAM_STEPS = {
+    "classify",
+    "commit_index",
+    "fetch",
+    "gather",
+    "index",
+    "ledger",
+    "metrics",
+    "place",
+    "skip",
+}
 
 
 def imported(path: Path) -> set[str]:

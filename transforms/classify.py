@@ -8,8 +8,8 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
 
-from models.handler import FilmModelHandler, InferenceError
-from transforms.config import RouteConfig
+from models.handler import FilmModelHandler, InferenceError, Scored
+from transforms.config import RouteConfig, StreamConfig
 from transforms.examine import quarantined
 from transforms.imaging.header_label import agrees
 from transforms.labels import (
@@ -38,8 +38,9 @@ class ClassifyAndDecide(beam.PTransform):  # type: ignore[misc]
             self.config.model_uri,
             device=self.config.device,  # type: ignore[arg-type]
             max_batch_size=self.config.batch_size,
+            **_live(self.config.stream),
         )
-        policy = self.config.policy
+        policy = self.config.own_policy
         return (
             films
             | "RunInference" >> RunInference(KeyedModelHandler(handler))
@@ -51,15 +52,22 @@ class ClassifyAndDecide(beam.PTransform):  # type: ignore[misc]
 
 
 def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> IndexRow:
-    """Fill in what the model said of a film and what the policy makes of it."""
+    """Fill in what the model said of a film and what the policy makes of it.
+
+    Args:
+        row: of the film.
+        result: of the model.
+        policy: as the operator gave it; what it leaves open, the bundle that decided fills in.
+    """
     if isinstance(result.inference, InferenceError):
         why = Rejected(Stage.CLASSIFY, Reason.INFERENCE_FAILED, result.inference.kind)
         return replace(quarantined(row, why), model_id=result.model_id)
-    *probabilities, ood_score = map(float, result.inference)
+    scored: Scored = result.inference
+    *probabilities, ood_score = map(float, scored.values)
     decision = decide(
         probabilities,
         ood_score,
-        policy,
+        policy.with_defaults(scored.thresholds, scored.ood_threshold),
         age_years=row.patient_age_years,
         long_side=max(row.rows or 0, row.columns or 0),
     )
@@ -85,3 +93,8 @@ def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> Index
         region_code=region.code if region else None,
         region_meaning=region.meaning if region else None,
     )
+
+
+def _live(stream: StreamConfig | None) -> dict[str, Any]:
+    """What lets a stream's model be followed by another one."""
+    return {} if stream is None else {"models": stream.models, "models_every": stream.models_every}

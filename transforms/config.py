@@ -82,6 +82,7 @@ class RouteConfig:
         fetch_threads: objects that one worker reads and decodes at once.
         frame_number: frame of multi-frame objects that is classified, from 1.
         policy: complete, with thresholds for every label.
+        own_policy: the same as the operator gave it, without what the bundle filled in.
         limits: on one object.
         placement: copy, link or index_only.
         reprocess: none, model or all.
@@ -106,6 +107,7 @@ class RouteConfig:
     fetch_threads: int = field(default_factory=lambda: min(8, (os.cpu_count() or 1) + 1))
     frame_number: int = 1
     policy: Policy = field(default_factory=Policy)
+    own_policy: Policy = field(default_factory=Policy)
     limits: Limits = field(default_factory=Limits)
     placement: str = COPY
     reprocess: str = REPROCESS_NONE

@@ -31,7 +31,8 @@ def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) ->
             f"model bundle {args.model}: its labels are {', '.join(info.labels)}; the router needs "
             f"{', '.join(LABELS)}, in this order"
         )
-    policy = policy_of(args).with_defaults(info.thresholds, info.ood_threshold)
+    own_policy = policy_of(args)
+    policy = own_policy.with_defaults(info.thresholds, info.ood_threshold)
     sinks = {sink: canonical(root) for sink, root in policy.sinks.items()}
     return RouteConfig(
         inputs=tuple(inputs),
@@ -45,5 +46,6 @@ def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) ->
         device=args.device,
         frame_number=args.frame,
         policy=policy,
+        own_policy=own_policy,
         limits=limits_of(args),
     )

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         row = examined.row
         if examined.film is not None:
             (result,) = handler.run_inference([examined.film], model)
-            row = decide_row(row, result, config.policy)
+            row = decide_row(row, result, config.own_policy)
             if args.thumbnail:
                 Image.fromarray(examined.film[0]).save(args.thumbnail)
         print(_explained(row, examined.film, config))

@@ -92,11 +92,22 @@ class Cluster:
         """What a process wrote."""
         return (self._folder / f"{name}.log").read_text(errors="replace")
 
-    def rest(self, path: str) -> dict[str, Any]:
+    @property
+    def master(self) -> str:
+        """HOST:PORT of the REST interface."""
+        return f"localhost:{self._rest}"
+
+    def rest(self, path: str, data: dict[str, Any] | None = None, method: str | None = None) -> Any:
         """Answer of Flink's REST interface."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._rest}{path}", timeout=10) as answer:
-            found: dict[str, Any] = json.load(answer)
-        return found
+        body = None if data is None else json.dumps(data).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self._rest}{path}",
+            data=body,
+            method=method,
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read() or b"{}")
 
     def close(self) -> None:
         """End everything."""
@@ -162,6 +173,9 @@ def _configuration(folder: Path, rest: int, rpc: int, blobs: int) -> dict[str, o
         "heartbeat.interval": 1000,
         "heartbeat.timeout": 8000,
         "io.tmp.dirs": folder / "tmp",
+        "state.backend": "rocksdb",
+        "state.checkpoints.dir": f"file://{folder}/checkpoints",
+        "state.savepoints.dir": f"file://{folder}/savepoints",
     }
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle import load_network
+from models.bundle import load_network, read_info
 from models.default_bundle import DEFAULT_BUNDLE
-from models.handler import DeviceError, FilmModelHandler, InferenceError, choose_device
+from models.handler import DeviceError, FilmModelHandler, InferenceError, Scored, choose_device
+from models.live import LiveModel, Served
 from models.networks import FilmClassifier
 from tests.synthetic import film
 from transforms.imaging.network_input import network_input
@@ -21,7 +22,7 @@ def handler() -> FilmModelHandler:
 
 
 @pytest.fixture(scope="module")
-def model(handler: FilmModelHandler) -> FilmClassifier:
+def model(handler: FilmModelHandler) -> LiveModel:
     return handler.load_model()
 
 
@@ -29,16 +30,21 @@ def films(count: int) -> list[np.ndarray]:
     return [network_input(film(seed, (300, 260)).astype(np.float32), 224) for seed in range(count)]
 
 
+def served(network: FilmClassifier) -> LiveModel:
+    return LiveModel(Served(network, read_info(DEFAULT_BUNDLE)), load_network, None, 0)
+
+
 def inferences(handler, model, batch) -> list:
-    return [result.inference for result in handler.run_inference(batch, model)]
+    results = [result.inference for result in handler.run_inference(batch, model)]
+    return [one.values if isinstance(one, Scored) else one for one in results]
 
 
 def test_probabilities_sum_to_one_and_the_film_is_dropped(handler, model) -> None:
     (result,) = handler.run_inference(films(1), model)
     assert result.example is None
-    assert result.inference.shape == (len(LABELS) + 1,)
-    assert result.inference[:-1].sum() == pytest.approx(1, abs=1e-5)
-    assert np.isfinite(result.inference).all()
+    assert result.inference.values.shape == (len(LABELS) + 1,)
+    assert result.inference.values[:-1].sum() == pytest.approx(1, abs=1e-5)
+    assert np.isfinite(result.inference.values).all()
 
 
 def test_a_result_does_not_depend_on_its_neighbours(handler, model) -> None:
@@ -70,7 +76,7 @@ def test_values_that_are_not_finite_are_an_error(handler) -> None:
 
     broken = Broken("test_efficientnet", LABELS).eval()
     dark, bright = np.zeros((1, 224, 224), np.uint8), np.full((1, 224, 224), 255, np.uint8)
-    results = inferences(handler, broken, [dark, bright, dark])
+    results = inferences(handler, served(broken), [dark, bright, dark])
     assert [isinstance(r, InferenceError) for r in results] == [False, True, False]
 
 
@@ -80,7 +86,7 @@ def test_a_model_that_fails_on_every_film_stops_the_run(handler) -> None:
             raise torch.OutOfMemoryError
 
     with pytest.raises(RuntimeError, match="fails on every film"):
-        handler.run_inference(films(2), Full("test_efficientnet", LABELS).eval())
+        handler.run_inference(films(2), served(Full("test_efficientnet", LABELS).eval()))
 
 
 def test_a_model_that_gives_too_few_results_is_caught(handler) -> None:
@@ -89,7 +95,7 @@ def test_a_model_that_gives_too_few_results_is_caught(handler) -> None:
             return torch.zeros(1, len(LABELS) + 1)
 
     with pytest.raises(AssertionError, match="results for 3 films"):
-        handler.run_inference(films(3), Short("test_efficientnet", LABELS).eval())
+        handler.run_inference(films(3), served(Short("test_efficientnet", LABELS).eval()))
 
 
 def test_bytes_are_counted_in_full(handler) -> None:
@@ -123,7 +129,7 @@ def test_halving_frees_memory_on_a_device(handler, model, monkeypatch) -> None:
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     small.forward = forward  # type: ignore[method-assign]
-    results = inferences(handler, small, films(9))
+    results = inferences(handler, served(small), films(9))
     assert not any(isinstance(r, InferenceError) for r in results)
     assert max(seen) == 32
     assert seen[-1] <= 4
