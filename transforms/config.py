@@ -140,7 +140,7 @@ class RouteConfig:
             if text in self.layout.object_roots and text.startswith("file://")
         ]
         problems += self._stream_problems()
-        if not _is_date(self.ingest_date):
+        if not is_date(self.ingest_date):
             problems.append(f"--ingest_date {self.ingest_date!r} is no date; write YYYY-MM-DD")
         if self.patient_key_file:
             problems += _key_problems(self.patient_key_file)
@@ -213,7 +213,8 @@ class RouteConfig:
         }
 
 
-def _is_date(text: str) -> bool:
+def is_date(text: str) -> bool:
+    """Whether a text is a date, YYYY-MM-DD."""
     try:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:

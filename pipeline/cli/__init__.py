@@ -15,6 +15,7 @@ COMMANDS = {
     "route": "route DICOM objects into a lake",
     "stop": "ask the stream that writes into a lake to end",
     "verify": "check a lake against its delivery contract",
+    "compact": "merge the small index files that streams leave",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",
     "demo": "route real DICOM files that the pydicom packages carry",
     "train": "fine-tune a network and write a model bundle",

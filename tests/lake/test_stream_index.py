@@ -12,7 +12,7 @@ import pytest
 from tests.lake.test_settle import row as settled_row
 from transforms.lake import commit as commit_module
 from transforms.lake.catalog import Catalog
-from transforms.lake.commit import close, commit
+from transforms.lake.commit import close_days, commit
 from transforms.lake.index_files import list_index, shard_of
 from transforms.lake.journal import list_journal, write_journal
 from transforms.lake.layout import Layout
@@ -136,9 +136,8 @@ def test_a_chain_goes_on_to_the_next_day_only_after_the_last_is_closed(
 def test_a_day_that_was_closed_takes_no_more_rows(layout: Layout, monkeypatch) -> None:
     monkeypatch.setattr(commit_module, "today", lambda: "2026-03-01")
     append(layout, row("/in/a", uid="1.1"))
-    catalog = Catalog(layout)
-    close(layout, catalog, ONE, "2026-03-01")
-    close(layout, catalog, ONE, "2026-03-01")
+    close_days(layout, "2026-03-02")
+    close_days(layout, "2026-03-02")
     append(layout, row("/in/b", uid="1.2"))
     assert [parse(uri)[1] for uri in list_index(layout)] == [
         Link(1, "2026-03-01"), Link(2, "2026-03-01"), Link(3, "2026-03-02")]  # fmt: skip

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from transforms.lake.catalog import Catalog
-from transforms.lake.index_files import LedgerRow, parquet_bytes
+from transforms.lake.index_files import LedgerRow, list_index, number_of_rows, parquet_bytes
 from transforms.lake.layout import Layout
 from transforms.lake.schema import IndexRow, to_table
 from transforms.lake.settle import settle
 from transforms.lake.store import put_bytes
-from transforms.lake.stream_log import Chain, follows
+from transforms.lake.stream_log import Chain, follows, tails
 from transforms.reasons import Reason, Unaccounted
 
 MAX_TRIES: Final = 1000
@@ -66,15 +66,16 @@ def commit(
     raise RuntimeError(f"shard {chain.shard} of the index: others were first {MAX_TRIES} times")
 
 
-def close(layout: Layout, catalog: Catalog, chain: Chain, day: str) -> None:
-    """See to it that no file is added any more to a chain on a day that is over."""
-    while True:
-        catalog.refresh()
-        tail, closed = catalog.tail(chain)
-        if tail is None or closed or tail.ingest_date != day:
-            return
-        link = replace(tail, number=tail.number + 1)
-        _put(layout, link.uri(layout, chain), [])
+def close_days(layout: Layout, before: str) -> None:
+    """See to it that no stream adds a file any more to the days before one.
+
+    A stream that goes on with such a chain finds it closed, and begins the next day.
+    """
+    for chain, tail in tails(list_index(layout)).items():
+        link = tail
+        while link.ingest_date < before and number_of_rows(link.uri(layout, chain)):
+            link = replace(link, number=link.number + 1)
+            _put(layout, link.uri(layout, chain), [])
 
 
 def today() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -50,8 +51,35 @@ def list_index(layout: Layout) -> list[str]:
     Raises:
         OSError: a folder may not be listed; it is not taken for an empty one.
     """
+    notes = compaction_notes(layout)  # before the listing: a note stands before its merged file
     partitions = join(layout.index, PARTITION_PREFIX)
-    return [f.uri for f in list_files(layout.index, ".parquet") if f.uri.startswith(partitions)]
+    files = [f.uri for f in list_files(layout.index, ".parquet") if f.uri.startswith(partitions)]
+    replaced: set[str] = set()
+    for _, note in notes:
+        partition = layout.partition(note["ingest_date"])
+        if join(partition, note["merged"]) in files:
+            replaced |= {join(partition, name) for name in note["replaced"]}
+    return [uri for uri in files if uri not in replaced]
+
+
+def compaction_notes(layout: Layout) -> list[tuple[str, dict[str, Any]]]:
+    """Return the notes of compactions that have not ended, with their URIs."""
+    notes = []
+    for found in list_files(layout.compaction, ".json"):
+        with contextlib.suppress(FileNotFoundError):
+            notes.append((found.uri, json.loads(read_bytes(found.uri))))
+    return notes
+
+
+def number_of_rows(uri: str) -> int:
+    """Return how many rows an index file has.
+
+    Raises:
+        RuntimeError: it is damaged.
+    """
+    with readable(uri) as file:
+        rows: int = file.metadata.num_rows
+    return rows
 
 
 def is_compacted(uri: str) -> bool:

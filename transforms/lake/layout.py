@@ -57,6 +57,11 @@ class Layout:
         return join(self.root, "index")
 
     @property
+    def compaction(self) -> str:
+        """Folder of notes on index files whose rows others have taken over."""
+        return join(self.root, ".compaction")
+
+    @property
     def journal(self) -> str:
         """Folder of the rows of a run that has not ended."""
         return join(self.root, "journal")

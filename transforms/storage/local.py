@@ -129,11 +129,14 @@ class LocalStorage:
 def sweep(scratch: str) -> int:
     """Remove what a killed run left half done; call only where no other run writes."""
     try:
-        left = [entry.path for entry in os.scandir(scratch) if not entry.is_dir()]
+        left = list(os.scandir(scratch))
     except FileNotFoundError:
         return 0
-    for path in left:
-        Path(path).unlink(missing_ok=True)
+    for entry in left:
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            Path(entry.path).unlink(missing_ok=True)
     return len(left)
 
 

@@ -1,0 +1,48 @@
+"""`dicom-router compact`: merges index files, a day's into one."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline.run import say_waiting
+from transforms.config import ConfigError, is_date
+from transforms.lake.commit import today
+from transforms.lake.compaction import compact
+from transforms.lake.layout import LOCK, Layout
+from transforms.lake.lock import exclusive
+from transforms.storage.local import uri_to_path
+from transforms.storage.schemes import canonical, is_local, why_not
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `compact`."""
+    parser.add_argument(
+        "lake", metavar="LAKE", help="root of the lake; a stream may go on meanwhile"
+    )
+    parser.add_argument(
+        "--before",
+        metavar="D",
+        help="merge the days before this one, YYYY-MM-DD; default, and at most: today, UTC",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compact, and say what was done to each day."""
+    before = args.before or today()
+    if why := why_not(args.lake):
+        raise ConfigError(f"{args.lake}: {why}")
+    if is_local(args.lake) and not uri_to_path(args.lake).is_dir():
+        raise ConfigError(f"{args.lake} is no folder; give the root of a lake")
+    if not is_date(before):
+        raise ConfigError(f"--before {before!r} is no date; write YYYY-MM-DD")
+    if before > today():
+        raise ConfigError(
+            f"--before {before}: streams write into today's partition; give {today()}"
+        )
+    layout = Layout(canonical(args.lake))
+    with exclusive(layout, say_waiting, names=[LOCK]):
+        done = compact(layout, before)
+    for one in done:
+        print(f"{one.ingest_date}: {one.files} files, {one.rows} rows, now one file")
+    print(f"{len(done)} days compacted")
+    return 0
