@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.graph import build
 from pipeline.progress import Progress
-from pipeline.runners import beam_options_of
+from pipeline.runners import beam_options_of, require_reach
 from pipeline.sources.files import list_objects
 from pipeline.sources.manifest import STANDARD_INPUT, read_manifest
 from pipeline.summary import read_summary
@@ -34,9 +35,7 @@ def run(
         ConfigError: the run cannot start.
         RuntimeError: it ended without a summary.
     """
-    config.check()
-    options = beam_options_of(beam_options, runner)
-    _require_matches(config)
+    options = _checked(config, runner, beam_options)
     with exclusive(config.layout, _say_waiting):
         _sweep_scratch(config)
         with Progress(quiet=quiet):
@@ -53,6 +52,28 @@ def run(
             sweep_journal(config.layout)
             _sweep_scratch(config)  # of workers that an engine lost and replaced
     return summary
+
+
+def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = ()) -> None:
+    """Check a configuration and write the job that an engine starts later.
+
+    So Dataflow's flex templates do. Nobody then holds the lock of the lake or waits for the summary.
+
+    Raises:
+        ConfigError: the run cannot start.
+    """
+    options = _checked(config, runner, beam_options)
+    pipeline = beam.Pipeline(options=options)
+    build(pipeline, config)
+    pipeline.run()
+
+
+def _checked(config: RouteConfig, runner: str, beam_options: Sequence[str]) -> PipelineOptions:
+    config.check()
+    options = beam_options_of(beam_options, runner)
+    require_reach(config, runner)
+    _require_matches(config)
+    return options
 
 
 def _sweep_scratch(config: RouteConfig) -> None:

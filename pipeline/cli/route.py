@@ -11,8 +11,9 @@ from typing import Any
 from models.handler import choose_device
 from pipeline.cli.arguments import add_model_argument, add_object_arguments
 from pipeline.cli.config import object_config
+from pipeline.run import describe
 from pipeline.run import run as run_pipeline
-from pipeline.runners import resolve
+from pipeline.runners import is_remote, resolve, starts_later
 from pipeline.summary import failure_lines, render
 from transforms.config import COPY, FILES, PLACEMENTS, REPROCESS, SOURCES, RouteConfig
 from transforms.lake.settle import REPROCESS_NONE
@@ -67,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="most films in one call of the model",
     )
     parser.add_argument(
+        "--accelerator",
+        metavar="HINT",
+        help="what workers that run the model should have, for engines that place steps by resources, "
+        "as type:nvidia-l4;count:1;install-nvidia-driver; films then cross a shuffle",
+    )
+    parser.add_argument(
         "--fetch_threads",
         type=int,
         metavar="N",
@@ -100,9 +107,12 @@ def run(args: argparse.Namespace) -> int:
     """Route and print what came of it."""
     config = route_config(args)
     quiet = args.quiet or args.json
-    device = choose_device(args.device)
+    device = args.device if is_remote(args.runner) else choose_device(args.device)
     if not quiet:
         announce(config, device, args.runner)
+    if starts_later(args.beam_options):
+        describe(config, runner=args.runner, beam_options=args.beam_options)
+        return 0
     summary = run_pipeline(config, runner=args.runner, beam_options=args.beam_options, quiet=quiet)
     if args.json:
         print(json.dumps(summary, indent=2))
@@ -137,6 +147,7 @@ def route_config(args: argparse.Namespace) -> RouteConfig:
         config,
         ingest_date=args.ingest_date or config.ingest_date,
         batch_size=args.batch_size,
+        accelerator=args.accelerator,
         fetch_threads=config.fetch_threads if args.fetch_threads is None else args.fetch_threads,
         source=args.source,
         placement=args.placement,
