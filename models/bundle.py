@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import safetensors.torch
 
+from models.default_bundle import located
 from models.networks import FilmClassifier
 from transforms.errors import UsageError
 from transforms.storage.base import read_whole
@@ -167,9 +168,9 @@ def _is_finite(value: object) -> bool:
 
 
 def _read(uri: str, name: str) -> bytes:
-    if problem := why_not(uri):
+    if problem := why_not(located(uri)):
         raise BundleError(f"model bundle {uri}: {problem}")
-    file = join(uri, name)
+    file = join(located(uri), name)
     try:
         return read_whole(storage_of(file), file)
     except OSError as error:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from pipeline.graph import build
+from pipeline.graph import build, build_streaming
 from pipeline.progress import Progress
-from pipeline.runners import beam_options_of
+from pipeline.runners import beam_options_of, clock_of, require_reach
 from pipeline.sources.files import list_objects
 from pipeline.sources.manifest import STANDARD_INPUT, read_manifest
 from pipeline.summary import read_summary
@@ -34,8 +35,7 @@ def run(
         ConfigError: the run cannot start.
         RuntimeError: it ended without a summary.
     """
-    config.check()
-    options = beam_options_of(beam_options, runner)
+    options = checked_options(config, runner, beam_options)
     _require_matches(config)
     with exclusive(config.layout, say_waiting):
         sweep_scratch(config)
@@ -53,6 +53,39 @@ def run(
             sweep_journal(config.layout)
             sweep_scratch(config)  # of workers that an engine lost and replaced
     return summary
+
+
+def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = ()) -> None:
+    """Check a configuration and write the job that an engine starts later.
+
+    So Dataflow's flex templates do. Nobody then holds the lock of the lake or waits for the summary.
+
+    Raises:
+        ConfigError: the run cannot start.
+    """
+    options = checked_options(config, runner, beam_options)
+    pipeline = beam.Pipeline(options=options)
+    if config.is_streaming:
+        build_streaming(pipeline, config, clock_of(runner))
+    else:
+        _require_matches(config)
+        build(pipeline, config)
+    pipeline.run()
+
+
+def checked_options(
+    config: RouteConfig, runner: str, beam_options: Sequence[str]
+) -> PipelineOptions:
+    """Check a configuration and return Beam's options for its runner.
+
+    Raises:
+        ConfigError: the run cannot start.
+    """
+    config.check()
+    options = beam_options_of(beam_options, runner)
+    options.view_as(StandardOptions).streaming = config.is_streaming
+    require_reach(config, runner)
+    return options
 
 
 def sweep_scratch(config: RouteConfig) -> None:

@@ -10,8 +10,10 @@ from typing import Final
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline.sources.ticks import PERIODIC
-from transforms.config import ConfigError
+from models.default_bundle import BUILT_IN
+from pipeline.sources.ticks import FLINK, PERIODIC
+from transforms.config import PUBSUB, ConfigError, RouteConfig
+from transforms.storage.schemes import is_installed, is_local
 
 IN_PROCESS: Final = "FnApiRunner"
 POOL: Final = (
@@ -40,11 +42,15 @@ class Runner:
     Attributes:
         beam_name: as Beam knows it.
         needs: options that must be given, with what to give.
-        defaults: options that are given unless the operator gives them.
+        needs_unless: the same, where the option that stands as key is not given.
+        defaults: options that are given unless the operator gives them; flags without a value.
         files: options that must name a file of this machine.
         options: names that the job server knows beyond Beam's own.
         clock: what the streaming sources are driven by; None: it does not stream.
         streams_as: the runner that it means for a streaming source.
+        begins: options that must begin in a certain way.
+        modules: what must be installed, and the extra that brings it.
+        remote: whether workers see nothing of this machine.
     """
 
     beam_name: str
@@ -54,6 +60,10 @@ class Runner:
     options: Sequence[str] = ()
     clock: str | None = None
     streams_as: str | None = None
+    needs_unless: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    begins: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, str] = field(default_factory=dict)
+    remote: bool = False
 
 
 RUNNERS: Final[Mapping[str, Runner]] = {
@@ -77,6 +87,36 @@ RUNNERS: Final[Mapping[str, Runner]] = {
             "environment_type": POOL,
         },
         options=FLINK_OPTIONS,
+        clock=PERIODIC,
+    ),
+    "FlinkRunner": Runner(
+        "FlinkRunner",
+        needs={"environment_type": POOL},
+        needs_unless={
+            "job_endpoint": {
+                "flink_master": "HOST:PORT of the JobManager's REST interface; or give "
+                "--job_endpoint=HOST:PORT of a job server that runs",
+                "flink_job_server_jar": "the file of Beam's job server for that Flink, in Beam's own "
+                "version; it is started with java, and never downloaded unasked",
+            }
+        },
+        files=("flink_job_server_jar",),
+        options=FLINK_OPTIONS,
+        clock=FLINK,
+    ),
+    "DataflowRunner": Runner(
+        "DataflowRunner",
+        needs={
+            "project": "the project that runs and pays for the job",
+            "region": "where the workers run; choose that of the buckets",
+            "temp_location": "gs://BUCKET/FOLDER for what Dataflow stages",
+            "sdk_container_image": "an image that has this version of the router; "
+            "templates/dataflow/Dockerfile builds it",
+        },
+        defaults={"sdk_location": "container", "no_save_main_session": ""},
+        begins={"temp_location": "gs://", "staging_location": "gs://"},
+        modules={"google.cloud.dataflow": "gcp", "google_auth_httplib2": "gcp"},
+        remote=True,
         clock=PERIODIC,
     ),
 }
@@ -132,10 +172,18 @@ def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
     ]
     if unknown:
         raise ConfigError(f"unknown options: {' '.join(unknown)}; see --help")
-    given = vars(parsed)
+    given = {o: value for o, value in vars(parsed).items() if value != parser.get_default(o)}
     problems = [
+        f"--runner {name} needs a package that is not installed: pip install "
+        f"'dicom-imaging-router[{extra}]'"
+        for extra in sorted({e for m, e in runner.modules.items() if not is_installed(m)})
+    ]
+    needs = dict(runner.needs)
+    for alternative, needed in runner.needs_unless.items():
+        needs |= {} if given.get(alternative) else needed
+    problems += [
         f"--runner {name} needs --{option}: {remedy}"
-        for option, remedy in runner.needs.items()
+        for option, remedy in needs.items()
         if not given.get(option)
     ]
     problems += [
@@ -143,10 +191,59 @@ def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
         for option in runner.files
         if given.get(option) and not Path(given[option]).is_file()
     ]
+    problems += [
+        f"--{option} {given[option]}: it must begin with {beginning}"
+        for option, beginning in runner.begins.items()
+        if given.get(option) and not given[option].startswith(beginning)
+    ]
     if problems:
         raise ConfigError("; ".join(problems))
-    added = [f"--{o}={value}" for o, value in runner.defaults.items() if not given.get(o)]
+    added = [
+        f"--{option}={value}" if value else f"--{option}"
+        for option, value in runner.defaults.items()
+        if not given.get(option)
+    ]
     return PipelineOptions([*arguments, *added, f"--runner={runner.beam_name}"])
+
+
+def is_remote(name: str) -> bool:
+    """Whether the workers of a runner see nothing of this machine.
+
+    Raises:
+        ConfigError: this version does not run on it.
+    """
+    return _runner(name).remote
+
+
+def require_reach(config: RouteConfig, name: str) -> None:
+    """Raise `ConfigError` if the workers of a runner cannot reach what a configuration names."""
+    if not is_remote(name):
+        return
+    named = () if config.source == PUBSUB else config.inputs
+    inputs = {f"input {number}": text for number, text in enumerate(named, 1)}
+    sinks = {f"sinks.{sink}": root for sink, root in config.layout.sinks.items()}
+    problems = [
+        f"{what}: the workers of {name} cannot see this machine; give a gs:// or s3:// URI"
+        for what, text in {**inputs, "--lake": config.layout.root, **sinks}.items()
+        if is_local(text)
+    ]
+    if is_local(config.model_uri) and config.model_uri != BUILT_IN:
+        problems.append(
+            f"--model: the workers of {name} cannot see this machine; copy the bundle to gs:// or "
+            "s3://, or leave the option out for the bundle that comes with the router"
+        )
+    if config.patient_key_file:
+        problems.append(
+            f"--patient_key_file: the workers of {name} cannot see this machine; leave it out, or run "
+            "on an engine whose workers have the file"
+        )
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def starts_later(arguments: Sequence[str]) -> bool:
+    """Whether Beam's options ask only for a job's description, as a launcher of templates does."""
+    return any(a.partition("=")[0] == "--template_location" for a in arguments)
 
 
 def _runner(name: str) -> Runner:

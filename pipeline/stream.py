@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipeline.graph import build_streaming
-from pipeline.run import explained, say_waiting, sweep_scratch
-from pipeline.runners import beam_options_of, clock_of, for_source
+from pipeline.run import checked_options, explained, say_waiting, sweep_scratch
+from pipeline.runners import clock_of, for_source
 from pipeline.summary import write_summary
 from transforms.config import RouteConfig
 from transforms.lake import stop
@@ -44,11 +44,9 @@ def run_stream(
         ConfigError: the run cannot start.
         RuntimeError: the job failed.
     """
-    config.check()
     runner = for_source(runner, streaming=True)
     clock = clock_of(runner)
-    options = beam_options_of(beam_options, runner)
-    options.view_as(StandardOptions).streaming = True
+    options = checked_options(config, runner, beam_options)
     started_on = today()
     with exclusive(config.layout, say_waiting, names=[WRITER_LOCK]):
         stop.clear(config.layout)

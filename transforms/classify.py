@@ -40,10 +40,13 @@ class ClassifyAndDecide(beam.PTransform):  # type: ignore[misc]
             max_batch_size=self.config.batch_size,
             **_live(self.config.stream),
         )
+        infer = RunInference(KeyedModelHandler(handler))
+        if self.config.accelerator:
+            infer = infer.with_resource_hints(accelerator=self.config.accelerator)
         policy = self.config.own_policy
         return (
             films
-            | "RunInference" >> RunInference(KeyedModelHandler(handler))
+            | "RunInference" >> infer
             | "Decide"
             >> beam.MapTuple(lambda row, result: decide_row(row, result, policy)).with_output_types(
                 Any

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -26,12 +27,13 @@ STREAMING_SOURCES: Final = (WATCH, PUBSUB)
 SOURCES: Final = (FILES, MANIFEST, *STREAMING_SOURCES)
 NOT_DECISIVE: Final = (
     "inputs source run_id ingest_date batch_size fetch_threads device index_shards allow_empty "
-    "log_uris reprocess patient_key_file stream"
+    "log_uris reprocess patient_key_file accelerator stream"
 ).split()
 """Fields of a configuration that do not bear on what becomes of an object."""
 PLACEMENTS: Final = (COPY, LINK, INDEX_ONLY)
 REPROCESS: Final = (REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_ALL)
 MIN_PATIENT_KEY_BYTES: Final = 16
+_ACCELERATOR: Final = re.compile(r"type:[^;\s]+;count:[1-9][0-9]*(;[^;\s]+)*")
 
 
 class ConfigError(UsageError):
@@ -78,6 +80,7 @@ class RouteConfig:
         model_id: of the bundle.
         model_input_size: side of the network's input, pixels.
         device: auto, cpu or cuda.
+        accelerator: that the engine should give the workers which run the model, as Beam writes it.
         batch_size: most films in one call of the model.
         fetch_threads: objects that one worker reads and decodes at once.
         frame_number: frame of multi-frame objects that is classified, from 1.
@@ -103,6 +106,7 @@ class RouteConfig:
     model_input_size: int
     source: str = FILES
     device: str = "auto"
+    accelerator: str | None = None
     batch_size: int = 32
     fetch_threads: int = field(default_factory=lambda: min(8, (os.cpu_count() or 1) + 1))
     frame_number: int = 1
@@ -142,6 +146,11 @@ class RouteConfig:
         problems += self._stream_problems()
         if not is_date(self.ingest_date):
             problems.append(f"--ingest_date {self.ingest_date!r} is no date; write YYYY-MM-DD")
+        if self.accelerator is not None and not _ACCELERATOR.fullmatch(self.accelerator):
+            problems.append(
+                f"--accelerator {self.accelerator!r}: write it as type:nvidia-l4;count:1, and after it "
+                "what the engine knows besides, as ;install-nvidia-driver"
+            )
         if self.patient_key_file:
             problems += _key_problems(self.patient_key_file)
         root = self.layout.root
@@ -200,6 +209,7 @@ class RouteConfig:
             "source": self.source,
             "ingest_date": self.ingest_date,
             "device": self.device,
+            "accelerator": self.accelerator,
             "batch_size": self.batch_size,
             "frame": self.frame_number,
             "placement": self.placement,

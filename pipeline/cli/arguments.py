@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
-from models.default_bundle import DEFAULT_BUNDLE
+from models.default_bundle import BUILT_IN
 from transforms.imaging.limits import Limits
 from transforms.policy import Policy, PolicyError, parse_policy
 
@@ -42,7 +42,7 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     """Add --model."""
     parser.add_argument(
         "--model",
-        default=DEFAULT_BUNDLE,
+        default=BUILT_IN,
         metavar="URI",
         help="model bundle: a folder, local, gs:// or s3://; default: the one that comes with the router",
     )

@@ -11,8 +11,9 @@ from typing import Any, Final
 from models.handler import choose_device
 from pipeline.cli.arguments import add_model_argument, add_object_arguments
 from pipeline.cli.config import object_config
+from pipeline.run import describe
 from pipeline.run import run as run_pipeline
-from pipeline.runners import for_source, resolve
+from pipeline.runners import for_source, is_remote, resolve, starts_later
 from pipeline.stream import run_stream
 from pipeline.summary import failure_lines, render
 from transforms.config import (
@@ -76,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=32,
         metavar="N",
         help="most films in one call of the model",
+    )
+    parser.add_argument(
+        "--accelerator",
+        metavar="HINT",
+        help="what workers that run the model should have, for engines that place steps by resources, "
+        "as type:nvidia-l4;count:1;install-nvidia-driver; films then cross a shuffle",
     )
     parser.add_argument(
         "--fetch_threads",
@@ -142,10 +149,13 @@ def run(args: argparse.Namespace) -> int:
     """Route and print what came of it."""
     config = route_config(args)
     quiet = args.quiet or args.json
-    device = choose_device(args.device)
     runner = for_source(args.runner, streaming=config.is_streaming)
+    device = args.device if is_remote(runner) else choose_device(args.device)
     if not quiet:
         announce(config, device, runner)
+    if starts_later(args.beam_options):
+        describe(config, runner=runner, beam_options=args.beam_options)
+        return 0
     run = run_stream if config.is_streaming else run_pipeline
     summary = run(config, runner=runner, beam_options=args.beam_options, quiet=quiet)
     if args.json:
@@ -181,6 +191,7 @@ def route_config(args: argparse.Namespace) -> RouteConfig:
         config,
         ingest_date=args.ingest_date or config.ingest_date,
         batch_size=args.batch_size,
+        accelerator=args.accelerator,
         fetch_threads=config.fetch_threads if args.fetch_threads is None else args.fetch_threads,
         source=args.source,
         placement=args.placement,

@@ -71,7 +71,7 @@ def test_flink_gives_the_same_lake(
     with started(films, tmp_path, cluster, cached) as run:
         ended(run, cluster)
     assert soak.compare(tmp_path, calm) == (0, 0, 0)
-    with started(films, tmp_path, cluster, cached) as run:
+    with started(films, tmp_path, cluster, cached, "--runner=FlinkRunner") as run:
         assert ended(run, cluster) == {"unchanged": OBJECTS}
     finished = [job["status"] for job in cluster.rest("/jobs")["jobs"]]
     assert finished == ["FINISHED", "FINISHED"]

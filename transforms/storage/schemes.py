@@ -42,7 +42,7 @@ def why_not(uri: str) -> str | None:
     if scheme not in STORES:
         return f"{scheme}:// is not supported; use a local path, gs:// or s3://"
     module, package = STORES[scheme]
-    if not _is_installed(module):
+    if not is_installed(module):
         return f"{scheme}:// needs a package that is not installed: pip install {package}"
     bucket, _ = split(uri)
     if not bucket:
@@ -113,7 +113,8 @@ def is_below(uri: str, root: str) -> bool:
     return uri.startswith(root.rstrip("/") + "/")
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:

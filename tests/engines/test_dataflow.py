@@ -1,0 +1,249 @@
+"""What is sent to Dataflow, built here without a network or credentials; nothing runs there."""
+
+from __future__ import annotations
+
+import base64
+import bz2
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.runners.pipeline_context import PipelineContext
+
+from pipeline import runners
+from pipeline.cli import main
+from pipeline.graph import build
+from pipeline.runners import RUNNERS, beam_options_of
+from tests.graphs import IN_STORE, config_of
+
+IMAGE = "europe-west4-docker.pkg.dev/project/router/router:1"
+OPTIONS = [
+    "--project=project",
+    "--region=europe-west4",
+    "--temp_location=gs://hospital-tmp/dataflow",
+    f"--sdk_container_image={IMAGE}",
+]
+HINT = "type:nvidia-l4;count:1;install-nvidia-driver"
+ACCELERATOR = common_urns.resource_hints.ACCELERATOR.urn
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def extra() -> Iterator[None]:
+    """As if the extra gcp were there, of which these tests need only the client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runners, "is_installed", lambda module: True)
+        yield
+
+
+@pytest.fixture(scope="module")
+def job() -> Callable[..., Any]:
+    """What Beam's own runner makes of the graph, up to where it would reach for the network."""
+    pytest.importorskip("google.cloud.dataflow", reason="needs google-cloud-dataflow-client")
+    from apache_beam.runners.dataflow.internal import apiclient
+
+    def built(*arguments: str, options: list[str] | None = None) -> Any:
+        given = [*OPTIONS, *(options or []), "--dry_run=true"]
+        pipeline = beam.Pipeline(options=beam_options_of(given, "DataflowRunner"))
+        build(pipeline, config_of(*arguments))
+        job = pipeline.run().job
+        job.proto.environment = apiclient.Environment(
+            proto_pipeline_staged_url="gs://hospital-tmp/pipeline.pb",
+            packages=[],
+            options=job.options,
+            environment_version="8",
+            proto_pipeline=job.proto_pipeline,
+        ).proto
+        return job
+
+    return built
+
+
+@pytest.fixture(scope="module")
+def plain(job: Callable[..., Any]) -> Any:
+    return job()
+
+
+@pytest.fixture(scope="module")
+def fitted(job: Callable[..., Any]) -> Any:
+    return job("--accelerator", HINT, "--device", "cuda")
+
+
+def image_of(environment: Any) -> str:
+    assert environment.urn == common_urns.environments.DOCKER.urn
+    payload = beam_runner_api_pb2.DockerPayload.FromString(environment.payload)
+    return str(payload.container_image)
+
+
+def hints_by_step(pipeline: Any) -> dict[str, bytes | None]:
+    """Accelerator of each step that runs code."""
+    return {
+        step.unique_name: pipeline.components.environments[step.environment_id].resource_hints.get(
+            ACCELERATOR
+        )
+        for step in pipeline.components.transforms.values()
+        if step.environment_id
+    }
+
+
+def texts_of(data: bytes) -> Iterator[bytes]:
+    """The bytes of a proto and of the pickles in it."""
+    yield data
+    for found in re.findall(rb"[A-Za-z0-9+/]{40,}={0,2}", data):
+        for unpacked in (zlib.decompress, bz2.decompress, bytes):
+            try:
+                yield unpacked(base64.b64decode(found))
+            except (ValueError, OSError, zlib.error):
+                continue
+
+
+def test_the_job_is_a_batch_job_in_the_given_image(plain: Any) -> None:
+    assert plain.proto.type_.name == "JOB_TYPE_BATCH"
+    environments = plain.proto_pipeline.components.environments.values()
+    assert {image_of(e) for e in environments} == {IMAGE}
+    assert [d for e in environments for d in e.dependencies] == [], "nothing is staged beside it"
+    (pool,) = plain.proto.environment.worker_pools
+    assert {i.container_image for i in pool.sdk_harness_container_images} == {IMAGE}
+    assert '"JOB_TYPE_BATCH"' in plain.json()
+
+
+def test_main_is_not_pickled(plain: Any) -> None:
+    assert plain.options.view_as(SetupOptions).save_main_session is False
+
+
+def test_every_step_is_rebuilt_from_what_is_sent(plain: Any) -> None:
+    rebuilt = beam.Pipeline.from_runner_api(plain.proto_pipeline, "FnApiRunner", PipelineOptions())
+    assert rebuilt.to_runner_api().components.transforms
+
+
+def test_all_labels_differ(plain: Any) -> None:
+    names = Counter(t.unique_name for t in plain.proto_pipeline.components.transforms.values())
+    assert [name for name, number in names.items() if number > 1] == []
+
+
+def test_all_keys_have_deterministic_coders(plain: Any) -> None:
+    components = plain.proto_pipeline.components
+    context = PipelineContext(components)
+    grouped = [
+        (step.unique_name, components.pcollections[next(iter(step.inputs.values()))].coder_id)
+        for step in components.transforms.values()
+        if step.spec.urn == common_urns.primitives.GROUP_BY_KEY.urn
+    ]
+    assert len(grouped) > 5
+    for name, coder_id in grouped:
+        assert context.coders.get_by_id(coder_id).key_coder().is_deterministic(), name
+
+
+def test_no_path_of_this_machine_is_sent(fitted: Any) -> None:
+    """Names of source files apart, which tracebacks show."""
+    places = "|".join(re.escape(str(place)) for place in (ROOT, Path(sys.prefix), Path.home()))
+    pattern = re.compile(rb"(?<![\w/.:-])(?:%s)/[-\w./]*" % places.encode())
+    sent = texts_of(fitted.proto_pipeline.SerializeToString())
+    named = {path for text in sent for path in pattern.findall(text)}
+    assert named, "pickles were looked into"
+    assert {path for path in named if not path.endswith(b".py")} == set()
+
+
+def test_the_model_runs_where_the_accelerator_is(plain: Any, fitted: Any) -> None:
+    assert set(hints_by_step(plain.proto_pipeline).values()) == {None}
+    hints = hints_by_step(fitted.proto_pipeline)
+    inner = "Classify/RunInference"
+    assert {hint for name, hint in hints.items() if name.startswith(inner)} == {HINT.encode()}
+    assert {hint for name, hint in hints.items() if not name.startswith(inner)} == {None}
+    (pool,) = fitted.proto.environment.worker_pools
+    assert len(pool.sdk_harness_container_images) == 2
+
+
+def test_service_options_reach_the_job(job: Callable[..., Any]) -> None:
+    option = f"worker_accelerator={HINT}"
+    made = job(options=[f"--dataflow_service_options={option}"])
+    assert list(made.proto.environment.service_options) == [option]
+
+
+def test_what_dataflow_lacks_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["route", *IN_STORE, "--runner=DataflowRunner"]) == 2
+    said = capsys.readouterr().err
+    for option in RUNNERS["DataflowRunner"].needs:
+        assert f"needs --{option}: " in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--input", "{here}", "--lake", "gs://b/lake"], "input 1: the workers of DataflowRunner"),
+        (["--input", "gs://b/in", "--lake", "{here}"], "--lake: the workers of DataflowRunner"),
+        ([*IN_STORE, "--model", "{bundle}"], "--model: the workers of DataflowRunner"),
+        ([*IN_STORE, "--policy", "{policy}"], "sinks.review: the workers of DataflowRunner"),
+        ([*IN_STORE, "--patient_key_file", "{key}"], "--patient_key_file: the workers of"),
+        ([*IN_STORE, "--temp_location=/tmp/x"], "--temp_location /tmp/x: it must begin with gs://"),
+        ([*IN_STORE, "--accelerator", "gpu"], "--accelerator 'gpu': write it as type:nvidia-l4"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_workers_cannot_see_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    (tmp_path / "policy.yaml").write_text(f"sinks: {{review: {tmp_path / 'review'}}}")
+    (tmp_path / "key").write_bytes(b"sixteen bytes and more")
+    places = {
+        "here": tmp_path, "policy": tmp_path / "policy.yaml", "key": tmp_path / "key",
+        "bundle": ROOT / "models" / "default",
+    }  # fmt: skip
+    given = [a.format(**places) for a in arguments]
+    assert main(["route", "--runner=DataflowRunner", *OPTIONS, *given]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_the_extra_that_is_missing_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "is_installed", lambda module: False)
+    assert main(["route", *IN_STORE, "--runner=DataflowRunner", *OPTIONS]) == 2
+    assert "pip install 'dicom-imaging-router[gcp]'" in capsys.readouterr().err
+
+
+def test_a_template_is_described_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    described: list[str] = []
+    monkeypatch.setattr("pipeline.run._require_matches", lambda config: None)
+    monkeypatch.setattr(beam.Pipeline, "run", lambda self: described.append("made"))
+    monkeypatch.setattr(
+        "apache_beam.options.pipeline_options.GoogleCloudOptions._warn_if_soft_delete_policy_enabled",
+        lambda self, name: None,
+    )
+    template = "--template_location=gs://hospital-tmp/job"
+    assert main(["route", *IN_STORE, "--runner=DataflowRunner", *OPTIONS, template]) == 0
+    assert described == ["made"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "needs --flink_master: HOST:PORT of the JobManager"),
+        (["--flink_master=h:8081"], "needs --flink_job_server_jar: "),
+        (["--flink_master=[auto]"], "needs --flink_master"),
+        (["--flink_master=h:8081", "--flink_job_server_jar=/no/such"], "there is no such file"),
+        (["--job_endpoint=h:8099"], "needs --environment_type: EXTERNAL"),
+    ],
+)
+def test_what_flink_lacks_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], says: str
+) -> None:
+    arguments = ["route", "--input", str(ROOT), "--lake", str(tmp_path / "lake")]
+    assert main([*arguments, "--runner=FlinkRunner", *options]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "lake").exists()
+
+
+def test_flink_takes_a_job_server_that_runs() -> None:
+    given = ["--job_endpoint=h:8099", "--environment_type=EXTERNAL", "--environment_config=h:1"]
+    options = beam_options_of(given, "FlinkRunner").get_all_options()
+    assert (options["runner"], options["job_endpoint"]) == ("FlinkRunner", "h:8099")

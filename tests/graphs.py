@@ -1,0 +1,40 @@
+"""The real graph as a proto, with nothing run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.transforms.environments import DockerEnvironment
+
+from pipeline.cli.route import add_arguments, route_config
+from pipeline.graph import build
+from transforms.config import RouteConfig
+
+IN_STORE = ["--input", "gs://hospital/incoming", "--lake", "gs://hospital/lake"]
+
+
+def route_parser() -> argparse.ArgumentParser:
+    """The options of `route`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_arguments(parser)
+    return parser
+
+
+def config_of(*arguments: str) -> RouteConfig:
+    """The configuration of a run over an object store, with options besides."""
+    return route_config(route_parser().parse_args([*IN_STORE, *arguments]))
+
+
+def batch(*arguments: str) -> beam.Pipeline:
+    """The batch graph, which nobody runs."""
+    pipeline = beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
+    build(pipeline, config_of(*arguments))
+    return pipeline
+
+
+def proto_of(pipeline: beam.Pipeline, image: str = "image") -> Any:
+    """What an engine with containers is given."""
+    return pipeline.to_runner_api(default_environment=DockerEnvironment.from_container_image(image))

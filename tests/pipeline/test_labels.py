@@ -1,0 +1,46 @@
+"""Names of steps stay as they are: what an engine has saved of a job is found again by them.
+
+`python -m tests.pipeline.test_labels` writes the files anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+
+from tests.graphs import batch, proto_of
+
+GOLDEN = Path(__file__).parent / "golden"
+GRAPHS: dict[str, Callable[[], beam.Pipeline]] = {"batch": batch}
+CHANGED = """the labels of the {name} graph are no longer those of {file}.
+Flink's savepoints and Dataflow's updates match steps by their labels: a job that runs cannot be carried
+over to a graph with other ones, or only with --transform_name_mapping. If the change is meant, run
+'python -m tests.pipeline.test_labels' and say in CHANGELOG.md that jobs must be drained first."""
+
+
+def file_of(name: str) -> Path:
+    return GOLDEN / f"labels-{name}.txt"
+
+
+def labels_of(name: str) -> list[str]:
+    """Full names of all steps, sorted; the root has none."""
+    transforms = proto_of(GRAPHS[name]()).components.transforms.values()
+    return sorted(t.unique_name for t in transforms if t.unique_name)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_labels_stay_as_they_are(name: str) -> None:
+    expected, found = file_of(name).read_text().splitlines(), labels_of(name)
+    gone, new = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    said = CHANGED.format(name=name, file=file_of(name).name)
+    assert (gone, new) == ([], []), f"{said}\ngone: {gone}\nnew: {new}"
+    assert found == expected, said
+
+
+if __name__ == "__main__":
+    for graph in GRAPHS:
+        file_of(graph).write_text("".join(f"{label}\n" for label in labels_of(graph)))
+        print(file_of(graph))
