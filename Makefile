@@ -68,7 +68,7 @@ check: install ## lint, format, types, import rules
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
-docs: install ## write docs/index.md anew from the code's tables
+docs: install ## write docs/index.md and docs/metrics.md anew from the code's tables
 	$(BIN)/python -m docs.generate
 
 lock: ## resolve the dependencies anew

@@ -33,6 +33,7 @@ SERVING = [
 
 EXTRAS = {
     "demo": ["pydicom-data>=1.0"],
+    "pubsub": ["google-cloud-pubsub>=2.20"],
     "aws": ["boto3>=1.40"],
     "gcp": ["apache-beam[gcp]>=2.77,<2.78"],  # for DataflowRunner; gs:// does without
     # GPL-3.0: a second decoder for the JPEG family, never installed unasked.
@@ -41,6 +42,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [
     *EXTRAS["aws"],
+    *EXTRAS["pubsub"],
     *EXTRAS["demo"],
     *EXTRAS["train"],
     "atheris>=3.0,<3.1; sys_platform == 'linux'",

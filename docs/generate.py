@@ -1,13 +1,15 @@
-"""Writes docs/index.md from the tables in the code; a test keeps the two equal."""
+"""Writes docs/index.md and docs/metrics.md from the tables in the code; a test keeps them equal."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from transforms.lake.schema import COLUMNS, PARTITION, SCHEMA
+from transforms.metrics import BEAMS_OWN, COUNTED, MEASURES, NAMESPACE, Spread
 from transforms.reasons import MEANINGS, Reason, Stage, Status
 
 TARGET = Path(__file__).parent / "index.md"
+METRICS_TARGET = Path(__file__).parent / "metrics.md"
 
 REASONS_OF = {
     "routed": (Reason.CONFIDENT, Reason.SETTLED_BY_AGE),
@@ -72,5 +74,56 @@ def text() -> str:
     return "\n".join(lines) + "\n"
 
 
+def metrics_text() -> str:
+    """Return the page on metrics."""
+    lines = [
+        "# Metrics",
+        "",
+        "<!-- Written by `make docs` from transforms/metrics.py and transforms/reasons.py. -->",
+        "",
+        "What the engine counts and measures while a run goes on, shown at its end, given by `--json`",
+        "under `metrics` and kept in `LAKE/runs/metrics/<run_id>.json`. Engines count again what they",
+        "run again, so these may say more than there was, and an engine may give none: the completeness",
+        "equation never rests on them. No value or name comes from an object's header or URI.",
+        "[engines.md](engines.md#metrics) says where engines show them.",
+        "",
+        "## Distributions",
+        "",
+        "Each has count, mean, min, max and sum. Those recorded here in `ms` are whole numbers; what is",
+        "below one is carried on to the next value, so that sums and means are right. It is elapsed",
+        "time, and several objects are on their way at once: sums can exceed the run's duration.",
+        "",
+        "| name | unit | each value says | one for each | shown by engines as |",
+        "|---|---|---|---|---|",
+    ]
+    for name in Spread:
+        measure, own = MEASURES[name], BEAMS_OWN.get(name)
+        shown = f"`{own.namespace}` `{own.name}`" if own else f"`{NAMESPACE}` `{name}`"
+        lines.append(f"| `{name}` | {name.unit} | {measure.text} | {measure.each} | {shown} |")
+    lines += [
+        "",
+        f"Those in the namespace `{NAMESPACE}` are recorded here; the others by Beam's RunInference, in",
+        "the unit that its name says.",
+        "",
+        "## Counters",
+        "",
+        f"All in the namespace `{NAMESPACE}`. One that never moved is absent.",
+        "",
+        "| name | counts |",
+        "|---|---|",
+    ]
+    lines += [f"| `{name}` | {what} |" for name, what in COUNTED.items()]
+    lines += [f"| `status_{status}` | rows written with this status |" for status in Status]
+    lines += [
+        "| `reason_<reason>` | rows written for this reason, or objects that failed for it; all "
+        "reasons stand in [index.md](index.md#status-and-reason) |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {TARGET: text, METRICS_TARGET: metrics_text}
+
+
 if __name__ == "__main__":
-    TARGET.write_text(text())
+    for page, written in PAGES.items():
+        page.write_text(written())

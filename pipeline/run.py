@@ -11,6 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipeline.graph import build, build_streaming
+from pipeline.measured import measured, write_metrics
 from pipeline.progress import Progress
 from pipeline.runners import beam_options_of, clock_of, require_reach
 from pipeline.sources.files import list_objects
@@ -43,12 +44,16 @@ def run(
             pipeline = beam.Pipeline(options=options)
             build(pipeline, config)
             try:
-                pipeline.run().wait_until_finish()
+                result = pipeline.run()
+                result.wait_until_finish()
             except Exception as error:
                 raise explained(error) from error
         summary = read_summary(config)
         if summary is None:
             raise RuntimeError("the run wrote no summary; run the same command again")
+        if metrics := measured(result):
+            summary["metrics"] = metrics
+            write_metrics(metrics, config)
         if summary["complete"]:  # else a write that was reported as failed may have been done
             sweep_journal(config.layout)
             sweep_scratch(config)  # of workers that an engine lost and replaced

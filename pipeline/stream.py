@@ -11,10 +11,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.runner import PipelineResult, PipelineState
+from apache_beam.options.pipeline_options import (
+    FlinkRunnerOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+)
+from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
+from apache_beam.runners.runner import PipelineResult
 
+from pipeline.flink_rest import cancel as cancel_on_flink
 from pipeline.graph import build_streaming
+from pipeline.measured import measured, write_metrics
 from pipeline.run import checked_options, explained, say_waiting, sweep_scratch
 from pipeline.runners import clock_of, for_source
 from pipeline.summary import write_summary
@@ -51,46 +58,77 @@ def run_stream(
     with exclusive(config.layout, say_waiting, names=[WRITER_LOCK]):
         stop.clear(config.layout)
         _make_up(config, quiet=quiet)
-        failure = _run_job(config, options, clock, quiet=quiet)
+        job = _Job(config, options, clock)
+        failure = job.run(quiet=quiet)
         stopped = stop.said(config.layout, config.run_id, len(config.inputs))
         stop.clear(config.layout)
         _make_up(config, quiet=True)
-        left = sum(one.left for one in stopped)
+        left = {key for one in stopped for key in one.object_keys}
         tally = tally_of_run(config.layout, config.run_id, started_on, left=left)
         if failure is not None:
             raise failure
-        return write_summary(tally, config)
+        summary = write_summary(tally, config)
+        if job.metrics:
+            summary["metrics"] = job.metrics
+            write_metrics(job.metrics, config)
+        return summary
 
 
-def _run_job(
-    config: RouteConfig, options: PipelineOptions, clock: str, *, quiet: bool
-) -> BaseException | None:
-    """Run the job to its end; returns what ended it against our will."""
-    pipeline = beam.Pipeline(options=options)
-    build_streaming(pipeline, config, clock)
-    result = pipeline.run()
-    ended: list[BaseException | None] = []
+class _Job:
+    """The job on its engine, from its start to its end.
 
-    def wait() -> None:
+    Attributes:
+        metrics: what the engine measured, once the job has stopped.
+    """
+
+    def __init__(self, config: RouteConfig, options: PipelineOptions, clock: str) -> None:
+        self._config = config
+        self._flink = options.view_as(FlinkRunnerOptions).flink_master
+        cloud = options.view_as(GoogleCloudOptions)
+        cloud.job_name = cloud.job_name or f"dicom-router-{config.run_id.lower()}"
+        self._name = cloud.job_name
+        self._pipeline = beam.Pipeline(options=options)
+        build_streaming(self._pipeline, config, clock)
+        self._error: Exception | None = None
+        self.metrics: dict[str, Any] | None = None
+
+    def run(self, *, quiet: bool) -> BaseException | None:
+        """Run the job until it is stopped; returns what ended it against our will."""
+        result = self._pipeline.run()
+        waiter = threading.Thread(target=self._wait, args=[result], daemon=True)
+        waiter.start()
+        if not quiet:
+            print(f"job {self._name}; stop it with SIGTERM or Ctrl-C", file=sys.stderr, flush=True)
+        with _asking_to_stop(self._config):
+            while waiter.is_alive():
+                time.sleep(LOOK_EVERY_S)
+                if self._has_stopped():
+                    self.metrics = measured(result)
+                    self._cancel(result)
+                    waiter.join(CANCEL_S)
+                    return None
+        return None if self._error is None else explained(self._error)
+
+    def _wait(self, result: PipelineResult) -> None:
         try:
             result.wait_until_finish()
-            ended.append(None)
-        except Exception as error:
-            ended.append(error)
+        except Exception as error:  # also that of a job that was cancelled
+            self._error = error
 
-    waiter = threading.Thread(target=wait, daemon=True)
-    waiter.start()
-    if not quiet:
-        print("streaming; stop it with SIGTERM or Ctrl-C", file=sys.stderr, flush=True)
-    with _asking_to_stop(config):
-        while not ended:
-            time.sleep(LOOK_EVERY_S)
-            if len(stop.said(config.layout, config.run_id, len(config.inputs))) == len(
-                config.inputs
-            ):
-                _cancel(result, waiter)
-                return None
-    return explained(ended[0]) if isinstance(ended[0], Exception) else None
+    def _has_stopped(self) -> bool:
+        inputs = len(self._config.inputs)
+        return len(stop.said(self._config.layout, self._config.run_id, inputs)) == inputs
+
+    def _cancel(self, result: PipelineResult) -> None:
+        """End a job that has nothing more to do."""
+        try:
+            if self._flink and self._flink not in MAGIC_HOST_NAMES:
+                cancel_on_flink(self._flink, self._name)
+            else:
+                result.cancel()
+        except Exception as error:
+            said = f"the job {self._name} could not be cancelled ({type(error).__name__})"
+            print(f"warning: {said}; cancel it on its engine", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -112,14 +150,6 @@ def _asking_to_stop(config: RouteConfig) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _cancel(result: PipelineResult, waiter: threading.Thread) -> None:
-    """End a job that has nothing more to do; engines report a cancelled job as an error."""
-    with contextlib.suppress(Exception):
-        if not PipelineState.is_terminal(result.state):
-            result.cancel()
-    waiter.join(CANCEL_S)
 
 
 def _make_up(config: RouteConfig, *, quiet: bool) -> None:

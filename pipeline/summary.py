@@ -10,6 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from pipeline.measured import metric_lines
 from transforms.config import RouteConfig
 from transforms.lake.layout import SINKS
 from transforms.lake.store import put_once, read_bytes, stands
@@ -124,6 +125,8 @@ def render(summary: dict[str, Any], lake: str) -> str:
             "",
             f"{summary['counts']['conflicts']} rows share their SOP Instance UID with other bytes",
         ]
+    if measured := metric_lines(summary.get("metrics", {})):
+        lines += ["", *measured]
     return "\n".join(lines)
 
 

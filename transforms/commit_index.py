@@ -20,11 +20,13 @@ from apache_beam.transforms.window import GlobalWindows, TimestampedValue
 
 from transforms.config import RouteConfig
 from transforms.lake.catalog import catalog_of
-from transforms.lake.commit import Committed, commit
+from transforms.lake.commit import commit
 from transforms.lake.index_files import shard_of
 from transforms.lake.recover import JournalSweeper
 from transforms.lake.schema import IndexRow
 from transforms.lake.stream_log import Chain
+from transforms.metrics import Count, Spread, count, count_settled, record, record_seconds
+from transforms.tally import RunTally
 
 MAX_ROWS: Final = 10_000
 """Rows of a shard that are written before their time is up."""
@@ -72,8 +74,15 @@ class CommitFn(beam.DoFn):  # type: ignore[misc]
         shard, rows = group
         config = self._config
         chain = Chain(config.index_shards, shard)
+        started = time.monotonic()
         catalog = catalog_of(config.layout)
-        done: Committed = commit(config.layout, catalog, config.run_id, chain, list(rows))
+        done = commit(config.layout, catalog, config.run_id, chain, list(rows))
+        record_seconds(Spread.INDEX_MS, time.monotonic() - started)
+        count(Count.REPEATED, done.held)
+        count_settled(RunTally.of_rows(done.rows))
+        for row in done.rows:
+            if row.event_time is not None:
+                record(Spread.DELAY_S, max(0, round(time.time() - row.event_time)))
         yield from done.rows
 
 

@@ -34,10 +34,14 @@ class Examined:
     Attributes:
         row: decided (quarantined, not_xray), or waiting for the model.
         film: uint8[1, S, S] for the model, or None where the row is decided.
+        fetch_s: seconds that reading and hashing took.
+        decode_s: seconds that parsing and decoding took, or None where it never came to that.
     """
 
     row: IndexRow
     film: npt.NDArray[np.uint8] | None
+    fetch_s: float = 0.0
+    decode_s: float | None = None
 
 
 def examine(
@@ -54,20 +58,23 @@ def examine(
     Raises:
         Unaccounted: the object could not be read, or the child was killed from outside.
     """
-    row = new_row(ref, config)
+    row, started = new_row(ref, config), time.monotonic()
     if ref.size > config.limits.max_object_bytes:
         row = replace(row, content_sha256=hash_ref(ref))
-        return Examined(quarantined(row, Rejected(Stage.FETCH, Reason.TOO_LARGE)), None)
+        row = quarantined(row, Rejected(Stage.FETCH, Reason.TOO_LARGE))
+        return Examined(row, None, time.monotonic() - started)
     data = read_ref(ref)
     try:
         sha256 = data.sha256()
         row = replace(row, content_sha256=sha256)
+        fetched = time.monotonic()
         examined = _isolated(data, row, config, patient_key, isolated)
     except BaseException:
         data.close()
         raise
+    decoded = time.monotonic()
     HELD.hold(sha256, data)
-    return examined
+    return replace(examined, fetch_s=fetched - started, decode_s=decoded - fetched)
 
 
 def _isolated(

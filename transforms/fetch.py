@@ -14,7 +14,7 @@ from apache_beam import pvalue
 from transforms.config import RouteConfig, read_patient_key
 from transforms.examine import Examined, examine
 from transforms.isolation import Isolated
-from transforms.metrics import Count, count
+from transforms.metrics import Count, Spread, count, count_failed, record, record_seconds
 from transforms.reasons import Unaccounted
 from transforms.refs import FAILED, ObjectRef, failure_of
 
@@ -66,12 +66,16 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
     def process(self, refs: Sequence[ObjectRef]) -> Iterator[Any]:
         for ref, outcome in zip(refs, self._pool.map(self._examine, refs), strict=True):
             if isinstance(outcome, Unaccounted):
-                count(Count.FAILED)
+                count_failed(outcome.reason)
                 why = failure_of(ref.uri, outcome, log_uris=self._config.log_uris)
                 yield pvalue.TaggedOutput(FAILED, why)
                 continue
             count(Count.EXAMINED)
             count(Count.BYTES_READ, ref.size)
+            record(Spread.OBJECT_BYTES, ref.size)
+            record_seconds(Spread.FETCH_MS, outcome.fetch_s)
+            if outcome.decode_s is not None:
+                record_seconds(Spread.DECODE_MS, outcome.decode_s)
             if outcome.film is None:
                 yield pvalue.TaggedOutput(DECIDED, outcome.row)
             else:

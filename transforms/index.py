@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from transforms.lake.index_files import HeldVersion, shard_of, write_index
 from transforms.lake.schema import IndexRow
 from transforms.lake.settle import REPROCESS_NONE, settle
 from transforms.ledger import HeldIdentities
+from transforms.metrics import Spread, count_settled, record_seconds
 from transforms.storage.schemes import storage_of
 from transforms.tally import RunTally
 
@@ -114,6 +116,9 @@ def _settle(joined: tuple[str, dict[str, Any]], config: RouteConfig) -> Iterator
 
 
 def _write(shard: int, rows: Iterable[IndexRow], config: RouteConfig) -> RunTally:
-    whole = list(rows)
+    whole, started = list(rows), time.monotonic()
     write_index(config.layout, config.ingest_date, whole, shard)
-    return RunTally.of_rows(whole)
+    record_seconds(Spread.INDEX_MS, time.monotonic() - started)
+    tally = RunTally.of_rows(whole)
+    count_settled(tally)
+    return tally

@@ -1,4 +1,4 @@
-"""Names of all counters, and a tally of the same in this process for the live progress line.
+"""Names of all metrics, and a tally of the counts in this process for the live progress line.
 
 The completeness equation never rests on these: engines count again what they run again.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from apache_beam.metrics import Metrics
+
+from transforms.reasons import Reason, Status
+from transforms.tally import RunTally
 
 NAMESPACE: Final = "dicom_router"
 
@@ -25,6 +28,93 @@ class Count(StrEnum):
     EXAMINED = "examined"
     PLACED = "placed"
     FAILED = "failed"
+    REPEATED = "repeated"
+
+
+COUNTED: Final[dict[Count, str]] = {
+    Count.DISCOVERED: "objects that the source named",
+    Count.UNCHANGED: "objects that the lake holds, skipped before they were read",
+    Count.RECOVERED: "rows taken over from a killed run",
+    Count.BYTES_READ: "bytes of the objects examined",
+    Count.EXAMINED: "objects read, whatever came of them",
+    Count.PLACED: "objects put where their rows say",
+    Count.FAILED: "objects that could not be accounted for",
+    Count.REPEATED: "placed objects of a stream whose rows the index held already",
+}
+"""What each counter counts."""
+
+
+class Spread(StrEnum):
+    """Distributions; each name ends in its unit."""
+
+    FETCH_MS = "fetch_ms"
+    DECODE_MS = "decode_ms"
+    INFERENCE_MS = "inference_ms"
+    BATCH_FILMS = "batch_films"
+    PLACE_MS = "place_ms"
+    INDEX_MS = "index_ms"
+    OBJECT_BYTES = "object_bytes"
+    DELAY_S = "delay_s"
+
+    @property
+    def step(self) -> str:
+        """The name without its unit."""
+        return self.rpartition("_")[0]
+
+    @property
+    def unit(self) -> str:
+        """The unit of every value."""
+        return self.rpartition("_")[2]
+
+
+class Measure(NamedTuple):
+    """What a distribution measures.
+
+    Attributes:
+        each: what one value is of.
+        text: what one value says.
+    """
+
+    each: str
+    text: str
+
+
+MEASURES: Final[dict[Spread, Measure]] = {
+    Spread.FETCH_MS: Measure("object", "reading and hashing an object"),
+    Spread.DECODE_MS: Measure(
+        "object", "parsing and decoding an object, seen from outside its child process"
+    ),
+    Spread.INFERENCE_MS: Measure("call", "a call of the model, with a batch of films"),
+    Spread.BATCH_FILMS: Measure("call", "films in a call of the model"),
+    Spread.PLACE_MS: Measure("object", "putting an object into its sink"),
+    Spread.INDEX_MS: Measure("file", "writing an index file"),
+    Spread.OBJECT_BYTES: Measure("object", "size of an object that was examined"),
+    Spread.DELAY_S: Measure(
+        "object", "from an object's coming to its source to its row, in a stream"
+    ),
+}
+
+
+class BeamsOwn(NamedTuple):
+    """A distribution that a step of Beam's records.
+
+    Attributes:
+        namespace: in which engines show it.
+        name: by which they show it.
+        divisor: that brings its values to our unit.
+    """
+
+    namespace: str
+    name: str
+    divisor: int
+
+
+RUN_INFERENCE: Final = "BeamML_PyTorch"
+BEAMS_OWN: Final[dict[Spread, BeamsOwn]] = {
+    Spread.INFERENCE_MS: BeamsOwn(RUN_INFERENCE, "inference_batch_latency_micro_secs", 1000),
+    Spread.BATCH_FILMS: BeamsOwn(RUN_INFERENCE, "inference_request_batch_size", 1),
+}
+"""What RunInference records by itself, so that nothing is measured twice."""
 
 
 class Tally:
@@ -50,11 +140,61 @@ class Tally:
             self._counts.clear()
 
 
+class WholeMs:
+    """Milliseconds as whole numbers, which is all that Beam's distributions hold.
+
+    What is below one is carried on to the next value, so that sums and means are right.
+    """
+
+    def __init__(self) -> None:
+        self._carried = 0.0
+        self._lock = threading.Lock()
+
+    def of(self, seconds: float) -> int:
+        """Return the whole milliseconds that are due."""
+        with self._lock:
+            due = self._carried + seconds * 1000
+            whole = int(due)
+            self._carried = due - whole
+            return whole
+
+
 TALLY: Final = Tally()
 _COUNTERS: Final = {name: Metrics.counter(NAMESPACE, name) for name in Count}
+_STATUSES: Final = {s: Metrics.counter(NAMESPACE, f"status_{s}") for s in Status}
+_REASONS: Final = {r: Metrics.counter(NAMESPACE, f"reason_{r}") for r in Reason}
+_SPREADS: Final = {
+    name: Metrics.distribution(NAMESPACE, name) for name in Spread if name not in BEAMS_OWN
+}
+_WHOLE_MS: Final = {name: WholeMs() for name in _SPREADS if name.unit == "ms"}
 
 
 def count(name: Count, number: int = 1) -> None:
     """Count in Beam's metrics and in this process's tally."""
     _COUNTERS[name].inc(number)
     TALLY.add(name, number)
+
+
+def count_failed(reason: Reason) -> None:
+    """Count an object that could not be accounted for."""
+    count(Count.FAILED)
+    _REASONS[reason].inc()
+
+
+def count_settled(tally: RunTally) -> None:
+    """Count rows by status and reason as they go into the index."""
+    for status in Status:
+        if number := tally.counts[status]:
+            _STATUSES[status].inc(number)
+    for (_, _, reason), number in tally.reasons.items():
+        _REASONS[Reason(reason)].inc(number)
+
+
+def record(name: Spread, value: int) -> None:
+    """Add a value to a distribution; call it in the bundle's own thread, elsewhere it is lost."""
+    _SPREADS[name].update(value)
+
+
+def record_seconds(name: Spread, seconds: float) -> None:
+    """Like `record`, of a distribution in milliseconds."""
+    record(name, _WHOLE_MS[name].of(seconds))

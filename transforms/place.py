@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ from transforms.lake import store
 from transforms.lake.journal import write_journal
 from transforms.lake.layout import QUARANTINE, Layout
 from transforms.lake.schema import IndexRow
-from transforms.metrics import Count, count
+from transforms.metrics import Count, Spread, count, count_failed, record_seconds
 from transforms.reasons import Unaccounted
 from transforms.refs import FAILED, failure_of
 
@@ -62,16 +63,18 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
                 yield self._failed(row, error)
             return
         for row in bound:
+            started = time.monotonic()
             try:
                 place(row, self._config)
             except Unaccounted as error:
                 yield self._failed(row, error)
                 continue
             count(Count.PLACED)
+            record_seconds(Spread.PLACE_MS, time.monotonic() - started)
             yield row
 
     def _failed(self, row: IndexRow, error: Unaccounted) -> pvalue.TaggedOutput:
-        count(Count.FAILED)
+        count_failed(error.reason)
         why = failure_of(row.source_uri, error, log_uris=self._config.log_uris)
         return pvalue.TaggedOutput(FAILED, why)
 

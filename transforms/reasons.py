@@ -35,6 +35,7 @@ class Stage(StrEnum):
     DECIDE = "decide"
     SETTLE = "settle"
     PLACE = "place"
+    INDEX = "index"
 
 
 class Reason(StrEnum):
@@ -85,6 +86,7 @@ class Reason(StrEnum):
     KILLED = "killed"
     NAME_TAKEN = "name_taken"
     OTHER_FILE_SYSTEM = "other_file_system"
+    NO_ROW = "no_row"
 
 
 class Meaning(NamedTuple):
@@ -219,6 +221,10 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.NAME_TAKEN: Meaning(
         "other bytes stand under the object's name in the lake",
         "run 'dicom-router verify --deep', remove the damaged object, then run again",
+    ),
+    Reason.NO_ROW: Meaning(
+        "the stream stopped before the object had a row",
+        "see what the workers' log says of it, then start the stream again",
     ),
     Reason.OTHER_FILE_SYSTEM: Meaning(
         "a hard link cannot cross file systems", "route with --placement copy"

@@ -7,7 +7,7 @@ from typing import Any, Final
 from apache_beam import pvalue
 
 from transforms.config import RouteConfig
-from transforms.metrics import Count, count
+from transforms.metrics import Count, count, count_failed
 from transforms.reasons import Stage
 from transforms.refs import FAILED, ObjectRef, failure_of, unaccounted
 
@@ -20,6 +20,7 @@ def discovered(found: ObjectRef | OSError, uri: str, config: RouteConfig) -> Any
     if isinstance(found, ObjectRef):
         count(Count.DISCOVERED)
         return found
-    count(Count.FAILED)
-    why = failure_of(uri, unaccounted(found, Stage.FETCH), log_uris=config.log_uris)
+    error = unaccounted(found, Stage.FETCH)
+    count_failed(error.reason)
+    why = failure_of(uri, error, log_uris=config.log_uris)
     return pvalue.TaggedOutput(FAILED, why)

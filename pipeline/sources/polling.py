@@ -82,7 +82,7 @@ class _Polling:
         waited = time.monotonic() - self._asked_at
         if left and waited < STOP_PATIENCE * self._stream.index_every + self._stream.poll_every:
             return
-        said = stop.Stopped(len(left), tuple(left[: stop.MAX_KEYS]))
+        said = stop.Stopped(tuple(left))
         stop.say(self._config.layout, self._config.run_id, self._number, said)
         self._has_stopped = True
 

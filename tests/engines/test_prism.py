@@ -65,6 +65,26 @@ def test_workers_in_a_pool_give_the_same_lake(
     assert routed(films, tmp_path, pool_options) == {"unchanged": OBJECTS}
 
 
+def test_what_workers_in_a_pool_measured_is_told(
+    films: Path, tmp_path: Path, pool_options: list[str]
+) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(films.iterdir())[:5]:
+        (few / path.name).symlink_to(path)
+    done = subprocess.run(
+        command(few, tmp_path / "lake", pool_options), capture_output=True, text=True
+    )
+    summary = json.loads(done.stdout)
+    counters, spreads = summary["metrics"]["counters"], summary["metrics"]["distributions"]
+    assert counters["discovered"] == counters["placed"] == 5
+    assert {n: v for n, v in counters.items() if n.startswith("status_")} == {
+        f"status_{term}": number for term, number in counts(summary).items()
+    }
+    assert spreads["fetch_ms"]["count"] == spreads["object_bytes"]["count"] == 5
+    assert spreads["object_bytes"]["sum"] == summary["size_bytes"]
+
+
 def test_a_run_that_is_killed_on_prism_is_completed_by_the_next(
     films: Path, calm: Path, tmp_path: Path
 ) -> None:

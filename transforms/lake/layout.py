@@ -80,6 +80,11 @@ class Layout:
         """Name of a note about a message whose object cannot be had."""
         return join(self.root, "dead_letters", f"{name}.json")
 
+    @property
+    def metrics(self) -> str:
+        """Folder of the metrics of runs."""
+        return join(self.runs, "metrics")
+
     def partition(self, ingest_date: str) -> str:
         """Folder of one day's index files."""
         return join(self.index, f"{PARTITION_PREFIX}{ingest_date}")
@@ -87,6 +92,10 @@ class Layout:
     def run_summary(self, run_id: str, *, complete: bool) -> str:
         """Name of a run's summary."""
         return join(self.runs if complete else self.incomplete_runs, f"{run_id}.json")
+
+    def run_metrics(self, run_id: str) -> str:
+        """Name of a run's metrics; not among the summaries, which other tools read as such."""
+        return join(self.metrics, f"{run_id}.json")
 
     def scratch(self, destination: str | None = None) -> str:
         """Folder for files on their way to a sink, or to the lake's own folders."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Set
 from typing import Final
 
 import pyarrow as pa
@@ -11,36 +12,47 @@ import pyarrow.compute as pc
 from transforms.lake.index_files import list_index, readable
 from transforms.lake.layout import Layout
 from transforms.lake.schema import ROW_GROUP_ROWS
-from transforms.reasons import Status
+from transforms.reasons import Reason, Stage, Status
+from transforms.refs import Failure
 from transforms.tally import RunTally
 
 COLUMNS: Final = (
-    "run_id", "status", "stage", "reason", "destination", "conflict", "source_size_bytes",
+    "run_id", "object_key", "status", "stage", "reason", "destination", "conflict", "source_size_bytes",
 )  # fmt: skip
 
 
-def tally_of_run(layout: Layout, run_id: str, since: str, *, left: int) -> RunTally:
+def tally_of_run(layout: Layout, run_id: str, since: str, *, left: Set[str]) -> RunTally:
     """Return the tally of a stream's run.
 
     Args:
         layout: the lake.
         run_id: of the run.
         since: first partition that it may have written to, YYYY-MM-DD.
-        left: objects that its sources gave out and that have no row.
+        left: keys of objects that its sources gave out and that had no row when they stopped.
     """
-    tally = RunTally.of_count("failed", left)
+    tally = RunTally()
+    late = set(left)
     for uri in list_index(layout):
         if uri >= layout.partition(since):
             with readable(uri) as file:
                 for batch in file.iter_batches(ROW_GROUP_ROWS, columns=list(COLUMNS)):
-                    tally = RunTally.sum((tally, _tally(pa.Table.from_batches([batch]), run_id)))
-    discovered = sum(tally.counts.values())
-    return RunTally.sum((tally, RunTally.of_count("discovered", discovered)))
+                    rows = pa.Table.from_batches([batch])
+                    mine = rows.filter(pc.equal(rows["run_id"], run_id))
+                    tally = RunTally.sum((tally, _tally(mine)))
+                    late -= set(mine["object_key"].to_pylist())
+    discovered = sum(tally.counts.values()) + len(late)
+    failures = [Failure(key, Stage.INDEX, Reason.NO_ROW, "") for key in late]
+    return RunTally.sum(
+        (
+            tally,
+            RunTally.of_count("discovered", discovered),
+            *map(RunTally.of_failure, failures),
+        )
+    )
 
 
-def _tally(rows: pa.Table, run_id: str) -> RunTally:
-    mine = rows.filter(pc.equal(rows["run_id"], run_id))
-    groups = mine.group_by(["status", "stage", "reason", "destination"]).aggregate(
+def _tally(rows: pa.Table) -> RunTally:
+    groups = rows.group_by(["status", "stage", "reason", "destination"]).aggregate(
         [("source_size_bytes", "sum"), ("conflict", "sum"), ("run_id", "count")]
     )
     counts: Counter[str] = Counter()

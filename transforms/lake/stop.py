@@ -16,7 +16,6 @@ from transforms.storage.schemes import join, storage_of
 
 FOLDER: Final = ".stream"
 ASKED: Final = "stop"
-MAX_KEYS: Final = 100
 
 
 @dataclass(frozen=True)
@@ -24,11 +23,9 @@ class Stopped:
     """What a source leaves when it has stopped.
 
     Attributes:
-        left: objects that it gave out and that have no row.
-        object_keys: of the first of them.
+        object_keys: of the objects that it gave out and that have no row.
     """
 
-    left: int
     object_keys: tuple[str, ...]
 
 
@@ -52,7 +49,7 @@ def said(layout: Layout, run_id: str, inputs: int) -> list[Stopped]:
     """Return what those sources of a run said that have stopped."""
     names = [_name(layout, f"{run_id}-{number}.json") for number in range(inputs)]
     found = [json.loads(read_bytes(name)) for name in names if stands(name)]
-    return [Stopped(one["left"], tuple(one["object_keys"])) for one in found]
+    return [Stopped(tuple(one["object_keys"])) for one in found]
 
 
 def clear(layout: Layout) -> None:

@@ -222,6 +222,8 @@ def _check_runs(tables: duckdb.DuckDBPyConnection, layout: Layout, found: Audit)
         for run, status, number in tables.execute(queries.ROWS_OF_RUNS).fetchall()
     }
     for summary in list_files(layout.runs, ".json"):
+        if is_below(summary.uri, layout.metrics):
+            continue
         if is_below(summary.uri, layout.incomplete_runs):
             found.incomplete_runs += 1
             continue
