@@ -35,11 +35,14 @@ flink-test: install flink ## run the tests on a Flink cluster
 	$(BIN)/python -m pytest tests/engines/test_flink.py
 
 servers: ## build the test servers that need Go; without it, the tests that need them are skipped
-	@if command -v go >/dev/null; then $(MAKE) --no-print-directory build/bin/storefake build/bin/prism; \
-	else echo "no Go on this machine: tests on Prism and object stores will be skipped"; fi
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory build/bin/storefake build/bin/pstest build/bin/prism; \
+	else echo "no Go on this machine: tests on Prism, object stores and Pub/Sub will be skipped"; fi
 
 build/bin/storefake: $(wildcard tests/servers/storefake/*)
 	cd tests/servers/storefake && go build -o ../../../build/bin/storefake .
+
+build/bin/pstest: $(wildcard tests/servers/pstest/*)
+	cd tests/servers/pstest && go build -o ../../../build/bin/pstest .
 
 build/bin/prism:
 	GOBIN=$(CURDIR)/build/bin go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0

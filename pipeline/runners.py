@@ -232,6 +232,10 @@ def require_reach(config: RouteConfig, name: str) -> None:
             f"--model: the workers of {name} cannot see this machine; copy the bundle to gs:// or "
             "s3://, or leave the option out for the bundle that comes with the router"
         )
+    if config.stream is not None and config.stream.models and is_local(config.stream.models):
+        problems.append(
+            f"--models: the workers of {name} cannot see this machine; give a gs:// or s3:// URI"
+        )
     if config.patient_key_file:
         problems.append(
             f"--patient_key_file: the workers of {name} cannot see this machine; leave it out, or run "

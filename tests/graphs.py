@@ -10,7 +10,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.environments import DockerEnvironment
 
 from pipeline.cli.route import add_arguments, route_config
-from pipeline.graph import build
+from pipeline.graph import build, build_streaming
+from pipeline.sources.ticks import PERIODIC
 from transforms.config import RouteConfig
 
 IN_STORE = ["--input", "gs://hospital/incoming", "--lake", "gs://hospital/lake"]
@@ -28,11 +29,24 @@ def config_of(*arguments: str) -> RouteConfig:
     return route_config(route_parser().parse_args([*IN_STORE, *arguments]))
 
 
-def batch(*arguments: str) -> beam.Pipeline:
-    """The batch graph, which nobody runs."""
-    pipeline = beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
-    build(pipeline, config_of(*arguments))
+def attach(pipeline: beam.Pipeline, config: RouteConfig, clock: str = PERIODIC) -> beam.Pipeline:
+    """Attach the graph of a configuration to a pipeline, which it gives back."""
+    if config.is_streaming:
+        build_streaming(pipeline, config, clock)
+    else:
+        build(pipeline, config)
     return pipeline
+
+
+def batch() -> beam.Pipeline:
+    """The batch graph, which nobody runs."""
+    return attach(beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])), config_of())
+
+
+def streaming(clock: str) -> beam.Pipeline:
+    """The streaming graph by one of the clocks, which nobody runs."""
+    options = PipelineOptions(["--runner=FnApiRunner", "--streaming"])
+    return attach(beam.Pipeline(options=options), config_of("--source=watch"), clock)
 
 
 def proto_of(pipeline: beam.Pipeline, image: str = "image") -> Any:

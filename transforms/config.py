@@ -51,6 +51,7 @@ class StreamConfig:
         gather_for: how long references wait, at most, for others of their batch.
         retry_after: when an object without a row is tried again; twice as long each time.
         max_in_flight: most objects that a source gives out before their rows stand in the index.
+        ack_deadline: after which Pub/Sub brings a message again that a lost worker held; 10 to 600.
         models: folder of bundles, of which the last by name decides; None: the run's model does.
         models_every: how often that folder is looked at.
     """
@@ -61,6 +62,7 @@ class StreamConfig:
     gather_for: float = 1.0
     retry_after: float = 900.0
     max_in_flight: int = 10_000
+    ack_deadline: int = 60
     models: str | None = None
     models_every: float = 30.0
 
@@ -172,8 +174,7 @@ class RouteConfig:
 
     def _stream_problems(self) -> list[str]:
         if not self.is_streaming:
-            given = self.stream is not None and self.stream.models
-            return ["--models needs a streaming source; use --model"] if given else []
+            return []
         problems = []
         if self.reprocess != REPROCESS_NONE:
             problems.append(
@@ -181,6 +182,8 @@ class RouteConfig:
             )
         if self.index_shards > MAX_SHARDS:
             problems.append(f"--index_shards must be at most {MAX_SHARDS} in a stream")
+        if self.stream is not None and not 10 <= self.stream.ack_deadline <= 600:
+            problems.append("--ack_deadline must be in 10..600")
         if self.stream is not None and self.stream.models and (why := why_not(self.stream.models)):
             problems.append(f"--models: {why}")
         return problems

@@ -23,6 +23,7 @@ from transforms.config import (
     REPROCESS,
     SOURCES,
     STREAMING_SOURCES,
+    ConfigError,
     RouteConfig,
     StreamConfig,
 )
@@ -125,6 +126,10 @@ STREAM: Final[dict[str, tuple[type, str]]] = {
         "seconds until an object without a row is tried again; doubled each time",
     ),
     "max_in_flight": (int, "most objects given out before their rows stand in the index"),
+    "ack_deadline": (
+        int,
+        "seconds, 10 to 600, after which Pub/Sub brings a message again that a lost worker held",
+    ),
     "models_every": (float, "seconds between two looks at --models"),
 }
 """Options of the streaming sources: type and help."""
@@ -198,11 +203,15 @@ def route_config(args: argparse.Namespace) -> RouteConfig:
         reprocess=args.reprocess,
         patient_key_file=args.patient_key_file,
         index_shards=args.index_shards,
-        stream=_stream_config(args) if args.source in STREAMING_SOURCES else None,
+        stream=_stream_config(args),
         allow_empty=args.allow_empty,
         log_uris=args.log_uris,
     )
 
 
-def _stream_config(args: argparse.Namespace) -> StreamConfig:
+def _stream_config(args: argparse.Namespace) -> StreamConfig | None:
+    if args.source not in STREAMING_SOURCES:
+        if args.models:
+            raise ConfigError("--models needs a streaming source; use --model")
+        return None
     return StreamConfig(models=args.models, **{name: getattr(args, name) for name in STREAM})

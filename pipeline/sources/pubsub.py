@@ -31,8 +31,6 @@ from transforms.storage.schemes import storage_of
 
 FINALIZE: Final = "OBJECT_FINALIZE"
 MAX_MESSAGES: Final = 1000
-ACK_DEADLINE_S: Final = 600
-"""The longest that Pub/Sub knows; renewed when half of it is over."""
 PULL_S: Final = 2.0
 BATCH_ACKS: Final = 1000
 SUBSCRIPTION: Final = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
@@ -106,7 +104,7 @@ class Subscription(Poller):
         from google.cloud import pubsub_v1
 
         assert config.stream is not None
-        self._config = config
+        self._config, self._stream = config, config.stream
         self._name = name
         self._clock = clock
         self._client = pubsub_v1.SubscriberClient()
@@ -129,13 +127,13 @@ class Subscription(Poller):
             yield from self._pull()
 
     def _pull(self) -> Iterator[Any]:
-        until = self._clock() + max(PULL_S, self._config.stream.poll_every)  # type: ignore[union-attr]
+        until = self._clock() + max(PULL_S, self._stream.poll_every)
         while (room := self.outstanding.room(self._clock())) and self._clock() < until:
             received = self._receive(min(room, MAX_MESSAGES))
             if not received:
                 return
             ack_ids = [message.ack_id for message in received]
-            self._set_deadline(ack_ids, ACK_DEADLINE_S)
+            self._set_deadline(ack_ids)
             yield from self._taken(received)
 
     def _receive(self, number: int) -> list[Any]:
@@ -206,18 +204,19 @@ class Subscription(Poller):
         write_dead_letter(self._config.layout, name, reason, uri)
 
     def _renew(self) -> None:
-        if self._clock() - self._renewed < ACK_DEADLINE_S / 2:
+        """Put off, when half of their deadline is over, that messages come again."""
+        if self._clock() - self._renewed < self._stream.ack_deadline / 2:
             return
         self._renewed = self._clock()
         tickets = [ticket for one in self.outstanding for ticket in one.tickets]
-        self._set_deadline(tickets, ACK_DEADLINE_S)
+        self._set_deadline(tickets)
 
-    def _set_deadline(self, ack_ids: list[str], seconds: int) -> None:
+    def _set_deadline(self, ack_ids: list[str]) -> None:
         for some in _batches(ack_ids):
             request = {
                 "subscription": self._name,
                 "ack_ids": some,
-                "ack_deadline_seconds": seconds,
+                "ack_deadline_seconds": self._stream.ack_deadline,
             }
             self._client.modify_ack_deadline(request=request)
 

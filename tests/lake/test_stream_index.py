@@ -177,7 +177,7 @@ def test_what_a_killed_stream_placed_is_indexed_by_the_next(layout: Layout) -> N
     Path(str(gone.object_uri)).unlink()  # killed between journal and object
     catalog = Catalog(layout)
     assert recover(layout, catalog, "next", 4) == 1
-    assert [(r["source_uri"], r["run_id"]) for r in rows_in(layout)] == [("/in/a", "next")]
+    assert [(r["source_uri"], r["run_id"]) for r in rows_in(layout)] == [("/in/a", "next.1")]
     assert not list_journal(layout)
     shard = Chain(4, shard_of(a.identity, 4))
     assert not commit(layout, catalog, "resumed", shard, [a]).rows, "the savepoint brings it again"

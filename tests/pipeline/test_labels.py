@@ -11,10 +11,15 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from tests.graphs import batch, proto_of
+from pipeline.sources.ticks import FLINK, PERIODIC
+from tests.graphs import batch, proto_of, streaming
 
 GOLDEN = Path(__file__).parent / "golden"
-GRAPHS: dict[str, Callable[[], beam.Pipeline]] = {"batch": batch}
+GRAPHS: dict[str, Callable[[], beam.Pipeline]] = {
+    "batch": batch,
+    "streaming": lambda: streaming(PERIODIC),
+    "streaming-on-flink": lambda: streaming(FLINK),
+}
 CHANGED = """the labels of the {name} graph are no longer those of {file}.
 Flink's savepoints and Dataflow's updates match steps by their labels: a job that runs cannot be carried
 over to a graph with other ones, or only with --transform_name_mapping. If the change is meant, run

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from transforms.lake.schema import WINDOW_MARK
 from transforms.reasons import Status
 
 STATUSES: Final = tuple(str(status) for status in Status)
@@ -97,4 +98,5 @@ LEFT JOIN objects ON rows.object = objects.uri
 WHERE object <> '' AND (uri IS NOT NULL OR NOT inside)
 GROUP BY object, content_sha256"""
 
-ROWS_OF_RUNS: Final = "SELECT run_id, status, count(*) FROM rows GROUP BY run_id, status"
+ROWS_OF_RUNS: Final = f"""
+SELECT split_part(run_id, '{WINDOW_MARK}', 1), status, count(*) FROM rows GROUP BY ALL"""

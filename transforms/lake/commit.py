@@ -11,7 +11,7 @@ from typing import Final
 from transforms.lake.catalog import Catalog
 from transforms.lake.index_files import LedgerRow, list_index, number_of_rows, parquet_bytes
 from transforms.lake.layout import Layout
-from transforms.lake.schema import IndexRow, to_table
+from transforms.lake.schema import WINDOW_MARK, IndexRow, to_table
 from transforms.lake.settle import settle
 from transforms.lake.store import put_bytes
 from transforms.lake.stream_log import Chain, follows, tails
@@ -38,6 +38,9 @@ def commit(
 ) -> Committed:
     """Settle rows and append them to a chain; what the index holds is dropped.
 
+    What is settled is the window: its rows are told apart from those of other windows by their run id,
+    which is that of the stream, a dot, and the number of the file in its chain.
+
     An object that no row names in the end, as it was decided twice and differently, is left to
     `recover`: rows that have not come here yet may name it.
 
@@ -59,7 +62,8 @@ def commit(
         fresh = _fresh(rows, catalog)
         if not fresh:
             return Committed([], len(rows))
-        stamped = [replace(r, run_id=run_id, ingest_date=link.ingest_date) for r in fresh]
+        named = f"{run_id}{WINDOW_MARK}{link.number}"
+        stamped = [replace(r, run_id=named, ingest_date=link.ingest_date) for r in fresh]
         settled = [] if closes else _settled(stamped, catalog)
         if _put(layout, link.uri(layout, chain), settled) and settled:
             return Committed(settled, len(rows) - len(settled))

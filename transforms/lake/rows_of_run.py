@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from transforms.lake.index_files import list_index, readable
 from transforms.lake.layout import Layout
-from transforms.lake.schema import ROW_GROUP_ROWS
+from transforms.lake.schema import ROW_GROUP_ROWS, WINDOW_MARK
 from transforms.reasons import Reason, Stage, Status
 from transforms.refs import Failure
 from transforms.tally import RunTally
@@ -37,7 +37,7 @@ def tally_of_run(layout: Layout, run_id: str, since: str, *, left: Set[str]) -> 
             with readable(uri) as file:
                 for batch in file.iter_batches(ROW_GROUP_ROWS, columns=list(COLUMNS)):
                     rows = pa.Table.from_batches([batch])
-                    mine = rows.filter(pc.equal(rows["run_id"], run_id))
+                    mine = rows.filter(pc.starts_with(rows["run_id"], run_id + WINDOW_MARK))
                     tally = RunTally.sum((tally, _tally(mine)))
                     late -= set(mine["object_key"].to_pylist())
     discovered = sum(tally.counts.values()) + len(late)

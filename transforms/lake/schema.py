@@ -15,6 +15,8 @@ import pyarrow as pa
 from transforms.reasons import Status
 
 ROW_GROUP_ROWS: Final = 65_536
+WINDOW_MARK: Final = "."
+"""Parts the run id of a stream from the number of a window."""
 PARTITION: Final = "ingest_date"
 """Stands in the folder name (hive style) and so not in the files."""
 
@@ -31,7 +33,11 @@ _TEXT, _REAL, _INT = pa.string(), pa.float32(), pa.int32()
 class IndexRow:
     """What was decided about one source object, and why."""
 
-    run_id: str = _column("Run that wrote the row", _TEXT, required=True)
+    run_id: str = _column(
+        "Run that wrote the row; of a stream, with a dot and the number of its window",
+        _TEXT,
+        required=True,
+    )
     object_key: str = _column(
         "First 12 hex digits of sha256 of source_uri: the object's name in logs and errors",
         _TEXT,

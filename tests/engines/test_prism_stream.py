@@ -1,0 +1,249 @@
+"""Streams on Prism: folders that are watched, Pub/Sub, kills, and models that take over."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from google.cloud import pubsub_v1, storage
+
+from pipeline.cli import main
+from tests import soak
+from tests.conftest import Lake
+from tests.engines.servers import PRISM, free_port, running
+from tests.engines.streams import (
+    FAST,
+    Stream,
+    accounted,
+    assert_same,
+    assert_sound,
+    drop,
+    rows_in,
+    stream,
+)
+from tests.models.test_live import drop as drop_bundle
+from tests.stores import GS, Store
+from transforms.lake.layout import Layout
+from transforms.lake.stop import is_asked
+
+OBJECTS = 300
+PSTEST = PRISM.parent / "pstest"
+ON_PRISM = ["--runner=DirectRunner", f"--prism_location={PRISM}"]
+
+pytestmark = [
+    pytest.mark.skipif(
+        not PRISM.exists(), reason="Prism is not built: install Go and run 'make servers'"
+    ),
+    pytest.mark.timeout(600),
+]
+
+
+def watching(folder: Path, *more: str) -> list[str]:
+    return ["--source=watch", "--input", str(folder), *ON_PRISM, *FAST, *more]
+
+
+def test_a_stream_gives_the_rows_of_a_batch(films: Path, calm: Path, tmp_path: Path) -> None:
+    """The very rows, where all come in one window: its end is the stop."""
+    lake = tmp_path / "lake"
+    with stream(lake, *watching(films, "--index_every=45")) as one:
+        one.wait_for_rows(OBJECTS)
+        summary = one.stop()
+        assert "runner PrismRunner" not in one.said  # --json is for machines
+    assert accounted(summary) == OBJECTS
+    assert soak.compare(lake, calm) == (0, 0, 0)
+    spreads = summary["metrics"]["distributions"]
+    assert spreads["fetch_ms"]["count"] == OBJECTS
+    assert spreads["delay_s"]["count"] == OBJECTS
+
+
+def test_files_that_come_over_time_and_a_kill(films: Path, calm: Path, tmp_path: Path) -> None:
+    lake, folder = tmp_path / "lake", tmp_path / "incoming"
+    options = watching(folder, "--index_every=3")
+    drop(films, folder, 0, 60)
+    with stream(lake, *options) as one:
+        one.wait_for_rows(20)
+        drop(films, folder, 60, 160)
+        one.wait_until(lambda: soak.placed(lake) > 80, "objects are placed")
+        one.kill()
+    before = rows_in(lake)
+    assert 20 <= before < 160
+    with stream(lake, *options) as one:
+        one.wait_for_rows(160)
+        drop(films, folder, 160, OBJECTS)
+        one.wait_for_rows(OBJECTS)
+        summary = one.stop()
+    assert accounted(summary) == OBJECTS - before, "what the lake held was not replayed"
+    assert_same(lake, calm)
+
+
+def test_a_file_is_not_read_while_it_is_written(films: Path, tmp_path: Path) -> None:
+    lake, folder = tmp_path / "lake", tmp_path / "incoming"
+    folder.mkdir()
+    whole = (films / "00000.dcm").read_bytes()
+    with stream(lake, *watching(folder, "--index_every=1", "--settle_for=4")) as one:
+        with (folder / "slow.dcm").open("wb", buffering=0) as slow:
+            for start in range(0, len(whole), len(whole) // 8 + 1):
+                slow.write(whole[start : start + len(whole) // 8 + 1])
+                time.sleep(1.5)
+        one.wait_for_rows(1)
+        assert main(["stop", str(lake)]) == 0
+        assert accounted(one.ended()) == 1
+    (row,) = Lake(lake).rows()
+    assert row["source_size_bytes"] == len(whole)
+    assert row["status"] in ("routed", "review")
+    assert not is_asked(Layout(str(lake)))
+
+
+def test_another_model_takes_over_without_a_restart(films: Path, tmp_path: Path) -> None:
+    lake, folder, models = tmp_path / "lake", tmp_path / "incoming", tmp_path / "models"
+    models.mkdir()
+    options = watching(folder, "--index_every=1", "--models", str(models), "--models_every=1")
+
+    def model_of(name: str) -> str:
+        return str(Lake(lake).row(folder / name)["model_id"])
+
+    drop(films, folder, 0, 1)
+    with stream(lake, *options) as one:
+        one.wait_for_rows(1)
+        first = model_of("00000.dcm")
+        drop_bundle(models, "2026-01", temperature=2.0)
+        time.sleep(2)
+        drop(films, folder, 1, 2)
+        one.wait_for_rows(2)
+        second = model_of("00001.dcm")
+        assert second != first
+        broken = drop_bundle(models, "2026-02", temperature=3.0)
+        (broken / "weights.safetensors").write_bytes(b"cut off")
+        time.sleep(2)
+        drop(films, folder, 2, 3)
+        one.wait_for_rows(3)
+        assert model_of("00002.dcm") == second
+        assert accounted(one.stop()) == 3
+    assert_sound(lake)
+
+
+def test_a_batch_waits_for_the_stream_to_end(films: Path, tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    drop(films, tmp_path / "incoming", 0, 2)
+    with stream(lake, *watching(tmp_path / "incoming", "--index_every=1")) as one:
+        one.wait_for_rows(2)
+        batch = Stream(lake, ["--input", str(tmp_path / "incoming")], tmp_path / "batch.log")
+        try:
+            batch.wait_until(lambda: "waiting for it to end" in batch.said, "the batch waits")
+            assert main(["compact", str(lake)]) == 0
+            one.stop()
+            assert batch.ended()["counts"]["unchanged"] == 2
+        finally:
+            batch.kill()
+
+
+def test_what_does_not_stream_says_so(films: Path, tmp_path: Path, capsys) -> None:
+    where = ["route", "--source=watch", "--input", str(films), "--lake", str(tmp_path / "lake")]
+    for options, says in [
+        (["--runner=FnApiRunner"], "cannot run a streaming source; use one of"),
+        ([], "--runner PrismRunner needs --prism_location"),
+        ([*ON_PRISM, "--reprocess=all"], "reprocess with --source files"),
+        ([*ON_PRISM, "--poll_every=0"], "--poll_every must be above 0"),
+    ]:
+        assert main([*where, *options]) == 2
+        assert says in capsys.readouterr().err
+    assert main(["route", "--input", str(films), "--lake", str(tmp_path), "--models=/m"]) == 2
+    assert "--models needs a streaming source" in capsys.readouterr().err
+
+
+class Topic:
+    """A topic with one subscription, and the bucket that it tells of."""
+
+    def __init__(self, endpoint: str, store: Store) -> None:
+        os.environ["PUBSUB_EMULATOR_HOST"] = endpoint
+        self._publisher = pubsub_v1.PublisherClient()
+        self._subscriber = pubsub_v1.SubscriberClient()
+        self._topic = "projects/test-project/topics/new"
+        self.subscription = "projects/test-project/subscriptions/router"
+        self._publisher.create_topic(name=self._topic)
+        self._subscriber.create_subscription(name=self.subscription, topic=self._topic)
+        self._store = store
+        client = storage.Client(project="test")
+        self._bucket = client.bucket(store.root.partition("://")[2])
+
+    def tell(self, name: str, *, payload: bool = True, **changed: str) -> None:
+        """Publish what Cloud Storage would about an object that stands there."""
+        blob = self._bucket.get_blob(name)
+        attributes = {
+            "eventType": "OBJECT_FINALIZE",
+            "bucketId": self._bucket.name,
+            "objectId": name,
+            "objectGeneration": str(blob.generation if blob else 1),
+            "eventTime": "2026-03-01T10:00:00.000000Z",
+            "payloadFormat": "JSON_API_V1",
+        }
+        size = {"size": str(blob.size)} if blob else {"size": "10"}
+        data = json.dumps(size).encode() if payload else b""
+        attributes = {k: v for k, v in {**attributes, **changed}.items() if v}
+        self._publisher.publish(self._topic, data, **attributes).result()
+
+    def left(self) -> int:
+        """Messages that would come to another subscriber now."""
+        request = {"subscription": self.subscription, "max_messages": 1000}
+        answer = self._subscriber.pull(request={**request, "return_immediately": True})
+        return len(answer.received_messages)
+
+
+@pytest.fixture
+def topic(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Topic]:
+    if not PSTEST.exists():
+        pytest.skip("the Pub/Sub server is not built: install Go and run 'make servers'")
+    port = free_port()
+    with running([str(PSTEST), f"--port={port}"], port) as endpoint:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", endpoint.replace("localhost", "127.0.0.1"))
+        yield Topic(endpoint.replace("localhost", "127.0.0.1"), store)
+
+
+@pytest.mark.parametrize("store", [GS], indirect=True)
+def test_notifications_and_a_kill(
+    films: Path, calm: Path, tmp_path: Path, store: Store, topic: Topic
+) -> None:
+    lake = tmp_path / "lake"
+    names = [path.name for path in sorted(films.iterdir())[:60]]
+
+    def put(some: list[str]) -> None:
+        for name in some:
+            store.write(name, (films / name).read_bytes())
+            topic.tell(name, payload=name != "00001.dcm")
+
+    subscribed = ["--source=pubsub", "--input", topic.subscription, "--ack_deadline=10"]
+    options = [*subscribed, *ON_PRISM, *FAST, "--index_every=3", "--retry_after=8"]
+    put(names[:20])
+    topic.tell(names[3])  # Pub/Sub brings messages again
+    topic.tell(names[0], eventType="OBJECT_DELETE")
+    topic.tell(names[0], objectId="")
+    with stream(lake, *options) as one:
+        one.wait_for_rows(10)
+        put(names[20:])
+        one.wait_until(lambda: soak.placed(lake) > 22, "objects are placed")
+        one.kill()
+    assert rows_in(lake) < len(names)
+    topic.tell("gone.dcm")
+    with stream(lake, *options) as one:
+        one.wait_for_rows(len(names))
+        one.wait_until(lambda: len(list(lake.glob("dead_letters/*"))) == 2, "dead letters")
+        topic.tell(names[5])  # long known
+        time.sleep(5)
+        one.stop()
+    time.sleep(11)  # whatever was not acknowledged would come again
+    assert topic.left() == 0
+    rows = Lake(lake).rows()
+    assert sorted(r["source_uri"] for r in rows) == sorted(f"{store.root}/{n}" for n in names)
+    theirs = {Path(r["source_uri"]).name: r for r in Lake(calm).rows()}
+    for row in rows:
+        expected = theirs[row["source_uri"].rpartition("/")[2]]
+        assert row["content_sha256"] == expected["content_sha256"]
+        assert row["destination"] == expected["destination"]
+    letters = [json.loads(path.read_text()) for path in lake.glob("dead_letters/*")]
+    assert sorted(letter["reason"] for letter in letters) == ["KeyError", "disappeared"]
+    assert not any("gone" in path.read_text() for path in lake.glob("dead_letters/*"))
+    assert_sound(lake)
