@@ -32,7 +32,7 @@ FLINK_OPTIONS: Final = (
     "savepoint_path shutdown_sources_after_idle_ms state_backend state_backend_storage_path "
     "unaligned_checkpoint_enabled"
 ).split()
-"""Options that Beam's job server for Flink knows and Beam's Python does not."""
+"""Options that Beam's job server for Flink knows; not all of them are known to Beam's Python."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from pipeline.graph import build_streaming
 from pipeline.measured import measured, write_metrics
 from pipeline.run import checked_options, explained, say_waiting, sweep_scratch
 from pipeline.runners import clock_of, for_source
+from pipeline.sources.ticks import FLINK
 from pipeline.summary import write_summary
-from transforms.config import RouteConfig
+from transforms.config import ConfigError, RouteConfig
 from transforms.lake import stop
 from transforms.lake.catalog import catalog_of
 from transforms.lake.commit import today
@@ -33,9 +34,14 @@ from transforms.lake.layout import LOCK, WRITER_LOCK
 from transforms.lake.lock import exclusive
 from transforms.lake.recover import recover
 from transforms.lake.rows_of_run import tally_of_run
+from transforms.reasons import Unaccounted
 
-LOOK_EVERY_S: Final = 0.5
+LOOK_EVERY_S: Final = 1.0
 CANCEL_S: Final = 60.0
+ENDED_BY_ENGINE: Final = (
+    "warning: the job was ended on its engine. What it had not placed comes with its savepoint, or is "
+    "found again when the stream is started anew"
+)
 
 
 def run_stream(
@@ -54,6 +60,12 @@ def run_stream(
     runner = for_source(runner, streaming=True)
     clock = clock_of(runner)
     options = checked_options(config, runner, beam_options)
+    master = options.view_as(FlinkRunnerOptions).flink_master
+    if clock == FLINK and master in MAGIC_HOST_NAMES:
+        raise ConfigError(
+            f"--runner {runner} with a streaming source needs --flink_master: HOST:PORT of the "
+            "JobManager's REST interface, by which the job is ended"
+        )
     started_on = today()
     with exclusive(config.layout, say_waiting, names=[WRITER_LOCK]):
         stop.clear(config.layout)
@@ -65,9 +77,11 @@ def run_stream(
         _make_up(config, quiet=True)
         left = {key for one in stopped for key in one.object_keys}
         tally = tally_of_run(config.layout, config.run_id, started_on, left=left)
+        summary = write_summary(tally, config)
         if failure is not None:
             raise failure
-        summary = write_summary(tally, config)
+        if len(stopped) < len(config.inputs):
+            print(ENDED_BY_ENGINE, file=sys.stderr, flush=True)
         if job.metrics:
             summary["metrics"] = job.metrics
             write_metrics(job.metrics, config)
@@ -98,11 +112,14 @@ class _Job:
         waiter = threading.Thread(target=self._wait, args=[result], daemon=True)
         waiter.start()
         if not quiet:
-            print(f"job {self._name}; stop it with SIGTERM or Ctrl-C", file=sys.stderr, flush=True)
-        with _asking_to_stop(self._config):
+            said = (
+                f"job {self._name}; 'dicom-router stop {self._config.layout.root}' ends it in order"
+            )
+            print(said, file=sys.stderr, flush=True)
+        with _signals() as asked:
             while waiter.is_alive():
                 time.sleep(LOOK_EVERY_S)
-                if self._has_stopped():
+                if self._has_stopped(asked):
                     self.metrics = measured(result)
                     self._cancel(result)
                     waiter.join(CANCEL_S)
@@ -115,9 +132,16 @@ class _Job:
         except Exception as error:  # also that of a job that was cancelled
             self._error = error
 
-    def _has_stopped(self) -> bool:
-        inputs = len(self._config.inputs)
-        return len(stop.said(self._config.layout, self._config.run_id, inputs)) == inputs
+    def _has_stopped(self, asked: threading.Event) -> bool:
+        """Pass a signal on to the sources, and return whether all of them have stopped."""
+        layout, inputs = self._config.layout, len(self._config.inputs)
+        try:
+            if asked.is_set() and not stop.is_asked(layout):
+                print("stopping: what was begun is completed first", file=sys.stderr, flush=True)
+                stop.ask(layout)
+            return len(stop.said(layout, self._config.run_id, inputs)) == inputs
+        except (OSError, Unaccounted):  # a store that does not answer now
+            return False
 
     def _cancel(self, result: PipelineResult) -> None:
         """End a job that has nothing more to do."""
@@ -132,21 +156,20 @@ class _Job:
 
 
 @contextlib.contextmanager
-def _asking_to_stop(config: RouteConfig) -> Iterator[None]:
-    """Turn the first signal into a request to stop; the next one has its usual effect."""
+def _signals() -> Iterator[threading.Event]:
+    """Give an event that the first SIGTERM or SIGINT sets; the next one has its usual effect."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
 
     def ask(number: int, frame: object) -> None:
         signal.signal(number, before[signal.Signals(number)])
-        print("stopping: what was begun is completed first", file=sys.stderr, flush=True)
-        stop.ask(config.layout)
+        asked.set()
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, ask) for number in numbers}
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

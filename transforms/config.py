@@ -19,7 +19,8 @@ from transforms.lake.settle import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NON
 from transforms.lake.stream_log import MAX_SHARDS
 from transforms.policy import Policy
 from transforms.storage.local import uri_to_path
-from transforms.storage.schemes import is_local, why_not
+from transforms.storage.names import MAGIC
+from transforms.storage.schemes import is_installed, is_local, why_not
 
 COPY, LINK, INDEX_ONLY = "copy", "link", "index_only"
 FILES, MANIFEST, WATCH, PUBSUB = "files", "manifest", "watch", "pubsub"
@@ -32,6 +33,7 @@ NOT_DECISIVE: Final = (
 """Fields of a configuration that do not bear on what becomes of an object."""
 PLACEMENTS: Final = (COPY, LINK, INDEX_ONLY)
 REPROCESS: Final = (REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_ALL)
+_SUBSCRIPTION: Final = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
 MIN_PATIENT_KEY_BYTES: Final = 16
 _ACCELERATOR: Final = re.compile(r"type:[^;\s]+;count:[1-9][0-9]*(;[^;\s]+)*")
 
@@ -180,6 +182,20 @@ class RouteConfig:
             problems.append(
                 f"--reprocess {self.reprocess}: a stream takes what is new; reprocess with --source files"
             )
+        if self.source == PUBSUB:
+            problems += [
+                f"input {number}: write projects/PROJECT/subscriptions/NAME"
+                for number, name in enumerate(self.inputs, 1)
+                if not _SUBSCRIPTION.fullmatch(name)
+            ]
+            if not is_installed("google.cloud.pubsub_v1"):
+                problems.append("--source pubsub: pip install 'dicom-imaging-router[pubsub]'")
+        elif not self.allow_empty:
+            problems += [
+                f"input {number} does not exist; correct it, or allow it with --allow_empty"
+                for number, text in enumerate(self.inputs, 1)
+                if is_local(text) and not MAGIC.search(text) and not uri_to_path(text).exists()
+            ]
         if self.index_shards > MAX_SHARDS:
             problems.append(f"--index_shards must be at most {MAX_SHARDS} in a stream")
         if self.stream is not None and not 10 <= self.stream.ack_deadline <= 600:

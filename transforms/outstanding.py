@@ -49,6 +49,8 @@ class Outstanding:
         self._limit = limit
         self._retry_after = retry_after
         self._given: dict[ObjectRef, Given] = {}
+        self._newest_done = float("-inf")
+        self._done_at = float("-inf")
 
     def __len__(self) -> int:
         return len(self._given)
@@ -62,7 +64,7 @@ class Outstanding:
 
     def room(self, now: float) -> int:
         """How many more objects may be given out."""
-        waiting = sum(now - one.last < self._retry_after for one in self._given.values())
+        waiting = sum(not self._is_stuck(one, now) for one in self._given.values())
         return max(0, self._limit - waiting)
 
     def give(self, ref: ObjectRef, now: float, ticket: str | None = None) -> None:
@@ -73,8 +75,12 @@ class Outstanding:
 
     def due(self, now: float) -> list[Given]:
         """Return what has waited too long, longest first."""
-        late = [one for one in self._given.values() if now - one.last >= self._patience(one)]
-        return sorted(late, key=lambda one: one.last)
+        stuck = [
+            one
+            for one in self._given.values()
+            if now - one.last >= self._patience(one) and self._is_stuck(one, now)
+        ]
+        return sorted(stuck, key=lambda one: one.last)
 
     def give_again(self, one: Given, now: float) -> None:
         """Note that an object is given out once more."""
@@ -85,11 +91,21 @@ class Outstanding:
         """Wait for an object no more."""
         self._given.pop(ref, None)
 
-    def take_done(self) -> list[Given]:
+    def take_done(self, now: float) -> list[Given]:
         """Forget and return what the index holds; refresh the catalog before."""
         waited = {(ref.uri, ref.version): ref for ref in self._given}
         held = self._catalog.held(list(waited))
-        return [self._given.pop(waited[version]) for version in held]
+        done = [self._given.pop(waited[version]) for version in held]
+        if done:
+            self._done_at = now
+            self._newest_done = max(self._newest_done, *(one.last for one in done))
+        return done
+
+    def _is_stuck(self, one: Given, now: float) -> bool:
+        """Whether an object is not merely queued: later ones were done, or none was for long."""
+        if now - one.last < self._retry_after:
+            return False
+        return one.last < self._newest_done or now - self._done_at >= self._retry_after
 
     def _patience(self, one: Given) -> float:
         return float(self._retry_after * 2 ** min(one.times - 1, MAX_DOUBLINGS))

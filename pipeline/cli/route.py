@@ -214,4 +214,8 @@ def _stream_config(args: argparse.Namespace) -> StreamConfig | None:
         if args.models:
             raise ConfigError("--models needs a streaming source; use --model")
         return None
+    if args.ingest_date:
+        raise ConfigError(
+            "--ingest_date: a stream writes into the partition of the day; leave it out"
+        )
     return StreamConfig(models=args.models, **{name: getattr(args, name) for name in STREAM})

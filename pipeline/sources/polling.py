@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -14,8 +16,9 @@ from transforms.config import RouteConfig
 from transforms.lake import stop
 from transforms.outstanding import Outstanding
 
+LOG: Final = logging.getLogger("dicom_router")
 STOP_PATIENCE: Final = 3
-"""A source that was asked to stop waits so many times the delay of the index for its objects."""
+"""A source that was asked to stop waits so many times the delay of the index for another row."""
 
 
 class Poller(ABC):
@@ -58,6 +61,8 @@ class _Polling:
         self._busy = threading.Lock()
         self._last = float("-inf")
         self._asked_at: float | None = None
+        self._fewest_left = sys.maxsize
+        self._progress_at = 0.0
         self._has_stopped = False
 
     def tick(self) -> Iterator[Any]:
@@ -70,7 +75,11 @@ class _Polling:
             self._last = now
             if self._asked_at is None and stop.is_asked(self._config.layout):
                 self._asked_at = now
-            yield from self._poller.poll(stopping=self._asked_at is not None)
+            try:
+                yield from self._poller.poll(stopping=self._asked_at is not None)
+            except OSError as error:  # a store that does not answer; the next look may find it well
+                LOG.warning("input %d cannot be looked at (%s)", self._number, error.strerror)
+                return
             self._say_if_stopped()
         finally:
             self._busy.release()
@@ -79,7 +88,9 @@ class _Polling:
         if self._asked_at is None:
             return
         left = sorted(one.ref.key for one in self._poller.outstanding)
-        waited = time.monotonic() - self._asked_at
+        if len(left) < self._fewest_left:
+            self._fewest_left, self._progress_at = len(left), time.monotonic()
+        waited = time.monotonic() - self._progress_at
         if left and waited < STOP_PATIENCE * self._stream.index_every + self._stream.poll_every:
             return
         said = stop.Stopped(tuple(left))

@@ -8,6 +8,7 @@ https://cloud.google.com/storage/docs/pubsub-notifications.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +34,7 @@ FINALIZE: Final = "OBJECT_FINALIZE"
 MAX_MESSAGES: Final = 1000
 PULL_S: Final = 2.0
 BATCH_ACKS: Final = 1000
-SUBSCRIPTION: Final = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
+LOG: Final = logging.getLogger("dicom_router")
 
 
 @dataclass
@@ -119,11 +120,11 @@ class Subscription(Poller):
     def poll(self, *, stopping: bool) -> Iterator[Any]:
         """As `Poller.poll`; acknowledges what stands in the index, then pulls what there is room for."""
         self._catalog.refresh()
-        for done in self.outstanding.take_done():
+        for done in self.outstanding.take_done(self._clock()):
             self._acknowledge(done.tickets)
         self._renew()
-        yield from self._again()
         if not stopping:
+            yield from self._again()
             yield from self._pull()
 
     def _pull(self) -> Iterator[Any]:
@@ -137,12 +138,15 @@ class Subscription(Poller):
             yield from self._taken(received)
 
     def _receive(self, number: int) -> list[Any]:
-        from google.api_core.exceptions import DeadlineExceeded
+        from google.api_core.exceptions import DeadlineExceeded, ServerError, TooManyRequests
 
         request = {"subscription": self._name, "max_messages": number}
         try:
             answer = self._client.pull(request=request, timeout=PULL_S, retry=None)
         except DeadlineExceeded:  # how a subscription without messages answers
+            return []
+        except (ServerError, TooManyRequests) as error:  # it passes; the next look pulls again
+            LOG.warning("Pub/Sub does not answer (%s)", type(error).__name__)
             return []
         return list(answer.received_messages)
 

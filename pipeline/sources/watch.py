@@ -55,25 +55,31 @@ class Watcher(Poller):
         )
         self._settle_for = config.stream.settle_for if is_local(pattern) else 0.0
         self._held: set[bytes] = set()
+        self._unlisted: set[str] = set()
         self._first_seen: dict[ObjectRef, float] = {}
 
     def poll(self, *, stopping: bool) -> Iterator[Any]:
         """As `Poller.poll`; all that is listed and not held is looked at each time."""
         self._catalog.refresh()
-        for done in self.outstanding.take_done():
+        for done in self.outstanding.take_done(self._clock()):
             self._held.add(done.ref.digest())
         if stopping:
             return
         listed: dict[ObjectRef, bytes] = {}
+        unlisted: set[str] = set()
         for found in list_objects(self._pattern, self._config.layout.object_roots):
             if isinstance(found, OSError):
                 named = path_to_uri(str(found.filename or self._pattern))
-                yield discovered(found, named, self._config)
+                unlisted.add(named)
+                if named not in self._unlisted:  # said once, until it was seen again
+                    yield discovered(found, named, self._config)
             else:
                 listed[found] = found.digest()
-        self._forget_all_but(listed)
+        self._unlisted = unlisted
+        if not unlisted:
+            self._forget_all_but(listed)
+        yield from self._again(listed)
         yield from self._new(listed)
-        yield from self._again()
 
     def _forget_all_but(self, listed: dict[ObjectRef, bytes]) -> None:
         self._held &= set(listed.values())
@@ -104,8 +110,9 @@ class Watcher(Poller):
             self.outstanding.give(ref, now)
             yield discovered(ref, ref.uri, self._config)
 
-    def _again(self) -> Iterator[Any]:
+    def _again(self, listed: dict[ObjectRef, bytes]) -> Iterator[Any]:
         now = self._clock()
         for one in self.outstanding.due(now)[: self.outstanding.room(now)]:
-            self.outstanding.give_again(one, now)
-            yield one.ref
+            if one.ref in listed:
+                self.outstanding.give_again(one, now)
+                yield one.ref
