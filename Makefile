@@ -29,10 +29,10 @@ test: install servers flink ## run every test
 	$(BIN)/python -m pytest
 
 prism-test: install servers ## run the tests on Prism
-	$(BIN)/python -m pytest tests/engines/test_prism.py
+	$(BIN)/python -m pytest tests/engines/test_prism.py tests/engines/test_prism_stream.py
 
 flink-test: install flink ## run the tests on a Flink cluster
-	$(BIN)/python -m pytest tests/engines/test_flink.py
+	$(BIN)/python -m pytest -s tests/engines/test_flink.py tests/engines/test_flink_stream.py
 
 servers: ## build the test servers that need Go; without it, the tests that need them are skipped
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory build/bin/storefake build/bin/pstest build/bin/prism; \

@@ -77,7 +77,7 @@ def run_stream(
         _make_up(config, quiet=True)
         left = {key for one in stopped for key in one.object_keys}
         tally = tally_of_run(config.layout, config.run_id, started_on, left=left)
-        summary = write_summary(tally, config)
+        summary = write_summary(tally, config, ended_well=failure is None)
         if failure is not None:
             raise failure
         if len(stopped) < len(config.inputs):

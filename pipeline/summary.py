@@ -54,10 +54,19 @@ def _sum(tallies: Iterable[RunTally]) -> RunTally:
     return RunTally.sum(tallies)
 
 
-def write_summary(tally: RunTally, config: RouteConfig) -> dict[str, Any]:
-    """Write a run's summary; that of an incomplete run goes to `runs/incomplete/`."""
-    summary = summary_of(tally, config)
-    target = config.layout.run_summary(config.run_id, complete=tally.complete)
+def write_summary(
+    tally: RunTally, config: RouteConfig, *, ended_well: bool = True
+) -> dict[str, Any]:
+    """Write a run's summary; that of an incomplete run goes to `runs/incomplete/`.
+
+    Args:
+        tally: of the run.
+        config: of the run.
+        ended_well: False for a stream whose job failed: what it had begun nobody knows.
+    """
+    complete = tally.complete and ended_well
+    summary = {**summary_of(tally, config), "complete": complete}
+    target = config.layout.run_summary(config.run_id, complete=complete)
     data = (json.dumps(summary, indent=2) + "\n").encode()
     put_once(target, data, scratch=config.layout.scratch())
     return summary

@@ -68,6 +68,11 @@ class Stream:
         assert summary["complete"]
         return summary
 
+    def failed(self) -> int:
+        """Wait for its end by itself and give back its exit code."""
+        self._process.communicate(timeout=PATIENCE_S)
+        return self._process.returncode
+
     def kill(self) -> None:
         """SIGKILL to it and all that it started here."""
         with contextlib.suppress(ProcessLookupError):

@@ -133,9 +133,11 @@ def test_kills_a_savepoint_and_another_model(
             one.wait_for_rows(start + 60)
             one.wait_until(lambda r=restored: restores(cluster) > r, "a restore")
             assert job.checkpoints["restored"] > 0
+            print(f"job {job.id}: {killed} killed, restored; checkpoints {job.checkpoints}")
         drop(films, folder, 180, 200)
         time.sleep(2)
         savepoint = job.stop_with_savepoint()
+        print(f"job {job.id}: stopped with {Path(savepoint).name}")
         first = one.ended()
     drop(films, folder, 200, OBJECTS)
     thresholds = {**read_info(DEFAULT_BUNDLE).thresholds, SPINE: 0.123}
@@ -143,6 +145,7 @@ def test_kills_a_savepoint_and_another_model(
     resumed = [f"--savepoint_path={savepoint}", "--model", bundle]
     stood = rows_in(lake)
     with stream(lake, *watched, *resumed) as one:
+        print(f"job {Job(cluster, one).id}: goes on from it")
         one.wait_for_rows(OBJECTS)
         second = one.stop()
     assert "from Savepoint" in cluster.log("jm")

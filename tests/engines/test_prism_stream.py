@@ -141,6 +141,29 @@ def test_a_batch_waits_for_the_stream_to_end(films: Path, tmp_path: Path) -> Non
             batch.kill()
 
 
+def test_a_stream_that_fails_says_why_and_leaves_an_incomplete_summary(
+    films: Path, tmp_path: Path
+) -> None:
+    lake, folder = tmp_path / "lake", tmp_path / "incoming"
+    drop(films, folder, 0, 2)
+    options = watching(folder, "--index_every=1")
+    with stream(lake, *options) as one:
+        one.wait_for_rows(2)
+        (partition,) = lake.glob("index/*")
+        (damaged := partition / "part-00000-damaged.parquet").write_bytes(b"PAR1")
+        assert one.failed() == 1
+        errors = [line for line in one.said.splitlines() if line.startswith("error: ")]
+        assert [str(damaged) in line for line in errors] == [True]
+    damaged.unlink()
+    (incomplete,) = lake.glob("runs/incomplete/*.json")
+    assert json.loads(incomplete.read_text())["counts"]["discovered"] == 2
+    drop(films, folder, 2, 3)
+    with stream(lake, *options) as one:
+        one.wait_for_rows(3)
+        assert accounted(one.stop()) == 1
+    assert_sound(lake)
+
+
 def test_what_does_not_stream_says_so(films: Path, tmp_path: Path, capsys) -> None:
     where = ["route", "--source=watch", "--input", str(films), "--lake", str(tmp_path / "lake")]
     for options, says in [
