@@ -1,0 +1,108 @@
+"""Line charts as plain SVG: several panels side by side, one logarithmic x axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+WIDTH, HEIGHT, LEGEND = 300, 220, 170
+LEFT, TOP, BELOW, GAP = 64, 44, 52, 24
+COLOURS = "#0072b2 #d55e00 #009e73 #cc79a7 #56b4e9 #e69f00 #000000 #8c6d31".split()
+DASH = ' stroke-dasharray="6 4"'
+STEPS = 4
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart.
+
+    Attributes:
+        title: over it.
+        unit: of its y axis, which begins at 0.
+        lines: points by name, each x above 0; names that end alike with `dashed` are dashed.
+        dashed: an ending of names.
+    """
+
+    title: str
+    unit: str
+    lines: Mapping[str, Points]
+    dashed: str = "\0"
+
+
+def draw(panels: Sequence[Panel], x_title: str) -> str:
+    """Return panels as SVG; those without points are left out."""
+    shown = [panel for panel in panels if any(panel.lines.values())]
+    step = LEFT + WIDTH + LEGEND + GAP
+    width, height = step * len(shown), TOP + HEIGHT + BELOW
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    for number, panel in enumerate(shown):
+        parts.append(f'<g transform="translate({number * step + LEFT} {TOP})">')
+        parts += [*_panel(panel, x_title), "</g>"]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _panel(panel: Panel, x_title: str) -> list[str]:
+    every = [point for points in panel.lines.values() for point in points]
+    low, high = min(x for x, _ in every), max(x for x, _ in every)
+    top = _round_up(max(y for _, y in every))
+    span = math.log10(high / low) or 1.0
+
+    def x_of(x: float) -> float:
+        return WIDTH * math.log10(x / low) / span
+
+    def y_of(y: float) -> float:
+        return HEIGHT * (1 - y / top)
+
+    parts = [_text(0, -22, panel.title, "start", bold=True), _text(0, -8, panel.unit, "start")]
+    for tick in range(STEPS + 1):
+        y = top * tick / STEPS
+        parts.append(
+            f'<line x1="0" x2="{WIDTH}" y1="{y_of(y):.1f}" y2="{y_of(y):.1f}" stroke="#ddd"/>'
+        )
+        parts.append(_text(-6, y_of(y) + 4, f"{y:g}", "end"))
+    for x in sorted({x for x, _ in every}):
+        parts.append(
+            f'<line x1="{x_of(x):.1f}" x2="{x_of(x):.1f}" y1="{HEIGHT}" y2="{HEIGHT + 4}" '
+            'stroke="#555"/>'
+        )
+        parts.append(_text(x_of(x), HEIGHT + 17, f"{x:,.0f}", "middle"))
+    parts.append(_text(WIDTH / 2, HEIGHT + 36, x_title, "middle"))
+    for number, (name, points) in enumerate(panel.lines.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        dash = DASH if name.endswith(panel.dashed) else ""
+        line = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in points)
+        parts.append(
+            f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
+        )
+        parts += [
+            f'<circle cx="{x_of(x):.1f}" cy="{y_of(y):.1f}" r="3" fill="{colour}"/>'
+            for x, y in points
+        ]
+        y = 8 + 17 * number
+        parts.append(
+            f'<line x1="{WIDTH + 14}" x2="{WIDTH + 38}" y1="{y}" y2="{y}" stroke="{colour}" '
+            f'stroke-width="2"{dash}/>'
+        )
+        parts.append(_text(WIDTH + 44, y + 4, name, "start"))
+    return parts
+
+
+def _text(x: float, y: float, text: str, anchor: str, *, bold: bool = False) -> str:
+    weight = ' font-weight="bold"' if bold else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{weight}>{escape(text)}</text>'
+
+
+def _round_up(value: float) -> float:
+    """The next number that four steps divide into round ones."""
+    if value <= 0:
+        return 1.0
+    unit = 10.0 ** math.floor(math.log10(value))
+    return next(unit * f for f in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10) if unit * f >= value)
