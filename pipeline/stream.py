@@ -72,20 +72,27 @@ def run_stream(
         _make_up(config, quiet=quiet)
         job = _Job(config, options, clock)
         failure = job.run(quiet=quiet)
-        stopped = stop.said(config.layout, config.run_id, len(config.inputs))
-        stop.clear(config.layout)
-        _make_up(config, quiet=True)
-        left = {key for one in stopped for key in one.object_keys}
-        tally = tally_of_run(config.layout, config.run_id, started_on, left=left)
-        summary = write_summary(tally, config, ended_well=failure is None)
         if failure is not None:
+            with contextlib.suppress(Exception):  # what ended the job may well prevent this too
+                _finish(config, started_on, ended_well=False)
             raise failure
-        if len(stopped) < len(config.inputs):
-            print(ENDED_BY_ENGINE, file=sys.stderr, flush=True)
+        summary = _finish(config, started_on, ended_well=True)
         if job.metrics:
             summary["metrics"] = job.metrics
             write_metrics(job.metrics, config)
         return summary
+
+
+def _finish(config: RouteConfig, started_on: str, *, ended_well: bool) -> dict[str, Any]:
+    """Index what was placed, and write the summary."""
+    stopped = stop.said(config.layout, config.run_id, len(config.inputs))
+    if ended_well and len(stopped) < len(config.inputs):
+        print(ENDED_BY_ENGINE, file=sys.stderr, flush=True)
+    stop.clear(config.layout)
+    _make_up(config, quiet=True)
+    left = {key for one in stopped for key in one.object_keys}
+    tally = tally_of_run(config.layout, config.run_id, started_on, left=left)
+    return write_summary(tally, config, ended_well=ended_well)
 
 
 class _Job:
