@@ -98,11 +98,14 @@ def test_no_child_outlives_a_parent_that_is_killed() -> None:
         "child = Isolated(timeout_s=600, memory_bytes=1 << 28)\n"
         "print(child.call(os.getpid), flush=True)\n"
         "threading.Thread(target=child.call, args=(time.sleep, 600), daemon=True).start()\n"
+        "time.sleep(1)\n"
+        "print('it hangs', flush=True)\n"
         "time.sleep(600)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     grandchild = int(parent.stdout.readline())
+    assert parent.stdout.readline() == b"it hangs\n"
     parent.kill()
     parent.wait()
     for _ in range(100):

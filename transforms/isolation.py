@@ -17,6 +17,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
@@ -171,9 +172,22 @@ def _no_main() -> Iterator[None]:
             sys.modules["__main__"] = main
 
 
+def _let_the_forkserver_end() -> None:
+    """Close the pipe whose end tells the forkserver, our parent, that nobody needs it any more.
+
+    Each child inherits it for children of its own. With one that hangs in native code the forkserver
+    would outlive the process that asked for both, and with it the child.
+    """
+    server: Any = forkserver._forkserver
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_alive_fd = None
+
+
 def _serve(connection: Connection, memory_bytes: int) -> None:
     """Answer calls until the parent is gone."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _let_the_forkserver_end()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)  # codecs speak on stderr of what they read
