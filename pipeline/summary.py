@@ -15,6 +15,7 @@ from transforms.config import RouteConfig
 from transforms.lake.layout import SINKS
 from transforms.lake.store import put_once, read_bytes, stands
 from transforms.reasons import MEANINGS, TERMS, Reason
+from transforms.refs import Failure, said_of
 from transforms.tally import RunTally
 
 MAX_FAILURES_PRINTED = 20
@@ -141,10 +142,5 @@ def render(summary: dict[str, Any], lake: str) -> str:
 
 def failure_lines(summary: dict[str, Any]) -> list[str]:
     """Return what failed, an object a line: its key, the stage, what happened and what to do."""
-    lines = []
-    for failed in summary["failures"][:MAX_FAILURES_PRINTED]:
-        meaning = MEANINGS[Reason(failed["reason"])]
-        named = failed.get("source_uri", failed["object_key"])
-        detail = f" ({failed['detail']})" if failed["detail"] else ""
-        lines.append(f"  {named} at {failed['stage']}: {meaning.text}{detail}; {meaning.remedy}")
-    return lines
+    shown = summary["failures"][:MAX_FAILURES_PRINTED]
+    return [f"  {said_of(Failure(**failed))}" for failed in shown]

@@ -80,17 +80,17 @@ def failure_of(uri: str, error: Unaccounted, *, log_uris: bool) -> Failure:
     return Failure(object_key(uri), error.stage, error.reason, error.detail, shown)
 
 
+def said_of(failure: Failure) -> str:
+    """Return which object failed, where, what happened and what to do, as a person reads it."""
+    meaning = MEANINGS[Reason(failure.reason)]
+    named = failure.source_uri or failure.object_key
+    detail = f" ({failure.detail})" if failure.detail else ""
+    return f"{named} at {failure.stage}: {meaning.text}{detail}; {meaning.remedy}"
+
+
 def log_failure(failure: Failure) -> None:
     """Say in the worker's log what became of an object, and what to do."""
-    meaning = MEANINGS[Reason(failure.reason)]
-    logging.getLogger("dicom_router").warning(
-        "%s at %s: %s%s; %s",
-        failure.source_uri or failure.object_key,
-        failure.stage,
-        meaning.text,
-        f" ({failure.detail})" if failure.detail else "",
-        meaning.remedy,
-    )
+    logging.getLogger("dicom_router").warning("%s", said_of(failure))
 
 
 def read_ref(ref: ObjectRef) -> SharedBytes:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from pipeline.cli.arguments import require_lake
 from pipeline.run import say_waiting
 from transforms.config import ConfigError, is_date
 from transforms.lake.commit import today
 from transforms.lake.compaction import compact
 from transforms.lake.layout import LOCK, Layout
 from transforms.lake.lock import exclusive
-from transforms.storage.local import uri_to_path
-from transforms.storage.schemes import canonical, is_local, why_not
+from transforms.storage.schemes import canonical
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,10 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compact, and say what was done to each day."""
     before = args.before or today()
-    if why := why_not(args.lake):
-        raise ConfigError(f"{args.lake}: {why}")
-    if is_local(args.lake) and not uri_to_path(args.lake).is_dir():
-        raise ConfigError(f"{args.lake} is no folder; give the root of a lake")
+    require_lake(args.lake)
     if not is_date(before):
         raise ConfigError(f"--before {before!r} is no date; write YYYY-MM-DD")
     if before > today():

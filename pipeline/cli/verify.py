@@ -6,12 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.cli.arguments import policy_of
-from transforms.config import ConfigError
+from pipeline.cli.arguments import policy_of, require_lake
 from transforms.lake.layout import Layout
 from transforms.lake.verify import Audit, audit
-from transforms.storage.local import uri_to_path
-from transforms.storage.schemes import is_local, why_not
 
 MAX_SHOWN = 50
 
@@ -33,10 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Audit and say what was found; 0 only if the contract holds."""
-    if why := why_not(args.lake):
-        raise ConfigError(f"{args.lake}: {why}")
-    if is_local(args.lake) and not uri_to_path(args.lake).is_dir():
-        raise ConfigError(f"{args.lake} is no folder; give the root of a lake")
+    require_lake(args.lake)
     policy = policy_of(args)
     on_terminal = sys.stderr.isatty() and not args.json
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import apache_beam as beam
 
 from pipeline.sources.files import MatchFiles
 from pipeline.sources.manifest import ReadManifests
-from pipeline.sources.pubsub import ReadNotifications
-from pipeline.sources.watch import Watch
+from pipeline.sources.polling import Poll
+from pipeline.sources.pubsub import Subscription
+from pipeline.sources.watch import Watcher
 from transforms.config import FILES, MANIFEST, PUBSUB, WATCH, RouteConfig
 
 SOURCES: Final[dict[str, Callable[[RouteConfig], beam.PTransform]]] = {
     FILES: MatchFiles,
     MANIFEST: ReadManifests,
-    WATCH: Watch,
-    PUBSUB: ReadNotifications,
+    WATCH: partial(Poll, poller=Watcher),
+    PUBSUB: partial(Poll, poller=Subscription),
 }
 """The source that `--source` means; the streaming ones look when the clock of `ticks` says so."""

@@ -8,13 +8,18 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import apache_beam as beam
+from apache_beam import pvalue
 
+from pipeline.sources.discovered import REFS
 from transforms.config import RouteConfig
 from transforms.lake import stop
+from transforms.lake.catalog import catalog_of
 from transforms.outstanding import Outstanding
+from transforms.refs import FAILED
 
 LOG: Final = logging.getLogger("dicom_router")
 STOP_PATIENCE: Final = 3
@@ -24,7 +29,26 @@ STOP_PATIENCE: Final = 3
 class Poller(ABC):
     """One input of a streaming source, with what it must remember between two looks."""
 
-    outstanding: Outstanding
+    def __init__(
+        self, config: RouteConfig, named: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begin with nothing given out.
+
+        Args:
+            config: with a streaming source.
+            named: the input: a pattern or a subscription.
+            clock: monotonic, seconds.
+        """
+        assert config.stream is not None
+        self._config, self._stream = config, config.stream
+        self._named = named
+        self._clock = clock
+        self._catalog = catalog_of(config.layout)
+        self.outstanding = Outstanding(
+            self._catalog,
+            limit=config.stream.max_in_flight,
+            retry_after=config.stream.retry_after,
+        )
 
     @abstractmethod
     def poll(self, *, stopping: bool) -> Iterator[Any]:
@@ -36,6 +60,18 @@ class Poller(ABC):
         Yields:
             References and tagged failures, as `discovered` gives them.
         """
+
+
+@dataclass
+class Poll(beam.PTransform):  # type: ignore[misc]
+    """Ticks to references in `REFS`, and `FAILED` for what cannot be looked at."""
+
+    config: RouteConfig
+    poller: Callable[[RouteConfig, str], Poller]
+
+    def expand(self, ticks: beam.PCollection[int]) -> pvalue.DoOutputsTuple:
+        polled = beam.ParDo(PollFn(self.config, self.poller)).with_output_types(Any)
+        return ticks | "Poll" >> polled.with_outputs(FAILED, main=REFS)
 
 
 class PollFn(beam.DoFn):  # type: ignore[misc]

@@ -16,18 +16,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-import apache_beam as beam
-from apache_beam import pvalue
-
-from pipeline.sources.discovered import REFS, discovered
-from pipeline.sources.polling import Poller, PollFn
+from pipeline.sources.discovered import discovered
+from pipeline.sources.polling import Poller
 from transforms.config import RouteConfig
-from transforms.lake.catalog import catalog_of
 from transforms.lake.layout import Layout
 from transforms.lake.store import put_once
-from transforms.outstanding import Given, Outstanding
+from transforms.outstanding import Given
 from transforms.reasons import Reason
-from transforms.refs import FAILED, ObjectRef, object_key
+from transforms.refs import ObjectRef, object_key
 from transforms.storage.schemes import storage_of
 
 FINALIZE: Final = "OBJECT_FINALIZE"
@@ -35,18 +31,6 @@ MAX_MESSAGES: Final = 1000
 PULL_S: Final = 2.0
 BATCH_ACKS: Final = 1000
 LOG: Final = logging.getLogger("dicom_router")
-
-
-@dataclass
-class ReadNotifications(beam.PTransform):  # type: ignore[misc]
-    """Ticks to references in `REFS`, and `FAILED`."""
-
-    config: RouteConfig
-
-    def expand(self, ticks: beam.PCollection[int]) -> pvalue.DoOutputsTuple:
-        return ticks | "Poll" >> beam.ParDo(PollFn(self.config, Subscription)).with_output_types(
-            Any
-        ).with_outputs(FAILED, main=REFS)
 
 
 class MalformedNotification(ValueError):
@@ -104,17 +88,8 @@ class Subscription(Poller):
     ) -> None:
         from google.cloud import pubsub_v1
 
-        assert config.stream is not None
-        self._config, self._stream = config, config.stream
-        self._name = name
-        self._clock = clock
+        super().__init__(config, name, clock)
         self._client = pubsub_v1.SubscriberClient()
-        self._catalog = catalog_of(config.layout)
-        self.outstanding = Outstanding(
-            self._catalog,
-            limit=config.stream.max_in_flight,
-            retry_after=config.stream.retry_after,
-        )
         self._renewed = clock()
 
     def poll(self, *, stopping: bool) -> Iterator[Any]:
@@ -140,7 +115,7 @@ class Subscription(Poller):
     def _receive(self, number: int) -> list[Any]:
         from google.api_core.exceptions import DeadlineExceeded, ServerError, TooManyRequests
 
-        request = {"subscription": self._name, "max_messages": number}
+        request = {"subscription": self._named, "max_messages": number}
         try:
             answer = self._client.pull(request=request, timeout=PULL_S, retry=None)
         except DeadlineExceeded:  # how a subscription without messages answers
@@ -218,7 +193,7 @@ class Subscription(Poller):
     def _set_deadline(self, ack_ids: list[str]) -> None:
         for some in _batches(ack_ids):
             request = {
-                "subscription": self._name,
+                "subscription": self._named,
                 "ack_ids": some,
                 "ack_deadline_seconds": self._stream.ack_deadline,
             }
@@ -226,7 +201,7 @@ class Subscription(Poller):
 
     def _acknowledge(self, ack_ids: list[str]) -> None:
         for some in _batches(ack_ids):
-            self._client.acknowledge(request={"subscription": self._name, "ack_ids": some})
+            self._client.acknowledge(request={"subscription": self._named, "ack_ids": some})
 
 
 def write_dead_letter(layout: Layout, name: str, reason: str, uri: str | None) -> None:

@@ -4,33 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import apache_beam as beam
-from apache_beam import pvalue
-
-from pipeline.sources.discovered import REFS, discovered
+from pipeline.sources.discovered import discovered
 from pipeline.sources.files import list_objects
-from pipeline.sources.polling import Poller, PollFn
+from pipeline.sources.polling import Poller
 from transforms.config import RouteConfig
-from transforms.lake.catalog import catalog_of
-from transforms.outstanding import Outstanding
-from transforms.refs import FAILED, ObjectRef
+from transforms.refs import ObjectRef
 from transforms.storage.local import path_to_uri
 from transforms.storage.schemes import is_local
-
-
-@dataclass
-class Watch(beam.PTransform):  # type: ignore[misc]
-    """Ticks to references in `REFS`, and `FAILED` for folders that cannot be listed."""
-
-    config: RouteConfig
-
-    def expand(self, ticks: beam.PCollection[int]) -> pvalue.DoOutputsTuple:
-        return ticks | "Poll" >> beam.ParDo(PollFn(self.config, Watcher)).with_output_types(
-            Any
-        ).with_outputs(FAILED, main=REFS)
 
 
 class Watcher(Poller):
@@ -43,17 +25,8 @@ class Watcher(Poller):
     def __init__(
         self, config: RouteConfig, pattern: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        assert config.stream is not None
-        self._config = config
-        self._pattern = pattern
-        self._clock = clock
-        self._catalog = catalog_of(config.layout)
-        self.outstanding = Outstanding(
-            self._catalog,
-            limit=config.stream.max_in_flight,
-            retry_after=config.stream.retry_after,
-        )
-        self._settle_for = config.stream.settle_for if is_local(pattern) else 0.0
+        super().__init__(config, pattern, clock)
+        self._settle_for = self._stream.settle_for if is_local(pattern) else 0.0
         self._held: set[bytes] = set()
         self._unlisted: set[str] = set()
         self._first_seen: dict[ObjectRef, float] = {}
@@ -67,9 +40,9 @@ class Watcher(Poller):
             return
         listed: dict[ObjectRef, bytes] = {}
         unlisted: set[str] = set()
-        for found in list_objects(self._pattern, self._config.layout.object_roots):
+        for found in list_objects(self._named, self._config.layout.object_roots):
             if isinstance(found, OSError):
-                named = path_to_uri(str(found.filename or self._pattern))
+                named = path_to_uri(str(found.filename or self._named))
                 unlisted.add(named)
                 if named not in self._unlisted:  # said once, until it was seen again
                     yield discovered(found, named, self._config)

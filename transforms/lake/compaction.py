@@ -27,6 +27,7 @@ from transforms.lake.commit import close_days
 from transforms.lake.index_files import (
     COMPACTED,
     compaction_notes,
+    is_compacted,
     list_index,
     number_of_rows,
     readable,
@@ -73,7 +74,7 @@ def compact(layout: Layout, before: str) -> list[Compacted]:
     close_days(layout, before)
     by_day: dict[str, list[str]] = defaultdict(list)
     for uri in list_index(layout):
-        if (day := _day_of(uri)) < before and number_of_rows(uri):
+        if (day := _day_of(uri)) < before and (is_compacted(uri) or number_of_rows(uri)):
             by_day[day].append(uri)
     return [_compact_day(layout, day, files) for day, files in sorted(by_day.items()) if files[1:]]
 
