@@ -92,7 +92,7 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
             state_dict_path=bundle_uri,
             model_class=FilmClassifier,
             device="CPU",
-            min_batch_size=min(CPU_FORWARD_FILMS, max_batch_size),
+            min_batch_size=max_batch_size,  # a size that Beam fits to the times ends at the smallest
             max_batch_size=max_batch_size,
         )
         self._bundle_uri = bundle_uri
