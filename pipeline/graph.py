@@ -15,7 +15,7 @@ from transforms.commit_index import CommitIndex, SweepJournalFn
 from transforms.config import RouteConfig
 from transforms.fetch import DECIDED, FILMS, FetchAndExamine
 from transforms.gather import GatherRefs
-from transforms.index import UNCHANGED_ROWS, SettleRows, WriteIndex
+from transforms.index import WriteIndex
 from transforms.lake.index_files import list_index
 from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.schema import IndexRow
@@ -89,13 +89,12 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
     todo = {"refs": matched[REFS], "held": held, "journal": journal} | "Skip" >> SkipHeld(config)
     placed, failed = decide_and_place(todo["refs"] | "Spread" >> beam.Reshuffle(), config)
     rows = (*placed, todo[RECOVERED], todo[ALONE]) | "Rows" >> beam.Flatten()
-    settled = {
+    indexed = {
         "rows": rows,
         "stale": todo[STALE],
         "held": held,
         "files": index,
-    } | "Settle" >> SettleRows(config)
-    indexed = settled["rows"] | "Index" >> WriteIndex(config)
+    } | "Index" >> WriteIndex(config)
 
     tallies = (
         matched[REFS]
@@ -107,7 +106,6 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
         | "Recovered" >> CountAs("recovered"),
         todo[ALONE] | "DiscoveredBefore" >> CountAs("discovered"),
         todo[UNCHANGED] | "Unchanged" >> CountAs("unchanged"),
-        settled[UNCHANGED_ROWS] | "UnchangedRows" >> CountAs("unchanged"),
         (matched[FAILED], *failed)
         | "AllFailed" >> beam.Flatten()
         | "Failed" >> beam.Map(RunTally.of_failure),

@@ -1,7 +1,7 @@
 """The ledger: what the lake's index says of the objects that a run is about.
 
 A lake is far larger than a night. Rows that concern none of a run's objects are dropped while the
-index is read, by the keys of those objects; the few that pass are joined with them. Where a run has
+index is read, by the keys of those objects; the few that pass meet them in a shuffle. Where a run has
 so many objects that their keys are no small thing to hand round, nothing is dropped and the join does
 it all.
 """
@@ -59,20 +59,15 @@ class HeldSources(beam.PTransform):  # type: ignore[misc]
 
 @dataclass
 class HeldIdentities(beam.PTransform):  # type: ignore[misc]
-    """Index files to (identity, `LedgerRow`) of the objects that a run decided.
+    """Index files to the `LedgerRow`s of the objects that a run decided.
 
     Input: a dict with "files" and "identities".
     """
 
-    def expand(
-        self, pcolls: dict[str, beam.PCollection[Any]]
-    ) -> beam.PCollection[tuple[str, LedgerRow]]:
+    def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> beam.PCollection[LedgerRow]:
         keys = pvalue.AsSingleton(pcolls["identities"] | "Keys" >> beam.CombineGlobally(KeysFn()))
-        return (
-            pcolls["files"]
-            | "ReadLedger" >> beam.FlatMap(read_ledger, keys)
-            | "KeyByIdentity"
-            >> beam.Map(lambda row: (row.identity, row)).with_output_types(tuple[str, Any])
+        return pcolls["files"] | "ReadLedger" >> beam.FlatMap(read_ledger, keys).with_output_types(
+            Any
         )
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from transforms.lake.catalog import Catalog
-from transforms.lake.index_files import LedgerRow, list_index, number_of_rows, parquet_bytes
+from transforms.lake.index_files import list_index, number_of_rows, parquet_bytes
 from transforms.lake.layout import Layout
 from transforms.lake.schema import WINDOW_MARK, IndexRow, to_table
-from transforms.lake.settle import settle
+from transforms.lake.settle import settle_all
 from transforms.lake.store import put_bytes
 from transforms.lake.stream_log import Chain, follows, tails
 from transforms.reasons import Reason, Unaccounted
@@ -107,11 +106,4 @@ def _fresh(rows: Sequence[IndexRow], catalog: Catalog) -> list[IndexRow]:
 
 
 def _settled(rows: Sequence[IndexRow], catalog: Catalog) -> list[IndexRow]:
-    groups: dict[str, list[IndexRow]] = defaultdict(list)
-    for row in rows:
-        groups[row.identity].append(row)
-    known: dict[str, list[LedgerRow]] = defaultdict(list)
-    for earlier in catalog.rows_of(groups):
-        known[earlier.identity].append(earlier)
-    settled = [settle(group, known[identity]) for identity, group in groups.items()]
-    return [row for one in settled for row in one.rows]
+    return settle_all(rows, catalog.rows_of({row.identity for row in rows})).rows

@@ -7,12 +7,16 @@ runs twice changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from transforms.lake.index_files import LedgerRow
 from transforms.lake.schema import IndexRow
 from transforms.reasons import Reason, Stage, Status
+
+_Row = TypeVar("_Row", IndexRow, LedgerRow)
 
 REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_ALL = "none", "model", "all"
 
@@ -22,12 +26,31 @@ class Settled:
     """What a group came to.
 
     Attributes:
-        rows: to be indexed, in order of source_uri.
+        rows: to be indexed; those of an identity in order of source_uri.
         strays: object URIs that were placed, by this run or a killed one, and that no row names.
     """
 
     rows: list[IndexRow]
     strays: list[str]
+
+
+def settle_all(
+    rows: Iterable[IndexRow],
+    known: Iterable[LedgerRow],
+    *,
+    held: Iterable[IndexRow] = (),
+    reprocess: str = REPROCESS_NONE,
+) -> Settled:
+    """Settle rows of any identities; arguments as of `settle`."""
+    rows_of, known_of, held_of = _by_identity(rows), _by_identity(known), _by_identity(held)
+    groups = [
+        settle(rows_of[i], known_of[i], held=held_of[i], reprocess=reprocess)
+        for i in sorted({*rows_of, *held_of})
+    ]
+    return Settled(
+        [row for group in groups for row in group.rows],
+        [uri for group in groups for uri in group.strays],
+    )
 
 
 def settle(
@@ -77,6 +100,13 @@ def settle(
         uri for uri in placed - named if uri is not None and below_root(uri) not in kept
     )
     return Settled(settled, strays)
+
+
+def _by_identity(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
+    groups: dict[str, list[_Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.identity].append(row)
+    return groups
 
 
 def below_root(object_uri: str) -> str:
