@@ -12,8 +12,13 @@ TARGET = Path(__file__).parent / "index.md"
 METRICS_TARGET = Path(__file__).parent / "metrics.md"
 
 REASONS_OF = {
-    "routed": (Reason.CONFIDENT, Reason.SETTLED_BY_AGE),
-    "review": (Reason.LOW_CONFIDENCE, Reason.OUT_OF_DISTRIBUTION, Reason.TOO_SMALL),
+    "routed": (Reason.CONFIDENT, Reason.SETTLED_BY_AGE, Reason.AGE_CONTRADICTED),
+    "review": (
+        Reason.LOW_CONFIDENCE,
+        Reason.OUT_OF_DISTRIBUTION,
+        Reason.TOO_SMALL,
+        Reason.AGE_CONTRADICTED,
+    ),
     "not_xray": (Reason.SOP_CLASS, Reason.MODALITY, Reason.IMAGE_TYPE),
     "duplicate": (Reason.SAME_CONTENT,),
     "quarantined": tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,25 @@ def test_a_plausible_age_settles_the_chests(
     assert decision.predicted_label == ADULT_CHEST
 
 
+@pytest.mark.parametrize(
+    ("age", "action", "destination", "reason"),
+    [
+        (5.0, "route", PEDIATRIC_CHEST, Reason.AGE_CONTRADICTED),
+        (5.0, "review", "review", Reason.AGE_CONTRADICTED),
+        (50.0, "review", ADULT_CHEST, Reason.SETTLED_BY_AGE),
+        (None, "review", ADULT_CHEST, Reason.CONFIDENT),
+    ],
+)
+def test_a_row_says_that_age_and_pixels_contradict_each_other(
+    age: float | None, action: str, destination: str, reason: Reason
+) -> None:
+    policy = replace(POLICY, on_age_contradiction=action)
+    decision = decided(probabilities(adult_chest=0.985, pediatric_chest=0.005), -5, age, policy)
+    assert (decision.destination, decision.reason) == (destination, reason)
+    unsure = decided(probabilities(adult_chest=0.9, pediatric_chest=0.09), -5, 5.0, policy)
+    assert (unsure.destination, unsure.reason) == (PEDIATRIC_CHEST, Reason.SETTLED_BY_AGE)
+
+
 def test_an_age_counts_both_chests_together() -> None:
     chances = probabilities(abdominal=0.4, adult_chest=0.35, pediatric_chest=0.23)
     decision = decided(chances, -5, 5.0, POLICY.with_defaults(dict.fromkeys(LABELS, 0.5), 0))
@@ -92,7 +112,7 @@ def test_a_policy_says_all_that_it_can() -> None:
 thresholds: {spine: 0.95}
 ood_threshold: -2
 min_long_side: 10
-age: {adult_from_years: 16}
+age: {adult_from_years: 16, contradiction: 0.9, on_contradiction: review}
 sinks: {spine: /mnt/spine}
 radiographs:
   sop_classes: [1.2.840.10008.5.1.4.1.1.12.1]
@@ -102,6 +122,7 @@ radiographs:
     assert policy.thresholds == {SPINE: 0.95}
     assert policy.ood_threshold == -2.0
     assert policy.adult_from_years == 16
+    assert (policy.age_contradiction, policy.on_age_contradiction) == (0.9, "review")
     assert policy.min_long_side == 10
     assert policy.sinks == {SPINE: "/mnt/spine"}
     assert (
@@ -119,14 +140,15 @@ threshold: {}
 thresholds: {spine: 2, hand: 0.5, others: true}
 ood_threshold: high
 min_long_side: 0
-age: {adult_from_years: -1}
+age: {adult_from_years: -1, contradiction: 0.2, on_contradiction: ask}
 sinks: {spine: relative/path, elsewhere: /x}
 radiographs: {sop_classes: ["../x"], modalities: CR}
 """)
     message = str(caught.value)
     for part in (
         "threshold: unknown", "thresholds.spine", "thresholds.hand", "thresholds.others",
-        "ood_threshold", "min_long_side", "age.adult_from_years", "sinks.spine", "sinks.elsewhere",
+        "ood_threshold", "min_long_side", "age.adult_from_years", "age.contradiction",
+        "age.on_contradiction", "sinks.spine", "sinks.elsewhere",
         "radiographs.sop_classes", "radiographs.modalities",
     ):  # fmt: skip
         assert part in message

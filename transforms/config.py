@@ -239,6 +239,8 @@ class RouteConfig:
             "ood_threshold": self.policy.ood_threshold,
             "min_long_side": self.policy.min_long_side,
             "adult_from_years": self.policy.adult_from_years,
+            "age_contradiction": self.policy.age_contradiction,
+            "on_age_contradiction": self.policy.on_age_contradiction,
         }
 
 

@@ -20,6 +20,8 @@ from transforms.storage.schemes import is_local, why_not
 TOP_LEVEL: Final = (
     "thresholds", "ood_threshold", "min_long_side", "age", "sinks", "radiographs",
 )  # fmt: skip
+FOLLOW_AGE: Final = "route"
+EVEN: Final = 0.5
 
 
 class PolicyError(UsageError):
@@ -35,6 +37,10 @@ class Policy:
         ood_threshold: highest OOD score that is routed; None takes the bundle's.
         min_long_side: least Rows or Columns, whichever is larger, of a film that is routed; pixels.
         adult_from_years: age from which a chest is an adult's.
+        age_contradiction: probability of the other chest, among both, from which the pixels
+            contradict the age; 0.5..1.
+        on_age_contradiction: "route" follows the age all the same, "review" leaves it to a person;
+            the row says so either way.
         sinks: roots of sinks that stand outside the lake.
         radiographs: what counts as a projection radiograph.
     """
@@ -43,6 +49,8 @@ class Policy:
     ood_threshold: float | None = None
     min_long_side: int = 64
     adult_from_years: float = 18.0
+    age_contradiction: float = 0.98
+    on_age_contradiction: str = FOLLOW_AGE
     sinks: dict[str, str] = field(default_factory=dict)
     radiographs: RadiographTable = field(default_factory=RadiographTable)
 
@@ -96,13 +104,17 @@ def decide(
         chest = min(1.0, sum(by_label[one] for one in CHESTS))
         if chest >= max(by_label[other] for other in LABELS if other not in CHESTS):
             label = ADULT_CHEST if age_years >= policy.adult_from_years else PEDIATRIC_CHEST
-            confidence, reason = chest, Reason.SETTLED_BY_AGE
+            contradicted = chest - by_label[label] >= policy.age_contradiction * chest
+            confidence = chest
+            reason = Reason.AGE_CONTRADICTED if contradicted else Reason.SETTLED_BY_AGE
     if long_side < policy.min_long_side:
         return Decision(REVIEW, predicted, label, confidence, Reason.TOO_SMALL)
     if policy.ood_threshold is not None and ood_score > policy.ood_threshold:
         return Decision(REVIEW, predicted, label, confidence, Reason.OUT_OF_DISTRIBUTION)
     if confidence < policy.thresholds[label]:
         return Decision(REVIEW, predicted, label, confidence, Reason.LOW_CONFIDENCE)
+    if reason == Reason.AGE_CONTRADICTED and policy.on_age_contradiction == REVIEW:
+        return Decision(REVIEW, predicted, label, confidence, reason)
     return Decision(label, predicted, label, confidence, reason)
 
 
@@ -132,10 +144,16 @@ def parse_policy(text: str) -> Policy:
     if not isinstance(min_long_side, int) or isinstance(min_long_side, bool) or min_long_side < 1:
         errors.append("min_long_side: must be a whole number of at least 1")
     age = _mapping(document, "age", errors)
-    errors += _unknown(age, ("adult_from_years",), "age.")
+    errors += _unknown(age, ("adult_from_years", "contradiction", "on_contradiction"), "age.")
     adult_from = age.get("adult_from_years", Policy.adult_from_years)
     if not _is_number(adult_from) or not 0 < adult_from < MAX_PLAUSIBLE_AGE_YEARS:
         errors.append("age.adult_from_years: must be a number above 0 and below 120")
+    contradiction = age.get("contradiction", Policy.age_contradiction)
+    if not _is_number(contradiction) or not EVEN < contradiction <= 1:
+        errors.append("age.contradiction: must be a number above 0.5 and at most 1")
+    on_contradiction = age.get("on_contradiction", Policy.on_age_contradiction)
+    if on_contradiction not in (FOLLOW_AGE, REVIEW):
+        errors.append(f"age.on_contradiction: must be {FOLLOW_AGE} or {REVIEW}")
     sinks = _mapping(document, "sinks", errors)
     errors += _unknown(sinks, SINKS, "sinks.")
     for sink, root in sinks.items():
@@ -151,6 +169,8 @@ def parse_policy(text: str) -> Policy:
         ood_threshold=None if ood is None else float(ood),
         min_long_side=min_long_side,
         adult_from_years=float(adult_from),
+        age_contradiction=float(contradiction),
+        on_age_contradiction=on_contradiction,
         sinks=dict(sinks),
         radiographs=table,
     )

@@ -44,6 +44,7 @@ class Reason(StrEnum):
     # routed, review
     CONFIDENT = "confident"
     SETTLED_BY_AGE = "settled_by_age"
+    AGE_CONTRADICTED = "age_contradicted"
     LOW_CONFIDENCE = "low_confidence"
     OUT_OF_DISTRIBUTION = "out_of_distribution"
     TOO_SMALL = "too_small"
@@ -100,6 +101,11 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.CONFIDENT: Meaning("the calibrated confidence reaches the label's threshold", ""),
     Reason.SETTLED_BY_AGE: Meaning(
         "the pixels say chest, the patient's age says adult or pediatric", ""
+    ),
+    Reason.AGE_CONTRADICTED: Meaning(
+        "the patient's age says adult or pediatric, the pixels are sure of the other",
+        "check the age and the dates in the header; age.on_contradiction in the policy decides "
+        "whether such films are routed by age or reviewed",
     ),
     Reason.LOW_CONFIDENCE: Meaning(
         "the calibrated confidence is below the label's threshold",
