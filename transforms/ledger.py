@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam import pvalue
 
 from transforms.lake.index_files import HeldVersion, LedgerRow, read_held, read_ledger
@@ -72,7 +73,7 @@ class HeldIdentities(beam.PTransform):  # type: ignore[misc]
 
 
 class KeysFn(beam.CombineFn):  # type: ignore[misc]
-    """Gathers distinct keys; None once there are more than `MAX_KEYS`."""
+    """Gathers distinct keys as a `pyarrow.StringArray`; None once there are more than `MAX_KEYS`."""
 
     def create_accumulator(self) -> Keys:
         return set()
@@ -94,5 +95,5 @@ class KeysFn(beam.CombineFn):  # type: ignore[misc]
                 return None
         return merged
 
-    def extract_output(self, gathered: Keys) -> Keys:
-        return gathered
+    def extract_output(self, gathered: Keys) -> pa.StringArray | None:
+        return None if gathered is None else pa.array(sorted(gathered), pa.string())

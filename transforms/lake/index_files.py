@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -91,7 +91,7 @@ HeldVersion = tuple[str, str | None]
 """What the skipping must know of a row: its source_version and model_id."""
 
 
-def read_held(uri: str, object_keys: Set[str] | None) -> Iterator[tuple[str, HeldVersion]]:
+def read_held(uri: str, object_keys: pa.StringArray | None) -> Iterator[tuple[str, HeldVersion]]:
     """Read from one index file which versions of which sources it has, by source_uri.
 
     Args:
@@ -103,7 +103,7 @@ def read_held(uri: str, object_keys: Set[str] | None) -> Iterator[tuple[str, Hel
         yield row["source_uri"], (row["source_version"], row["model_id"])
 
 
-def read_ledger(uri: str, identities: Set[str] | None) -> Iterator[LedgerRow]:
+def read_ledger(uri: str, identities: pa.StringArray | None) -> Iterator[LedgerRow]:
     """Read the rows of one index file whose identity matters; None: all do."""
     wanted = {"sop_instance_uid": identities, "content_sha256": identities}
     for row in _read(uri, LEDGER_COLUMNS, wanted):
@@ -111,10 +111,10 @@ def read_ledger(uri: str, identities: Set[str] | None) -> Iterator[LedgerRow]:
 
 
 def _read(
-    uri: str, columns: Sequence[str], wanted: dict[str, Set[str] | None]
+    uri: str, columns: Sequence[str], wanted: dict[str, pa.StringArray | None]
 ) -> Iterator[dict[str, Any]]:
     """Read the rows that have a wanted value in one of the columns of `wanted`."""
-    values = {name: pa.array(v, pa.string()) for name, v in wanted.items() if v is not None}
+    values = {name: keys for name, keys in wanted.items() if keys is not None}
     read = [*columns, *(name for name in wanted if name not in columns)]
     with readable(uri) as file:
         for batch in file.iter_batches(ROW_GROUP_ROWS, columns=read):

@@ -7,6 +7,7 @@ from it.
 from __future__ import annotations
 
 import pickle
+import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -31,9 +32,12 @@ def _column(description: str, arrow_type: pa.DataType, *, required: bool = False
 _TEXT, _REAL, _INT = pa.string(), pa.float32(), pa.int32()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class IndexRow:
-    """What was decided about one source object, and why."""
+    """What was decided about one source object, and why.
+
+    A run holds many of them at once: see `__reduce__` and `_REPEATED`.
+    """
 
     run_id: str = _column(
         "Run that wrote the row; of a stream, with a dot and the number of its window",
@@ -126,11 +130,16 @@ class IndexRow:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle to a third of the size: a runner may hold all rows of a run at once."""
-        return _unpacked, (zlib.compress(pickle.dumps(tuple(vars(self).values())), level=1),)
+        values = tuple(getattr(self, name) for name in _FIELDS)
+        return _unpacked, (zlib.compress(pickle.dumps(values), level=1),)
 
 
 def _unpacked(packed: bytes) -> IndexRow:
-    return IndexRow(**dict(zip(_FIELDS, pickle.loads(zlib.decompress(packed)), strict=True)))
+    values = dict(zip(_FIELDS, pickle.loads(zlib.decompress(packed)), strict=True))
+    for name in _REPEATED:
+        if type(values[name]) is str:
+            values[name] = sys.intern(values[name])
+    return IndexRow(**values)
 
 
 def identity_of(status: str | None, sop_instance_uid: str | None, sha256: str) -> str:
@@ -142,6 +151,12 @@ def identity_of(status: str | None, sop_instance_uid: str | None, sha256: str) -
     return sha256 if status == Status.QUARANTINED else sop_instance_uid or sha256
 
 
+_REPEATED: Final = (
+    "run_id ingest_date router_version destination predicted_label model_id header_label region_code "
+    "region_meaning sop_class_uid transfer_syntax_uid modality body_part_examined view_position "
+    "laterality patient_sex manufacturer manufacturer_model_name photometric_interpretation"
+).split()
+"""Columns whose few values are kept in memory once, not once a row."""
 _FIELDS: Final = [f.name for f in fields(IndexRow)]
 _COLUMNS: Final = [f for f in fields(IndexRow) if f.metadata]
 COLUMNS: Final[dict[str, str]] = {f.name: f.metadata["description"] for f in _COLUMNS}
