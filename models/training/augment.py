@@ -1,29 +1,47 @@
-"""Random changes of a film that keep its anatomy, against what a network could learn instead of it."""
+"""Random changes of a film that keep its anatomy, against what a network could learn instead of it.
+
+Sources differ in crop, border, aspect ratio, tone curve, equalisation, resolution and burned-in marks;
+every one of these tells a hospital, and so, in a small collection, a label. `PLAIN` varies the first
+few a little; `WIDE` varies all of them, more than films differ.
+"""
 
 from __future__ import annotations
 
+import functools
+import io
 import math
+import string
+from typing import Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Gray = npt.NDArray[np.uint8]
+Values = npt.NDArray[np.float32]
+Variation = Literal["plain", "wide"]
+PLAIN, WIDE = get_args(Variation)
+LEAST_SIDE: Final = 16
+WHITE: Final = 255
 
 
-def augment(gray: Gray, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def augment(gray: Gray, rng: np.random.Generator, variation: Variation = WIDE) -> Values:
     """Return a random variant of a film.
 
     Args:
         gray: uint8[H, W].
         rng: source of randomness.
+        variation: how far variants go.
 
     Returns:
         float32[h, w] in 0..255; size and aspect ratio differ from the input's.
     """
+    is_wide = variation == WIDE
     film = Image.fromarray(gray)
     if rng.random() < 0.85:
-        film = _crop(film, rng)
+        film = _crop(film, rng, least=0.3 if is_wide else 0.45)
+    if is_wide and rng.random() < 0.3:
+        film = _stretch(film, rng)
     if rng.random() < 0.5:
         film = film.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.5:
@@ -32,28 +50,113 @@ def augment(gray: Gray, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         )
     if rng.random() < 0.04:
         film = film.rotate(90 * int(rng.integers(1, 4)), expand=True)
+    if is_wide and rng.random() < 0.2:
+        film = film.filter(_unsharp(rng))
     if rng.random() < 0.2:
         film = film.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.6)))
-    if rng.random() < 0.25:
+    if is_wide and rng.random() < 0.2:
+        film = _collimated(film, rng)
+    if is_wide and rng.random() < 0.3:
+        film = _annotated(film, rng)
+    if rng.random() < (0.35 if is_wide else 0.25):
         film = _border(film, rng)
-    values = np.asarray(film, dtype=np.float32) / 255.0
-    values = values ** math.exp(rng.uniform(-0.6, 0.6))
-    if rng.random() < 0.2:
+    if is_wide and rng.random() < 0.25:
+        film = _degraded(film, rng)
+    gamma = math.exp(rng.uniform(-0.6, 0.6))
+    values: Values = np.power(np.asarray(film, dtype=np.float32) / WHITE, gamma, dtype=np.float32)
+    if is_wide and rng.random() < 0.4:
+        values = _toned(values, rng)
+    if rng.random() < (0.25 if is_wide else 0.2):
         values = _equalise_softly(values, rng)
     if rng.random() < 0.12:
         values = 1.0 - values
+    if is_wide and rng.random() < 0.15:
+        values = _blotted(values, rng)
     if rng.random() < 0.4:
         values = values + rng.normal(0, rng.uniform(0.005, 0.05), values.shape).astype(np.float32)
-    return np.asarray(np.clip(values, 0, 1) * 255.0, dtype=np.float32)
+    return np.asarray(np.clip(values, 0, 1) * WHITE, dtype=np.float32)
 
 
-def _crop(film: Image.Image, rng: np.random.Generator) -> Image.Image:
+def mix_style(film: Gray, other: Gray, rng: np.random.Generator) -> Gray:
+    """Return a film with amplitudes of its spectrum drawn towards those of another.
+
+    Amplitudes hold tone and texture, which are the scanner's; phases hold the anatomy (Xu et al. 2021,
+    "A Fourier-based Framework for Domain Generalization").
+
+    Args:
+        film: uint8[..., S, S].
+        other: of the same shape.
+        rng: source of randomness.
+    """
+    mine, theirs = np.fft.rfft2(film), np.fft.rfft2(other)
+    size = np.abs(mine)
+    mixed = size + rng.uniform(0, 1) * (np.abs(theirs) - size)
+    changed = np.fft.irfft2(mine * (mixed / np.maximum(size, 1e-6)), s=film.shape[-2:])
+    return np.asarray(np.clip(changed, 0, WHITE).round(), dtype=np.uint8)
+
+
+def _crop(film: Image.Image, rng: np.random.Generator, least: float) -> Image.Image:
     width, height = film.size
-    area, stretch = rng.uniform(0.45, 1.0), math.exp(rng.uniform(-0.25, 0.25))
-    w = min(width, max(16, round(width * math.sqrt(area) * stretch)))
-    h = min(height, max(16, round(height * math.sqrt(area) / stretch)))
+    area, stretch = rng.uniform(least, 1.0), math.exp(rng.uniform(-0.25, 0.25))
+    w = min(width, max(LEAST_SIDE, round(width * math.sqrt(area) * stretch)))
+    h = min(height, max(LEAST_SIDE, round(height * math.sqrt(area) / stretch)))
     left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
     return film.crop((left, top, left + w, top + h))
+
+
+def _stretch(film: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Some collections are squeezed into a square."""
+    factor = math.exp(rng.uniform(-0.3, 0.3))
+    width = max(LEAST_SIDE, round(film.width * factor))
+    return film.resize((width, film.height), Image.Resampling.BILINEAR)
+
+
+def _unsharp(rng: np.random.Generator) -> ImageFilter.UnsharpMask:
+    """Edge enhancement, as consoles do it."""
+    return ImageFilter.UnsharpMask(rng.uniform(1, 8), int(rng.integers(40, 250)), 0)
+
+
+def _collimated(film: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Darken what lies outside a tilted rectangle."""
+    width, height = film.size
+    opening = Image.new("L", film.size, 0)
+    low, high = rng.uniform(0, 0.16, 2), 1 - rng.uniform(0, 0.16, 2)
+    ImageDraw.Draw(opening).rectangle(
+        (low[0] * width, low[1] * height, high[0] * width, high[1] * height), fill=WHITE
+    )
+    opening = opening.rotate(rng.uniform(-8, 8), Image.Resampling.BILINEAR)
+    outside = Image.new("L", film.size, int(rng.choice([0, 0, int(rng.integers(0, 70))])))
+    return Image.composite(film, outside, opening)
+
+
+def _annotated(film: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Burn in letters, lines of text and arrows, mostly near the edges."""
+    film = film.copy()
+    draw = ImageDraw.Draw(film)
+    width, height = film.size
+    for _ in range(int(rng.integers(1, 5))):
+        ink = int(rng.choice([WHITE, WHITE, 0, int(rng.integers(100, 256))]))
+        x, y = _edgewise(rng) * width, _edgewise(rng) * height
+        if rng.random() < 0.25:
+            end = (x + rng.normal(0, 0.1) * width, y + rng.normal(0, 0.1) * height)
+            draw.line((x, y, *end), fill=ink, width=max(1, round(0.01 * width)))
+            continue
+        size = max(8, round(max(film.size) * float(rng.choice([0.03, 0.05, 0.08]))))
+        letters = string.ascii_uppercase + string.digits
+        count = 1 if size > 0.06 * max(film.size) else int(rng.integers(1, 14))
+        words = "".join(rng.choice(list(letters + " "), count))
+        draw.text((x, y), words, fill=ink, font=_font(size), anchor="mm")
+    return film
+
+
+def _edgewise(rng: np.random.Generator) -> float:
+    """A place in 0..1, twice as likely near one end as in the middle."""
+    return float(rng.beta(0.6, 0.6))
+
+
+@functools.lru_cache(maxsize=64)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
 
 
 def _border(film: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -62,15 +165,43 @@ def _border(film: Image.Image, rng: np.random.Generator) -> Image.Image:
     framed = Image.new(
         "L",
         (width + margins[0] + margins[2], height + margins[1] + margins[3]),
-        int(rng.choice([0, 0, 255, int(rng.integers(0, 256))])),
+        int(rng.choice([0, 0, WHITE, int(rng.integers(0, 256))])),
     )
     framed.paste(film, (margins[0], margins[1]))
     return framed
 
 
-def _equalise_softly(
-    values: npt.NDArray[np.float32], rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
+def _degraded(film: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Of low resolution, or compressed as pictures on the web are."""
+    if rng.random() < 0.5:
+        scale = rng.uniform(0.25, 0.7)
+        small = (max(8, round(film.width * scale)), max(8, round(film.height * scale)))
+        film = film.resize(small, Image.Resampling.BILINEAR).resize(
+            film.size, Image.Resampling.BILINEAR
+        )
+    stream = io.BytesIO()
+    film.save(stream, "JPEG", quality=int(rng.integers(15, 80)))
+    return Image.open(stream)
+
+
+def _toned(values: Values, rng: np.random.Generator) -> Values:
+    """Through a random tone curve that never falls."""
+    knots = np.sort(rng.uniform(0, 1, 4))
+    curve = np.array([0.0, *knots, 1.0], dtype=np.float32)
+    return np.interp(values, np.linspace(0, 1, len(curve)), curve).astype(np.float32)
+
+
+def _equalise_softly(values: Values, rng: np.random.Generator) -> Values:
     counts, edges = np.histogram(values, bins=256, range=(0, 1))
     equal = np.interp(values, edges[1:], np.cumsum(counts) / values.size)
     return np.asarray(values + rng.uniform(0.3, 1.0) * (equal - values), dtype=np.float32)
+
+
+def _blotted(values: Values, rng: np.random.Generator) -> Values:
+    """With one region hidden, so that no single organ decides."""
+    height, width = values.shape
+    h, w = (max(1, round(side * rng.uniform(0.1, 0.35))) for side in (height, width))
+    top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+    blotted = values.copy()
+    blotted[top : top + h, left : left + w] = rng.uniform(0, 1)
+    return blotted

@@ -1,38 +1,51 @@
-"""From a data set to a bundle, and from a bundle to its figures."""
+"""From a data set to a bundle."""
 
 from __future__ import annotations
 
 import platform
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from torch import Tensor
 
 from models import bundle
 from models.networks import FilmClassifier
 from models.training.calibrate import TARGET_ERROR, calibrate
-from models.training.films import Film, FilmsError, read_films
+from models.training.films import Film, FilmsError, read_films, split_of
 from models.training.fit import FitOptions, fit, inputs_of, predict_logits
 from models.training.score import score
 
 
-def train_bundle(data: Path, output: Path, options: FitOptions, device: str) -> bundle.BundleInfo:
+def train_bundle(
+    data: Path, output: Path, options: FitOptions, device: str, leave_out: Sequence[str] = ()
+) -> bundle.BundleInfo:
     """Train on the train split, choose and calibrate on val, and write a bundle.
 
-    The test split is not looked at.
+    The test split is not looked at, not even of what is left out.
 
     Args:
         data: manifest or folder per label, see `films.read_films`.
         output: folder of the bundle; gets `training.jsonl` too.
         options: of the training.
         device: "cpu" or "cuda".
+        leave_out: sources whose train and val films are only looked at in the end: what the network
+            is worth on films of hospitals that it never saw.
+
+    Raises:
+        FilmsError: the data set cannot be used, or has no such source.
     """
-    films = read_films(data)
+    everything = read_films(data)
+    if missing := set(leave_out) - {film.source for film in everything}:
+        raise FilmsError(f"{data}: no source {', '.join(sorted(missing))}")
+    films = [film for film in everything if film.source not in leave_out]
+    strange = [f for f in everything if f.source in leave_out and f.split != "test"]
     output.mkdir(parents=True, exist_ok=True)
-    network = fit(films, options, device, output / "training.jsonl")
+    network = fit(films, options, device, output)
     # Calibrate what is shipped: weights as they come back from fp16.
     network.backbone.load_state_dict(
         {
@@ -45,18 +58,64 @@ def train_bundle(data: Path, output: Path, options: FitOptions, device: str) -> 
         "input_size": options.input_size,
         "training": _provenance(films, data, options),
     }
-    return _calibrated(network, films, output, fixed, TARGET_ERROR)
+    return _calibrated(network, films, output, fixed, TARGET_ERROR, strange)
 
 
-def calibrate_bundle(uri: str, data: Path, output: Path, target_error: float) -> bundle.BundleInfo:
-    """Set temperature, thresholds and OOD limit of a bundle anew, on the val split of a data set."""
-    info = bundle.read_info(uri)
+def calibrate_bundle(
+    uris: Sequence[str],
+    data: Path,
+    output: Path,
+    target_error: float,
+    without: Sequence[str] = (),
+) -> bundle.BundleInfo:
+    """Set temperature, thresholds and OOD limit anew, on the val split of a data set.
+
+    Args:
+        uris: of a bundle; several of one architecture become one by the mean of their weights
+            (Wortsman et al. 2022, "Model soups").
+        data: manifest or folder per label, see `films.read_films`.
+        output: folder of the new bundle.
+        target_error: share of wrong films among those routed under a label.
+        without: bundles of the same training without some sources, whose figures on these the new
+            bundle takes over.
+
+    Raises:
+        BundleError: bundles cannot be averaged, or one of `without` left nothing out.
+    """
+    infos = [bundle.read_info(uri) for uri in uris]
+    if len({(info.architecture, info.input_size) for info in infos}) > 1:
+        raise bundle.BundleError("bundles of several architectures or input sizes have no mean")
+    network = bundle.load_network(uris[0])
+    if len(uris) > 1:
+        network.backbone.load_state_dict(_mean_weights(uris))
+    training = dict(infos[0].training)
+    if len(infos) > 1:
+        training["averaged"] = [info.training.get("options") for info in infos]
+    if without:
+        training["left_out"] = [_left_out(uri) for uri in without]
     fixed = {
-        "architecture": info.architecture,
-        "input_size": info.input_size,
-        "training": info.training,
+        "architecture": infos[0].architecture,
+        "input_size": infos[0].input_size,
+        "training": training,
     }
-    return _calibrated(bundle.load_network(uri), read_films(data), output, fixed, target_error)
+    return _calibrated(network, read_films(data), output, fixed, target_error)
+
+
+def _mean_weights(uris: Sequence[str]) -> dict[str, Tensor]:
+    states = [bundle.load_network(uri).backbone.state_dict() for uri in uris]
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0).half().float()
+        if first.is_floating_point()
+        else first
+        for name, first in states[0].items()
+    }
+
+
+def _left_out(uri: str) -> dict[str, Any]:
+    figures: dict[str, Any] | None = bundle.read_info(uri).metrics.get("left_out")
+    if figures is None:
+        raise bundle.BundleError(f"model bundle {uri}: trained without --leave_out")
+    return figures
 
 
 def _calibrated(
@@ -65,36 +124,28 @@ def _calibrated(
     output: Path,
     fixed: dict[str, Any],
     target_error: float,
+    strange: Sequence[Film] = (),
 ) -> bundle.BundleInfo:
-    val = _split(films, "val")
+    val = split_of(films, "val")
     inputs, labels = inputs_of(val, fixed["input_size"])
     logits = predict_logits(network, inputs)
     calibration = calibrate(logits, labels, target_error=target_error)
     network.temperature = calibration.temperature
+    metrics = {"val": score(val, logits, labels, calibration.temperature)}
+    if strange:
+        inputs, labels = inputs_of(list(strange), fixed["input_size"])
+        logits = predict_logits(network, inputs)
+        metrics["left_out"] = {
+            "sources": sorted({film.source for film in strange}),
+            **score(strange, logits, labels, calibration.temperature),
+        }
     decided = {
         "thresholds": calibration.thresholds,
         "ood_threshold": calibration.ood_threshold,
         "calibration": calibration.evidence,
-        "metrics": {"val": score(val, logits, labels, calibration.temperature)},
+        "metrics": metrics,
     }
     return bundle.save(output, network, {**fixed, **decided})
-
-
-def _split(films: list[Film], split: str) -> list[Film]:
-    chosen = [film for film in films if film.split == split]
-    if not chosen:
-        raise FilmsError(f"the data set has no films in split {split!r}")
-    return chosen
-
-
-def evaluate_bundle(uri: str, data: Path, split: str) -> dict[str, Any]:
-    """Return the figures of a bundle on one split of a data set."""
-    info = bundle.read_info(uri)
-    network = bundle.load_network(uri)
-    films = _split(read_films(data), split)
-    inputs, labels = inputs_of(films, info.input_size)
-    figures = score(films, predict_logits(network, inputs), labels, info.temperature)
-    return {"model_id": info.model_id, "split": split, **figures}
 
 
 def _provenance(films: list[Film], data: Path, options: FitOptions) -> dict[str, Any]:

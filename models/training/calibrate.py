@@ -9,15 +9,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
+from scipy.stats import beta
 
+from models.training.score import expected_calibration_error
 from transforms.labels import LABELS
 
 TARGET_ERROR: Final = 0.02
-"""Share of wrong films that may be routed under each label, on validation films."""
+"""Share of wrong films that may be routed, on validation films."""
 MIN_THRESHOLD: Final = 0.5
 MAX_THRESHOLD: Final = 0.99
 OOD_FALSE_REVIEW: Final = 0.005
 """Share of validation films that the OOD limit sends to review."""
+BOUND_CONFIDENCE: Final = 0.95
+"""Of the upper bounds of errors."""
 
 Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -64,21 +68,34 @@ def calibrate(
             "predicted": int(mine.sum()),
             "routed": int(kept.sum()),
             "wrong": int(wrong[kept].sum()),
+            "error_upper_95": round(upper_bound(int(wrong[kept].sum()), int(kept.sum())), 4),
             "target_met": bool(kept.any() and wrong[kept].sum() <= target_error * kept.sum()),
         }
     energy = -logsumexp(logits, axis=1)
     accepted = confidence >= np.array([thresholds[LABELS[i]] for i in predicted])
+    errors = int((predicted != labels)[accepted].sum())
     evidence = {
         "films": len(labels),
         "target_error": target_error,
         "labels": per_label,
         "coverage": round(float(accepted.mean()), 4),
-        "error": round(float((predicted != labels)[accepted].mean()), 4),
+        "error": round(errors / max(1, int(accepted.sum())), 4),
+        "error_upper_95": round(upper_bound(errors, int(accepted.sum())), 4),
         "ood_false_review": OOD_FALSE_REVIEW,
         "ece": round(expected_calibration_error(probabilities, labels), 4),
     }
     ood_threshold = float(np.quantile(energy, 1 - OOD_FALSE_REVIEW))
     return Calibration(temperature, thresholds, round(ood_threshold, 4), evidence)
+
+
+def upper_bound(errors: int, films: int) -> float:
+    """Return the one-sided 95 % bound of an error rate (Clopper and Pearson 1934), 0..1.
+
+    For films that are drawn as those were; of films from elsewhere it says nothing.
+    """
+    if errors >= films:
+        return 1.0
+    return float(beta.ppf(BOUND_CONFIDENCE, errors + 1, films - errors))
 
 
 def fit_temperature(logits: Logits, labels: Indices) -> float:
@@ -89,21 +106,6 @@ def fit_temperature(logits: Logits, labels: Indices) -> float:
         return float(-scores[np.arange(len(labels)), labels].mean())
 
     return round(float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)), 4)
-
-
-def expected_calibration_error(
-    probabilities: npt.NDArray[np.floating], labels: Indices, bins: int = 15
-) -> float:
-    """Return the ECE over equal-width bins of confidence (Naeini et al. 2015), 0..1."""
-    confidence, predicted = probabilities.max(1), probabilities.argmax(1)
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs((predicted == labels)[which == b].mean() - confidence[which == b].mean())
-        * (which == b).mean()
-        for b in range(bins)
-        if (which == b).any()
-    ]
-    return float(sum(gaps))
 
 
 def _threshold(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +17,19 @@ from PIL import Image
 from transforms.errors import UsageError
 from transforms.imaging.film import read_film
 from transforms.imaging.network_input import Gray, network_input
-from transforms.labels import LABELS
+from transforms.labels import ABDOMINAL, ADULT_CHEST, LABELS, OTHERS, PEDIATRIC_CHEST
 
 SPLITS = ("train", "val", "test")
+VAL_OF_TRAIN: Final = 0.15 / 0.85
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+ALIASES: Final = {
+    "abdomen": ABDOMINAL,
+    "adult": ADULT_CHEST,
+    "pediatric": PEDIATRIC_CHEST,
+    "paediatric": PEDIATRIC_CHEST,
+    "other": OTHERS,
+}
+"""Other names of folders that mean a label, as in VinDr-BodyPartXR (Pham, Do, Nguyen 2021)."""
 
 
 class FilmsError(UsageError):
@@ -51,9 +62,11 @@ def read_films(data: Path) -> list[Film]:
 
     Args:
         data: a CSV manifest with columns path, label and, where known, split, source, group; or a
-            folder with one sub-folder per label. Films without a split are put in train, val or
-            test (70, 15, 15 %) by a hash of their group; in a folder every file is its own group,
-            so give a manifest where patients have several films.
+            folder with one sub-folder per label (`ALIASES` count), or with such folders under
+            train, test and perhaps val. Films without a split are put in train, val or test (70,
+            15, 15 %) by a hash of their group, and val comes from train where it has no folder. In
+            a folder every file is its own group, so give a manifest where patients have several
+            films.
 
     Raises:
         FilmsError: unknown labels or splits, missing files, or a group in two splits.
@@ -72,6 +85,18 @@ def read_films(data: Path) -> list[Film]:
     if problems:
         raise FilmsError(f"{data}: " + "; ".join(problems[:20]))
     return films
+
+
+def split_of(films: Sequence[Film], split: str) -> list[Film]:
+    """Return the films of a split.
+
+    Raises:
+        FilmsError: it has none.
+    """
+    chosen = [film for film in films if film.split == split]
+    if not chosen:
+        raise FilmsError(f"the data set has no films in split {split!r}")
+    return chosen
 
 
 def load_grays(films: list[Film], long_side: int) -> list[npt.NDArray[np.uint8]]:
@@ -137,13 +162,25 @@ def _from_manifest(manifest: Path) -> list[Film]:
 
 
 def _from_folders(root: Path) -> list[Film]:
+    splits = [split for split in SPLITS if (root / split).is_dir()]
+    if not splits:
+        return list(_from_label_folders(root, root, None))
+    films = [f for split in splits for f in _from_label_folders(root, root / split, split)]
+    if "val" in splits:
+        return films
     return [
-        _film(path, folder.name, "data", path.relative_to(root).as_posix(), None)
-        for folder in sorted(root.iterdir())
-        if folder.is_dir()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        replace(film, split="val")
+        if film.split == "train" and _share(film.source, film.group) < VAL_OF_TRAIN
+        else film
+        for film in films
     ]
+
+
+def _from_label_folders(root: Path, parent: Path, split: str | None) -> Iterator[Film]:
+    for folder in sorted(path for path in parent.iterdir() if path.is_dir()):
+        label = ALIASES.get(folder.name.lower(), folder.name.lower())
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            yield _film(path, label, "data", path.relative_to(root).as_posix(), split)
 
 
 def _film(
@@ -153,6 +190,11 @@ def _film(
 
 
 def _hashed_split(source: str, group: str) -> str:
-    digest = hashlib.sha256(f"{source}/{group}".encode()).digest()
-    share = int.from_bytes(digest[:4], "big") / 2**32
+    share = _share(source, group)
     return "train" if share < 0.70 else "val" if share < 0.85 else "test"
+
+
+def _share(source: str, group: str) -> float:
+    """A number in 0..1 that is a group's for ever."""
+    digest = hashlib.sha256(f"{source}/{group}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32

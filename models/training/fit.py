@@ -9,20 +9,29 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.networks import FilmClassifier
-from models.training.augment import augment
+from models.training.augment import WIDE, Variation, augment, mix_style
 from models.training.films import Film, load_grays, load_inputs
+from models.training.progress import Progress
+from models.training.strangers import generated, shuffled
+from transforms.errors import UsageError
 from transforms.imaging.network_input import network_input
 from transforms.labels import LABELS
 
+LOG_FILE = "training.jsonl"
+UNFINISHED_FILE = "unfinished.pt"
+STRANGER = -1
+"""Stands for the label of a picture of no anatomy."""
+STRANGER_WEIGHT = 0.5
 CACHE_FACTOR = 1.5
 """Films are kept in memory at this multiple of the input size, so that crops stay sharp."""
 
@@ -40,6 +49,13 @@ class FitOptions:
         learning_rate: peak of the one-cycle schedule.
         weight_decay: of AdamW.
         label_smoothing: in [0, 1).
+        variation: how far augmented films differ from their originals; see `augment`.
+        style_mix: share of films that take on another one's spectrum; see `augment.mix_style`.
+        mixup: parameter of the Beta distribution that two films are blended by (Zhang et al. 2018,
+            "mixup: Beyond Empirical Risk Minimization"); 0: none are.
+        doubt: share of draws that are pictures of no anatomy, for which every label shall be as likely
+            as any other; see `strangers`.
+        source_power: a source of n films of a class is drawn in proportion to n to this power.
         ema_decay: of the averaged weights, which are the ones kept.
         workers: processes that augment films.
         seed: of sampling and augmentation.
@@ -53,43 +69,81 @@ class FitOptions:
     learning_rate: float = 6e-4
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
+    variation: Variation = WIDE
+    style_mix: float = 0.0
+    mixup: float = 0.0
+    doubt: float = 0.0
+    source_power: float = 0.5
     ema_decay: float = 0.995
     workers: int = 1
     seed: int = 0
 
 
 class _AugmentedFilms(Dataset[tuple[Tensor, int]]):
+    """Items are asked for by index and seed: they do not depend on the number of workers."""
+
     def __init__(self, grays: list[npt.NDArray[np.uint8]], labels: list[int], options: FitOptions):
         self.grays, self.labels, self.options = grays, labels, options
 
     def __len__(self) -> int:
         return len(self.grays)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        film = augment(self.grays[index], rng)
-        return torch.from_numpy(network_input(film, self.options.input_size)), self.labels[index]
+    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int]:
+        index, seed = drawn
+        rng = np.random.default_rng(seed)
+        size = self.options.input_size
+        is_stranger = rng.random() < self.options.doubt
+        if is_stranger and rng.random() < 0.5:
+            return torch.from_numpy(network_input(generated(rng, size), size)), STRANGER
+        film = network_input(augment(self.grays[index], rng, self.options.variation), size)
+        if rng.random() < self.options.style_mix:
+            other = self.grays[int(rng.integers(len(self.grays)))]
+            film = mix_style(film, network_input(other, size), rng)
+        if is_stranger:
+            return torch.from_numpy(shuffled(film, rng)), STRANGER
+        return torch.from_numpy(film), self.labels[index]
 
 
-def fit(films: list[Film], options: FitOptions, device: str, log: Path) -> FilmClassifier:
+class _Draws(Sampler[tuple[int, int]]):
+    """Indices by weight, each with a seed, as many as there are films; another lot for each pass."""
+
+    def __init__(self, weights: list[float], seed: int) -> None:
+        self.weights, self.seed, self.number = np.array(weights) / sum(weights), seed, 0
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng((self.seed, self.number))
+        indices = rng.choice(len(self), len(self), p=self.weights)
+        seeds = rng.integers(2**62, size=len(self))
+        yield from zip(indices.tolist(), seeds.tolist(), strict=True)
+
+
+def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> FilmClassifier:
     """Fine-tune a network and return its averaged weights of the pass that was best on val.
+
+    A training that was ended goes on from its last whole pass, and comes to the same.
 
     Args:
         films: the data set; only train is learnt from, only val chosen on.
         options: see `FitOptions`.
         device: "cpu" or "cuda".
-        log: file that gets one JSON line per pass.
+        folder: gets `training.jsonl`, a line per pass, and while it goes on `unfinished.pt`.
+
+    Raises:
+        UsageError: the folder holds an unfinished training with other options.
     """
     torch.manual_seed(options.seed)
     train = [f for f in films if f.split == "train"]
     val = [f for f in films if f.split == "val"]
-    cache_side = round(options.input_size * CACHE_FACTOR)
-    grays = load_grays(train, cache_side)
+    grays = load_grays(train, round(options.input_size * CACHE_FACTOR))
     val_inputs, val_labels = inputs_of(val, options.input_size)
+    draws = _Draws(_weights(train, options.source_power), options.seed)
     loader = DataLoader(
         _AugmentedFilms(grays, [LABELS.index(f.label) for f in train], options),
         batch_size=options.batch_size,
-        sampler=WeightedRandomSampler(_weights(train), len(train)),
+        sampler=draws,
         num_workers=options.workers,
         drop_last=True,
         persistent_workers=options.workers > 0,
@@ -98,45 +152,134 @@ def fit(films: list[Film], options: FitOptions, device: str, log: Path) -> FilmC
     if options.init:
         load_initial_weights(network, Path(options.init))
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    averaged = copy.deepcopy(network).eval()
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(network, options.weight_decay), lr=options.learning_rate
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options.learning_rate, total_steps=options.passes * len(loader), pct_start=0.1
-    )
-    loss_of = nn.CrossEntropyLoss(label_smoothing=options.label_smoothing)
-    best: tuple[float, dict[str, Tensor]] = (-1.0, {})
-    step = 0
-    for number in range(1, options.passes + 1):
-        started, losses = time.monotonic(), []
-        network.train()
-        for inputs, labels in loader:
-            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                loss = loss_of(network.logits(inputs.to(device)), labels.to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 2.0)
-            optimizer.step()
-            schedule.step()
-            step += 1
-            _average(averaged, network, min(options.ema_decay, (1 + step) / (10 + step)))
-            losses.append(float(loss.detach()))
-        predicted = predict_logits(averaged, val_inputs).argmax(1)
+    state = Training(network, options, steps=options.passes * len(loader))
+    state.resume(folder, asdict(options))
+    for number in range(state.passes + 1, options.passes + 1):
+        started = time.monotonic()
+        draws.number = number
+        torch.manual_seed(options.seed * options.passes + number)  # of dropout and mixup
+        loss = _one_pass(state, loader, options, f"pass {number} of {options.passes}")
+        with _autocast(device):
+            predicted = predict_logits(state.averaged, val_inputs).argmax(1)
         macro_f1 = float(f1_score(val_labels, predicted, average="macro"))
         line = {
             "pass": number,
-            "loss": round(float(np.mean(losses)), 4),
+            "loss": round(loss, 4),
             "val_macro_f1": round(macro_f1, 4),
             "seconds": round(time.monotonic() - started, 1),
         }
         print(json.dumps(line), flush=True)
-        with log.open("a") as stream:
+        with (folder / LOG_FILE).open("a") as stream:
             stream.write(json.dumps({**line, "options": asdict(options)}) + "\n")
-        if macro_f1 >= best[0]:
-            best = (macro_f1, copy.deepcopy(averaged.state_dict()))
-    averaged.load_state_dict(best[1])
-    return averaged.to("cpu").eval()
+        state.end_pass(macro_f1)
+        state.keep(folder, asdict(options))
+    (folder / UNFINISHED_FILE).unlink(missing_ok=True)
+    state.averaged.load_state_dict(state.best_weights)
+    return state.averaged.to("cpu").eval()
+
+
+class Training:
+    """Everything that changes while a network is trained."""
+
+    def __init__(self, network: FilmClassifier, options: FitOptions, steps: int) -> None:
+        self.network, self.device = network, network.device
+        self.averaged = copy.deepcopy(network).eval()
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(network, options.weight_decay), lr=options.learning_rate
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, options.learning_rate, total_steps=steps, pct_start=0.1
+        )
+        self.ema_decay = options.ema_decay
+        self.passes = self.steps = 0
+        self.best, self.best_weights = -1.0, self.averaged.state_dict()
+
+    def step(self, loss: Tensor) -> None:
+        """Descend once."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.steps += 1
+        decay = min(self.ema_decay, (1 + self.steps) / (10 + self.steps))
+        _average(self.averaged, self.network, decay)
+
+    def end_pass(self, macro_f1: float) -> None:
+        """Keep the averaged weights, if they are the best so far."""
+        self.passes += 1
+        if macro_f1 >= self.best:
+            self.best, self.best_weights = macro_f1, copy.deepcopy(self.averaged.state_dict())
+
+    _STATEFUL = ("network", "averaged", "optimizer", "schedule")
+    _PLAIN = ("passes", "steps", "best", "best_weights")
+
+    def keep(self, folder: Path, options: dict[str, Any]) -> None:
+        """Write all of it, so that a training can go on after its end."""
+        kept = {name: getattr(self, name).state_dict() for name in self._STATEFUL}
+        kept |= {name: getattr(self, name) for name in self._PLAIN}
+        scratch = folder / f"{UNFINISHED_FILE}.tmp"
+        torch.save({**kept, "options": options}, scratch)
+        scratch.replace(folder / UNFINISHED_FILE)
+
+    def resume(self, folder: Path, options: dict[str, Any]) -> None:
+        """Go on from what a training left in a folder, if there is such."""
+        path = folder / UNFINISHED_FILE
+        if not path.exists():
+            (folder / LOG_FILE).unlink(missing_ok=True)
+            return
+        kept = torch.load(path, map_location=self.device, weights_only=True)
+        if kept["options"] != options:
+            raise UsageError(
+                f"{path} is of an unfinished training with other options; give the same, remove the "
+                "file, or choose another --output"
+            )
+        for name in self._STATEFUL:
+            getattr(self, name).load_state_dict(kept[name])
+        for name in self._PLAIN:
+            setattr(self, name, kept[name])
+
+
+def _one_pass(
+    state: Training, loader: DataLoader[tuple[Tensor, int]], options: FitOptions, name: str
+) -> float:
+    """Learn from every batch once; returns the mean loss."""
+    losses: list[float] = []
+    progress = Progress(name, len(loader))
+    state.network.train()
+    for films, numbers in loader:
+        inputs, labels = films.to(state.device), numbers.to(state.device)
+        other, share = labels, 1.0
+        if options.mixup:
+            share = float(np.random.default_rng(state.steps).beta(options.mixup, options.mixup))
+            order = torch.randperm(len(labels))
+            other = labels[order]
+            inputs = torch.lerp(inputs[order].float(), inputs.float(), share)
+        with _autocast(state.device.type):
+            logits = state.network.logits(inputs)
+        loss = share * _loss(logits.float(), labels, options.label_smoothing)
+        if share < 1:
+            loss = loss + (1 - share) * _loss(logits.float(), other, options.label_smoothing)
+        state.step(loss)
+        losses.append(float(loss.detach()))
+        progress.step(f"loss {np.mean(losses):.3f}")
+    return float(np.mean(losses))
+
+
+def _loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy; that of strangers, to all labels alike, counts less."""
+    of_films = nn.functional.cross_entropy(
+        logits, labels, label_smoothing=label_smoothing, ignore_index=STRANGER, reduction="sum"
+    )
+    alike = -torch.log_softmax(logits, dim=1).mean(1)
+    of_strangers = alike[labels == STRANGER].sum()
+    return (of_films + STRANGER_WEIGHT * of_strangers) / len(labels)
+
+
+def _autocast(device: str) -> torch.autocast:
+    """bfloat16 where the device computes in it."""
+    usable = device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device, torch.bfloat16, enabled=usable)
 
 
 def inputs_of(films: list[Film], size: int) -> tuple[Tensor, npt.NDArray[np.int64]]:
@@ -186,13 +329,13 @@ def load_initial_weights(network: FilmClassifier, path: Path) -> None:
     network.backbone.load_state_dict(own)
 
 
-def _weights(films: list[Film]) -> list[float]:
-    """Each class equally often; within a class, sources by the root of their size."""
+def _weights(films: list[Film], source_power: float) -> list[float]:
+    """Each class equally often; within a class, sources by a power of their size."""
     of_source = Counter((f.label, f.source) for f in films)
     of_class: dict[str, float] = defaultdict(float)
     for (label, _), count in of_source.items():
-        of_class[label] += count**0.5
-    return [of_source[f.label, f.source] ** -0.5 / of_class[f.label] for f in films]
+        of_class[label] += count**source_power
+    return [of_source[f.label, f.source] ** (source_power - 1) / of_class[f.label] for f in films]
 
 
 def _parameter_groups(network: nn.Module, decay: float) -> Iterator[dict[str, object]]:

@@ -1,83 +1,144 @@
-"""Figures of a model on a split: what `train` writes into the bundle and `evaluate` prints."""
+"""Figures of a model on labelled films: what `train` writes into the bundle and `evaluate` prints."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from models.training.calibrate import expected_calibration_error
 from models.training.films import Film
 from transforms.labels import LABELS
 
-BOOTSTRAP_ROUNDS = 1000
+BOOTSTRAP_ROUNDS: Final = 2000
+ECE_BINS: Final = 15
+N: Final = len(LABELS)
+
+Reals = npt.NDArray[np.floating]
+Indices = npt.NDArray[np.int64]
 
 
 def score(
-    films: list[Film],
-    logits: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    temperature: float,
+    films: Sequence[Film], logits: npt.NDArray[np.float32], labels: Indices, temperature: float
 ) -> dict[str, Any]:
-    """Return figures of a split.
+    """Return figures of films; macro averages are over the labels that have films among them.
 
     Args:
-        films: the split; their groups are the unit of the bootstrap.
+        films: their groups, patients where known, are the unit of the bootstrap.
         logits: float32[N, n_labels].
         labels: int64[N].
         temperature: of the bundle.
+
+    Returns:
+        Shares in 0..1; names that end in `_interval_95` are percentile bootstrap intervals.
     """
     probabilities = softmax(logits / temperature, axis=1)
     predicted = probabilities.argmax(1)
-    indices = list(range(len(LABELS)))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=indices, zero_division=0
-    )
-    low, high = _interval(films, labels, predicted)
+    of_group = _confusion_by_group(films, labels, predicted)
+    total = of_group.sum(0)
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(len(of_group), [1 / len(of_group)] * len(of_group), BOOTSTRAP_ROUNDS)
+    drawn = np.tensordot(draws.astype(np.float64), of_group, axes=1)
+    mine, spread = rates(total[None]), rates(drawn)
+    present = total.sum(1) > 0
+
+    def figure(name: str, column: int | None = None) -> dict[str, Any]:
+        of, around = mine[name][0], spread[name]
+        value = of[present].mean() if column is None else of[column]
+        values = around[:, present].mean(1) if column is None else around[:, column]
+        low, high = np.quantile(values, (0.025, 0.975))
+        key = f"macro_{name}" if column is None else name
+        return {
+            key: round(float(value), 4),
+            f"{key}_interval_95": [round(float(low), 4), round(float(high), 4)],
+        }
+
     return {
         "films": len(labels),
+        "groups": len(of_group),
         "accuracy": round(float((predicted == labels).mean()), 4),
-        "macro_precision": round(float(precision.mean()), 4),
-        "macro_recall": round(float(recall.mean()), 4),
-        "macro_f1": round(float(f1.mean()), 4),
-        "macro_f1_interval_95": [round(low, 4), round(high, 4)],
+        **figure("precision"),
+        **figure("recall"),
+        **figure("f1"),
         "ece": round(expected_calibration_error(probabilities, labels), 4),
         "labels": {
             label: {
-                "films": int(support[i]),
-                "precision": round(float(precision[i]), 4),
-                "recall": round(float(recall[i]), 4),
-                "f1": round(float(f1[i]), 4),
+                "films": int(total[i].sum()),
+                **figure("precision", i),
+                **figure("recall", i),
+                **figure("f1", i),
             }
             for i, label in enumerate(LABELS)
         },
-        "confusion": confusion_matrix(labels, predicted, labels=indices).tolist(),
+        "confusion": total.astype(int).tolist(),
     }
 
 
-def _interval(
-    films: list[Film], labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]
-) -> tuple[float, float]:
-    """95 % bootstrap interval of macro-F1, drawing patient groups."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for index, film in enumerate(films):
-        groups.setdefault((film.source, film.group), []).append(index)
-    members = [np.array(g) for g in groups.values()]
-    rng = np.random.default_rng(0)
-    scores = []
-    for _ in range(BOOTSTRAP_ROUNDS):
-        drawn = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
-        scores.append(_macro_f1(labels[drawn], predicted[drawn]))
-    low, high = np.quantile(scores, (0.025, 0.975))
-    return float(low), float(high)
+def rates(confusions: Reals) -> dict[str, Reals]:
+    """Return precision, recall and F1, each float[R, n_labels], of confusion matrices [R, true, said].
+
+    What is not defined counts 0.
+    """
+    right = np.einsum("rii->ri", confusions)
+    true, said = confusions.sum(2), confusions.sum(1)
+    return {
+        "precision": _share(right, said),
+        "recall": _share(right, true),
+        "f1": _share(2 * right, true + said),
+    }
 
 
-def _macro_f1(labels: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]) -> float:
-    size = len(LABELS)
-    table = np.bincount(labels * size + predicted, minlength=size * size).reshape(size, size)
-    both = table.sum(0) + table.sum(1)
-    present = both > 0
-    return float((2 * np.diag(table)[present] / both[present]).mean())
+def expected_calibration_error(probabilities: Reals, labels: Indices) -> float:
+    """Return the ECE over equal-width bins of confidence (Naeini et al. 2015), 0..1."""
+    films = len(labels)
+    return float(
+        sum(
+            abs(b["accuracy"] - b["confidence"]) * b["films"] / films
+            for b in reliability(probabilities, labels)
+        )
+    )
+
+
+def reliability(probabilities: Reals, labels: Indices) -> list[dict[str, float]]:
+    """Return films, mean confidence and accuracy of each bin of confidence that has films."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    which = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    return [
+        {
+            "films": int((which == b).sum()),
+            "confidence": float(confidence[which == b].mean()),
+            "accuracy": float(right[which == b].mean()),
+        }
+        for b in range(ECE_BINS)
+        if (which == b).any()
+    ]
+
+
+def risk_coverage(probabilities: Reals, labels: Indices) -> list[dict[str, float]]:
+    """Return the error among the most confident films, for shares of films from 5 % to all.
+
+    El-Yaniv and Wiener 2010, "On the Foundations of Noise-free Selective Classification".
+    """
+    order = np.argsort(-probabilities.max(1), kind="stable")
+    wrong = np.cumsum((probabilities.argmax(1) != labels)[order])
+    curve = []
+    for percent in range(5, 101, 5):
+        kept = max(1, round(len(labels) * percent / 100))
+        error = float(wrong[kept - 1] / kept)
+        curve.append({"coverage": percent / 100, "films": kept, "error": round(error, 4)})
+    return curve
+
+
+def _confusion_by_group(films: Sequence[Film], labels: Indices, predicted: Indices) -> Reals:
+    """float[groups, true, said]."""
+    numbers: dict[tuple[str, str], int] = {}
+    of_film = [numbers.setdefault((f.source, f.group), len(numbers)) for f in films]
+    tables = np.zeros((len(numbers), N, N))
+    np.add.at(tables, (np.array(of_film), labels, predicted), 1)
+    return tables
+
+
+def _share(part: Reals, whole: Reals) -> Reals:
+    return np.asarray(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0))

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_model_argument
 
-TARGET_ERROR = 0.02
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `calibrate`."""
@@ -25,19 +23,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", required=True, type=Path, metavar="DIR", help="folder of the new bundle"
     )
     parser.add_argument(
+        "--average",
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="more bundles of the same architecture: the mean of all weights is taken",
+    )
+    parser.add_argument(
+        "--without",
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="bundles of the same training with --leave_out, whose figures the card shall show",
+    )
+    parser.add_argument(
         "--target_error",
         type=float,
-        default=TARGET_ERROR,
         metavar="E",
-        help="share of wrong films that may be routed under a label, 0 to 1",
+        help="share of wrong films that may be routed under a label, 0 to 1 [0.02]",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate and print what the thresholds cost."""
     from models.training.bundles import calibrate_bundle
+    from models.training.calibrate import TARGET_ERROR
 
-    info = calibrate_bundle(args.model, args.data, args.output, args.target_error)
+    target = TARGET_ERROR if args.target_error is None else args.target_error
+    uris = [args.model, *args.average]
+    info = calibrate_bundle(uris, args.data, args.output, target, args.without)
     print(f"{info.model_id} written to {args.output}; temperature {info.temperature}")
     print(f"{'label':<17}{'threshold':>10}{'predicted':>11}{'routed':>8}{'wrong':>7}")
     for label, of in info.calibration["labels"].items():

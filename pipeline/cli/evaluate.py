@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,31 +26,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=("train", "val", "test"), default="test", help="films to evaluate"
     )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of the card, the figures and the drawings [evaluation-MODEL_ID]",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate and print a table."""
-    from models.training.bundles import evaluate_bundle
+    """Evaluate, write the card and print a table."""
+    from models.bundle import read_info
+    from models.training.card import write_card
+    from models.training.evaluation import evaluate_bundle
 
-    figures = evaluate_bundle(args.model, args.data, args.split)
-    print(json.dumps(figures, indent=2) if args.json else _table(figures))
+    evaluation = evaluate_bundle(args.model, args.data, args.split)
+    folder = args.output or Path(f"evaluation-{evaluation['model_id']}")
+    write_card(read_info(args.model), evaluation, folder)
+    print(json.dumps(evaluation, indent=2) if args.json else _table(evaluation))
+    print(f"card, figures and drawings written to {folder}", file=sys.stderr)
     return 0
 
 
-def _table(figures: dict[str, Any]) -> str:
-    lines = [f"{figures['model_id']} on {figures['films']} films ({figures['split']})", ""]
-    lines.append(f"{'label':<17}{'films':>7}{'precision':>11}{'recall':>8}{'F1':>8}")
+def _table(evaluation: dict[str, Any]) -> str:
+    figures, decided = evaluation["figures"], evaluation["decisions"]
+    lines = [
+        f"{evaluation['model_id']} on {figures['films']} films ({evaluation['data']['split']})",
+        "",
+        f"{'label':<17}{'films':>7}{'precision':>11}{'recall':>8}{'F1':>8}",
+    ]
     for label in LABELS:
         of = figures["labels"][label]
         lines.append(
             f"{label:<17}{of['films']:>7}{of['precision']:>11.4f}{of['recall']:>8.4f}{of['f1']:>8.4f}"
         )
     low, high = figures["macro_f1_interval_95"]
-    lines.append(
+    lines += [
         f"{'macro':<17}{figures['films']:>7}{figures['macro_precision']:>11.4f}"
         f"{figures['macro_recall']:>8.4f}{figures['macro_f1']:>8.4f}"
-        f"   95 % of F1 by patient group: {low:.4f} to {high:.4f}"
-    )
-    lines.append(f"accuracy {figures['accuracy']:.4f}, ECE {figures['ece']:.4f}")
+        f"   95 % of F1 by patient group: {low:.4f} to {high:.4f}",
+        f"accuracy {figures['accuracy']:.4f}, ECE {figures['ece']:.4f}",
+        f"routed {decided['coverage']:.1%}, wrong among them {decided['error']:.2%} "
+        f"(95 % sure: below {decided['error_upper_95']:.2%})",
+    ]
+    lines += [
+        f"{kind}: {of['reviewed']:.0%} of {of['pictures']} reviewed, AUROC {of['auroc']:.3f}"
+        for kind, of in evaluation["strangers"].items()
+    ]
     return "\n".join(lines)

@@ -36,6 +36,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--passes", type=int, default=6, help="passes over the train split")
     parser.add_argument("--batch_size", type=int, default=32, help="films a step")
     parser.add_argument("--learning_rate", type=float, default=6e-4, help="peak learning rate")
+    parser.add_argument(
+        "--variation",
+        choices=("plain", "wide"),
+        default="wide",
+        help="how far augmented films differ from their originals",
+    )
+    parser.add_argument(
+        "--style_mix",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of films that take on tone and texture of another one (Xu et al. 2021)",
+    )
+    parser.add_argument(
+        "--mixup",
+        type=float,
+        default=0.0,
+        metavar="ALPHA",
+        help="of the Beta distribution that two films are blended by (Zhang et al. 2018); 0: none are",
+    )
+    parser.add_argument(
+        "--doubt",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of draws that are pictures of no anatomy, for the network to be unsure of "
+        "(Hendrycks et al. 2019)",
+    )
+    parser.add_argument(
+        "--source_power",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="a source of n films of a class is drawn in proportion to n to this power: 1 as they "
+        "are, 0 each source alike",
+    )
+    parser.add_argument(
+        "--leave_out",
+        nargs="+",
+        default=[],
+        metavar="SOURCE",
+        help="sources that are not learnt from; the bundle says how it does on them",
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that augment films")
     parser.add_argument("--seed", type=int, default=0, help="of sampling and augmentation")
     parser.add_argument(
@@ -59,11 +102,22 @@ def run(args: argparse.Namespace) -> int:
         passes=args.passes,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
+        variation=args.variation,
+        style_mix=args.style_mix,
+        mixup=args.mixup,
+        doubt=args.doubt,
+        source_power=args.source_power,
         workers=args.workers,
         seed=args.seed,
     )
-    info = train_bundle(args.data, args.output, options, choose_device(args.device))
+    device = choose_device(args.device)
+    info = train_bundle(args.data, args.output, options, device, args.leave_out)
     figures = info.metrics["val"]
     print(f"{info.model_id} written to {args.output}")
     print(f"macro-F1 on val {figures['macro_f1']} {figures['macro_f1_interval_95']}")
+    if strange := info.metrics.get("left_out"):
+        print(f"on {', '.join(strange['sources'])}: macro-F1 {strange['macro_f1']}, recall:")
+        for label, of in strange["labels"].items():
+            if of["films"]:
+                print(f"  {label:<16}{of['recall']:.3f} of {of['films']}")
     return 0

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from scipy.special import softmax
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-from models.bundle import read_info
-from models.training.augment import augment
-from models.training.calibrate import calibrate, expected_calibration_error, fit_temperature
-from models.training.films import FilmsError, read_films
+from models.bundle import load_network, read_info
+from models.training.augment import Variation, augment, mix_style
+from models.training.calibrate import calibrate, fit_temperature, upper_bound
+from models.training.evaluation import auroc
+from models.training.films import Film, FilmsError, read_films
+from models.training.fit import LOG_FILE, UNFINISHED_FILE, FitOptions, Training, fit
+from models.training.score import expected_calibration_error, risk_coverage, score
+from models.training.strangers import shuffled
 from pipeline.cli import main
 from tests.synthetic import dicom_bytes, film
+from transforms.errors import UsageError
 from transforms.labels import LABELS
 
 TINY = ("--architecture", "test_efficientnet", "--init", "none", "--input_size", "32",
@@ -48,13 +59,15 @@ def test_folders_become_a_bundle_that_routes(folders: Path, tmp_path: Path, caps
     assert json.loads(line)["pass"] == 1
     capsys.readouterr()
     arguments = ["evaluate", "--model", str(bundle), "--data", str(folders), "--split", "val"]
+    arguments += ["--output", str(tmp_path / "evaluation")]
     assert main([*arguments, "--json"]) == 0
-    figures = json.loads(capsys.readouterr().out)
+    figures = json.loads(capsys.readouterr().out)["figures"]
     assert figures["films"] == sum(f.split == "val" for f in read_films(folders))
     assert sum(map(sum, figures["confusion"])) == figures["films"]
     assert figures["macro_f1"] == info.metrics["val"]["macro_f1"]
     assert main(arguments) == 0
     assert "macro" in capsys.readouterr().out
+    assert_the_card_shows_what_was_measured(tmp_path / "evaluation", info.model_id)
     strict = tmp_path / "strict"
     again = ["calibrate", "--model", str(bundle), "--data", str(folders), "--output", str(strict)]
     assert main([*again, "--target_error", "0"]) == 0
@@ -68,6 +81,133 @@ def test_folders_become_a_bundle_that_routes(folders: Path, tmp_path: Path, caps
     lake = str(tmp_path / "lake")
     assert main(["route", "--input", source, "--lake", lake, "--model", str(bundle), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model_id"] == info.model_id
+
+
+def assert_the_card_shows_what_was_measured(folder: Path, model_id: str) -> None:
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    card = (folder / "card.md").read_text()
+    assert evaluation["model_id"] == model_id
+    assert model_id in card
+    figures = evaluation["figures"]
+    low, high = figures["macro_f1_interval_95"]
+    assert low <= figures["macro_f1"] <= high
+    assert f"{figures['macro_f1']:.3f} ({low:.3f} to {high:.3f})" in card
+    for label, of in figures["labels"].items():
+        assert f"| {label} | {of['films']} |" in card
+    assert {"noise", "blank", "test pattern", "photograph", "CT", "MR", "US"} < set(
+        evaluation["strangers"]
+    )
+    for drawing in ("reliability.svg", "risk_coverage.svg"):
+        assert drawing in card
+        assert ElementTree.parse(folder / drawing).getroot().tag.endswith("svg")
+
+
+def test_the_layout_of_the_papers_data_set_is_read(folders: Path, tmp_path: Path) -> None:
+    """VinDr-BodyPartXR: a folder per class, by the classes' short names, train and test apart."""
+    short = {"abdominal": "abdominal", "adult_chest": "adult", "pediatric_chest": "pediatric",
+             "spine": "Spine", "others": "other"}  # fmt: skip
+    for label, name in short.items():
+        for path in (folders / label).iterdir():
+            split = "test" if path.stem in ("0", "1", "2") else "train"
+            (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / split / name)
+    films = read_films(tmp_path)
+    assert len(films) == 12 * len(LABELS)
+    assert {f.label for f in films} == set(LABELS)
+    assert {f.path.parent.parent.name for f in films if f.split == "val"} == {"train"}
+    assert all((f.split == "test") == (f.path.parent.parent.name == "test") for f in films)
+    bundle = tmp_path / "bundle"
+    assert main(["train", "--data", str(tmp_path), "--output", str(bundle), *TINY]) == 0
+
+
+@pytest.fixture(scope="module")
+def manifest(folders: Path) -> Path:
+    """The same films as of two sources."""
+    path = folders.parent / "manifest.csv"
+    with path.open("w") as stream:
+        print("path,label,source,group", file=stream)
+        for film_ in read_films(folders):
+            source = "far" if film_.path.stem in ("3", "4", "5") else "near"
+            print(f"{film_.path},{film_.label},{source},{film_.group}", file=stream)
+    return path
+
+
+def test_a_source_that_is_left_out_is_only_looked_at(
+    manifest: Path, tmp_path: Path, capsys
+) -> None:
+    bundle = tmp_path / "bundle"
+    train = ["train", "--data", str(manifest), "--output", str(bundle), *TINY]
+    assert main([*train, "--leave_out", "elsewhere"]) == 2
+    assert "no source elsewhere" in capsys.readouterr().err
+    assert main([*train, "--leave_out", "far"]) == 0
+    info = read_info(str(bundle))
+    assert {source["source"] for source in info.training["sources"]} == {"near"}
+    strange = [f for f in read_films(manifest) if f.source == "far" and f.split != "test"]
+    assert info.metrics["left_out"]["films"] == len(strange) > 0
+    whole = tmp_path / "whole"
+    again = ["calibrate", "--model", str(bundle), "--data", str(manifest), "--output", str(whole)]
+    assert main([*again, "--without", str(bundle)]) == 0
+    assert read_info(str(whole)).training["left_out"] == [info.metrics["left_out"]]
+    assert main([*again, "--without", str(whole)]) == 2
+    assert "without --leave_out" in capsys.readouterr().err
+
+
+def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkeypatch) -> None:
+    options = FitOptions(
+        architecture="test_efficientnet", input_size=32, passes=3, batch_size=8, workers=0,
+        mixup=0.2, style_mix=0.5, doubt=0.3,
+    )  # fmt: skip
+    films = read_films(folders)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    expected = fit(films, options, "cpu", whole).state_dict()
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("models.training.fit.Training.end_pass", end)
+        with pytest.raises(KeyboardInterrupt):
+            fit(films, options, "cpu", broken)  # in its first pass: nothing to go on from
+    original = Training.keep
+
+    def keep_and_end(self: Training, *args: object) -> None:
+        original(self, *args)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("models.training.fit.Training.keep", keep_and_end)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                fit(films, options, "cpu", broken)
+    with pytest.raises(UsageError, match="other options"):
+        fit(films, replace(options, seed=1), "cpu", broken)
+    found = fit(films, options, "cpu", broken).state_dict()
+    assert [json.loads(line)["pass"] for line in (broken / LOG_FILE).read_text().splitlines()] == [
+        1,
+        2,
+        3,
+    ]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not (broken / UNFINISHED_FILE).exists()
+
+
+def test_the_mean_of_bundles_is_of_their_weights(folders: Path, tmp_path: Path, capsys) -> None:
+    bundles = [tmp_path / name for name in ("a", "b", "larger")]
+    for seed, bundle in enumerate(bundles):
+        size = ("--input_size", "48") if bundle.name == "larger" else ()
+        train = ["train", "--data", str(folders), "--output", str(bundle), *TINY, *size]
+        assert main([*train, "--seed", str(seed)]) == 0
+    mean = tmp_path / "mean"
+    average = ["calibrate", "--data", str(folders), "--model", str(bundles[0]), "--average"]
+    assert main([*average, str(bundles[1]), "--output", str(mean)]) == 0
+    a, b, m = (load_network(str(path)).backbone.state_dict() for path in (*bundles[:2], mean))
+    name = "conv_stem.weight"
+    assert not torch.equal(a[name], b[name])
+    assert torch.allclose(m[name], (a[name] + b[name]) / 2, atol=1e-3)
+    assert main([*average, str(bundles[2]), "--output", str(tmp_path / "none")]) == 2
+    assert "no mean" in capsys.readouterr().err
 
 
 def test_a_second_model_decides_again_only_when_asked(
@@ -111,13 +251,62 @@ def test_a_group_never_spans_splits(folders: Path) -> None:
     assert read_films(folders) == films
 
 
-def test_augmentation_is_repeatable_and_keeps_the_range() -> None:
+@pytest.mark.parametrize("variation", ["plain", "wide"])
+def test_augmentation_is_repeatable_and_keeps_the_range(variation: Variation) -> None:
     gray = (film(shape=(120, 90)) >> 4).astype(np.uint8)
-    for seed in range(40):
-        one = augment(gray, np.random.default_rng(seed))
-        assert np.array_equal(one, augment(gray, np.random.default_rng(seed)))
+    for seed in range(60):
+        one = augment(gray, np.random.default_rng(seed), variation)
+        assert np.array_equal(one, augment(gray, np.random.default_rng(seed), variation))
         assert 0 <= one.min() <= one.max() <= 255
-        assert min(one.shape) >= 16
+        assert min(one.shape) >= 8
+
+
+def test_a_mixed_style_is_of_both_films() -> None:
+    one, other = ((film(seed, (64, 64)) >> 4).astype(np.uint8)[None] for seed in (1, 2))
+    assert np.array_equal(mix_style(one, one, np.random.default_rng(0)), one)
+    mixed = mix_style(one, other, np.random.default_rng(0))
+    assert mixed.shape == one.shape
+    assert not np.array_equal(mixed, one)
+
+    def alike(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+    assert alike(mixed, one) > alike(mixed, other)  # the anatomy stays
+
+
+def test_a_shuffled_film_has_the_same_tiles_elsewhere() -> None:
+    one = (film(shape=(60, 60)) >> 4).astype(np.uint8)[None]
+    mixed = shuffled(one, np.random.default_rng(3))
+    assert not np.array_equal(mixed, one)
+    assert np.array_equal(np.sort(mixed, axis=None), np.sort(one, axis=None))
+
+
+def test_figures_are_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 4, 300)  # the last label has no film
+    logits = rng.normal(0, 1, (300, len(LABELS))).astype(np.float32)
+    logits[np.arange(300), labels] += 1.5
+    logits[:, 4] -= 9
+    films = [Film(Path(), "", "val", "s", str(i // 3)) for i in range(300)]
+    found = score(films, logits, labels, 1.0)
+    precision, recall, f1, _ = precision_recall_fscore_support(labels, logits.argmax(1))
+    assert found["macro_recall"] == pytest.approx(recall.mean(), abs=1e-4)
+    for i, label in enumerate(LABELS[:4]):
+        of = found["labels"][label]
+        figures = (of["precision"], of["recall"], of["f1"])
+        assert figures == pytest.approx((precision[i], recall[i], f1[i]), abs=1e-4)
+    assert found["groups"] == 100
+    curve = risk_coverage(softmax(logits, axis=1), labels)
+    assert curve[-1]["error"] == pytest.approx((logits.argmax(1) != labels).mean(), abs=1e-4)
+    scores = rng.normal(0, 1, 200)
+    strange = np.arange(200) % 3 == 0
+    assert auroc(scores[~strange], scores[strange]) == pytest.approx(roc_auc_score(strange, scores))
+
+
+def test_an_upper_bound_is_that_of_clopper_and_pearson() -> None:
+    assert upper_bound(0, 59) == pytest.approx(1 - 0.05 ** (1 / 59))
+    assert upper_bound(3, 100) == pytest.approx(0.0757, abs=1e-4)
+    assert upper_bound(0, 0) == 1
 
 
 def test_the_temperature_of_overconfident_logits_is_found() -> None:

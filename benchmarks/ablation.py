@@ -1,0 +1,124 @@
+"""What each part of the training is worth on hospitals that it did not see.
+
+    python -m benchmarks.ablation --data MANIFEST
+
+Trains every recipe once for each fold of `FOLDS`, without the fold's sources, by the command line, and
+asks how the network does on them. The test split of no source is looked at. Trainings that stand in
+`--work` already are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.profile_route import machine
+from transforms.labels import LABELS
+
+FOLDS: Final = {
+    "one hospital": ("unifesp", "unifesp_test", "unifesp_other"),
+    "teaching films and others": (
+        "openi", "wikimedia_gotcha", "wikimedia_pinpoint", "nih14", "fraiwan_spine",
+    ),
+    "collections": ("kermany_native", "rf_spine_region", "fracatlas"),
+}  # fmt: skip
+"""Sources that are left out together: each fold leaves every label to be learnt from somewhere."""
+
+COMMON: Final = "--input_size 160 --passes 6 --device cpu"
+RECIPES: Final = {
+    "plain augmentation": "--variation plain",
+    "wide augmentation": "--variation wide",
+    "wide, spectra mixed": "--variation wide --style_mix 0.4",
+    "wide, films blended": "--variation wide --mixup 0.2",
+    "wide, sources drawn more alike": "--variation wide --source_power 0.25",
+    "wide, strangers to doubt": "--variation wide --doubt 0.12",
+    "wide, half the learning rate": "--variation wide --learning_rate 3e-4",
+}
+
+
+def train(data: Path, recipe: str, fold: str, work: Path, seed: int) -> dict[str, Any]:
+    """Return the bundle of one training, as its JSON file says."""
+    number = list(FOLDS).index(fold)
+    folder = work / f"{_slug(recipe)}-{number}-{seed}"
+    if not (folder / "bundle.json").exists():
+        command = [sys.executable, "-m", "pipeline", "train", "--data", str(data)]
+        command += ["--output", str(folder), "--leave_out", *FOLDS[fold], "--seed", str(seed)]
+        command += shlex.split(f"{COMMON} {RECIPES[recipe]}")
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    bundle: dict[str, Any] = json.loads((folder / "bundle.json").read_text())
+    return bundle
+
+
+def figures(bundle: dict[str, Any]) -> dict[str, Any]:
+    """Return what counts of a training."""
+    strange = bundle["metrics"]["left_out"]
+    return {
+        "val_macro_f1": bundle["metrics"]["val"]["macro_f1"],
+        "macro_recall": strange["macro_recall"],
+        "accuracy": strange["accuracy"],
+        "ece": strange["ece"],
+        "recall": {
+            label: of["recall"] for label, of in strange["labels"].items() if of["films"]
+        },
+        "films": strange["films"],
+        "confusion": strange["confusion"],
+    }  # fmt: skip
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the means over the seeds as Markdown, a line per recipe."""
+    short = {label: label.replace("_chest", " chest") for label in LABELS}
+    lines = [
+        "| recipe | " + " | ".join(f"without {fold}" for fold in FOLDS) + " | mean | options |",
+        "| --- |" + " ---: |" * (len(FOLDS) + 1) + " --- |",
+    ]
+    details = []
+    for recipe, folds in results["recipes"].items():
+        means = [statistics.mean(run["macro_recall"] for run in folds[fold]) for fold in folds]
+        cells = [f"{mean:.3f}" for mean in means]
+        whole = f"{statistics.mean(means):.3f}" if len(means) == len(FOLDS) else ""
+        options = RECIPES.get(recipe, "")
+        lines.append(f"| {recipe} | {' | '.join(cells)} | {whole} | `{options}` |")
+        for fold, runs in folds.items():
+            recalls = ", ".join(
+                f"{short[label]} {statistics.mean(run['recall'][label] for run in runs):.2f}"
+                for label in LABELS
+                if label in runs[0]["recall"]
+            )
+            details.append(f"{recipe}, without {fold}: {recalls}")
+    return "\n".join([*lines, "", *details])
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="manifest of the films")
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--folds", nargs="+", default=list(FOLDS), choices=list(FOLDS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--work", type=Path, default=Path("build/ablation"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ablation.json"))
+    args = parser.parse_args()
+    results: dict[str, Any] = {"machine": machine(), "common": COMMON, "recipes": {}}
+    for recipe in args.recipes:
+        for fold in args.folds:
+            runs = [figures(train(args.data, recipe, fold, args.work, s)) for s in args.seeds]
+            results["recipes"].setdefault(recipe, {})[fold] = runs
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+            print(table(results), file=sys.stderr, flush=True)
+    print(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

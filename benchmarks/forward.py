@@ -1,0 +1,100 @@
+"""What a forward costs: python -m benchmarks.forward [--architectures NAME …].
+
+The default bundle as it serves, beside networks as the paper ran them (Pham, Do, Nguyen 2021: 512 x 512
+pixels, one film at a time, float32), interleaved in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import timm
+import torch
+
+from benchmarks.profile_route import machine
+from models.bundle import WEIGHTS_FILE
+from models.default_bundle import DEFAULT_BUNDLE
+from models.handler import FilmModelHandler
+
+PAPER: Final = "mobilenetv1_100"
+PAPER_SIDE: Final = 512
+BATCH: Final = 32
+ROUNDS: Final = 9
+
+
+def served() -> Callable[[], int]:
+    """Return a call of the default bundle on a full batch; it gives the number of films."""
+    handler = FilmModelHandler(DEFAULT_BUNDLE, device="cpu", max_batch_size=BATCH)
+    model = handler.load_model()
+    side = model.now().info.input_size
+    films = list(np.random.default_rng(0).integers(0, 256, (BATCH, 1, side, side), np.uint8))
+
+    def call() -> int:
+        return len(list(handler.run_inference(films, model)))
+
+    return call
+
+
+def alone(architecture: str, side: int) -> Callable[[], int]:
+    """Return a call of a timm network on one colour image."""
+    network = timm.create_model(architecture, pretrained=False, num_classes=5).eval()
+    image = torch.rand(1, 3, side, side)
+
+    def call() -> int:
+        with torch.inference_mode():
+            network(image)
+        return 1
+
+    return call
+
+
+def measure(calls: dict[str, Callable[[], int]]) -> dict[str, dict[str, float]]:
+    """Return median and spread of ms per film, each call once in every round."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(ROUNDS + 1):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            films = call()
+            if number:  # the first one warms up
+                times[name].append(1000 * (time.perf_counter() - started) / films)
+    return {
+        name: {
+            "ms_per_film": round(statistics.median(of), 2),
+            "from": round(min(of), 2),
+            "to": round(max(of), 2),
+        }
+        for name, of in times.items()
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/forward.json"))
+    args = parser.parse_args()
+    calls = {
+        f"default bundle, batches of {BATCH}": served(),
+        f"{PAPER}, {PAPER_SIDE} pixels, one by one": alone(PAPER, PAPER_SIDE),
+    }
+    results: dict[str, Any] = {
+        "machine": machine(),
+        "rounds": ROUNDS,
+        "weights_bytes": (Path(DEFAULT_BUNDLE) / WEIGHTS_FILE).stat().st_size,
+        "forward": measure(calls),
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(results, indent=1) + "\n")
+    for name, of in results["forward"].items():
+        print(f"{name}: {of['ms_per_film']} ms a film ({of['from']} to {of['to']})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

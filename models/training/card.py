@@ -1,0 +1,190 @@
+"""The model card: everything that was measured of a bundle, for a person to judge it by.
+
+After Mitchell et al. 2019, "Model Cards for Model Reporting". Written from `bundle.json` and
+`evaluation.json` alone, so that no number of it is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from models.bundle import BundleInfo
+from transforms.labels import LABELS
+
+EVALUATION_FILE: Final = "evaluation.json"
+CARD_FILE: Final = "card.md"
+RELIABILITY_FILE: Final = "reliability.svg"
+RISK_FILE: Final = "risk_coverage.svg"
+
+
+def write_card(info: BundleInfo, evaluation: dict[str, Any], folder: Path) -> None:
+    """Write the card, the figures as JSON and the drawings into a folder.
+
+    Args:
+        info: of the bundle.
+        evaluation: as `evaluation.evaluate_bundle` returns it.
+        folder: made if missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / EVALUATION_FILE).write_text(
+        json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n"
+    )
+    _draw(folder / RELIABILITY_FILE, lambda axes: _reliability(axes, evaluation["reliability"]))
+    _draw(folder / RISK_FILE, lambda axes: _risk(axes, evaluation["risk_coverage"]))
+    (folder / CARD_FILE).write_text(card(info, evaluation))
+
+
+def card(info: BundleInfo, evaluation: dict[str, Any]) -> str:
+    """Return the card as Markdown."""
+    figures, split = evaluation["figures"], evaluation["data"]["split"]
+    made = evaluation["decisions"]
+    parts = [
+        f"# Model card: {info.model_id}",
+        f"A {info.architecture} that tells the body part of an X-ray from {info.input_size} x "
+        f"{info.input_size} pixels: {', '.join(LABELS)}. Every number below was written by "
+        "`dicom-router evaluate`; intervals are 95 % bootstrap intervals by patient group.",
+        "## Use",
+        "It sorts radiographs into folders and leaves to a person what it is unsure of. **It is no "
+        "medical device**: it must not be used to diagnose, and no one may rely on it to find or to "
+        "exclude anything. Its weights were learnt from films that are partly for research only "
+        "(see the data); use them accordingly.",
+        "## Data",
+        _table(
+            ["source", "licence", "films learnt from"],
+            ([s["source"], s["license"], s["films"]] for s in info.training.get("sources", ())),
+        ),
+        f"Patients never span splits; temperature, thresholds and OOD limit were set on the split "
+        f"`val` ({info.calibration.get('films', '?')} films), the figures below are of the split "
+        f"`{split}` ({figures['films']} films of {figures['groups']} groups).",
+        "## How right it is",
+        _table(
+            ["label", "films", "precision", "recall", "F1"],
+            [
+                *(
+                    [label, of["films"], *(_within(of, n) for n in ("precision", "recall", "f1"))]
+                    for label, of in figures["labels"].items()
+                ),
+                ["macro average", figures["films"],
+                 *(_within(figures, f"macro_{n}") for n in ("precision", "recall", "f1"))],
+            ],
+        ),
+        f"Accuracy {figures['accuracy']}. What is called what, a line per true label:",
+        _table(
+            ["", *LABELS],
+            ([label, *row] for label, row in zip(LABELS, figures["confusion"], strict=True)),
+        ),
+        *_left_out(info),
+        "## How well it knows what it does not know",
+        f"Expected calibration error {figures['ece']} (15 bins).",
+        f"![Accuracy over confidence]({RELIABILITY_FILE}) ![Error over coverage]({RISK_FILE})",
+        _table(
+            ["share of films, most confident first", "error"],
+            (
+                [f"{point['coverage']:.0%}", point["error"]]
+                for point in evaluation["risk_coverage"]
+                if point["coverage"] >= 0.7
+            ),
+        ),
+        f"With the bundle's own thresholds {made['coverage']:.1%} of the films are routed, "
+        f"{made['wrong']} of {made['routed']} wrongly: {made['error']:.2%}, with 95 % confidence "
+        f"below {made['error_upper_95']:.2%} (Clopper-Pearson; of films drawn like these). By label:",
+        _table(
+            ["label", "threshold", "routed", "wrong", "error below (95 %)"],
+            (
+                [label, info.thresholds[label], of["routed"], of["wrong"], of["error_upper_95"]]
+                for label, of in made["labels"].items()
+            ),
+        ),
+        "By source:",
+        _decided(evaluation["sources"]),
+        "Films that were changed, as if by mistake:",
+        _decided(evaluation["variants"]),
+        "## What is no film",
+        "Pictures pushed through as if they were X-rays. AUROC: how likely the score puts one of "
+        "them above a film; false reviews of films by the OOD limit: "
+        f"{made['review'].get('out_of_distribution', 0)} of {made['films']}.",
+        _table(
+            ["kind", "pictures", "AUROC, OOD score", "AUROC, confidence", "reviewed", "routed to"],
+            (
+                [kind, of["pictures"], of["auroc"], of["auroc_of_confidence"],
+                 f"{of['reviewed']:.0%}",
+                 ", ".join(f"{label} {n}" for label, n in of["routed_to"].items())]
+                for kind, of in evaluation["strangers"].items()
+            ),
+        ),
+        "## Known failures",
+        "- Adult against pediatric chest without an age in the header: adolescents look like adults.\n"
+        "- Films that show two regions (a baby's chest and abdomen, chest and shoulder) get one label.\n"
+        "- Lateral chests against lateral thoracic spines, lumbar spines with wide collimation against "
+        "abdomens.\n"
+        "- Inverted and rotated films: see the table above.\n"
+        "- Mammograms, animals and pictures of other modalities were not learnt; the OOD limit does "
+        "not stop all of them.",
+    ]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _left_out(info: BundleInfo) -> list[str]:
+    runs = info.training.get("left_out", ())
+    if not runs:
+        return []
+    rows = (
+        [", ".join(run["sources"]), run["films"], _within(run, "macro_recall"),
+         ", ".join(f"{label} {of['recall']:.2f} of {of['films']}"
+                   for label, of in run["labels"].items() if of["films"])]
+        for run in runs
+    )  # fmt: skip
+    return [
+        "The same training without some sources, on exactly those: what to expect of a hospital "
+        "whose films it never saw.",
+        _table(["left out", "films", "macro recall", "recall by label"], rows),
+    ]
+
+
+def _decided(groups: dict[str, Any]) -> str:
+    return _table(
+        ["", "films", "accuracy", "routed", "wrong among the routed"],
+        (
+            [name, of["films"], of["accuracy"], f"{of['coverage']:.1%}", f"{of['error']:.2%}"]
+            for name, of in groups.items()
+        ),
+    )
+
+
+def _within(figures: dict[str, Any], name: str) -> str:
+    low, high = figures[f"{name}_interval_95"]
+    return f"{figures[name]:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [heads, ["---"] * len(heads), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _draw(path: Path, draw: Any) -> None:
+    """Write an SVG that is the same whenever it is drawn from the same figures."""
+    with mpl.rc_context({"svg.hashsalt": "dicom-router", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(4, 3.2), layout="constrained")
+        draw(figure.add_subplot())
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _reliability(axes: Axes, bins: Sequence[dict[str, float]]) -> None:
+    axes.plot([0, 1], [0, 1], color="0.7", linestyle="--")
+    confidence = [b["confidence"] for b in bins]
+    axes.scatter(
+        confidence, [b["accuracy"] for b in bins], s=[4 + b["films"] ** 0.5 * 6 for b in bins]
+    )
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03))
+
+
+def _risk(axes: Axes, curve: Sequence[dict[str, float]]) -> None:
+    axes.plot([p["coverage"] for p in curve], [100 * p["error"] for p in curve], marker=".")
+    axes.set(xlabel="share of films, most confident first", ylabel="error, %", ylim=(0, None))

@@ -1,0 +1,178 @@
+"""All that is measured of a bundle on labelled films, and on what is no film."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import rankdata
+
+from models import bundle
+from models.networks import FilmClassifier
+from models.training.calibrate import upper_bound
+from models.training.films import Film, load_film, read_films, split_of
+from models.training.fit import predict_logits
+from models.training.score import reliability, risk_coverage, score
+from models.training.strangers import arriving
+from transforms.imaging.network_input import network_input
+from transforms.labels import LABELS
+from transforms.lake.layout import REVIEW
+from transforms.policy import Policy, decide
+
+Gray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+Outputs = npt.NDArray[np.float32]
+
+VARIANTS: Final[dict[str, Callable[[Gray], Gray]]] = {
+    "inverted": lambda gray: np.asarray(float(gray.max()) + float(gray.min()) - gray, np.float32),
+    "rotated by 90°": lambda gray: np.rot90(gray),
+    "rotated by 180°": lambda gray: np.rot90(gray, 2),
+    "mirrored": lambda gray: gray[:, ::-1],
+    "middle half": lambda gray: _middle(gray),
+}
+"""What is done to films by mistake or of need."""
+
+
+def evaluate_bundle(uri: str, data: Path, split: str) -> dict[str, Any]:
+    """Return the figures of a bundle on one split of a data set.
+
+    Args:
+        uri: of the bundle.
+        data: manifest or folder per label, see `films.read_films`.
+        split: train, val or test.
+
+    Returns:
+        What `evaluation.json` holds: "figures" of the labels, "reliability", "risk_coverage",
+        "decisions" of the bundle's own policy, "sources", "variants" and "strangers".
+    """
+    info = bundle.read_info(uri)
+    network = bundle.load_network(uri)
+    films = split_of(read_films(data), split)
+    grays: list[Gray] = [load_film(film.path, info.input_size) for film in films]
+    labels = np.array([LABELS.index(film.label) for film in films])
+    inputs = _stacked(grays, info.input_size)
+    outputs = _outputs(network, inputs)
+    policy = Policy().with_defaults(info.thresholds, info.ood_threshold)
+    return {
+        "model_id": info.model_id,
+        "data": {"name": data.name, "split": split, "sha256": _digest(data)},
+        "figures": score(films, predict_logits(network, inputs), labels, info.temperature),
+        "reliability": reliability(outputs[:, :-1], labels),
+        "risk_coverage": risk_coverage(outputs[:, :-1], labels),
+        "decisions": decisions(outputs, labels, policy),
+        "sources": _by_source(films, outputs, labels, policy),
+        "variants": {
+            name: decisions(
+                _outputs(network, _stacked([change(g) for g in grays], info.input_size)),
+                labels,
+                policy,
+            )
+            for name, change in VARIANTS.items()
+        },
+        "strangers": _strangers(network, info.input_size, outputs, policy),
+    }
+
+
+def decisions(outputs: Outputs, labels: npt.NDArray[np.int64], policy: Policy) -> dict[str, Any]:
+    """Return what the policy makes of films: how many are routed, and how many of them wrongly.
+
+    Args:
+        outputs: float32[N, n_labels + 1] as `FilmClassifier.forward` gives.
+        labels: int64[N].
+        policy: with thresholds for every label.
+    """
+    routed, wrong, reasons = Counter[str](), Counter[str](), Counter[str]()
+    for values, label in zip(outputs.tolist(), labels, strict=True):
+        *probabilities, ood_score = values
+        decision = decide(probabilities, ood_score, policy, age_years=None, long_side=10_000)
+        if decision.destination == REVIEW:
+            reasons[decision.reason] += 1
+            continue
+        routed[decision.destination] += 1
+        wrong[decision.destination] += decision.destination != LABELS[label]
+    total, errors = routed.total(), wrong.total()
+    return {
+        "films": len(labels),
+        "accuracy": _rounded((outputs[:, :-1].argmax(1) == labels).mean()),
+        "routed": total,
+        "coverage": _rounded(total / len(labels)),
+        "wrong": errors,
+        "error": _rounded(errors / max(1, total)),
+        "error_upper_95": _rounded(upper_bound(errors, total)),
+        "labels": {
+            label: {
+                "routed": routed[label],
+                "wrong": wrong[label],
+                "error_upper_95": _rounded(upper_bound(wrong[label], routed[label])),
+            }
+            for label in LABELS
+        },
+        "review": dict(sorted(reasons.items())),
+    }  # fmt: skip
+
+
+def auroc(ordinary: npt.NDArray[np.floating], strange: npt.NDArray[np.floating]) -> float:
+    """Return how likely a strange score is above an ordinary one, ties half; 0..1."""
+    ranks = rankdata(np.concatenate((ordinary, strange)))[len(ordinary) :]
+    below = ranks.sum() - len(strange) * (len(strange) + 1) / 2
+    return float(below / (len(ordinary) * len(strange)))
+
+
+def _strangers(
+    network: FilmClassifier, size: int, ordinary: Outputs, policy: Policy
+) -> dict[str, Any]:
+    kinds: dict[str, list[Gray]] = defaultdict(list)
+    for kind, picture in arriving():
+        kinds[kind].append(picture)
+    found: dict[str, Any] = {}
+    for kind, pictures in kinds.items():
+        outputs = _outputs(network, _stacked(pictures, size))
+        nothing = np.zeros(len(outputs), np.int64)
+        made = decisions(outputs, nothing, policy)
+        found[kind] = {
+            "pictures": len(pictures),
+            "auroc": _rounded(auroc(ordinary[:, -1], outputs[:, -1])),
+            "auroc_of_confidence": _rounded(
+                auroc(-ordinary[:, :-1].max(1), -outputs[:, :-1].max(1))
+            ),
+            "reviewed": _rounded(1 - made["coverage"]),
+            "routed_to": {k: v["routed"] for k, v in made["labels"].items() if v["routed"]},
+        }
+    return found
+
+
+def _by_source(
+    films: Sequence[Film], outputs: Outputs, labels: npt.NDArray[np.int64], policy: Policy
+) -> dict[str, Any]:
+    sources = np.array([film.source for film in films])
+    return {
+        str(source): decisions(outputs[sources == source], labels[sources == source], policy)
+        for source in np.unique(sources)
+    }
+
+
+def _outputs(network: FilmClassifier, inputs: torch.Tensor) -> Outputs:
+    with torch.inference_mode():
+        return torch.cat([network(part) for part in torch.split(inputs, 32)]).numpy()
+
+
+def _stacked(grays: Sequence[Gray], size: int) -> torch.Tensor:
+    return torch.from_numpy(np.stack([network_input(gray, size) for gray in grays]))
+
+
+def _middle(gray: Gray) -> Gray:
+    height, width = gray.shape
+    return gray[height // 4 : height - height // 4, width // 4 : width - width // 4]
+
+
+def _digest(data: Path) -> str | None:
+    return hashlib.sha256(data.read_bytes()).hexdigest() if data.is_file() else None
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4)

@@ -1,0 +1,194 @@
+"""Pictures that are no films of a person, as they arrive at a router all the same.
+
+Two families that share no kind: `generated` ones, which a network may be taught to doubt (Hendrycks et
+al. 2019, "Deep Anomaly Detection with Outlier Exposure"), and `arriving` ones, which only tell how well
+it does.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+Gray = npt.NDArray[np.uint8]
+Maker = Callable[[np.random.Generator, int], npt.NDArray[np.floating]]
+
+PER_KIND: Final = 60
+"""Pictures of each kind that `arriving` makes or cuts."""
+
+
+def cloud(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
+    """Noise with a spectrum that falls as a random power of the frequency: from snow to clouds."""
+    y, x = np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij")
+    falling = np.maximum(np.hypot(x, y), 1 / side) ** -rng.uniform(0.5, 3)
+    phases = np.exp(2j * math.pi * rng.random(falling.shape))
+    return np.asarray(np.fft.irfft2(falling * phases, s=(side, side)))
+
+
+def shapes(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
+    """Ellipses and polygons on a ground."""
+    image = Image.new("L", (side, side), int(rng.integers(256)))
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(rng.integers(1, 12))):
+        points = [tuple(point) for point in rng.uniform(0, side, (int(rng.integers(3, 6)), 2))]
+        ink = int(rng.integers(256))
+        if rng.random() < 0.5:
+            draw.polygon(points, fill=ink)
+        else:
+            (left, right), (top, bottom) = np.sort(rng.uniform(0, side, (2, 2)), axis=1)
+            draw.ellipse((left, top, right, bottom), fill=ink)
+    return np.asarray(image, dtype=np.float32)
+
+
+def waves(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
+    """Gratings across each other, smooth or in steps."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    total = np.zeros((side, side))
+    for _ in range(int(rng.integers(1, 4))):
+        angle, frequency = rng.uniform(0, math.pi), rng.uniform(1, 30)
+        total += np.sin(2 * math.pi * frequency * (x * math.cos(angle) + y * math.sin(angle)))
+    return np.sign(total) if rng.random() < 0.4 else total
+
+
+GENERATED: Final[tuple[Maker, ...]] = (cloud, shapes, waves)
+
+
+def generated(rng: np.random.Generator, side: int) -> Gray:
+    """Return a picture to doubt, uint8[side, side]."""
+    make = GENERATED[int(rng.integers(len(GENERATED)))]
+    return _to_gray(make(rng, side))
+
+
+def shuffled(film: Gray, rng: np.random.Generator) -> Gray:
+    """Return a film cut into a grid of tiles that changed places: its texture without its anatomy.
+
+    Args:
+        film: uint8[..., S, S].
+        rng: source of randomness.
+    """
+    tiles = int(rng.integers(2, 6))
+    step = film.shape[-1] // tiles
+    places = [(i * step, j * step) for i in range(tiles) for j in range(tiles)]
+    mixed = film.copy()
+    for (top, left), number in zip(places, rng.permutation(len(places)), strict=True):
+        y, x = places[number]
+        tile = film[..., y : y + step, x : x + step]
+        mixed[..., top : top + step, left : left + step] = np.rot90(
+            tile, int(rng.integers(4)), axes=(-2, -1)
+        )
+    return mixed
+
+
+def arriving(seed: int = 0) -> Iterator[tuple[str, Gray]]:
+    """Give (kind, uint8[H, W]) of pictures of the kinds that come to a router by mistake.
+
+    Raises:
+        ModuleNotFoundError: the packages that ship the pictures, of the extra `train`, are missing.
+    """
+    rng = np.random.default_rng(seed)
+    for kind, make in (
+        ("noise", lambda: rng.normal(0, 1, (300, 260))),
+        ("blank", lambda: rng.normal(rng.uniform(60, 200), rng.uniform(0.2, 1), (300, 260))),
+        ("test pattern", lambda: _test_pattern(rng)),
+        ("page of text", lambda: _page(rng)),
+    ):
+        for _ in range(PER_KIND):
+            yield kind, _to_gray(make())
+    photographs = list(_photographs())
+    for number in range(PER_KIND):
+        yield "photograph", _part(photographs[number % len(photographs)], rng)
+    for kind, files in _slices().items():
+        pictures = [picture for file in files for picture in _frames(file)]
+        for number in range(min(PER_KIND, 4 * len(pictures))):
+            yield kind, _part(pictures[number % len(pictures)], rng, least=0.8)
+
+
+def _test_pattern(rng: np.random.Generator) -> npt.NDArray[np.floating]:
+    """Grey steps, line pairs, a grid and a low-contrast disc, as quality assurance exposes them."""
+    side = 400
+    image = Image.new("L", (side, side), int(rng.integers(80, 180)))
+    draw = ImageDraw.Draw(image)
+    spacing = int(rng.integers(20, 60))
+    for at in range(0, side, spacing):
+        draw.line((at, 0, at, side), fill=255)
+        draw.line((0, at, side, at), fill=255)
+    steps = int(rng.integers(6, 17))
+    for step in range(steps):
+        left = 40 + step * 320 // steps
+        draw.rectangle((left, 60, left + 320 // steps, 120), fill=round(255 * step / (steps - 1)))
+    for pair in range(12):
+        left = 60 + pair * (6 + pair)
+        draw.rectangle((left, 180, left + 2 + pair // 2, 240), fill=0)
+    draw.ellipse((150, 270, 250, 370), fill=int(rng.integers(90, 170)), outline=255)
+    return np.asarray(image, dtype=np.float32) + rng.normal(0, 3, (side, side))
+
+
+def _page(rng: np.random.Generator) -> npt.NDArray[np.floating]:
+    """A scanned letter."""
+    image = Image.new("L", (420, 594), 250)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(int(rng.integers(9, 18)))
+    letters = list(string.ascii_letters + "     .,")
+    for top in range(40, 550, int(rng.integers(16, 30))):
+        if rng.random() < 0.85:
+            words = "".join(rng.choice(letters, int(rng.integers(5, 60))))
+            draw.text((40, top), words, fill=int(rng.integers(0, 80)), font=font)
+    return np.asarray(image, dtype=np.float32)
+
+
+def _photographs() -> Iterator[Gray]:
+    """Of a palace and a flower (scikit-learn), an ultrasound's and a visible-light colour image."""
+    from sklearn.datasets import load_sample_images
+
+    for photograph in load_sample_images().images:
+        yield np.asarray(Image.fromarray(photograph).convert("L"))
+
+
+def _slices() -> dict[str, list[Path]]:
+    """Files of pydicom's own by kind."""
+    from pydicom.data import get_testdata_file
+
+    named = {
+        "CT": ["CT_small.dcm", "693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm"],
+        "MR": ["MR_small.dcm", "examples_jpeg2k.dcm", "emri_small.dcm"],
+        "US": ["examples_palette.dcm", "examples_ybr_color.dcm", "US1_UNCI.dcm"],
+    }
+    found = {
+        kind: [get_testdata_file(name, download=False) for name in names]
+        for kind, names in named.items()
+    }
+    return {kind: [Path(f) for f in files if f] for kind, files in found.items()}
+
+
+def _frames(file: Path) -> list[Gray]:
+    """A few frames of a DICOM file, stretched to eight bits."""
+    from pydicom import dcmread
+    from pydicom.pixels.utils import iter_pixels
+
+    frames = []
+    for number, pixels in enumerate(iter_pixels(dcmread(file))):
+        gray = pixels if pixels.ndim == 2 else pixels.mean(axis=-1)
+        frames.append(_to_gray(gray.astype(np.float32)))
+        if number == 9:
+            break
+    return frames
+
+
+def _part(picture: Gray, rng: np.random.Generator, least: float = 0.4) -> Gray:
+    height, width = picture.shape
+    h, w = (round(side * rng.uniform(least, 1)) for side in (height, width))
+    top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
+    return picture[top : top + h, left : left + w]
+
+
+def _to_gray(values: npt.NDArray[np.floating]) -> Gray:
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) * (255 / max(high - low, 1e-9))
+    return np.asarray(scaled.round(), dtype=np.uint8)
