@@ -6,14 +6,18 @@ process Beam runs the model (context managers around a call do not cross its mod
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from models import efficientnet_lite
 
 WHITE = 255.0
 
 
 class FilmClassifier(nn.Module):
-    """A timm backbone on single-channel films, with calibrated probabilities.
+    """A backbone, named as in timm, on single-channel films, with calibrated probabilities.
 
     Attributes:
         labels: label of each output, in order.
@@ -30,13 +34,9 @@ class FilmClassifier(nn.Module):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        import timm  # takes seconds to import: only where a network is built
-
         self.labels = labels
         self.temperature = temperature
-        self.backbone = timm.create_model(
-            architecture, pretrained=False, in_chans=1, num_classes=len(labels), drop_rate=drop_rate
-        )
+        self.backbone = _backbone(architecture, len(labels), drop_rate)
 
     def logits(self, films: Tensor) -> Tensor:
         """Return float[N, n_labels] for uint8[N, 1, S, S]."""
@@ -70,3 +70,14 @@ class FilmClassifier(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are: the only truth about the device in use."""
         return next(self.parameters()).device
+
+
+def _backbone(architecture: str, outputs: int, drop_rate: float) -> nn.Module:
+    """Return a network on single-channel images by its name in timm."""
+    options: dict[str, Any] = {"in_chans": 1, "num_classes": outputs, "drop_rate": drop_rate}
+    if architecture in efficientnet_lite.VARIANTS:
+        return efficientnet_lite.EfficientNetLite(architecture, **options)
+    import timm  # takes seconds to import: only for networks that are not ours
+
+    network: nn.Module = timm.create_model(architecture, pretrained=False, **options)
+    return network

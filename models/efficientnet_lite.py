@@ -1,0 +1,177 @@
+"""EfficientNet-Lite, the family of the default bundle, in torch alone: serving imports no timm.
+
+Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", in the Lite
+variants of its authors (no squeeze-and-excitation, ReLU6). Parameters are named as in timm, whose weights
+these modules load, and whose outputs they give.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.functional import dropout, pad
+
+
+class Scale(NamedTuple):
+    """What tells the variants apart: factors of the numbers of channels and of blocks."""
+
+    width: float
+    depth: float
+
+
+class Stage(NamedTuple):
+    """Blocks of one resolution, as of Lite0."""
+
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+
+
+VARIANTS: Final = {
+    "tf_efficientnet_lite0": Scale(1.0, 1.0),
+    "tf_efficientnet_lite1": Scale(1.0, 1.1),
+    "tf_efficientnet_lite2": Scale(1.1, 1.2),
+    "tf_efficientnet_lite3": Scale(1.2, 1.4),
+    "tf_efficientnet_lite4": Scale(1.4, 1.8),
+}
+"""By their names in timm."""
+STAGES: Final = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+STEM_CHANNELS: Final = 32
+HEAD_CHANNELS: Final = 1280
+BATCH_NORM_EPS: Final = 1e-3
+CHANNELS_IN_STEPS_OF: Final = 8
+LEAST_SHARE: Final = 0.9
+"""Rounding keeps at least this share of the channels."""
+
+
+class EfficientNetLite(nn.Module):
+    """One variant: float[N, in_chans, H, W] to logits float[N, num_classes]."""
+
+    def __init__(
+        self, variant: str, *, in_chans: int = 3, num_classes: int = 1000, drop_rate: float = 0.0
+    ) -> None:
+        super().__init__()
+        scale = VARIANTS[variant]
+        self.drop_rate = drop_rate
+        self.conv_stem = SameConv2d(in_chans, STEM_CHANNELS, 3, stride=2)
+        self.bn1 = _batch_norm(STEM_CHANNELS)
+        self.act = nn.ReLU6(inplace=True)
+        stages, channels = [], STEM_CHANNELS
+        for stage in STAGES:
+            is_scaled = stage not in (STAGES[0], STAGES[-1])
+            count = math.ceil(stage.blocks * scale.depth) if is_scaled else stage.blocks
+            blocks: list[nn.Module] = []
+            wide = _rounded(stage.channels * scale.width)
+            for number in range(count):
+                stride = 1 if number else stage.stride
+                if stage.expansion == 1:
+                    blocks.append(SeparableBlock(channels, wide, stage.kernel, stride))
+                else:
+                    blocks.append(
+                        InvertedResidual(channels, wide, stage.kernel, stride, stage.expansion)
+                    )
+                channels = wide
+            stages.append(nn.Sequential(*blocks))
+        self.blocks = nn.Sequential(*stages)
+        self.conv_head = SameConv2d(channels, HEAD_CHANNELS, 1)
+        self.bn2 = _batch_norm(HEAD_CHANNELS)
+        self.classifier = nn.Linear(HEAD_CHANNELS, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits."""
+        features = self.act(self.bn1(self.conv_stem(images)))
+        features = self.act(self.bn2(self.conv_head(self.blocks(features))))
+        pooled = dropout(features.mean((2, 3)), self.drop_rate, self.training)
+        logits: Tensor = self.classifier(pooled)
+        return logits
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution without bias, padded as TensorFlow's SAME: one pixel more at the far ends."""
+
+    def __init__(
+        self, channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1
+    ) -> None:
+        even = kernel // 2 if stride == 1 else 0
+        super().__init__(
+            channels, out_channels, kernel, stride, padding=even, groups=groups, bias=False
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pad and convolve."""
+        if self.stride[0] > 1:
+            missing = [
+                max((math.ceil(size / self.stride[0]) - 1) * self.stride[0] + kernel - size, 0)
+                for size, kernel in zip(input.shape[-2:], self.kernel_size, strict=True)
+            ]
+            (top, left) = (m // 2 for m in missing)
+            input = pad(input, (left, missing[1] - left, top, missing[0] - top))
+        return super().forward(input)
+
+
+class SeparableBlock(nn.Module):
+    """A depthwise and a pointwise convolution."""
+
+    def __init__(self, channels: int, out_channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.conv_dw = SameConv2d(channels, channels, kernel, stride=stride, groups=channels)
+        self.bn1 = _batch_norm(channels)
+        self.act = nn.ReLU6(inplace=True)
+        self.conv_pw = SameConv2d(channels, out_channels, 1)
+        self.bn2 = _batch_norm(out_channels)
+        self.has_skip = stride == 1 and channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features."""
+        out: Tensor = self.bn2(self.conv_pw(self.act(self.bn1(self.conv_dw(x)))))
+        return out + x if self.has_skip else out
+
+
+class InvertedResidual(nn.Module):
+    """Expands channels, convolves each, and narrows them again."""
+
+    def __init__(
+        self, channels: int, out_channels: int, kernel: int, stride: int, expansion: int
+    ) -> None:
+        super().__init__()
+        wide = channels * expansion
+        self.conv_pw = SameConv2d(channels, wide, 1)
+        self.bn1 = _batch_norm(wide)
+        self.act = nn.ReLU6(inplace=True)
+        self.conv_dw = SameConv2d(wide, wide, kernel, stride=stride, groups=wide)
+        self.bn2 = _batch_norm(wide)
+        self.conv_pwl = SameConv2d(wide, out_channels, 1)
+        self.bn3 = _batch_norm(out_channels)
+        self.has_skip = stride == 1 and channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features."""
+        out: Tensor = self.act(self.bn2(self.conv_dw(self.act(self.bn1(self.conv_pw(x))))))
+        out = self.bn3(self.conv_pwl(out))
+        return out + x if self.has_skip else out
+
+
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPS)
+
+
+def _rounded(channels: float) -> int:
+    step = CHANNELS_IN_STEPS_OF
+    rounded = max(step, int(channels + step / 2) // step * step)
+    return rounded + step if rounded < LEAST_SHARE * channels else rounded
