@@ -38,18 +38,22 @@ RECIPES: Final = {
     "wide, films blended": "--variation wide --mixup 0.2",
     "wide, sources drawn more alike": "--variation wide --source_power 0.25",
     "wide, strangers to doubt": "--variation wide --doubt 0.12",
+    "wide, simulated films too": "--variation wide --more_data SIMULATED --more_weight 0.2",
     "wide, half the learning rate": "--variation wide --learning_rate 3e-4",
 }
 
 
-def train(data: Path, recipe: str, fold: str, work: Path, seed: int) -> dict[str, Any]:
+def train(
+    data: Path, simulated: Path | None, recipe: str, fold: str, work: Path, seed: int
+) -> dict[str, Any]:
     """Return the bundle of one training, as its JSON file says."""
     number = list(FOLDS).index(fold)
     folder = work / f"{_slug(recipe)}-{number}-{seed}"
     if not (folder / "bundle.json").exists():
         command = [sys.executable, "-m", "pipeline", "train", "--data", str(data)]
         command += ["--output", str(folder), "--leave_out", *FOLDS[fold], "--seed", str(seed)]
-        command += shlex.split(f"{COMMON} {RECIPES[recipe]}")
+        options = f"{COMMON} {RECIPES[recipe]}".replace("SIMULATED", str(simulated))
+        command += shlex.split(options)
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     bundle: dict[str, Any] = json.loads((folder / "bundle.json").read_text())
     return bundle
@@ -102,6 +106,7 @@ def _slug(name: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="manifest of the films")
+    parser.add_argument("--simulated", type=Path, help="manifest of simulated films")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--folds", nargs="+", default=list(FOLDS), choices=list(FOLDS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -111,7 +116,10 @@ def main() -> int:
     results: dict[str, Any] = {"machine": machine(), "common": COMMON, "recipes": {}}
     for recipe in args.recipes:
         for fold in args.folds:
-            runs = [figures(train(args.data, recipe, fold, args.work, s)) for s in args.seeds]
+            runs = [
+                figures(train(args.data, args.simulated, recipe, fold, args.work, s))
+                for s in args.seeds
+            ]
             results["recipes"].setdefault(recipe, {})[fold] = runs
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(results, indent=1) + "\n")

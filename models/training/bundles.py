@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,14 @@ from models.training.score import score
 
 
 def train_bundle(
-    data: Path, output: Path, options: FitOptions, device: str, leave_out: Sequence[str] = ()
+    data: Path,
+    output: Path,
+    options: FitOptions,
+    device: str,
+    *,
+    more_data: Sequence[Path] = (),
+    more_weight: float = 1.0,
+    leave_out: Sequence[str] = (),
 ) -> bundle.BundleInfo:
     """Train on the train split, choose and calibrate on val, and write a bundle.
 
@@ -33,6 +40,8 @@ def train_bundle(
         output: folder of the bundle; gets `training.jsonl` too.
         options: of the training.
         device: "cpu" or "cuda".
+        more_data: further data sets, all of whose films are learnt from: simulated ones, say.
+        more_weight: their films are drawn so many times as often as others of a source of their size.
         leave_out: sources whose train and val films are only looked at in the end: what the network
             is worth on films of hospitals that it never saw.
 
@@ -43,6 +52,11 @@ def train_bundle(
     if missing := set(leave_out) - {film.source for film in everything}:
         raise FilmsError(f"{data}: no source {', '.join(sorted(missing))}")
     films = [film for film in everything if film.source not in leave_out]
+    films += [
+        replace(film, split="train", weight=more_weight)
+        for more in more_data
+        for film in read_films(more)
+    ]
     strange = [f for f in everything if f.source in leave_out and f.split != "test"]
     output.mkdir(parents=True, exist_ok=True)
     network = fit(films, options, device, output)

@@ -47,6 +47,7 @@ class Film:
         source: where it comes from; sampling is balanced over it.
         group: patient or the nearest thing known; a group never spans splits.
         license: as the manifest says, or "".
+        weight: how many times as often it is drawn as another film of a source of that size.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Film:
     source: str
     group: str
     license: str = ""
+    weight: float = 1.0
 
 
 def read_films(data: Path) -> list[Film]:

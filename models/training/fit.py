@@ -332,10 +332,11 @@ def load_initial_weights(network: FilmClassifier, path: Path) -> None:
 def _weights(films: list[Film], source_power: float) -> list[float]:
     """Each class equally often; within a class, sources by a power of their size."""
     of_source = Counter((f.label, f.source) for f in films)
+    shares = [f.weight * of_source[f.label, f.source] ** (source_power - 1) for f in films]
     of_class: dict[str, float] = defaultdict(float)
-    for (label, _), count in of_source.items():
-        of_class[label] += count**source_power
-    return [of_source[f.label, f.source] ** (source_power - 1) / of_class[f.label] for f in films]
+    for film, share in zip(films, shares, strict=True):
+        of_class[film.label] += share
+    return [share / of_class[f.label] for f, share in zip(films, shares, strict=True)]
 
 
 def _parameter_groups(network: nn.Module, decay: float) -> Iterator[dict[str, object]]:

@@ -73,6 +73,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "are, 0 each source alike",
     )
     parser.add_argument(
+        "--more_data",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="further data sets that are only learnt from, whatever their splits: simulated films, say",
+    )
+    parser.add_argument(
+        "--more_weight",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="draw the films of --more_data so many times as often",
+    )
+    parser.add_argument(
         "--leave_out",
         nargs="+",
         default=[],
@@ -111,7 +126,15 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     device = choose_device(args.device)
-    info = train_bundle(args.data, args.output, options, device, args.leave_out)
+    info = train_bundle(
+        args.data,
+        args.output,
+        options,
+        device,
+        more_data=args.more_data,
+        more_weight=args.more_weight,
+        leave_out=args.leave_out,
+    )
     figures = info.metrics["val"]
     print(f"{info.model_id} written to {args.output}")
     print(f"macro-F1 on val {figures['macro_f1']} {figures['macro_f1_interval_95']}")
