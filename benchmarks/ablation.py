@@ -30,16 +30,20 @@ FOLDS: Final = {
 }  # fmt: skip
 """Sources that are left out together: each fold leaves every label to be learnt from somewhere."""
 
-COMMON: Final = "--input_size 160 --passes 6 --device cpu"
+COMMON: Final = "--input_size 128 --passes 5 --device cpu"
 RECIPES: Final = {
     "plain augmentation": "--variation plain",
     "wide augmentation": "--variation wide",
-    "wide, spectra mixed": "--variation wide --style_mix 0.4",
-    "wide, films blended": "--variation wide --mixup 0.2",
-    "wide, sources drawn more alike": "--variation wide --source_power 0.25",
-    "wide, strangers to doubt": "--variation wide --doubt 0.12",
-    "wide, simulated films too": "--variation wide --more_data SIMULATED --more_weight 0.2",
-    "wide, half the learning rate": "--variation wide --learning_rate 3e-4",
+    "wide, first stages frozen": "--variation wide --freeze 3",
+    "frozen, spectra mixed": "--variation wide --freeze 3 --style_mix 0.4",
+    "frozen, films blended": "--variation wide --freeze 3 --mixup 0.2",
+    "frozen, sources drawn more alike": "--variation wide --freeze 3 --source_power 0.25",
+    "frozen, strangers to doubt": "--variation wide --freeze 3 --doubt 0.12",
+    "frozen, simulated films too": (
+        "--variation wide --freeze 3 --more_data SIMULATED --more_weight 0.2"
+    ),
+    "frozen, half the learning rate": "--variation wide --freeze 3 --learning_rate 3e-4",
+    "frozen, twice the learning rate": "--variation wide --freeze 3 --learning_rate 1.2e-3",
 }
 
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,8 @@ class FitOptions:
         learning_rate: peak of the one-cycle schedule.
         weight_decay: of AdamW.
         label_smoothing: in [0, 1).
+        freeze: stages of the network, from the input on, whose weights stay as they are: what an edge
+            is need not be learnt again, and they cost most of the time.
         variation: how far augmented films differ from their originals; see `augment`.
         style_mix: share of films that take on another one's spectrum; see `augment.mix_style`.
         mixup: parameter of the Beta distribution that two films are blended by (Zhang et al. 2018,
@@ -69,6 +71,7 @@ class FitOptions:
     learning_rate: float = 6e-4
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
+    freeze: int = 0
     variation: Variation = WIDE
     style_mix: float = 0.0
     mixup: float = 0.0
@@ -151,6 +154,7 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
     network = FilmClassifier(options.architecture, LABELS, drop_rate=0.2)
     if options.init:
         load_initial_weights(network, Path(options.init))
+    freeze(network, options.freeze)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = Training(network, options, steps=options.passes * len(loader))
     state.resume(folder, asdict(options))
@@ -277,9 +281,8 @@ def _loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
 
 
 def _autocast(device: str) -> torch.autocast:
-    """bfloat16 where the device computes in it."""
-    usable = device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device, torch.bfloat16, enabled=usable)
+    """bfloat16 on CUDA; on CPUs the backward of depthwise convolutions is slower in it."""
+    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
 
 def inputs_of(films: list[Film], size: int) -> tuple[Tensor, npt.NDArray[np.int64]]:
@@ -329,6 +332,23 @@ def load_initial_weights(network: FilmClassifier, path: Path) -> None:
     network.backbone.load_state_dict(own)
 
 
+def freeze(network: FilmClassifier, stages: int) -> None:
+    """Fix the weights of the stem and of the first stages; their batch statistics go on.
+
+    Raises:
+        UsageError: the architecture is not made of a stem and stages as EfficientNets are.
+    """
+    if not stages:
+        return
+    backbone = network.backbone
+    parts = [getattr(backbone, name, None) for name in ("conv_stem", "bn1", "blocks")]
+    if not all(isinstance(part, nn.Module) for part in parts):
+        raise UsageError("--freeze: the architecture has no stages; give 0")
+    stem, norm, blocks = cast("list[nn.Module]", parts)
+    for part in (stem, norm, *list(blocks.children())[:stages]):
+        part.requires_grad_(requires_grad=False)
+
+
 def _weights(films: list[Film], source_power: float) -> list[float]:
     """Each class equally often; within a class, sources by a power of their size."""
     of_source = Counter((f.label, f.source) for f in films)
@@ -340,8 +360,9 @@ def _weights(films: list[Film], source_power: float) -> list[float]:
 
 
 def _parameter_groups(network: nn.Module, decay: float) -> Iterator[dict[str, object]]:
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    learnt = [p for p in network.parameters() if p.requires_grad]
+    matrices = [p for p in learnt if p.ndim > 1]
+    vectors = [p for p in learnt if p.ndim <= 1]
     yield {"params": matrices, "weight_decay": decay}
     yield {"params": vectors, "weight_decay": 0.0}
 

@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=32, help="films a step")
     parser.add_argument("--learning_rate", type=float, default=6e-4, help="peak learning rate")
     parser.add_argument(
+        "--freeze",
+        type=int,
+        default=0,
+        metavar="STAGES",
+        help="first stages of the network that keep their starting weights",
+    )
+    parser.add_argument(
         "--variation",
         choices=("plain", "wide"),
         default="wide",
@@ -117,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
         passes=args.passes,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
+        freeze=args.freeze,
         variation=args.variation,
         style_mix=args.style_mix,
         mixup=args.mixup,

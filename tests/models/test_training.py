@@ -16,6 +16,7 @@ from scipy.special import softmax
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from models.bundle import load_network, read_info
+from models.networks import FilmClassifier
 from models.training.augment import Variation, augment, mix_style
 from models.training.calibrate import calibrate, fit_temperature, upper_bound
 from models.training.evaluation import auroc
@@ -191,6 +192,34 @@ def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkey
     ]
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert not (broken / UNFINISHED_FILE).exists()
+
+
+def test_frozen_stages_keep_their_weights(folders: Path, tmp_path: Path, capsys) -> None:
+    options = FitOptions(
+        architecture="test_efficientnet", input_size=32, passes=1, batch_size=8, workers=0, freeze=2
+    )
+    found = fit(read_films(folders), options, "cpu", tmp_path).backbone.state_dict()
+    torch.manual_seed(options.seed)
+    started = FilmClassifier("test_efficientnet", LABELS, drop_rate=0.2).backbone.state_dict()
+    for name in started:
+        if name.endswith("weight"):
+            is_frozen = name.startswith(("conv_stem", "bn1", "blocks.0.", "blocks.1."))
+            assert torch.equal(found[name], started[name]) == is_frozen, name
+    train = ["train", "--data", str(folders), "--output", str(tmp_path / "x"), *TINY]
+    assert main([*train, "--architecture", "test_vit", "--freeze", "1"]) == 2
+    assert "no stages" in capsys.readouterr().err
+
+
+def test_more_data_is_only_learnt_from(folders: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    train = ["train", "--data", str(folders), "--output", str(bundle), *TINY]
+    more = tmp_path / "more.csv"
+    path = folders / LABELS[0] / "0.png"
+    more.write_text(f"path,label,split,source,license\n{path},{LABELS[0]},val,simulated,CC0\n")
+    assert main([*train, "--more_data", str(more), "--more_weight", "0.5"]) == 0
+    info = read_info(str(bundle))
+    assert {"source": "simulated", "license": "CC0", "films": 1} in info.training["sources"]
+    assert info.calibration["films"] == sum(f.split == "val" for f in read_films(folders))
 
 
 def test_the_mean_of_bundles_is_of_their_weights(folders: Path, tmp_path: Path, capsys) -> None:
