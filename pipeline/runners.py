@@ -100,6 +100,8 @@ RUNNERS: Final[Mapping[str, Runner]] = {
                 "version; it is started with java, and never downloaded unasked",
             }
         },
+        # Else the output of a bundle that a checkpoint ends waits for the next element, however late.
+        defaults={"finish_bundle_before_checkpointing": ""},
         files=("flink_job_server_jar",),
         options=FLINK_OPTIONS,
         clock=FLINK,
@@ -198,10 +200,11 @@ def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
     ]
     if problems:
         raise ConfigError("; ".join(problems))
+    named = {argument.lstrip("-").partition("=")[0] for argument in arguments}
     added = [
         f"--{option}={value}" if value else f"--{option}"
         for option, value in runner.defaults.items()
-        if not given.get(option)
+        if not given.get(option) and option not in named
     ]
     return PipelineOptions([*arguments, *added, f"--runner={runner.beam_name}"])
 
