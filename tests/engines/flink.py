@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,10 +110,30 @@ class Cluster:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.loads(answer.read() or b"{}")
 
+    def tidy(self) -> None:
+        """Start what was killed, cancel the jobs that still run, and wait until they have ended."""
+        if "tm" not in self._processes:
+            self.start("tm")
+        if "pool" not in self._processes:
+            self.start_pool()
+        for job in self._unfinished():
+            with contextlib.suppress(urllib.error.HTTPError):  # it ended meanwhile
+                self.rest(f"/jobs/{job}", method="PATCH")
+        until = time.monotonic() + START_S
+        while self._unfinished():
+            if time.monotonic() > until:
+                raise TimeoutError(f"a job does not end:\n{self.log('jm')[-2000:]}")
+            time.sleep(0.25)
+
     def close(self) -> None:
         """End everything."""
         for name in list(self._processes):
             self.kill(name)
+
+    def _unfinished(self) -> list[str]:
+        ended = ("FINISHED", "FAILED", "CANCELED")
+        jobs = self.rest("/jobs/overview")["jobs"]
+        return [job["jid"] for job in jobs if job["state"] not in ended]
 
     def _start(self, name: str, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.log").open("ab") as log:

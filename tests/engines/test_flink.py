@@ -14,7 +14,7 @@ import pytest
 
 from tests import soak
 from tests.conftest import counts
-from tests.engines.flink import READY, Cluster, flink_cluster
+from tests.engines.flink import READY, Cluster
 
 OBJECTS = 300
 
@@ -24,12 +24,6 @@ pytestmark = [
     ),
     pytest.mark.timeout(600),
 ]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with flink_cluster(tmp_path_factory.mktemp("flink") / "cluster") as cluster:
-        yield cluster
 
 
 @contextlib.contextmanager

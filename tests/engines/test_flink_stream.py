@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from models.bundle import read_info
 from models.default_bundle import DEFAULT_BUNDLE
 from tests import soak
 from tests.conftest import Lake
-from tests.engines.flink import READY, Cluster, flink_cluster
+from tests.engines.flink import READY, Cluster
 from tests.engines.streams import (
     FAST,
     Stream,
@@ -36,12 +35,6 @@ pytestmark = [
     ),
     pytest.mark.timeout(900),
 ]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with flink_cluster(tmp_path_factory.mktemp("flink") / "cluster") as cluster:
-        yield cluster
 
 
 def options(cluster: Cluster, folder: Path, *more: str) -> list[str]:
