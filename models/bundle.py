@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import safetensors.torch
+from torch import Tensor
 
 from models.default_bundle import located
 from models.networks import FilmClassifier
@@ -117,6 +119,11 @@ def load_network(uri: str) -> FilmClassifier:
             f"model bundle {uri}: the weights do not fit {info.architecture}: {error}"
         ) from error
     return network.eval()
+
+
+def as_stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights as they come back from a bundle, which keeps them in fp16."""
+    return {name: t.half().float() if t.is_floating_point() else t for name, t in state.items()}
 
 
 def save(directory: Path, network: FilmClassifier, fields: dict[str, Any]) -> BundleInfo:

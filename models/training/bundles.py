@@ -6,16 +6,17 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
 from models import bundle
 from models.networks import FilmClassifier
-from models.training.calibrate import TARGET_ERROR, calibrate
+from models.training.calibrate import TARGET_ERROR, Predictions, calibrate
 from models.training.films import Film, FilmsError, read_films, split_of
 from models.training.fit import FitOptions, fit, inputs_of, predict_logits
 from models.training.score import score
@@ -60,19 +61,19 @@ def train_bundle(
     strange = [f for f in everything if f.source in leave_out and f.split != "test"]
     output.mkdir(parents=True, exist_ok=True)
     network = fit(films, options, device, output)
-    # Calibrate what is shipped: weights as they come back from fp16.
-    network.backbone.load_state_dict(
-        {
-            name: t.half().float() if t.is_floating_point() else t
-            for name, t in network.backbone.state_dict().items()
-        }
-    )
+    network.backbone.load_state_dict(bundle.as_stored(network.backbone.state_dict()))
     fixed = {
         "architecture": options.architecture,
         "input_size": options.input_size,
         "training": _provenance(films, data, options),
     }
-    return _calibrated(network, films, output, fixed, TARGET_ERROR, strange)
+    decided = _calibrate(network, films, options.input_size, TARGET_ERROR)
+    if strange:
+        decided["metrics"]["left_out"] = {
+            "sources": sorted({film.source for film in strange}),
+            **score(strange, *_predict(network, strange, options.input_size)),
+        }
+    return bundle.save(output, network, {**fixed, **decided})
 
 
 def calibrate_bundle(
@@ -90,39 +91,45 @@ def calibrate_bundle(
         data: manifest or folder per label, see `films.read_films`.
         output: folder of the new bundle.
         target_error: share of wrong films among those routed under a label.
-        without: bundles of the same training without some sources, whose figures on these the new
-            bundle takes over.
+        without: bundles of the same training without some sources. What they say of the films of
+            these, train and val, counts in the thresholds as films of strange hospitals do, and
+            their figures are taken over.
 
     Raises:
         BundleError: bundles cannot be averaged, or one of `without` left nothing out.
+        FilmsError: the data set cannot be used, or lacks what a bundle left out.
     """
     infos = [bundle.read_info(uri) for uri in uris]
     if len({(info.architecture, info.input_size) for info in infos}) > 1:
         raise bundle.BundleError("bundles of several architectures or input sizes have no mean")
-    network = bundle.load_network(uris[0])
-    if len(uris) > 1:
-        network.backbone.load_state_dict(_mean_weights(uris))
+    networks = [bundle.load_network(uri) for uri in uris]
+    network = networks[0]
+    if len(networks) > 1:
+        network.backbone.load_state_dict(_mean_weights(networks))
     training = dict(infos[0].training)
     if len(infos) > 1:
         training["averaged"] = [info.training.get("options") for info in infos]
+    films = read_films(data)
     if without:
         training["left_out"] = [_left_out(uri) for uri in without]
+    elsewhere = [_predict_left_out(uri, films) for uri in without]
     fixed = {
         "architecture": infos[0].architecture,
         "input_size": infos[0].input_size,
         "training": training,
     }
-    return _calibrated(network, read_films(data), output, fixed, target_error)
+    decided = _calibrate(network, films, infos[0].input_size, target_error, elsewhere)
+    return bundle.save(output, network, {**fixed, **decided})
 
 
-def _mean_weights(uris: Sequence[str]) -> dict[str, Tensor]:
-    states = [bundle.load_network(uri).backbone.state_dict() for uri in uris]
-    return {
-        name: torch.stack([state[name] for state in states]).mean(0).half().float()
-        if first.is_floating_point()
-        else first
-        for name, first in states[0].items()
-    }
+def _mean_weights(networks: Sequence[FilmClassifier]) -> dict[str, Tensor]:
+    states = [network.backbone.state_dict() for network in networks]
+    return bundle.as_stored(
+        {
+            name: torch.stack([s[name] for s in states]).mean(0) if t.is_floating_point() else t
+            for name, t in states[0].items()
+        }
+    )
 
 
 def _left_out(uri: str) -> dict[str, Any]:
@@ -132,34 +139,42 @@ def _left_out(uri: str) -> dict[str, Any]:
     return figures
 
 
-def _calibrated(
-    network: FilmClassifier,
-    films: list[Film],
-    output: Path,
-    fixed: dict[str, Any],
-    target_error: float,
-    strange: Sequence[Film] = (),
-) -> bundle.BundleInfo:
-    val = split_of(films, "val")
-    inputs, labels = inputs_of(val, fixed["input_size"])
+def _predict(network: FilmClassifier, films: Sequence[Film], input_size: int) -> Predictions:
+    inputs, labels = inputs_of(films, input_size)
     logits = predict_logits(network, inputs)
-    calibration = calibrate(logits, labels, target_error=target_error)
-    network.temperature = calibration.temperature
-    metrics = {"val": score(val, logits, labels, calibration.temperature)}
-    if strange:
-        inputs, labels = inputs_of(list(strange), fixed["input_size"])
-        logits = predict_logits(network, inputs)
-        metrics["left_out"] = {
-            "sources": sorted({film.source for film in strange}),
-            **score(strange, logits, labels, calibration.temperature),
-        }
-    decided = {
-        "thresholds": calibration.thresholds,
-        "ood_threshold": calibration.ood_threshold,
-        "calibration": calibration.evidence,
-        "metrics": metrics,
+    return Predictions(softmax(logits / network.temperature, axis=1), labels)
+
+
+def _predict_left_out(uri: str, films: Sequence[Film]) -> Predictions:
+    """What a bundle says of the films that it was trained without."""
+    sources = set(_left_out(uri)["sources"])
+    if missing := sources - {film.source for film in films}:
+        raise FilmsError(f"no source {', '.join(sorted(missing))} in the data, as {uri} left out")
+    strange = [f for f in films if f.source in sources and f.split != "test"]
+    return _predict(bundle.load_network(uri), strange, bundle.read_info(uri).input_size)
+
+
+def _calibrate(
+    network: FilmClassifier,
+    films: Sequence[Film],
+    input_size: int,
+    target_error: float,
+    elsewhere: Sequence[Predictions] = (),
+) -> dict[str, Any]:
+    """Calibrate a network on the val split; returns fields of `BundleInfo`."""
+    val = split_of(films, "val")
+    inputs, labels = inputs_of(val, input_size)
+    found = calibrate(
+        predict_logits(network, inputs), labels, target_error=target_error, elsewhere=elsewhere
+    )
+    network.temperature = found.temperature
+    predictions = _predict(network, val, input_size)
+    return {
+        "thresholds": found.thresholds,
+        "ood_threshold": found.ood_threshold,
+        "calibration": found.evidence,
+        "metrics": {"val": score(val, *predictions)},
     }
-    return bundle.save(output, network, {**fixed, **decided})
 
 
 def _provenance(films: list[Film], data: Path, options: FitOptions) -> dict[str, Any]:
@@ -175,6 +190,6 @@ def _provenance(films: list[Film], data: Path, options: FitOptions) -> dict[str,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "timm": timm.__version__,
+            "timm": version("timm"),
         },
     }

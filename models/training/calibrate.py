@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,12 @@ TARGET_ERROR: Final = 0.02
 """Share of wrong films that may be routed, on validation films."""
 MIN_THRESHOLD: Final = 0.5
 MAX_THRESHOLD: Final = 0.99
+GRID: Final = tuple(
+    round(float(t), 2) for t in np.arange(MIN_THRESHOLD, MAX_THRESHOLD + 0.001, 0.01)
+)
+"""Thresholds to choose from, rising."""
+ELSEWHERE_FACTOR: Final = 2.5
+"""How many times as often films of hospitals that were not learnt may be wrong."""
 OOD_FALSE_REVIEW: Final = 0.005
 """Share of validation films that the OOD limit sends to review."""
 BOUND_CONFIDENCE: Final = 0.95
@@ -25,6 +32,33 @@ BOUND_CONFIDENCE: Final = 0.95
 
 Logits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+
+
+class Predictions(NamedTuple):
+    """What a network says of films, and what they are.
+
+    Attributes:
+        probabilities: float[N, n_labels].
+        labels: int64[N].
+    """
+
+    probabilities: npt.NDArray[np.floating]
+    labels: Indices
+
+    @property
+    def predicted(self) -> Indices:
+        """The likeliest label of each film, int64[N]."""
+        return np.asarray(self.probabilities.argmax(1))
+
+    @property
+    def confidence(self) -> npt.NDArray[np.floating]:
+        """Its probability, float[N]."""
+        return np.asarray(self.probabilities.max(1))
+
+    def told(self, label: int) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]:
+        """Confidence of the films that are called a label, and whether they are something else."""
+        mine = self.predicted == label
+        return self.confidence[mine], self.labels[mine] != label
 
 
 @dataclass(frozen=True)
@@ -45,47 +79,81 @@ class Calibration:
 
 
 def calibrate(
-    logits: Logits, labels: Indices, *, target_error: float = TARGET_ERROR
+    logits: Logits,
+    labels: Indices,
+    *,
+    target_error: float = TARGET_ERROR,
+    elsewhere: Sequence[Predictions] = (),
 ) -> Calibration:
-    """Fit a temperature, then the lowest threshold per label that keeps the target error.
+    """Fit a temperature, then thresholds, each as low as three demands allow.
+
+    One threshold for all labels has to prove the target: it sinks as long as the upper bound of the
+    error of all films that it routes is within the target (fixed sequence testing, Angelopoulos et
+    al. 2021, "Learn then Test"). A label's own may be higher, so that no label's films are wrong more
+    often than that, and that films of hospitals that were not learnt are not wrong more than
+    `ELSEWHERE_FACTOR` times as often.
 
     Args:
         logits: float32[N, n_labels] of films that were not trained on.
         labels: int64[N].
         target_error: share of wrong films among those routed under a label.
+        elsewhere: what networks say of films of sources that they were trained without.
     """
     temperature = fit_temperature(logits, labels)
-    probabilities = softmax(logits / temperature, axis=1)
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    thresholds, per_label = {}, {}
-    for index, label in enumerate(LABELS):
-        mine = predicted == index
-        wrong = labels[mine] != index
-        threshold = _threshold(confidence[mine], wrong, target_error)
-        kept = confidence[mine] >= threshold
-        thresholds[label] = threshold
-        per_label[label] = {
-            "predicted": int(mine.sum()),
-            "routed": int(kept.sum()),
-            "wrong": int(wrong[kept].sum()),
-            "error_upper_95": round(upper_bound(int(wrong[kept].sum()), int(kept.sum())), 4),
-            "target_met": bool(kept.any() and wrong[kept].sum() <= target_error * kept.sum()),
-        }
+    mine = Predictions(softmax(logits / temperature, axis=1), labels)
+    common = _proved_threshold(mine, target_error)
+    everywhere = [(mine, target_error)]
+    everywhere += [(there, ELSEWHERE_FACTOR * target_error) for there in elsewhere]
+    thresholds = {
+        label: max(
+            common or MIN_THRESHOLD,
+            *(_threshold(*of.told(index), error) for of, error in everywhere),
+        )
+        for index, label in enumerate(LABELS)
+    }
     energy = -logsumexp(logits, axis=1)
-    accepted = confidence >= np.array([thresholds[LABELS[i]] for i in predicted])
-    errors = int((predicted != labels)[accepted].sum())
     evidence = {
-        "films": len(labels),
         "target_error": target_error,
-        "labels": per_label,
-        "coverage": round(float(accepted.mean()), 4),
-        "error": round(errors / max(1, int(accepted.sum())), 4),
-        "error_upper_95": round(upper_bound(errors, int(accepted.sum())), 4),
+        "target_proved": common is not None,
+        **_routed(mine, thresholds, target_error),
+        "elsewhere": [
+            _routed(there, thresholds, ELSEWHERE_FACTOR * target_error) for there in elsewhere
+        ],
         "ood_false_review": OOD_FALSE_REVIEW,
-        "ece": round(expected_calibration_error(probabilities, labels), 4),
+        "ece": round(expected_calibration_error(mine.probabilities, labels), 4),
     }
     ood_threshold = float(np.quantile(energy, 1 - OOD_FALSE_REVIEW))
     return Calibration(temperature, thresholds, round(ood_threshold, 4), evidence)
+
+
+def _routed(of: Predictions, thresholds: dict[str, float], target_error: float) -> dict[str, Any]:
+    """What thresholds make of predictions, all together and by label."""
+    per_label = {}
+    for index, label in enumerate(LABELS):
+        confidence, wrong = of.told(index)
+        kept = confidence >= thresholds[label]
+        per_label[label] = {
+            "predicted": len(wrong),
+            **_error(wrong[kept]),
+            "target_met": bool(kept.any() and wrong[kept].sum() <= target_error * kept.sum()),
+        }
+    accepted = of.confidence >= np.array([thresholds[LABELS[i]] for i in of.predicted])
+    return {
+        "films": len(of.labels),
+        "coverage": round(float(accepted.mean()), 4),
+        **_error((of.predicted != of.labels)[accepted]),
+        "labels": per_label,
+    }
+
+
+def _error(wrong: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    errors, films = int(wrong.sum()), len(wrong)
+    return {
+        "routed": films,
+        "wrong": errors,
+        "error": round(errors / max(1, films), 4),
+        "error_upper_95": round(upper_bound(errors, films), 4),
+    }
 
 
 def upper_bound(errors: int, films: int) -> float:
@@ -111,12 +179,23 @@ def fit_temperature(logits: Logits, labels: Indices) -> float:
 def _threshold(
     confidence: npt.NDArray[np.floating], wrong: npt.NDArray[np.bool_], target_error: float
 ) -> float:
-    """The lowest threshold, on a grid of 0.01, whose accepted films keep the target error.
+    """The lowest threshold of the grid whose accepted films keep the target error.
 
-    The highest of the grid where none does, or where no film tells.
+    The highest where none does, or where no film tells.
     """
-    for threshold in np.arange(MIN_THRESHOLD, MAX_THRESHOLD + 0.001, 0.01):
+    for threshold in GRID:
         kept = confidence >= threshold
         if kept.any() and wrong[kept].sum() <= target_error * kept.sum():
-            return round(float(threshold), 2)
+            return threshold
     return MAX_THRESHOLD
+
+
+def _proved_threshold(of: Predictions, target_error: float) -> float | None:
+    """The last of the falling thresholds from the highest on that proves the target, if one does."""
+    wrong, proved = of.predicted != of.labels, None
+    for threshold in reversed(GRID):
+        kept = of.confidence >= threshold
+        if upper_bound(int(wrong[kept].sum()), int(kept.sum())) > target_error:
+            break
+        proved = threshold
+    return proved

@@ -17,7 +17,6 @@ from models import bundle
 from models.networks import FilmClassifier
 from models.training.calibrate import upper_bound
 from models.training.films import Film, load_film, read_films, split_of
-from models.training.fit import predict_logits
 from models.training.score import reliability, risk_coverage, score
 from models.training.strangers import arriving
 from transforms.imaging.network_input import network_input
@@ -55,13 +54,12 @@ def evaluate_bundle(uri: str, data: Path, split: str) -> dict[str, Any]:
     films = split_of(read_films(data), split)
     grays: list[Gray] = [load_film(film.path, info.input_size) for film in films]
     labels = np.array([LABELS.index(film.label) for film in films])
-    inputs = _stacked(grays, info.input_size)
-    outputs = _outputs(network, inputs)
+    outputs = _outputs(network, _stacked(grays, info.input_size))
     policy = Policy().with_defaults(info.thresholds, info.ood_threshold)
     return {
         "model_id": info.model_id,
         "data": {"name": data.name, "split": split, "sha256": _digest(data)},
-        "figures": score(films, predict_logits(network, inputs), labels, info.temperature),
+        "figures": score(films, outputs[:, :-1], labels),
         "reliability": reliability(outputs[:, :-1], labels),
         "risk_coverage": risk_coverage(outputs[:, :-1], labels),
         "decisions": decisions(outputs, labels, policy),

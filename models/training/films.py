@@ -113,7 +113,7 @@ def load_grays(films: list[Film], long_side: int) -> list[npt.NDArray[np.uint8]]
         return list(pool.map(load, films))
 
 
-def load_inputs(films: list[Film], size: int) -> npt.NDArray[np.uint8]:
+def load_inputs(films: Sequence[Film], size: int) -> npt.NDArray[np.uint8]:
     """Load films as serving sees them: uint8[N, 1, size, size]."""
     with ThreadPoolExecutor() as pool:
         return np.stack(

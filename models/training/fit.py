@@ -6,7 +6,7 @@ import copy
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -285,7 +285,7 @@ def _autocast(device: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
 
-def inputs_of(films: list[Film], size: int) -> tuple[Tensor, npt.NDArray[np.int64]]:
+def inputs_of(films: Sequence[Film], size: int) -> tuple[Tensor, npt.NDArray[np.int64]]:
     """Return uint8[N, 1, size, size] and the label indices int64[N] of films, as serving sees them."""
     labels = np.array([LABELS.index(film.label) for film in films])
     return torch.from_numpy(load_inputs(films, size)), labels

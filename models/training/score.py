@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
 
 from models.training.films import Film
 from transforms.labels import LABELS
@@ -20,21 +19,17 @@ Reals = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int64]
 
 
-def score(
-    films: Sequence[Film], logits: npt.NDArray[np.float32], labels: Indices, temperature: float
-) -> dict[str, Any]:
+def score(films: Sequence[Film], probabilities: Reals, labels: Indices) -> dict[str, Any]:
     """Return figures of films; macro averages are over the labels that have films among them.
 
     Args:
         films: their groups, patients where known, are the unit of the bootstrap.
-        logits: float32[N, n_labels].
+        probabilities: float[N, n_labels], calibrated.
         labels: int64[N].
-        temperature: of the bundle.
 
     Returns:
         Shares in 0..1; names that end in `_interval_95` are percentile bootstrap intervals.
     """
-    probabilities = softmax(logits / temperature, axis=1)
     predicted = probabilities.argmax(1)
     of_group = _confusion_by_group(films, labels, predicted)
     total = of_group.sum(0)

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="BUNDLE",
-        help="bundles of the same training with --leave_out, whose figures the card shall show",
+        help="bundles of the same training with --leave_out: what they say of the films that they did "
+        "not see counts in the thresholds, and stands in the card",
     )
     parser.add_argument(
         "--target_error",

@@ -18,7 +18,7 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 from models.bundle import load_network, read_info
 from models.networks import FilmClassifier
 from models.training.augment import Variation, augment, mix_style
-from models.training.calibrate import calibrate, fit_temperature, upper_bound
+from models.training.calibrate import Predictions, calibrate, fit_temperature, upper_bound
 from models.training.evaluation import auroc
 from models.training.films import Film, FilmsError, read_films
 from models.training.fit import LOG_FILE, UNFINISHED_FILE, FitOptions, Training, fit
@@ -148,7 +148,9 @@ def test_a_source_that_is_left_out_is_only_looked_at(
     whole = tmp_path / "whole"
     again = ["calibrate", "--model", str(bundle), "--data", str(manifest), "--output", str(whole)]
     assert main([*again, "--without", str(bundle)]) == 0
-    assert read_info(str(whole)).training["left_out"] == [info.metrics["left_out"]]
+    calibrated = read_info(str(whole))
+    assert calibrated.training["left_out"] == [info.metrics["left_out"]]
+    assert [of["films"] for of in calibrated.calibration["elsewhere"]] == [len(strange)]
     assert main([*again, "--without", str(whole)]) == 2
     assert "without --leave_out" in capsys.readouterr().err
 
@@ -317,7 +319,7 @@ def test_figures_are_those_of_scikit_learn() -> None:
     logits[np.arange(300), labels] += 1.5
     logits[:, 4] -= 9
     films = [Film(Path(), "", "val", "s", str(i // 3)) for i in range(300)]
-    found = score(films, logits, labels, 1.0)
+    found = score(films, softmax(logits, axis=1), labels)
     precision, recall, f1, _ = precision_recall_fscore_support(labels, logits.argmax(1))
     assert found["macro_recall"] == pytest.approx(recall.mean(), abs=1e-4)
     for i, label in enumerate(LABELS[:4]):
@@ -347,12 +349,54 @@ def test_the_temperature_of_overconfident_logits_is_found() -> None:
     assert expected_calibration_error(chances, labels) < 0.02
 
 
+def drawn(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a network that is right nine times in ten, and the labels."""
+    labels = rng.integers(0, len(LABELS), number)
+    logits = rng.normal(0, 1.5, (number, len(LABELS))).astype(np.float32)
+    logits[np.arange(number), labels] += 4
+    return logits, labels
+
+
 def test_thresholds_keep_the_target_error_on_their_data() -> None:
-    rng = np.random.default_rng(1)
-    labels = rng.integers(0, len(LABELS), 3000)
-    logits = rng.normal(0, 1.5, (3000, len(LABELS))).astype(np.float32)
-    logits[np.arange(3000), labels] += 4
-    found = calibrate(logits, labels, target_error=0.02)
+    found = calibrate(*drawn(np.random.default_rng(1), 3000), target_error=0.02)
     for label, of in found.evidence["labels"].items():
         assert of["wrong"] <= 0.02 * of["routed"], label
     assert 0 < found.evidence["coverage"] < 1
+    assert found.evidence["target_proved"]
+    assert found.evidence["error_upper_95"] <= 0.02
+
+
+def test_what_is_proved_is_true_of_films_to_come() -> None:
+    """Of sets of 600 films to calibrate on, at most one in twenty may promise too much."""
+    rng = np.random.default_rng(2)
+    logits, labels = drawn(rng, 200_000)
+    promised = broken = 0
+    for _ in range(60):
+        found = calibrate(*drawn(rng, 600), target_error=0.02)
+        probabilities = softmax(logits / found.temperature, axis=1)
+        predicted, least = probabilities.argmax(1), list(found.thresholds.values())
+        routed = probabilities.max(1) >= np.array(least)[predicted]
+        promised += found.evidence["target_proved"]
+        broken += found.evidence["target_proved"] and (predicted != labels)[routed].mean() > 0.02
+    assert promised > 40
+    assert broken <= 6  # of 60, more than 6 by chance once in a hundred times
+
+
+def test_nothing_is_proved_with_few_films() -> None:
+    assert not calibrate(*drawn(np.random.default_rng(3), 40)).evidence["target_proved"]
+
+
+def test_a_label_that_fails_elsewhere_is_asked_for_more() -> None:
+    rng = np.random.default_rng(4)
+    logits, labels = drawn(rng, 3000)
+    there, is_there = drawn(rng, 3000)
+    probabilities = softmax(there, axis=1)
+    there_labels = np.where((is_there == 0) & (rng.random(3000) < 0.1), 3, is_there)
+    alone = calibrate(logits, labels)
+    found = calibrate(logits, labels, elsewhere=[Predictions(probabilities, there_labels)])
+    assert found.thresholds[LABELS[0]] > alone.thresholds[LABELS[0]]
+    assert found.temperature == alone.temperature
+    (said,) = found.evidence["elsewhere"]
+    assert said["films"] == 3000
+    for label, of in said["labels"].items():
+        assert of["target_met"] or found.thresholds[label] == 0.99
