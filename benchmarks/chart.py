@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT, LEGEND = 300, 220, 170
 LEFT, TOP, BELOW, GAP = 64, 44, 52, 24
-COLOURS = "#0072b2 #d55e00 #009e73 #cc79a7 #56b4e9 #e69f00 #000000 #8c6d31".split()
+COLOURS = "#0072b2 #d55e00 #009e73 #cc79a7 #56b4e9 #e69f00 #000000 #8c6d31 #7f7f7f #ad494a".split()
 DASH = ' stroke-dasharray="6 4"'
 STEPS = 4
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import __version__
+from transforms.allocator import limit_arenas
 from transforms.errors import UsageError
 
 COMMANDS = {
@@ -38,6 +39,7 @@ def _is_telling(record: logging.LogRecord) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 done and complete, 1 failed or incomplete, 2 wrong usage."""
+    limit_arenas()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger().addFilter(_is_telling)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what it raises is said below

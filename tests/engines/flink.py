@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.engines.servers import POOL_PATH, free_port, pool_command, wait_for
+from tests.engines.servers import POOL_ENVIRONMENT, free_port, pool_command, wait_for
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "flink"
@@ -165,7 +165,7 @@ class Cluster:
 
     def _start_pool(self, port: int | None = None) -> str:
         port = port or free_port()
-        wait_for(port, self._start("pool", pool_command(port), PATH=POOL_PATH))
+        wait_for(port, self._start("pool", pool_command(port), **POOL_ENVIRONMENT))
         return f"localhost:{port}"
 
 

@@ -14,7 +14,10 @@ from pathlib import Path
 
 PRISM = Path(__file__).parents[2] / "build" / "bin" / "prism"
 START_S = 60
-POOL_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+POOL_ENVIRONMENT = {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "MALLOC_ARENA_MAX": "2",
+}
 """Where a pool finds the `python` that it starts."""
 
 
@@ -74,5 +77,5 @@ def pool_command(port: int) -> list[str]:
 def worker_pool() -> Iterator[str]:
     """Beam's pool of Python workers; it starts `python` from the path."""
     port = free_port()
-    with running(pool_command(port), port, PATH=POOL_PATH) as endpoint:
+    with running(pool_command(port), port, **POOL_ENVIRONMENT) as endpoint:
         yield endpoint
