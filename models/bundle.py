@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.default_bundle import located
 from models.networks import FilmClassifier
+from models.virtual_logit import VirtualLogit
 from transforms.errors import UsageError
 from transforms.storage.base import read_whole
 from transforms.storage.schemes import join, storage_of, why_not
@@ -25,6 +26,8 @@ from transforms.storage.schemes import join, storage_of, why_not
 FORMAT_VERSION: Final = 1
 BUNDLE_FILE: Final = "bundle.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
+OOD_PREFIX: Final = "ood."
+"""Of the names of the tensors that belong to the OOD score; the others are the network's."""
 
 
 class BundleError(UsageError):
@@ -112,9 +115,12 @@ def load_network(uri: str) -> FilmClassifier:
         )
     network = FilmClassifier(info.architecture, info.labels, temperature=info.temperature)
     try:
-        state = safetensors.torch.load(raw)
-        network.backbone.load_state_dict({name: t.float() for name, t in state.items()})
-    except (RuntimeError, safetensors.SafetensorError) as error:
+        state = {name: t.float() for name, t in safetensors.torch.load(raw).items()}
+        ood = {name: state.pop(name) for name in list(state) if name.startswith(OOD_PREFIX)}
+        network.backbone.load_state_dict(state)
+        if ood:
+            network.ood = VirtualLogit(**{n.removeprefix(OOD_PREFIX): t for n, t in ood.items()})
+    except (RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise BundleError(
             f"model bundle {uri}: the weights do not fit {info.architecture}: {error}"
         ) from error
@@ -131,12 +137,15 @@ def save(directory: Path, network: FilmClassifier, fields: dict[str, Any]) -> Bu
 
     Args:
         directory: made if missing; an older bundle there is replaced.
-        network: its backbone is saved; labels and temperature come from it.
+        network: its backbone and OOD score are saved; labels and temperature come from it.
         fields: the other fields of `BundleInfo`, less `weights_sha256`.
     """
+    tensors = dict(network.backbone.state_dict())
+    if network.ood is not None:
+        tensors |= network.ood.state_dict(prefix=OOD_PREFIX)
     state = {
         name: (t.half() if t.is_floating_point() else t).contiguous().cpu()
-        for name, t in network.backbone.state_dict().items()
+        for name, t in tensors.items()
     }
     raw = safetensors.torch.save(state)
     info = BundleInfo(

@@ -95,11 +95,22 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits."""
-        features = self.act(self.bn1(self.conv_stem(images)))
-        features = self.act(self.bn2(self.conv_head(self.blocks(features))))
-        pooled = dropout(features.mean((2, 3)), self.drop_rate, self.training)
-        logits: Tensor = self.classifier(pooled)
-        return logits
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Return feature maps, float[N, HEAD_CHANNELS, H / 32, W / 32]."""
+        maps = self.act(self.bn1(self.conv_stem(images)))
+        out: Tensor = self.act(self.bn2(self.conv_head(self.blocks(maps))))
+        return out
+
+    def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return logits, or the features that they are computed from, float[N, HEAD_CHANNELS]."""
+        pooled = dropout(maps.mean((2, 3)), self.drop_rate, self.training)
+        return pooled if pre_logits else self.get_classifier()(pooled)
+
+    def get_classifier(self) -> nn.Module:
+        """Return what makes logits of features."""
+        return self.classifier
 
 
 class SameConv2d(nn.Conv2d):

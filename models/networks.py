@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models import efficientnet_lite
+from models.virtual_logit import VirtualLogit
 
 WHITE = 255.0
 
@@ -23,6 +24,7 @@ class FilmClassifier(nn.Module):
         labels: label of each output, in order.
         temperature: divisor of the logits before the softmax (Guo et al. 2017, "On Calibration of
             Modern Neural Networks"); 1.0 leaves them as they are.
+        ood: what makes the OOD score, if it is more than the energy.
     """
 
     def __init__(
@@ -36,13 +38,18 @@ class FilmClassifier(nn.Module):
         super().__init__()
         self.labels = labels
         self.temperature = temperature
-        self.backbone = _backbone(architecture, len(labels), drop_rate)
+        self.ood: VirtualLogit | None = None
+        self.backbone: Any = _backbone(architecture, len(labels), drop_rate)
 
     def logits(self, films: Tensor) -> Tensor:
         """Return float[N, n_labels] for uint8[N, 1, S, S]."""
-        scaled = films.to(self.dtype).mul_(2.0 / WHITE).sub_(1.0)
-        scaled = scaled.contiguous(memory_format=torch.channels_last)
-        out: Tensor = self.backbone(scaled)
+        out: Tensor = self.backbone(self._scaled(films))
+        return out
+
+    def features(self, films: Tensor) -> Tensor:
+        """Return float[N, F], what the last layer makes logits of, for uint8[N, 1, S, S]."""
+        maps = self.backbone.forward_features(self._scaled(films))
+        out: Tensor = self.backbone.forward_head(maps, pre_logits=True)
         return out
 
     def forward(self, films: Tensor) -> Tensor:
@@ -52,14 +59,23 @@ class FilmClassifier(nn.Module):
             films: uint8[N, 1, S, S].
 
         Returns:
-            float32[N, n_labels + 1]: probabilities that sum to 1, then the OOD score, the energy
-            -log sum exp(logits) of Liu et al. 2020, "Energy-based Out-of-distribution Detection";
-            higher means less like the training films.
+            float32[N, n_labels + 1]: probabilities that sum to 1, then the OOD score; higher means
+            less like the training films. It is the energy -log sum exp(logits) of Liu et al. 2020,
+            "Energy-based Out-of-distribution Detection", where there is no `ood`.
         """
-        logits = self.logits(films).float()
+        if self.ood is None:
+            logits = self.logits(films).float()
+            score = -torch.logsumexp(logits, dim=1)
+        else:
+            features = self.features(films)
+            logits = self.backbone.get_classifier()(features).float()
+            score = self.ood(features, logits)
         probabilities = torch.softmax(logits / self.temperature, dim=1)
-        energy = -torch.logsumexp(logits, dim=1, keepdim=True)
-        return torch.cat((probabilities, energy), dim=1)
+        return torch.cat((probabilities, score[:, None]), dim=1)
+
+    def _scaled(self, films: Tensor) -> Tensor:
+        scaled = films.to(self.dtype).mul_(2.0 / WHITE).sub_(1.0)
+        return scaled.contiguous(memory_format=torch.channels_last)
 
     @property
     def dtype(self) -> torch.dtype:

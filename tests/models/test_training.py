@@ -349,12 +349,12 @@ def test_the_temperature_of_overconfident_logits_is_found() -> None:
     assert expected_calibration_error(chances, labels) < 0.02
 
 
-def drawn(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of a network that is right nine times in ten, and the labels."""
+def drawn(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits of a network that is right nine times in ten, OOD scores, and the labels."""
     labels = rng.integers(0, len(LABELS), number)
     logits = rng.normal(0, 1.5, (number, len(LABELS))).astype(np.float32)
     logits[np.arange(number), labels] += 4
-    return logits, labels
+    return logits, rng.normal(-5, 2, number), labels
 
 
 def test_thresholds_keep_the_target_error_on_their_data() -> None:
@@ -369,7 +369,7 @@ def test_thresholds_keep_the_target_error_on_their_data() -> None:
 def test_what_is_proved_is_true_of_films_to_come() -> None:
     """Of sets of 600 films to calibrate on, at most one in twenty may promise too much."""
     rng = np.random.default_rng(2)
-    logits, labels = drawn(rng, 200_000)
+    logits, _, labels = drawn(rng, 200_000)
     promised = broken = 0
     for _ in range(60):
         found = calibrate(*drawn(rng, 600), target_error=0.02)
@@ -388,12 +388,15 @@ def test_nothing_is_proved_with_few_films() -> None:
 
 def test_a_label_that_fails_elsewhere_is_asked_for_more() -> None:
     rng = np.random.default_rng(4)
-    logits, labels = drawn(rng, 3000)
-    there, is_there = drawn(rng, 3000)
-    probabilities = softmax(there, axis=1)
-    there_labels = np.where((is_there == 0) & (rng.random(3000) < 0.1), 3, is_there)
-    alone = calibrate(logits, labels)
-    found = calibrate(logits, labels, elsewhere=[Predictions(probabilities, there_labels)])
+    here = drawn(rng, 3000)
+    logits, _, is_there = drawn(rng, 3000)
+    labels = np.where((is_there == 0) & (rng.random(3000) < 0.1), 3, is_there)
+    strangeness = rng.normal(3, 1, 3000)
+    alone = calibrate(*here)
+    there = Predictions(softmax(logits, axis=1), labels, strangeness)
+    found = calibrate(*here, elsewhere=[there])
+    assert (found.ood_threshold + 5) / 2 == pytest.approx(3 + 1.28, abs=0.1)
+    assert (alone.ood_threshold + 5) / 2 == pytest.approx(2.58, abs=0.2)
     assert found.thresholds[LABELS[0]] > alone.thresholds[LABELS[0]]
     assert found.temperature == alone.temperature
     (said,) = found.evidence["elsewhere"]

@@ -84,7 +84,7 @@ class IndexRow:
     )
     prob_spine: float | None = _column("Calibrated probability of spine, 0..1", _REAL)
     prob_others: float | None = _column("Calibrated probability of others, 0..1", _REAL)
-    ood_score: float | None = _column("Energy score; higher is less like the training films", _REAL)
+    ood_score: float | None = _column("OOD score; higher is less like the training films", _REAL)
     model_id: str | None = _column("Model that decided; null where the header did", _TEXT)
     header_label: str | None = _column("Label that Body Part Examined names", _TEXT)
     header_agrees: bool | None = _column(

@@ -1,0 +1,41 @@
+"""The OOD score of a film: how far its features lie outside what films span, with the energy.
+
+Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class VirtualLogit(nn.Module):
+    """Residual of features outside the principal subspace of films, set off against the logits.
+
+    Attributes:
+        mean: float[F], of the features of films.
+        axes: float[F, D], orthonormal: the directions that films' features vary in.
+        scale: float[], which makes residuals as large as logits.
+    """
+
+    mean: Tensor
+    axes: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Tensor, axes: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("axes", axes)
+        self.register_buffer("scale", scale)
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Return float32[N], higher for what is less like films.
+
+        Args:
+            features: float[N, F].
+            logits: float[N, n_labels].
+        """
+        away = features.float() - self.mean.float()
+        spanned = (away @ self.axes.float()).square().sum(1)
+        residual = (away.square().sum(1) - spanned).clamp_min(0).sqrt()
+        return self.scale.float() * residual - torch.logsumexp(logits.float(), dim=1)

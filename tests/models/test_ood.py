@@ -1,0 +1,89 @@
+"""What is no film of a person is far from films in what the network sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from models.bundle import WEIGHTS_FILE, BundleError, load_network, save
+from models.networks import FilmClassifier
+from models.training.subspace import fit_virtual_logit
+from transforms.labels import LABELS
+
+FIELDS = {
+    "architecture": "test_efficientnet",
+    "input_size": 32,
+    "ood_threshold": 1.0,
+    "thresholds": dict.fromkeys(LABELS, 0.5),
+}
+
+
+@pytest.fixture(scope="module")
+def network() -> FilmClassifier:
+    torch.manual_seed(0)
+    return FilmClassifier("test_efficientnet", LABELS).eval()
+
+
+@pytest.fixture(scope="module")
+def films() -> torch.Tensor:
+    """Smooth pictures: mixtures of two."""
+    generator = torch.Generator().manual_seed(1)
+    ramp = torch.linspace(0, 255, 32)
+    share = torch.rand(96, 1, 1, 1, generator=generator)
+    mixed = share * ramp[None, None, None, :] + (1 - share) * ramp[None, None, :, None]
+    return mixed.to(torch.uint8)
+
+
+def test_the_score_is_the_residual_against_the_energy(
+    network: FilmClassifier, films: torch.Tensor
+) -> None:
+    ood = fit_virtual_logit(network, films)
+    with torch.inference_mode():
+        features = network.features(films).numpy().astype(np.float64)
+        logits = network.logits(films).numpy()
+        score = ood(torch.from_numpy(features), torch.from_numpy(logits)).numpy()
+    axes = np.linalg.svd(features - features.mean(0))[2][: ood.axes.shape[1]].T
+    away = features - features.mean(0)
+    residual = np.linalg.norm(away - away @ axes @ axes.T, axis=1)
+    energy = -np.log(np.exp(logits).sum(1))
+    scale = logits.max(1).mean() / residual.mean()
+    assert ood.axes.shape[1] == len(films) // 4
+    np.testing.assert_allclose(score, scale * residual + energy, rtol=0.02, atol=0.02)
+
+
+def test_noise_is_stranger_than_films(network: FilmClassifier, films: torch.Tensor) -> None:
+    noise = torch.randint(0, 256, films.shape, dtype=torch.uint8)
+    network.ood = fit_virtual_logit(network, films[::2])
+    with torch.inference_mode():
+        assert network(noise)[:, -1].min() > network(films[1::2])[:, -1].max()
+    network.ood = None
+
+
+def test_a_bundle_keeps_it(network: FilmClassifier, films: torch.Tensor, tmp_path: Path) -> None:
+    save(tmp_path / "plain", network, FIELDS)
+    network.ood = fit_virtual_logit(network, films)
+    save(tmp_path / "whole", network, FIELDS)
+    plain, whole = (load_network(str(tmp_path / name)) for name in ("plain", "whole"))
+    with torch.inference_mode():
+        energy = -torch.logsumexp(plain.logits(films), dim=1)
+        assert torch.allclose(plain(films)[:, -1], energy)
+        assert torch.allclose(whole(films)[:, -1], network(films)[:, -1], atol=0.05)
+        assert torch.allclose(whole(films)[:, :-1], plain(films)[:, :-1], atol=1e-5)
+    network.ood = None
+
+
+def test_half_of_it_is_refused(
+    network: FilmClassifier, films: torch.Tensor, tmp_path: Path
+) -> None:
+    network.ood = fit_virtual_logit(network, films)
+    state = network.ood.state_dict()
+    network.ood.state_dict = lambda prefix: {f"{prefix}mean": state["mean"]}  # type: ignore[method-assign]
+    save(tmp_path, network, FIELDS)
+    network.ood = None
+    assert [n for n in safetensors.torch.load_file(tmp_path / WEIGHTS_FILE) if "ood" in n]
+    with pytest.raises(BundleError, match="do not fit"):
+        load_network(str(tmp_path))
