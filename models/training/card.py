@@ -16,32 +16,38 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from models.bundle import BundleInfo
+from models.training.evaluation import Evaluation, Failure
 from transforms.labels import LABELS
 
 EVALUATION_FILE: Final = "evaluation.json"
 CARD_FILE: Final = "card.md"
 RELIABILITY_FILE: Final = "reliability.svg"
 RISK_FILE: Final = "risk_coverage.svg"
+FAILURES_FILE: Final = "failures.png"
 
 
-def write_card(info: BundleInfo, evaluation: dict[str, Any], folder: Path) -> None:
+def write_card(info: BundleInfo, evaluated: Evaluation, folder: Path) -> None:
     """Write the card, the figures as JSON and the drawings into a folder.
 
     Args:
         info: of the bundle.
-        evaluation: as `evaluation.evaluate_bundle` returns it.
+        evaluated: as `evaluation.evaluate_bundle` returns it.
         folder: made if missing.
     """
+    evaluation, failures = evaluated
     folder.mkdir(parents=True, exist_ok=True)
     (folder / EVALUATION_FILE).write_text(
         json.dumps(evaluation, indent=1, ensure_ascii=False) + "\n"
     )
     _draw(folder / RELIABILITY_FILE, lambda axes: _reliability(axes, evaluation["reliability"]))
     _draw(folder / RISK_FILE, lambda axes: _risk(axes, evaluation["risk_coverage"]))
-    (folder / CARD_FILE).write_text(card(info, evaluation))
+    (folder / FAILURES_FILE).unlink(missing_ok=True)
+    if failures:
+        _draw_failures(folder / FAILURES_FILE, failures)
+    (folder / CARD_FILE).write_text(card(info, evaluation, has_failures=bool(failures)))
 
 
-def card(info: BundleInfo, evaluation: dict[str, Any]) -> str:
+def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) -> str:
     """Return the card as Markdown."""
     figures, split = evaluation["figures"], evaluation["data"]["split"]
     made = evaluation["decisions"]
@@ -127,6 +133,8 @@ def card(info: BundleInfo, evaluation: dict[str, Any]) -> str:
         "- Inverted and rotated films: see the table above.\n"
         "- Mammograms, animals and pictures of other modalities were not learnt; the OOD limit does "
         "not stop all of them.",
+        f"![Generated pictures that were routed as films]({FAILURES_FILE})" if has_failures else
+        "None of the generated pictures (noise, blank plates, test patterns, pages of text) is routed.",
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -174,6 +182,16 @@ def _draw(path: Path, draw: Any) -> None:
         figure = Figure(figsize=(4, 3.2), layout="constrained")
         draw(figure.add_subplot())
         figure.savefig(path, metadata={"Date": None})
+
+
+def _draw_failures(path: Path, failures: Sequence[Failure]) -> None:
+    figure = Figure(figsize=(1.8 * len(failures), 2.4), layout="constrained")
+    for number, failure in enumerate(failures, 1):
+        axes = figure.add_subplot(1, len(failures), number)
+        axes.imshow(failure.picture, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(f"{failure.kind}:\n{failure.label} {failure.confidence:.2f}", fontsize=8)
+        axes.set_axis_off()
+    figure.savefig(path, dpi=72, metadata={"Software": None})
 
 
 def _reliability(axes: Axes, bins: Sequence[dict[str, float]]) -> None:

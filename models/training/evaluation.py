@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,11 @@ from models.training.calibrate import upper_bound
 from models.training.films import Film, load_film, read_films, split_of
 from models.training.fit import predict
 from models.training.score import reliability, risk_coverage, score
-from models.training.strangers import arriving
+from models.training.strangers import DRAWN, arriving
 from transforms.imaging.network_input import network_input
 from transforms.labels import LABELS
 from transforms.lake.layout import REVIEW
-from transforms.policy import Policy, decide
+from transforms.policy import Decision, Policy, decide
 
 Gray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 Outputs = npt.NDArray[np.float32]
@@ -36,19 +37,47 @@ VARIANTS: Final[dict[str, Callable[[Gray], Gray]]] = {
     "middle half": lambda gray: _middle(gray),
 }
 """What is done to films by mistake or of need."""
+SHOWN_PER_KIND: Final = 3
 
 
-def evaluate_bundle(uri: str, data: Path, split: str) -> dict[str, Any]:
-    """Return the figures of a bundle on one split of a data set.
+@dataclass(frozen=True)
+class Failure:
+    """A generated picture of no film that was routed as one.
+
+    Attributes:
+        kind: of picture.
+        label: that it was routed under.
+        confidence: of that label.
+        picture: uint8[H, W].
+    """
+
+    kind: str
+    label: str
+    confidence: float
+    picture: Gray
+
+
+class Evaluation(NamedTuple):
+    """What was measured, and pictures to show.
+
+    Attributes:
+        figures: what `evaluation.json` holds: "figures" of the labels, "reliability",
+            "risk_coverage", "decisions" of the bundle's own policy, "sources", "variants" and
+            "strangers".
+        failures: the first of each kind.
+    """
+
+    figures: dict[str, Any]
+    failures: list[Failure]
+
+
+def evaluate_bundle(uri: str, data: Path, split: str) -> Evaluation:
+    """Measure a bundle on one split of a data set.
 
     Args:
         uri: of the bundle.
         data: manifest or folder per label, see `films.read_films`.
         split: train, val or test.
-
-    Returns:
-        What `evaluation.json` holds: "figures" of the labels, "reliability", "risk_coverage",
-        "decisions" of the bundle's own policy, "sources", "variants" and "strangers".
     """
     info = bundle.read_info(uri)
     network = bundle.load_network(uri)
@@ -57,7 +86,8 @@ def evaluate_bundle(uri: str, data: Path, split: str) -> dict[str, Any]:
     labels = np.array([LABELS.index(film.label) for film in films])
     outputs = predict(network, _stacked(grays, info.input_size))
     policy = Policy().with_defaults(info.thresholds, info.ood_threshold)
-    return {
+    strangers, failures = _strangers(network, info.input_size, outputs, policy)
+    figures = {
         "model_id": info.model_id,
         "data": {"name": data.name, "split": split, "sha256": _digest(data)},
         "figures": score(films, outputs[:, :-1], labels),
@@ -73,8 +103,9 @@ def evaluate_bundle(uri: str, data: Path, split: str) -> dict[str, Any]:
             )
             for name, change in VARIANTS.items()
         },
-        "strangers": _strangers(network, info.input_size, outputs, policy),
+        "strangers": strangers,
     }
+    return Evaluation(figures, failures)
 
 
 def decisions(outputs: Outputs, labels: npt.NDArray[np.int64], policy: Policy) -> dict[str, Any]:
@@ -87,8 +118,7 @@ def decisions(outputs: Outputs, labels: npt.NDArray[np.int64], policy: Policy) -
     """
     routed, wrong, reasons = Counter[str](), Counter[str](), Counter[str]()
     for values, label in zip(outputs.tolist(), labels, strict=True):
-        *probabilities, ood_score = values
-        decision = decide(probabilities, ood_score, policy, age_years=None, long_side=10_000)
+        decision = _decide(values, policy)
         if decision.destination == REVIEW:
             reasons[decision.reason] += 1
             continue
@@ -124,15 +154,22 @@ def auroc(ordinary: npt.NDArray[np.floating], strange: npt.NDArray[np.floating])
 
 def _strangers(
     network: FilmClassifier, size: int, ordinary: Outputs, policy: Policy
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[Failure]]:
     kinds: dict[str, list[Gray]] = defaultdict(list)
     for kind, picture in arriving():
         kinds[kind].append(picture)
     found: dict[str, Any] = {}
+    failures: list[Failure] = []
     for kind, pictures in kinds.items():
         outputs = predict(network, _stacked(pictures, size))
-        nothing = np.zeros(len(outputs), np.int64)
-        made = decisions(outputs, nothing, policy)
+        made = decisions(outputs, np.zeros(len(outputs), np.int64), policy)
+        if kind in DRAWN:
+            routed = [
+                Failure(kind, decision.destination, max(values[:-1]), picture)
+                for picture, values in zip(pictures, outputs.tolist(), strict=True)
+                if (decision := _decide(values, policy)).destination != REVIEW
+            ]
+            failures += routed[:SHOWN_PER_KIND]
         found[kind] = {
             "pictures": len(pictures),
             "auroc": _rounded(auroc(ordinary[:, -1], outputs[:, -1])),
@@ -142,7 +179,12 @@ def _strangers(
             "reviewed": _rounded(1 - made["coverage"]),
             "routed_to": {k: v["routed"] for k, v in made["labels"].items() if v["routed"]},
         }
-    return found
+    return found, failures
+
+
+def _decide(values: Sequence[float], policy: Policy) -> Decision:
+    *probabilities, ood_score = values
+    return decide(probabilities, ood_score, policy, age_years=None, long_side=10_000)
 
 
 def _by_source(

@@ -20,6 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 Gray = npt.NDArray[np.uint8]
 Maker = Callable[[np.random.Generator, int], npt.NDArray[np.floating]]
 
+DRAWN: Final = ("noise", "blank", "test pattern", "page of text")
+"""Kinds of `arriving` that are drawn here, and so may be shown anywhere."""
 PER_KIND: Final = 60
 """Pictures of each kind that `arriving` makes or cuts."""
 
@@ -93,12 +95,13 @@ def arriving(seed: int = 0) -> Iterator[tuple[str, Gray]]:
         ModuleNotFoundError: the packages that ship the pictures, of the extra `train`, are missing.
     """
     rng = np.random.default_rng(seed)
-    for kind, make in (
-        ("noise", lambda: rng.normal(0, 1, (300, 260))),
-        ("blank", lambda: rng.normal(rng.uniform(60, 200), rng.uniform(0.2, 1), (300, 260))),
-        ("test pattern", lambda: _test_pattern(rng)),
-        ("page of text", lambda: _page(rng)),
-    ):
+    makers: tuple[Callable[[], npt.NDArray[np.floating]], ...] = (
+        lambda: rng.normal(0, 1, (300, 260)),
+        lambda: rng.normal(rng.uniform(60, 200), rng.uniform(0.2, 1), (300, 260)),
+        lambda: _test_pattern(rng),
+        lambda: _page(rng),
+    )
+    for kind, make in zip(DRAWN, makers, strict=True):
         for _ in range(PER_KIND):
             yield kind, _to_gray(make())
     photographs = list(_photographs())

@@ -41,9 +41,10 @@ def run(args: argparse.Namespace) -> int:
     from models.training.card import write_card
     from models.training.evaluation import evaluate_bundle
 
-    evaluation = evaluate_bundle(args.model, args.data, args.split)
+    evaluated = evaluate_bundle(args.model, args.data, args.split)
+    evaluation = evaluated.figures
     folder = args.output or Path(f"evaluation-{evaluation['model_id']}")
-    write_card(read_info(args.model), evaluation, folder)
+    write_card(read_info(args.model), evaluated, folder)
     print(json.dumps(evaluation, indent=2) if args.json else _table(evaluation))
     print(f"card, figures and drawings written to {folder}", file=sys.stderr)
     return 0

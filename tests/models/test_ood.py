@@ -87,3 +87,14 @@ def test_half_of_it_is_refused(
     assert [n for n in safetensors.torch.load_file(tmp_path / WEIGHTS_FILE) if "ood" in n]
     with pytest.raises(BundleError, match="do not fit"):
         load_network(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "architecture", ["test_resnet", "test_convnext", "test_vit", "mobilenetv1_100"]
+)
+def test_features_are_what_any_network_decides_by(architecture: str) -> None:
+    network = FilmClassifier(architecture, LABELS).eval()
+    films = torch.randint(0, 256, (2, 1, 160, 160), dtype=torch.uint8)
+    with torch.inference_mode():
+        logits = network.backbone.get_classifier()(network.features(films))
+        assert torch.allclose(logits, network.logits(films), atol=1e-4)

@@ -23,7 +23,7 @@ from models.training.evaluation import auroc
 from models.training.films import Film, FilmsError, read_films
 from models.training.fit import LOG_FILE, UNFINISHED_FILE, FitOptions, Training, fit
 from models.training.score import expected_calibration_error, risk_coverage, score
-from models.training.strangers import shuffled
+from models.training.strangers import DRAWN, shuffled
 from pipeline.cli import main
 from tests.synthetic import dicom_bytes, film
 from transforms.errors import UsageError
@@ -98,6 +98,9 @@ def assert_the_card_shows_what_was_measured(folder: Path, model_id: str) -> None
     assert {"noise", "blank", "test pattern", "photograph", "CT", "MR", "US"} < set(
         evaluation["strangers"]
     )
+    assert ("failures.png" in card) == (folder / "failures.png").exists()
+    routed = [of["reviewed"] < 1 for kind, of in evaluation["strangers"].items() if kind in DRAWN]
+    assert ("failures.png" in card) == any(routed)
     for drawing in ("reliability.svg", "risk_coverage.svg"):
         assert drawing in card
         assert ElementTree.parse(folder / drawing).getroot().tag.endswith("svg")
