@@ -36,13 +36,9 @@ RECIPES: Final = {
     "wide, first stages frozen": "--variation wide --freeze 3",
     "frozen, spectra mixed": "--variation wide --freeze 3 --style_mix 0.4",
     "frozen, films blended": "--variation wide --freeze 3 --mixup 0.2",
-    "frozen, sources drawn more alike": "--variation wide --freeze 3 --source_power 0.25",
-    "frozen, strangers to doubt": "--variation wide --freeze 3 --doubt 0.12",
     "frozen, simulated films too": (
         "--variation wide --freeze 3 --more_data SIMULATED --more_weight 0.2"
     ),
-    "frozen, half the learning rate": "--variation wide --freeze 3 --learning_rate 3e-4",
-    "frozen, twice the learning rate": "--variation wide --freeze 3 --learning_rate 1.2e-3",
 }
 
 

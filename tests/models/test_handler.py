@@ -15,6 +15,8 @@ from tests.synthetic import film
 from transforms.imaging.network_input import network_input
 from transforms.labels import LABELS
 
+SIDE = read_info(DEFAULT_BUNDLE).input_size
+
 
 @pytest.fixture(scope="module")
 def handler() -> FilmModelHandler:
@@ -27,7 +29,7 @@ def model(handler: FilmModelHandler) -> LiveModel:
 
 
 def films(count: int) -> list[np.ndarray]:
-    return [network_input(film(seed, (300, 260)).astype(np.float32), 224) for seed in range(count)]
+    return [network_input(film(seed, (300, 260)).astype(np.float32), SIDE) for seed in range(count)]
 
 
 def served(network: FilmClassifier) -> LiveModel:
@@ -56,7 +58,7 @@ def test_a_result_does_not_depend_on_its_neighbours(handler, model) -> None:
 
 
 @pytest.mark.parametrize("position", [0, 3, 6])
-@pytest.mark.parametrize("culprit", [np.zeros((1, 224, 9), np.uint8), "no film"])
+@pytest.mark.parametrize("culprit", [np.zeros((1, SIDE, 9), np.uint8), "no film"])
 def test_only_the_culprit_fails(handler, model, position: int, culprit) -> None:
     good = films(6)
     batch = [*good[:position], culprit, *good[position:]]
@@ -75,7 +77,7 @@ def test_values_that_are_not_finite_are_an_error(handler) -> None:
             return out
 
     broken = Broken("test_efficientnet", LABELS).eval()
-    dark, bright = np.zeros((1, 224, 224), np.uint8), np.full((1, 224, 224), 255, np.uint8)
+    dark, bright = np.zeros((1, SIDE, SIDE), np.uint8), np.full((1, SIDE, SIDE), 255, np.uint8)
     results = inferences(handler, served(broken), [dark, bright, dark])
     assert [isinstance(r, InferenceError) for r in results] == [False, True, False]
 
@@ -99,7 +101,7 @@ def test_a_model_that_gives_too_few_results_is_caught(handler) -> None:
 
 
 def test_bytes_are_counted_in_full(handler) -> None:
-    assert handler.get_num_bytes(films(2)) == 2 * 224 * 224
+    assert handler.get_num_bytes(films(2)) == 2 * SIDE * SIDE
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

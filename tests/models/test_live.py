@@ -73,7 +73,7 @@ def test_a_broken_bundle_is_refused_until_it_is_mended(
     if fault == "labels":
         changed |= {"labels": ["a", "b"], "thresholds": {"a": 0.5, "b": 0.5}}
     if fault == "input_size":
-        changed["input_size"] = 192
+        changed["input_size"] = 160
     bundle = drop(tmp_path, "new", **changed)
     weights = bundle / WEIGHTS_FILE
     whole = weights.read_bytes()
