@@ -116,7 +116,10 @@ def calibrate_bundle(
     if len(infos) > 1:
         training["averaged"] = [info.training.get("options") for info in infos]
     if without:
-        training["left_out"] = [_left_out(uri) for uri in without]
+        training["left_out"] = [
+            {"input_size": info.input_size, "passes": info.training["options"]["passes"], **figures}
+            for info, figures in ((bundle.read_info(uri), _left_out(uri)) for uri in without)
+        ]
     elsewhere = [_predict_left_out(uri, films) for uri in without]
     fixed = {
         "architecture": infos[0].architecture,

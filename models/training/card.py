@@ -144,15 +144,18 @@ def _left_out(info: BundleInfo) -> list[str]:
     if not runs:
         return []
     rows = (
-        [", ".join(run["sources"]), run["films"], _within(run, "macro_recall"),
+        [", ".join(run["sources"]), run["input_size"], run["passes"], run["films"],
+         _within(run, "macro_recall"),
          ", ".join(f"{label} {of['recall']:.2f} of {of['films']}"
-                   for label, of in run["labels"].items() if of["films"])]
-        for run in runs
+                   for label, of in run["labels"].items() if of["films"]),
+         f"{decided['coverage']:.1%}", f"{decided['error']:.2%}"]
+        for run, decided in zip(runs, info.calibration["elsewhere"], strict=True)
     )  # fmt: skip
+    heads = ["left out", "pixels a side", "passes", "films", "macro recall", "recall by label"]
     return [
-        "The same training without some sources, on exactly those: what to expect of a hospital "
-        "whose films it never saw.",
-        _table(["left out", "films", "macro recall", "recall by label"], rows),
+        "Trainings of this kind without some sources, on exactly those, with the thresholds of this "
+        "bundle: what to expect of a hospital whose films it never saw.",
+        _table([*heads, "routed", "wrong among the routed"], rows),
     ]
 
 

@@ -152,7 +152,8 @@ def test_a_source_that_is_left_out_is_only_looked_at(
     again = ["calibrate", "--model", str(bundle), "--data", str(manifest), "--output", str(whole)]
     assert main([*again, "--without", str(bundle)]) == 0
     calibrated = read_info(str(whole))
-    assert calibrated.training["left_out"] == [info.metrics["left_out"]]
+    of_training = {"input_size": 32, "passes": 1}
+    assert calibrated.training["left_out"] == [{**of_training, **info.metrics["left_out"]}]
     assert [of["films"] for of in calibrated.calibration["elsewhere"]] == [len(strange)]
     assert main([*again, "--without", str(whole)]) == 2
     assert "without --leave_out" in capsys.readouterr().err
