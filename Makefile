@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test servers flink prism-test flink-test soak fuzz scale check lock docs clean
+.PHONY: help install demo test servers flink prism-test flink-test soak fuzz bench scale check lock docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,6 +64,9 @@ soak: install ## kill runs at random moments and run again; KILLS=20 OBJECTS=300
 fuzz: install ## fuzz parsing and decoding; SECONDS=600
 	mkdir -p build/fuzz
 	$(BIN)/python -m tests.fuzz.objects build/fuzz/corpus -max_total_time=$(or $(SECONDS),600) -artifact_prefix=build/fuzz/
+
+bench: install ## the router beside its floor and what one would write instead; FILMS=24 ROUNDS=3
+	$(BIN)/python -m benchmarks.bench --films $(or $(FILMS),24) --rounds $(or $(ROUNDS),3)
 
 scale: install ## cost per object and memory as runs grow; SIZES="1000 10000 50000" ENGINES="in-process flink"
 	$(BIN)/python -m benchmarks.scale --sizes $(or $(SIZES),1000 10000 50000) --engines $(or $(ENGINES),in-process flink) --out benchmarks/results/scale.json

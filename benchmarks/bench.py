@@ -1,0 +1,250 @@
+"""The router beside its floor and what one would write instead: python -m benchmarks.bench.
+
+Builds films of real size in every kind of transfer syntax, and lets each of `CONTENDERS` sort them in a
+process of its own, interleaved in one run. What an object costs is the difference between a run over
+many films and one over a single film, so that imports and start-up do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.figure import Figure
+from pydicom.uid import (
+    JPEG2000,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from benchmarks import processes
+from benchmarks.profile_route import machine
+from tests.synthetic import dicom_bytes, film
+
+SHAPE: Final = (2800, 2300)
+BASES: Final = 4
+SYNTAXES: Final = {
+    "raw": ExplicitVRLittleEndian,
+    "JPEG 2000": JPEG2000Lossless,
+    "JPEG 2000, lossy": JPEG2000,
+    "HTJ2K": HTJ2KLossless,
+    "JPEG-LS": JPEGLSLossless,
+    "JPEG lossless": JPEGLosslessSV1,
+    "JPEG, 8 bits": JPEGBaseline8Bit,
+    "RLE": RLELossless,
+}
+ROUTER: Final = "router"
+CONTENDERS: Final = {
+    ROUTER: 4,
+    "without_beam": 4,
+    "floor": 4,
+    "loader": 2,
+    "naive": 1,
+    "paper": 1,
+}
+"""Names, and how many times `--films` each gets: what is fast needs more to be told from noise."""
+MB: Final = 1e6
+
+
+def build(folder: Path, films: int) -> None:
+    """Write a folder of films for each syntax, no two alike; what stands there is kept."""
+    bases: list[np.ndarray] = []
+    for name, syntax in SYNTAXES.items():
+        below = folder / _slug(name)
+        below.mkdir(parents=True, exist_ok=True)
+        for number in range(films):
+            path = below / f"{number:04d}.dcm"
+            if path.exists():
+                continue
+            bases = bases or [film(seed, SHAPE) for seed in range(BASES)]
+            pixels = np.roll(bases[number % BASES], number, axis=1)
+            if syntax == JPEGBaseline8Bit:
+                pixels = (pixels >> 4).astype(np.uint8)
+            own = f"{list(SYNTAXES).index(name) + 1}{number:04d}"
+            scratch = path.with_suffix(".tmp")
+            scratch.write_bytes(dicom_bytes(pixels, name=own, syntax=syntax))
+            scratch.rename(path)
+
+
+def link(corpus: Path, name: str, films: int) -> Path:
+    """Return a folder of the first films of a syntax: hard links."""
+    folder = corpus / f"{_slug(name)}-{films}"
+    if not folder.exists():
+        folder.mkdir()
+        for path in sorted((corpus / _slug(name)).iterdir())[:films]:
+            (folder / path.name).hardlink_to(path)
+    return folder
+
+
+def measure(contender: str, source: Path, work: Path) -> dict[str, Any]:
+    """Let one sort a folder into a fresh place."""
+    output = work / "output"
+    if contender == ROUTER:
+        command = [sys.executable, "-m", "pipeline", "route", "--json"]
+        command += ["--input", str(source), "--lake", str(output)]
+    else:
+        command = [sys.executable, "-m", "benchmarks.contenders", contender]
+        command += [str(source), str(output)]
+    usage = processes.watch(
+        command, every_s=0.25, stdout=work / "out", stderr=work / "err", kept=processes.children()
+    )
+    shutil.rmtree(output, ignore_errors=True)
+    if usage.code:
+        raise RuntimeError(f"{contender} failed: {(work / 'err').read_text()[-2000:]}")
+    return {"wall": usage.wall_s, "cpu": usage.cpu_s, "peak": usage.pss[processes.TOTAL]}
+
+
+def take(args: argparse.Namespace) -> dict[str, Any]:
+    """Take all figures; they are written after every run."""
+    processes.adopt_orphans()
+    build(args.work, args.films * max(CONTENDERS.values()))
+    figures: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": machine(),
+        "shape": SHAPE,
+        "films": {name: args.films * factor for name, factor in CONTENDERS.items()},
+        "bytes": {
+            name: int(
+                statistics.mean(p.stat().st_size for p in (args.work / _slug(name)).iterdir())
+            )
+            for name in args.syntaxes
+        },
+        "runs": [],
+    }
+    for number in range(args.rounds):
+        for contender, factor in CONTENDERS.items():
+            for name in args.syntaxes:
+                for films in (1, args.films * factor):
+                    usage = measure(contender, link(args.work, name, films), args.work)
+                    run = {"round": number, "contender": contender, "syntax": name, "films": films}
+                    figures["runs"].append({**run, **usage})
+                    args.out.parent.mkdir(parents=True, exist_ok=True)
+                    args.out.write_text(json.dumps(figures, indent=1) + "\n")
+                print(f"round {number + 1}: {contender}, {name}", file=sys.stderr, flush=True)
+    return figures
+
+
+def costs(figures: dict[str, Any], contender: str, name: str, what: str) -> list[float]:
+    """Return ms per object of every round, less the start-up: its median over all syntaxes."""
+    runs = [r for r in figures["runs"] if r["contender"] == contender]
+    start = statistics.median(r[what] for r in runs if r["films"] == 1)
+    return [
+        1000 * (r[what] - start) / (r["films"] - 1)
+        for r in runs
+        if r["syntax"] == name and r["films"] > 1
+    ]
+
+
+def tables(figures: dict[str, Any]) -> str:
+    """Return the figures as Markdown."""
+    return "\n\n".join(_tables(figures))
+
+
+def _tables(figures: dict[str, Any]) -> Iterator[str]:
+    syntaxes = list(figures["bytes"])
+    for what, title in (("wall", "Wall time"), ("cpu", "Processor time")):
+        yield f"{title} of an object, ms: median (least to most)"
+        yield _table(
+            ["", *syntaxes],
+            [
+                [name, *(_spread(costs(figures, name, syntax, what)) for syntax in syntaxes)]
+                for name in CONTENDERS
+            ],
+        )
+    yield "How many times as much"
+    ratios = [
+        ("naive / router, wall", "naive", "wall", ROUTER, "wall"),
+        ("loader / router, wall", "loader", "wall", ROUTER, "wall"),
+        ("router / without Beam, processor", ROUTER, "cpu", "without_beam", "cpu"),
+        ("router / floor, wall", ROUTER, "wall", "floor", "wall"),
+    ]
+    yield _table(
+        ["", *syntaxes],
+        [
+            [
+                title,
+                *(
+                    f"{_median(figures, one, s, what) / _median(figures, other, s, of):.2f}"
+                    for s in syntaxes
+                ),
+            ]
+            for title, one, what, other, of in ratios
+        ],
+    )
+    yield "Start-up and memory"
+    yield _table(
+        ["", "run over one film, s", "peak memory of the longest run, MB (PSS)"],
+        [[name, *_start_and_peak(figures, name)] for name in CONTENDERS],
+    )
+
+
+def _start_and_peak(figures: dict[str, Any], contender: str) -> list[str]:
+    runs = [r for r in figures["runs"] if r["contender"] == contender]
+    start = statistics.median(r["wall"] for r in runs if r["films"] == 1)
+    return [f"{start:.1f}", f"{max(r['peak'] for r in runs) / MB:,.0f}"]
+
+
+def _median(figures: dict[str, Any], contender: str, syntax: str, what: str) -> float:
+    return statistics.median(costs(figures, contender, syntax, what))
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """Draw wall time per object as bars, on a logarithmic scale."""
+    syntaxes = list(figures["bytes"])
+    chart = Figure(figsize=(1.6 * len(syntaxes), 4), layout="constrained")
+    axes = chart.add_subplot()
+    width = 0.8 / len(CONTENDERS)
+    for number, name in enumerate(CONTENDERS):
+        heights = [_median(figures, name, syntax, "wall") for syntax in syntaxes]
+        axes.bar(
+            np.arange(len(syntaxes)) + number * width, np.maximum(heights, 0.1), width, label=name
+        )
+    axes.set_xticks(np.arange(len(syntaxes)) + 0.4 - width / 2, syntaxes)
+    axes.set(yscale="log", ylabel="ms an object, wall")
+    axes.legend()
+    chart.savefig(path, metadata={"Date": None})
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--films", type=int, default=24, help="films that the slowest ones get")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--syntaxes", nargs="+", default=list(SYNTAXES), choices=list(SYNTAXES))
+    parser.add_argument("--work", type=Path, default=Path("build/bench"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bench.json"))
+    parser.add_argument("--plot-only", action="store_true", help="draw anew from the JSON file")
+    args = parser.parse_args()
+    figures = json.loads(args.out.read_text()) if args.plot_only else take(args)
+    draw(figures, args.out.with_suffix(".svg"))
+    print(tables(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
