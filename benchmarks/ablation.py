@@ -22,10 +22,10 @@ from benchmarks.profile_route import machine
 from transforms.labels import LABELS
 
 FOLDS: Final = {
-    "one hospital": ("unifesp", "unifesp_test", "unifesp_other"),
-    "teaching films and others": (
+    "one hospital": ["unifesp", "unifesp_test", "unifesp_other"],
+    "teaching films and others": [
         "openi", "wikimedia_gotcha", "wikimedia_pinpoint", "nih14", "fraiwan_spine",
-    ),
+    ],
 }  # fmt: skip
 """Sources that are left out together: each fold leaves every label to be learnt from somewhere."""
 
@@ -115,9 +115,17 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("build/ablation"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ablation.json"))
     args = parser.parse_args()
-    results: dict[str, Any] = {"machine": machine(), "common": COMMON, "recipes": {}}
-    if args.out.exists() and (before := json.loads(args.out.read_text()))["common"] == COMMON:
-        results["recipes"] = before["recipes"]
+    results: dict[str, Any] = {
+        "machine": machine(), "common": COMMON, "folds": FOLDS, "options": RECIPES, "recipes": {}
+    }  # fmt: skip
+    if args.out.exists():
+        before = json.loads(args.out.read_text())
+        if all(before.get(name) == results[name] for name in ("machine", "common", "folds")):
+            results["recipes"] = {
+                name: folds
+                for name, folds in before["recipes"].items()
+                if before["options"][name] == RECIPES.get(name)
+            }
     for recipe in args.recipes:
         for fold in args.folds:
             runs = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Final
 
 M_ARENA_MAX: Final = -8
@@ -15,8 +16,10 @@ def limit_arenas() -> None:
 
     By default every thread gets an arena of its own, up to eight for each core, and each keeps what
     its thread freed: rows that are made in one thread and dropped in another would be held many times.
-    See `M_ARENA_MAX` in mallopt(3).
+    See `M_ARENA_MAX` in mallopt(3). Who sets `MALLOC_ARENA_MAX` is obeyed.
     """
+    if "MALLOC_ARENA_MAX" in os.environ:
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, ARENAS)

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from models import bundle
 from models.networks import FilmClassifier
-from models.training.calibrate import TARGET_ERROR, Predictions, calibrate
+from models.training.calibrate import TARGET_ERROR, calibrate, strangeness
 from models.training.films import Film, FilmsError, read_films, split_of
 from models.training.fit import FitOptions, fit, inputs_of, predict, predict_logits
 from models.training.score import score
 from models.training.subspace import fit_virtual_logit
+from models.training.thresholds import Predictions
 
 
 def train_bundle(
@@ -111,8 +112,9 @@ def calibrate_bundle(
     films, side = read_films(data), infos[0].input_size
     if len(networks) > 1:
         network.backbone.load_state_dict(_mean_weights(networks))
+    if len(networks) > 1 or network.ood is None:
         network.ood = fit_virtual_logit(network, inputs_of(split_of(films, "train"), side)[0])
-    training = dict(infos[0].training)
+    training = {name: of for name, of in infos[0].training.items() if name != "left_out"}
     if len(infos) > 1:
         training["averaged"] = [info.training.get("options") for info in infos]
     if without:
@@ -157,11 +159,12 @@ def _predict_left_out(uri: str, films: Sequence[Film]) -> Predictions:
     if network.ood is None:
         network.ood = fit_virtual_logit(network, inputs_of(split_of(known, "train"), side)[0])
     own = predict(network, inputs_of(split_of(known, "val"), side)[0])[:, -1]
-    inputs, labels = inputs_of(
-        [f for f in films if f.source in sources and f.split != "test"], side
-    )
+    strange = [f for f in films if f.source in sources and f.split != "test"]
+    if not strange:
+        raise FilmsError(f"of what {uri} left out, the data has test films only")
+    inputs, labels = inputs_of(strange, side)
     outputs = predict(network, inputs)
-    return Predictions(outputs[:, :-1], labels, (outputs[:, -1] - own.mean()) / own.std())
+    return Predictions(outputs[:, :-1], labels, strangeness(outputs[:, -1], own))
 
 
 def _calibrate(

@@ -54,13 +54,14 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
     parts = [
         f"# Model card: {info.model_id}",
         f"A {info.architecture} that tells the body part of an X-ray from {info.input_size} x "
-        f"{info.input_size} pixels: {', '.join(LABELS)}. Every number below was written by "
-        "`dicom-router evaluate`; intervals are 95 % bootstrap intervals by patient group.",
+        f"{info.input_size} pixels: {', '.join(LABELS)}. No number below was typed by "
+        "hand: `dicom-router evaluate` wrote them, from its own figures and the bundle's; intervals "
+        "are 95 % bootstrap intervals by patient group.",
         "## Use",
         "It sorts radiographs into folders and leaves to a person what it is unsure of. **It is no "
         "medical device**: it must not be used to diagnose, and no one may rely on it to find or to "
-        "exclude anything. Its weights were learnt from films that are partly for research only "
-        "(see the data); use them accordingly.",
+        "exclude anything. Weights inherit what the licences of their films allow: read the table "
+        "before you use them for anything but research.",
         "## Data",
         _table(
             ["source", "licence", "films learnt from"],
@@ -114,12 +115,14 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         _decided(evaluation["variants"]),
         "## What is no film",
         "Pictures pushed through as if they were X-rays. AUROC: how likely the score puts one of "
-        "them above a film; false reviews of films by the OOD limit: "
-        f"{made['review'].get('out_of_distribution', 0)} of {made['films']}.",
+        "them above a film. Photographs are parts of two pictures, CT, MR and US of few slices; the "
+        "score was chosen over others on pictures of these kinds. False reviews of films by the OOD "
+        f"limit: {made['review'].get('out_of_distribution', 0)} of {made['films']}.",
         _table(
-            ["kind", "pictures", "AUROC, OOD score", "AUROC, confidence", "reviewed", "routed to"],
+            ["kind", "pictures", "AUROC, OOD score", "AUROC, energy", "AUROC, confidence", "reviewed",
+             "routed to"],
             (
-                [kind, of["pictures"], of["auroc"], of["auroc_of_confidence"],
+                [kind, of["pictures"], of["auroc"], of["auroc_of_energy"], of["auroc_of_confidence"],
                  f"{of['reviewed']:.0%}",
                  ", ".join(f"{label} {n}" for label, n in of["routed_to"].items())]
                 for kind, of in evaluation["strangers"].items()
@@ -131,8 +134,9 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         "- Lateral chests against lateral thoracic spines, lumbar spines with wide collimation against "
         "abdomens.\n"
         "- Inverted and rotated films: see the table above.\n"
-        "- Mammograms, animals and pictures of other modalities were not learnt; the OOD limit does "
-        "not stop all of them.",
+        "- What the table of the data does not list was not learnt, animals and other modalities "
+        "among it, and mammograms hardly; the OOD limit does not stop all of them.",
+        f"Generated pictures that were routed as films, the first of each kind:\n\n"
         f"![Generated pictures that were routed as films]({FAILURES_FILE})" if has_failures else
         "None of the generated pictures (noise, blank plates, test patterns, pages of text) is routed.",
     ]  # fmt: skip
@@ -140,8 +144,8 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
 
 
 def _left_out(info: BundleInfo) -> list[str]:
-    runs = info.training.get("left_out", ())
-    if not runs:
+    runs, rules = info.training.get("left_out", ()), info.calibration.get("elsewhere", ())
+    if not runs or len(runs) != len(rules):
         return []
     rows = (
         [", ".join(run["sources"]), run["input_size"], run["passes"], run["films"],
@@ -149,12 +153,14 @@ def _left_out(info: BundleInfo) -> list[str]:
          ", ".join(f"{label} {of['recall']:.2f} of {of['films']}"
                    for label, of in run["labels"].items() if of["films"]),
          f"{decided['coverage']:.1%}", f"{decided['error']:.2%}"]
-        for run, decided in zip(runs, info.calibration["elsewhere"], strict=True)
+        for run, decided in zip(runs, rules, strict=True)
     )  # fmt: skip
     heads = ["left out", "pixels a side", "passes", "films", "macro recall", "recall by label"]
     return [
-        "Trainings of this kind without some sources, on exactly those, with the thresholds of this "
-        "bundle: what to expect of a hospital whose films it never saw.",
+        "Trainings of this kind without some sources, on the train and val films of exactly those, "
+        "routed by a rule that was chosen without them: the nearest thing there is to a hospital "
+        "whose films were never seen. Recipes were compared on these films, and the bundle's own "
+        "thresholds were chosen with them.",
         _table([*heads, "routed", "wrong among the routed"], rows),
     ]
 

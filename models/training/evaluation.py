@@ -12,15 +12,16 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from models import bundle
 from models.networks import FilmClassifier
-from models.training.calibrate import upper_bound
 from models.training.films import Film, load_film, read_films, split_of
-from models.training.fit import predict
+from models.training.fit import predict, predict_logits
 from models.training.score import reliability, risk_coverage, score
 from models.training.strangers import DRAWN, arriving
+from models.training.thresholds import upper_bound
 from transforms.imaging.network_input import network_input
 from transforms.labels import LABELS
 from transforms.lake.layout import REVIEW
@@ -28,6 +29,7 @@ from transforms.policy import Decision, Policy, decide
 
 Gray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 Outputs = npt.NDArray[np.float32]
+Energies = npt.NDArray[np.float32]
 
 VARIANTS: Final[dict[str, Callable[[Gray], Gray]]] = {
     "inverted": lambda gray: np.asarray(float(gray.max()) + float(gray.min()) - gray, np.float32),
@@ -84,9 +86,10 @@ def evaluate_bundle(uri: str, data: Path, split: str) -> Evaluation:
     films = split_of(read_films(data), split)
     grays: list[Gray] = [load_film(film.path, info.input_size) for film in films]
     labels = np.array([LABELS.index(film.label) for film in films])
-    outputs = predict(network, _stacked(grays, info.input_size))
+    inputs = _stacked(grays, info.input_size)
+    outputs, energies = predict(network, inputs), _energies(network, inputs)
     policy = Policy().with_defaults(info.thresholds, info.ood_threshold)
-    strangers, failures = _strangers(network, info.input_size, outputs, policy)
+    strangers, failures = _strangers(network, info.input_size, outputs, energies, policy)
     figures = {
         "model_id": info.model_id,
         "data": {"name": data.name, "split": split, "sha256": _digest(data)},
@@ -153,7 +156,7 @@ def auroc(ordinary: npt.NDArray[np.floating], strange: npt.NDArray[np.floating])
 
 
 def _strangers(
-    network: FilmClassifier, size: int, ordinary: Outputs, policy: Policy
+    network: FilmClassifier, size: int, ordinary: Outputs, energies: Energies, policy: Policy
 ) -> tuple[dict[str, Any], list[Failure]]:
     kinds: dict[str, list[Gray]] = defaultdict(list)
     for kind, picture in arriving():
@@ -161,7 +164,8 @@ def _strangers(
     found: dict[str, Any] = {}
     failures: list[Failure] = []
     for kind, pictures in kinds.items():
-        outputs = predict(network, _stacked(pictures, size))
+        inputs = _stacked(pictures, size)
+        outputs = predict(network, inputs)
         made = decisions(outputs, np.zeros(len(outputs), np.int64), policy)
         if kind in DRAWN:
             routed = [
@@ -173,6 +177,7 @@ def _strangers(
         found[kind] = {
             "pictures": len(pictures),
             "auroc": _rounded(auroc(ordinary[:, -1], outputs[:, -1])),
+            "auroc_of_energy": _rounded(auroc(energies, _energies(network, inputs))),
             "auroc_of_confidence": _rounded(
                 auroc(-ordinary[:, :-1].max(1), -outputs[:, :-1].max(1))
             ),
@@ -180,6 +185,11 @@ def _strangers(
             "routed_to": {k: v["routed"] for k, v in made["labels"].items() if v["routed"]},
         }
     return found, failures
+
+
+def _energies(network: FilmClassifier, inputs: torch.Tensor) -> Energies:
+    """What the OOD score would be without the residual."""
+    return np.asarray(-logsumexp(predict_logits(network, inputs), axis=1))
 
 
 def _decide(values: Sequence[float], policy: Policy) -> Decision:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.bundle import as_stored
 from models.networks import FilmClassifier
@@ -14,24 +14,46 @@ from models.virtual_logit import VirtualLogit
 DIMENSIONS: Final = 128
 FILMS_PER_DIMENSION: Final = 4
 """Least films for a direction, so that few films do not span everything."""
+FEATURES_PER_DIMENSION: Final = 2
+"""Least features for a direction, so that something lies outside."""
+LEAST_RESIDUAL: Final = 1e-3
 
 
-def fit_virtual_logit(network: FilmClassifier, inputs: Tensor) -> VirtualLogit:
+def fit_virtual_logit(network: FilmClassifier, inputs: Tensor) -> VirtualLogit | None:
     """Return the OOD score of a network whose weights are final, rounded as bundles keep it.
 
     Args:
         network: in evaluation mode.
-        inputs: uint8[N, 1, S, S], films that it learnt from.
+        inputs: uint8[N, 1, S, S], films like those that it learnt from.
+
+    Returns:
+        None if the network's logits are more than one linear layer away from its features: then
+        the energy has to do.
     """
+    if not _ends_in_a_layer(network, inputs[:2]):
+        return None
     with torch.inference_mode():
         features = torch.cat([network.features(part).float() for part in torch.split(inputs, 32)])
         logits = network.backbone.get_classifier()(features)
     mean = features.mean(0)
-    dimensions = min(DIMENSIONS, len(inputs) // FILMS_PER_DIMENSION)
+    dimensions = min(
+        DIMENSIONS,
+        len(inputs) // FILMS_PER_DIMENSION,
+        features.shape[1] // FEATURES_PER_DIMENSION,
+    )
     _, _, directions = torch.linalg.svd(features - mean, full_matrices=False)
     parts = as_stored({"mean": mean, "axes": directions[:dimensions].T.contiguous()})
     unscaled = VirtualLogit(**parts, scale=torch.tensor(1.0))
     energy = -torch.logsumexp(logits, dim=1)
     residual = unscaled(features, logits) - energy
-    scale = logits.amax(1).mean() / residual.mean().clamp_min(1e-6)
+    scale = logits.amax(1).mean() / residual.mean().clamp_min(LEAST_RESIDUAL)
     return VirtualLogit(**parts, **as_stored({"scale": scale}))
+
+
+def _ends_in_a_layer(network: FilmClassifier, inputs: Tensor) -> bool:
+    layer = network.backbone.get_classifier()
+    if not isinstance(layer, nn.Module):
+        return False
+    with torch.inference_mode():
+        logits = layer(network.features(inputs))
+        return torch.allclose(logits, network.logits(inputs), rtol=1e-3, atol=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_model_argument
 
@@ -17,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PATH",
-        help="manifest or folder per label, as for train; its val split is used",
+        help="manifest or folder per label, as for train; its val split is used, and for --average "
+        "and --without its train split too",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder of the new bundle"
@@ -61,5 +63,18 @@ def run(args: argparse.Namespace) -> int:
             f"{label:<17}{info.thresholds[label]:>10.2f}{of['predicted']:>11}{of['routed']:>8}"
             f"{of['wrong']:>7}{note}"
         )
-    print(f"coverage {info.calibration['coverage']}, error {info.calibration['error']}")
+    print(_summary("here", info.calibration))
+    if not info.calibration["target_proved"]:
+        print(f"the target error is not proved: {info.calibration['films']} films are too few")
+    for figures, of in zip(
+        info.training.get("left_out", ()), info.calibration["elsewhere"], strict=True
+    ):
+        print(_summary(f"elsewhere ({', '.join(figures['sources'])})", of))
     return 0
+
+
+def _summary(where: str, of: dict[str, Any]) -> str:
+    return (
+        f"{where}: coverage {of['coverage']:.1%}, error {of['error']:.2%}, "
+        f"95 % sure below {of['error_upper_95']:.2%}"
+    )

@@ -89,6 +89,16 @@ def test_half_of_it_is_refused(
         load_network(str(tmp_path))
 
 
+def test_a_network_with_a_longer_head_keeps_the_energy(films: torch.Tensor) -> None:
+    """Here a norm stands between what timm calls features and the last layer."""
+    network = FilmClassifier("efficientvit_m0", LABELS).eval()
+    inputs = torch.nn.functional.interpolate(films[:8].float(), 64).to(torch.uint8)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean += 1.0
+    assert fit_virtual_logit(network, inputs) is None
+
+
 @pytest.mark.parametrize(
     "architecture", ["test_resnet", "test_convnext", "test_vit", "mobilenetv1_100"]
 )

@@ -18,12 +18,13 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 from models.bundle import load_network, read_info
 from models.networks import FilmClassifier
 from models.training.augment import Variation, augment, mix_style
-from models.training.calibrate import Predictions, calibrate, fit_temperature, upper_bound
+from models.training.calibrate import calibrate, fit_temperature
 from models.training.evaluation import auroc
 from models.training.films import Film, FilmsError, read_films
 from models.training.fit import LOG_FILE, UNFINISHED_FILE, FitOptions, Training, fit
 from models.training.score import expected_calibration_error, risk_coverage, score
 from models.training.strangers import DRAWN, shuffled
+from models.training.thresholds import LEAST_TELLING, Predictions, choose_rule, upper_bound
 from pipeline.cli import main
 from tests.synthetic import dicom_bytes, film
 from transforms.errors import UsageError
@@ -157,6 +158,17 @@ def test_a_source_that_is_left_out_is_only_looked_at(
     assert [of["films"] for of in calibrated.calibration["elsewhere"]] == [len(strange)]
     assert main([*again, "--without", str(whole)]) == 2
     assert "without --leave_out" in capsys.readouterr().err
+    capsys.readouterr()
+    later = tmp_path / "later"
+    again = ["calibrate", "--model", str(whole), "--data", str(manifest), "--output", str(later)]
+    assert main(again) == 0
+    assert "not proved" in capsys.readouterr().out
+    evaluate = ["evaluate", "--data", str(manifest), "--split", "val"]
+    for name, shown in (("whole", True), ("later", False)):
+        where = ["--model", str(tmp_path / name), "--output", str(tmp_path / f"card of {name}")]
+        assert main([*evaluate, *where]) == 0
+        card = (tmp_path / f"card of {name}" / "card.md").read_text()
+        assert ("| far | 32 | 1 |" in card) == shown
 
 
 def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkeypatch) -> None:
@@ -405,5 +417,38 @@ def test_a_label_that_fails_elsewhere_is_asked_for_more() -> None:
     assert found.temperature == alone.temperature
     (said,) = found.evidence["elsewhere"]
     assert said["films"] == 3000
-    for label, of in said["labels"].items():
-        assert of["target_met"] or found.thresholds[label] == 0.99
+    as_if_alone = choose_rule(_predictions(here, alone.temperature), [], 0.02)
+    assert said["routed"] == as_if_alone.routes(there).sum()
+    assert not said["labels"][LABELS[0]]["target_met"]
+
+
+def _predictions(of: tuple[np.ndarray, np.ndarray, np.ndarray], temperature: float) -> Predictions:
+    logits, scores, labels = of
+    strangeness = (scores - scores.mean()) / scores.std()
+    return Predictions(softmax(logits / temperature, axis=1), labels, strangeness)
+
+
+def test_few_films_elsewhere_do_not_count() -> None:
+    rng = np.random.default_rng(5)
+    mine = _predictions(drawn(rng, 3000), 1.0)
+    logits, scores, labels = drawn(rng, 1000)
+    some = np.flatnonzero(logits.argmax(1) == 2)[: LEAST_TELLING - 1]
+    wrong = Predictions(softmax(logits[some], axis=1), (labels[some] + 1) % 5, scores[some] * 0)
+    assert choose_rule(mine, [wrong], 0.02) == choose_rule(mine, [], 0.02)
+
+
+def test_what_is_proved_is_what_is_routed() -> None:
+    """Elsewhere asks so much of a label that is never wrong that what is left is wrong too often."""
+    predicted = np.repeat([0, 1], [600, 900])
+    labels = predicted.copy()
+    labels[:5] = 2
+    probabilities = np.full((1500, len(LABELS)), 0.01)
+    probabilities[np.arange(1500), predicted] = 0.96
+    mine = Predictions(probabilities, labels, np.zeros(1500))
+    there = Predictions(probabilities, np.zeros(1500, np.int64), np.zeros(1500))
+    alone, rule = choose_rule(mine, [], 0.01), choose_rule(mine, [there], 0.01)
+    assert alone.is_proved
+    assert alone.routes(mine).sum() == 1500
+    assert rule.thresholds[LABELS[1]] == 0.99
+    assert rule.routes(mine).sum() == 600
+    assert not rule.is_proved

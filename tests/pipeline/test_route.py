@@ -260,7 +260,10 @@ def test_a_policy_moves_sinks_and_thresholds(
     path = write(source, "a.dcm", dicom_bytes())
     policy = tmp_path / "policy.yaml"
     thresholds = ", ".join(f"{label}: 1.0" for label in LABELS)
-    policy.write_text(f"thresholds: {{{thresholds}}}\nsinks: {{review: {tmp_path / 'second'}}}\n")
+    policy.write_text(
+        f"thresholds: {{{thresholds}}}\nood_threshold: 1000\n"
+        f"sinks: {{review: {tmp_path / 'second'}}}\n"
+    )
     route("--policy", str(policy))
     row = lake.row(path)
     assert (row["status"], row["reason"]) == ("review", "low_confidence")

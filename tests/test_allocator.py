@@ -1,0 +1,48 @@
+"""Threads share few of glibc's arenas, unless the operator says otherwise."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import ctypes, sys, threading
+from transforms.allocator import limit_arenas
+if sys.argv[1] == "limited":
+    limit_arenas()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+start = threading.Barrier(12)
+def take():
+    start.wait()
+    libc.malloc(10_000)
+    start.wait()
+threads = [threading.Thread(target=take) for _ in range(12)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+libc.fopen.restype, libc.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+stdout = libc.fopen(b"/dev/stdout", b"w")
+libc.malloc_info(0, stdout)
+libc.fclose(stdout)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_threads_share_two_arenas() -> None:
+    assert arenas("limited") <= 2 < arenas("free")
+    assert arenas("limited", MALLOC_ARENA_MAX="5") == 5
+
+
+def arenas(how: str, **environment: str) -> int:
+    inherited = {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"}
+    told = subprocess.run(
+        [sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True,
+        env={**inherited, **environment},
+    )  # fmt: skip
+    return told.stdout.count("<heap nr=")
