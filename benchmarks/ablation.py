@@ -47,7 +47,7 @@ def train(
 ) -> dict[str, Any]:
     """Return the bundle of one training, as its JSON file says."""
     number = list(FOLDS).index(fold)
-    folder = work / f"{_slug(recipe)}-{number}-{seed}"
+    folder = work / f"{slug(recipe)}-{number}-{seed}"
     if not (folder / "bundle.json").exists():
         command = [sys.executable, "-m", "pipeline", "train", "--data", str(data)]
         command += ["--output", str(folder), "--leave_out", *FOLDS[fold], "--seed", str(seed)]
@@ -101,7 +101,8 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *details])
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
+    """Return a name as that of a folder."""
     return "".join(c if c.isalnum() else "-" for c in name)
 
 

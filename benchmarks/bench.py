@@ -31,7 +31,9 @@ from pydicom.uid import (
 )
 
 from benchmarks import processes
+from benchmarks.ablation import slug
 from benchmarks.profile_route import machine
+from models.training.markdown import markdown_table
 from tests.synthetic import dicom_bytes, film
 
 SHAPE: Final = (2800, 2300)
@@ -63,7 +65,7 @@ def build(folder: Path, films: int) -> None:
     """Write a folder of films for each syntax, no two alike; what stands there is kept."""
     bases: list[np.ndarray] = []
     for name, syntax in SYNTAXES.items():
-        below = folder / _slug(name)
+        below = folder / slug(name)
         below.mkdir(parents=True, exist_ok=True)
         for number in range(films):
             path = below / f"{number:04d}.dcm"
@@ -81,10 +83,10 @@ def build(folder: Path, films: int) -> None:
 
 def link(corpus: Path, name: str, films: int) -> Path:
     """Return a folder of the first films of a syntax: hard links."""
-    folder = corpus / f"{_slug(name)}-{films}"
+    folder = corpus / f"{slug(name)}-{films}"
     if not folder.exists():
         folder.mkdir()
-        for path in sorted((corpus / _slug(name)).iterdir())[:films]:
+        for path in sorted((corpus / slug(name)).iterdir())[:films]:
             (folder / path.name).hardlink_to(path)
     return folder
 
@@ -117,9 +119,7 @@ def take(args: argparse.Namespace) -> dict[str, Any]:
         "shape": SHAPE,
         "films": {name: args.films * factor for name, factor in CONTENDERS.items()},
         "bytes": {
-            name: int(
-                statistics.mean(p.stat().st_size for p in (args.work / _slug(name)).iterdir())
-            )
+            name: int(statistics.mean(p.stat().st_size for p in (args.work / slug(name)).iterdir()))
             for name in args.syntaxes
         },
         "runs": [],
@@ -157,7 +157,7 @@ def _tables(figures: dict[str, Any]) -> Iterator[str]:
     syntaxes = list(figures["bytes"])
     for what, title in (("wall", "Wall time"), ("cpu", "Processor time")):
         yield f"{title} of an object, ms: median (least to most)"
-        yield _table(
+        yield markdown_table(
             ["", *syntaxes],
             [
                 [name, *(_spread(costs(figures, name, syntax, what)) for syntax in syntaxes)]
@@ -171,7 +171,7 @@ def _tables(figures: dict[str, Any]) -> Iterator[str]:
         ("router / without Beam, processor", ROUTER, "cpu", "without_beam", "cpu"),
         ("router / floor, wall", ROUTER, "wall", "floor", "wall"),
     ]
-    yield _table(
+    yield markdown_table(
         ["", *syntaxes],
         [
             [
@@ -185,7 +185,7 @@ def _tables(figures: dict[str, Any]) -> Iterator[str]:
         ],
     )
     yield "Start-up and memory"
-    yield _table(
+    yield markdown_table(
         ["", "run over one film, s", "peak memory of the longest run, MB (PSS)"],
         [[name, *_start_and_peak(figures, name)] for name in CONTENDERS],
     )
@@ -205,11 +205,6 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def draw(figures: dict[str, Any], path: Path) -> None:
     """Draw wall time per object as bars, on a logarithmic scale."""
     syntaxes = list(figures["bytes"])
@@ -225,10 +220,6 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     axes.set(yscale="log", ylabel="ms an object, wall")
     axes.legend()
     chart.savefig(path, metadata={"Date": None})
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in name)
 
 
 def main() -> int:

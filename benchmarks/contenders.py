@@ -38,7 +38,6 @@ from transforms.imaging.part10 import parse
 from transforms.labels import LABELS
 
 BATCH: Final = 32
-PAPER_SIDE: Final = 512
 
 T = TypeVar("T")
 Input = npt.NDArray[np.uint8]
@@ -62,7 +61,9 @@ def paper(files: Sequence[Path], output: Path) -> Iterator[Said]:
     """The recipe of Pham, Do, Nguyen 2021: MobileNet-V1 on 512 x 512 pixels, a film at a time."""
     import timm
 
-    network = timm.create_model("mobilenetv1_100", pretrained=False, num_classes=5).eval()
+    from benchmarks.forward import PAPER, PAPER_SIDE
+
+    network = timm.create_model(PAPER, pretrained=False, num_classes=5).eval()
     for file in files:
         film = torch.from_numpy(decoded_whole(file, PAPER_SIDE)).float() / 255
         with torch.inference_mode():

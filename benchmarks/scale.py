@@ -29,6 +29,7 @@ from pydicom.dataset import Dataset
 from benchmarks import processes
 from benchmarks.chart import Panel, draw
 from benchmarks.profile_route import machine
+from models.training.markdown import markdown_table
 from tests.engines.flink import HOME, LIBS, READY, flink_cluster
 from tests.synthetic import dicom_bytes, film
 from transforms.lake.layout import Layout
@@ -242,7 +243,7 @@ def tables(figures: dict[str, Any]) -> str:
         ]
         for run in good
     ]  # fmt: skip
-    parts = [_table(heads, lines)]
+    parts = [markdown_table(heads, lines)]
     flat, memory = [], []
     for engine in dict.fromkeys(run["engine"] for run in good):
         by_size = {run["objects"]: run for run in good if run["engine"] == engine}
@@ -260,11 +261,11 @@ def tables(figures: dict[str, Any]) -> str:
             cells = [_pair(by_size.get(size), kind) for size in sizes_of(good)]
             memory.append([engine, kind, *cells])
     heads = ["engine", "objects", "wall an object", "CPU an object", "peak RSS", "peak PSS"]
-    parts += ["How flat: the largest size against the smallest", _table(heads, flat)]
+    parts += ["How flat: the largest size against the smallest", markdown_table(heads, flat)]
     heads = ["engine", "processes", *(f"{size:,}" for size in sizes_of(good))]
     parts += [
         "Peak RSS / PSS in MB by kind of process and number of objects",
-        _table(heads, memory),
+        markdown_table(heads, memory),
     ]
     parts += [
         f"FAILED: {run['engine']}, {run['objects']:,} objects: {'; '.join(run['problems'])}"
@@ -321,11 +322,6 @@ def _change(large: float, small: float) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def setting(args: argparse.Namespace) -> dict[str, Any]:

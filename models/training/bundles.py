@@ -69,8 +69,7 @@ def train_bundle(
         "input_size": options.input_size,
         "training": _provenance(films, data, options),
     }
-    learnt, _ = inputs_of(split_of(films, "train"), options.input_size)
-    network.ood = fit_virtual_logit(network, learnt)
+    _fit_ood(network, films, options.input_size)
     decided = _calibrate(network, films, options.input_size, TARGET_ERROR)
     if strange:
         inputs, labels = inputs_of(strange, options.input_size)
@@ -113,16 +112,17 @@ def calibrate_bundle(
     if len(networks) > 1:
         network.backbone.load_state_dict(_mean_weights(networks))
     if len(networks) > 1 or network.ood is None:
-        network.ood = fit_virtual_logit(network, inputs_of(split_of(films, "train"), side)[0])
+        _fit_ood(network, films, side)
     training = {name: of for name, of in infos[0].training.items() if name != "left_out"}
     if len(infos) > 1:
         training["averaged"] = [info.training.get("options") for info in infos]
-    if without:
-        training["left_out"] = [
-            {"input_size": info.input_size, "passes": info.training["options"]["passes"], **figures}
-            for info, figures in ((bundle.read_info(uri), _left_out(uri)) for uri in without)
-        ]
-    elsewhere = [_predict_left_out(uri, films) for uri in without]
+    left_out = [_left_out(uri, bundle.read_info(uri)) for uri in without]
+    if left_out:
+        training["left_out"] = left_out
+    elsewhere = [
+        _predict_left_out(uri, figures, films)
+        for uri, figures in zip(without, left_out, strict=True)
+    ]
     fixed = {
         "architecture": infos[0].architecture,
         "input_size": side,
@@ -142,22 +142,29 @@ def _mean_weights(networks: Sequence[FilmClassifier]) -> dict[str, Tensor]:
     )
 
 
-def _left_out(uri: str) -> dict[str, Any]:
-    figures: dict[str, Any] | None = bundle.read_info(uri).metrics.get("left_out")
+def _left_out(uri: str, info: bundle.BundleInfo) -> dict[str, Any]:
+    """Figures of a bundle on what it was trained without, and of that training."""
+    figures = info.metrics.get("left_out")
     if figures is None:
         raise bundle.BundleError(f"model bundle {uri}: trained without --leave_out")
-    return figures
+    passes = info.training["options"]["passes"]
+    return {"input_size": info.input_size, "passes": passes, **figures}
 
 
-def _predict_left_out(uri: str, films: Sequence[Film]) -> Predictions:
+def _fit_ood(network: FilmClassifier, films: Sequence[Film], side: int) -> None:
+    learnt, _ = inputs_of(split_of(films, "train"), side)
+    network.ood = fit_virtual_logit(network, learnt)
+
+
+def _predict_left_out(uri: str, figures: dict[str, Any], films: Sequence[Film]) -> Predictions:
     """What a bundle says of the films that it was trained without."""
-    sources = set(_left_out(uri)["sources"])
+    sources, side = set(figures["sources"]), figures["input_size"]
     if missing := sources - {film.source for film in films}:
         raise FilmsError(f"no source {', '.join(sorted(missing))} in the data, as {uri} left out")
-    network, side = bundle.load_network(uri), bundle.read_info(uri).input_size
+    network = bundle.load_network(uri)
     known = [film for film in films if film.source not in sources]
     if network.ood is None:
-        network.ood = fit_virtual_logit(network, inputs_of(split_of(known, "train"), side)[0])
+        _fit_ood(network, known, side)
     own = predict(network, inputs_of(split_of(known, "val"), side)[0])[:, -1]
     strange = [f for f in films if f.source in sources and f.split != "test"]
     if not strange:

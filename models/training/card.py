@@ -7,7 +7,7 @@ After Mitchell et al. 2019, "Model Cards for Model Reporting". Written from `bun
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from models.bundle import BundleInfo
 from models.training.evaluation import Evaluation, Failure
+from models.training.markdown import markdown_table
 from transforms.labels import LABELS
 
 EVALUATION_FILE: Final = "evaluation.json"
@@ -63,7 +64,7 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         "exclude anything. Weights inherit what the licences of their films allow: read the table "
         "before you use them for anything but research.",
         "## Data",
-        _table(
+        markdown_table(
             ["source", "licence", "films learnt from"],
             ([s["source"], s["license"], s["films"]] for s in info.training.get("sources", ())),
         ),
@@ -71,7 +72,7 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         f"`val` ({info.calibration.get('films', '?')} films), the figures below are of the split "
         f"`{split}` ({figures['films']} films of {figures['groups']} groups).",
         "## How right it is",
-        _table(
+        markdown_table(
             ["label", "films", "precision", "recall", "F1"],
             [
                 *(
@@ -83,7 +84,7 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
             ],
         ),
         f"Accuracy {figures['accuracy']}. What is called what, a line per true label:",
-        _table(
+        markdown_table(
             ["", *LABELS],
             ([label, *row] for label, row in zip(LABELS, figures["confusion"], strict=True)),
         ),
@@ -91,7 +92,7 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         "## How well it knows what it does not know",
         f"Expected calibration error {figures['ece']} (15 bins).",
         f"![Accuracy over confidence]({RELIABILITY_FILE}) ![Error over coverage]({RISK_FILE})",
-        _table(
+        markdown_table(
             ["share of films, most confident first", "error"],
             (
                 [f"{point['coverage']:.0%}", point["error"]]
@@ -102,7 +103,7 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         f"With the bundle's own thresholds {made['coverage']:.1%} of the films are routed, "
         f"{made['wrong']} of {made['routed']} wrongly: {made['error']:.2%}, with 95 % confidence "
         f"below {made['error_upper_95']:.2%} (Clopper-Pearson; of films drawn like these). By label:",
-        _table(
+        markdown_table(
             ["label", "threshold", "routed", "wrong", "error below (95 %)"],
             (
                 [label, info.thresholds[label], of["routed"], of["wrong"], of["error_upper_95"]]
@@ -118,7 +119,7 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         "them above a film. Photographs are parts of two pictures, CT, MR and US of few slices; the "
         "score was chosen over others on pictures of these kinds. False reviews of films by the OOD "
         f"limit: {made['review'].get('out_of_distribution', 0)} of {made['films']}.",
-        _table(
+        markdown_table(
             ["kind", "pictures", "AUROC, OOD score", "AUROC, energy", "AUROC, confidence", "reviewed",
              "routed to"],
             (
@@ -161,12 +162,12 @@ def _left_out(info: BundleInfo) -> list[str]:
         "routed by a rule that was chosen without them: the nearest thing there is to a hospital "
         "whose films were never seen. Recipes were compared on these films, and the bundle's own "
         "thresholds were chosen with them.",
-        _table([*heads, "routed", "wrong among the routed"], rows),
+        markdown_table([*heads, "routed", "wrong among the routed"], rows),
     ]
 
 
 def _decided(groups: dict[str, Any]) -> str:
-    return _table(
+    return markdown_table(
         ["", "films", "accuracy", "routed", "wrong among the routed"],
         (
             [name, of["films"], of["accuracy"], f"{of['coverage']:.1%}", f"{of['error']:.2%}"]
@@ -178,11 +179,6 @@ def _decided(groups: dict[str, Any]) -> str:
 def _within(figures: dict[str, Any], name: str) -> str:
     low, high = figures[f"{name}_interval_95"]
     return f"{figures[name]:.3f} ({low:.3f} to {high:.3f})"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [heads, ["---"] * len(heads), *([str(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _draw(path: Path, draw: Any) -> None:
