@@ -136,6 +136,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
     from transforms.isolation import Isolated
     from transforms.lake.index_files import shard_of, write_index
     from transforms.lake.journal import sweep_journal, write_journal
+    from transforms.lake.schema import to_table
     from transforms.lake.settle import settle_all
     from transforms.place import BATCH_ROWS, place, with_object_uri
     from transforms.refs import ObjectRef
@@ -183,7 +184,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
     for shard in range(config.index_shards):
         mine = [row for row in rows if shard_of(row.identity, config.index_shards) == shard]
         if settled := settle_all(mine, []).rows:
-            write_index(config.layout, config.ingest_date, settled, shard)
+            write_index(config.layout, config.ingest_date, to_table(settled), shard)
     sweep_journal(config.layout)
     yield from ((Path(row.source_uri).name, str(row.predicted_label)) for row in rows)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam import pvalue
 
 from transforms.config import RouteConfig
-from transforms.lake.index_files import HeldVersion, shard_of, write_index
+from transforms.lake.index_files import HeldVersion, LedgerRow, hash_of, write_index
+from transforms.lake.schema import IndexRow, in_order, to_table
 from transforms.lake.settle import REPROCESS_NONE, settle_all
 from transforms.ledger import HeldIdentities
 from transforms.metrics import Spread, count_settled, record_seconds
@@ -21,6 +23,10 @@ from transforms.tally import RunTally
 FRESH, HELD, STALE, LEDGER = "fresh", "held", "stale", "ledger"
 """What meets in a shard: rows of this run; rows that the lake held already, met only after a forced
 second look; rows of a killed run that are not taken over; the lake's rows of the same identities."""
+
+PART_ROWS: Final = 4_096
+Hashed: TypeAlias = "tuple[int, bytes | LedgerRow]"
+"""A row on its way to its shard: what the shard left of its identity's hash, and the row, packed."""
 
 
 @dataclass
@@ -67,9 +73,12 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
 
 
 def _key_by_shard(shards: int) -> beam.PTransform:
-    return beam.Map(lambda row: (shard_of(row.identity, shards), row)).with_output_types(
-        tuple[int, Any]
-    )
+    return beam.Map(_keyed, shards).with_output_types(tuple[int, tuple[int, Any]])
+
+
+def _keyed(row: IndexRow | LedgerRow, shards: int) -> tuple[int, Hashed]:
+    rest, shard = divmod(hash_of(row.identity), shards)
+    return shard, (rest % 2**32, row.packed() if isinstance(row, IndexRow) else row)
 
 
 def _parted(joined: tuple[str, dict[str, Any]]) -> Iterator[Any]:
@@ -80,22 +89,46 @@ def _parted(joined: tuple[str, dict[str, Any]]) -> Iterator[Any]:
         yield pvalue.TaggedOutput(HELD, row) if is_held else row
 
 
-def _write(shard: int, found: dict[str, Iterable[Any]], config: RouteConfig) -> Iterator[RunTally]:
-    held = list(found.get(HELD, ()))
-    settled = settle_all(
-        list(found[FRESH]),
-        list(found[LEDGER]),
-        held=[*held, *found[STALE]],
-        reprocess=config.reprocess,
-    )
-    for uri in filter(config.layout.holds, settled.strays):
-        storage_of(uri).remove(uri)
-    if held:
-        yield RunTally.of_count("unchanged", len(held))
-    if settled.rows:
+def _write(
+    shard: int, found: dict[str, Iterable[Hashed]], config: RouteConfig
+) -> Iterator[RunTally]:
+    tables: list[pa.Table] = []
+    tallies: list[RunTally] = []
+    for part in _in_parts(found):
+        settled = settle_all(
+            part[FRESH],
+            part[LEDGER],
+            held=[*part[HELD], *part[STALE]],
+            reprocess=config.reprocess,
+        )
+        for uri in filter(config.layout.holds, settled.strays):
+            storage_of(uri).remove(uri)
+        if part[HELD]:
+            yield RunTally.of_count("unchanged", len(part[HELD]))
+        if settled.rows:
+            tables.append(to_table(settled.rows))
+            tallies.append(RunTally.of_rows(settled.rows))
+    if tables:
         started = time.monotonic()
-        write_index(config.layout, config.ingest_date, settled.rows, shard)
+        rows = in_order(pa.concat_tables(tables))
+        write_index(config.layout, config.ingest_date, rows, shard)
         record_seconds(Spread.INDEX_MS, time.monotonic() - started)
-        tally = RunTally.of_rows(settled.rows)
+        tally = RunTally.sum(tallies)
         count_settled(tally)
         yield tally
+
+
+def _in_parts(found: dict[str, Iterable[Hashed]]) -> Iterator[dict[str, list[Any]]]:
+    """Give what meets in a shard in parts of some `PART_ROWS`; rows of an identity are in one."""
+    packed = {name: list(found.get(name, ())) for name in (FRESH, HELD, STALE, LEDGER)}
+    parts = 1 + sum(map(len, packed.values())) // PART_ROWS
+    numbered: list[dict[str, list[Any]]] = [{name: [] for name in packed} for _ in range(parts)]
+    for name, rows in packed.items():
+        for number, row in rows:
+            numbered[number % parts][name].append(row)
+    packed.clear()
+    while numbered:
+        yield {
+            name: [IndexRow.unpacked(row) if isinstance(row, bytes) else row for row in rows]
+            for name, rows in numbered.pop().items()
+        }

@@ -23,6 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
+import transforms.index
 from pipeline.cli import main
 from tests.conftest import Lake, counts, write
 from tests.synthetic import dataset, dicom_bytes, film, to_bytes
@@ -350,3 +351,34 @@ def test_the_frame_asked_for_is_classified(route, lake: Lake, source: Path) -> N
         assert row["number_of_frames"] == 2
         chances.append([row[f"prob_{label}"] for label in LABELS])
     assert chances[0] != chances[1]
+
+
+def test_a_shard_that_is_settled_in_parts_is_the_one_that_is_settled_whole(
+    route, lake: Lake, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        data = dicom_bytes(film(number, (128, 96)), name=str(number))
+        (source / f"{number}.dcm").write_bytes(data)
+        if number % 2:
+            (source / f"twin of {number}.dcm").write_bytes(data)
+    (source / "conflict.dcm").write_bytes(dicom_bytes(film(9, (128, 96)), name="0"))
+    parts: list[int] = []
+    settle_all = transforms.index.settle_all
+    monkeypatch.setattr(
+        transforms.index,
+        "settle_all",
+        lambda rows, *rest, **more: parts.append(len(rows)) or settle_all(rows, *rest, **more),
+    )
+    whole = route("--index_shards", "1", "--lake", str(tmp_path / "whole"))
+    assert parts == [10]
+    monkeypatch.setattr(transforms.index, "PART_ROWS", 2)
+    parted = route("--index_shards", "1")
+    assert sum(parts[1:]) == 10 and len(parts) > 3
+    assert parted["counts"] == whole["counts"] and whole["counts"]["duplicate"] == 3
+
+    def told(of: Path) -> list[dict]:
+        (index,) = of.glob("index/*/*.parquet")
+        own = ["run_id", "ingested_at", "object_uri"]
+        return pq.read_table(index).drop_columns(own).to_pylist()
+
+    assert told(lake.root) == told(tmp_path / "whole")

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms.lake.layout import PARTITION_PREFIX, Layout
-from transforms.lake.schema import ROW_GROUP_ROWS, IndexRow, identity_of, to_table
+from transforms.lake.schema import ROW_GROUP_ROWS, VERSION_COLUMNS, identity_of
 from transforms.lake.store import list_files, put_once, read_bytes
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
@@ -155,19 +155,31 @@ def parquet_file(uri: str) -> pq.ParquetFile:
 
 def shard_of(identity: str, shards: int) -> int:
     """Return the shard, 0..shards - 1, that all rows of an identity belong to."""
-    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") % shards
+    return hash_of(identity) % shards
 
 
-def write_index(layout: Layout, ingest_date: str, rows: Sequence[IndexRow], shard: int) -> str:
-    """Write one index file, named by the rows' identities, unless it stands already.
+def hash_of(identity: str) -> int:
+    """Return 64 evenly spread bits of an identity, the same in every process."""
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big")
+
+
+def write_index(layout: Layout, ingest_date: str, rows: pa.Table, shard: int) -> str:
+    """Write one index file, named by the versions that its rows are of, unless it stands already.
 
     A retry writes the same rows under the same name; what it would have written later (times of a
     second fetch) is dropped with it.
+
+    Args:
+        layout: of the lake.
+        ingest_date: the partition.
+        rows: of `SCHEMA`, in the order of `in_order`.
+        shard: that the rows belong to.
     """
-    identities = sorted(f"{r.source_uri}\0{r.source_version}\0{r.model_id or ''}" for r in rows)
-    digest = hashlib.sha256("\n".join(identities).encode("utf-8", "surrogateescape")).hexdigest()
+    versions = zip(*(rows[name].to_pylist() for name in VERSION_COLUMNS), strict=True)
+    lines = sorted("\0".join(value or "" for value in version) for version in versions)
+    digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     target = join(layout.partition(ingest_date), f"part-{shard:05d}-{digest[:20]}.parquet")
-    put_once(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
+    put_once(target, parquet_bytes(rows), scratch=layout.scratch())
     return target
 
 
