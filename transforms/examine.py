@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from transforms.config import RouteConfig
+from transforms.config import COPY, RouteConfig
 from transforms.held_bytes import HELD
 from transforms.imaging.film import thumbnail_of
 from transforms.imaging.header import Header, read_header, require_uids
@@ -63,7 +63,8 @@ def examine(
         row = replace(row, content_sha256=hash_ref(ref))
         row = quarantined(row, Rejected(Stage.FETCH, Reason.TOO_LARGE))
         return Examined(row, None, time.monotonic() - started)
-    data = read_ref(ref)
+    is_copied = config.placement == COPY
+    data = read_ref(ref, config.layout.local_scratch if is_copied else None)
     try:
         sha256 = data.sha256()
         row = replace(row, content_sha256=sha256)
@@ -73,7 +74,10 @@ def examine(
         data.close()
         raise
     decoded = time.monotonic()
-    HELD.hold(sha256, data)
+    if is_copied:
+        HELD.hold(sha256, data)
+    else:
+        data.close()
     return replace(examined, fetch_s=fetched - started, decode_s=decoded - fetched)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeAlias
 
 import apache_beam as beam
 from apache_beam import pvalue
+from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.config import RouteConfig, read_patient_key
 from transforms.examine import Examined, examine
@@ -19,7 +20,9 @@ from transforms.reasons import Unaccounted
 from transforms.refs import FAILED, ObjectRef, failure_of
 
 FILMS, DECIDED = "films", "decided"
-BATCH_REFS = 16
+BATCH_REFS = 8
+Started: TypeAlias = "tuple[ObjectRef, Future[Examined | Unaccounted], Any, Any]"
+"""A reference that is being examined, and the timestamp and window that it came with."""
 
 
 @dataclass
@@ -41,7 +44,11 @@ class FetchAndExamine(beam.PTransform):  # type: ignore[misc]
 
 
 class ExamineFn(beam.DoFn):  # type: ignore[misc]
-    """Examines a batch of references, in as many threads as child processes."""
+    """Examines a batch of references, in as many threads as child processes.
+
+    What a batch came to is given out when the next one has been started, so that decoders are at work
+    while the model and placement are.
+    """
 
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
@@ -63,23 +70,43 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
         while not self._idle.empty():
             self._idle.get().close()
 
-    def process(self, refs: Sequence[ObjectRef]) -> Iterator[Any]:
-        for ref, outcome in zip(refs, self._pool.map(self._examine, refs), strict=True):
-            if isinstance(outcome, Unaccounted):
-                count_failed(outcome.reason)
-                why = failure_of(ref.uri, outcome, log_uris=self._config.log_uris)
-                yield pvalue.TaggedOutput(FAILED, why)
-                continue
-            count(Count.EXAMINED)
-            count(Count.BYTES_READ, ref.size)
-            record(Spread.OBJECT_BYTES, ref.size)
-            record_seconds(Spread.FETCH_MS, outcome.fetch_s)
-            if outcome.decode_s is not None:
-                record_seconds(Spread.DECODE_MS, outcome.decode_s)
-            if outcome.film is None:
-                yield pvalue.TaggedOutput(DECIDED, outcome.row)
-            else:
-                yield outcome.row, outcome.film
+    def start_bundle(self) -> None:
+        self._started: list[Started] = []
+
+    def process(
+        self,
+        refs: Sequence[ObjectRef],
+        timestamp: Any = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[Any]:
+        before, self._started = (
+            self._started,
+            [(ref, self._pool.submit(self._examine, ref), timestamp, window) for ref in refs],
+        )
+        yield from self._finished(before)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from self._finished(self._started)
+
+    def _finished(self, started: Sequence[Started]) -> Iterator[Any]:
+        for ref, future, timestamp, window in started:
+            tag, value = self._told(ref, future.result())
+            stamped = WindowedValue(value, timestamp, (window,))
+            yield stamped if tag == FILMS else pvalue.TaggedOutput(tag, stamped)
+
+    def _told(self, ref: ObjectRef, outcome: Examined | Unaccounted) -> tuple[str, Any]:
+        if isinstance(outcome, Unaccounted):
+            count_failed(outcome.reason)
+            return FAILED, failure_of(ref.uri, outcome, log_uris=self._config.log_uris)
+        count(Count.EXAMINED)
+        count(Count.BYTES_READ, ref.size)
+        record(Spread.OBJECT_BYTES, ref.size)
+        record_seconds(Spread.FETCH_MS, outcome.fetch_s)
+        if outcome.decode_s is not None:
+            record_seconds(Spread.DECODE_MS, outcome.decode_s)
+        if outcome.film is None:
+            return DECIDED, outcome.row
+        return FILMS, (outcome.row, outcome.film)
 
     def _examine(self, ref: ObjectRef) -> Examined | Unaccounted:
         child = self._idle.get()

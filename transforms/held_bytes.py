@@ -12,7 +12,8 @@ from typing import Final
 
 from transforms.shared_bytes import SharedBytes
 
-CAPACITY_BYTES: Final = 512 << 20
+CAPACITY_BYTES: Final = 1 << 30
+"""In memory; what is on a disk does not count."""
 CAPACITY_OBJECTS: Final = 256
 """Each holds a file descriptor, of which a process commonly has 1,024."""
 
@@ -31,7 +32,7 @@ class HeldBytes:
 
     def hold(self, sha256: str, data: SharedBytes) -> None:
         """Take bytes over until they are taken or room is needed; then they are closed."""
-        size = data.size
+        size = _weight(data)
         with self._lock:
             if sha256 in self._held or size > self._capacity_bytes:
                 data.close()
@@ -40,15 +41,19 @@ class HeldBytes:
             self._total += size
             while self._total > self._capacity_bytes or len(self._held) > self._capacity_objects:
                 _, oldest = self._held.popitem(last=False)
-                self._total -= oldest.size
+                self._total -= _weight(oldest)
                 oldest.close()
 
     def take(self, sha256: str) -> SharedBytes | None:
         """Return and forget bytes, which are the caller's to close, or None."""
         with self._lock:
             data = self._held.pop(sha256, None)
-            self._total -= 0 if data is None else data.size
+            self._total -= 0 if data is None else _weight(data)
             return data
+
+
+def _weight(data: SharedBytes) -> int:
+    return data.size if data.in_memory else 0
 
 
 HELD: Final = HeldBytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,6 +54,10 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
 
     def setup(self) -> None:
         self._decided_by = self._config.decided_by()
+        self._pool = ThreadPoolExecutor(self._config.fetch_threads)
+
+    def teardown(self) -> None:
+        self._pool.shutdown()
 
     def process(self, rows: Sequence[IndexRow]) -> Iterator[Any]:
         bound = [with_object_uri(row, self._config) for row in rows]
@@ -62,16 +67,21 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
             for row in bound:
                 yield self._failed(row, error)
             return
-        for row in bound:
-            started = time.monotonic()
-            try:
-                place(row, self._config)
-            except Unaccounted as error:
-                yield self._failed(row, error)
+        for row, outcome in zip(bound, self._pool.map(self._place, bound), strict=True):
+            if isinstance(outcome, Unaccounted):
+                yield self._failed(row, outcome)
                 continue
             count(Count.PLACED)
-            record_seconds(Spread.PLACE_MS, time.monotonic() - started)
+            record_seconds(Spread.PLACE_MS, outcome)
             yield row
+
+    def _place(self, row: IndexRow) -> float | Unaccounted:
+        started = time.monotonic()
+        try:
+            place(row, self._config)
+        except Unaccounted as error:
+            return error
+        return time.monotonic() - started
 
     def _failed(self, row: IndexRow, error: Unaccounted) -> pvalue.TaggedOutput:
         count_failed(error.reason)

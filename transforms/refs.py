@@ -13,6 +13,8 @@ from transforms.shared_bytes import SharedBytes
 from transforms.storage.base import Changed, Found, sha256_of
 from transforms.storage.schemes import storage_of
 
+DISK_FAILS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
 
 def object_key(source_uri: str) -> str:
     """Return an object's name in logs and errors: 12 hex digits of sha256 of its URI."""
@@ -93,19 +95,25 @@ def log_failure(failure: Failure) -> None:
     logging.getLogger("dicom_router").warning("%s", said_of(failure))
 
 
-def read_ref(ref: ObjectRef) -> SharedBytes:
+def read_ref(ref: ObjectRef, folder: str | None = None) -> SharedBytes:
     """Read the bytes of exactly this version; they are the caller's to close.
+
+    Args:
+        ref: the version.
+        folder: as of `SharedBytes`; a disk that is full or fails is left for memory.
 
     Raises:
         Unaccounted: it is gone, may not be read, or changed before or while it was read.
     """
-    data = SharedBytes()
+    data = SharedBytes(folder)
     try:
         storage_of(ref.uri).copy_to(ref.uri, ref.version, data.file)
         if data.size != ref.size:
             raise Changed("another size than it was listed with")
     except OSError as error:
         data.close()
+        if not data.in_memory and error.errno in DISK_FAILS:
+            return read_ref(ref)
         raise unaccounted(error, Stage.FETCH) from error
     return data
 

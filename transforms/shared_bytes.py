@@ -1,4 +1,4 @@
-"""An object's bytes in memory that another process can map: read once, copied to nobody."""
+"""An object's bytes where another process can map them: read once, copied to nobody."""
 
 from __future__ import annotations
 
@@ -6,20 +6,30 @@ import errno
 import hashlib
 import mmap
 import os
+from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 
 class SharedBytes:
-    """Bytes in an anonymous file (memfd_create(2)); gone when the last holder closes it.
+    """Bytes in a file without a name; gone when the last holder closes it.
+
+    Args:
+        folder: where the bytes will probably be put, made if need be: the file is on its disk and may
+            be given a name there, so that nothing is copied again (O_TMPFILE, open(2)). None, or
+            one that cannot have such files: in memory (memfd_create(2)).
 
     Attributes:
         file: to write them into and to read them from; other holders of the descriptor that map it
             instead do not disturb its position.
+        in_memory: whether they take up memory rather than a disk.
     """
 
-    def __init__(self) -> None:
-        descriptor = os.memfd_create("object", os.MFD_CLOEXEC)
+    def __init__(self, folder: str | None = None) -> None:
+        descriptor = None if folder is None else _unnamed_file(folder)
+        self.in_memory = descriptor is None
+        if descriptor is None:
+            descriptor = os.memfd_create("object", os.MFD_CLOEXEC)
         self.file: BinaryIO = os.fdopen(descriptor, "w+b", buffering=0)
 
     def __enter__(self) -> SharedBytes:
@@ -50,6 +60,14 @@ class SharedBytes:
     def close(self) -> None:
         """Give the bytes up."""
         self.file.close()
+
+
+def _unnamed_file(folder: str) -> int | None:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError:  # another kind of file system, or a folder that will say so when it is used
+        return None
 
 
 def mapped(descriptor: int) -> memoryview:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from transforms.labels import LABELS
-from transforms.storage.schemes import is_below, join
+from transforms.storage.local import uri_to_path
+from transforms.storage.schemes import is_below, is_local, join
 
 REVIEW: Final = "review"
 NOT_XRAY: Final = "not_xray"
@@ -100,6 +101,11 @@ class Layout:
     def scratch(self, destination: str | None = None) -> str:
         """Folder for files on their way to a sink, or to the lake's own folders."""
         return join(self.root if destination is None else self._sink_root(destination), SCRATCH)
+
+    @property
+    def local_scratch(self) -> str | None:
+        """The lake's own `scratch` as a path, or None where it is in an object store."""
+        return str(uri_to_path(self.scratch())) if is_local(self.root) else None
 
     @property
     def object_roots(self) -> tuple[str, ...]:

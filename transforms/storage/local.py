@@ -17,7 +17,9 @@ from urllib.parse import quote, unquote_to_bytes
 
 from transforms.storage.base import BLOCK_BYTES, Changed, Found
 
-SENDFILE_BYTES: Final = 1 << 30
+COPY_BYTES: Final = 1 << 30
+CANNOT: Final = (errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP)
+"""What a kernel or a file system says that cannot copy by itself."""
 
 
 def path_to_uri(path: str) -> str:
@@ -97,9 +99,14 @@ class LocalStorage:
             _check_version(uri, version, stream)
 
     def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
-        """As `Storage.put`: written and synced in `scratch`, then linked to its name."""
+        """As `Storage.put`: written and synced in `scratch`, then linked to its name.
+
+        A file without a name on the same file system is not copied, but given this one.
+        """
 
         def write(temporary: Path) -> None:
+            if _named(source, temporary):
+                return
             with temporary.open("xb") as writer:
                 shutil.copyfileobj(source, writer, BLOCK_BYTES)
                 writer.flush()
@@ -183,21 +190,48 @@ def _found(path: str) -> Found | OSError | None:
     return _listed(path_to_uri(path), status)
 
 
-def _sent(stream: BinaryIO, sink: BinaryIO) -> bool:
-    """Copy by the kernel (sendfile(2)) and return True, or False where one of the two is no file."""
+def _named(source: BinaryIO, name: Path) -> bool:
+    """Sync a file that has no name and give it one, or return False where that cannot be."""
+    descriptor = _descriptor(source)
+    if descriptor is None or os.fstat(descriptor).st_nlink:
+        return False
     try:
-        target = sink.fileno()
-    except (AttributeError, io.UnsupportedOperation):
+        os.fsync(descriptor)
+        os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor)  # linkat(2), O_TMPFILE
+    except OSError:
+        return False  # in memory, on another file system, or a disk that will say so once more
+    return True
+
+
+def _sent(stream: BinaryIO, sink: BinaryIO) -> bool:
+    """Copy by the kernel and return True, or False where one of the two is no file.
+
+    By copy_file_range(2), which shares the blocks where the file system can, else sendfile(2).
+    """
+    target = _descriptor(sink)
+    if target is None:
         return False
     sink.flush()
+    ways: tuple[Callable[[], int], ...] = (
+        lambda: os.copy_file_range(stream.fileno(), target, COPY_BYTES),
+        lambda: os.sendfile(target, stream.fileno(), None, COPY_BYTES),
+    )
+    for copy in ways:
+        try:
+            while copy():
+                pass
+            return True
+        except OSError as error:
+            if error.errno not in CANNOT or os.fstat(target).st_size:
+                raise
+    return False
+
+
+def _descriptor(file: BinaryIO) -> int | None:
     try:
-        while os.sendfile(target, stream.fileno(), None, SENDFILE_BYTES):
-            pass
-    except OSError as error:
-        if error.errno in (errno.EINVAL, errno.ENOSYS) and not os.fstat(target).st_size:
-            return False  # a file system that cannot
-        raise
-    return True
+        return file.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        return None
 
 
 def _check_version(uri: str, version: str | None, stream: BinaryIO) -> None:
