@@ -52,7 +52,7 @@ STAGES = {
     "forward": ("models.handler", "_forward"),
     "decide": ("transforms.classify", "decide_row"),
     "place": ("transforms.place", "place"),
-    "settle": ("transforms.index", "settle"),
+    "settle": ("transforms.index", "settle_all"),
     "write index": ("transforms.index", "write_index"),
 }
 

@@ -86,7 +86,7 @@ class RouteConfig:
         device: auto, cpu or cuda.
         accelerator: that the engine should give the workers which run the model, as Beam writes it.
         batch_size: most films in one call of the model.
-        fetch_threads: objects that one worker reads and decodes at once.
+        fetch_threads: objects that one worker reads and decodes at once; as many it places.
         frame_number: frame of multi-frame objects that is classified, from 1.
         policy: complete, with thresholds for every label.
         own_policy: the same as the operator gave it, without what the bundle filled in.

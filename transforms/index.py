@@ -13,7 +13,7 @@ from apache_beam import pvalue
 
 from transforms.config import RouteConfig
 from transforms.lake.index_files import HeldVersion, LedgerRow, hash_of, write_index
-from transforms.lake.schema import IndexRow, in_order, to_table
+from transforms.lake.schema import IndexRow, to_table
 from transforms.lake.settle import REPROCESS_NONE, settle_all
 from transforms.ledger import HeldIdentities
 from transforms.metrics import Spread, count_settled, record_seconds
@@ -45,7 +45,11 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
         if self.config.reprocess != REPROCESS_NONE:  # else what the lake holds never came this far
             known = (
                 {
-                    "rows": pcolls["rows"] | "KeyBySource" >> beam.Map(lambda r: (r.source_uri, r)),
+                    "rows": pcolls["rows"]
+                    | "KeyBySource"
+                    >> beam.Map(lambda row: (row.source_uri, row.packed())).with_output_types(
+                        tuple[str, bytes]
+                    ),
                     "held": pcolls["held"],
                 }
                 | "JoinBySource" >> beam.CoGroupByKey()
@@ -84,7 +88,8 @@ def _keyed(row: IndexRow | LedgerRow, shards: int) -> tuple[int, Hashed]:
 def _parted(joined: tuple[str, dict[str, Any]]) -> Iterator[Any]:
     _, found = joined
     held: set[HeldVersion] = set(found["held"])
-    for row in found["rows"]:
+    for packed in found["rows"]:
+        row = IndexRow.unpacked(packed)
         is_held = (row.source_version, row.model_id) in held
         yield pvalue.TaggedOutput(HELD, row) if is_held else row
 
@@ -110,8 +115,7 @@ def _write(
             tallies.append(RunTally.of_rows(settled.rows))
     if tables:
         started = time.monotonic()
-        rows = in_order(pa.concat_tables(tables))
-        write_index(config.layout, config.ingest_date, rows, shard)
+        write_index(config.layout, config.ingest_date, pa.concat_tables(tables), shard)
         record_seconds(Spread.INDEX_MS, time.monotonic() - started)
         tally = RunTally.sum(tallies)
         count_settled(tally)

@@ -102,14 +102,15 @@ def place(row: IndexRow, config: RouteConfig) -> None:
     Raises:
         Unaccounted: the source changed meanwhile, or the lake's storage refused.
     """
+    if config.placement == INDEX_ONLY:
+        return
     sha256 = str(row.content_sha256)
     target, scratch = str(row.object_uri), config.layout.scratch(row.destination)
+    if config.placement == LINK:
+        store.put_link(target, row.source_uri, sha256, scratch=scratch)
+        return
     with HELD.take(sha256) or contextlib.nullcontext() as held:
-        if config.placement == INDEX_ONLY:
-            return
-        if config.placement == LINK:
-            store.put_link(target, row.source_uri, sha256, scratch=scratch)
-        elif held is not None:
+        if held is not None:
             store.put_file(target, held.from_start(), sha256, scratch=scratch)
         else:
             store.put_copy(target, row.source_uri, sha256, scratch=scratch)

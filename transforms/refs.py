@@ -14,6 +14,7 @@ from transforms.storage.base import Changed, Found, sha256_of
 from transforms.storage.schemes import storage_of
 
 DISK_FAILS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+"""What the disk may say on which an object is put before it has a name."""
 
 
 def object_key(source_uri: str) -> str:

@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fetch_threads",
         type=int,
         metavar="N",
-        help="objects read and decoded at once; default: by the number of processors",
+        help="objects read and decoded, and placed, at once; default: by the number of processors",
     )
     parser.add_argument(
         "--patient_key_file",

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms.lake.layout import PARTITION_PREFIX, Layout
-from transforms.lake.schema import ROW_GROUP_ROWS, VERSION_COLUMNS, identity_of
+from transforms.lake.schema import ROW_GROUP_ROWS, VERSION_COLUMNS, identity_of, in_order
 from transforms.lake.store import list_files, put_once, read_bytes
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
@@ -172,14 +172,14 @@ def write_index(layout: Layout, ingest_date: str, rows: pa.Table, shard: int) ->
     Args:
         layout: of the lake.
         ingest_date: the partition.
-        rows: of `SCHEMA`, in the order of `in_order`.
+        rows: of `SCHEMA`, in any order.
         shard: that the rows belong to.
     """
     versions = zip(*(rows[name].to_pylist() for name in VERSION_COLUMNS), strict=True)
     lines = sorted("\0".join(value or "" for value in version) for version in versions)
     digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     target = join(layout.partition(ingest_date), f"part-{shard:05d}-{digest[:20]}.parquet")
-    put_once(target, parquet_bytes(rows), scratch=layout.scratch())
+    put_once(target, parquet_bytes(in_order(rows)), scratch=layout.scratch())
     return target
 
 

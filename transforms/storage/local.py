@@ -191,15 +191,15 @@ def _found(path: str) -> Found | OSError | None:
 
 
 def _named(source: BinaryIO, name: Path) -> bool:
-    """Sync a file that has no name and give it one, or return False where that cannot be."""
+    """Give a file that has no name one and sync it, or return False where that cannot be."""
     descriptor = _descriptor(source)
     if descriptor is None or os.fstat(descriptor).st_nlink:
         return False
     try:
-        os.fsync(descriptor)
         os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor)  # linkat(2), O_TMPFILE
     except OSError:
-        return False  # in memory, on another file system, or a disk that will say so once more
+        return False  # in memory, on another file system, or not to be named
+    os.fsync(descriptor)
     return True
 
 
