@@ -32,6 +32,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from models.bundle import load_network, read_info
 from models.default_bundle import DEFAULT_BUNDLE
+from models.fused import fuse
 from transforms.imaging.film import thumbnail_of
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
@@ -105,6 +106,7 @@ def floor(files: Sequence[Path], output: Path) -> Iterator[Said]:
     One thread a core, a core each: its wall time is what is left when nothing waits.
     """
     network, side, limits = load_network(DEFAULT_BUNDLE), _side(), Limits()
+    fuse(network, side)
     cores = torch.get_num_threads()
     torch.set_num_threads(1)
 

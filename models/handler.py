@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.ml.inference.pytorch_inference import PytorchModelHandlerTensor
 
 from models import bundle
+from models.fused import CPU_FORWARD_FILMS, fuse
 from models.live import LiveModel, Served
 from models.networks import FilmClassifier
 from transforms.errors import UsageError
@@ -20,8 +22,8 @@ from transforms.errors import UsageError
 Device = Literal["auto", "cpu", "cuda"]
 Films = npt.NDArray[np.uint8]
 
-CPU_FORWARD_FILMS = 8
-"""Films in one forward on the CPU, short ones filled up: results then do not depend on neighbours."""
+CPU_SHARE = 0.4
+"""Of the processors, for torch's threads: the others read and decode meanwhile."""
 
 
 class DeviceError(UsageError):
@@ -138,6 +140,9 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
         if device == "cuda":
             network = network.half()
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if device == "cpu":
+            torch.set_num_threads(max(1, round(CPU_SHARE * len(os.sched_getaffinity(0)))))
+            fuse(network, info.input_size)
         if (1, info.input_size, info.input_size) != self._film_shape:
             raise bundle.BundleError(
                 f"model bundle {uri}: its films have {info.input_size} pixels a side, this run makes "

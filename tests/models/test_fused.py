@@ -1,0 +1,82 @@
+"""The backbone that serves gives the plain one's values, or does not serve."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from models import fused
+from models.efficientnet_lite import EfficientNetLite
+from models.fused import CPU_FORWARD_FILMS, FusedEfficientNetLite, fuse
+from models.handler import FilmModelHandler
+from models.networks import FilmClassifier
+from transforms.labels import LABELS
+
+
+def classifier(architecture: str) -> FilmClassifier:
+    torch.manual_seed(0)
+    network = FilmClassifier(architecture, LABELS).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+def films(count: int, side: int) -> torch.Tensor:
+    return torch.randint(256, (count, 1, side, side), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("architecture", ["tf_efficientnet_lite0", "tf_efficientnet_lite2"])
+@pytest.mark.parametrize("side", [192, 150, 137])
+@torch.inference_mode()
+def test_values_are_those_of_the_plain_backbone(architecture: str, side: int) -> None:
+    network = classifier(architecture)
+    given = films(3, side)
+    expected, features = network(given), network.features(given)
+    fuse(network, side)
+    assert isinstance(network.backbone, FusedEfficientNetLite)
+    assert torch.allclose(network(given), expected, rtol=0, atol=1e-4)
+    assert torch.allclose(network.features(given), features, rtol=1e-3, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_film_has_the_same_values_whatever_else_is_in_its_forward() -> None:
+    network = classifier("tf_efficientnet_lite0")
+    fuse(network, 64)
+    given = films(CPU_FORWARD_FILMS, 64)
+    alone = torch.cat((given[3:4], torch.zeros_like(given[1:])))
+    assert torch.equal(network(given)[3], network(alone)[0])
+
+
+def test_a_backbone_with_other_values_does_not_serve(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(fused, "CLAMP", fused.NO_CLAMP)
+    network = classifier("tf_efficientnet_lite0")
+    fuse(network, 64)
+    assert isinstance(network.backbone, EfficientNetLite)
+    assert "differ" in caplog.text
+
+
+def test_a_machine_without_the_operators_serves_the_plain_backbone(monkeypatch, caplog) -> None:
+    monkeypatch.delattr(torch.ops.mkldnn, "_reorder_convolution_weight")
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    network = classifier("tf_efficientnet_lite0")
+    with caplog.at_level(logging.INFO):
+        fuse(network, 64)
+    assert isinstance(network.backbone, EfficientNetLite)
+    assert "no fused backbone" in caplog.text
+
+
+def test_other_networks_are_left_alone() -> None:
+    network = classifier("test_efficientnet")
+    plain = network.backbone
+    fuse(network, 64)
+    assert network.backbone is plain
+
+
+def test_the_default_bundle_serves_fused_on_the_cpu() -> None:
+    handler = FilmModelHandler("builtin:default", device="cpu")
+    served = handler.load_model().now()
+    assert isinstance(served.network.backbone, FusedEfficientNetLite)
