@@ -180,3 +180,16 @@ def test_the_full_decode_agrees_with_the_fast_one() -> None:
     fast, reduced = decode_frame(request)
     assert reduced
     assert np.array_equal(full.decode(request).values, fast.values)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16])
+def test_rle_is_read_fast_and_as_pydicom_reads_it(dtype: type) -> None:
+    pixels = film().astype(np.int32)
+    pixels = (pixels >> 4 if dtype is np.uint8 else pixels - 2000 * (dtype is np.int16)).astype(
+        dtype
+    )
+    parsed = parse(dicom_bytes(pixels, syntax=RLELossless), Limits())
+    request = frame_request(parsed, 1, SIZE, Limits())
+    stored, is_fast = decode_frame(request)
+    assert is_fast
+    assert np.array_equal(stored.values, full.decode(request).values)

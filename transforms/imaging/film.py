@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.uid import ExplicitVRBigEndian
 
-from transforms.imaging.codecs import full, jpeg, jpeg2000, jpeg_whole, native
+from transforms.imaging.codecs import full, jpeg, jpeg2000, jpeg_whole, native, rle
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     NoFastPath,
@@ -29,7 +29,7 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 _FAST: dict[str, Callable[[FrameRequest], StoredFrame]] = {
     syntax: codec.decode
-    for codec in (native, jpeg2000, jpeg, jpeg_whole)
+    for codec in (native, jpeg2000, jpeg, jpeg_whole, rle)
     for syntax in codec.SYNTAXES
 }
 

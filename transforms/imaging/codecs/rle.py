@@ -1,0 +1,56 @@
+"""RLE gray frames by imagecodecs, decoded whole and averaged.
+
+Strips of rows cannot be skipped: the header says where the segments (byte planes) start, not their rows.
+
+Standard: PS3.5 annexes A.4.2 and G.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import imagecodecs
+import numpy as np
+from pydicom.uid import RLELossless
+
+from transforms.imaging.codecs.area import average, padding_of
+from transforms.imaging.codecs.frame import (
+    FrameRequest,
+    NoFastPath,
+    StoredFrame,
+    encapsulated_frame,
+)
+from transforms.imaging.codecs.native import clear_unused_bits
+
+SYNTAXES = frozenset({str(RLELossless)})
+HEADER = struct.Struct("<16L")
+"""Number of segments and where they start (annex G.5)."""
+
+
+def decode(request: FrameRequest) -> StoredFrame:
+    """Return the averaged stored values of a gray frame.
+
+    Raises:
+        NoFastPath: colour, palette, or segments that do not hold the frame.
+    """
+    if request.bits_allocated not in (8, 16) or not request.is_gray:
+        raise NoFastPath
+    dtype = np.dtype(f"<{'i' if request.signed else 'u'}{request.bits_allocated // 8}")
+    frame = encapsulated_frame(request)
+    _require_segments_inside(frame)
+    try:
+        decoded = np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype), dtype)
+        values = decoded.reshape(request.rows, request.columns)
+    except Exception as error:  # of the codec, or another size than the header says
+        raise NoFastPath from error
+    is_padding = padding_of(values, request)
+    return average(clear_unused_bits(values, request), request.reduction, is_padding)
+
+
+def _require_segments_inside(frame: bytes) -> None:
+    """Raise `NoFastPath` unless segments start inside the frame: imagecodecs would read outside it."""
+    if len(frame) < HEADER.size:
+        raise NoFastPath
+    segments, *offsets = HEADER.unpack_from(frame)
+    if any(not HEADER.size <= offset < len(frame) for offset in offsets[:segments]):
+        raise NoFastPath
