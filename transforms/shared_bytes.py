@@ -50,7 +50,7 @@ class SharedBytes:
 
     def sha256(self) -> str:
         """Return the hex sha256 of the bytes."""
-        return hashlib.sha256(mapped(self.file.fileno())).hexdigest()
+        return hashlib.file_digest(self.from_start(), "sha256").hexdigest()  # type: ignore[arg-type]
 
     def from_start(self) -> BinaryIO:
         """Return the file, at its start."""

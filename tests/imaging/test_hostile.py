@@ -170,13 +170,50 @@ def test_a_stream_is_not_believed_over_the_header() -> None:
     assert reason_of(with_stream(bytes(many), JPEG2000Lossless)) is Reason.SIZE_MISMATCH
 
 
+ITEM, DELIMITER = b"\xfe\xff\x00\xe0\0\0\0\0", b"\xfe\xff\xdd\xe0\0\0\0\0"
+
+
+def with_items(plain: bytes, head: bytes, items: bytes) -> bytes:
+    """Put a sequence before the first element of group 0028."""
+    order = ">" if ExplicitVRBigEndian.encode() + b"\0" in plain else "<"
+    at = plain.index(struct.pack(order + "HH", 0x28, 2))
+    return plain[:at] + head + items + plain[at:]
+
+
 def test_millions_of_items_are_counted_before_they_are_built() -> None:
-    plain = dicom_bytes(PIXELS)
-    at = plain.index(struct.pack("<HH", 0x28, 2))  # before the first element of group 0028
-    items = b"\xfe\xff\x00\xe0\0\0\0\0" * 300_000
     head = struct.pack("<HH2sHL", 9, 0x1001, b"SQ", 0, 0xFFFFFFFF)
-    bomb = plain[:at] + head + items + b"\xfe\xff\xdd\xe0\0\0\0\0" + plain[at:]
+    bomb = with_items(dicom_bytes(PIXELS), head, ITEM * 300_000 + DELIMITER)
     assert reason_of(bomb) is Reason.TOO_MANY_ITEMS
+
+
+def test_millions_of_items_in_a_sequence_of_stated_length() -> None:
+    """The parser leaves them for later, and whoever asks for the sequence pays."""
+    head = struct.pack("<HH2sHL", 9, 0x1001, b"SQ", 0, 8 * 300_000)
+    bomb = with_items(dicom_bytes(PIXELS), head, ITEM * 300_000)
+    assert reason_of(bomb) is Reason.TOO_MANY_ITEMS
+
+
+def test_millions_of_items_in_big_endian() -> None:
+    head = struct.pack(">HH2sHL", 9, 0x1001, b"SQ", 0, 0xFFFFFFFF)
+    items = struct.pack(">HHL", 0xFFFE, 0xE000, 0) * 300_000
+    end = struct.pack(">HHL", 0xFFFE, 0xE0DD, 0)
+    bomb = with_items(dicom_bytes(PIXELS, syntax=ExplicitVRBigEndian), head, items + end)
+    assert reason_of(bomb) is Reason.TOO_MANY_ITEMS
+
+
+def test_millions_of_fragments() -> None:
+    whole = with_stream(imagecodecs.jpegls_encode(PIXELS_8), JPEGLSLossless)
+    bomb = whole.replace(DELIMITER, ITEM * 300_000 + DELIMITER)
+    assert len(bomb) - len(whole) == 8 * 300_000
+    assert reason_of(bomb) is Reason.TOO_MANY_ITEMS
+
+
+def test_pixels_that_look_like_items_are_pixels() -> None:
+    pattern = np.frombuffer(ITEM[:4], "<u2")
+    pixels = np.tile(pattern, (1024, 512)).astype(np.uint16)
+    pixels[200:800, 200:800] = film(shape=(600, 600))
+    assert pixels.tobytes().count(ITEM[:4]) > Limits().max_items
+    assert shown(dicom_bytes(pixels, BitsStored=16)).any()
 
 
 def test_a_small_deflate_bomb_stops_at_a_likely_size() -> None:
@@ -281,3 +318,10 @@ def test_malformed_presentation_leaves_the_film(keyword: str, vr: str, value: by
     )
     at = plain.index(struct.pack("<HH", 0x7FE0, 0x10))
     assert np.array_equal(shown(plain[:at] + element + value + plain[at:]), shown(plain))
+
+
+@pytest.mark.parametrize("offset", [0, 63, 10**9, 0xFFFFFFFF])
+def test_rle_segments_outside_the_frame_do_not_end_the_process(offset: int) -> None:
+    """imagecodecs reads where the header points to."""
+    frame = struct.pack("<16L", 1, offset, *[0] * 14) + b"\x81\0" * 1000
+    assert reason_of(with_stream(frame, RLELossless)) is Reason.UNDECODABLE_PIXELS

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 from io import SEEK_CUR, SEEK_END, SEEK_SET
-from typing import BinaryIO, cast
-
-
-def buffer_stream(view: memoryview) -> BinaryIO:
-    """Return a buffer of bytes as a file, at its start."""
-    return cast(BinaryIO, BufferStream(view))
 
 
 class BufferStream:

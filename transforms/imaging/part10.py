@@ -9,6 +9,7 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import BinaryIO, cast
 
 import pydicom
 from pydicom.dataelem import DataElement
@@ -24,13 +25,15 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import VR
 
-from transforms.imaging.buffer_stream import buffer_stream
+from transforms.imaging.buffer_stream import BufferStream
 from transforms.imaging.limits import Limits
 from transforms.imaging.quiet import silence_readers
 from transforms.reasons import Reason, Rejected, Stage
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
-ITEM_PATTERN = re.compile(rb"\xfe\xff\x00\xe0")
+ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+"""Of both byte orders (PS3.5 section 7.5)."""
+ITEM_PATTERN = re.compile(b"|".join(ITEM_TAGS))
 PIXEL_DATA = 0x7FE00010
 FLOAT_PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009})
 PIXEL_TAGS = FLOAT_PIXEL_TAGS | {PIXEL_DATA}
@@ -104,27 +107,28 @@ def parse(data: bytes | memoryview, limits: Limits) -> ParsedObject:
     except RecursionError as error:
         raise Rejected(Stage.HEADER, Reason.NESTED_TOO_DEEP) from error
     except BaseException as error:  # pydicom raises many types on malformed input
+        if isinstance(error.__context__, Rejected):  # which pydicom took for an error of the file
+            raise error.__context__ from None
         raise Rejected(Stage.HEADER, Reason.UNREADABLE_HEADER, type(error).__name__) from error
 
 
 def _parse(data: memoryview, limits: Limits) -> ParsedObject:
-    _require_few_items(data, limits)
     has_preamble = bytes(data[128:132]) == b"DICM"
     if not has_preamble and not _looks_like_dataset(data):
         raise Rejected(Stage.HEADER, Reason.NOT_DICOM)
-    stream = buffer_stream(data)
+    stream = _stream(data, limits)
     read_preamble(stream, force=True)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     syntax = str(meta.get("TransferSyntaxUID", ""))
     if syntax == DeflatedExplicitVRLittleEndian:
         buffer = memoryview(_inflate(data[stream.tell() :], limits))
-        _require_few_items(buffer, limits)
-        stream = buffer_stream(buffer)
+        stream = _stream(buffer, limits)
         dataset = read_dataset(stream, False, True, stop_when=_at_pixels)
     else:
-        buffer, stream = data, buffer_stream(data)
+        buffer, stream = data, _stream(data, limits)
         dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
         syntax = syntax or _found_syntax(dataset)
+    _require_few_items(buffer[: stream.tell()], limits)
     _require_shallow(dataset, limits)
     dataset.file_meta = meta  # type: ignore[assignment]
     if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
@@ -139,9 +143,34 @@ def _parse(data: memoryview, limits: Limits) -> ParsedObject:
     return ParsedObject(dataset, syntax, pixels)
 
 
-def _require_few_items(data: memoryview, limits: Limits) -> None:
-    """Raise `Rejected` if item tags (PS3.5 section 7.5) abound: each costs the parser a kilobyte."""
-    for number, _ in enumerate(ITEM_PATTERN.finditer(data), 1):
+class ItemCountingStream(BufferStream):
+    """Raises `Rejected` once items abound: each costs the parser a kilobyte."""
+
+    def __init__(self, view: memoryview, max_items: int) -> None:
+        super().__init__(view)
+        self._left = max_items
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes; the parser asks for an item's tag and length on their own."""
+        block = super().read(size)
+        if block.startswith(ITEM_TAGS):
+            self._left -= 1
+            if self._left < 0:
+                raise Rejected(Stage.HEADER, Reason.TOO_MANY_ITEMS)
+        return block
+
+
+def _stream(data: memoryview, limits: Limits) -> BinaryIO:
+    return cast(BinaryIO, ItemCountingStream(data, limits.max_items))
+
+
+def _require_few_items(header: memoryview, limits: Limits) -> None:
+    """Raise `Rejected` if item tags abound in sequences of a stated length.
+
+    Those are parsed only when they are asked for, where nobody counts. Pixel data, where such bytes
+    mean nothing, are not searched.
+    """
+    for number, _ in enumerate(ITEM_PATTERN.finditer(header), 1):
         if number > limits.max_items:
             raise Rejected(Stage.HEADER, Reason.TOO_MANY_ITEMS)
 

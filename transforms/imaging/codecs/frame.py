@@ -6,7 +6,6 @@ import contextlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.uid import RLELossless
 
+from transforms.imaging.buffer_stream import BufferStream
 from transforms.imaging.codecs.stream_header import StreamHeader, read_stream_header
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import PIXEL_DATA, ParsedObject, PixelElement
@@ -91,7 +91,8 @@ def frame_request(
         frame_number: 1 is the first; an object with fewer frames answers with its last.
 
     Raises:
-        Rejected: there are no pixels, or their description is missing, contradictory or too large.
+        Rejected: there are no pixels, their description is missing, contradictory or too large, or the
+            items that hold them (PS3.5 annex A.4) are too many or not whole.
     """
     if parsed.pixels is None:
         raise Rejected(Stage.DECODE, Reason.NO_PIXEL_DATA)
@@ -127,6 +128,8 @@ def frame_request(
     frames = max(1, _number(ds, "NumberOfFrames", 1))
     if frames > limits.max_frames:
         raise Rejected(Stage.DECODE, Reason.TOO_MANY_FRAMES)
+    if parsed.pixels.encapsulated:
+        _require_whole_items(parsed.pixels, limits)
     return FrameRequest(
         dataset=ds,
         transfer_syntax_uid=parsed.transfer_syntax_uid,
@@ -155,10 +158,9 @@ def encapsulated_frame(request: FrameRequest) -> bytes:
     """
     if not request.pixels.encapsulated:
         raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "pixel data not encapsulated")
-    _require_whole_items(request.pixels)
     with undecodable_unless_said():
         frame = get_frame(
-            BytesIO(request.pixels.value), request.index, number_of_frames=request.frames
+            BufferStream(request.pixels.value), request.index, number_of_frames=request.frames
         )
     if request.transfer_syntax_uid != RLELossless:
         _require_agreement(read_stream_header(frame), request)
@@ -175,14 +177,16 @@ def _require_agreement(stream: StreamHeader | None, request: FrameRequest) -> No
         raise Rejected(Stage.DECODE, Reason.TRUNCATED, "stream")
 
 
-def _require_whole_items(pixels: PixelElement) -> None:
-    """Raise `Rejected` if an item of the encapsulated pixel data runs past the object's end."""
-    at, end = pixels.offset, pixels.offset + pixels.length
+def _require_whole_items(pixels: PixelElement, limits: Limits) -> None:
+    """Raise `Rejected` if fragments of encapsulated pixel data abound or run past the object's end."""
+    at, end, left = pixels.offset, pixels.offset + pixels.length, limits.max_items
     while at + 8 <= end:
         group, element, length = struct.unpack_from("<HHL", pixels.buffer, at)
         if (group, element) != ITEM:
             return
-        at += 8 + length
+        at, left = at + 8 + length, left - 1
+        if left < 0:
+            raise Rejected(Stage.DECODE, Reason.TOO_MANY_ITEMS)
     if at > end:
         raise Rejected(Stage.DECODE, Reason.TRUNCATED, "pixel data")
 

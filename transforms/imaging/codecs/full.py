@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from io import BytesIO
+from typing import BinaryIO, cast
 
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options
 
+from transforms.imaging.buffer_stream import BufferStream
 from transforms.imaging.codecs.area import average, average_channels, padding_of
 from transforms.imaging.codecs.frame import (
     FrameRequest,
@@ -58,7 +59,8 @@ def decode(request: FrameRequest) -> StoredFrame:
         pixel_vr=request.pixels.vr,
         correct_unused_bits=False,
     )
-    source = BytesIO(value) if request.pixels.encapsulated else bytes(value)
+    encapsulated = request.pixels.encapsulated
+    source = cast(BinaryIO, BufferStream(value)) if encapsulated else bytes(value)
     with undecodable_unless_said():
         stored, _ = decoder.as_array(source, index=request.index, raw=False, **options)
         if request.photometric == "PALETTE COLOR":
