@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,10 +45,10 @@ class FetchAndExamine(beam.PTransform):  # type: ignore[misc]
 
 
 class ExamineFn(beam.DoFn):  # type: ignore[misc]
-    """Examines a batch of references, in as many threads as child processes.
+    """Examines references, in as many threads as child processes.
 
-    What a batch came to is given out when the next one has been started, so that decoders are at work
-    while the model and placement are.
+    Up to `batch_size` references are in hand beyond those that were just given, so that decoders are at
+    work while the model and placement are; what they came to is given out in their order.
     """
 
     def __init__(self, config: RouteConfig) -> None:
@@ -71,7 +72,7 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
             self._idle.get().close()
 
     def start_bundle(self) -> None:
-        self._started: list[Started] = []
+        self._started: deque[Started] = deque()
 
     def process(
         self,
@@ -79,17 +80,17 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
         timestamp: Any = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
-        before, self._started = (
-            self._started,
-            [(ref, self._pool.submit(self._examine, ref), timestamp, window) for ref in refs],
-        )
-        yield from self._finished(before)
+        for ref in refs:
+            started = self._pool.submit(self._examine, ref)
+            self._started.append((ref, started, timestamp, window))
+        yield from self._finished(ahead=self._config.batch_size)
 
     def finish_bundle(self) -> Iterator[Any]:
-        yield from self._finished(self._started)
+        yield from self._finished(ahead=0)
 
-    def _finished(self, started: Sequence[Started]) -> Iterator[Any]:
-        for ref, future, timestamp, window in started:
+    def _finished(self, ahead: int) -> Iterator[Any]:
+        while len(self._started) > ahead:
+            ref, future, timestamp, window = self._started.popleft()
             tag, value = self._told(ref, future.result())
             stamped = WindowedValue(value, timestamp, (window,))
             yield stamped if tag == FILMS else pvalue.TaggedOutput(tag, stamped)

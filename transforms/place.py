@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import apache_beam as beam
 from apache_beam import pvalue
+from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.config import INDEX_ONLY, LINK, RouteConfig
 from transforms.held_bytes import HELD
@@ -20,12 +21,12 @@ from transforms.lake.layout import QUARANTINE, Layout
 from transforms.lake.schema import IndexRow
 from transforms.metrics import Count, Spread, count, count_failed, record_seconds
 from transforms.reasons import Unaccounted
-from transforms.refs import FAILED, failure_of
+from transforms.refs import FAILED, Failure, failure_of
 
 PLACED = "placed"
-
-
 BATCH_ROWS = 16
+Started: TypeAlias = "tuple[IndexRow, Future[float | Unaccounted], Any, Any]"
+"""A row whose object is being placed, and the timestamp and window that it came with."""
 
 
 @dataclass
@@ -47,7 +48,10 @@ class Place(beam.PTransform):  # type: ignore[misc]
 
 
 class PlaceFn(beam.DoFn):  # type: ignore[misc]
-    """Journals a batch of rows, then places their objects. Running it again changes nothing."""
+    """Journals a batch of rows, then places their objects. Running it again changes nothing.
+
+    A batch's rows are given out when the next one has been journalled: its objects are placed meanwhile.
+    """
 
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
@@ -59,21 +63,41 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
     def teardown(self) -> None:
         self._pool.shutdown()
 
-    def process(self, rows: Sequence[IndexRow]) -> Iterator[Any]:
+    def start_bundle(self) -> None:
+        self._started: list[Started] = []
+
+    def process(
+        self,
+        rows: Sequence[IndexRow],
+        timestamp: Any = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[Any]:
         bound = [with_object_uri(row, self._config) for row in rows]
         try:
             write_journal(self._config.layout, bound, self._decided_by)
         except Unaccounted as error:
             for row in bound:
-                yield self._failed(row, error)
+                yield pvalue.TaggedOutput(FAILED, self._failure(row, error))
             return
-        for row, outcome in zip(bound, self._pool.map(self._place, bound), strict=True):
+        before, self._started = (
+            self._started,
+            [(row, self._pool.submit(self._place, row), timestamp, window) for row in bound],
+        )
+        yield from self._finished(before)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        yield from self._finished(self._started)
+
+    def _finished(self, started: Sequence[Started]) -> Iterator[Any]:
+        for row, future, timestamp, window in started:
+            outcome = future.result()
             if isinstance(outcome, Unaccounted):
-                yield self._failed(row, outcome)
+                failed = WindowedValue(self._failure(row, outcome), timestamp, (window,))
+                yield pvalue.TaggedOutput(FAILED, failed)
                 continue
             count(Count.PLACED)
             record_seconds(Spread.PLACE_MS, outcome)
-            yield row
+            yield WindowedValue(row, timestamp, (window,))
 
     def _place(self, row: IndexRow) -> float | Unaccounted:
         started = time.monotonic()
@@ -83,10 +107,9 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
             return error
         return time.monotonic() - started
 
-    def _failed(self, row: IndexRow, error: Unaccounted) -> pvalue.TaggedOutput:
+    def _failure(self, row: IndexRow, error: Unaccounted) -> Failure:
         count_failed(error.reason)
-        why = failure_of(row.source_uri, error, log_uris=self._config.log_uris)
-        return pvalue.TaggedOutput(FAILED, why)
+        return failure_of(row.source_uri, error, log_uris=self._config.log_uris)
 
 
 def with_object_uri(row: IndexRow, config: RouteConfig) -> IndexRow:
