@@ -18,7 +18,7 @@ install: $(INSTALLED) ## create .venv/ and install the locked dependencies and t
 $(INSTALLED): requirements/dev.lock requirements/uv.lock setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.lock requirements/uv.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.lock requirements/uv.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -65,8 +65,8 @@ fuzz: install ## fuzz parsing and decoding; SECONDS=600
 	mkdir -p build/fuzz
 	$(BIN)/python -m tests.fuzz.objects build/fuzz/corpus -max_total_time=$(or $(SECONDS),600) -artifact_prefix=build/fuzz/
 
-bench: install ## the router beside its floor and what one would write instead; FILMS=24 ROUNDS=3
-	$(BIN)/python -m benchmarks.bench --films $(or $(FILMS),24) --rounds $(or $(ROUNDS),3)
+bench: install ## the router beside its floor and what one would write instead; FILMS=8 ROUNDS=3
+	$(BIN)/python -m benchmarks.bench --films $(or $(FILMS),8) --rounds $(or $(ROUNDS),3)
 
 scale: install ## cost per object and memory as runs grow; SIZES="1000 10000 50000" ENGINES="in-process flink"
 	$(BIN)/python -m benchmarks.scale --sizes $(or $(SIZES),1000 10000 50000) --engines $(or $(ENGINES),in-process flink) --out benchmarks/results/scale.json

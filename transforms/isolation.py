@@ -25,7 +25,12 @@ from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
-PRELOADED: Final = ["transforms.examine"]
+PRELOADED: Final = [
+    "transforms.examine",
+    *("PIL.BmpImagePlugin", "PIL.GifImagePlugin", "PIL.PngImagePlugin", "PIL.PpmImagePlugin"),
+    *("PIL.JpegImagePlugin", "PIL.Jpeg2KImagePlugin", "numpy.ma", "_strptime"),
+]
+"""What decodes, and what it would import for its first object."""
 PR_SET_PDEATHSIG: Final = 1
 OBJECTS_FAULT: Final = frozenset(
     {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
@@ -155,6 +160,13 @@ class Isolated:
             result: T = outcome
             return result
         raise outcome
+
+
+def start_early() -> None:
+    """Start what children are forked from; it imports what decodes while this process goes on."""
+    with _no_main():
+        forkserver.set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
 
 
 @contextlib.contextmanager

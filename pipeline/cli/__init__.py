@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import logging
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from pipeline import __version__
+from transforms import isolation
 from transforms.allocator import limit_arenas
 from transforms.errors import UsageError
 
@@ -24,6 +27,8 @@ COMMANDS = {
     "evaluate": "measure a model bundle on labelled films",
 }
 
+RUN_COMMANDS = ("route", "demo")
+"""Those that run the graph."""
 DONE, FAILED, USAGE = 0, 1, 2
 
 
@@ -35,6 +40,17 @@ def _is_telling(record: logging.LogRecord) -> bool:
     """
     text = record.getMessage()
     return not text.startswith("apitools not found") and "JobCancellationException" not in text
+
+
+def _imported(command: str) -> ModuleType:
+    """Import a command's module; what imports make is not searched for garbage meanwhile."""
+    gc.disable()
+    try:
+        return importlib.import_module(f"pipeline.cli.{command}")
+    finally:
+        if command in RUN_COMMANDS:
+            gc.freeze()  # nor later, nor at the end
+        gc.enable()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,17 +68,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((a for a in arguments if a in COMMANDS), None)
+    if chosen in RUN_COMMANDS:
+        isolation.start_early()
     for name, text in COMMANDS.items():
         description = text[0].upper() + text[1:] + "."
         sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
         if name == chosen:  # the others' imports would cost seconds
-            importlib.import_module(f"pipeline.cli.{name}").add_arguments(sub)
+            _imported(name).add_arguments(sub)
     args, rest = parser.parse_known_args(arguments)
-    if rest and args.command not in ("route", "demo"):
+    if rest and args.command not in RUN_COMMANDS:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.beam_options = rest
     try:
-        code: int = importlib.import_module(f"pipeline.cli.{args.command}").run(args)
+        code: int = _imported(args.command).run(args)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to complete", file=sys.stderr)
         return FAILED

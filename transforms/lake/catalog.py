@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import duckdb
 import pyarrow as pa
 
 from transforms.lake.index_files import (
@@ -61,6 +60,8 @@ class Catalog:
     """What the index of one lake says. Safe between threads."""
 
     def __init__(self, layout: Layout) -> None:
+        import duckdb  # only streams and commits of stores need it
+
         self._layout = layout
         _sweep()
         self._folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")  # for this user alone
