@@ -54,6 +54,8 @@ class Usage:
         rss: highest resident bytes by kind, each the sum over its processes at one moment; pages
             that processes share count in each.
         pss: the same with shared pages divided among those who share them, so that it adds up.
+        read: bytes that system calls read, mapped files excepted.
+        written: bytes that system calls wrote.
         processes: most processes of a kind at one moment.
         samples: moments.
     """
@@ -61,6 +63,8 @@ class Usage:
     code: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    read: int = 0
+    written: int = 0
     rss: dict[str, int] = field(default_factory=dict)
     pss: dict[str, int] = field(default_factory=dict)
     processes: dict[str, int] = field(default_factory=dict)
@@ -90,7 +94,7 @@ def watch(
     """
     usage = Usage()
     reaped = 0.0
-    before = sum(p.ticks for p in descendants()) / TICKS_PER_S
+    before, io_before = sum(p.ticks for p in descendants()) / TICKS_PER_S, _io()
     started = time.monotonic()
     with stdout.open("wb") as out, stderr.open("wb") as err:
         run = subprocess.Popen(
@@ -113,6 +117,7 @@ def watch(
             reaped += reap(kept)
         after = sum(p.ticks for p in descendants()) / TICKS_PER_S
         usage.cpu_s = reaped + after - before
+        usage.read, usage.written = (now - then for now, then in zip(_io(), io_before, strict=True))
     finally:
         os.close(handle)
         if run.returncode is None:
@@ -123,6 +128,13 @@ def watch(
                 os.kill(left.pid, signal.SIGKILL)
             os.waitpid(left.pid, 0)
     return usage
+
+
+def _io() -> tuple[int, int]:
+    """Bytes that this process and those that it has waited for read and wrote (proc(5), io)."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    values = dict(line.split(": ") for line in lines)
+    return int(values["rchar"]), int(values["wchar"])
 
 
 def children() -> frozenset[int]:
