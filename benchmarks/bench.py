@@ -53,10 +53,10 @@ SYNTAXES: Final = {
 }
 ROUTER: Final = "router"
 CONTENDERS: Final = {
-    ROUTER: 12,
-    "without_beam": 12,
-    "floor": 12,
-    "loader": 4,
+    ROUTER: 24,
+    "without_beam": 24,
+    "floor": 24,
+    "loader": 6,
     "naive": 2,
     "paper": 1,
 }

@@ -39,6 +39,8 @@ from transforms.imaging.part10 import parse
 from transforms.labels import LABELS
 
 BATCH: Final = 32
+LOADER_BATCH: Final = 8
+"""A batch is one worker's: small ones keep all of them busy."""
 
 T = TypeVar("T")
 Input = npt.NDArray[np.uint8]
@@ -90,7 +92,7 @@ def loader(files: Sequence[Path], output: Path) -> Iterator[Said]:
     """The best script by hand: PyTorch's loader with a worker for each core, films in batches."""
     network = load_network(DEFAULT_BUNDLE)
     films = torch.utils.data.DataLoader(
-        WholeFilms(files, _side()), batch_size=BATCH, num_workers=torch.get_num_threads()
+        WholeFilms(files, _side()), batch_size=LOADER_BATCH, num_workers=torch.get_num_threads()
     )
     for numbers, batch in films:
         with torch.inference_mode():

@@ -110,7 +110,7 @@ class LocalStorage:
             with temporary.open("xb") as writer:
                 shutil.copyfileobj(source, writer, BLOCK_BYTES)
                 writer.flush()
-                os.fsync(writer.fileno())
+                _sync(writer.fileno())
 
         return _put(uri_to_path(uri), write, sha256, Path(scratch))
 
@@ -199,8 +199,17 @@ def _named(source: BinaryIO, name: Path) -> bool:
         os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor)  # linkat(2), O_TMPFILE
     except OSError:
         return False  # in memory, on another file system, or not to be named
-    os.fsync(descriptor)
+    _sync(descriptor)
     return True
+
+
+def _sync(descriptor: int) -> None:
+    """Bring a file to the disk, and let its pages go: the next object is read into them.
+
+    A night's images would else take up all memory, which the kernel has to find page by page.
+    """
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _sent(stream: BinaryIO, sink: BinaryIO) -> bool:
