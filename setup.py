@@ -25,7 +25,7 @@ SERVING = [
     "torch>=2.8",
     # Codec plug-ins of pydicom. All carry permissive licences.
     "pyjpegls>=1.5",  # JPEG-LS
-    "imagecodecs>=2025.3",  # 12-bit and lossless JPEG, JPEG-LS: fast path
+    "imagecodecs>=2025.3",  # 12-bit and lossless JPEG, JPEG-LS, RLE: fast path
     "pylibjpeg>=2.1",
     "pylibjpeg-openjpeg>=2.6",  # JPEG 2000, HTJ2K
     "pylibjpeg-rle>=2.2",

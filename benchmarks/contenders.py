@@ -32,13 +32,12 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from models.bundle import load_network, read_info
 from models.default_bundle import DEFAULT_BUNDLE
-from models.fused import fuse
+from models.fused import CPU_FORWARD_FILMS, fuse
 from transforms.imaging.film import thumbnail_of
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.labels import LABELS
 
-BATCH: Final = 32
 LOADER_BATCH: Final = 8
 """A batch is one worker's: small ones keep all of them busy."""
 
@@ -114,16 +113,15 @@ def floor(files: Sequence[Path], output: Path) -> Iterator[Said]:
 
     def share(mine: Sequence[Path]) -> list[Said]:
         said = []
-        for start in range(0, len(mine), BATCH):
+        for some in batched(mine, CPU_FORWARD_FILMS):
             films = []
-            for file in mine[start : start + BATCH]:
+            for file in some:
                 data = file.read_bytes()
                 hashlib.sha256(data).digest()
                 films.append(thumbnail_of(parse(data, limits), side, limits=limits))
             with torch.inference_mode():
                 labels = network(torch.from_numpy(np.stack(films)))[:, :-1].argmax(1).tolist()
-            named = zip(mine[start : start + BATCH], labels, strict=True)
-            said += [(file.name, LABELS[label]) for file, label in named]
+            said += [(f.name, LABELS[label]) for f, label in zip(some, labels, strict=True)]
         return said
 
     with ThreadPoolExecutor(cores) as pool:
@@ -173,7 +171,8 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
     ]
     rows = []
     with ThreadPoolExecutor(config.fetch_threads) as pool:
-        for batch in batched(pool.map(examined, refs), config.batch_size):
+        for some in batched(refs, config.batch_size):
+            batch = list(pool.map(examined, some))
             films = [one for one in batch if one.film is not None]
             results = handler.run_inference([one.film for one in films], model)
             decided = [decide_row(o.row, r, policy) for o, r in zip(films, results, strict=True)]

@@ -79,10 +79,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/forward.json"))
     args = parser.parse_args()
+    cores = torch.get_num_threads()
     calls = {
         f"default bundle, batches of {BATCH}": served(),
         f"{PAPER}, {PAPER_SIDE} pixels, one by one": alone(PAPER, PAPER_SIDE),
     }
+    torch.set_num_threads(cores)  # all of them, for both; in a run, decoders have some
     results: dict[str, Any] = {
         "machine": machine(),
         "rounds": ROUNDS,

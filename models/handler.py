@@ -24,6 +24,8 @@ Films = npt.NDArray[np.uint8]
 
 CPU_SHARE = 0.4
 """Of the processors, for torch's threads: the others read and decode meanwhile."""
+OPERATORS_THREADS = "OMP_NUM_THREADS"
+"""By which whoever runs the worker says how many threads torch has."""
 
 
 class DeviceError(UsageError):
@@ -140,14 +142,15 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
         if device == "cuda":
             network = network.half()
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if device == "cpu":
-            torch.set_num_threads(max(1, round(CPU_SHARE * len(os.sched_getaffinity(0)))))
-            fuse(network, info.input_size)
         if (1, info.input_size, info.input_size) != self._film_shape:
             raise bundle.BundleError(
                 f"model bundle {uri}: its films have {info.input_size} pixels a side, this run makes "
                 f"them of {self._film_shape[1]}; start anew with --model"
             )
+        if device == "cpu":
+            if OPERATORS_THREADS not in os.environ:
+                torch.set_num_threads(max(1, round(CPU_SHARE * len(os.sched_getaffinity(0)))))
+            fuse(network, info.input_size)
         self._require_sound(network)
         return Served(network, info)
 
@@ -189,9 +192,12 @@ def _forward(films: Sequence[Films], model: FilmClassifier, fixed: int) -> npt.N
     stacked = torch.from_numpy(np.stack(films))
     missing = -len(films) % fixed
     filled = torch.cat((stacked, stacked[:1].expand(missing, -1, -1, -1)))
+    device = model.device
+    if device.type == "cuda":
+        filled = filled.pin_memory()  # so that a part is copied while another one is computed
     with torch.inference_mode():
-        parts = [model(part.to(model.device)).float().cpu() for part in torch.split(filled, fixed)]
-    outputs = torch.cat(parts)[: len(films)].numpy()
+        parts = [model(part.to(device, non_blocking=True)) for part in torch.split(filled, fixed)]
+        outputs = torch.cat(parts).float().cpu()[: len(films)].numpy()
     if not np.isfinite(outputs).all():
         raise ArithmeticError("the model gave values that are not finite")
     return outputs

@@ -88,9 +88,8 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
 
     todo = {"refs": matched[REFS], "held": held, "journal": journal} | "Skip" >> SkipHeld(config)
     placed, failed = decide_and_place(todo["refs"] | "Spread" >> beam.Reshuffle(), config)
-    rows = (*placed, todo[RECOVERED], todo[ALONE]) | "Rows" >> beam.Flatten()
     indexed = {
-        "rows": rows,
+        "rows": (*placed, todo[RECOVERED], todo[ALONE]),
         "stale": todo[STALE],
         "held": held,
         "files": index,

@@ -47,8 +47,8 @@ class FetchAndExamine(beam.PTransform):  # type: ignore[misc]
 class ExamineFn(beam.DoFn):  # type: ignore[misc]
     """Examines references, in as many threads as child processes.
 
-    Up to `batch_size` references are in hand beyond those that were just given, so that decoders are at
-    work while the model and placement are; what they came to is given out in their order.
+    Two references for each thread stay in hand beyond those that were just given, so that decoders are
+    at work while the model and placement are; what they came to is given out in their order.
     """
 
     def __init__(self, config: RouteConfig) -> None:
@@ -67,7 +67,7 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
             self._idle.put(child)
 
     def teardown(self) -> None:
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
         while not self._idle.empty():
             self._idle.get().close()
 
@@ -83,7 +83,7 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
         for ref in refs:
             started = self._pool.submit(self._examine, ref)
             self._started.append((ref, started, timestamp, window))
-        yield from self._finished(ahead=self._config.batch_size)
+        yield from self._finished(ahead=2 * self._config.fetch_threads)
 
     def finish_bundle(self) -> Iterator[Any]:
         yield from self._finished(ahead=0)

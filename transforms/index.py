@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam import pvalue
+from apache_beam.transforms.window import GlobalWindows
+from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.config import RouteConfig
 from transforms.lake.index_files import HeldVersion, LedgerRow, hash_of, write_index
-from transforms.lake.schema import IndexRow, to_table
+from transforms.lake.schema import IndexRow, pack_rows, to_table, unpack_rows
 from transforms.lake.settle import REPROCESS_NONE, settle_all
 from transforms.ledger import HeldIdentities
 from transforms.metrics import Spread, count_settled, record_seconds
@@ -24,28 +26,36 @@ FRESH, HELD, STALE, LEDGER = "fresh", "held", "stale", "ledger"
 """What meets in a shard: rows of this run; rows that the lake held already, met only after a forced
 second look; rows of a killed run that are not taken over; the lake's rows of the same identities."""
 
+PACK_ROWS: Final = 16
+SLICES: Final = 16
+"""Of a shard, by the hash of identities: a pack's rows are of one."""
 PART_ROWS: Final = 4_096
-Hashed: TypeAlias = "tuple[int, bytes | LedgerRow]"
-"""A row on its way to its shard: what the shard left of its identity's hash, and the row, packed."""
+Pack: TypeAlias = "tuple[int, bytes | LedgerRow]"
+"""Rows on their way to their shard: their slice of it, and the rows, packed."""
 
 
 @dataclass
 class WriteIndex(beam.PTransform):  # type: ignore[misc]
     """Placed rows, settled by identity, to index files; gives back `RunTally`s of what stands there.
 
-    Input: a dict with "rows", "stale" (rows of a killed run that are not taken over), "held" (as of
-    `HeldSources`) and "files" of the index. All rows of an identity belong to one shard, and one
-    shuffle brings them there: a runner may hold every row in memory at each.
+    Input: a dict with "rows" (several collections), "stale" (rows of a killed run that are not taken
+    over), "held" (as of `HeldSources`) and "files" of the index. All rows of an identity belong to one
+    shard, and one shuffle brings them there: a runner may hold every row in memory at each, and at a
+    Flatten. So rows are packed where they come from.
     """
 
     config: RouteConfig
 
     def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> beam.PCollection[RunTally]:
-        parts = {FRESH: pcolls["rows"], STALE: pcolls["stale"]}
+        parts: dict[str, tuple[beam.PCollection[IndexRow], ...]] = {
+            FRESH: pcolls["rows"],
+            STALE: (pcolls["stale"],),
+        }
         if self.config.reprocess != REPROCESS_NONE:  # else what the lake holds never came this far
             known = (
                 {
                     "rows": pcolls["rows"]
+                    | "Rows" >> beam.Flatten()
                     | "KeyBySource"
                     >> beam.Map(lambda row: (row.source_uri, row.packed())).with_output_types(
                         tuple[str, bytes]
@@ -56,19 +66,30 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
                 | "Known"
                 >> beam.FlatMap(_parted).with_output_types(Any).with_outputs(HELD, main=FRESH)
             )
-            parts |= {FRESH: known[FRESH], HELD: known[HELD]}
+            parts |= {FRESH: (known[FRESH],), HELD: (known[HELD],)}
+        named = {
+            f"{part}_{n}": rows for part, several in parts.items() for n, rows in enumerate(several)
+        }
         identities = [
-            rows | f"Identities_{part}" >> beam.Map(lambda row: row.identity).with_output_types(str)
-            for part, rows in parts.items()
+            rows | f"Identities_{name}" >> beam.Map(lambda row: row.identity).with_output_types(str)
+            for name, rows in named.items()
         ]
         ledger = {
             "files": pcolls["files"],
             "identities": identities | "Identities" >> beam.Flatten(),
         } | "Ledger" >> HeldIdentities()
         shards = self.config.index_shards
+        packs = {
+            name: rows
+            | f"Shard_{name}"
+            >> beam.ParDo(PackFn(shards)).with_output_types(tuple[int, tuple[int, Any]])
+            for name, rows in named.items()
+        }
+        packs[LEDGER] = ledger | f"Shard_{LEDGER}" >> beam.Map(
+            _ledger_pack, shards
+        ).with_output_types(tuple[int, tuple[int, Any]])
         return (
-            {part: rows | f"Shard_{part}" >> _key_by_shard(shards) for part, rows in
-             {**parts, LEDGER: ledger}.items()}
+            packs
             | "GroupByShard" >> beam.CoGroupByKey()
             | "SettleAndWrite"
             >> beam.FlatMapTuple(lambda shard, found: _write(shard, found, self.config))
@@ -76,13 +97,40 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
         )  # fmt: skip
 
 
-def _key_by_shard(shards: int) -> beam.PTransform:
-    return beam.Map(_keyed, shards).with_output_types(tuple[int, tuple[int, Any]])
+class PackFn(beam.DoFn):  # type: ignore[misc]
+    """Rows to (shard, `Pack`), in the global window."""
+
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
+
+    def start_bundle(self) -> None:
+        self._waiting: dict[tuple[int, int], list[IndexRow]] = {}
+
+    def process(self, row: IndexRow) -> Iterator[tuple[int, Pack]]:
+        where = _where(row, self._shards)
+        waiting = self._waiting.setdefault(where, [])
+        waiting.append(row)
+        if len(waiting) == PACK_ROWS:
+            yield _pack(where, self._waiting.pop(where))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for where, rows in self._waiting.items():
+            yield GlobalWindows.windowed_value(_pack(where, rows))
 
 
-def _keyed(row: IndexRow | LedgerRow, shards: int) -> tuple[int, Hashed]:
+def _where(row: IndexRow | LedgerRow, shards: int) -> tuple[int, int]:
     rest, shard = divmod(hash_of(row.identity), shards)
-    return shard, (rest % 2**32, row.packed() if isinstance(row, IndexRow) else row)
+    return shard, rest % SLICES
+
+
+def _pack(where: tuple[int, int], rows: Sequence[IndexRow]) -> tuple[int, Pack]:
+    shard, part = where
+    return shard, (part, pack_rows(rows))
+
+
+def _ledger_pack(row: LedgerRow, shards: int) -> tuple[int, Pack]:
+    shard, part = _where(row, shards)
+    return shard, (part, row)
 
 
 def _parted(joined: tuple[str, dict[str, Any]]) -> Iterator[Any]:
@@ -94,9 +142,7 @@ def _parted(joined: tuple[str, dict[str, Any]]) -> Iterator[Any]:
         yield pvalue.TaggedOutput(HELD, row) if is_held else row
 
 
-def _write(
-    shard: int, found: dict[str, Iterable[Hashed]], config: RouteConfig
-) -> Iterator[RunTally]:
+def _write(shard: int, found: dict[str, Iterable[Pack]], config: RouteConfig) -> Iterator[RunTally]:
     tables: list[pa.Table] = []
     tallies: list[RunTally] = []
     for part in _in_parts(found):
@@ -122,17 +168,14 @@ def _write(
         yield tally
 
 
-def _in_parts(found: dict[str, Iterable[Hashed]]) -> Iterator[dict[str, list[Any]]]:
+def _in_parts(found: dict[str, Iterable[Pack]]) -> Iterator[dict[str, list[Any]]]:
     """Give what meets in a shard in parts of some `PART_ROWS`; rows of an identity are in one."""
-    packed = {name: list(found.get(name, ())) for name in (FRESH, HELD, STALE, LEDGER)}
-    parts = 1 + sum(map(len, packed.values())) // PART_ROWS
-    numbered: list[dict[str, list[Any]]] = [{name: [] for name in packed} for _ in range(parts)]
-    for name, rows in packed.items():
-        for number, row in rows:
-            numbered[number % parts][name].append(row)
-    packed.clear()
-    while numbered:
-        yield {
-            name: [IndexRow.unpacked(row) if isinstance(row, bytes) else row for row in rows]
-            for name, rows in numbered.pop().items()
-        }
+    packs = [(name.partition("_")[0], *pack) for name, several in found.items() for pack in several]
+    rows = sum(PACK_ROWS if isinstance(pack, bytes) else 1 for _, _, pack in packs)
+    parts = min(SLICES, 1 + rows // PART_ROWS)
+    for number in range(parts):
+        part: dict[str, list[Any]] = {name: [] for name in (FRESH, HELD, STALE, LEDGER)}
+        for name, slice_number, pack in packs:
+            if slice_number % parts == number:
+                part[name] += unpack_rows(pack) if isinstance(pack, bytes) else [pack]
+        yield part

@@ -61,7 +61,7 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
         self._pool = ThreadPoolExecutor(self._config.fetch_threads)
 
     def teardown(self) -> None:
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
 
     def start_bundle(self) -> None:
         self._started: list[Started] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
 import logging
@@ -68,8 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     chosen = next((a for a in arguments if a in COMMANDS), None)
-    if chosen in RUN_COMMANDS:
-        isolation.start_early()
+    elsewhere = any(a in ("-h", "--help") or a.startswith("--runner") for a in arguments)
+    if chosen in RUN_COMMANDS and not elsewhere:
+        with contextlib.suppress(OSError):  # the first object will say so
+            isolation.start_early()
     for name, text in COMMANDS.items():
         description = text[0].upper() + text[1:] + "."
         sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)

@@ -27,6 +27,8 @@ from pydicom.uid import (
 
 from tests.killers import encapsulated
 from tests.synthetic import dataset, dicom_bytes, film, to_bytes
+from transforms.imaging.codecs import rle
+from transforms.imaging.codecs.frame import FrameRequest, NoFastPath, frame_request
 from transforms.imaging.film import read_film
 from transforms.imaging.header import read_header
 from transforms.imaging.limits import Limits
@@ -201,6 +203,21 @@ def test_millions_of_items_in_big_endian() -> None:
     assert reason_of(bomb) is Reason.TOO_MANY_ITEMS
 
 
+def test_millions_of_items_without_an_item_tag() -> None:
+    head = struct.pack("<HH2sHL", 9, 0x1001, b"SQ", 0, 0xFFFFFFFF)
+    bomb = with_items(dicom_bytes(PIXELS), head, bytes(8 * 300_000) + DELIMITER)
+    assert reason_of(bomb) is Reason.TOO_MANY_ITEMS
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_millions_of_items_in_the_file_meta_information(syntax: str) -> None:
+    plain = dicom_bytes(PIXELS, syntax=syntax)
+    at = plain.index(struct.pack("<HH", 2, 2))
+    end = at + 8 + struct.unpack_from("<H", plain, at + 6)[0]
+    sequence = struct.pack("<HH2sHL", 2, 2, b"SQ", 0, 8 * 300_000) + ITEM * 300_000
+    assert reason_of(plain[:at] + sequence + plain[end:]) is Reason.TOO_MANY_ITEMS
+
+
 def test_millions_of_fragments() -> None:
     whole = with_stream(imagecodecs.jpegls_encode(PIXELS_8), JPEGLSLossless)
     bomb = whole.replace(DELIMITER, ITEM * 300_000 + DELIMITER)
@@ -323,5 +340,20 @@ def test_malformed_presentation_leaves_the_film(keyword: str, vr: str, value: by
 @pytest.mark.parametrize("offset", [0, 63, 10**9, 0xFFFFFFFF])
 def test_rle_segments_outside_the_frame_do_not_end_the_process(offset: int) -> None:
     """imagecodecs reads where the header points to."""
-    frame = struct.pack("<16L", 1, offset, *[0] * 14) + b"\x81\0" * 1000
-    assert reason_of(with_stream(frame, RLELossless)) is Reason.UNDECODABLE_PIXELS
+    with pytest.raises(NoFastPath):
+        rle.decode(rle_request(struct.pack("<16L", 2, 64, offset, *[0] * 13) + b"\x81\0" * 1000))
+
+
+def test_rle_planes_of_another_length_than_the_frame() -> None:
+    """Their sum may be that of the frame; what one lacks would be whatever stood in memory."""
+    size = PIXELS.size
+    planes = [imagecodecs.packbits_encode(bytes(size + more)) for more in (2, -2)]
+    frame = struct.pack("<16L", 2, 64, 64 + len(planes[0]), *[0] * 13) + b"".join(planes)
+    with pytest.raises(NoFastPath):
+        rle.decode(rle_request(frame))
+
+
+def rle_request(frame: bytes) -> FrameRequest:
+    ds = dataset(PIXELS, syntax=RLELossless)
+    ds.PixelData = encapsulate([frame + b"\0" * (len(frame) % 2)])
+    return frame_request(parse(to_bytes(ds), Limits()), 1, 224, Limits())

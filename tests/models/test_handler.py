@@ -129,12 +129,26 @@ def test_halving_frees_memory_on_a_device(handler, model, monkeypatch) -> None:
     small = FilmClassifier("test_efficientnet", LABELS).eval()
     monkeypatch.setattr(FilmClassifier, "device", Device())
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self)
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     small.forward = forward  # type: ignore[method-assign]
     results = inferences(handler, served(small), films(9))
     assert not any(isinstance(r, InferenceError) for r in results)
     assert max(seen) == 32
     assert seen[-1] <= 4
+    assert all(films.dtype is torch.uint8 for films in pinned)
+    assert pinned
+
+
+def test_half_precision_as_on_a_device_gives_nearly_the_same() -> None:
+    network = load_network(DEFAULT_BUNDLE)
+    given = torch.from_numpy(np.stack(films(4)))
+    with torch.inference_mode():
+        expected, half = network(given), network.half()(given)
+    assert half.dtype is torch.float32
+    assert torch.allclose(half[:, :-1], expected[:, :-1], rtol=0, atol=0.01)
+    assert torch.allclose(half[:, -1], expected[:, -1], rtol=0, atol=0.1)
 
 
 def test_the_bundle_loads_as_it_was_saved() -> None:

@@ -18,7 +18,7 @@ class Limits:
             much may pass on the clock.
         max_memory_bytes: most memory that parsing and decoding may take.
         max_nesting: depth of sequences within sequences.
-        max_items: sequence items and fragments, counted before the parser builds them.
+        max_items: sequence items and fragments, counted while the parser builds them.
         max_inflation: growth of a deflated data set.
         min_inflated_bytes: up to this size a deflated data set may grow by any factor.
     """

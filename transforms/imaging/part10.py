@@ -9,6 +9,7 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
+from io import SEEK_SET
 from typing import BinaryIO, cast
 
 import pydicom
@@ -119,6 +120,7 @@ def _parse(data: memoryview, limits: Limits) -> ParsedObject:
     stream = _stream(data, limits)
     read_preamble(stream, force=True)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    _require_few_items(data[: stream.tell()], limits)
     syntax = str(meta.get("TransferSyntaxUID", ""))
     if syntax == DeflatedExplicitVRLittleEndian:
         buffer = memoryview(_inflate(data[stream.tell() :], limits))
@@ -144,20 +146,21 @@ def _parse(data: memoryview, limits: Limits) -> ParsedObject:
 
 
 class ItemCountingStream(BufferStream):
-    """Raises `Rejected` once items abound: each costs the parser a kilobyte."""
+    """Raises `Rejected` once items abound: each costs the parser a kilobyte.
+
+    What pydicom takes for an item need not have an item's tag; it seeks once for each data set.
+    """
 
     def __init__(self, view: memoryview, max_items: int) -> None:
         super().__init__(view)
         self._left = max_items
 
-    def read(self, size: int = -1) -> bytes:
-        """Return the next bytes; the parser asks for an item's tag and length on their own."""
-        block = super().read(size)
-        if block.startswith(ITEM_TAGS):
-            self._left -= 1
-            if self._left < 0:
-                raise Rejected(Stage.HEADER, Reason.TOO_MANY_ITEMS)
-        return block
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        """Move to a position, and count."""
+        self._left -= 1
+        if self._left < 0:
+            raise Rejected(Stage.HEADER, Reason.TOO_MANY_ITEMS)
+        return super().seek(offset, whence)
 
 
 def _stream(data: memoryview, limits: Limits) -> BinaryIO:

@@ -133,20 +133,34 @@ class IndexRow:
 
     def packed(self) -> bytes:
         """Return the row in a tenth of the memory; for a runner that may hold all rows of a run."""
-        values = tuple(getattr(self, name) for name in _FIELDS)
-        return zlib.compress(pickle.dumps(values), level=1)
+        return pack_rows([self])
 
     @classmethod
     def unpacked(cls, packed: bytes) -> IndexRow:
         """Return what was `packed`."""
-        values = dict(zip(_FIELDS, pickle.loads(zlib.decompress(packed)), strict=True))
-        for name in _REPEATED:
-            if type(values[name]) is str:
-                values[name] = sys.intern(values[name])
-        return cls(**values)
+        (row,) = unpack_rows(packed)
+        return row
 
     def __reduce__(self) -> tuple[Any, ...]:
         return IndexRow.unpacked, (self.packed(),)
+
+
+def pack_rows(rows: Sequence[IndexRow]) -> bytes:
+    """Return rows as bytes, several in a third of what each alone would take."""
+    values = [tuple(getattr(row, name) for name in _FIELDS) for row in rows]
+    return zlib.compress(pickle.dumps(values), level=1)
+
+
+def unpack_rows(packed: bytes) -> list[IndexRow]:
+    """Return what was packed by `pack_rows`."""
+    rows = []
+    for row in pickle.loads(zlib.decompress(packed)):
+        values = dict(zip(_FIELDS, row, strict=True))
+        for name in _REPEATED:
+            if type(values[name]) is str:
+                values[name] = sys.intern(values[name])
+        rows.append(IndexRow(**values))
+    return rows
 
 
 def identity_of(status: str | None, sop_instance_uid: str | None, sha256: str) -> str:

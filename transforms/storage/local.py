@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import hashlib
@@ -209,7 +210,8 @@ def _sync(descriptor: int) -> None:
     A night's images would else take up all memory, which the kernel has to find page by page.
     """
     os.fsync(descriptor)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    with contextlib.suppress(OSError):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _sent(stream: BinaryIO, sink: BinaryIO) -> bool:

@@ -39,7 +39,8 @@ def decode(request: FrameRequest) -> StoredFrame:
     frame = encapsulated_frame(request)
     _require_segments_inside(frame)
     try:
-        decoded = np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype), dtype)
+        out = bytearray(request.rows * request.columns * dtype.itemsize)  # and not a byte more
+        decoded = np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype, out=out), dtype)
         values = decoded.reshape(request.rows, request.columns)
     except Exception as error:  # of the codec, or another size than the header says
         raise NoFastPath from error
