@@ -118,7 +118,7 @@ def floor(files: Sequence[Path], output: Path) -> Iterator[Said]:
             for file in some:
                 data = file.read_bytes()
                 hashlib.sha256(data).digest()
-                films.append(thumbnail_of(parse(data, limits), side, limits=limits))
+                films.append(thumbnail_of(parse(data, limits), side, limits=limits)[0])
             with torch.inference_mode():
                 labels = network(torch.from_numpy(np.stack(films)))[:, :-1].argmax(1).tolist()
             said += [(f.name, LABELS[label]) for f, label in zip(some, labels, strict=True)]

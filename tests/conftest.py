@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import json
 from collections.abc import Callable
@@ -55,6 +56,11 @@ def write(folder: Path, name: str, data: bytes) -> Path:
 def counts(summary: dict[str, Any]) -> dict[str, int]:
     """The terms of a summary's equation that are not zero."""
     return {term: summary["counts"][term] for term in TERMS if summary["counts"][term]}
+
+
+def pytest_sessionfinish() -> None:
+    """Give back to the collector what `route`, run in this process, took from it."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

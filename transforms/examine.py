@@ -36,12 +36,14 @@ class Examined:
         film: uint8[1, S, S] for the model, or None where the row is decided.
         fetch_s: seconds that reading and hashing took.
         decode_s: seconds that parsing and decoding took, or None where it never came to that.
+        is_fast: whether the film was decoded by a codec chosen for its syntax, if possible reduced.
     """
 
     row: IndexRow
     film: npt.NDArray[np.uint8] | None
     fetch_s: float = 0.0
     decode_s: float | None = None
+    is_fast: bool = False
 
 
 def examine(
@@ -132,13 +134,13 @@ def describe(
         table = config.policy.radiographs
         if why := table.why_not(header.sop_class_uid, header.modality, header.image_type):
             return Examined(_not_xray(row, why), None)
-        film = thumbnail_of(
+        film, is_fast = thumbnail_of(
             parsed,
             config.model_input_size,
             frame_number=config.frame_number,
             limits=config.limits,
         )
-        return Examined(row, film)
+        return Examined(row, film, is_fast=is_fast)
     except Rejected as rejected:
         return Examined(quarantined(row, rejected), None)
     except MemoryError:

@@ -107,6 +107,8 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
             record_seconds(Spread.DECODE_MS, outcome.decode_s)
         if outcome.film is None:
             return DECIDED, outcome.row
+        if not outcome.is_fast:
+            count(Count.DECODED_WHOLE)
         return FILMS, (outcome.row, outcome.film)
 
     def _examine(self, ref: ObjectRef) -> Examined | Unaccounted:

@@ -29,7 +29,7 @@ second look; rows of a killed run that are not taken over; the lake's rows of th
 PACK_ROWS: Final = 16
 SLICES: Final = 16
 """Of a shard, by the hash of identities: a pack's rows are of one."""
-PART_ROWS: Final = 4_096
+PART_ROWS: Final = 1_024
 Pack: TypeAlias = "tuple[int, bytes | LedgerRow]"
 """Rows on their way to their shard: their slice of it, and the rows, packed."""
 

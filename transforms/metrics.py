@@ -26,6 +26,7 @@ class Count(StrEnum):
     RECOVERED = "recovered"
     BYTES_READ = "bytes_read"
     EXAMINED = "examined"
+    DECODED_WHOLE = "decoded_whole"
     PLACED = "placed"
     FAILED = "failed"
     REPEATED = "repeated"
@@ -37,6 +38,7 @@ COUNTED: Final[dict[Count, str]] = {
     Count.RECOVERED: "rows taken over from a killed run",
     Count.BYTES_READ: "bytes of the objects examined",
     Count.EXAMINED: "objects read, whatever came of them",
+    Count.DECODED_WHOLE: "films that no fast decoder read, decoded whole by pydicom instead",
     Count.PLACED: "objects put where their rows say",
     Count.FAILED: "objects that could not be accounted for",
     Count.REPEATED: "placed objects of a stream whose rows the index held already",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from apache_beam.metrics.cells import DistributionData, DistributionResult
 from apache_beam.metrics.execution import MetricKey, MetricResult
@@ -34,6 +35,13 @@ def sizes(source: Path) -> list[int]:
     write(source, "ct.dcm", dicom_bytes(film(9, SMALL), name="9", SOPClassUID=CTImageStorage))
     write(source, "broken.dcm", b"no DICOM")
     return [path.stat().st_size for path in source.iterdir()]
+
+
+def test_films_that_no_fast_decoder_reads_are_counted(route, source: Path) -> None:
+    write(source, "gray.dcm", dicom_bytes(film(1, SMALL), name="1"))
+    gray = film(2, SMALL).astype("u1")
+    write(source, "colour.dcm", dicom_bytes(np.stack([gray] * 3, axis=2), name="2"))
+    assert route()["metrics"]["counters"]["decoded_whole"] == 1
 
 
 def test_the_summary_tells_what_was_measured(route, lake: Lake, sizes: list[int]) -> None:

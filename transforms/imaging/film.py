@@ -39,34 +39,35 @@ def read_film(
 ) -> npt.NDArray[np.float32]:
     """Parse an object and return one frame as a film; see `film_of`."""
     limits = limits or Limits()
-    return film_of(parse(data, limits), long_side, frame_number=frame_number, limits=limits)
+    return film_of(parse(data, limits), long_side, frame_number=frame_number, limits=limits)[0]
 
 
 def film_of(
     parsed: ParsedObject, long_side: int, *, frame_number: int = 1, limits: Limits
-) -> npt.NDArray[np.float32]:
+) -> tuple[npt.NDArray[np.float32], bool]:
     """Return one frame as a film whose long side has at least `long_side` pixels, if it has as many.
 
     Returns:
-        float32[h, w], dense tissue bright, any finite range; padding is darkest.
+        float32[h, w], dense tissue bright, any finite range; padding is darkest. And whether it was
+        decoded fast.
 
     Raises:
         Rejected: the pixels are missing, wrongly described, too many or undecodable.
     """
     with undecodable_unless_said():
         request = frame_request(parsed, frame_number, long_side, limits)
-        stored, _ = decode_frame(request)
+        stored, is_fast = decode_frame(request)
         if stored.values.ndim == 3:
-            return stored.values @ LUMA
-        return _presented(stored, request)
+            return stored.values @ LUMA, is_fast
+        return _presented(stored, request), is_fast
 
 
 def thumbnail_of(
     parsed: ParsedObject, size: int, *, frame_number: int = 1, limits: Limits
-) -> npt.NDArray[np.uint8]:
-    """Return uint8[1, size, size], the network's input, for one frame."""
-    film = film_of(parsed, size, frame_number=frame_number, limits=limits)
-    return network_input(film, size)
+) -> tuple[npt.NDArray[np.uint8], bool]:
+    """Return uint8[1, size, size], the network's input, for a frame; and whether it was decoded fast."""
+    film, is_fast = film_of(parsed, size, frame_number=frame_number, limits=limits)
+    return network_input(film, size), is_fast
 
 
 def decode_frame(request: FrameRequest) -> tuple[StoredFrame, bool]:

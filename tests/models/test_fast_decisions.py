@@ -1,0 +1,110 @@
+"""What is decoded fast is decided as what pydicom decodes whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from models.default_bundle import DEFAULT_BUNDLE
+from models.handler import FilmModelHandler, Scored
+from tests.synthetic import dicom_bytes, film
+from transforms.imaging import film as film_module
+from transforms.imaging.film import thumbnail_of
+from transforms.imaging.limits import Limits
+from transforms.imaging.part10 import parse
+from transforms.labels import LABELS
+
+SYNTAXES = (
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    JPEG2000Lossless,
+    JPEG2000,
+    HTJ2KLossless,
+    JPEGLSLossless,
+    JPEGLosslessSV1,
+    JPEGExtended12Bit,
+    RLELossless,
+)
+REAL = (
+    "RG1_UNCR.dcm",
+    "RG1_J2KR.dcm",
+    "RG1_J2KI.dcm",
+    "RG3_UNCR.dcm",
+    "RG3_J2KR.dcm",
+    "RG3_J2KI.dcm",
+)
+"""Radiographs of pydicom's own test data; fetched where they are not in a package."""
+SIDE = 192
+PROBABILITY = 0.02
+OOD_SCORE = 0.5
+
+
+@pytest.fixture(scope="module")
+def handler() -> FilmModelHandler:
+    return FilmModelHandler(DEFAULT_BUNDLE, device="cpu")
+
+
+def packaged(name: str) -> Path | None:
+    """Where a package has a file; nothing is fetched."""
+    found = get_testdata_file(name, download=False)
+    return None if found is None else Path(str(found))
+
+
+def both(data: bytes, plain: bytes, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The input of the network from a fast decode, and from a whole one of the same film."""
+    fast, is_fast = thumbnail_of(parse(data, Limits()), SIDE, limits=Limits())
+    assert is_fast
+    monkeypatch.setattr(film_module, "_FAST", {})
+    whole, is_fast = thumbnail_of(parse(plain, Limits()), SIDE, limits=Limits())
+    assert not is_fast
+    return [fast, whole]
+
+
+def require_same_decision(films: list[np.ndarray], handler: FilmModelHandler) -> None:
+    fast, whole = (r.inference for r in handler.run_inference(films, handler.load_model()))
+    assert isinstance(fast, Scored)
+    assert isinstance(whole, Scored)
+    assert fast.values[:-1].argmax() == whole.values[:-1].argmax()
+    assert np.abs(fast.values[:-1] - whole.values[:-1]).max() < PROBABILITY
+    assert abs(fast.values[-1] - whole.values[-1]) < OOD_SCORE
+    assert is_routed(fast) == is_routed(whole)
+
+
+def is_routed(scored: Scored) -> bool:
+    label = LABELS[int(scored.values[:-1].argmax())]
+    is_sure = scored.values[:-1].max() >= scored.thresholds[label]
+    return bool(is_sure and scored.values[-1] <= scored.ood_threshold)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: UID(uid).name)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_generated_films(syntax: str, seed: int, handler, monkeypatch) -> None:
+    """Against the uncompressed film: pydicom reads not every syntax by codecs that are free to use."""
+    pixels = film(seed, (1400, 1150))
+    films = both(dicom_bytes(pixels, syntax=syntax), dicom_bytes(pixels), monkeypatch)
+    require_same_decision(films, handler)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_films(name: str, handler, monkeypatch) -> None:
+    path = packaged(name)
+    assert path is not None, "pydicom-data is among the packages that tests need"
+    assert pydicom.dcmread(path, stop_before_pixels=True).Modality in ("CR", "DX", "RG")
+    data = path.read_bytes()
+    require_same_decision(both(data, data, monkeypatch), handler)
