@@ -1,4 +1,4 @@
-"""What a forward costs: python -m benchmarks.forward [--architectures NAME …].
+"""What a forward costs: python -m benchmarks.forward.
 
 The default bundle as it serves, beside networks as the paper ran them (Pham, Do, Nguyen 2021: 512 x 512
 pixels, one film at a time, float32), interleaved in one run.

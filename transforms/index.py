@@ -29,6 +29,8 @@ second look; rows of a killed run that are not taken over; the lake's rows of th
 PACK_ROWS: Final = 16
 SLICES: Final = 16
 """Of a shard, by the hash of identities: a pack's rows are of one."""
+MAX_WAITING: Final = 256
+"""Slices with rows that wait for their pack to be full."""
 PART_ROWS: Final = 1_024
 Pack: TypeAlias = "tuple[int, bytes | LedgerRow]"
 """Rows on their way to their shard: their slice of it, and the rows, packed."""
@@ -98,7 +100,7 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
 
 
 class PackFn(beam.DoFn):  # type: ignore[misc]
-    """Rows to (shard, `Pack`), in the global window."""
+    """Rows to (shard, `Pack`), in the global window. Few wait: what is not packed is large."""
 
     def __init__(self, shards: int) -> None:
         self._shards = shards
@@ -112,6 +114,9 @@ class PackFn(beam.DoFn):  # type: ignore[misc]
         waiting.append(row)
         if len(waiting) == PACK_ROWS:
             yield _pack(where, self._waiting.pop(where))
+        elif len(self._waiting) > MAX_WAITING:
+            oldest = next(iter(self._waiting))
+            yield _pack(oldest, self._waiting.pop(oldest))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for where, rows in self._waiting.items():
@@ -169,7 +174,7 @@ def _write(shard: int, found: dict[str, Iterable[Pack]], config: RouteConfig) ->
 
 
 def _in_parts(found: dict[str, Iterable[Pack]]) -> Iterator[dict[str, list[Any]]]:
-    """Give what meets in a shard in parts of some `PART_ROWS`; rows of an identity are in one."""
+    """Give what meets in a shard in up to `SLICES` parts of some `PART_ROWS`, an identity's in one."""
     packs = [(name.partition("_")[0], *pack) for name, several in found.items() for pack in several]
     rows = sum(PACK_ROWS if isinstance(pack, bytes) else 1 for _, _, pack in packs)
     parts = min(SLICES, 1 + rows // PART_ROWS)

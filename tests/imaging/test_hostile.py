@@ -338,10 +338,20 @@ def test_malformed_presentation_leaves_the_film(keyword: str, vr: str, value: by
 
 
 @pytest.mark.parametrize("offset", [0, 63, 10**9, 0xFFFFFFFF])
-def test_rle_segments_outside_the_frame_do_not_end_the_process(offset: int) -> None:
+def test_rle_segments_outside_the_frame_are_not_given_to_the_codec(
+    offset: int, monkeypatch
+) -> None:
     """imagecodecs reads where the header points to."""
+    monkeypatch.setattr(imagecodecs, "dicomrle_decode", lambda *a, **k: pytest.fail("was asked"))
     with pytest.raises(NoFastPath):
         rle.decode(rle_request(struct.pack("<16L", 2, 64, offset, *[0] * 13) + b"\x81\0" * 1000))
+
+
+def test_rle_planes_in_more_segments_than_there_are() -> None:
+    half = imagecodecs.packbits_encode(bytes(PIXELS.size // 2))
+    offsets = [64 + number * len(half) for number in range(4)]
+    with pytest.raises(NoFastPath):
+        rle.decode(rle_request(struct.pack("<16L", 4, *offsets, *[0] * 11) + half * 4))
 
 
 def test_rle_planes_of_another_length_than_the_frame() -> None:

@@ -65,13 +65,13 @@ def test_no_row_before_its_object(placing, config, source: Path, monkeypatch) ->
     held_back, real = threading.Event(), transforms.place.place
 
     def slow(*args):
-        held_back.wait()
+        assert held_back.wait(30)
         real(*args)
 
     monkeypatch.setattr(transforms.place, "place", slow)
     rows = [decided(config, source, 1)]
+    threading.Timer(0.5, held_back.set).start()
     assert list(placing.process(rows, 4, EARLY)) == []
-    threading.Timer(0.2, held_back.set).start()
     (given,) = placing.finish_bundle()
     assert Path(given.value.object_uri).is_file()
 

@@ -373,6 +373,7 @@ def test_a_shard_that_is_settled_in_parts_is_the_one_that_is_settled_whole(
     whole = route("--index_shards", "1", "--lake", str(tmp_path / "whole"))
     assert parts == [10]
     monkeypatch.setattr(transforms.index, "PART_ROWS", 2)
+    monkeypatch.setattr(transforms.index, "PACK_ROWS", 2)
     parted = route("--index_shards", "1")
     assert sum(parts[1:]) == 10 and len(parts) > 3
     assert parted["counts"] == whole["counts"] and whole["counts"]["duplicate"] == 3

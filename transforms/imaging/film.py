@@ -112,6 +112,8 @@ def _unless_malformed(
     """Apply a transformation; the same array where there is none, or none that shows anything."""
     try:
         shown = transform(values)
+    except MemoryError:
+        raise
     except Exception:  # malformed elements raise many types; without them the anatomy still shows
         return values
     return values if shown is None or not is_usable(shown) else shown

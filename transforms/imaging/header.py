@@ -100,6 +100,8 @@ def require_uids(parsed: ParsedObject) -> None:
 def _get(ds: Dataset, keyword: str) -> object:
     try:
         value = ds.get(keyword)
+    except MemoryError:
+        raise  # the next keyword would cost as much again
     except Exception:  # converting a malformed element raises many types
         return None
     return None if value is None else value

@@ -36,6 +36,8 @@ ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 """Of both byte orders (PS3.5 section 7.5)."""
 ITEM_PATTERN = re.compile(b"|".join(ITEM_TAGS))
 PIXEL_DATA = 0x7FE00010
+SEEKS_OF_NO_ITEM = 16
+"""More than the parser needs for an object without any."""
 FLOAT_PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009})
 PIXEL_TAGS = FLOAT_PIXEL_TAGS | {PIXEL_DATA}
 LONG_LENGTH_VRS = frozenset({b"OB", b"OW", b"OD", b"OF", b"OL", b"OV", b"UN"})
@@ -148,12 +150,14 @@ def _parse(data: memoryview, limits: Limits) -> ParsedObject:
 class ItemCountingStream(BufferStream):
     """Raises `Rejected` once items abound: each costs the parser a kilobyte.
 
-    What pydicom takes for an item need not have an item's tag; it seeks once for each data set.
+    What pydicom takes for an item need not have an item's tag, but it seeks once for each (twice for
+    one that is private, of implicit VR and undefined length). In sequences of a stated length, which
+    it parses only when they are asked for, items without a tag are bounded by the child's limits.
     """
 
     def __init__(self, view: memoryview, max_items: int) -> None:
         super().__init__(view)
-        self._left = max_items
+        self._left = max_items + SEEKS_OF_NO_ITEM
 
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
         """Move to a position, and count."""

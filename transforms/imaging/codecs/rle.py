@@ -37,7 +37,7 @@ def decode(request: FrameRequest) -> StoredFrame:
         raise NoFastPath
     dtype = np.dtype(f"<{'i' if request.signed else 'u'}{request.bits_allocated // 8}")
     frame = encapsulated_frame(request)
-    _require_segments_inside(frame)
+    _require_segments_inside(frame, dtype.itemsize)
     try:
         out = bytearray(request.rows * request.columns * dtype.itemsize)  # and not a byte more
         decoded = np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype, out=out), dtype)
@@ -48,10 +48,14 @@ def decode(request: FrameRequest) -> StoredFrame:
     return average(clear_unused_bits(values, request), request.reduction, is_padding)
 
 
-def _require_segments_inside(frame: bytes) -> None:
-    """Raise `NoFastPath` unless segments start inside the frame: imagecodecs would read outside it."""
+def _require_segments_inside(frame: bytes, planes: int) -> None:
+    """Raise `NoFastPath` unless a segment for each byte plane starts inside the frame.
+
+    imagecodecs would read outside it, and takes more segments than that.
+    """
     if len(frame) < HEADER.size:
         raise NoFastPath
     segments, *offsets = HEADER.unpack_from(frame)
-    if any(not HEADER.size <= offset < len(frame) for offset in offsets[:segments]):
+    inside = (HEADER.size <= offset < len(frame) for offset in offsets[:planes])
+    if segments != planes or not all(inside):
         raise NoFastPath
