@@ -1,4 +1,4 @@
-"""Threads share few of glibc's arenas, unless the operator says otherwise."""
+"""Threads share few of glibc's arenas, and Arrow has none, unless the operator says otherwise."""
 
 from __future__ import annotations
 
@@ -46,3 +46,21 @@ def arenas(how: str, **environment: str) -> int:
         env={**inherited, **environment},
     )  # fmt: skip
     return told.stdout.count("<heap nr=")
+
+
+def test_arrow_has_no_pool_of_its_own() -> None:
+    code = (
+        "from pipeline.cli import main\n"
+        "from contextlib import suppress\nwith suppress(SystemExit): main(['--version'])\n"
+        "import pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    )
+    assert said(code) == "system"
+    assert said(code, ARROW_DEFAULT_MEMORY_POOL="mimalloc") == "mimalloc"
+
+
+def said(code: str, **environment: str) -> str:
+    kept = {k: v for k, v in os.environ.items() if k != "ARROW_DEFAULT_MEMORY_POOL"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, check=True
+    )
+    return run.stdout.decode().split()[-1]

@@ -1,4 +1,4 @@
-"""How much freed memory glibc keeps."""
+"""How much freed memory glibc and Arrow keep."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def limit_arenas() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, ARENAS)
+
+
+def let_arrow_free() -> None:
+    """Let Arrow take memory by malloc; to be called before pyarrow is imported.
+
+    A pool of its own keeps what an index file took for as long as the process runs. Who sets
+    `ARROW_DEFAULT_MEMORY_POOL` is obeyed.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")

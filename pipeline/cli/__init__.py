@@ -13,7 +13,7 @@ from types import ModuleType
 
 from pipeline import __version__
 from transforms import isolation
-from transforms.allocator import limit_arenas
+from transforms.allocator import let_arrow_free, limit_arenas
 from transforms.errors import UsageError
 
 COMMANDS = {
@@ -57,6 +57,7 @@ def _imported(command: str) -> ModuleType:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 done and complete, 1 failed or incomplete, 2 wrong usage."""
     limit_arenas()
+    let_arrow_free()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger().addFilter(_is_telling)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what it raises is said below
