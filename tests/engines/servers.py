@@ -17,6 +17,7 @@ START_S = 60
 POOL_ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "MALLOC_ARENA_MAX": "2",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
 """Where a pool finds the `python` that it starts."""
 
