@@ -23,12 +23,15 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.encaps import get_frame
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import JPEGLosslessSV1
 
 from models.bundle import load_network, read_info
 from models.default_bundle import DEFAULT_BUNDLE
@@ -200,7 +203,7 @@ CONTENDERS: Final[dict[str, Callable[[Sequence[Path], Path], Iterator[Said]]]] =
 def decoded_whole(file: Path, side: int) -> Input:
     """Return uint8[1, side, side] of a film as pydicom decodes and presents it, padded to a square."""
     ds = dcmread(file)
-    values = apply_voi_lut(apply_modality_lut(ds.pixel_array, ds), ds).astype(np.float32)
+    values = apply_voi_lut(apply_modality_lut(_stored(ds), ds), ds).astype(np.float32)
     if ds.PhotometricInterpretation == "MONOCHROME1":
         values = -values
     low, high = float(values.min()), float(values.max())
@@ -210,6 +213,13 @@ def decoded_whole(file: Path, side: int) -> Input:
     square = Image.new("L", (side, side))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return np.asarray(square)[None].copy()
+
+
+def _stored(ds: Dataset) -> npt.NDArray[Any]:
+    """Return the stored values; lossless JPEG by imagecodecs, as pydicom reads it by GPL codecs only."""
+    if ds.file_meta.TransferSyntaxUID == JPEGLosslessSV1:
+        return np.asarray(imagecodecs.jpeg8_decode(get_frame(ds.PixelData, 0)))
+    return ds.pixel_array
 
 
 def batched(items: Iterable[T], number: int) -> Iterator[list[T]]:
