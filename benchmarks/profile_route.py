@@ -109,13 +109,14 @@ def main() -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     code = router(["route", "--input", str(source), "--lake", str(lake), "--quiet"])
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    size = sum(p.stat().st_size for p in source.iterdir())
+    sizes = [path.stat().st_size for path in source.iterdir()]  # an earlier call may have made more
+    films = len(sizes)
     print(json.dumps(machine()))
-    print(f"exit {code}, {args.films} films, {size / 1e6:.0f} MB")
-    print(f"wall {wall:.1f} s, {1000 * wall / args.films:.1f} ms an object; CPU {cpu:.1f} s")
+    print(f"exit {code}, {films} films, {sum(sizes) / 1e6:.0f} MB")
+    print(f"wall {wall:.1f} s, {1000 * wall / films:.1f} ms an object; CPU {cpu:.1f} s")
     print(f"\n{'stage':<26}{'calls':>7}{'ms an object, over all threads':>32}")
     for name in STAGES:
-        per_object = 1000 * clock.seconds[name] / args.films
+        per_object = 1000 * clock.seconds[name] / films
         print(f"{name:<26}{clock.calls[name]:>7}{per_object:>32.2f}")
     print(f"\nin the child, one film at a time, median of {ROUNDS}; ms")
     print(f"{'syntax':<28}{'hash':>8}{'parse':>8}{'header':>8}{'decode and thumbnail':>22}")
