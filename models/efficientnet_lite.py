@@ -127,13 +127,18 @@ class SameConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Pad and convolve."""
         if self.stride[0] > 1:
-            missing = [
-                max((math.ceil(size / self.stride[0]) - 1) * self.stride[0] + kernel - size, 0)
-                for size, kernel in zip(input.shape[-2:], self.kernel_size, strict=True)
-            ]
-            (top, left) = (m // 2 for m in missing)
-            input = pad(input, (left, missing[1] - left, top, missing[0] - top))
+            height, width = input.shape[-2:]
+            sides = (
+                same_padding(size, self.kernel_size[0], self.stride[0]) for size in (width, height)
+            )
+            input = pad(input, [pixels for side in sides for pixels in side])
         return super().forward(input)
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Return the pixels that TensorFlow's SAME puts before and after a side of `size` pixels."""
+    missing = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return missing // 2, missing - missing // 2
 
 
 class SeparableBlock(nn.Module):

@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from models.efficientnet_lite import EfficientNetLite, InvertedResidual, SeparableBlock
+from models.efficientnet_lite import (
+    EfficientNetLite,
+    InvertedResidual,
+    SeparableBlock,
+    same_padding,
+)
 from models.networks import FilmClassifier
 
 LOG = logging.getLogger(__name__)
@@ -128,8 +133,7 @@ class FusedConv2d(nn.Module):
     ) -> None:
         super().__init__()
         kernel, stride = conv.kernel_size[0], conv.stride[0]
-        missing = max((math.ceil(size.side / stride) - 1) * stride + kernel - size.side, 0)
-        near, far = missing // 2, missing - missing // 2
+        near, far = same_padding(size.side, kernel, stride)
         assert norm.running_mean is not None and norm.running_var is not None
         weight, bias = fuse_conv_bn_weights(
             conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias

@@ -20,6 +20,7 @@ BEAM_STEPS = {
     "commit_index",
     "fetch",
     "gather",
+    "in_hand",
     "index",
     "ledger",
     "metrics",

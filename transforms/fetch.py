@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any
 
 import apache_beam as beam
 from apache_beam import pvalue
-from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.config import RouteConfig, read_patient_key
 from transforms.examine import Examined, examine
+from transforms.in_hand import InHand
 from transforms.isolation import Isolated
 from transforms.metrics import Count, Spread, count, count_failed, record, record_seconds
 from transforms.reasons import Unaccounted
@@ -22,8 +21,6 @@ from transforms.refs import FAILED, ObjectRef, failure_of
 
 FILMS, DECIDED = "films", "decided"
 BATCH_REFS = 8
-Started: TypeAlias = "tuple[ObjectRef, Future[Examined | Unaccounted], Any, Any]"
-"""A reference that is being examined, and the timestamp and window that it came with."""
 
 
 @dataclass
@@ -72,7 +69,7 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
             self._idle.get().close()
 
     def start_bundle(self) -> None:
-        self._started: deque[Started] = deque()
+        self._in_hand = InHand(self._pool, self._examine)
 
     def process(
         self,
@@ -81,19 +78,16 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
         for ref in refs:
-            started = self._pool.submit(self._examine, ref)
-            self._started.append((ref, started, timestamp, window))
+            self._in_hand.begin(ref, timestamp, window)
         yield from self._finished(ahead=2 * self._config.fetch_threads)
 
     def finish_bundle(self) -> Iterator[Any]:
         yield from self._finished(ahead=0)
 
     def _finished(self, ahead: int) -> Iterator[Any]:
-        while len(self._started) > ahead:
-            ref, future, timestamp, window = self._started.popleft()
-            tag, value = self._told(ref, future.result())
-            stamped = WindowedValue(value, timestamp, (window,))
-            yield stamped if tag == FILMS else pvalue.TaggedOutput(tag, stamped)
+        for ref, outcome, stamped in self._in_hand.done(ahead=ahead):
+            tag, value = self._told(ref, outcome)
+            yield stamped(value) if tag == FILMS else pvalue.TaggedOutput(tag, stamped(value))
 
     def _told(self, ref: ObjectRef, outcome: Examined | Unaccounted) -> tuple[str, Any]:
         if isinstance(outcome, Unaccounted):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -113,14 +113,14 @@ class PackFn(beam.DoFn):  # type: ignore[misc]
         waiting = self._waiting.setdefault(where, [])
         waiting.append(row)
         if len(waiting) == PACK_ROWS:
-            yield _pack(where, self._waiting.pop(where))
+            yield _pack(where, pack_rows(self._waiting.pop(where)))
         elif len(self._waiting) > MAX_WAITING:
             oldest = next(iter(self._waiting))
-            yield _pack(oldest, self._waiting.pop(oldest))
+            yield _pack(oldest, pack_rows(self._waiting.pop(oldest)))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for where, rows in self._waiting.items():
-            yield GlobalWindows.windowed_value(_pack(where, rows))
+            yield GlobalWindows.windowed_value(_pack(where, pack_rows(rows)))
 
 
 def _where(row: IndexRow | LedgerRow, shards: int) -> tuple[int, int]:
@@ -128,14 +128,13 @@ def _where(row: IndexRow | LedgerRow, shards: int) -> tuple[int, int]:
     return shard, rest % SLICES
 
 
-def _pack(where: tuple[int, int], rows: Sequence[IndexRow]) -> tuple[int, Pack]:
+def _pack(where: tuple[int, int], content: bytes | LedgerRow) -> tuple[int, Pack]:
     shard, part = where
-    return shard, (part, pack_rows(rows))
+    return shard, (part, content)
 
 
 def _ledger_pack(row: LedgerRow, shards: int) -> tuple[int, Pack]:
-    shard, part = _where(row, shards)
-    return shard, (part, row)
+    return _pack(_where(row, shards), row)
 
 
 def _parted(joined: tuple[str, dict[str, Any]]) -> Iterator[Any]:

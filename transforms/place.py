@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import apache_beam as beam
 from apache_beam import pvalue
-from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.config import INDEX_ONLY, LINK, RouteConfig
 from transforms.held_bytes import HELD
+from transforms.in_hand import InHand
 from transforms.lake import store
 from transforms.lake.journal import write_journal
 from transforms.lake.layout import QUARANTINE, Layout
@@ -25,8 +25,6 @@ from transforms.refs import FAILED, Failure, failure_of
 
 PLACED = "placed"
 BATCH_ROWS = 16
-Started: TypeAlias = "tuple[IndexRow, Future[float | Unaccounted], Any, Any]"
-"""A row whose object is being placed, and the timestamp and window that it came with."""
 
 
 @dataclass
@@ -64,7 +62,7 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
         self._pool.shutdown(cancel_futures=True)
 
     def start_bundle(self) -> None:
-        self._started: list[Started] = []
+        self._in_hand = InHand(self._pool, self._place)
 
     def process(
         self,
@@ -79,25 +77,21 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
             for row in bound:
                 yield pvalue.TaggedOutput(FAILED, self._failure(row, error))
             return
-        before, self._started = (
-            self._started,
-            [(row, self._pool.submit(self._place, row), timestamp, window) for row in bound],
-        )
-        yield from self._finished(before)
+        for row in bound:
+            self._in_hand.begin(row, timestamp, window)
+        yield from self._finished(ahead=len(bound))
 
     def finish_bundle(self) -> Iterator[Any]:
-        yield from self._finished(self._started)
+        yield from self._finished(ahead=0)
 
-    def _finished(self, started: Sequence[Started]) -> Iterator[Any]:
-        for row, future, timestamp, window in started:
-            outcome = future.result()
+    def _finished(self, ahead: int) -> Iterator[Any]:
+        for row, outcome, stamped in self._in_hand.done(ahead=ahead):
             if isinstance(outcome, Unaccounted):
-                failed = WindowedValue(self._failure(row, outcome), timestamp, (window,))
-                yield pvalue.TaggedOutput(FAILED, failed)
+                yield pvalue.TaggedOutput(FAILED, stamped(self._failure(row, outcome)))
                 continue
             count(Count.PLACED)
             record_seconds(Spread.PLACE_MS, outcome)
-            yield WindowedValue(row, timestamp, (window,))
+            yield stamped(row)
 
     def _place(self, row: IndexRow) -> float | Unaccounted:
         started = time.monotonic()

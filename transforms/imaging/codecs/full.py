@@ -11,14 +11,14 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options
 
 from transforms.imaging.buffer_stream import BufferStream
-from transforms.imaging.codecs.area import average, average_channels, padding_of
+from transforms.imaging.codecs.area import average, average_channels
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     StoredFrame,
     encapsulated_frame,
     undecodable_unless_said,
 )
-from transforms.imaging.codecs.native import clear_unused_bits
+from transforms.imaging.codecs.native import averaged
 from transforms.reasons import Reason, Rejected, Stage
 
 GDCM = "gdcm"
@@ -69,8 +69,7 @@ def decode(request: FrameRequest) -> StoredFrame:
         return average_channels(stored, request.reduction)
     if request.bits_allocated == 1:
         return average(stored, request.reduction)
-    is_padding = padding_of(stored, request)
-    return average(clear_unused_bits(stored, request), request.reduction, is_padding)
+    return averaged(stored, request)
 
 
 @functools.cache

@@ -17,14 +17,14 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-from transforms.imaging.codecs.area import average, average_channels, padding_of
+from transforms.imaging.codecs.area import average_channels
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     NoFastPath,
     StoredFrame,
     encapsulated_frame,
 )
-from transforms.imaging.codecs.native import clear_unused_bits
+from transforms.imaging.codecs.native import averaged
 
 _DECODE = {
     **dict.fromkeys(
@@ -59,5 +59,4 @@ def decode(request: FrameRequest) -> StoredFrame:
     if request.signed:
         width = request.bits_allocated // 8
         decoded = decoded.astype(f"u{width}").view(f"i{width}")
-    is_padding = padding_of(decoded, request)
-    return average(clear_unused_bits(decoded, request), request.reduction, is_padding)
+    return averaged(decoded, request)

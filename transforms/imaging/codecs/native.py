@@ -50,6 +50,11 @@ def decode(request: FrameRequest) -> StoredFrame:
     if len(value) < start + count * dtype.itemsize:
         raise Rejected(Stage.DECODE, Reason.TRUNCATED, "pixel data")
     raw = np.frombuffer(value, dtype, count, start).reshape(request.rows, request.columns)
+    return averaged(raw, request)
+
+
+def averaged(raw: Integers, request: FrameRequest) -> StoredFrame:
+    """Return a gray frame, decoded whole, averaged: padding found, then unused bits cleared."""
     is_padding = padding_of(raw, request)
     return average(clear_unused_bits(raw, request), request.reduction, is_padding)
 

@@ -13,14 +13,13 @@ import imagecodecs
 import numpy as np
 from pydicom.uid import RLELossless
 
-from transforms.imaging.codecs.area import average, padding_of
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     NoFastPath,
     StoredFrame,
     encapsulated_frame,
 )
-from transforms.imaging.codecs.native import clear_unused_bits
+from transforms.imaging.codecs.native import averaged
 
 SYNTAXES = frozenset({str(RLELossless)})
 HEADER = struct.Struct("<16L")
@@ -44,8 +43,7 @@ def decode(request: FrameRequest) -> StoredFrame:
         values = decoded.reshape(request.rows, request.columns)
     except Exception as error:  # of the codec, or another size than the header says
         raise NoFastPath from error
-    is_padding = padding_of(values, request)
-    return average(clear_unused_bits(values, request), request.reduction, is_padding)
+    return averaged(values, request)
 
 
 def _require_segments_inside(frame: bytes, planes: int) -> None:
