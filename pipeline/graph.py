@@ -22,7 +22,7 @@ from transforms.lake.schema import IndexRow
 from transforms.ledger import HeldSources, ListLake
 from transforms.place import PLACED, Place
 from transforms.refs import FAILED, Failure, ObjectRef, log_failure
-from transforms.skip import ALONE, RECOVERED, STALE, UNCHANGED, SkipHeld
+from transforms.skip import RECOVERED, STALE, TALLIES, TODO, SkipHeld, SpreadRefs
 from transforms.tally import RunTally
 
 Rows: TypeAlias = "beam.PCollection[IndexRow]"
@@ -87,24 +87,17 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
     held = {"files": index, "keys": keys} | "Held" >> HeldSources()
 
     todo = {"refs": matched[REFS], "held": held, "journal": journal} | "Skip" >> SkipHeld(config)
-    placed, failed = decide_and_place(todo["refs"] | "Spread" >> beam.Reshuffle(), config)
+    placed, failed = decide_and_place(todo[TODO] | "Refs" >> SpreadRefs(), config)
     indexed = {
-        "rows": (*placed, todo[RECOVERED], todo[ALONE]),
+        "rows": (*placed, todo[RECOVERED]),
         "stale": todo[STALE],
         "held": held,
         "files": index,
     } | "Index" >> WriteIndex(config)
 
     tallies = (
-        matched[REFS]
-        | "Versions" >> beam.Map(lambda ref: ref.digest()).with_output_types(bytes)
-        | "Distinct" >> beam.Distinct()
-        | "Discovered" >> CountAs("discovered"),
-        (todo[RECOVERED], todo[ALONE])
-        | "AllRecovered" >> beam.Flatten()
-        | "Recovered" >> CountAs("recovered"),
-        todo[ALONE] | "DiscoveredBefore" >> CountAs("discovered"),
-        todo[UNCHANGED] | "Unchanged" >> CountAs("unchanged"),
+        matched[REFS] | "Discovered" >> CountAs("discovered"),  # before anything can lose them
+        todo[TALLIES],
         (matched[FAILED], *failed)
         | "AllFailed" >> beam.Flatten()
         | "Failed" >> beam.Map(RunTally.of_failure),

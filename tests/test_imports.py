@@ -24,6 +24,7 @@ BEAM_STEPS = {
     "index",
     "ledger",
     "metrics",
+    "packs",
     "place",
     "skip",
 }

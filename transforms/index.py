@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam import pvalue
-from apache_beam.transforms.window import GlobalWindows
-from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.config import RouteConfig
 from transforms.lake.index_files import HeldVersion, LedgerRow, hash_of, write_index
@@ -19,6 +18,7 @@ from transforms.lake.schema import IndexRow, pack_rows, to_table, unpack_rows
 from transforms.lake.settle import REPROCESS_NONE, settle_all
 from transforms.ledger import HeldIdentities
 from transforms.metrics import Spread, count_settled, record_seconds
+from transforms.packs import PACK, PackFn
 from transforms.storage.schemes import storage_of
 from transforms.tally import RunTally
 
@@ -26,11 +26,8 @@ FRESH, HELD, STALE, LEDGER = "fresh", "held", "stale", "ledger"
 """What meets in a shard: rows of this run; rows that the lake held already, met only after a forced
 second look; rows of a killed run that are not taken over; the lake's rows of the same identities."""
 
-PACK_ROWS: Final = 16
 SLICES: Final = 16
 """Of a shard, by the hash of identities: a pack's rows are of one."""
-MAX_WAITING: Final = 256
-"""Slices with rows that wait for their pack to be full."""
 PART_ROWS: Final = 1_024
 Pack: TypeAlias = "tuple[int, bytes | LedgerRow]"
 """Rows on their way to their shard: their slice of it, and the rows, packed."""
@@ -84,7 +81,9 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
         packs = {
             name: rows
             | f"Shard_{name}"
-            >> beam.ParDo(PackFn(shards)).with_output_types(tuple[int, tuple[int, Any]])
+            >> beam.ParDo(PackFn(partial(_where, shards=shards), _pack_rows)).with_output_types(
+                tuple[int, tuple[int, Any]]
+            )
             for name, rows in named.items()
         }
         packs[LEDGER] = ledger | f"Shard_{LEDGER}" >> beam.Map(
@@ -99,30 +98,6 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
         )  # fmt: skip
 
 
-class PackFn(beam.DoFn):  # type: ignore[misc]
-    """Rows to (shard, `Pack`), in the global window. Few wait: what is not packed is large."""
-
-    def __init__(self, shards: int) -> None:
-        self._shards = shards
-
-    def start_bundle(self) -> None:
-        self._waiting: dict[tuple[int, int], list[IndexRow]] = {}
-
-    def process(self, row: IndexRow) -> Iterator[tuple[int, Pack]]:
-        where = _where(row, self._shards)
-        waiting = self._waiting.setdefault(where, [])
-        waiting.append(row)
-        if len(waiting) == PACK_ROWS:
-            yield _pack(where, pack_rows(self._waiting.pop(where)))
-        elif len(self._waiting) > MAX_WAITING:
-            oldest = next(iter(self._waiting))
-            yield _pack(oldest, pack_rows(self._waiting.pop(oldest)))
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for where, rows in self._waiting.items():
-            yield GlobalWindows.windowed_value(_pack(where, pack_rows(rows)))
-
-
 def _where(row: IndexRow | LedgerRow, shards: int) -> tuple[int, int]:
     rest, shard = divmod(hash_of(row.identity), shards)
     return shard, rest % SLICES
@@ -131,6 +106,10 @@ def _where(row: IndexRow | LedgerRow, shards: int) -> tuple[int, int]:
 def _pack(where: tuple[int, int], content: bytes | LedgerRow) -> tuple[int, Pack]:
     shard, part = where
     return shard, (part, content)
+
+
+def _pack_rows(where: tuple[int, int], rows: Sequence[IndexRow]) -> tuple[int, Pack]:
+    return _pack(where, pack_rows(rows))
 
 
 def _ledger_pack(row: LedgerRow, shards: int) -> tuple[int, Pack]:
@@ -175,7 +154,7 @@ def _write(shard: int, found: dict[str, Iterable[Pack]], config: RouteConfig) ->
 def _in_parts(found: dict[str, Iterable[Pack]]) -> Iterator[dict[str, list[Any]]]:
     """Give what meets in a shard in up to `SLICES` parts of some `PART_ROWS`, an identity's in one."""
     packs = [(name.partition("_")[0], *pack) for name, several in found.items() for pack in several]
-    rows = sum(PACK_ROWS if isinstance(pack, bytes) else 1 for _, _, pack in packs)
+    rows = sum(PACK if isinstance(pack, bytes) else 1 for _, _, pack in packs)
     parts = min(SLICES, 1 + rows // PART_ROWS)
     for number in range(parts):
         part: dict[str, list[Any]] = {name: [] for name in (FRESH, HELD, STALE, LEDGER)}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from transforms.packed import pack, unpack
 from transforms.reasons import MEANINGS, Reason, Stage, Unaccounted
 from transforms.shared_bytes import SharedBytes
 from transforms.storage.base import Changed, Found, sha256_of
@@ -47,6 +49,16 @@ class ObjectRef:
     def key(self) -> str:
         """The object's name in logs and errors."""
         return object_key(self.uri)
+
+    @staticmethod
+    def pack(refs: Iterable[ObjectRef]) -> bytes:
+        """Return references as bytes, without when they came to be."""
+        return pack((ref.uri, ref.version, ref.size) for ref in refs)
+
+    @staticmethod
+    def unpack(packed: bytes) -> list[ObjectRef]:
+        """Return what was packed by `pack`."""
+        return [ObjectRef(*record) for record in unpack(packed)]
 
     def digest(self) -> bytes:
         """16 bytes that stand for this version of this object."""

@@ -2,55 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Final
 
 import apache_beam as beam
 from apache_beam import pvalue
 
 from transforms.config import RouteConfig
-from transforms.lake.index_files import HeldVersion
+from transforms.lake.index_files import HeldVersion, hash_of
 from transforms.lake.journal import JournalRow, taken_over
 from transforms.lake.settle import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE
 from transforms.metrics import Count, count
+from transforms.packed import pack, unpack
+from transforms.packs import PACK, PackFn
 from transforms.refs import ObjectRef
+from transforms.tally import RunTally
 
-UNCHANGED, RECOVERED, ALONE, STALE = "unchanged", "recovered", "alone", "stale"
-"""Tags of `SkipHeld`: references that the lake holds; rows taken over from the journal; such rows
-whose source is no longer among the references; journaled rows that only tell what was placed."""
+TODO, RECOVERED, STALE, TALLIES = "todo", "recovered", "stale", "tallies"
+"""Tags of `SkipHeld`: references that need work, in packs; rows taken over from the journal, also those
+whose source is no longer among the references; journaled rows that only tell what was placed; counts."""
+
+BUCKETS: Final = 256
+"""What belongs together meets in one, by the hash of its source's URI."""
 
 
 @dataclass
 class SkipHeld(beam.PTransform):  # type: ignore[misc]
     """Leaves the references that need work; see the tags for what becomes of the others.
 
-    Input: a dict with "refs", "held" (as of `HeldSources`) and "journal". No reference is pickled
-    for the join: a night's listing may name every object of an archive.
+    Input: a dict with "refs", "held" (as of `HeldSources`) and "journal". All of them cross the shuffle
+    in packs: a night's listing may name every object of an archive.
     """
 
     config: RouteConfig
 
     def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> pvalue.DoOutputsTuple:
+        config, decided_by = self.config, self.config.decided_by()
+        packers = {
+            "refs": PackFn(lambda ref: _bucket(ref.uri), _pack_refs),
+            "held": PackFn(lambda held: _bucket(held[0]), _pack_held),
+            "journal": PackFn(lambda entry: _bucket(entry.row.source_uri), _pack_journal),
+        }
         return (
             {
-                "refs": pcolls["refs"]
-                | "KeyRefs"
-                >> beam.Map(lambda ref: (ref.uri, (ref.version, ref.size))).with_output_types(
-                    tuple[str, tuple[str, int]]
-                ),
-                "held": pcolls["held"],
-                "journal": pcolls["journal"]
-                | "KeyJournal"
-                >> beam.Map(lambda entry: (entry.row.source_uri, entry)).with_output_types(
-                    tuple[str, Any]
-                ),
+                name: pcolls[name]
+                | f"Pack_{name}" >> beam.ParDo(packer).with_output_types(tuple[int, bytes])
+                for name, packer in packers.items()
             }
-            | "JoinBySource" >> beam.CoGroupByKey()
+            | "GroupByBucket" >> beam.CoGroupByKey()
             | "SkipHeld"
-            >> beam.FlatMap(_sorted_out, self.config, self.config.decided_by())
+            >> beam.FlatMapTuple(lambda _, packs: _sorted_out(packs, config, decided_by))
             .with_output_types(Any)
-            .with_outputs(UNCHANGED, RECOVERED, ALONE, STALE, main="refs")
+            .with_outputs(RECOVERED, STALE, TALLIES, main=TODO)
+        )
+
+
+@dataclass
+class SpreadRefs(beam.PTransform):  # type: ignore[misc]
+    """Packs of references to references, spread over the workers."""
+
+    def expand(self, packs: beam.PCollection[bytes]) -> beam.PCollection[ObjectRef]:
+        return (
+            packs
+            | "Spread" >> beam.Reshuffle()
+            | "Unpack" >> beam.FlatMap(ObjectRef.unpack).with_output_types(Any)
         )
 
 
@@ -69,19 +87,63 @@ def is_held(ref: ObjectRef, known: Iterable[HeldVersion], reprocess: str, model_
     return bool(models)
 
 
+def _bucket(uri: str) -> int:
+    return hash_of(uri) % BUCKETS
+
+
+def _pack_refs(bucket: int, refs: Sequence[ObjectRef]) -> tuple[int, bytes]:
+    return bucket, ObjectRef.pack(refs)
+
+
+def _pack_held(bucket: int, held: Sequence[tuple[str, HeldVersion]]) -> tuple[int, bytes]:
+    return bucket, pack(held)
+
+
+def _pack_journal(bucket: int, entries: Sequence[JournalRow]) -> tuple[int, bytes]:
+    return bucket, JournalRow.pack(entries)
+
+
+@dataclass
+class _Source:
+    """What meets of one source."""
+
+    refs: list[ObjectRef] = field(default_factory=list)
+    held: set[HeldVersion] = field(default_factory=set)
+    journal: list[JournalRow] = field(default_factory=list)
+
+
+def _sorted_out(
+    packs: dict[str, Iterable[bytes]], config: RouteConfig, decided_by: str
+) -> Iterator[bytes | pvalue.TaggedOutput]:
+    sources: dict[str, _Source] = defaultdict(_Source)
+    for ref in chain.from_iterable(map(ObjectRef.unpack, packs["refs"])):
+        sources[ref.uri].refs.append(ref)
+    for uri, version in chain.from_iterable(map(unpack, packs["held"])):
+        sources[uri].held.add(version)
+    for entry in chain.from_iterable(map(JournalRow.unpack, packs["journal"])):
+        sources[entry.row.source_uri].journal.append(entry)
+
+    todo: list[ObjectRef] = []
+    counts: Counter[str] = Counter()
+    for _uri, source in sorted(sources.items()):
+        todo += yield from _sorted_out_one(source, config, decided_by, counts)
+    for start in range(0, len(todo), PACK):
+        yield ObjectRef.pack(todo[start : start + PACK])
+    yield pvalue.TaggedOutput(TALLIES, RunTally(counts))
+
+
 def _order_of(entry: JournalRow) -> tuple[str, str, str]:
     return entry.row.source_version, entry.decided_by, str(entry.row.object_uri)
 
 
-def _sorted_out(
-    joined: tuple[str, dict[str, Any]], config: RouteConfig, decided_by: str
-) -> Iterator[ObjectRef | pvalue.TaggedOutput]:
-    uri, found = joined
-    known: set[HeldVersion] = set(found["held"])
+def _sorted_out_one(
+    source: _Source, config: RouteConfig, decided_by: str, counts: Counter[str]
+) -> Generator[pvalue.TaggedOutput, None, list[ObjectRef]]:
+    """Give out what is known of a source; return its references that need work."""
     usable: dict[str, JournalRow] = {}
-    for entry in sorted(found["journal"], key=_order_of):
+    for entry in sorted(source.journal, key=_order_of):
         row = entry.row
-        is_indexed = (row.source_version, row.model_id) in known
+        is_indexed = (row.source_version, row.model_id) in source.held
         if (
             entry.decided_by == decided_by
             and not is_indexed
@@ -91,20 +153,26 @@ def _sorted_out(
             usable[row.source_version] = entry
         else:
             yield pvalue.TaggedOutput(STALE, row)
-    for version, size in sorted(set(found["refs"])):
-        ref = ObjectRef(uri, version, size)
-        if is_held(ref, known, config.reprocess, config.model_id):
+
+    recovered: list[JournalRow] = []
+    todo: list[ObjectRef] = []
+    refs = sorted(set(source.refs), key=lambda ref: ref.version)
+    for ref in refs:
+        entry_of_ref = usable.pop(ref.version, None)
+        if is_held(ref, source.held, config.reprocess, config.model_id):
             count(Count.UNCHANGED)
-            yield pvalue.TaggedOutput(UNCHANGED, ref)
-            if entry := usable.pop(ref.version, None):  # of a killed --reprocess
-                yield pvalue.TaggedOutput(STALE, entry.row)
-        elif entry := usable.pop(ref.version, None):
-            count(Count.RECOVERED)
-            row = taken_over(entry, config.run_id, config.ingest_date)
-            yield pvalue.TaggedOutput(RECOVERED, row)
+            counts["unchanged"] += 1
+            if entry_of_ref:  # of a killed --reprocess
+                yield pvalue.TaggedOutput(STALE, entry_of_ref.row)
+        elif entry_of_ref:
+            recovered.append(entry_of_ref)
         else:
-            yield ref
-    for entry in usable.values():
+            todo.append(ref)
+    # Each that was named was counted as discovered; so are those whose source is gone by now.
+    counts["discovered"] += len(usable) - (len(source.refs) - len(refs))
+    for entry in (*recovered, *usable.values()):
         count(Count.RECOVERED)
+        counts["recovered"] += 1
         row = taken_over(entry, config.run_id, config.ingest_date)
-        yield pvalue.TaggedOutput(ALONE, row)
+        yield pvalue.TaggedOutput(RECOVERED, row)
+    return todo

@@ -24,6 +24,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 import transforms.index
+import transforms.packs
 from pipeline.cli import main
 from tests.conftest import Lake, counts, write
 from tests.synthetic import dataset, dicom_bytes, film, to_bytes
@@ -373,7 +374,8 @@ def test_a_shard_that_is_settled_in_parts_is_the_one_that_is_settled_whole(
     whole = route("--index_shards", "1", "--lake", str(tmp_path / "whole"))
     assert parts == [10]
     monkeypatch.setattr(transforms.index, "PART_ROWS", 2)
-    monkeypatch.setattr(transforms.index, "PACK_ROWS", 2)
+    for module in (transforms.index, transforms.packs):
+        monkeypatch.setattr(module, "PACK", 2)
     parted = route("--index_shards", "1")
     assert sum(parts[1:]) == 10 and len(parts) > 3
     assert parted["counts"] == whole["counts"] and whole["counts"]["duplicate"] == 3

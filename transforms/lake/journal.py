@@ -7,13 +7,14 @@ so that their objects are not read again, and learns of every object that was pl
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from transforms.lake.index_files import parquet_bytes, readable
 from transforms.lake.layout import Layout
 from transforms.lake.schema import PARTITION, IndexRow, to_table
 from transforms.lake.store import list_files, put_once
+from transforms.packed import pack, unpack
 from transforms.storage.base import is_same
 from transforms.storage.schemes import join, storage_of
 
@@ -29,6 +30,16 @@ class JournalRow:
 
     row: IndexRow
     decided_by: str
+
+    @staticmethod
+    def pack(entries: Iterable[JournalRow]) -> bytes:
+        """Return entries as bytes."""
+        return pack((entry.row.packed(), entry.decided_by) for entry in entries)
+
+    @staticmethod
+    def unpack(packed: bytes) -> list[JournalRow]:
+        """Return what was packed by `pack`."""
+        return [JournalRow(IndexRow.unpacked(row), digest) for row, digest in unpack(packed)]
 
     @property
     def is_placed(self) -> bool:

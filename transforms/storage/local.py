@@ -87,7 +87,8 @@ class LocalStorage:
                 if isinstance(path, OSError):
                     yield path
                 elif path not in seen:
-                    seen.add(path)
+                    if len(matches) > 1:  # else each is met once: an archive's names are many
+                        seen.add(path)
                     found = _found(path)
                     if found is not None:
                         yield found
