@@ -127,6 +127,8 @@ def place(row: IndexRow, config: RouteConfig) -> None:
         store.put_link(target, row.source_uri, sha256, scratch=scratch)
         return
     with HELD.take(sha256) or contextlib.nullcontext() as held:
+        if store.copied_within(target, row.source_uri, row.source_version, sha256):
+            return
         if held is not None:
             store.put_file(target, held.from_start(), sha256, scratch=scratch)
         else:

@@ -148,6 +148,18 @@ def test_a_store_that_stutters_is_borne(store: Store, films: Path, route: Route,
     assert verified(lake, capsys)["rows"] == OBJECTS
 
 
+@pytest.mark.parametrize("fault", [{"status": 403}, {"count": 2, "after": True, "reset": True}])
+def test_what_a_store_does_not_copy_by_itself_is_sent(
+    store: Store, films: Path, calm: Path, tmp_path: Path, route: Route, capsys, fault: dict
+) -> None:
+    source, lake = upload(films, store), f"{store.root}/lake"
+    store.fault("/rewriteTo/", **fault)
+    route("--lake", lake, inputs=(source,))
+    assert (store.hits()[0] > 0) == (store.scheme == GS)
+    assert soak.objects_of(store.download(tmp_path / "copy", "lake")) == soak.objects_of(calm)
+    assert verified(lake, capsys)["rows"] == OBJECTS
+
+
 def test_an_object_that_is_gone_fails_alone(store: Store, films: Path, route: Route) -> None:
     source = upload(films, store)
     store.fault("/in/00003.dcm|in%2F00003.dcm", status=404)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.stores import S3, Store
 from transforms.storage import lease, s3
-from transforms.storage.base import Changed, Found, sha256_of
+from transforms.storage.base import Changed, CopiesItself, Found, sha256_of
 from transforms.storage.lease import Unprotected, leased
 from transforms.storage.schemes import object_store, storage_of
 
@@ -53,6 +53,35 @@ def test_other_bytes_under_the_name_are_kept_and_said(store: Store) -> None:
 
 def test_the_same_bytes_that_others_wrote_are_taken_for_the_same(store: Store) -> None:
     assert put(store.write("a.dcm", DATA)) is False
+
+
+def test_a_store_copies_by_itself_and_on_condition(store: Store) -> None:
+    source, target = store.write("a.dcm", DATA), f"{store.root}/b/c.dcm"
+    storage = storage_of(target)
+    if store.scheme == S3:  # none of its test servers has conditional copies
+        assert not isinstance(storage, CopiesItself)
+        return
+    assert isinstance(storage, CopiesItself)
+    found = storage.find(source)
+    assert found is not None
+    store.fault("^POST /upload", status=403)
+    assert storage.copy_within(target, source, found.version, SHA) is True
+    store.mend()
+    assert read(target) == DATA
+    copied = storage.find(target)
+    assert copied is not None and copied.sha256 == SHA
+    assert storage.copy_within(target, source, found.version, SHA) is False
+    assert storage.find(target) == copied
+
+    other = store.write("other.dcm", b"others were here first")
+    with pytest.raises(FileExistsError):
+        storage.copy_within(other, source, found.version, SHA)
+    store.write("a.dcm", b"something else by now")
+    with pytest.raises(Changed):
+        storage.copy_within(f"{store.root}/d.dcm", source, found.version, SHA)
+    with pytest.raises(FileNotFoundError):
+        storage.copy_within(f"{store.root}/d.dcm", f"{store.root}/none.dcm", "1", SHA)
+    assert sorted(store.read_all()) == ["a.dcm", "b/c.dcm", "other.dcm"]
 
 
 def test_of_many_that_write_at_once_one_wins(store: Store) -> None:

@@ -11,9 +11,9 @@ from typing import BinaryIO, Final
 
 from transforms.reasons import Reason, Stage, Unaccounted
 from transforms.refs import unaccounted
-from transforms.storage.base import Changed, Found, read_whole
+from transforms.storage.base import Changed, CopiesItself, Found, read_whole
 from transforms.storage.local import LocalStorage
-from transforms.storage.schemes import storage_of
+from transforms.storage.schemes import scheme_of, storage_of
 
 _REASONS: Final = {
     errno.ENOSPC: Reason.NO_SPACE,
@@ -51,6 +51,39 @@ def put_once(target: str, data: bytes, *, scratch: str) -> None:
 def put_file(target: str, source: BinaryIO, sha256: str, *, scratch: str) -> bool:
     """Like `put_bytes`, from a file whose content is known."""
     return _put(lambda: storage_of(target).put(target, source, sha256, scratch))
+
+
+def copied_within(target: str, source: str, version: str, sha256: str) -> bool:
+    """Like `put_bytes`, by a store that has both and copies by itself: nothing is sent.
+
+    Args:
+        target: as of `put_bytes`.
+        source: the object to copy.
+        version: of the source, whose content is known.
+        sha256: of its bytes, hex.
+
+    Returns:
+        Whether the bytes stand there; False where they must be sent.
+
+    Raises:
+        Unaccounted: other bytes stand there.
+    """
+    if scheme_of(target) != scheme_of(source):
+        return False
+    storage = storage_of(target)
+    if not isinstance(storage, CopiesItself):
+        return False
+
+    def copy() -> bool:
+        try:
+            storage.copy_within(target, source, version, sha256)
+        except FileExistsError:
+            raise
+        except OSError:
+            return False
+        return True
+
+    return _put(copy)
 
 
 def put_copy(target: str, source: str, sha256: str, *, scratch: str) -> bool:

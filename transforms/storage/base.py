@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol, runtime_checkable
 
 BLOCK_BYTES: Final = 1 << 20
 
@@ -87,6 +87,26 @@ class Storage(Protocol):
 
     def remove(self, uri: str) -> None:
         """Remove an object; nothing where there is none."""
+
+
+@runtime_checkable
+class CopiesItself(Protocol):
+    """A store that copies an object on condition, without a byte sent to or from here."""
+
+    def copy_within(self, uri: str, source: str, version: str, sha256: str) -> bool:
+        """Like `Storage.put`, from another object of the store.
+
+        Args:
+            uri: as of `put`.
+            source: name of the other object.
+            version: of the other object.
+            sha256: of its bytes, hex.
+
+        Raises:
+            FileExistsError: other bytes stand there.
+            Changed: the source is another version.
+            FileNotFoundError: it is gone.
+        """
 
 
 class Leasable(Storage, Protocol):

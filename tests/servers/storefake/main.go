@@ -117,25 +117,39 @@ type conditional struct {
 	store http.Handler
 }
 
-var objectPath = regexp.MustCompile(`^(?:/download)?/storage/v1/b/([^/]+)/o/([^/]+)$`)
+var (
+	objectPath  = regexp.MustCompile(`^(?:/download)?/storage/v1/b/([^/]+)/o/([^/]+)$`)
+	rewritePath = regexp.MustCompile(`^/storage/v1/b/([^/]+)/o/([^/]+)/rewriteTo/b/([^/]+)/o/([^/]+)$`)
+)
 
 func (c *conditional) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet {
 		c.mutex.Lock()
 		defer c.mutex.Unlock()
 	}
-	found := objectPath.FindStringSubmatch(r.URL.EscapedPath())
-	wanted := r.URL.Query().Get("ifGenerationMatch")
-	if found != nil && wanted != "" {
-		stands := c.generation(found[1], found[2])
-		if stands != "" && stands != wanted {
-			w.Header().Set("Content-Type", "application/json")
-			w.WriteHeader(http.StatusPreconditionFailed)
-			io.WriteString(w, `{"error":{"code":412,"message":"conditionNotMet"}}`)
-			return
-		}
+	query := r.URL.Query()
+	var met bool
+	if found := rewritePath.FindStringSubmatch(r.URL.EscapedPath()); found != nil {
+		met = c.meets(found[1], found[2], query.Get("ifSourceGenerationMatch")) &&
+			c.meets(found[3], found[4], query.Get("ifGenerationMatch"))
+	} else {
+		found := objectPath.FindStringSubmatch(r.URL.EscapedPath())
+		met = found == nil || c.meets(found[1], found[2], query.Get("ifGenerationMatch"))
+	}
+	if !met {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusPreconditionFailed)
+		io.WriteString(w, `{"error":{"code":412,"message":"conditionNotMet"}}`)
+		return
 	}
 	c.store.ServeHTTP(w, r)
+}
+
+// meets says whether what stands under a name is of the wanted generation, if one is wanted; of what
+// does not exist the store says so itself.
+func (c *conditional) meets(bucket, object, wanted string) bool {
+	stands := c.generation(bucket, object)
+	return wanted == "" || stands == "" || stands == wanted
 }
 
 func (c *conditional) generation(bucket, object string) string {
