@@ -74,6 +74,21 @@ def choose_device(asked: Device) -> str:
     return "cuda" if usable else "cpu"
 
 
+def films_in_a_call(device: Device, most: int) -> int:
+    """Return how many films to hand to the model at once: the most that are asked for on a GPU.
+
+    A CPU is at work on one forward's films long enough, and what decodes and places films would wait
+    for the end of several.
+
+    Args:
+        device: as asked for; "cuda" where workers have one, whether or not this machine has.
+        most: films.
+    """
+    if device == "cuda" or choose_device(device) == "cuda":
+        return most
+    return min(most, CPU_FORWARD_FILMS)
+
+
 class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
     """Runs a bundle's `FilmClassifier` on batches of uint8[1, S, S] arrays.
 

@@ -8,7 +8,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
 
-from models.handler import FilmModelHandler, InferenceError, Scored
+from models.handler import Device, FilmModelHandler, InferenceError, Scored, films_in_a_call
 from transforms.config import RouteConfig, StreamConfig
 from transforms.examine import quarantined
 from transforms.imaging.header_label import agrees
@@ -34,10 +34,12 @@ class ClassifyAndDecide(beam.PTransform):  # type: ignore[misc]
     config: RouteConfig
 
     def expand(self, films: beam.PCollection[Any]) -> beam.PCollection[IndexRow]:
+        device: Device = self.config.device  # type: ignore[assignment]
+        films_on = "cuda" if self.config.accelerator else device
         handler = FilmModelHandler(
             self.config.model_uri,
-            device=self.config.device,  # type: ignore[arg-type]
-            max_batch_size=self.config.batch_size,
+            device=device,
+            max_batch_size=films_in_a_call(films_on, self.config.batch_size),
             **_live(self.config.stream),
         )
         infer = RunInference(KeyedModelHandler(handler))

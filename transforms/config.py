@@ -85,7 +85,7 @@ class RouteConfig:
         model_input_size: side of the network's input, pixels.
         device: auto, cpu or cuda.
         accelerator: that the engine should give the workers which run the model, as Beam writes it.
-        batch_size: most films in one call of the model.
+        batch_size: most films in one call of the model; on a CPU fewer are enough.
         fetch_threads: objects that one worker reads and decodes at once; as many it places.
         frame_number: frame of multi-frame objects that is classified, from 1.
         policy: complete, with thresholds for every label.

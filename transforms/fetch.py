@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 import apache_beam as beam
 from apache_beam import pvalue
@@ -21,6 +21,9 @@ from transforms.refs import FAILED, ObjectRef, failure_of
 
 FILMS, DECIDED = "films", "decided"
 BATCH_REFS = 8
+MIN_AHEAD: Final = 16
+"""References that are worked on while the model or the disk is waited for, at least; two for each thread
+if that is more. With the batches behind them they are what `HELD` has room for, if films are large."""
 
 
 @dataclass
@@ -44,8 +47,8 @@ class FetchAndExamine(beam.PTransform):  # type: ignore[misc]
 class ExamineFn(beam.DoFn):  # type: ignore[misc]
     """Examines references, in as many threads as child processes.
 
-    Two references for each thread stay in hand beyond those that were just given, so that decoders are
-    at work while the model and placement are; what they came to is given out in their order.
+    Some stay in hand beyond those that were just given, so that decoders are at work while the model and
+    placement are; what they came to is given out in their order.
     """
 
     def __init__(self, config: RouteConfig) -> None:
@@ -79,7 +82,7 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
     ) -> Iterator[Any]:
         for ref in refs:
             self._in_hand.begin(ref, timestamp, window)
-        yield from self._finished(ahead=2 * self._config.fetch_threads)
+        yield from self._finished(ahead=max(MIN_AHEAD, 2 * self._config.fetch_threads))
 
     def finish_bundle(self) -> Iterator[Any]:
         yield from self._finished(ahead=0)

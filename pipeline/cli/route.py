@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=32,
         metavar="N",
-        help="most films in one call of the model",
+        help="most films in one call of the model; no more than 8 on a CPU",
     )
     parser.add_argument(
         "--accelerator",

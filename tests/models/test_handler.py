@@ -8,7 +8,15 @@ import torch
 
 from models.bundle import load_network, read_info
 from models.default_bundle import DEFAULT_BUNDLE
-from models.handler import DeviceError, FilmModelHandler, InferenceError, Scored, choose_device
+from models.fused import CPU_FORWARD_FILMS
+from models.handler import (
+    DeviceError,
+    FilmModelHandler,
+    InferenceError,
+    Scored,
+    choose_device,
+    films_in_a_call,
+)
 from models.live import LiveModel, Served
 from models.networks import FilmClassifier
 from tests.synthetic import film
@@ -105,6 +113,12 @@ def test_bytes_are_counted_in_full(handler) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_cpu_is_handed_the_films_of_one_forward() -> None:
+    assert films_in_a_call("cpu", 32) == CPU_FORWARD_FILMS
+    assert films_in_a_call("cpu", 4) == 4
+    assert films_in_a_call("cuda", 32) == 32, "workers may have what this machine has not"
+
+
 def test_cuda_is_never_replaced_silently() -> None:
     assert choose_device("auto") == choose_device("cpu") == "cpu"
     with pytest.raises(DeviceError, match="--device"):
