@@ -55,6 +55,12 @@ def test_the_same_bytes_that_others_wrote_are_taken_for_the_same(store: Store) -
     assert put(store.write("a.dcm", DATA)) is False
 
 
+def test_a_small_object_is_sent_in_one_request(store: Store) -> None:
+    store.fault("uploadType=resumable|[?&]uploads", status=403)
+    assert put(f"{store.root}/a.dcm") is True
+    assert store.hits() == [0]
+
+
 def test_a_store_copies_by_itself_and_on_condition(store: Store) -> None:
     source, target = store.write("a.dcm", DATA), f"{store.root}/b/c.dcm"
     storage = storage_of(target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol, runtime_checkable
@@ -163,6 +164,14 @@ def read_whole(storage: Storage, uri: str) -> bytes:
     data = io.BytesIO()
     storage.copy_to(uri, None, data)
     return data.getvalue()
+
+
+def bytes_left(source: BinaryIO) -> int:
+    """Return how many bytes a file has from where it stands."""
+    here = source.tell()
+    end = source.seek(0, os.SEEK_END)
+    source.seek(here)
+    return end - here
 
 
 def require_same(storage: Storage, found: Found, sha256: str) -> None:

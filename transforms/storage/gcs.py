@@ -19,7 +19,7 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from transforms.storage.base import Changed, Found, require_same
+from transforms.storage.base import Changed, Found, bytes_left, require_same
 from transforms.storage.names import below, is_folder_mark, matched, split
 
 TIMEOUT_S: Final = (10, 60)
@@ -78,7 +78,11 @@ class GoogleStorage:
         try:
             with _os_errors(uri):
                 blob.upload_from_file(
-                    source, content_type=CONTENT_TYPE, if_generation_match=0, timeout=TIMEOUT_S
+                    source,
+                    size=bytes_left(source),  # a small object takes one request then, not two
+                    content_type=CONTENT_TYPE,
+                    if_generation_match=0,
+                    timeout=TIMEOUT_S,
                 )
         except Changed:
             found = self.find(uri)

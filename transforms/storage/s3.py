@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Final
@@ -27,6 +26,7 @@ from transforms.storage.base import (
     Changed,
     Found,
     NoConditions,
+    bytes_left,
     require_same,
     sha256_of,
 )
@@ -167,7 +167,7 @@ class S3Storage:
         target = {"Bucket": bucket, "Key": name}
         kept = {"ContentType": CONTENT_TYPE, "Metadata": {"sha256": sha256}}
         with _os_errors(uri):
-            if _bytes_left(source) <= PART_BYTES:
+            if bytes_left(source) <= PART_BYTES:
                 self._client.put_object(**target, **kept, Body=source, **condition)
             else:
                 self._write_in_parts(target, kept, source, condition)
@@ -217,13 +217,6 @@ class Interrupted(OSError):
 
 def _plain(etag: str) -> str:
     return etag.strip('"')
-
-
-def _bytes_left(source: BinaryIO) -> int:
-    here = source.tell()
-    end = source.seek(0, os.SEEK_END)
-    source.seek(here)
-    return end - here
 
 
 @contextlib.contextmanager
