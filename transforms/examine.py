@@ -23,8 +23,9 @@ from transforms.isolation import Crashed, Isolated, Killed, TimedOut
 from transforms.lake.layout import NOT_XRAY, QUARANTINE
 from transforms.lake.schema import IndexRow
 from transforms.reasons import Reason, Rejected, Stage, Status, Unaccounted
-from transforms.refs import ObjectRef, hash_ref, read_ref
+from transforms.refs import ObjectRef, hash_ref, open_ref, read_ref, require_unchanged
 from transforms.shared_bytes import SharedBytes, mapped
+from transforms.storage.schemes import is_local
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,16 @@ def examine(
         row = quarantined(row, Rejected(Stage.FETCH, Reason.TOO_LARGE))
         return Examined(row, None, time.monotonic() - started)
     is_copied = config.placement == COPY
-    data = read_ref(ref, config.layout.local_scratch if is_copied else None)
+    stays = is_local(ref.uri) and not is_copied
+    scratch = config.layout.local_scratch if is_copied else None
+    data = open_ref(ref) if stays else read_ref(ref, scratch)
     try:
         sha256 = data.sha256()
         row = replace(row, content_sha256=sha256)
         fetched = time.monotonic()
         examined = _isolated(data, row, config, patient_key, isolated)
+        if stays:
+            require_unchanged(ref, data)
     except BaseException:
         data.close()
         raise

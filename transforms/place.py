@@ -124,7 +124,7 @@ def place(row: IndexRow, config: RouteConfig) -> None:
     sha256 = str(row.content_sha256)
     target, scratch = str(row.object_uri), config.layout.scratch(row.destination)
     if config.placement == LINK:
-        store.put_link(target, row.source_uri, sha256, scratch=scratch)
+        store.put_link(target, row.source_uri, row.source_version, sha256, scratch=scratch)
         return
     with HELD.take(sha256) or contextlib.nullcontext() as held:
         if store.copied_within(target, row.source_uri, row.source_version, sha256):

@@ -13,6 +13,7 @@ from transforms.packed import pack, unpack
 from transforms.reasons import MEANINGS, Reason, Stage, Unaccounted
 from transforms.shared_bytes import SharedBytes
 from transforms.storage.base import Changed, Found, sha256_of
+from transforms.storage.local import LocalStorage, is_still
 from transforms.storage.schemes import storage_of
 
 DISK_FAILS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
@@ -129,6 +130,30 @@ def read_ref(ref: ObjectRef, folder: str | None = None) -> SharedBytes:
             return read_ref(ref)
         raise unaccounted(error, Stage.FETCH) from error
     return data
+
+
+def open_ref(ref: ObjectRef) -> SharedBytes:
+    """Open a local file of exactly this version, not copied; they are the caller's to close.
+
+    Call `require_unchanged` once its bytes were used: somebody may write into it meanwhile.
+
+    Raises:
+        Unaccounted: as `read_ref`.
+    """
+    try:
+        return SharedBytes.of(LocalStorage().opened(ref.uri, ref.version))
+    except OSError as error:
+        raise unaccounted(error, Stage.FETCH) from error
+
+
+def require_unchanged(ref: ObjectRef, data: SharedBytes) -> None:
+    """Raise unless what `open_ref` opened is the same version still.
+
+    Raises:
+        Unaccounted: it is not.
+    """
+    if not is_still(ref.version, data.file):
+        raise Unaccounted(Stage.FETCH, Reason.CHANGED)
 
 
 def hash_ref(ref: ObjectRef) -> str:

@@ -32,6 +32,13 @@ class SharedBytes:
             descriptor = os.memfd_create("object", os.MFD_CLOEXEC)
         self.file: BinaryIO = os.fdopen(descriptor, "w+b", buffering=0)
 
+    @classmethod
+    def of(cls, file: BinaryIO) -> SharedBytes:
+        """Return the bytes of a file that stands somewhere, not copied: they are as stable as it is."""
+        data = cls.__new__(cls)
+        data.file, data.in_memory = file, False
+        return data
+
     def __enter__(self) -> SharedBytes:
         return self
 

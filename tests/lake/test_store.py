@@ -10,7 +10,7 @@ import pytest
 
 from transforms.lake.store import put_bytes, put_copy, put_link
 from transforms.reasons import Reason, Unaccounted
-from transforms.storage.local import sweep
+from transforms.storage.local import LocalStorage, sweep
 
 DATA = b"some bytes"
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -25,7 +25,13 @@ def test_a_second_put_changes_nothing(tmp_path: Path) -> None:
     assert [p.name for p in target.parent.iterdir()] == ["b.dcm"]
 
 
-@pytest.mark.parametrize("how", [put_copy, put_link])
+def link(target: str, source: str, sha256: str, *, scratch: str) -> bool:
+    """Link a source, whichever version it is."""
+    found = LocalStorage().find(source)
+    return put_link(target, source, found.version if found else "1-1", sha256, scratch=scratch)
+
+
+@pytest.mark.parametrize("how", [put_copy, link])
 def test_other_bytes_under_the_name_are_kept_and_said(tmp_path: Path, how) -> None:
     target, source = tmp_path / "t.dcm", tmp_path / "s.dcm"
     target.write_bytes(b"others were here first")
@@ -40,7 +46,12 @@ def test_other_bytes_under_the_name_are_kept_and_said(tmp_path: Path, how) -> No
     assert target.read_bytes() == b"others were here first"
 
 
-@pytest.mark.parametrize("how", [put_copy, put_link])
+def link_another_version(target: str, source: str, sha256: str, *, scratch: str) -> bool:
+    """Link a source that is another version by now."""
+    return put_link(target, source, "1-1", sha256, scratch=scratch)
+
+
+@pytest.mark.parametrize("how", [put_copy, link_another_version])
 def test_a_source_that_changed_is_not_placed(tmp_path: Path, how) -> None:
     source = tmp_path / "s.dcm"
     source.write_bytes(b"changed since it was decided")
@@ -54,7 +65,7 @@ def test_copy_and_link_place_the_same(tmp_path: Path) -> None:
     source = tmp_path / "s.dcm"
     source.write_bytes(DATA)
     put_copy(str(tmp_path / "c.dcm"), str(source), SHA, scratch=str(tmp_path))
-    put_link(str(tmp_path / "l.dcm"), str(source), SHA, scratch=str(tmp_path))
+    link(str(tmp_path / "l.dcm"), str(source), SHA, scratch=str(tmp_path))
     assert (tmp_path / "c.dcm").read_bytes() == (tmp_path / "l.dcm").read_bytes() == DATA
     assert (tmp_path / "l.dcm").stat().st_ino == source.stat().st_ino
 
@@ -81,7 +92,7 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 def test_a_link_to_a_source_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real.dcm").write_bytes(DATA)
     (tmp_path / "alias.dcm").symlink_to("real.dcm")
-    put_link(
+    link(
         str(tmp_path / "lake" / "l.dcm"),
         str(tmp_path / "alias.dcm"),
         SHA,
@@ -91,7 +102,7 @@ def test_a_link_to_a_source_is_followed(tmp_path: Path) -> None:
     assert (tmp_path / "lake" / "l.dcm").read_bytes() == DATA
 
 
-@pytest.mark.parametrize("how", [put_copy, put_link])
+@pytest.mark.parametrize("how", [put_copy, link])
 def test_a_source_that_is_gone_is_said_to_be_gone(tmp_path: Path, how) -> None:
     with pytest.raises(Unaccounted) as caught:
         how(

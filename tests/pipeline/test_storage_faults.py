@@ -15,6 +15,7 @@ import pytest
 from pipeline.cli import main
 from tests.conftest import Lake, counts, write
 from tests.synthetic import dicom_bytes, film
+from transforms.config import PLACEMENTS
 
 FILMS = 8
 
@@ -82,8 +83,9 @@ def test_a_disk_that_fails_midway_fails_one_object(films: Path, lake: Lake, rout
 
 
 @pytest.mark.parametrize("how", ["appended", "cut"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_source_that_is_being_written_is_left_for_the_next_run(
-    films: Path, lake: Lake, route, how: str
+    films: Path, lake: Lake, route, how: str, placement: str
 ) -> None:
     growing = write(films, "growing.dcm", dicom_bytes(film(99, (1600, 1280)), name="99"))
     whole = growing.read_bytes()
@@ -100,7 +102,7 @@ def test_a_source_that_is_being_written_is_left_for_the_next_run(
     writer = threading.Thread(target=go_on_writing)
     writer.start()
     try:
-        summary = route(expect=1)
+        summary = route("--placement", placement, expect=1)
     finally:
         done.set()
         writer.join()
@@ -108,7 +110,7 @@ def test_a_source_that_is_being_written_is_left_for_the_next_run(
     assert failure["reason"] == "changed"
     assert len(lake.rows()) == FILMS
     growing.write_bytes(whole)
-    route()
+    route("--placement", placement)
     row = lake.row(growing)
     assert row["content_sha256"] == hashlib.sha256(whole).hexdigest()
     assert main(["verify", str(lake.root), "--deep"]) == 0

@@ -105,12 +105,12 @@ def put_copy(target: str, source: str, sha256: str, *, scratch: str) -> bool:
         return put_file(target, copy, sha256, scratch=scratch)
 
 
-def put_link(target: str, source: str, sha256: str, *, scratch: str) -> bool:
-    """Like `put_copy`, by a hard link to a local source on the same file system."""
+def put_link(target: str, source: str, version: str, sha256: str, *, scratch: str) -> bool:
+    """Like `put_copy`, by a hard link to a local source on the same file system, of this version."""
 
     def link() -> bool:
         try:
-            return LocalStorage().put_link(target, source, sha256, scratch)
+            return LocalStorage().put_link(target, source, version, sha256, scratch)
         except FileNotFoundError as error:
             raise unaccounted(error, Stage.PLACE) from error
 

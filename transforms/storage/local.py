@@ -100,6 +100,20 @@ class LocalStorage:
                 shutil.copyfileobj(stream, sink, BLOCK_BYTES)
             _check_version(uri, version, stream)
 
+    def opened(self, uri: str, version: str) -> BinaryIO:
+        """Open exactly this version; ask `is_still` once its bytes were used.
+
+        Raises:
+            Changed, FileNotFoundError: as `copy_to`.
+        """
+        stream = uri_to_path(uri).open("rb", buffering=0)
+        try:
+            _check_version(uri, version, stream)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
     def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
         """As `Storage.put`: written and synced in `scratch`, then linked to its name.
 
@@ -116,17 +130,17 @@ class LocalStorage:
 
         return _put(uri_to_path(uri), write, sha256, Path(scratch))
 
-    def put_link(self, uri: str, source: str, sha256: str, scratch: str) -> bool:
-        """Like `put`, by a hard link to a file on the same file system.
+    def put_link(self, uri: str, source: str, version: str, sha256: str, scratch: str) -> bool:
+        """Like `put`, by a hard link to a file on the same file system, of this version.
 
         Raises:
             FileNotFoundError: the source is gone.
-            Changed: the source has other bytes.
+            Changed: the source is another version.
         """
 
         def link(temporary: Path) -> None:
             os.link(os.path.realpath(uri_to_path(source)), temporary)
-            if _sha256(temporary) != sha256:
+            if version_of(temporary.stat()) != version:
                 raise Changed(f"{source} changed")
 
         return _put(uri_to_path(uri), link, sha256, Path(scratch))
@@ -246,8 +260,13 @@ def _descriptor(file: BinaryIO) -> int | None:
         return None
 
 
+def is_still(version: str | None, stream: BinaryIO) -> bool:
+    """Whether an open file is this version."""
+    return version is None or version_of(os.fstat(stream.fileno())) == version
+
+
 def _check_version(uri: str, version: str | None, stream: BinaryIO) -> None:
-    if version is not None and version_of(os.fstat(stream.fileno())) != version:
+    if not is_still(version, stream):
         raise Changed(f"{uri} changed")
 
 

@@ -1,0 +1,82 @@
+"""One object examined: what is not copied is read where it stands, if it stays as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.graphs import config_of
+from tests.synthetic import dicom_bytes, film
+from transforms.config import INDEX_ONLY, PLACEMENTS
+from transforms.examine import examine
+from transforms.isolation import Isolated
+from transforms.lake.layout import Layout
+from transforms.reasons import Reason, Unaccounted
+from transforms.refs import ObjectRef
+from transforms.storage.local import LocalStorage
+
+DATA = dicom_bytes(film(1, (900, 700)))
+
+
+@pytest.fixture
+def child() -> Iterator[Isolated]:
+    child = Isolated(timeout_s=60, memory_bytes=1 << 30)
+    yield child
+    child.close()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "a.dcm"
+    path.write_bytes(DATA)
+    return path
+
+
+def examined(source: Path, tmp_path: Path, isolated: Any, placement: str) -> Any:
+    found = LocalStorage().find(str(source))
+    assert found is not None
+    config = replace(config_of(), layout=Layout(str(tmp_path / "lake")), placement=placement)
+    return examine(ObjectRef.of(found), config, None, isolated)
+
+
+def test_however_it_is_placed_an_object_is_what_it_is(
+    source: Path, tmp_path: Path, child: Isolated
+) -> None:
+    several = [examined(source, tmp_path, child, placement) for placement in PLACEMENTS]
+    assert {one.row.content_sha256 for one in several} == {hashlib.sha256(DATA).hexdigest()}
+    assert len({one.film.tobytes() for one in several}) == 1
+
+
+class Meddled:
+    """A child, before which something happens to the source."""
+
+    def __init__(self, child: Isolated, meddle: Callable[[], object]) -> None:
+        self._child, self._meddle = child, meddle
+
+    def call(self, *arguments: Any, **more: Any) -> Any:
+        self._meddle()
+        return self._child.call(*arguments, **more)
+
+
+@pytest.mark.parametrize(
+    "meddle",
+    [
+        lambda path: path.write_bytes(dicom_bytes(film(2, (900, 700)))),
+        lambda path: os.truncate(path, 5000),  # what the child has mapped is no longer there
+        lambda path: os.utime(path, (0, 0)),
+    ],
+    ids=["written over", "cut off", "touched"],
+)
+def test_what_is_not_copied_must_not_change_while_it_is_read(
+    source: Path, tmp_path: Path, child: Isolated, meddle: Callable[[Path], object]
+) -> None:
+    meddled = Meddled(child, lambda: meddle(source))
+    with pytest.raises(Unaccounted) as caught:
+        examined(source, tmp_path, meddled, INDEX_ONLY)
+    assert caught.value.reason is Reason.CHANGED
