@@ -29,8 +29,8 @@ second look; rows of a killed run that are not taken over; the lake's rows of th
 SLICES: Final = 16
 """Of a shard, by the hash of identities: a pack's rows are of one."""
 PART_ROWS: Final = 1_024
-Pack: TypeAlias = "tuple[int, bytes | LedgerRow]"
-"""Rows on their way to their shard: their slice of it, and the rows, packed."""
+Pack: TypeAlias = tuple[str, int, bytes]
+"""Rows on their way to their shard: what they are, their slice of it, and the rows, packed."""
 
 
 @dataclass
@@ -46,10 +46,7 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
     config: RouteConfig
 
     def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> beam.PCollection[RunTally]:
-        parts: dict[str, tuple[beam.PCollection[IndexRow], ...]] = {
-            FRESH: pcolls["rows"],
-            STALE: (pcolls["stale"],),
-        }
+        fresh = [(FRESH, rows) for rows in pcolls["rows"]]
         if self.config.reprocess != REPROCESS_NONE:  # else what the lake holds never came this far
             known = (
                 {
@@ -65,35 +62,31 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
                 | "Known"
                 >> beam.FlatMap(_parted).with_output_types(Any).with_outputs(HELD, main=FRESH)
             )
-            parts |= {FRESH: (known[FRESH],), HELD: (known[HELD],)}
-        named = {
-            f"{part}_{n}": rows for part, several in parts.items() for n, rows in enumerate(several)
-        }
+            fresh = [(kind, known[kind]) for kind in (FRESH, HELD)]
+        parts = [*fresh, (STALE, pcolls["stale"])]
         identities = [
-            rows | f"Identities_{name}" >> beam.Map(lambda row: row.identity).with_output_types(str)
-            for name, rows in named.items()
+            rows | f"Identities{n}" >> beam.Map(lambda row: row.identity).with_output_types(str)
+            for n, (_, rows) in enumerate(parts)
         ]
         ledger = {
             "files": pcolls["files"],
             "identities": identities | "Identities" >> beam.Flatten(),
         } | "Ledger" >> HeldIdentities()
-        shards = self.config.index_shards
-        packs = {
-            name: rows
-            | f"Shard_{name}"
-            >> beam.ParDo(PackFn(partial(_where, shards=shards), _pack_rows)).with_output_types(
-                tuple[int, tuple[int, Any]]
+        shard_of = partial(_where, shards=self.config.index_shards)
+        packs = [
+            rows
+            | f"Pack{n}"
+            >> beam.ParDo(PackFn(shard_of, partial(_packed, kind))).with_output_types(
+                tuple[int, tuple[str, int, bytes]]
             )
-            for name, rows in named.items()
-        }
-        packs[LEDGER] = ledger | f"Shard_{LEDGER}" >> beam.Map(
-            _ledger_pack, shards
-        ).with_output_types(tuple[int, tuple[int, Any]])
+            for n, (kind, rows) in enumerate([*parts, (LEDGER, ledger)])
+        ]
         return (
             packs
-            | "GroupByShard" >> beam.CoGroupByKey()
+            | "Packs" >> beam.Flatten()
+            | "GroupByShard" >> beam.GroupByKey()
             | "SettleAndWrite"
-            >> beam.FlatMapTuple(lambda shard, found: _write(shard, found, self.config))
+            >> beam.FlatMapTuple(lambda shard, packs: _write(shard, packs, self.config))
             .with_output_types(Any)
         )  # fmt: skip
 
@@ -103,17 +96,13 @@ def _where(row: IndexRow | LedgerRow, shards: int) -> tuple[int, int]:
     return shard, rest % SLICES
 
 
-def _pack(where: tuple[int, int], content: bytes | LedgerRow) -> tuple[int, Pack]:
+def _packed(kind: str, where: tuple[int, int], rows: Sequence[Any]) -> tuple[int, Pack]:
     shard, part = where
-    return shard, (part, content)
+    return shard, (kind, part, LedgerRow.pack(rows) if kind == LEDGER else pack_rows(rows))
 
 
-def _pack_rows(where: tuple[int, int], rows: Sequence[IndexRow]) -> tuple[int, Pack]:
-    return _pack(where, pack_rows(rows))
-
-
-def _ledger_pack(row: LedgerRow, shards: int) -> tuple[int, Pack]:
-    return _pack(_where(row, shards), row)
+def _unpacked(kind: str, packed: bytes) -> Sequence[IndexRow | LedgerRow]:
+    return LedgerRow.unpack(packed) if kind == LEDGER else unpack_rows(packed)
 
 
 def _parted(joined: tuple[str, dict[str, Any]]) -> Iterator[Any]:
@@ -125,10 +114,10 @@ def _parted(joined: tuple[str, dict[str, Any]]) -> Iterator[Any]:
         yield pvalue.TaggedOutput(HELD, row) if is_held else row
 
 
-def _write(shard: int, found: dict[str, Iterable[Pack]], config: RouteConfig) -> Iterator[RunTally]:
+def _write(shard: int, packs: Iterable[Pack], config: RouteConfig) -> Iterator[RunTally]:
     tables: list[pa.Table] = []
     tallies: list[RunTally] = []
-    for part in _in_parts(found):
+    for part in _in_parts(list(packs)):
         settled = settle_all(
             part[FRESH],
             part[LEDGER],
@@ -151,14 +140,12 @@ def _write(shard: int, found: dict[str, Iterable[Pack]], config: RouteConfig) ->
         yield tally
 
 
-def _in_parts(found: dict[str, Iterable[Pack]]) -> Iterator[dict[str, list[Any]]]:
+def _in_parts(packs: Sequence[Pack]) -> Iterator[dict[str, list[Any]]]:
     """Give what meets in a shard in up to `SLICES` parts of some `PART_ROWS`, an identity's in one."""
-    packs = [(name.partition("_")[0], *pack) for name, several in found.items() for pack in several]
-    rows = sum(PACK if isinstance(pack, bytes) else 1 for _, _, pack in packs)
-    parts = min(SLICES, 1 + rows // PART_ROWS)
+    parts = min(SLICES, 1 + PACK * len(packs) // PART_ROWS)
     for number in range(parts):
-        part: dict[str, list[Any]] = {name: [] for name in (FRESH, HELD, STALE, LEDGER)}
-        for name, slice_number, pack in packs:
+        part: dict[str, list[Any]] = {kind: [] for kind in (FRESH, HELD, STALE, LEDGER)}
+        for kind, slice_number, packed in packs:
             if slice_number % parts == number:
-                part[name] += unpack_rows(pack) if isinstance(pack, bytes) else [pack]
+                part[kind] += _unpacked(kind, packed)
         yield part

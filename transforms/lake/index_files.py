@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from transforms.lake.layout import PARTITION_PREFIX, Layout
 from transforms.lake.schema import ROW_GROUP_ROWS, VERSION_COLUMNS, identity_of, in_order
 from transforms.lake.store import list_files, put_once, read_bytes
+from transforms.packed import pack, unpack
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
 
@@ -38,6 +39,16 @@ class LedgerRow:
     def identity(self) -> str:
         """As `IndexRow.identity`."""
         return identity_of(self.status, self.sop_instance_uid, self.content_sha256)
+
+    @staticmethod
+    def pack(rows: Iterable[LedgerRow]) -> bytes:
+        """Return rows as bytes."""
+        return pack(tuple(getattr(row, name) for name in LEDGER_COLUMNS) for row in rows)
+
+    @staticmethod
+    def unpack(packed: bytes) -> list[LedgerRow]:
+        """Return what was packed by `pack`."""
+        return [LedgerRow(**dict(zip(LEDGER_COLUMNS, r, strict=True))) for r in unpack(packed)]
 
 
 LEDGER_COLUMNS = [f.name for f in fields(LedgerRow)]
