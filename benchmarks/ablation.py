@@ -39,6 +39,9 @@ RECIPES: Final = {
     "frozen, simulated films too": (
         "--variation wide --freeze 3 --more_data SIMULATED --more_weight 0.2"
     ),
+    "the same, twelve passes": (
+        "--variation wide --freeze 3 --more_data SIMULATED --more_weight 0.2 --passes 12"
+    ),
 }
 
 
