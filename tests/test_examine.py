@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import transforms.refs
+from tests.decoders import crash_always, crash_over_the_source, cut_off_what_is_mapped
 from tests.graphs import config_of
 from tests.synthetic import dicom_bytes, film
 from transforms.config import INDEX_ONLY, PLACEMENTS
@@ -19,6 +21,7 @@ from transforms.isolation import Isolated
 from transforms.lake.layout import Layout
 from transforms.reasons import Reason, Unaccounted
 from transforms.refs import ObjectRef
+from transforms.shared_bytes import can_be_mapped
 from transforms.storage.local import LocalStorage
 
 DATA = dicom_bytes(film(1, (900, 700)))
@@ -54,21 +57,26 @@ def test_however_it_is_placed_an_object_is_what_it_is(
 
 
 class Meddled:
-    """A child, before which something happens to the source."""
+    """A child, before which something happens to the source, or which does something else."""
 
-    def __init__(self, child: Isolated, meddle: Callable[[], object]) -> None:
-        self._child, self._meddle = child, meddle
+    def __init__(
+        self,
+        child: Isolated,
+        meddle: Callable[[], object] = lambda: None,
+        instead: Callable[..., Any] | None = None,
+    ) -> None:
+        self._child, self._meddle, self._instead = child, meddle, instead
 
-    def call(self, *arguments: Any, **more: Any) -> Any:
+    def call(self, function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
         self._meddle()
-        return self._child.call(*arguments, **more)
+        return self._child.call(self._instead or function, *arguments, **more)
 
 
 @pytest.mark.parametrize(
     "meddle",
     [
         lambda path: path.write_bytes(dicom_bytes(film(2, (900, 700)))),
-        lambda path: os.truncate(path, 5000),  # what the child has mapped is no longer there
+        lambda path: os.truncate(path, 5000),
         lambda path: os.utime(path, (0, 0)),
     ],
     ids=["written over", "cut off", "touched"],
@@ -80,3 +88,31 @@ def test_what_is_not_copied_must_not_change_while_it_is_read(
     with pytest.raises(Unaccounted) as caught:
         examined(source, tmp_path, meddled, INDEX_ONLY)
     assert caught.value.reason is Reason.CHANGED
+
+
+def test_a_file_that_is_cut_off_under_the_map_has_changed(
+    source: Path, tmp_path: Path, child: Isolated
+) -> None:
+    with pytest.raises(Unaccounted) as caught:
+        examined(source, tmp_path, Meddled(child, instead=cut_off_what_is_mapped), INDEX_ONLY)
+    assert caught.value.reason is Reason.CHANGED
+
+
+def test_a_disk_that_fails_under_the_map_is_read(
+    source: Path, tmp_path: Path, child: Isolated
+) -> None:
+    """Only what crashes its decoder from memory too is called that."""
+    meddled = Meddled(child, instead=crash_over_the_source)
+    assert examined(source, tmp_path, meddled, INDEX_ONLY).film is not None
+    never = Meddled(child, instead=crash_always)
+    assert examined(source, tmp_path, never, INDEX_ONLY).row.reason == Reason.CRASHED_DECODER
+
+
+def test_what_cannot_be_mapped_is_read(
+    source: Path, tmp_path: Path, child: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transforms.refs, "can_be_mapped", lambda file: False)
+    assert examined(source, tmp_path, child, INDEX_ONLY).film is not None
+    assert can_be_mapped(source.open("rb"))
+    with Path("/sys/kernel/mm/transparent_hugepage/enabled").open("rb") as unmappable:
+        assert not can_be_mapped(unmappable)

@@ -1,6 +1,6 @@
 """From a reference to all that the object itself tells: its row so far and, for films, the input.
 
-Everything that needs the bytes happens here, on one read. No Beam, no model.
+Everything that needs the bytes happens here. No Beam, no model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ from transforms.isolation import Crashed, Isolated, Killed, TimedOut
 from transforms.lake.layout import NOT_XRAY, QUARANTINE
 from transforms.lake.schema import IndexRow
 from transforms.reasons import Reason, Rejected, Stage, Status, Unaccounted
-from transforms.refs import ObjectRef, hash_ref, open_ref, read_ref, require_unchanged
+from transforms.refs import (
+    ObjectRef,
+    hash_ref,
+    open_ref,
+    read_ref,
+    require_unchanged,
+    unaccounted,
+)
 from transforms.shared_bytes import SharedBytes, mapped
 from transforms.storage.schemes import is_local
 
@@ -52,6 +59,8 @@ def examine(
 ) -> Examined:
     """Read and hash one object here, parse and decode it in a child process.
 
+    A local object that is not copied is hashed and mapped where it stands, and must not change meanwhile.
+
     Args:
         ref: the object.
         config: of the run.
@@ -66,26 +75,45 @@ def examine(
         row = replace(row, content_sha256=hash_ref(ref))
         row = quarantined(row, Rejected(Stage.FETCH, Reason.TOO_LARGE))
         return Examined(row, None, time.monotonic() - started)
-    is_copied = config.placement == COPY
-    stays = is_local(ref.uri) and not is_copied
-    scratch = config.layout.local_scratch if is_copied else None
-    data = open_ref(ref) if stays else read_ref(ref, scratch)
-    try:
-        sha256 = data.sha256()
-        row = replace(row, content_sha256=sha256)
-        fetched = time.monotonic()
-        examined = _isolated(data, row, config, patient_key, isolated)
-        if stays:
+
+    def examined(data: SharedBytes) -> Examined:
+        return _examined(data, row, config, patient_key, isolated, started)
+
+    if config.placement == COPY:
+        data = read_ref(ref, config.layout.local_scratch)
+        try:
+            found = examined(data)
+        except BaseException:
+            data.close()
+            raise
+        HELD.hold(str(found.row.content_sha256), data)
+        return found
+    if is_local(ref.uri):
+        with open_ref(ref) as data:
+            found = examined(data)
             require_unchanged(ref, data)
-    except BaseException:
-        data.close()
-        raise
-    decoded = time.monotonic()
-    if is_copied:
-        HELD.hold(sha256, data)
-    else:
-        data.close()
-    return replace(examined, fetch_s=fetched - started, decode_s=decoded - fetched)
+        if found.row.reason != Reason.CRASHED_DECODER:
+            return found
+        # A disk that fails under a map ends the child, too: what reads says so.
+    with read_ref(ref) as data:
+        return examined(data)
+
+
+def _examined(
+    data: SharedBytes,
+    row: IndexRow,
+    config: RouteConfig,
+    patient_key: bytes | None,
+    isolated: Isolated,
+    started: float,
+) -> Examined:
+    try:
+        row = replace(row, content_sha256=data.sha256())
+    except OSError as error:
+        raise unaccounted(error, Stage.FETCH) from error
+    fetched = time.monotonic()
+    found = _isolated(data, row, config, patient_key, isolated)
+    return replace(found, fetch_s=fetched - started, decode_s=time.monotonic() - fetched)
 
 
 def _isolated(

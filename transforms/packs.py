@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
@@ -14,10 +14,9 @@ PACK: Final = 16
 """Elements of a full pack."""
 MAX_WAITING: Final = 256
 """Places with elements that wait for their pack to be full."""
-Place: TypeAlias = Hashable
 
 
-@dataclass
+@dataclass(eq=False)  # a DoFn is hashed by who it is
 class PackFn(beam.DoFn):  # type: ignore[misc]
     """Elements to packs, in the global window. Few wait: what is not packed is large.
 
@@ -26,11 +25,11 @@ class PackFn(beam.DoFn):  # type: ignore[misc]
         packed: makes the pack of a place and up to `PACK` of its elements.
     """
 
-    place_of: Callable[[Any], Place]
+    place_of: Callable[[Any], Hashable]
     packed: Callable[[Any, Sequence[Any]], Any]
 
     def start_bundle(self) -> None:
-        self._waiting: dict[Place, list[Any]] = {}
+        self._waiting: dict[Hashable, list[Any]] = {}
 
     def process(self, element: Any) -> Iterator[Any]:
         place = self.place_of(element)

@@ -11,7 +11,7 @@ from typing import Final
 
 from transforms.packed import pack, unpack
 from transforms.reasons import MEANINGS, Reason, Stage, Unaccounted
-from transforms.shared_bytes import SharedBytes
+from transforms.shared_bytes import SharedBytes, can_be_mapped
 from transforms.storage.base import Changed, Found, sha256_of
 from transforms.storage.local import LocalStorage, is_still
 from transforms.storage.schemes import storage_of
@@ -133,7 +133,7 @@ def read_ref(ref: ObjectRef, folder: str | None = None) -> SharedBytes:
 
 
 def open_ref(ref: ObjectRef) -> SharedBytes:
-    """Open a local file of exactly this version, not copied; they are the caller's to close.
+    """Like `read_ref` for a local file: the file itself where it can be mapped, not copied.
 
     Call `require_unchanged` once its bytes were used: somebody may write into it meanwhile.
 
@@ -141,18 +141,22 @@ def open_ref(ref: ObjectRef) -> SharedBytes:
         Unaccounted: as `read_ref`.
     """
     try:
-        return SharedBytes.of(LocalStorage().opened(ref.uri, ref.version))
+        file = LocalStorage().opened(ref.uri, ref.version)
     except OSError as error:
         raise unaccounted(error, Stage.FETCH) from error
+    if can_be_mapped(file):
+        return SharedBytes.of(file)
+    file.close()
+    return read_ref(ref)
 
 
 def require_unchanged(ref: ObjectRef, data: SharedBytes) -> None:
-    """Raise unless what `open_ref` opened is the same version still.
+    """Raise unless what `open_ref` gave is the same version still.
 
     Raises:
         Unaccounted: it is not.
     """
-    if not is_still(ref.version, data.file):
+    if not data.in_memory and not is_still(ref.version, data.file):
         raise Unaccounted(Stage.FETCH, Reason.CHANGED)
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 
 class SharedBytes:
-    """Bytes in a file without a name; gone when the last holder closes it.
+    """Bytes in a file without a name, gone when the last holder closes it; or, by `of`, in any file.
 
     Args:
         folder: where the bytes will probably be put, made if need be: the file is on its disk and may
@@ -75,6 +75,15 @@ def _unnamed_file(folder: str) -> int | None:
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
     except OSError:  # another kind of file system, or a folder that will say so when it is used
         return None
+
+
+def can_be_mapped(file: BinaryIO) -> bool:
+    """Whether a file's bytes can be mapped; some network file systems refuse it."""
+    try:
+        mapped(file.fileno()).release()
+    except (OSError, MemoryError):
+        return False
+    return True
 
 
 def mapped(descriptor: int) -> memoryview:

@@ -118,10 +118,11 @@ def _sorted_out(
     sources: dict[str, _Source] = defaultdict(_Source)
     for ref in chain.from_iterable(map(ObjectRef.unpack, packs["refs"])):
         sources[ref.uri].refs.append(ref)
-    for uri, version in chain.from_iterable(map(unpack, packs["held"])):
-        sources[uri].held.add(version)
     for entry in chain.from_iterable(map(JournalRow.unpack, packs["journal"])):
         sources[entry.row.source_uri].journal.append(entry)
+    for uri, version in chain.from_iterable(map(unpack, packs["held"])):
+        if source := sources.get(uri):  # the lake may hold far more than a run is about
+            source.held.add(version)
 
     todo: list[ObjectRef] = []
     counts: Counter[str] = Counter()

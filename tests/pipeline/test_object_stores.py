@@ -148,14 +148,30 @@ def test_a_store_that_stutters_is_borne(store: Store, films: Path, route: Route,
     assert verified(lake, capsys)["rows"] == OBJECTS
 
 
-@pytest.mark.parametrize("fault", [{"status": 403}, {"count": 2, "after": True, "reset": True}])
-def test_what_a_store_does_not_copy_by_itself_is_sent(
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {},
+        {"status": 403},  # what was read is sent
+        {"count": 2, "after": True, "reset": True},  # answers are lost, nothing is
+    ],
+    ids=["copies", "refuses", "falls silent"],
+)
+def test_a_store_that_can_copies_objects_by_itself(
     store: Store, films: Path, calm: Path, tmp_path: Path, route: Route, capsys, fault: dict
 ) -> None:
     source, lake = upload(films, store), f"{store.root}/lake"
     store.fault("/rewriteTo/", **fault)
+    store.fault("^(POST /upload|PUT .*/lake/(objects|quarantine)/)")
     route("--lake", lake, inputs=(source,))
-    assert (store.hits()[0] > 0) == (store.scheme == GS)
+    copies, sent = store.hits()
+    placed = len(soak.objects_of(calm))
+    assert (copies > 0) == (store.scheme == GS)
+    if store.scheme == GS and "status" not in fault:
+        assert sent < placed, "locks, the journal, the index and a summary"
+        assert copies == fault.get("count", OBJECTS)
+    else:
+        assert sent >= placed
     assert soak.objects_of(store.download(tmp_path / "copy", "lake")) == soak.objects_of(calm)
     assert verified(lake, capsys)["rows"] == OBJECTS
 

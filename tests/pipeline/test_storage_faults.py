@@ -70,16 +70,19 @@ def test_a_read_only_disk_is_said(films: Path, small_disk: Path, route, capsys) 
     route()
 
 
-def test_a_disk_that_fails_midway_fails_one_object(films: Path, lake: Lake, route) -> None:
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_disk_that_fails_midway_fails_one_object(
+    films: Path, lake: Lake, route, placement: str
+) -> None:
     """Reading the start of a process's memory is an input/output error (proc(5))."""
     bad = films / "bad^NAME.dcm"
     bad.symlink_to("/proc/self/mem")
-    summary = route(expect=1)
+    summary = route("--placement", placement, expect=1)
     (failure,) = summary["failures"]
     assert failure["reason"] == "read_failed"
     assert failure["object_key"] == hashlib.sha256(str(bad).encode()).hexdigest()[:12]
     bad.unlink()
-    assert counts(route()) == {"unchanged": FILMS}
+    assert counts(route("--placement", placement)) == {"unchanged": FILMS}
 
 
 @pytest.mark.parametrize("how", ["appended", "cut"])

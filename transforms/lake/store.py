@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import logging
 import tempfile
 from collections.abc import Callable
 from typing import BinaryIO, Final
@@ -15,6 +16,7 @@ from transforms.storage.base import Changed, CopiesItself, Found, read_whole
 from transforms.storage.local import LocalStorage
 from transforms.storage.schemes import scheme_of, storage_of
 
+LOG = logging.getLogger(__name__)
 _REASONS: Final = {
     errno.ENOSPC: Reason.NO_SPACE,
     errno.EDQUOT: Reason.NO_SPACE,
@@ -79,7 +81,8 @@ def copied_within(target: str, source: str, version: str, sha256: str) -> bool:
             storage.copy_within(target, source, version, sha256)
         except FileExistsError:
             raise
-        except OSError:
+        except OSError as error:
+            LOG.info("a store did not copy an object by itself: %s", type(error).__name__)
             return False
         return True
 

@@ -26,7 +26,7 @@ TIMEOUT_S: Final = (10, 60)
 """To connect, and between two bytes; failures that pass are tried again for two minutes."""
 BRIEF_TIMEOUT_S: Final = (5, 5)
 BRIEF_RETRY: Final = DEFAULT_RETRY.with_timeout(10)
-"""For locks: who cannot renew one must know soon."""
+"""For locks, since who cannot renew one must know soon; and for copies."""
 CONTENT_TYPE: Final = "application/dicom"
 LISTED: Final = "items(name,generation,size,metadata,updated),nextPageToken"
 NO_CREDENTIALS: Final = (
@@ -105,7 +105,7 @@ class GoogleStorage:
                         if_generation_match=0,
                         if_source_generation_match=int(version),
                         timeout=TIMEOUT_S,
-                        retry=DEFAULT_RETRY,
+                        retry=BRIEF_RETRY,  # there is another way
                     )
                     if token is None:
                         return True

@@ -10,7 +10,8 @@
 // A fault is a rule: PUT /_fault {"match": "^POST /upload/", "status": 503, "count": 2}. The first rule
 // that matches "METHOD /path?query" and has not been spent answers in the store's place; DELETE /_fault
 // clears all. With "after" the store does its work first and only its answer is lost; with "reset" the
-// connection breaks instead of an answer; with "cut" the answer breaks off after so many bytes.
+// connection breaks instead of an answer; with "cut" the answer breaks off after so many bytes; with none
+// of these and no "status" the store answers as ever, and is only counted.
 package main
 
 import (
@@ -55,7 +56,7 @@ func (f *faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	hit := f.take(r.Method + " " + r.URL.RequestURI())
-	if hit == nil {
+	if hit == nil || hit.Status == 0 && !hit.Reset && hit.Cut == 0 {
 		f.store.ServeHTTP(w, r)
 		return
 	}
