@@ -16,7 +16,7 @@ from transforms.lake.layout import Layout
 from transforms.lake.verify import audit
 
 OBJECTS = 100
-"""Enough that two batches of films are still to be classified when a run is killed at 25."""
+"""Enough that batches of films are still to be classified when a run is killed at 25."""
 
 
 @pytest.fixture(scope="module")

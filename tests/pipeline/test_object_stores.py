@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.synthetic import dicom_bytes, film
 from transforms.lake.layout import Layout
 from transforms.lake.lock import exclusive
 from transforms.reasons import Reason, Stage, Unaccounted
+from transforms.storage.schemes import storage_of
 
 OBJECTS = 30
 Route = Callable[..., dict[str, Any]]
@@ -232,11 +234,14 @@ def test_a_killed_run_in_a_store_is_completed(
 ) -> None:
     source, lake = upload(films, store), f"{store.root}/lake"
     run = start(source, lake)
-    while run.poll() is None and not [n for n in store.read_all() if "/objects/" in n]:
+    placed = partial(storage_of(lake).list_below, f"{lake}/objects")
+    while run.poll() is None and not next(placed(), None):
         time.sleep(0.02)
+    store.fault("^(POST|PUT)", status=503)  # so that it does not end before it is killed
     assert run.poll() is None, run.communicate()
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate()
+    store.mend()
     summary = route("--lake", lake, inputs=(source,))
     assert summary["counts"]["recovered"] > 0
     copy = store.download(tmp_path / "copy", "lake")
