@@ -113,6 +113,7 @@ def test_what_cannot_be_mapped_is_read(
 ) -> None:
     monkeypatch.setattr(transforms.refs, "can_be_mapped", lambda file: False)
     assert examined(source, tmp_path, child, INDEX_ONLY).film is not None
-    assert can_be_mapped(source.open("rb"))
+    with source.open("rb") as mappable:
+        assert can_be_mapped(mappable)
     with Path("/sys/kernel/mm/transparent_hugepage/enabled").open("rb") as unmappable:
         assert not can_be_mapped(unmappable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
@@ -42,9 +42,9 @@ class SkipHeld(beam.PTransform):  # type: ignore[misc]
     def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> pvalue.DoOutputsTuple:
         config, decided_by = self.config, self.config.decided_by()
         packers = {
-            "refs": PackFn(lambda ref: _bucket(ref.uri), _pack_refs),
-            "held": PackFn(lambda held: _bucket(held[0]), _pack_held),
-            "journal": PackFn(lambda entry: _bucket(entry.row.source_uri), _pack_journal),
+            "refs": _packer(lambda ref: ref.uri, ObjectRef.pack),
+            "held": _packer(lambda held: held[0], pack),
+            "journal": _packer(lambda entry: entry.row.source_uri, JournalRow.pack),
         }
         return (
             {
@@ -87,20 +87,11 @@ def is_held(ref: ObjectRef, known: Iterable[HeldVersion], reprocess: str, model_
     return bool(models)
 
 
-def _bucket(uri: str) -> int:
-    return hash_of(uri) % BUCKETS
-
-
-def _pack_refs(bucket: int, refs: Sequence[ObjectRef]) -> tuple[int, bytes]:
-    return bucket, ObjectRef.pack(refs)
-
-
-def _pack_held(bucket: int, held: Sequence[tuple[str, HeldVersion]]) -> tuple[int, bytes]:
-    return bucket, pack(held)
-
-
-def _pack_journal(bucket: int, entries: Sequence[JournalRow]) -> tuple[int, bytes]:
-    return bucket, JournalRow.pack(entries)
+def _packer(uri_of: Callable[[Any], str], packed: Callable[[Sequence[Any]], bytes]) -> PackFn:
+    return PackFn(
+        lambda element: hash_of(uri_of(element)) % BUCKETS,
+        lambda bucket, elements: (bucket, packed(elements)),
+    )
 
 
 @dataclass

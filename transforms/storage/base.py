@@ -174,10 +174,18 @@ def bytes_left(source: BinaryIO) -> int:
     return end - here
 
 
-def require_same(storage: Storage, found: Found, sha256: str) -> None:
-    """Raise `FileExistsError` if an object that stands there has other bytes."""
+def stands_already(storage: Storage, uri: str, sha256: str) -> bool:
+    """Whether an object stands there.
+
+    Raises:
+        FileExistsError: it has other bytes.
+    """
+    found = storage.find(uri)
+    if found is None:
+        return False
     if not is_same(storage, found, sha256):
         raise FileExistsError(errno.EEXIST, "other bytes stand there", found.uri)
+    return True
 
 
 def is_same(storage: Storage, found: Found, sha256: str) -> bool:

@@ -19,7 +19,7 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from transforms.storage.base import Changed, Found, bytes_left, require_same
+from transforms.storage.base import Changed, Found, bytes_left, stands_already
 from transforms.storage.names import below, is_folder_mark, matched, split
 
 TIMEOUT_S: Final = (10, 60)
@@ -85,10 +85,8 @@ class GoogleStorage:
                     timeout=TIMEOUT_S,
                 )
         except Changed:
-            found = self.find(uri)
-            if found is None:
+            if not stands_already(self, uri, sha256):
                 raise OSError(errno.EAGAIN, "refused, and nothing stands there", uri) from None
-            require_same(self, found, sha256)
             return False
         return True
 
@@ -110,10 +108,8 @@ class GoogleStorage:
                     if token is None:
                         return True
         except Changed:
-            found = self.find(uri)
-            if found is None:
+            if not stands_already(self, uri, sha256):
                 raise
-            require_same(self, found, sha256)
             return False
 
     def remove(self, uri: str) -> None:

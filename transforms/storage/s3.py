@@ -27,8 +27,8 @@ from transforms.storage.base import (
     Found,
     NoConditions,
     bytes_left,
-    require_same,
     sha256_of,
+    stands_already,
 )
 from transforms.storage.names import below, is_folder_mark, matched, split
 
@@ -125,9 +125,7 @@ class S3Storage:
         """
         start = source.tell()
         for wait_s in WAITS_S:
-            found = self.find(uri)
-            if found is not None:
-                require_same(self, found, sha256)
+            if stands_already(self, uri, sha256):
                 return False
             source.seek(start)
             try:

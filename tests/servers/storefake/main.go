@@ -149,8 +149,11 @@ func (c *conditional) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // meets says whether what stands under a name is of the wanted generation, if one is wanted; of what
 // does not exist the store says so itself.
 func (c *conditional) meets(bucket, object, wanted string) bool {
+	if wanted == "" {
+		return true
+	}
 	stands := c.generation(bucket, object)
-	return wanted == "" || stands == "" || stands == wanted
+	return stands == "" || stands == wanted
 }
 
 func (c *conditional) generation(bucket, object string) string {
