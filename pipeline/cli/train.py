@@ -112,7 +112,8 @@ def run(args: argparse.Namespace) -> int:
     """Train and print what came of it."""
     from models.handler import choose_device
     from models.training.bundles import train_bundle
-    from models.training.fit import FitOptions, imagenet_lite0
+    from models.training.fit import FitOptions
+    from models.training.starting import imagenet_lite0
 
     init = None if args.init == "none" else args.init
     if init == "imagenet-lite0":

