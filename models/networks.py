@@ -74,7 +74,7 @@ class FilmClassifier(nn.Module):
         return torch.cat((probabilities, score[:, None]), dim=1)
 
     def _scaled(self, films: Tensor) -> Tensor:
-        scaled = films.to(self.dtype).mul_(2.0 / WHITE).sub_(1.0)
+        scaled = films.to(self.dtype, copy=True).mul_(2.0 / WHITE).sub_(1.0)
         return scaled.contiguous(memory_format=torch.channels_last)
 
     @property

@@ -49,11 +49,20 @@ def train_bundle(
             is worth on films of hospitals that it never saw.
 
     Raises:
+        BundleError: a teacher cannot be read, has other labels, or has learnt from what is left out.
         FilmsError: the data set cannot be used, or has no such source.
     """
     everything = read_films(data)
     if missing := set(leave_out) - {film.source for film in everything}:
         raise FilmsError(f"{data}: no source {', '.join(sorted(missing))}")
+    teachers = {uri: bundle.read_info(uri) for uri in options.teachers}
+    for uri, info in teachers.items():
+        known = {of["source"] for of in info.training.get("sources", [])}
+        if seen := known & set(leave_out):
+            raise bundle.BundleError(
+                f"model bundle {uri}: has learnt from {', '.join(sorted(seen))}, which --leave_out "
+                "leaves out; give a teacher that was trained without"
+            )
     films = [film for film in everything if film.source not in leave_out]
     films += [
         replace(film, split="train", weight=more_weight)
@@ -67,7 +76,7 @@ def train_bundle(
     fixed = {
         "architecture": options.architecture,
         "input_size": options.input_size,
-        "training": _provenance(films, data, options),
+        "training": _provenance(films, data, options, [of.model_id for of in teachers.values()]),
     }
     _fit_ood(network, films, options.input_size)
     decided = _calibrate(network, films, options.input_size, TARGET_ERROR)
@@ -195,9 +204,13 @@ def _calibrate(
     }
 
 
-def _provenance(films: list[Film], data: Path, options: FitOptions) -> dict[str, Any]:
+def _provenance(
+    films: list[Film], data: Path, options: FitOptions, teachers: list[str]
+) -> dict[str, Any]:
+    """What a bundle says of its training; no paths of the machine that it ran on."""
     sources = Counter((film.source, film.license) for film in films if film.split == "train")
-    shown = {**asdict(options), "init": Path(options.init).name if options.init else None}
+    init = Path(options.init).name if options.init else None
+    shown = {**asdict(options), "init": init, "teachers": teachers}
     return {
         "data": data.name,
         "sources": [

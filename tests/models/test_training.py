@@ -172,7 +172,7 @@ def test_a_source_that_is_left_out_is_only_looked_at(
 def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkeypatch) -> None:
     options = FitOptions(
         architecture="test_efficientnet", input_size=32, passes=3, batch_size=8, workers=0,
-        mixup=0.2, style_mix=0.5, doubt=0.3,
+        mixup=0.2, cutmix=0.5, style_mix=0.5, doubt=0.3,
     )  # fmt: skip
     films = read_films(folders)
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -1,0 +1,112 @@
+"""A network learns what other bundles hold, and from none that has seen what is left out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.bundle import load_network, read_info, save
+from models.networks import FilmClassifier
+from models.training.teachers import TEMPERATURE, Teachers, disagreement
+from pipeline.cli import main
+from tests.synthetic import film
+from transforms.labels import LABELS, SPINE
+
+TINY = ("--architecture", "test_efficientnet", "--init", "none", "--input_size", "32",
+        "--batch_size", "8", "--workers", "0", "--device", "cpu")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("films")
+    lines = ["path,label,source,group"]
+    for index, label in enumerate(LABELS):
+        for number in range(12):
+            path = root / f"{label}-{number}.png"
+            pixels = (film(100 * index + number, (48, 40)) >> 4).astype(np.uint8)
+            Image.fromarray(pixels // 4 + 45 * index).save(path)
+            lines.append(f"{path},{label},{'far' if number < 4 else 'near'},{path.stem}")
+    (root / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return root / "manifest.csv"
+
+
+def train(manifest: Path, output: Path, *options: str) -> str:
+    command = ["train", "--data", str(manifest), "--output", str(output), *TINY, *options]
+    assert main(command) == 0
+    return str(output)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Takes everything for a spine, and has learnt from one source."""
+    torch.manual_seed(0)
+    network = FilmClassifier("test_efficientnet", LABELS)
+    with torch.no_grad():
+        network.backbone.classifier.bias[LABELS.index(SPINE)] = 8.0
+    folder = tmp_path_factory.mktemp("teacher")
+    fields = {
+        "architecture": "test_efficientnet",
+        "input_size": 64,
+        "thresholds": dict.fromkeys(LABELS, 0.5),
+        "ood_threshold": 0.0,
+        "training": {"sources": [{"source": "near", "license": "", "films": 1}]},
+    }
+    save(folder, network, fields)
+    return str(folder)
+
+
+def test_a_student_comes_to_hold_what_its_teacher_does(
+    manifest: Path, teacher: str, tmp_path: Path
+) -> None:
+    paths = sorted(manifest.parent.glob("*.png"))
+    shown = torch.stack(
+        [torch.from_numpy(np.array(Image.open(p).resize((32, 32))))[None] for p in paths]
+    )
+    spines = {}
+    for weight in (0, 1):
+        how = ("--passes", "1", "--batch_size", "2", "--learning_rate", "3e-3")
+        student = train(manifest, tmp_path / str(weight), *how, "--teachers", teacher,
+                        "--teacher_weight", str(weight))  # fmt: skip
+        with torch.no_grad():
+            called = load_network(student).logits(shown).argmax(1)
+        spines[weight] = float((called == LABELS.index(SPINE)).float().mean())
+    assert spines[1] == 1.0
+    assert spines[0] < 0.8
+    info = read_info(student)
+    assert info.training["options"]["teachers"] == [read_info(teacher).model_id]
+    assert str(Path(teacher).parent) not in (tmp_path / "1" / "bundle.json").read_text()
+
+
+def test_a_teacher_must_not_have_seen_what_is_left_out(
+    manifest: Path, teacher: str, tmp_path: Path, capsys
+) -> None:
+    how = ("--teachers", teacher, "--passes", "1")
+    train(manifest, tmp_path / "fair", *how, "--leave_out", "far")
+    capsys.readouterr()
+    leaky = tmp_path / "leaky"
+    command = ["train", "--data", str(manifest), "--output", str(leaky), *TINY, *how]
+    assert main([*command, "--leave_out", "near"]) == 2
+    assert "has learnt from near" in capsys.readouterr().err
+    assert not leaky.exists()
+
+
+def test_opinions_are_means_of_softened_probabilities_and_leave_films_alone() -> None:
+    torch.manual_seed(0)
+    networks = [FilmClassifier("test_efficientnet", LABELS).eval() for _ in range(2)]
+    teachers = Teachers([], "cpu")
+    teachers.networks = [(network, 32) for network in networks]
+    films = torch.rand(3, 1, 32, 32) * 255
+    before = films.clone()
+    found = teachers.probabilities(films)
+    assert torch.equal(films, before)
+    with torch.no_grad():
+        logits = [network.logits(films) / TEMPERATURE for network in networks]
+    expected = sum(part.softmax(1) for part in logits) / 2
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(disagreement(logits[0] * TEMPERATURE, logits[0].softmax(1)),
+                          torch.zeros(3), atol=1e-5)  # fmt: skip
+    assert (disagreement(logits[0], found) > 0).all()
