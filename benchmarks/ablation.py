@@ -4,7 +4,8 @@
 
 Trains every recipe once for each fold of `FOLDS`, without the fold's sources, by the command line, and
 asks how the network does on them. The test split of no source is looked at. Trainings that stand in
-`--work` already are not repeated; results are added to those that `--out` holds.
+`--work` already are not repeated; results are added to those that `--out` holds, which may be another
+machine's: they hold no times.
 """
 
 from __future__ import annotations
@@ -124,11 +125,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ablation.json"))
     args = parser.parse_args()
     results: dict[str, Any] = {
-        "machine": machine(), "common": COMMON, "folds": FOLDS, "options": RECIPES, "recipes": {}
+        "common": COMMON, "folds": FOLDS, "options": RECIPES, "recipes": {}
     }  # fmt: skip
     if args.out.exists():
         before = json.loads(args.out.read_text())
-        if all(before.get(name) == results[name] for name in ("machine", "common", "folds")):
+        if all(before.get(name) == results[name] for name in ("common", "folds")):
             results["recipes"] = {
                 name: folds
                 for name, folds in before["recipes"].items()
@@ -136,11 +137,12 @@ def main() -> int:
             }
     for recipe in args.recipes:
         for fold in args.folds:
-            runs = [
-                figures(train(args.data, args.simulated, recipe, fold, args.work, s))
-                for s in args.seeds
-            ]
-            results["recipes"].setdefault(recipe, {})[fold] = runs
+            folds = results["recipes"].setdefault(recipe, {})
+            runs = {run["seed"]: run for run in folds.get(fold, [])}
+            for seed in args.seeds:
+                folder = train(args.data, args.simulated, recipe, fold, args.work, seed)
+                runs[seed] = {"seed": seed, "machine": machine(), **figures(folder)}
+            folds[fold] = [runs[seed] for seed in sorted(runs)]
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(results, indent=1) + "\n")
             print(table(results), file=sys.stderr, flush=True)

