@@ -32,7 +32,6 @@ FOLDS: Final = {
 
 COMMON: Final = "--input_size 128 --passes 5 --device cpu"
 SIMULATED: Final = "--variation wide --freeze 3 --more_data SIMULATED --more_weight 0.2"
-TEACHER: Final = "the same, Lite2"
 RECIPES: Final = {
     "plain augmentation": "--variation plain",
     "wide augmentation": "--variation wide",
@@ -43,24 +42,34 @@ RECIPES: Final = {
     "the same, twelve passes": f"{SIMULATED} --passes 12",
     "the same, 192 pixels": f"{SIMULATED} --input_size 192",
     "the same, films cut": f"{SIMULATED} --cutmix 1",
-    TEACHER: f"{SIMULATED} --architecture tf_efficientnet_lite2",
-    "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHER",
+    "the same, Lite2": f"{SIMULATED} --architecture tf_efficientnet_lite2",
+    "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHERS",
+    "the same, taught by three": f"{SIMULATED} --teachers TEACHERS",
 }
-"""Options beside those of `COMMON`; SIMULATED and TEACHER stand for a manifest and for a bundle."""
+"""Options beside those of `COMMON`; SIMULATED and TEACHERS stand for a manifest and for bundles."""
+TEACHERS: Final = {
+    "the same, taught by Lite2": ["the same, Lite2"],
+    "the same, taught by three": [
+        "the same, 192 pixels", "the same, films cut", "the same, Lite2",
+    ],
+}  # fmt: skip
+"""Recipes of the bundles that others learn from, of the same fold and seed."""
 
 
 def train(
     data: Path, simulated: Path | None, recipe: str, fold: str, work: Path, seed: int
 ) -> Path:
-    """Return the folder of one training's bundle; that of its teacher is trained first."""
+    """Return the folder of one training's bundle; its teachers are trained first."""
     folder = work / f"{slug(recipe)}-{list(FOLDS).index(fold)}-{seed}"
     if not (folder / "bundle.json").exists():
         command = [sys.executable, "-m", "pipeline", "train", "--data", str(data)]
         command += ["--output", str(folder), "--leave_out", *FOLDS[fold], "--seed", str(seed)]
         options = f"{COMMON} {RECIPES[recipe]}".replace("SIMULATED", str(simulated))
-        if "TEACHER" in options:
-            teacher = train(data, simulated, TEACHER, fold, work, seed)
-            options = options.replace("TEACHER", str(teacher))
+        teachers = [
+            str(train(data, simulated, teacher, fold, work, seed))
+            for teacher in TEACHERS.get(recipe, [])
+        ]
+        options = options.replace("TEACHERS", " ".join(teachers))
         subprocess.run([*command, *shlex.split(options)], check=True, stdout=subprocess.DEVNULL)
     return folder
 
