@@ -76,7 +76,7 @@ def train_bundle(
     fixed = {
         "architecture": options.architecture,
         "input_size": options.input_size,
-        "training": _provenance(films, data, options, [of.model_id for of in teachers.values()]),
+        "training": _provenance(films, data, options, list(teachers.values())),
     }
     _fit_ood(network, films, options.input_size)
     decided = _calibrate(network, films, options.input_size, TARGET_ERROR)
@@ -205,12 +205,17 @@ def _calibrate(
 
 
 def _provenance(
-    films: list[Film], data: Path, options: FitOptions, teachers: list[str]
+    films: list[Film], data: Path, options: FitOptions, teachers: list[bundle.BundleInfo]
 ) -> dict[str, Any]:
-    """What a bundle says of its training; no paths of the machine that it ran on."""
+    """What a bundle says of its training; no paths of the machine that it ran on.
+
+    What teachers have learnt from is learnt from through them: it counts as a source, licence and all.
+    """
     sources = Counter((film.source, film.license) for film in films if film.split == "train")
+    for of in [of for teacher in teachers for of in teacher.training.get("sources", [])]:
+        sources.setdefault((of["source"], of["license"]), of["films"])
     init = Path(options.init).name if options.init else None
-    shown = {**asdict(options), "init": init, "teachers": teachers}
+    shown = {**asdict(options), "init": init, "teachers": [of.model_id for of in teachers]}
     return {
         "data": data.name,
         "sources": [

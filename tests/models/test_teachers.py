@@ -42,7 +42,7 @@ def train(manifest: Path, output: Path, *options: str) -> str:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Takes everything for a spine, and has learnt from one source."""
+    """Takes everything for a spine, and has learnt from two sources."""
     torch.manual_seed(0)
     network = FilmClassifier("test_efficientnet", LABELS)
     with torch.no_grad():
@@ -53,7 +53,12 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
         "input_size": 64,
         "thresholds": dict.fromkeys(LABELS, 0.5),
         "ood_threshold": 0.0,
-        "training": {"sources": [{"source": "near", "license": "", "films": 1}]},
+        "training": {
+            "sources": [
+                {"source": "near", "license": "", "films": 1},
+                {"source": "clinic", "license": "CC BY 4.0", "films": 7},
+            ]
+        },
     }
     save(folder, network, fields)
     return str(folder)
@@ -85,7 +90,11 @@ def test_a_teacher_must_not_have_seen_what_is_left_out(
     manifest: Path, teacher: str, tmp_path: Path, capsys
 ) -> None:
     how = ("--teachers", teacher, "--passes", "1")
-    train(manifest, tmp_path / "fair", *how, "--leave_out", "far")
+    fair = read_info(train(manifest, tmp_path / "fair", *how, "--leave_out", "far"))
+    learnt = {of["source"]: of for of in fair.training["sources"]}
+    assert learnt.keys() == {"near", "clinic"}
+    assert learnt["clinic"] == {"source": "clinic", "license": "CC BY 4.0", "films": 7}
+    assert learnt["near"]["films"] > 1
     capsys.readouterr()
     leaky = tmp_path / "leaky"
     command = ["train", "--data", str(manifest), "--output", str(leaky), *TINY, *how]
