@@ -40,7 +40,10 @@ RECIPES: Final = {
     "frozen, films blended": "--variation wide --freeze 3 --mixup 0.2",
     "frozen, simulated films too": SIMULATED,
     "the same, twelve passes": f"{SIMULATED} --passes 12",
+    "the same, two of twelve passes": f"{SIMULATED} --passes 12",
+    "the same, twenty-four passes": f"{SIMULATED} --passes 24",
     "the same, 192 pixels": f"{SIMULATED} --input_size 192",
+    "the same, twelve passes, 192 pixels": f"{SIMULATED} --passes 12 --input_size 192",
     "the same, films cut": f"{SIMULATED} --cutmix 1",
     "the same, Lite2": f"{SIMULATED} --architecture tf_efficientnet_lite2",
     "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHERS",
@@ -54,23 +57,34 @@ TEACHERS: Final = {
     ],
 }  # fmt: skip
 """Recipes of the bundles that others learn from, of the same fold and seed."""
+ENSEMBLES: Final = {"the same, two of twelve passes": "the same, twelve passes"}
+"""Recipes of two bundles that serve side by side, of a seed and of the next one, and their own recipe."""
 
 
 def train(
     data: Path, simulated: Path | None, recipe: str, fold: str, work: Path, seed: int
 ) -> Path:
-    """Return the folder of one training's bundle; its teachers are trained first."""
+    """Return the folder of one recipe's bundle; teachers and members are trained first."""
     folder = work / f"{slug(recipe)}-{list(FOLDS).index(fold)}-{seed}"
     if not (folder / "bundle.json").exists():
-        command = [sys.executable, "-m", "pipeline", "train", "--data", str(data)]
-        command += ["--output", str(folder), "--leave_out", *FOLDS[fold], "--seed", str(seed)]
-        options = f"{COMMON} {RECIPES[recipe]}".replace("SIMULATED", str(simulated))
-        teachers = [
-            str(train(data, simulated, teacher, fold, work, seed))
-            for teacher in TEACHERS.get(recipe, [])
-        ]
-        options = options.replace("TEACHERS", " ".join(teachers))
-        subprocess.run([*command, *shlex.split(options)], check=True, stdout=subprocess.DEVNULL)
+
+        def trained(other: str, seed: int) -> str:
+            return str(train(data, simulated, other, fold, work, seed))
+
+        if recipe in ENSEMBLES:
+            first, second = (trained(ENSEMBLES[recipe], s) for s in (seed, seed + 1))
+            command = f"calibrate --model {first} --ensemble {second}"
+        else:
+            teachers = " ".join(trained(of, seed) for of in TEACHERS.get(recipe, []))
+            options = RECIPES[recipe].replace("TEACHERS", teachers)
+            command = f"train {COMMON} {options} --seed {seed}"
+            command = command.replace("SIMULATED", str(simulated))
+        command += f" --data {data} --output {folder} --leave_out {' '.join(FOLDS[fold])}"
+        subprocess.run(
+            [sys.executable, "-m", "pipeline", *shlex.split(command)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
     return folder
 
 

@@ -17,6 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from models.default_bundle import located
+from models.ensemble import members_of
 from models.networks import FilmClassifier
 from models.virtual_logit import VirtualLogit
 from transforms.errors import UsageError
@@ -28,6 +29,7 @@ BUNDLE_FILE: Final = "bundle.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
 OOD_PREFIX: Final = "ood."
 """Of the names of the tensors that belong to the OOD score; the others are the network's."""
+MOST_MEMBERS: Final = 16
 
 
 class BundleError(UsageError):
@@ -49,6 +51,7 @@ class BundleInfo:
         calibration: the data, coverage and error that the thresholds were set for.
         training: data sources, licences, options and versions.
         metrics: figures on validation data, with the command that made them.
+        members: networks of the architecture, side by side, whose logits' mean counts.
     """
 
     architecture: str
@@ -61,6 +64,7 @@ class BundleInfo:
     calibration: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    members: int = 1
     format_version: int = FORMAT_VERSION
 
     @property
@@ -113,7 +117,9 @@ def load_network(uri: str) -> FilmClassifier:
             f"model bundle {uri}: {WEIGHTS_FILE} has sha256 {digest[:12]}…, {BUNDLE_FILE} names "
             f"{info.weights_sha256[:12]}…; copy the bundle again, whole"
         )
-    network = FilmClassifier(info.architecture, info.labels, temperature=info.temperature)
+    network = FilmClassifier(
+        info.architecture, info.labels, members=info.members, temperature=info.temperature
+    )
     try:
         state = {name: t.float() for name, t in safetensors.torch.load(raw).items()}
         ood = {name: state.pop(name) for name in list(state) if name.startswith(OOD_PREFIX)}
@@ -137,7 +143,7 @@ def save(directory: Path, network: FilmClassifier, fields: dict[str, Any]) -> Bu
 
     Args:
         directory: made if missing; an older bundle there is replaced.
-        network: its backbone and OOD score are saved; labels and temperature come from it.
+        network: its backbone and OOD score are saved; labels, members and temperature come from it.
         fields: the other fields of `BundleInfo`, less `weights_sha256`.
     """
     tensors = dict(network.backbone.state_dict())
@@ -150,6 +156,7 @@ def save(directory: Path, network: FilmClassifier, fields: dict[str, Any]) -> Bu
     raw = safetensors.torch.save(state)
     info = BundleInfo(
         labels=network.labels,
+        members=len(members_of(network.backbone)),
         temperature=network.temperature,
         weights_sha256=hashlib.sha256(raw).hexdigest(),
         **fields,
@@ -176,6 +183,8 @@ def _problems(info: BundleInfo) -> list[str]:
         found.append("ood_threshold must be a finite number")
     if not isinstance(info.input_size, int) or not 32 <= info.input_size <= 1024:
         found.append("input_size must be a whole number in 32..1024")
+    if not isinstance(info.members, int) or not 1 <= info.members <= MOST_MEMBERS:
+        found.append(f"members must be a whole number in 1..{MOST_MEMBERS}")
     return found
 
 

@@ -23,6 +23,7 @@ from models.efficientnet_lite import (
     SeparableBlock,
     same_padding,
 )
+from models.ensemble import members_of, side_by_side
 from models.networks import FilmClassifier
 
 LOG = logging.getLogger(__name__)
@@ -46,14 +47,17 @@ def fuse(network: FilmClassifier, side: int, films: int = CPU_FORWARD_FILMS) -> 
         films: in each forward; any other number works, and is slower.
     """
     plain = network.backbone
-    if not isinstance(plain, EfficientNetLite) or network.dtype != torch.float32:
+    members = [member for member in members_of(plain) if isinstance(member, EfficientNetLite)]
+    if len(members) < len(members_of(plain)) or network.dtype != torch.float32:
         return
     noise = torch.Generator().manual_seed(0)
     probe = torch.randint(256, (films, 1, side, side), generator=noise, dtype=torch.uint8)
     with torch.inference_mode():
         expected = network(probe[-1:])
         try:
-            network.backbone = FusedEfficientNetLite(plain, films, side)
+            network.backbone = side_by_side(
+                [FusedEfficientNetLite(member, films, side) for member in members]
+            )
             difference = float((network(probe)[-1:] - expected).abs().max())
         except (AttributeError, RuntimeError, TypeError) as error:
             network.backbone = plain

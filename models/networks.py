@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from models import efficientnet_lite
+from models.ensemble import side_by_side
 from models.virtual_logit import VirtualLogit
 
 WHITE = 255.0
 
 
 class FilmClassifier(nn.Module):
-    """A backbone, named as in timm, on single-channel films, with calibrated probabilities.
+    """Backbones, named as in timm, on single-channel films, with calibrated probabilities.
 
     Attributes:
         labels: label of each output, in order.
@@ -32,6 +33,7 @@ class FilmClassifier(nn.Module):
         architecture: str,
         labels: tuple[str, ...],
         *,
+        members: int = 1,
         temperature: float = 1.0,
         drop_rate: float = 0.0,
     ) -> None:
@@ -39,7 +41,9 @@ class FilmClassifier(nn.Module):
         self.labels = labels
         self.temperature = temperature
         self.ood: VirtualLogit | None = None
-        self.backbone: Any = _backbone(architecture, len(labels), drop_rate)
+        self.backbone: Any = side_by_side(
+            [_backbone(architecture, len(labels), drop_rate) for _ in range(members)]
+        )
 
     def logits(self, films: Tensor) -> Tensor:
         """Return float[N, n_labels] for uint8[N, 1, S, S]."""

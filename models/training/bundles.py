@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from scipy.special import softmax
-from torch import Tensor
 
 from models import bundle
+from models.ensemble import Ensemble, members_of
 from models.networks import FilmClassifier
 from models.training.calibrate import TARGET_ERROR, calibrate, strangeness
 from models.training.films import Film, FilmsError, read_films, split_of
@@ -52,24 +52,15 @@ def train_bundle(
         BundleError: a teacher cannot be read, has other labels, or has learnt from what is left out.
         FilmsError: the data set cannot be used, or has no such source.
     """
-    everything = read_films(data)
-    if missing := set(leave_out) - {film.source for film in everything}:
-        raise FilmsError(f"{data}: no source {', '.join(sorted(missing))}")
+    known, strange = _leave_out(data, leave_out)
     teachers = {uri: bundle.read_info(uri) for uri in options.teachers}
     for uri, info in teachers.items():
-        known = {of["source"] for of in info.training.get("sources", [])}
-        if seen := known & set(leave_out):
-            raise bundle.BundleError(
-                f"model bundle {uri}: has learnt from {', '.join(sorted(seen))}, which --leave_out "
-                "leaves out; give a teacher that was trained without"
-            )
-    films = [film for film in everything if film.source not in leave_out]
-    films += [
+        _require_not_learnt(uri, info, leave_out)
+    films = known + [
         replace(film, split="train", weight=more_weight)
         for more in more_data
         for film in read_films(more)
     ]
-    strange = [f for f in everything if f.source in leave_out and f.split != "test"]
     output.mkdir(parents=True, exist_ok=True)
     network = fit(films, options, device, output)
     network.backbone.load_state_dict(bundle.as_stored(network.backbone.state_dict()))
@@ -80,12 +71,7 @@ def train_bundle(
     }
     _fit_ood(network, films, options.input_size)
     decided = _calibrate(network, films, options.input_size, TARGET_ERROR)
-    if strange:
-        inputs, labels = inputs_of(strange, options.input_size)
-        decided["metrics"]["left_out"] = {
-            "sources": sorted({film.source for film in strange}),
-            **score(strange, predict(network, inputs)[:, :-1], labels),
-        }
+    _score_left_out(network, strange, options.input_size, decided["metrics"])
     return bundle.save(output, network, {**fixed, **decided})
 
 
@@ -94,37 +80,47 @@ def calibrate_bundle(
     data: Path,
     output: Path,
     target_error: float,
+    *,
+    leave_out: Sequence[str] = (),
     without: Sequence[str] = (),
 ) -> bundle.BundleInfo:
     """Set temperature, thresholds and OOD limit anew, on the val split of a data set.
 
     Args:
-        uris: of a bundle; several of one architecture become one by the mean of their weights
-            (Wortsman et al. 2022, "Model soups").
+        uris: of a bundle; several of one architecture and input size become one, side by side.
         data: manifest or folder per label, see `films.read_films`.
         output: folder of the new bundle.
         target_error: share of wrong films among those routed under a label.
+        leave_out: sources that none has learnt from, whose train and val films are only looked at in
+            the end, as in `train_bundle`.
         without: bundles of the same training without some sources. What they say of the films of
             these, train and val, counts in the thresholds as films of strange hospitals do, and
             their figures are taken over.
 
     Raises:
-        BundleError: bundles cannot be averaged, or one of `without` left nothing out.
+        BundleError: bundles do not go together, one has learnt from what is left out, or one of
+            `without` left nothing out.
         FilmsError: the data set cannot be used, or lacks what a bundle left out.
     """
     infos = [bundle.read_info(uri) for uri in uris]
-    if len({(info.architecture, info.input_size) for info in infos}) > 1:
-        raise bundle.BundleError("bundles of several architectures or input sizes have no mean")
+    if len({(info.architecture, info.labels, info.input_size) for info in infos}) > 1:
+        raise bundle.BundleError(
+            "bundles of several architectures, labels or input sizes make no ensemble"
+        )
+    for uri, info in zip(uris, infos, strict=True):
+        _require_not_learnt(uri, info, leave_out)
     networks = [bundle.load_network(uri) for uri in uris]
     network = networks[0]
-    films, side = read_films(data), infos[0].input_size
+    films, strange = _leave_out(data, leave_out)
+    side = infos[0].input_size
     if len(networks) > 1:
-        network.backbone.load_state_dict(_mean_weights(networks))
+        network.backbone = Ensemble(m for one in networks for m in members_of(one.backbone))
     if len(networks) > 1 or network.ood is None:
         _fit_ood(network, films, side)
     training = {name: of for name, of in infos[0].training.items() if name != "left_out"}
     if len(infos) > 1:
-        training["averaged"] = [info.training.get("options") for info in infos]
+        training["sources"] = _sources(Counter(), infos)
+        training["members"] = [info.training.get("options") for info in infos]
     left_out = [_left_out(uri, bundle.read_info(uri)) for uri in without]
     if left_out:
         training["left_out"] = left_out
@@ -138,17 +134,38 @@ def calibrate_bundle(
         "training": training,
     }
     decided = _calibrate(network, films, side, target_error, elsewhere)
+    _score_left_out(network, strange, side, decided["metrics"])
     return bundle.save(output, network, {**fixed, **decided})
 
 
-def _mean_weights(networks: Sequence[FilmClassifier]) -> dict[str, Tensor]:
-    states = [network.backbone.state_dict() for network in networks]
-    return bundle.as_stored(
-        {
-            name: torch.stack([s[name] for s in states]).mean(0) if t.is_floating_point() else t
-            for name, t in states[0].items()
-        }
-    )
+def _leave_out(data: Path, sources: Sequence[str]) -> tuple[list[Film], list[Film]]:
+    """Return the films of a data set of other sources, and those of the sources, less test films."""
+    films = read_films(data)
+    if missing := set(sources) - {film.source for film in films}:
+        raise FilmsError(f"{data}: no source {', '.join(sorted(missing))}")
+    left_out = [f for f in films if f.source in sources and f.split != "test"]
+    return [film for film in films if film.source not in sources], left_out
+
+
+def _require_not_learnt(uri: str, info: bundle.BundleInfo, leave_out: Sequence[str]) -> None:
+    learnt = {of["source"] for of in info.training.get("sources", [])}
+    if seen := learnt & set(leave_out):
+        raise bundle.BundleError(
+            f"model bundle {uri}: has learnt from {', '.join(sorted(seen))}, which --leave_out "
+            "leaves out; give one that was trained without"
+        )
+
+
+def _score_left_out(
+    network: FilmClassifier, strange: Sequence[Film], side: int, metrics: dict[str, Any]
+) -> None:
+    if not strange:
+        return
+    inputs, labels = inputs_of(strange, side)
+    metrics["left_out"] = {
+        "sources": sorted({film.source for film in strange}),
+        **score(strange, predict(network, inputs)[:, :-1], labels),
+    }
 
 
 def _left_out(uri: str, info: bundle.BundleInfo) -> dict[str, Any]:
@@ -207,21 +224,13 @@ def _calibrate(
 def _provenance(
     films: list[Film], data: Path, options: FitOptions, teachers: list[bundle.BundleInfo]
 ) -> dict[str, Any]:
-    """What a bundle says of its training; no paths of the machine that it ran on.
-
-    What teachers have learnt from is learnt from through them: it counts as a source, licence and all.
-    """
-    sources = Counter((film.source, film.license) for film in films if film.split == "train")
-    for of in [of for teacher in teachers for of in teacher.training.get("sources", [])]:
-        sources.setdefault((of["source"], of["license"]), of["films"])
+    """What a bundle says of its training; no paths of the machine that it ran on."""
+    learnt = Counter((film.source, film.license) for film in films if film.split == "train")
     init = Path(options.init).name if options.init else None
     shown = {**asdict(options), "init": init, "teachers": [of.model_id for of in teachers]}
     return {
         "data": data.name,
-        "sources": [
-            {"source": source, "license": license_, "films": count}
-            for (source, license_), count in sorted(sources.items())
-        ],
+        "sources": _sources(learnt, teachers),
         "options": shown,
         "versions": {
             "python": platform.python_version(),
@@ -229,3 +238,18 @@ def _provenance(
             "timm": version("timm"),
         },
     }
+
+
+def _sources(
+    learnt: Counter[tuple[str, str]], others: Sequence[bundle.BundleInfo]
+) -> list[dict[str, Any]]:
+    """What a bundle has learnt from, films and bundles.
+
+    What teachers or members have learnt from is learnt from through them: it counts, licence and all.
+    """
+    for of in [of for info in others for of in info.training.get("sources", [])]:
+        learnt.setdefault((of["source"], of["license"]), of["films"])
+    return [
+        {"source": source, "license": license_, "films": count}
+        for (source, license_), count in sorted(learnt.items())
+    ]

@@ -54,7 +54,7 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
     made = evaluation["decisions"]
     parts = [
         f"# Model card: {info.model_id}",
-        f"A {info.architecture} that tells the body part of an X-ray from {info.input_size} x "
+        f"{_network(info)} the body part of an X-ray from {info.input_size} x "
         f"{info.input_size} pixels: {', '.join(LABELS)}. No number below was typed by "
         "hand: `dicom-router evaluate` wrote them, from its own figures and the bundle's; intervals "
         "are 95 % bootstrap intervals by patient group.",
@@ -142,6 +142,12 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         "None of the generated pictures (noise, blank plates, test patterns, pages of text) is routed.",
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _network(info: BundleInfo) -> str:
+    if info.members == 1:
+        return f"A {info.architecture} that tells"
+    return f"{info.members} networks {info.architecture}, whose logits' mean tells"
 
 
 def _left_out(info: BundleInfo) -> list[str]:

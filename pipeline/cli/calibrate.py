@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_model_argument
+from pipeline.cli.left_out import add_leave_out_argument, print_left_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,19 +19,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PATH",
-        help="manifest or folder per label, as for train; its val split is used, and for --average "
+        help="manifest or folder per label, as for train; its val split is used, and for --ensemble "
         "and --without its train split too",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder of the new bundle"
     )
     parser.add_argument(
-        "--average",
+        "--ensemble",
         nargs="+",
         default=[],
         metavar="BUNDLE",
-        help="more bundles of the same architecture: the mean of all weights is taken",
+        help="more bundles of the same architecture and input size: all become one, which takes the "
+        "mean of their logits and the time of them all",
     )
+    add_leave_out_argument(parser)
     parser.add_argument(
         "--without",
         nargs="+",
@@ -53,8 +56,14 @@ def run(args: argparse.Namespace) -> int:
     from models.training.calibrate import TARGET_ERROR
 
     target = TARGET_ERROR if args.target_error is None else args.target_error
-    uris = [args.model, *args.average]
-    info = calibrate_bundle(uris, args.data, args.output, target, args.without)
+    info = calibrate_bundle(
+        [args.model, *args.ensemble],
+        args.data,
+        args.output,
+        target,
+        leave_out=args.leave_out,
+        without=args.without,
+    )
     print(f"{info.model_id} written to {args.output}; temperature {info.temperature}")
     print(f"{'label':<17}{'threshold':>10}{'predicted':>11}{'routed':>8}{'wrong':>7}")
     for label, of in info.calibration["labels"].items():
@@ -70,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         info.training.get("left_out", ()), info.calibration["elsewhere"], strict=True
     ):
         print(_summary(f"elsewhere ({', '.join(figures['sources'])})", of))
+    print_left_out(info.metrics)
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA
+from pipeline.cli.left_out import add_leave_out_argument, print_left_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,13 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FACTOR",
         help="draw the films of --more_data so many times as often",
     )
-    parser.add_argument(
-        "--leave_out",
-        nargs="+",
-        default=[],
-        metavar="SOURCE",
-        help="sources that are not learnt from; the bundle says how it does on them",
-    )
+    add_leave_out_argument(parser)
     parser.add_argument("--workers", type=int, default=1, help="processes that augment films")
     parser.add_argument("--seed", type=int, default=0, help="of sampling and augmentation")
     parser.add_argument(
@@ -173,9 +168,5 @@ def run(args: argparse.Namespace) -> int:
     figures = info.metrics["val"]
     print(f"{info.model_id} written to {args.output}")
     print(f"macro-F1 on val {figures['macro_f1']} {figures['macro_f1_interval_95']}")
-    if strange := info.metrics.get("left_out"):
-        print(f"on {', '.join(strange['sources'])}: macro-F1 {strange['macro_f1']}, recall:")
-        for label, of in strange["labels"].items():
-            if of["films"]:
-                print(f"  {label:<16}{of['recall']:.3f} of {of['films']}")
+    print_left_out(info.metrics)
     return 0

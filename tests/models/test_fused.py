@@ -15,8 +15,8 @@ from models.networks import FilmClassifier
 from transforms.labels import LABELS
 
 
-def classifier(architecture: str) -> FilmClassifier:
-    torch.manual_seed(0)
+def classifier(architecture: str, seed: int = 0) -> FilmClassifier:
+    torch.manual_seed(seed)
     network = FilmClassifier(architecture, LABELS).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

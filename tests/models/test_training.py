@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-from models.bundle import load_network, read_info
+from models.bundle import read_info
 from models.networks import FilmClassifier
 from models.training.augment import Variation, augment, mix_style
 from models.training.evaluation import auroc
@@ -30,23 +30,6 @@ from transforms.labels import LABELS
 
 TINY = ("--architecture", "test_efficientnet", "--init", "none", "--input_size", "32",
         "--passes", "1", "--batch_size", "8", "--workers", "0", "--device", "cpu")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per label, films as PNG, JPEG and DICOM, labels told apart by brightness."""
-    root = tmp_path_factory.mktemp("films")
-    for index, label in enumerate(LABELS):
-        (root / label).mkdir()
-        for number in range(12):
-            pixels = film(100 * index + number, (80, 64)) >> 4
-            if number % 3 == 0:
-                Image.fromarray(pixels.astype(np.uint8)).save(root / label / f"{number}.png")
-            elif number % 3 == 1:
-                Image.fromarray(pixels.astype(np.uint8)).save(root / label / f"{number}.jpg")
-            else:
-                (root / label / f"{number}.dcm").write_bytes(dicom_bytes(pixels))
-    return root
 
 
 def test_folders_become_a_bundle_that_routes(folders: Path, tmp_path: Path, capsys) -> None:
@@ -121,18 +104,6 @@ def test_the_layout_of_the_papers_data_set_is_read(folders: Path, tmp_path: Path
     assert all((f.split == "test") == (f.path.parent.parent.name == "test") for f in films)
     bundle = tmp_path / "bundle"
     assert main(["train", "--data", str(tmp_path), "--output", str(bundle), *TINY]) == 0
-
-
-@pytest.fixture(scope="module")
-def manifest(folders: Path) -> Path:
-    """The same films as of two sources."""
-    path = folders.parent / "manifest.csv"
-    with path.open("w") as stream:
-        print("path,label,source,group", file=stream)
-        for film_ in read_films(folders):
-            source = "far" if film_.path.stem in ("3", "4", "5") else "near"
-            print(f"{film_.path},{film_.label},{source},{film_.group}", file=stream)
-    return path
 
 
 def test_a_source_that_is_left_out_is_only_looked_at(
@@ -236,23 +207,6 @@ def test_more_data_is_only_learnt_from(folders: Path, tmp_path: Path) -> None:
     info = read_info(str(bundle))
     assert {"source": "simulated", "license": "CC0", "films": 1} in info.training["sources"]
     assert info.calibration["films"] == sum(f.split == "val" for f in read_films(folders))
-
-
-def test_the_mean_of_bundles_is_of_their_weights(folders: Path, tmp_path: Path, capsys) -> None:
-    bundles = [tmp_path / name for name in ("a", "b", "larger")]
-    for seed, bundle in enumerate(bundles):
-        size = ("--input_size", "48") if bundle.name == "larger" else ()
-        train = ["train", "--data", str(folders), "--output", str(bundle), *TINY, *size]
-        assert main([*train, "--seed", str(seed)]) == 0
-    mean = tmp_path / "mean"
-    average = ["calibrate", "--data", str(folders), "--model", str(bundles[0]), "--average"]
-    assert main([*average, str(bundles[1]), "--output", str(mean)]) == 0
-    a, b, m = (load_network(str(path)).backbone.state_dict() for path in (*bundles[:2], mean))
-    name = "conv_stem.weight"
-    assert not torch.equal(a[name], b[name])
-    assert torch.allclose(m[name], (a[name] + b[name]) / 2, atol=1e-3)
-    assert main([*average, str(bundles[2]), "--output", str(tmp_path / "none")]) == 2
-    assert "no mean" in capsys.readouterr().err
 
 
 def test_a_second_model_decides_again_only_when_asked(

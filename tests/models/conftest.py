@@ -1,0 +1,42 @@
+"""Small data sets to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.training.films import read_films
+from tests.synthetic import dicom_bytes, film
+from transforms.labels import LABELS
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per label, films as PNG, JPEG and DICOM, labels told apart by brightness."""
+    root = tmp_path_factory.mktemp("films")
+    for index, label in enumerate(LABELS):
+        (root / label).mkdir()
+        for number in range(12):
+            pixels = film(100 * index + number, (80, 64)) >> 4
+            if number % 3 == 0:
+                Image.fromarray(pixels.astype(np.uint8)).save(root / label / f"{number}.png")
+            elif number % 3 == 1:
+                Image.fromarray(pixels.astype(np.uint8)).save(root / label / f"{number}.jpg")
+            else:
+                (root / label / f"{number}.dcm").write_bytes(dicom_bytes(pixels))
+    return root
+
+
+@pytest.fixture(scope="module")
+def manifest(folders: Path) -> Path:
+    """The same films as of two sources."""
+    path = folders.parent / "manifest.csv"
+    with path.open("w") as stream:
+        print("path,label,source,group", file=stream)
+        for film_ in read_films(folders):
+            source = "far" if film_.path.stem in ("3", "4", "5") else "near"
+            print(f"{film_.path},{film_.label},{source},{film_.group}", file=stream)
+    return path
