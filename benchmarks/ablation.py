@@ -5,7 +5,7 @@
 Trains every recipe once for each fold of `FOLDS`, without the fold's sources, by the command line, and
 asks how the network does on them. The test split of no source is looked at. Trainings that stand in
 `--work` already are not repeated; results are added to those that `--out` holds, which may be another
-machine's: they hold no times.
+machine's (the same seed is another training there): they hold no times.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def figures(folder: Path) -> dict[str, Any]:
         "macro_recall": strange["macro_recall"],
         "accuracy": strange["accuracy"],
         "ece": strange["ece"],
+        "aurc": strange["aurc"],
         "recall": {
             label: of["recall"] for label, of in strange["labels"].items() if of["films"]
         },
@@ -109,8 +110,8 @@ def table(results: dict[str, Any]) -> str:
     """Return the means over the seeds as Markdown, a line per recipe."""
     short = {label: label.replace("_chest", " chest") for label in LABELS}
     lines = [
-        "| recipe | " + " | ".join(f"without {fold}" for fold in FOLDS) + " | mean | options |",
-        "| --- |" + " ---: |" * (len(FOLDS) + 1) + " --- |",
+        f"| recipe | {' | '.join(f'without {fold}' for fold in FOLDS)} | mean | AURC | options |",
+        "| --- |" + " ---: |" * (len(FOLDS) + 2) + " --- |",
     ]
     details = []
     for recipe, folds in results["recipes"].items():
@@ -118,10 +119,14 @@ def table(results: dict[str, Any]) -> str:
             fold: statistics.mean(run["macro_recall"] for run in runs)
             for fold, runs in folds.items()
         }
+        areas = {
+            fold: statistics.mean(run["aurc"] for run in runs if "aurc" in run)
+            for fold, runs in folds.items()
+            if any("aurc" in run for run in runs)
+        }
         cells = [f"{means[fold]:.3f}" if fold in means else "" for fold in FOLDS]
-        whole = f"{statistics.mean(means.values()):.3f}" if len(means) == len(FOLDS) else ""
-        options = RECIPES.get(recipe, "")
-        lines.append(f"| {recipe} | {' | '.join(cells)} | {whole} | `{options}` |")
+        cells += [_mean_of_all(means), _mean_of_all(areas)]
+        lines.append(f"| {recipe} | {' | '.join(cells)} | `{RECIPES.get(recipe, '')}` |")
         for fold, runs in folds.items():
             recalls = ", ".join(
                 f"{short[label]} {statistics.mean(run['recall'][label] for run in runs):.2f}"
@@ -130,6 +135,11 @@ def table(results: dict[str, Any]) -> str:
             )
             details.append(f"{recipe}, without {fold}: {recalls}")
     return "\n".join([*lines, "", *details])
+
+
+def _mean_of_all(of_folds: dict[str, float]) -> str:
+    """Return the mean over the folds; of some of them it would say nothing."""
+    return f"{statistics.mean(of_folds.values()):.3f}" if len(of_folds) == len(FOLDS) else ""
 
 
 def slug(name: str) -> str:
@@ -161,10 +171,11 @@ def main() -> int:
     for recipe in args.recipes:
         for fold in args.folds:
             folds = results["recipes"].setdefault(recipe, {})
-            runs = {run["seed"]: run for run in folds.get(fold, [])}
+            runs = {(run["seed"], run["machine"]["cpu"]): run for run in folds.get(fold, [])}
             for seed in args.seeds:
                 folder = train(args.data, args.simulated, recipe, fold, args.work, seed)
-                runs[seed] = {"seed": seed, "machine": machine(), **figures(folder)}
+                here = machine()
+                runs[seed, here["cpu"]] = {"seed": seed, "machine": here, **figures(folder)}
             folds[fold] = [runs[seed] for seed in sorted(runs)]
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(results, indent=1) + "\n")

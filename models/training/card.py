@@ -90,7 +90,8 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         ),
         *_left_out(info),
         "## How well it knows what it does not know",
-        f"Expected calibration error {figures['ece']} (15 bins).",
+        f"Expected calibration error {figures['ece']} (15 bins); error averaged over all coverages "
+        f"(AURC) {figures['aurc']}.",
         f"![Accuracy over confidence]({RELIABILITY_FILE}) ![Error over coverage]({RISK_FILE})",
         markdown_table(
             ["share of films, most confident first", "error"],
@@ -156,13 +157,14 @@ def _left_out(info: BundleInfo) -> list[str]:
         return []
     rows = (
         [", ".join(run["sources"]), run["input_size"], run["passes"], run["films"],
-         _within(run, "macro_recall"),
+         _within(run, "macro_recall"), run.get("aurc", ""),
          ", ".join(f"{label} {of['recall']:.2f} of {of['films']}"
                    for label, of in run["labels"].items() if of["films"]),
          f"{decided['coverage']:.1%}", f"{decided['error']:.2%}"]
         for run, decided in zip(runs, rules, strict=True)
     )  # fmt: skip
-    heads = ["left out", "pixels a side", "passes", "films", "macro recall", "recall by label"]
+    heads = ["left out", "pixels a side", "passes", "films", "macro recall", "AURC",
+             "recall by label"]  # fmt: skip
     return [
         "Trainings of this kind without some sources, on the train and val films of exactly those, "
         "routed by a rule that was chosen without them: the nearest thing there is to a hospital "

@@ -58,6 +58,7 @@ def score(films: Sequence[Film], probabilities: Reals, labels: Indices) -> dict[
         **figure("recall"),
         **figure("f1"),
         "ece": round(expected_calibration_error(probabilities, labels), 4),
+        "aurc": round(area_under_risk_coverage(probabilities, labels), 4),
         "labels": {
             label: {
                 "films": int(total[i].sum()),
@@ -116,14 +117,28 @@ def risk_coverage(probabilities: Reals, labels: Indices) -> list[dict[str, float
 
     El-Yaniv and Wiener 2010, "On the Foundations of Noise-free Selective Classification".
     """
-    order = np.argsort(-probabilities.max(1), kind="stable")
-    wrong = np.cumsum((probabilities.argmax(1) != labels)[order])
+    errors = _errors_of_most_confident(probabilities, labels)
     curve = []
     for percent in range(5, 101, 5):
         kept = max(1, round(len(labels) * percent / 100))
-        error = float(wrong[kept - 1] / kept)
-        curve.append({"coverage": percent / 100, "films": kept, "error": round(error, 4)})
+        error = round(float(errors[kept - 1]), 4)
+        curve.append({"coverage": percent / 100, "films": kept, "error": error})
     return curve
+
+
+def area_under_risk_coverage(probabilities: Reals, labels: Indices) -> float:
+    """Return the AURC, the mean error over all coverages, 0..1: lower is better.
+
+    Geifman et al. 2019, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers".
+    """
+    return float(_errors_of_most_confident(probabilities, labels).mean())
+
+
+def _errors_of_most_confident(probabilities: Reals, labels: Indices) -> Reals:
+    """Return float[N]: the error among the one, two, ... N most confident films."""
+    order = np.argsort(-probabilities.max(1), kind="stable")
+    wrong = np.cumsum((probabilities.argmax(1) != labels)[order])
+    return np.asarray(wrong / np.arange(1, len(labels) + 1))
 
 
 def _confusion_by_group(films: Sequence[Film], labels: Indices, predicted: Indices) -> Reals:

@@ -297,6 +297,11 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert found["groups"] == 100
     curve = risk_coverage(softmax(logits, axis=1), labels)
     assert curve[-1]["error"] == pytest.approx((logits.argmax(1) != labels).mean(), abs=1e-4)
+    surest = np.argsort(-softmax(logits, axis=1).max(1), kind="stable")
+    errors = [(logits.argmax(1) != labels)[surest[:n]].mean() for n in range(1, len(labels) + 1)]
+    assert score(films, softmax(logits, axis=1), labels)["aurc"] == pytest.approx(
+        np.mean(errors), abs=1e-4
+    )
     scores = rng.normal(0, 1, 200)
     strange = np.arange(200) % 3 == 0
     assert auroc(scores[~strange], scores[strange]) == pytest.approx(roc_auc_score(strange, scores))
