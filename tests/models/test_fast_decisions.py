@@ -23,6 +23,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from models.bundle import read_info
 from models.default_bundle import DEFAULT_BUNDLE
 from models.handler import FilmModelHandler, Scored
 from tests.synthetic import dicom_bytes, film
@@ -55,7 +56,7 @@ REAL = (
     "RG3_J2KI.dcm",
 )
 """Radiographs of pydicom's own test data; fetched where they are not in a package."""
-SIDE = 192
+SIDE = read_info(DEFAULT_BUNDLE).input_size
 PROBABILITY = 0.02
 OOD_SCORE = 0.5
 

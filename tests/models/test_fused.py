@@ -9,6 +9,7 @@ import torch
 
 from models import fused
 from models.efficientnet_lite import EfficientNetLite
+from models.ensemble import members_of
 from models.fused import CPU_FORWARD_FILMS, FusedEfficientNetLite, fuse
 from models.handler import FilmModelHandler
 from models.networks import FilmClassifier
@@ -79,4 +80,6 @@ def test_other_networks_are_left_alone() -> None:
 def test_the_default_bundle_serves_fused_on_the_cpu() -> None:
     handler = FilmModelHandler("builtin:default", device="cpu")
     served = handler.load_model().now()
-    assert isinstance(served.network.backbone, FusedEfficientNetLite)
+    members = members_of(served.network.backbone)
+    assert len(members) == served.info.members
+    assert all(isinstance(member, FusedEfficientNetLite) for member in members)
