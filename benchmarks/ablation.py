@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
 import subprocess
 import sys
@@ -73,17 +72,17 @@ def train(
 
         if recipe in ENSEMBLES:
             first, second = (trained(ENSEMBLES[recipe], s) for s in (seed, seed + 1))
-            command = f"calibrate --model {first} --ensemble {second}"
+            command = ["calibrate", "--model", first, "--ensemble", second]
+            command += ["--more_data", str(simulated)]
         else:
-            teachers = " ".join(trained(of, seed) for of in TEACHERS.get(recipe, []))
-            options = RECIPES[recipe].replace("TEACHERS", teachers)
-            command = f"train {COMMON} {options} --seed {seed}"
-            command = command.replace("SIMULATED", str(simulated))
-        command += f" --data {data} --output {folder} --leave_out {' '.join(FOLDS[fold])}"
+            teachers = [trained(of, seed) for of in TEACHERS.get(recipe, [])]
+            stands_for = {"SIMULATED": [str(simulated)], "TEACHERS": teachers}
+            command = ["train", "--seed", str(seed)]
+            for word in f"{COMMON} {RECIPES[recipe]}".split():
+                command += stands_for.get(word, [word])
+        command += ["--data", str(data), "--output", str(folder), "--leave_out", *FOLDS[fold]]
         subprocess.run(
-            [sys.executable, "-m", "pipeline", *shlex.split(command)],
-            check=True,
-            stdout=subprocess.DEVNULL,
+            [sys.executable, "-m", "pipeline", *command], check=True, stdout=subprocess.DEVNULL
         )
     return folder
 
@@ -97,7 +96,7 @@ def figures(folder: Path) -> dict[str, Any]:
         "macro_recall": strange["macro_recall"],
         "accuracy": strange["accuracy"],
         "ece": strange["ece"],
-        "aurc": strange["aurc"],
+        "aurc": strange.get("aurc"),
         "recall": {
             label: of["recall"] for label, of in strange["labels"].items() if of["films"]
         },
@@ -120,9 +119,9 @@ def table(results: dict[str, Any]) -> str:
             for fold, runs in folds.items()
         }
         areas = {
-            fold: statistics.mean(run["aurc"] for run in runs if "aurc" in run)
+            fold: statistics.mean(known)
             for fold, runs in folds.items()
-            if any("aurc" in run for run in runs)
+            if (known := [run["aurc"] for run in runs if run.get("aurc") is not None])
         }
         cells = [f"{means[fold]:.3f}" if fold in means else "" for fold in FOLDS]
         cells += [_mean_of_all(means), _mean_of_all(areas)]

@@ -183,7 +183,7 @@ def _problems(info: BundleInfo) -> list[str]:
         found.append("ood_threshold must be a finite number")
     if not isinstance(info.input_size, int) or not 32 <= info.input_size <= 1024:
         found.append("input_size must be a whole number in 32..1024")
-    if not isinstance(info.members, int) or not 1 <= info.members <= MOST_MEMBERS:
+    if type(info.members) is not int or not 1 <= info.members <= MOST_MEMBERS:
         found.append(f"members must be a whole number in 1..{MOST_MEMBERS}")
     return found
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import platform
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from scipy.special import softmax
 
 from models import bundle
 from models.ensemble import Ensemble, members_of
 from models.networks import FilmClassifier
+from models.training import provenance
 from models.training.calibrate import TARGET_ERROR, calibrate, strangeness
 from models.training.films import Film, FilmsError, read_films, split_of
 from models.training.fit import FitOptions, fit, inputs_of, predict, predict_logits
@@ -52,22 +49,18 @@ def train_bundle(
         BundleError: a teacher cannot be read, has other labels, or has learnt from what is left out.
         FilmsError: the data set cannot be used, or has no such source.
     """
-    known, strange = _leave_out(data, leave_out)
-    teachers = {uri: bundle.read_info(uri) for uri in options.teachers}
-    for uri, info in teachers.items():
-        _require_not_learnt(uri, info, leave_out)
-    films = known + [
-        replace(film, split="train", weight=more_weight)
-        for more in more_data
-        for film in read_films(more)
-    ]
+    films, strange = _films(data, more_data, more_weight, leave_out)
+    teachers = [bundle.read_info(uri) for uri in options.teachers]
+    for uri, info in zip(options.teachers, teachers, strict=True):
+        provenance.require_not_learnt(uri, info, leave_out)
+    training = provenance.of_training(films, data, options, teachers)
     output.mkdir(parents=True, exist_ok=True)
     network = fit(films, options, device, output)
     network.backbone.load_state_dict(bundle.as_stored(network.backbone.state_dict()))
     fixed = {
         "architecture": options.architecture,
         "input_size": options.input_size,
-        "training": _provenance(films, data, options, list(teachers.values())),
+        "training": training,
     }
     _fit_ood(network, films, options.input_size)
     decided = _calibrate(network, films, options.input_size, TARGET_ERROR)
@@ -81,6 +74,7 @@ def calibrate_bundle(
     output: Path,
     target_error: float,
     *,
+    more_data: Sequence[Path] = (),
     leave_out: Sequence[str] = (),
     without: Sequence[str] = (),
 ) -> bundle.BundleInfo:
@@ -91,6 +85,7 @@ def calibrate_bundle(
         data: manifest or folder per label, see `films.read_films`.
         output: folder of the new bundle.
         target_error: share of wrong films among those routed under a label.
+        more_data: further data sets, all of whose films count as learnt from, as in `train_bundle`.
         leave_out: sources that none has learnt from, whose train and val films are only looked at in
             the end, as in `train_bundle`.
         without: bundles of the same training without some sources. What they say of the films of
@@ -107,21 +102,21 @@ def calibrate_bundle(
         raise bundle.BundleError(
             "bundles of several architectures, labels or input sizes make no ensemble"
         )
+    if (members := sum(info.members for info in infos)) > bundle.MOST_MEMBERS:
+        raise bundle.BundleError(f"{members} networks side by side: at most {bundle.MOST_MEMBERS}")
     for uri, info in zip(uris, infos, strict=True):
-        _require_not_learnt(uri, info, leave_out)
+        provenance.require_not_learnt(uri, info, leave_out)
     networks = [bundle.load_network(uri) for uri in uris]
     network = networks[0]
-    films, strange = _leave_out(data, leave_out)
+    films, strange = _films(data, more_data, 1.0, leave_out)
     side = infos[0].input_size
-    if len(networks) > 1:
-        network.backbone = Ensemble(m for one in networks for m in members_of(one.backbone))
-    if len(networks) > 1 or network.ood is None:
-        _fit_ood(network, films, side)
     training = {name: of for name, of in infos[0].training.items() if name != "left_out"}
     if len(infos) > 1:
-        training["sources"] = _sources(Counter(), infos)
-        training["members"] = [info.training.get("options") for info in infos]
-    left_out = [_left_out(uri, bundle.read_info(uri)) for uri in without]
+        network.backbone = Ensemble(m for one in networks for m in members_of(one.backbone))
+        training = provenance.of_ensemble(films, data, infos)
+    if len(infos) > 1 or network.ood is None:
+        _fit_ood(network, films, side)
+    left_out = [_figures_left_out(uri, bundle.read_info(uri)) for uri in without]
     if left_out:
         training["left_out"] = left_out
     elsewhere = [
@@ -138,22 +133,20 @@ def calibrate_bundle(
     return bundle.save(output, network, {**fixed, **decided})
 
 
-def _leave_out(data: Path, sources: Sequence[str]) -> tuple[list[Film], list[Film]]:
-    """Return the films of a data set of other sources, and those of the sources, less test films."""
+def _films(
+    data: Path, more_data: Sequence[Path], more_weight: float, leave_out: Sequence[str]
+) -> tuple[list[Film], list[Film]]:
+    """Return the films of data sets, and those of sources that are left out, less test films."""
     films = read_films(data)
-    if missing := set(sources) - {film.source for film in films}:
+    if missing := set(leave_out) - {film.source for film in films}:
         raise FilmsError(f"{data}: no source {', '.join(sorted(missing))}")
-    left_out = [f for f in films if f.source in sources and f.split != "test"]
-    return [film for film in films if film.source not in sources], left_out
-
-
-def _require_not_learnt(uri: str, info: bundle.BundleInfo, leave_out: Sequence[str]) -> None:
-    learnt = {of["source"] for of in info.training.get("sources", [])}
-    if seen := learnt & set(leave_out):
-        raise bundle.BundleError(
-            f"model bundle {uri}: has learnt from {', '.join(sorted(seen))}, which --leave_out "
-            "leaves out; give one that was trained without"
-        )
+    strange = [f for f in films if f.source in leave_out and f.split != "test"]
+    more = [
+        replace(film, split="train", weight=more_weight)
+        for path in more_data
+        for film in read_films(path)
+    ]
+    return [film for film in films if film.source not in leave_out] + more, strange
 
 
 def _score_left_out(
@@ -168,13 +161,13 @@ def _score_left_out(
     }
 
 
-def _left_out(uri: str, info: bundle.BundleInfo) -> dict[str, Any]:
+def _figures_left_out(uri: str, info: bundle.BundleInfo) -> dict[str, Any]:
     """Figures of a bundle on what it was trained without, and of that training."""
     figures = info.metrics.get("left_out")
     if figures is None:
         raise bundle.BundleError(f"model bundle {uri}: trained without --leave_out")
-    passes = info.training["options"]["passes"]
-    return {"input_size": info.input_size, "passes": passes, **figures}
+    passes = provenance.options_of(info).get("passes", "")
+    return {"input_size": info.input_size, "passes": passes, "members": info.members, **figures}
 
 
 def _fit_ood(network: FilmClassifier, films: Sequence[Film], side: int) -> None:
@@ -186,7 +179,9 @@ def _predict_left_out(uri: str, figures: dict[str, Any], films: Sequence[Film]) 
     """What a bundle says of the films that it was trained without."""
     sources, side = set(figures["sources"]), figures["input_size"]
     if missing := sources - {film.source for film in films}:
-        raise FilmsError(f"no source {', '.join(sorted(missing))} in the data, as {uri} left out")
+        raise FilmsError(
+            f"no source {', '.join(sorted(missing))}, as {uri} left out, in the data less --leave_out"
+        )
     network = bundle.load_network(uri)
     known = [film for film in films if film.source not in sources]
     if network.ood is None:
@@ -219,37 +214,3 @@ def _calibrate(
         "calibration": found.evidence,
         "metrics": {"val": score(val, softmax(logits / found.temperature, axis=1), labels)},
     }
-
-
-def _provenance(
-    films: list[Film], data: Path, options: FitOptions, teachers: list[bundle.BundleInfo]
-) -> dict[str, Any]:
-    """What a bundle says of its training; no paths of the machine that it ran on."""
-    learnt = Counter((film.source, film.license) for film in films if film.split == "train")
-    init = Path(options.init).name if options.init else None
-    shown = {**asdict(options), "init": init, "teachers": [of.model_id for of in teachers]}
-    return {
-        "data": data.name,
-        "sources": _sources(learnt, teachers),
-        "options": shown,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "timm": version("timm"),
-        },
-    }
-
-
-def _sources(
-    learnt: Counter[tuple[str, str]], others: Sequence[bundle.BundleInfo]
-) -> list[dict[str, Any]]:
-    """What a bundle has learnt from, films and bundles.
-
-    What teachers or members have learnt from is learnt from through them: it counts, licence and all.
-    """
-    for of in [of for info in others for of in info.training.get("sources", [])]:
-        learnt.setdefault((of["source"], of["license"]), of["films"])
-    return [
-        {"source": source, "license": license_, "films": count}
-        for (source, license_), count in sorted(learnt.items())
-    ]

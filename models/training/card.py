@@ -156,14 +156,14 @@ def _left_out(info: BundleInfo) -> list[str]:
     if not runs or len(runs) != len(rules):
         return []
     rows = (
-        [", ".join(run["sources"]), run["input_size"], run["passes"], run["films"],
+        [", ".join(run["sources"]), run.get("members", 1), run["input_size"], run["passes"], run["films"],
          _within(run, "macro_recall"), run.get("aurc", ""),
          ", ".join(f"{label} {of['recall']:.2f} of {of['films']}"
                    for label, of in run["labels"].items() if of["films"]),
          f"{decided['coverage']:.1%}", f"{decided['error']:.2%}"]
         for run, decided in zip(runs, rules, strict=True)
     )  # fmt: skip
-    heads = ["left out", "pixels a side", "passes", "films", "macro recall", "AURC",
+    heads = ["left out", "networks", "pixels a side", "passes", "films", "macro recall", "AURC",
              "recall by label"]  # fmt: skip
     return [
         "Trainings of this kind without some sources, on the train and val films of exactly those, "

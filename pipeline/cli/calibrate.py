@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_model_argument
-from pipeline.cli.left_out import add_leave_out_argument, print_left_out
+from pipeline.cli.films import add_leave_out_argument, add_more_data_argument, print_left_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PATH",
-        help="manifest or folder per label, as for train; its val split is used, and for --ensemble "
-        "and --without its train split too",
+        help="manifest or folder per label, as for train; its val split is used, and for --ensemble, "
+        "--leave_out and --without its train split too",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder of the new bundle"
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="more bundles of the same architecture and input size: all become one, which takes the "
         "mean of their logits and the time of them all",
     )
+    add_more_data_argument(parser)
     add_leave_out_argument(parser)
     parser.add_argument(
         "--without",
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         args.data,
         args.output,
         target,
+        more_data=args.more_data,
         leave_out=args.leave_out,
         without=args.without,
     )

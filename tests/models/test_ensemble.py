@@ -61,7 +61,9 @@ def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
     assert read_info(str(tmp_path)).members == 2
     loaded = load_network(str(tmp_path))
     expected = loaded(given)
-    assert torch.allclose(expected, whole(given), atol=0.05)
+    assert torch.allclose(expected, whole(given), atol=0.01)
+    half = load_network(str(tmp_path)).half()
+    assert torch.allclose(half(given).float(), expected, atol=0.01)
     fuse(loaded, 64)
     assert [type(member) for member in loaded.backbone] == [FusedEfficientNetLite] * 2
     assert torch.allclose(loaded(given), expected, rtol=0, atol=1e-4)
@@ -78,14 +80,16 @@ def test_one_member_that_cannot_be_fused_leaves_all_plain() -> None:
     assert list(whole.backbone) == mixed
 
 
-@pytest.mark.parametrize("members", [0, 1, 1.5, 17, None])
+@pytest.mark.parametrize("members", [0, 1, 1.5, 17, None, True])
 def test_a_wrong_number_of_members_is_refused(tmp_path: Path, members: object) -> None:
     whole, _ = of_two("test_efficientnet")
     save(tmp_path, whole, {"architecture": "test_efficientnet", **FIELDS})
     said = json.loads((tmp_path / BUNDLE_FILE).read_text())
     assert said["members"] == 2
     (tmp_path / BUNDLE_FILE).write_text(json.dumps({**said, "members": members}))
-    with pytest.raises(BundleError, match="do not fit" if members == 1 else "members must be"):
+    with pytest.raises(
+        BundleError, match="do not fit" if type(members) is int and members == 1 else "must be"
+    ):
         load_network(str(tmp_path))
 
 
@@ -100,17 +104,17 @@ def test_a_bundle_that_says_nothing_of_members_has_one(tmp_path: Path) -> None:
 
 
 def test_bundles_become_one_that_routes(
-    manifest: Path,
-    source: Path,
-    lake,
-    tmp_path: Path,
-    capsys,
+    manifest: Path, source: Path, lake, tmp_path: Path, capsys
 ) -> None:
-    bundles = [str(tmp_path / name) for name in ("a", "b", "larger")]
-    for seed, bundle in enumerate(bundles):
-        train = ["train", "--data", str(manifest), "--output", bundle, *TINY]
-        train += ["--leave_out", "far", "--seed", str(seed)]
-        assert main([*train, *(("--input_size", "48") if seed == 2 else ())]) == 0
+    simulated = tmp_path / "simulated.csv"
+    (path, *_) = [f.path for f in read_films(manifest) if f.source == "near"]
+    simulated.write_text(f"path,label,source,license\n{path},{LABELS[0]},simulated,CC0\n")
+    bundles = [str(tmp_path / name) for name in ("a", "b", "larger", "all")]
+    options = (("--seed", "0"), ("--seed", "1", "--more_data", str(simulated)),
+               ("--input_size", "48"), ())  # fmt: skip
+    for bundle, more in zip(bundles, options, strict=True):
+        train = ["train", "--data", str(manifest), "--output", bundle, *TINY, *more]
+        assert main(train if not more else [*train, "--leave_out", "far"]) == 0
     joined = str(tmp_path / "joined")
     calibrate = ["calibrate", "--data", str(manifest), "--model", bundles[0], "--ensemble"]
     capsys.readouterr()
@@ -118,21 +122,35 @@ def test_bundles_become_one_that_routes(
     assert "on far: macro-F1" in capsys.readouterr().out
     info, of_one = read_info(joined), read_info(bundles[0])
     assert info.members == 2
-    assert [options["seed"] for options in info.training["members"]] == [0, 1]
-    assert info.training["sources"] == of_one.training["sources"]
+    assert [of["model_id"] for of in info.training["members"]] == [
+        read_info(bundle).model_id for bundle in bundles[:2]
+    ]
+    assert [of["options"]["seed"] for of in info.training["members"]] == [0, 1]
+    assert info.training["sources"] == [
+        *of_one.training["sources"],
+        {"source": "simulated", "license": "CC0", "films": 1},
+    ]
     known = [f for f in read_films(manifest) if f.source == "near" and f.split == "val"]
     assert info.calibration["films"] == len(known)
     assert info.metrics["left_out"]["films"] == of_one.metrics["left_out"]["films"]
+
     assert main([*calibrate, bundles[2], "--output", str(tmp_path / "none")]) == 2
     assert "make no ensemble" in capsys.readouterr().err
-    assert main([*calibrate, bundles[1], "--output", joined, "--leave_out", "near"]) == 2
-    assert "has learnt from near" in capsys.readouterr().err
+    assert main([*calibrate, bundles[3], "--output", joined, "--leave_out", "far"]) == 2
+    assert "all: has learnt from far" in capsys.readouterr().err
+    assert main([*calibrate, *[bundles[1]] * 16, "--output", joined]) == 2
+    assert "at most 16" in capsys.readouterr().err
+
     three = str(tmp_path / "three")
     again = ["calibrate", "--data", str(manifest), "--model", joined, "--ensemble", bundles[1]]
-    assert main([*again, "--output", three, "--without", joined]) == 0
-    assert read_info(three).members == 3
+    assert (
+        main([*again, "--output", three, "--more_data", str(simulated), "--without", joined]) == 0
+    )
+    assert read_info(three).members == len(read_info(three).training["members"]) == 3
     assert main(["evaluate", "--model", three, "--data", str(manifest), "--output", three]) == 0
-    assert "3 networks" in (Path(three) / "card.md").read_text()
+    card = (Path(three) / "card.md").read_text()
+    assert "3 networks" in card
+    assert "| far | 2 | 32 | 1 |" in card
     (source / "a.dcm").write_bytes(dicom_bytes(film(1)))
     capsys.readouterr()
     route = ["route", "--input", str(source), "--lake", str(lake.root), "--model", three, "--json"]

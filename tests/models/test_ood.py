@@ -99,6 +99,11 @@ def test_a_network_with_a_longer_head_keeps_the_energy(films: torch.Tensor) -> N
     assert fit_virtual_logit(network, inputs) is None
 
 
+def test_a_network_that_ends_in_a_convolution_keeps_the_energy(films: torch.Tensor) -> None:
+    network = FilmClassifier("resnetv2_18", LABELS).eval()
+    assert fit_virtual_logit(network, films[:8]) is None
+
+
 @pytest.mark.parametrize(
     "architecture", ["test_resnet", "test_convnext", "test_vit", "mobilenetv1_100"]
 )

@@ -1,9 +1,22 @@
-"""`--leave_out` of `train` and `calibrate`: what a bundle is worth on sources that it never saw."""
+"""Options of `train` and `calibrate` about films: further ones, and ones that are left out."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
+
+
+def add_more_data_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --more_data."""
+    parser.add_argument(
+        "--more_data",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="further data sets that are only learnt from, whatever their splits: simulated films, say",
+    )
 
 
 def add_leave_out_argument(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +26,8 @@ def add_leave_out_argument(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="SOURCE",
-        help="sources that are not learnt from; the bundle says how it does on them",
+        help="sources that nothing is learnt from and nothing is set by; the bundle says how it does "
+        "on their films",
     )
 
 

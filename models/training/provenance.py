@@ -1,0 +1,91 @@
+"""What a bundle says of where it comes from: films, licences, options, versions, other bundles."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.bundle import BundleError, BundleInfo
+from models.training.films import Film, split_of
+from models.training.fit import FitOptions
+
+
+def of_training(
+    films: Sequence[Film], data: Path, options: FitOptions, teachers: Sequence[BundleInfo]
+) -> dict[str, Any]:
+    """Return `training` of a bundle; there are no paths of the machine that it ran on."""
+    init = Path(options.init).name if options.init else None
+    shown = {**asdict(options), "init": init, "teachers": [of.model_id for of in teachers]}
+    return {
+        "data": data.name,
+        "sources": _sources(films, teachers),
+        "options": shown,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "timm": version("timm"),
+        },
+    }
+
+
+def of_ensemble(films: Sequence[Film], data: Path, infos: Sequence[BundleInfo]) -> dict[str, Any]:
+    """Return `training` of several bundles side by side, with an entry for each member.
+
+    Args:
+        films: that the OOD score was fitted on.
+        data: where they are from.
+        infos: of the bundles, which may be ensembles themselves.
+    """
+    return {
+        "data": data.name,
+        "sources": _sources(films, infos),
+        "members": [of for info in infos for of in _members(info)],
+    }
+
+
+def options_of(info: BundleInfo) -> dict[str, Any]:
+    """Return the options of a bundle's training; of the first of several."""
+    options: dict[str, Any] = _members(info)[0].get("options", {})
+    return options
+
+
+def require_not_learnt(uri: str, info: BundleInfo, leave_out: Sequence[str]) -> None:
+    """Raise a `BundleError` if a bundle has learnt from a source that is left out."""
+    learnt = {of.get("source") for of in info.training.get("sources", [])}
+    if seen := learnt & set(leave_out):
+        raise BundleError(
+            f"model bundle {uri}: has learnt from {', '.join(sorted(seen))}, which --leave_out "
+            "leaves out; give one that was trained without"
+        )
+
+
+def _members(info: BundleInfo) -> list[dict[str, Any]]:
+    if members := info.training.get("members"):
+        return list(members)
+    names = ("data", "options", "versions")
+    kept: dict[str, Any] = {n: info.training[n] for n in names if n in info.training}
+    return [{"model_id": info.model_id, **kept}]
+
+
+def _sources(films: Sequence[Film], others: Sequence[BundleInfo]) -> list[dict[str, Any]]:
+    """What was learnt from, films and bundles.
+
+    What teachers or members have learnt from is learnt from through them: it counts, licence and all.
+    """
+    counts: dict[tuple[str, str], int] = {}
+    for film in split_of(films, "train"):
+        key = (film.source, film.license)
+        counts[key] = counts.get(key, 0) + 1
+    for of in [of for info in others for of in info.training.get("sources", [])]:
+        key = (of.get("source", ""), of.get("license", ""))
+        counts[key] = max(counts.get(key, 0), of.get("films", 0))
+    return [
+        {"source": source, "license": license_, "films": count}
+        for (source, license_), count in sorted(counts.items())
+    ]
