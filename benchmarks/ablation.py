@@ -39,10 +39,11 @@ RECIPES: Final = {
     "frozen, films blended": "--variation wide --freeze 3 --mixup 0.2",
     "frozen, simulated films too": SIMULATED,
     "the same, twelve passes": f"{SIMULATED} --passes 12",
-    "the same, two of twelve passes": f"{SIMULATED} --passes 12",
     "the same, twenty-four passes": f"{SIMULATED} --passes 24",
     "the same, 192 pixels": f"{SIMULATED} --input_size 192",
     "the same, twelve passes, 192 pixels": f"{SIMULATED} --passes 12 --input_size 192",
+    "two of 128 pixels, twelve passes": "--ensemble",
+    "192 and 128 pixels, twelve passes": "--ensemble",
     "the same, films cut": f"{SIMULATED} --cutmix 1",
     "the same, Lite2": f"{SIMULATED} --architecture tf_efficientnet_lite2",
     "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHERS",
@@ -56,8 +57,13 @@ TEACHERS: Final = {
     ],
 }  # fmt: skip
 """Recipes of the bundles that others learn from, of the same fold and seed."""
-ENSEMBLES: Final = {"the same, two of twelve passes": "the same, twelve passes"}
-"""Recipes of two bundles that serve side by side, of a seed and of the next one, and their own recipe."""
+ENSEMBLES: Final = {
+    "two of 128 pixels, twelve passes": ("the same, twelve passes", "the same, twelve passes"),
+    "192 and 128 pixels, twelve passes": (
+        "the same, twelve passes, 192 pixels", "the same, twelve passes",
+    ),
+}  # fmt: skip
+"""Recipes of bundles that serve side by side, the first one of seed 0, the second one of any."""
 
 
 def train(
@@ -71,7 +77,7 @@ def train(
             return str(train(data, simulated, other, fold, work, seed))
 
         if recipe in ENSEMBLES:
-            first, second = (trained(ENSEMBLES[recipe], s) for s in (seed, seed + 1))
+            first, second = map(trained, ENSEMBLES[recipe], (0, seed))
             command = ["calibrate", "--model", first, "--ensemble", second]
             command += ["--more_data", str(simulated)]
         else:

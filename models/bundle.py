@@ -17,7 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from models.default_bundle import located
-from models.ensemble import members_of
+from models.ensemble import Ensemble
 from models.networks import FilmClassifier
 from models.virtual_logit import VirtualLogit
 from transforms.errors import UsageError
@@ -30,6 +30,9 @@ WEIGHTS_FILE: Final = "weights.safetensors"
 OOD_PREFIX: Final = "ood."
 """Of the names of the tensors that belong to the OOD score; the others are the network's."""
 MOST_MEMBERS: Final = 16
+LEAST_SIDE: Final = 32
+MOST_SIDE: Final = 1024
+"""Of the input, in pixels."""
 
 
 class BundleError(UsageError):
@@ -51,7 +54,8 @@ class BundleInfo:
         calibration: the data, coverage and error that the thresholds were set for.
         training: data sources, licences, options and versions.
         metrics: figures on validation data, with the command that made them.
-        members: networks of the architecture, side by side, whose logits' mean counts.
+        members: side of the input of each of several networks of the architecture, whose logits' mean
+            counts, in pixels; the largest is `input_size`, for others films are shrunk. Empty: one.
     """
 
     architecture: str
@@ -64,7 +68,7 @@ class BundleInfo:
     calibration: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    members: int = 1
+    members: tuple[int, ...] = ()
     format_version: int = FORMAT_VERSION
 
     @property
@@ -89,7 +93,8 @@ def read_info(uri: str) -> BundleInfo:
     raw = _read(uri, BUNDLE_FILE)
     try:
         fields = json.loads(raw)
-        fields["labels"] = tuple(fields["labels"])
+        for name in ("labels", "members"):
+            fields[name] = tuple(fields.get(name, ()))
         info = BundleInfo(**fields)
     except (TypeError, KeyError, ValueError) as error:
         raise BundleError(
@@ -156,7 +161,7 @@ def save(directory: Path, network: FilmClassifier, fields: dict[str, Any]) -> Bu
     raw = safetensors.torch.save(state)
     info = BundleInfo(
         labels=network.labels,
-        members=len(members_of(network.backbone)),
+        members=network.backbone.sides if isinstance(network.backbone, Ensemble) else (),
         temperature=network.temperature,
         weights_sha256=hashlib.sha256(raw).hexdigest(),
         **fields,
@@ -181,11 +186,20 @@ def _problems(info: BundleInfo) -> list[str]:
         found.append("temperature must be a number above 0")
     if not _is_finite(info.ood_threshold):
         found.append("ood_threshold must be a finite number")
-    if not isinstance(info.input_size, int) or not 32 <= info.input_size <= 1024:
-        found.append("input_size must be a whole number in 32..1024")
-    if type(info.members) is not int or not 1 <= info.members <= MOST_MEMBERS:
-        found.append(f"members must be a whole number in 1..{MOST_MEMBERS}")
+    if not isinstance(info.input_size, int) or not LEAST_SIDE <= info.input_size <= MOST_SIDE:
+        found.append(f"input_size must be a whole number in {LEAST_SIDE}..{MOST_SIDE}")
+    if len(info.members) > MOST_MEMBERS:
+        found.append(f"{len(info.members)} members, this router takes {MOST_MEMBERS}")
+    if info.members and not _are_sides(info.members, info.input_size):
+        found.append(
+            f"members must be whole numbers, {LEAST_SIDE} or more, the largest of them input_size"
+        )
     return found
+
+
+def _are_sides(members: tuple[object, ...], input_size: int) -> bool:
+    sides = [side for side in members if isinstance(side, int) and side >= LEAST_SIDE]
+    return len(sides) == len(members) and max(sides) == input_size
 
 
 def _is_finite(value: object) -> bool:

@@ -14,34 +14,45 @@ from torch import Tensor, nn
 
 
 class Ensemble(nn.ModuleList):
-    """Backbones of one architecture: float[N, C, H, W] to the mean of their logits."""
+    """Backbones of one architecture: float[N, C, S, S] to the mean of their logits.
 
-    def __init__(self, members: Iterable[Any]) -> None:
+    Attributes:
+        sides: of each member's images, in pixels; larger ones are shrunk for it.
+    """
+
+    def __init__(self, members: Iterable[nn.Module], sides: Iterable[int]) -> None:
         super().__init__(members)
+        self.sides = tuple(sides)
+        if len(self.sides) != len(self):
+            raise ValueError(f"{len(self)} members, {len(self.sides)} sides")
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits."""
-        return torch.stack([member(images) for member in self]).mean(0)
+        return torch.stack([of(its) for of, its in self._each(images)]).mean(0)
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps of each member."""
-        return [member.forward_features(images) for member in self._each()]
+        return [of.forward_features(its) for of, its in self._each(images)]
 
     def forward_head(self, maps: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
         """Return logits, or the members' features in a row, float[N, F]."""
+        members: Iterator[Any] = iter(self)
         heads = [
-            member.forward_head(of, pre_logits=pre_logits)
-            for member, of in zip(self._each(), maps, strict=True)
+            of.forward_head(its, pre_logits=pre_logits)
+            for of, its in zip(members, maps, strict=True)
         ]
         return torch.cat(heads, dim=1) if pre_logits else torch.stack(heads).mean(0)
 
     def get_classifier(self) -> nn.Module | None:
         """Return what makes logits of features; None where that is no module of the members'."""
-        layers = [member.get_classifier() for member in self._each()]
+        members: Iterator[Any] = iter(self)
+        layers = [of.get_classifier() for of in members]
         return MeanOfLogits(layers) if all(isinstance(n, nn.Module) for n in layers) else None
 
-    def _each(self) -> Iterator[Any]:
-        return iter(self)
+    def _each(self, images: Tensor) -> Iterator[tuple[Any, Tensor]]:
+        """Give every member and the images as it wants them."""
+        for member, side in zip(self, self.sides, strict=True):
+            yield member, of_side(images, side)
 
 
 class MeanOfLogits(nn.Module):
@@ -62,6 +73,10 @@ def members_of(backbone: nn.Module) -> list[nn.Module]:
     return list(backbone) if isinstance(backbone, Ensemble) else [backbone]
 
 
-def side_by_side(members: Sequence[nn.Module]) -> nn.Module:
-    """Return networks as one backbone: the network itself where it is alone."""
-    return Ensemble(members) if len(members) > 1 else members[0]
+def of_side(images: Tensor, side: int) -> Tensor:
+    """Return images [N, C, S, S] at another size, averaged where they shrink."""
+    if images.shape[-1] == side:
+        return images
+    return nn.functional.interpolate(
+        images.float(), size=(side, side), mode="bilinear", antialias=True
+    ).to(images.dtype if images.is_floating_point() else torch.float32)

@@ -23,7 +23,7 @@ from models.efficientnet_lite import (
     SeparableBlock,
     same_padding,
 )
-from models.ensemble import members_of, side_by_side
+from models.ensemble import Ensemble, members_of
 from models.networks import FilmClassifier
 
 LOG = logging.getLogger(__name__)
@@ -55,9 +55,13 @@ def fuse(network: FilmClassifier, side: int, films: int = CPU_FORWARD_FILMS) -> 
     with torch.inference_mode():
         expected = network(probe[-1:])
         try:
-            network.backbone = side_by_side(
-                [FusedEfficientNetLite(member, films, side) for member in members]
-            )
+            if isinstance(plain, Ensemble):
+                each = zip(members, plain.sides, strict=True)
+                network.backbone = Ensemble(
+                    (FusedEfficientNetLite(m, films, its_side) for m, its_side in each), plain.sides
+                )
+            else:
+                network.backbone = FusedEfficientNetLite(members[0], films, side)
             difference = float((network(probe)[-1:] - expected).abs().max())
         except (AttributeError, RuntimeError, TypeError) as error:
             network.backbone = plain

@@ -6,13 +6,14 @@ process Beam runs the model (context managers around a call do not cross its mod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models import efficientnet_lite
-from models.ensemble import side_by_side
+from models.ensemble import Ensemble
 from models.virtual_logit import VirtualLogit
 
 WHITE = 255.0
@@ -26,6 +27,13 @@ class FilmClassifier(nn.Module):
         temperature: divisor of the logits before the softmax (Guo et al. 2017, "On Calibration of
             Modern Neural Networks"); 1.0 leaves them as they are.
         ood: what makes the OOD score, if it is more than the energy.
+
+    Args:
+        architecture: a name in timm.
+        labels: of the outputs.
+        members: side of the films of each of several networks side by side, in pixels; empty for one.
+        temperature: see above.
+        drop_rate: of features, in training.
     """
 
     def __init__(
@@ -33,7 +41,7 @@ class FilmClassifier(nn.Module):
         architecture: str,
         labels: tuple[str, ...],
         *,
-        members: int = 1,
+        members: Sequence[int] = (),
         temperature: float = 1.0,
         drop_rate: float = 0.0,
     ) -> None:
@@ -41,9 +49,8 @@ class FilmClassifier(nn.Module):
         self.labels = labels
         self.temperature = temperature
         self.ood: VirtualLogit | None = None
-        self.backbone: Any = side_by_side(
-            [_backbone(architecture, len(labels), drop_rate) for _ in range(members)]
-        )
+        made = [_backbone(architecture, len(labels), drop_rate) for _ in range(len(members) or 1)]
+        self.backbone: Any = Ensemble(made, members) if members else made[0]
 
     def logits(self, films: Tensor) -> Tensor:
         """Return float[N, n_labels] for uint8[N, 1, S, S]."""

@@ -81,7 +81,8 @@ def calibrate_bundle(
     """Set temperature, thresholds and OOD limit anew, on the val split of a data set.
 
     Args:
-        uris: of a bundle; several of one architecture and input size become one, side by side.
+        uris: of a bundle; several of one architecture become one, side by side, which takes films of
+            the largest input size.
         data: manifest or folder per label, see `films.read_films`.
         output: folder of the new bundle.
         target_error: share of wrong films among those routed under a label.
@@ -98,21 +99,23 @@ def calibrate_bundle(
         FilmsError: the data set cannot be used, or lacks what a bundle left out.
     """
     infos = [bundle.read_info(uri) for uri in uris]
-    if len({(info.architecture, info.labels, info.input_size) for info in infos}) > 1:
+    if len({(info.architecture, info.labels) for info in infos}) > 1:
+        raise bundle.BundleError("bundles of several architectures or labels make no ensemble")
+    sides = [side for info in infos for side in info.members or (info.input_size,)]
+    if len(sides) > bundle.MOST_MEMBERS:
         raise bundle.BundleError(
-            "bundles of several architectures, labels or input sizes make no ensemble"
+            f"{len(sides)} networks side by side: at most {bundle.MOST_MEMBERS}"
         )
-    if (members := sum(info.members for info in infos)) > bundle.MOST_MEMBERS:
-        raise bundle.BundleError(f"{members} networks side by side: at most {bundle.MOST_MEMBERS}")
     for uri, info in zip(uris, infos, strict=True):
         provenance.require_not_learnt(uri, info, leave_out)
     networks = [bundle.load_network(uri) for uri in uris]
     network = networks[0]
     films, strange = _films(data, more_data, 1.0, leave_out)
-    side = infos[0].input_size
+    side = max(sides)
     training = {name: of for name, of in infos[0].training.items() if name != "left_out"}
     if len(infos) > 1:
-        network.backbone = Ensemble(m for one in networks for m in members_of(one.backbone))
+        members = [member for one in networks for member in members_of(one.backbone)]
+        network.backbone = Ensemble(members, sides)
         training = provenance.of_ensemble(films, data, infos)
     if len(infos) > 1 or network.ood is None:
         _fit_ood(network, films, side)
@@ -167,7 +170,8 @@ def _figures_left_out(uri: str, info: bundle.BundleInfo) -> dict[str, Any]:
     if figures is None:
         raise bundle.BundleError(f"model bundle {uri}: trained without --leave_out")
     passes = provenance.options_of(info).get("passes", "")
-    return {"input_size": info.input_size, "passes": passes, "members": info.members, **figures}
+    sides = {"input_size": info.input_size, "members": list(info.members)}
+    return {**sides, "passes": passes, **figures}
 
 
 def _fit_ood(network: FilmClassifier, films: Sequence[Film], side: int) -> None:

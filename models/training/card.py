@@ -146,9 +146,16 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
 
 
 def _network(info: BundleInfo) -> str:
-    if info.members == 1:
+    if not info.members:
         return f"A {info.architecture} that tells"
-    return f"{info.members} networks {info.architecture}, whose logits' mean tells"
+    return (
+        f"{len(info.members)} networks {info.architecture}, of {_sides(info.members, 0)} pixels a side, "
+        "whose logits' mean tells"
+    )
+
+
+def _sides(members: Sequence[int], input_size: int) -> str:
+    return " + ".join(map(str, members or [input_size]))
 
 
 def _left_out(info: BundleInfo) -> list[str]:
@@ -156,14 +163,14 @@ def _left_out(info: BundleInfo) -> list[str]:
     if not runs or len(runs) != len(rules):
         return []
     rows = (
-        [", ".join(run["sources"]), run.get("members", 1), run["input_size"], run["passes"], run["films"],
-         _within(run, "macro_recall"), run.get("aurc", ""),
+        [", ".join(run["sources"]), _sides(run.get("members", ()), run["input_size"]), run["passes"],
+         run["films"], _within(run, "macro_recall"), run.get("aurc", ""),
          ", ".join(f"{label} {of['recall']:.2f} of {of['films']}"
                    for label, of in run["labels"].items() if of["films"]),
          f"{decided['coverage']:.1%}", f"{decided['error']:.2%}"]
         for run, decided in zip(runs, rules, strict=True)
     )  # fmt: skip
-    heads = ["left out", "networks", "pixels a side", "passes", "films", "macro recall", "AURC",
+    heads = ["left out", "pixels a side", "passes", "films", "macro recall", "AURC",
              "recall by label"]  # fmt: skip
     return [
         "Trainings of this kind without some sources, on the train and val films of exactly those, "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models import bundle
+from models.ensemble import of_side
 from transforms.labels import LABELS
 
 TEMPERATURE: Final = 2.0
@@ -41,7 +42,7 @@ class Teachers:
     def probabilities(self, films: Tensor) -> Tensor:
         """Return float32[N, n_labels], softened, for [N, 1, S, S] in 0..255, of any size."""
         opinions = [
-            torch.softmax(network.logits(_of_side(films, side)).float() / TEMPERATURE, dim=1)
+            torch.softmax(network.logits(of_side(films, side)).float() / TEMPERATURE, dim=1)
             for network, side in self.networks
         ]
         return torch.stack(opinions).mean(0)
@@ -60,11 +61,3 @@ def disagreement(logits: Tensor, taught: Tensor) -> Tensor:
     learnt = torch.log_softmax(logits / TEMPERATURE, dim=1)
     divergence = nn.functional.kl_div(learnt, taught, reduction="none").sum(1)
     return divergence * TEMPERATURE**2
-
-
-def _of_side(films: Tensor, side: int) -> Tensor:
-    if films.shape[-1] == side:
-        return films
-    return nn.functional.interpolate(
-        films.float(), size=(side, side), mode="bilinear", antialias=True
-    )

@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="BUNDLE",
-        help="more bundles of the same architecture and input size: all become one, which takes the "
-        "mean of their logits and the time of them all",
+        help="more bundles of the same architecture: all become one, which takes the mean of their "
+        "logits and the time of them all",
     )
     add_more_data_argument(parser)
     add_leave_out_argument(parser)

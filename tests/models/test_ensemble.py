@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from models.bundle import BUNDLE_FILE, BundleError, load_network, read_info, save
-from models.ensemble import Ensemble
+from models.ensemble import Ensemble, of_side
 from models.fused import FusedEfficientNetLite, fuse
 from models.handler import FilmModelHandler
 from models.networks import FilmClassifier
@@ -30,18 +29,18 @@ def films(count: int, side: int) -> torch.Tensor:
     return torch.randint(256, (count, 1, side, side), generator=noise, dtype=torch.uint8)
 
 
-def of_two(architecture: str) -> tuple[FilmClassifier, list[FilmClassifier]]:
+def of_two(architecture: str, *sides: int) -> tuple[FilmClassifier, list[FilmClassifier]]:
     """Return a classifier and the two that it is made of."""
     members = [classifier(architecture, seed) for seed in range(2)]
     whole = classifier(architecture, 2)
-    whole.backbone = Ensemble(member.backbone for member in members)
+    whole.backbone = Ensemble((member.backbone for member in members), sides)
     return whole, members
 
 
 @pytest.mark.parametrize("architecture", ["tf_efficientnet_lite0", "test_vit"])
 @torch.inference_mode()
 def test_the_mean_of_the_logits_counts(architecture: str) -> None:
-    whole, (a, b) = of_two(architecture)
+    whole, (a, b) = of_two(architecture, 160, 160)
     given = films(3, 160)
     assert torch.allclose(whole.logits(given), (a.logits(given) + b.logits(given)) / 2, atol=1e-5)
     features = whole.features(given)
@@ -51,14 +50,26 @@ def test_the_mean_of_the_logits_counts(architecture: str) -> None:
 
 
 @torch.inference_mode()
+def test_films_are_shrunk_for_a_member_of_smaller_ones() -> None:
+    whole, (a, b) = of_two("tf_efficientnet_lite0", 128, 64)
+    shown = torch.arange(0, 256, 4, dtype=torch.uint8).repeat(2, 1, 64, 1)
+    larger = shown.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    inner = (slice(None), slice(None), slice(4, -4), slice(4, -4))
+    shrunk = of_side(larger.float(), 64)
+    assert torch.allclose(shrunk[inner], shown[inner].float(), atol=1.0)
+    expected = (a.logits(larger) + b.logits(shrunk)) / 2
+    assert torch.allclose(whole.logits(larger), expected, atol=1e-4)
+
+
+@torch.inference_mode()
 def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
-    whole, _ = of_two("tf_efficientnet_lite0")
+    whole, _ = of_two("tf_efficientnet_lite0", 48, 64)
     given = films(8, 64)
     whole.ood = fit_virtual_logit(whole, films(64, 64))
     assert whole.ood is not None
     assert whole.ood.mean.shape == (2 * 1280,)
     save(tmp_path, whole, {"architecture": "tf_efficientnet_lite0", **FIELDS})
-    assert read_info(str(tmp_path)).members == 2
+    assert read_info(str(tmp_path)).members == (48, 64)
     loaded = load_network(str(tmp_path))
     expected = loaded(given)
     assert torch.allclose(expected, whole(given), atol=0.01)
@@ -73,33 +84,45 @@ def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_one_member_that_cannot_be_fused_leaves_all_plain() -> None:
-    whole, _ = of_two("tf_efficientnet_lite0")
+    whole, _ = of_two("tf_efficientnet_lite0", 64, 64)
     mixed = [whole.backbone[0], classifier("test_efficientnet", 0).backbone]
-    whole.backbone = Ensemble(mixed)
+    whole.backbone = Ensemble(mixed, (64, 64))
     fuse(whole, 64)
     assert list(whole.backbone) == mixed
 
 
-@pytest.mark.parametrize("members", [0, 1, 1.5, 17, None, True])
-def test_a_wrong_number_of_members_is_refused(tmp_path: Path, members: object) -> None:
-    whole, _ = of_two("test_efficientnet")
+@pytest.mark.parametrize(
+    ("members", "problem"),
+    [
+        ([64], "do not fit"),
+        ([64, 32, 32], "do not fit"),
+        ([], "do not fit"),
+        ([32, 32], "largest of them input_size"),
+        ([64, 128], "largest of them input_size"),
+        ([64, 31], "32 or more"),
+        ([64, 40.5], "whole numbers"),
+        ([64, None], "whole numbers"),
+        ([64] * 17, "takes 16"),
+        (2, "not valid"),
+    ],
+)
+def test_wrong_members_are_refused(tmp_path: Path, members: object, problem: str) -> None:
+    whole, _ = of_two("test_efficientnet", 64, 32)
     save(tmp_path, whole, {"architecture": "test_efficientnet", **FIELDS})
     said = json.loads((tmp_path / BUNDLE_FILE).read_text())
-    assert said["members"] == 2
+    assert said["members"] == [64, 32]
     (tmp_path / BUNDLE_FILE).write_text(json.dumps({**said, "members": members}))
-    with pytest.raises(
-        BundleError, match="do not fit" if type(members) is int and members == 1 else "must be"
-    ):
+    with pytest.raises(BundleError, match=problem):
         load_network(str(tmp_path))
 
 
-def test_a_bundle_that_says_nothing_of_members_has_one(tmp_path: Path) -> None:
+def test_a_bundle_that_says_nothing_of_members_is_one_network(tmp_path: Path) -> None:
     network = classifier("test_efficientnet", 0)
     saved = save(tmp_path, network, {"architecture": "test_efficientnet", **FIELDS})
     said = json.loads((tmp_path / BUNDLE_FILE).read_text())
     del said["members"]
     (tmp_path / BUNDLE_FILE).write_text(json.dumps(said))
-    assert read_info(str(tmp_path)) == replace(saved, members=1)
+    assert read_info(str(tmp_path)) == saved
     load_network(str(tmp_path))
 
 
@@ -109,9 +132,9 @@ def test_bundles_become_one_that_routes(
     simulated = tmp_path / "simulated.csv"
     (path, *_) = [f.path for f in read_films(manifest) if f.source == "near"]
     simulated.write_text(f"path,label,source,license\n{path},{LABELS[0]},simulated,CC0\n")
-    bundles = [str(tmp_path / name) for name in ("a", "b", "larger", "all")]
-    options = (("--seed", "0"), ("--seed", "1", "--more_data", str(simulated)),
-               ("--input_size", "48"), ())  # fmt: skip
+    bundles = [str(tmp_path / name) for name in ("a", "b", "other", "all")]
+    options = (("--seed", "0"), ("--input_size", "48", "--more_data", str(simulated)),
+               ("--architecture", "test_resnet"), ())  # fmt: skip
     for bundle, more in zip(bundles, options, strict=True):
         train = ["train", "--data", str(manifest), "--output", bundle, *TINY, *more]
         assert main(train if not more else [*train, "--leave_out", "far"]) == 0
@@ -121,11 +144,11 @@ def test_bundles_become_one_that_routes(
     assert main([*calibrate, bundles[1], "--output", joined, "--leave_out", "far"]) == 0
     assert "on far: macro-F1" in capsys.readouterr().out
     info, of_one = read_info(joined), read_info(bundles[0])
-    assert info.members == 2
+    assert (info.members, info.input_size) == ((32, 48), 48)
     assert [of["model_id"] for of in info.training["members"]] == [
         read_info(bundle).model_id for bundle in bundles[:2]
     ]
-    assert [of["options"]["seed"] for of in info.training["members"]] == [0, 1]
+    assert [of["options"]["input_size"] for of in info.training["members"]] == [32, 48]
     assert info.training["sources"] == [
         *of_one.training["sources"],
         {"source": "simulated", "license": "CC0", "films": 1},
@@ -146,11 +169,12 @@ def test_bundles_become_one_that_routes(
     assert (
         main([*again, "--output", three, "--more_data", str(simulated), "--without", joined]) == 0
     )
-    assert read_info(three).members == len(read_info(three).training["members"]) == 3
+    assert read_info(three).members == (32, 48, 48)
+    assert len(read_info(three).training["members"]) == 3
     assert main(["evaluate", "--model", three, "--data", str(manifest), "--output", three]) == 0
     card = (Path(three) / "card.md").read_text()
-    assert "3 networks" in card
-    assert "| far | 2 | 32 | 1 |" in card
+    assert "3 networks test_efficientnet, of 32 + 48 + 48 pixels" in card
+    assert "| far | 32 + 48 | 1 |" in card
     (source / "a.dcm").write_bytes(dicom_bytes(film(1)))
     capsys.readouterr()
     route = ["route", "--input", str(source), "--lake", str(lake.root), "--model", three, "--json"]

@@ -81,5 +81,5 @@ def test_the_default_bundle_serves_fused_on_the_cpu() -> None:
     handler = FilmModelHandler("builtin:default", device="cpu")
     served = handler.load_model().now()
     members = members_of(served.network.backbone)
-    assert len(members) == served.info.members
+    assert len(members) == (len(served.info.members) or 1)
     assert all(isinstance(member, FusedEfficientNetLite) for member in members)
