@@ -39,7 +39,6 @@ RECIPES: Final = {
     "frozen, films blended": "--variation wide --freeze 3 --mixup 0.2",
     "frozen, simulated films too": SIMULATED,
     "the same, twelve passes": f"{SIMULATED} --passes 12",
-    "the same, twenty-four passes": f"{SIMULATED} --passes 24",
     "the same, 192 pixels": f"{SIMULATED} --input_size 192",
     "the same, twelve passes, 192 pixels": f"{SIMULATED} --passes 12 --input_size 192",
     "two of 128 pixels, twelve passes": "--ensemble",
@@ -47,15 +46,9 @@ RECIPES: Final = {
     "the same, films cut": f"{SIMULATED} --cutmix 1",
     "the same, Lite2": f"{SIMULATED} --architecture tf_efficientnet_lite2",
     "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHERS",
-    "the same, taught by three": f"{SIMULATED} --teachers TEACHERS",
 }
 """Options beside those of `COMMON`; SIMULATED and TEACHERS stand for a manifest and for bundles."""
-TEACHERS: Final = {
-    "the same, taught by Lite2": ["the same, Lite2"],
-    "the same, taught by three": [
-        "the same, 192 pixels", "the same, films cut", "the same, Lite2",
-    ],
-}  # fmt: skip
+TEACHERS: Final = {"the same, taught by Lite2": ["the same, Lite2"]}
 """Recipes of the bundles that others learn from, of the same fold and seed."""
 ENSEMBLES: Final = {
     "two of 128 pixels, twelve passes": ("the same, twelve passes", "the same, twelve passes"),
