@@ -83,6 +83,7 @@ class BundleInfo:
             sorted(self.thresholds.items()),
             self.ood_threshold,
             self.weights_sha256,
+            *self.members,
         ]
         digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
         return f"{self.architecture}-{digest[:12]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,8 @@ def test_wrong_members_are_refused(tmp_path: Path, members: object, problem: str
     save(tmp_path, whole, {"architecture": "test_efficientnet", **FIELDS})
     said = json.loads((tmp_path / BUNDLE_FILE).read_text())
     assert said["members"] == [64, 32]
+    other = replace(read_info(str(tmp_path)), members=(32, 64))
+    assert other.model_id != read_info(str(tmp_path)).model_id
     (tmp_path / BUNDLE_FILE).write_text(json.dumps({**said, "members": members}))
     with pytest.raises(BundleError, match=problem):
         load_network(str(tmp_path))
