@@ -108,6 +108,7 @@ def calibrate_bundle(
         )
     for uri, info in zip(uris, infos, strict=True):
         provenance.require_not_learnt(uri, info, leave_out)
+    left_out = [_figures_left_out(uri, bundle.read_info(uri)) for uri in without]
     networks = [bundle.load_network(uri) for uri in uris]
     network = networks[0]
     films, strange = _films(data, more_data, 1.0, leave_out)
@@ -119,7 +120,6 @@ def calibrate_bundle(
         training = provenance.of_ensemble(films, data, infos)
     if len(infos) > 1 or network.ood is None:
         _fit_ood(network, films, side)
-    left_out = [_figures_left_out(uri, bundle.read_info(uri)) for uri in without]
     if left_out:
         training["left_out"] = left_out
     elsewhere = [

@@ -41,8 +41,10 @@ def fit_virtual_logit(network: FilmClassifier, inputs: Tensor) -> VirtualLogit |
         len(inputs) // FILMS_PER_DIMENSION,
         features.shape[1] // FEATURES_PER_DIMENSION,
     )
-    _, _, directions = torch.linalg.svd(features - mean, full_matrices=False)
-    parts = as_stored({"mean": mean, "axes": directions[:dimensions].T.contiguous()})
+    away = (features - mean).double()
+    _, directions = torch.linalg.eigh(away.T @ away)  # of rising variance
+    axes = directions[:, -dimensions:].flip(1).float().contiguous()
+    parts = as_stored({"mean": mean, "axes": axes})
     unscaled = VirtualLogit(**parts, scale=torch.tensor(1.0))
     energy = -torch.logsumexp(logits, dim=1)
     residual = unscaled(features, logits) - energy
