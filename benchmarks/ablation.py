@@ -72,7 +72,6 @@ def train(
         if recipe in ENSEMBLES:
             first, second = map(trained, ENSEMBLES[recipe], (0, seed))
             command = ["calibrate", "--model", first, "--ensemble", second]
-            command += ["--more_data", str(simulated)]
         else:
             teachers = [trained(of, seed) for of in TEACHERS.get(recipe, [])]
             stands_for = {"SIMULATED": [str(simulated)], "TEACHERS": teachers}

@@ -19,7 +19,7 @@ from torch import Tensor
 from models.default_bundle import located
 from models.ensemble import Ensemble
 from models.networks import FilmClassifier
-from models.virtual_logit import VirtualLogit
+from models.virtual_logit import HighestVirtualLogit, VirtualLogit
 from transforms.errors import UsageError
 from transforms.storage.base import read_whole
 from transforms.storage.schemes import join, storage_of, why_not
@@ -128,15 +128,27 @@ def load_network(uri: str) -> FilmClassifier:
     )
     try:
         state = {name: t.float() for name, t in safetensors.torch.load(raw).items()}
-        ood = {name: state.pop(name) for name in list(state) if name.startswith(OOD_PREFIX)}
-        network.backbone.load_state_dict(state)
+        ood = _below(OOD_PREFIX, state)
+        network.backbone.load_state_dict(
+            {name: t for name, t in state.items() if not name.startswith(OOD_PREFIX)}
+        )
         if ood:
-            network.ood = VirtualLogit(**{n.removeprefix(OOD_PREFIX): t for n, t in ood.items()})
+            network.ood = _ood_of(ood, len(info.members))
     except (RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise BundleError(
             f"model bundle {uri}: the weights do not fit {info.architecture}: {error}"
         ) from error
     return network.eval()
+
+
+def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+
+
+def _ood_of(state: Mapping[str, Tensor], members: int) -> VirtualLogit | HighestVirtualLogit:
+    if not members:
+        return VirtualLogit(**state)
+    return HighestVirtualLogit(VirtualLogit(**_below(f"{i}.", state)) for i in range(members))
 
 
 def as_stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -68,9 +68,9 @@ class MeanOfLogits(nn.Module):
         return torch.stack([of(part) for of, part in zip(self.layers, parts, strict=True)]).mean(0)
 
 
-def members_of(backbone: nn.Module) -> list[nn.Module]:
-    """Return the networks that a backbone is made of."""
-    return list(backbone) if isinstance(backbone, Ensemble) else [backbone]
+def members_of(module: nn.Module) -> list[Any]:
+    """Return what stands side by side in a backbone or an OOD score; itself if it is of one network."""
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
 
 
 def of_side(images: Tensor, side: int) -> Tensor:

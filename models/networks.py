@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models import efficientnet_lite
 from models.ensemble import Ensemble
-from models.virtual_logit import VirtualLogit
+from models.virtual_logit import HighestVirtualLogit, VirtualLogit
 
 WHITE = 255.0
 
@@ -48,7 +48,7 @@ class FilmClassifier(nn.Module):
         super().__init__()
         self.labels = labels
         self.temperature = temperature
-        self.ood: VirtualLogit | None = None
+        self.ood: VirtualLogit | HighestVirtualLogit | None = None
         made = [_backbone(architecture, len(labels), drop_rate) for _ in range(len(members) or 1)]
         self.backbone: Any = Ensemble(made, members) if members else made[0]
 

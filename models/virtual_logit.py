@@ -5,6 +5,8 @@ Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -39,3 +41,21 @@ class VirtualLogit(nn.Module):
         spanned = (away @ self.axes.float()).square().sum(1)
         residual = (away.square().sum(1) - spanned).clamp_min(0).sqrt()
         return self.scale.float() * residual - torch.logsumexp(logits.float(), dim=1)
+
+
+class HighestVirtualLogit(nn.ModuleList):
+    """The OOD score of networks side by side: that of the member that finds a film the strangest."""
+
+    def __init__(self, members: Iterable[VirtualLogit]) -> None:
+        super().__init__(members)
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Return float32[N].
+
+        Args:
+            features: float[N, F], those of all members in a row, of each as many.
+            logits: float[N, n_labels], the mean of the members'.
+        """
+        parts = features.chunk(len(self), dim=1)
+        scores = [of(part, logits) for of, part in zip(self, parts, strict=True)]
+        return torch.stack(scores).amax(0)

@@ -19,6 +19,7 @@ from models.training.fit import FitOptions, fit, inputs_of, predict, predict_log
 from models.training.score import score
 from models.training.subspace import fit_virtual_logit
 from models.training.thresholds import Predictions
+from models.virtual_logit import HighestVirtualLogit
 
 
 def train_bundle(
@@ -49,7 +50,12 @@ def train_bundle(
         BundleError: a teacher cannot be read, has other labels, or has learnt from what is left out.
         FilmsError: the data set cannot be used, or has no such source.
     """
-    films, strange = _films(data, more_data, more_weight, leave_out)
+    films, strange = _films(data, leave_out)
+    films += [
+        replace(film, split="train", weight=more_weight)
+        for path in more_data
+        for film in read_films(path)
+    ]
     teachers = [bundle.read_info(uri) for uri in options.teachers]
     for uri, info in zip(options.teachers, teachers, strict=True):
         provenance.require_not_learnt(uri, info, leave_out)
@@ -62,7 +68,8 @@ def train_bundle(
         "input_size": options.input_size,
         "training": training,
     }
-    _fit_ood(network, films, options.input_size)
+    learnt, _ = inputs_of(split_of(films, "train"), options.input_size)
+    network.ood = fit_virtual_logit(network, learnt)
     decided = _calibrate(network, films, options.input_size, TARGET_ERROR)
     _score_left_out(network, strange, options.input_size, decided["metrics"])
     return bundle.save(output, network, {**fixed, **decided})
@@ -74,7 +81,6 @@ def calibrate_bundle(
     output: Path,
     target_error: float,
     *,
-    more_data: Sequence[Path] = (),
     leave_out: Sequence[str] = (),
     without: Sequence[str] = (),
 ) -> bundle.BundleInfo:
@@ -86,7 +92,6 @@ def calibrate_bundle(
         data: manifest or folder per label, see `films.read_films`.
         output: folder of the new bundle.
         target_error: share of wrong films among those routed under a label.
-        more_data: further data sets, all of whose films count as learnt from, as in `train_bundle`.
         leave_out: sources that none has learnt from, whose train and val films are only looked at in
             the end, as in `train_bundle`.
         without: bundles of the same training without some sources. What they say of the films of
@@ -109,17 +114,14 @@ def calibrate_bundle(
     for uri, info in zip(uris, infos, strict=True):
         provenance.require_not_learnt(uri, info, leave_out)
     left_out = [_figures_left_out(uri, bundle.read_info(uri)) for uri in without]
-    networks = [bundle.load_network(uri) for uri in uris]
-    network = networks[0]
-    films, strange = _films(data, more_data, 1.0, leave_out)
+    films, strange = _films(data, leave_out)
     side = max(sides)
-    training = {name: of for name, of in infos[0].training.items() if name != "left_out"}
-    if len(infos) > 1:
-        members = [member for one in networks for member in members_of(one.backbone)]
-        network.backbone = Ensemble(members, sides)
-        training = provenance.of_ensemble(films, data, infos)
-    if len(infos) > 1 or network.ood is None:
-        _fit_ood(network, films, side)
+    if len(infos) == 1:
+        network = bundle.load_network(uris[0])
+        training = {name: of for name, of in infos[0].training.items() if name != "left_out"}
+    else:
+        network = _side_by_side([bundle.load_network(uri) for uri in uris], sides)
+        training = provenance.of_ensemble(infos)
     if left_out:
         training["left_out"] = left_out
     elsewhere = [
@@ -136,20 +138,23 @@ def calibrate_bundle(
     return bundle.save(output, network, {**fixed, **decided})
 
 
-def _films(
-    data: Path, more_data: Sequence[Path], more_weight: float, leave_out: Sequence[str]
-) -> tuple[list[Film], list[Film]]:
-    """Return the films of data sets, and those of sources that are left out, less test films."""
+def _side_by_side(networks: Sequence[FilmClassifier], sides: Sequence[int]) -> FilmClassifier:
+    """Make the first of networks the ensemble of them all; it has the energy if one of them has."""
+    whole = networks[0]
+    members = [member for one in networks for member in members_of(one.backbone)]
+    scores = [of for one in networks if one.ood is not None for of in members_of(one.ood)]
+    whole.backbone = Ensemble(members, sides)
+    whole.ood = HighestVirtualLogit(scores) if len(scores) == len(members) else None
+    return whole
+
+
+def _films(data: Path, leave_out: Sequence[str]) -> tuple[list[Film], list[Film]]:
+    """Return the films of a data set, and those of sources that are left out, less test films."""
     films = read_films(data)
     if missing := set(leave_out) - {film.source for film in films}:
         raise FilmsError(f"{data}: no source {', '.join(sorted(missing))}")
     strange = [f for f in films if f.source in leave_out and f.split != "test"]
-    more = [
-        replace(film, split="train", weight=more_weight)
-        for path in more_data
-        for film in read_films(path)
-    ]
-    return [film for film in films if film.source not in leave_out] + more, strange
+    return [film for film in films if film.source not in leave_out], strange
 
 
 def _score_left_out(
@@ -174,11 +179,6 @@ def _figures_left_out(uri: str, info: bundle.BundleInfo) -> dict[str, Any]:
     return {**sides, "passes": passes, **figures}
 
 
-def _fit_ood(network: FilmClassifier, films: Sequence[Film], side: int) -> None:
-    learnt, _ = inputs_of(split_of(films, "train"), side)
-    network.ood = fit_virtual_logit(network, learnt)
-
-
 def _predict_left_out(uri: str, figures: dict[str, Any], films: Sequence[Film]) -> Predictions:
     """What a bundle says of the films that it was trained without."""
     sources, side = set(figures["sources"]), figures["input_size"]
@@ -188,8 +188,6 @@ def _predict_left_out(uri: str, figures: dict[str, Any], films: Sequence[Film]) 
         )
     network = bundle.load_network(uri)
     known = [film for film in films if film.source not in sources]
-    if network.ood is None:
-        _fit_ood(network, known, side)
     own = predict(network, inputs_of(split_of(known, "val"), side)[0])[:, -1]
     strange = [f for f in films if f.source in sources and f.split != "test"]
     if not strange:

@@ -24,7 +24,7 @@ def of_training(
     shown = {**asdict(options), "init": init, "teachers": [of.model_id for of in teachers]}
     return {
         "data": data.name,
-        "sources": _sources(films, teachers),
+        "sources": _sources(split_of(films, "train"), teachers),
         "options": shown,
         "versions": {
             "python": platform.python_version(),
@@ -34,17 +34,14 @@ def of_training(
     }
 
 
-def of_ensemble(films: Sequence[Film], data: Path, infos: Sequence[BundleInfo]) -> dict[str, Any]:
+def of_ensemble(infos: Sequence[BundleInfo]) -> dict[str, Any]:
     """Return `training` of several bundles side by side, with an entry for each member.
 
     Args:
-        films: that the OOD score was fitted on.
-        data: where they are from.
         infos: of the bundles, which may be ensembles themselves.
     """
     return {
-        "data": data.name,
-        "sources": _sources(films, infos),
+        "sources": _sources([], infos),
         "members": [of for info in infos for of in _members(info)],
     }
 
@@ -79,7 +76,7 @@ def _sources(films: Sequence[Film], others: Sequence[BundleInfo]) -> list[dict[s
     What teachers or members have learnt from is learnt from through them: it counts, licence and all.
     """
     counts: dict[tuple[str, str], int] = {}
-    for film in split_of(films, "train"):
+    for film in films:
         key = (film.source, film.license)
         counts[key] = counts.get(key, 0) + 1
     for of in [of for info in others for of in info.training.get("sources", [])]:

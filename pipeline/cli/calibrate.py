@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_model_argument
-from pipeline.cli.films import add_leave_out_argument, add_more_data_argument, print_left_out
+from pipeline.cli.left_out import add_leave_out_argument, print_left_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PATH",
-        help="manifest or folder per label, as for train; its val split is used, and for --ensemble, "
+        help="manifest or folder per label, as for train; its val split is used, and for "
         "--leave_out and --without its train split too",
     )
     parser.add_argument(
@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="more bundles of the same architecture: all become one, which takes the mean of their "
         "logits and the time of them all",
     )
-    add_more_data_argument(parser)
     add_leave_out_argument(parser)
     parser.add_argument(
         "--without",
@@ -62,7 +61,6 @@ def run(args: argparse.Namespace) -> int:
         args.data,
         args.output,
         target,
-        more_data=args.more_data,
         leave_out=args.leave_out,
         without=args.without,
     )

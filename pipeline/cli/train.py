@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA
-from pipeline.cli.films import add_leave_out_argument, add_more_data_argument, print_left_out
+from pipeline.cli.left_out import add_leave_out_argument, print_left_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +103,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a source of n films of a class is drawn in proportion to n to this power: 1 as they "
         "are, 0 each source alike",
     )
-    add_more_data_argument(parser)
+    parser.add_argument(
+        "--more_data",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="further data sets that are only learnt from, whatever their splits: simulated films, say",
+    )
     parser.add_argument(
         "--more_weight",
         type=float,

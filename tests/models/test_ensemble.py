@@ -16,6 +16,7 @@ from models.handler import FilmModelHandler
 from models.networks import FilmClassifier
 from models.training.films import read_films
 from models.training.subspace import fit_virtual_logit
+from models.virtual_logit import HighestVirtualLogit, VirtualLogit
 from pipeline.cli import main
 from tests.models.test_fused import classifier
 from tests.models.test_training import TINY
@@ -36,6 +37,12 @@ def of_two(architecture: str, *sides: int) -> tuple[FilmClassifier, list[FilmCla
     whole = classifier(architecture, 2)
     whole.backbone = Ensemble((member.backbone for member in members), sides)
     return whole, members
+
+
+def fitted(member: FilmClassifier, to: torch.Tensor) -> VirtualLogit:
+    score = fit_virtual_logit(member, to)
+    assert score is not None
+    return score
 
 
 @pytest.mark.parametrize("architecture", ["tf_efficientnet_lite0", "test_vit"])
@@ -63,12 +70,24 @@ def test_films_are_shrunk_for_a_member_of_smaller_ones() -> None:
 
 
 @torch.inference_mode()
+def test_the_member_that_finds_a_film_strangest_counts() -> None:
+    whole, members = of_two("test_efficientnet", 64, 64)
+    rough, smooth = films(64, 64), (films(64, 64) // 64).cumsum(2).to(torch.uint8)
+    scores = [fitted(m, to) for m, to in zip(members, (rough, smooth), strict=True)]
+    whole.ood = HighestVirtualLogit(scores)
+    given = torch.cat((rough[:4], smooth[:4]))
+    logits = whole.logits(given)
+    each = [of(m.features(given), logits) for of, m in zip(scores, members, strict=True)]
+    assert {int(place) for place in torch.stack(each).argmax(0)} == {0, 1}
+    assert torch.allclose(whole(given)[:, -1], torch.maximum(*each), atol=1e-4)
+
+
+@torch.inference_mode()
 def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
-    whole, _ = of_two("tf_efficientnet_lite0", 48, 64)
+    whole, members = of_two("tf_efficientnet_lite0", 48, 64)
     given = films(8, 64)
-    whole.ood = fit_virtual_logit(whole, films(64, 64))
-    assert whole.ood is not None
-    assert whole.ood.mean.shape == (2 * 1280,)
+    scores = [fitted(m, films(64, s)) for m, s in zip(members, (48, 64), strict=True)]
+    whole.ood = HighestVirtualLogit(scores)
     save(tmp_path, whole, {"architecture": "tf_efficientnet_lite0", **FIELDS})
     assert read_info(str(tmp_path)).members == (48, 64)
     loaded = load_network(str(tmp_path))
@@ -169,9 +188,8 @@ def test_bundles_become_one_that_routes(
 
     three = str(tmp_path / "three")
     again = ["calibrate", "--data", str(manifest), "--model", joined, "--ensemble", bundles[1]]
-    assert (
-        main([*again, "--output", three, "--more_data", str(simulated), "--without", joined]) == 0
-    )
+    assert main([*again, "--output", three, "--without", joined]) == 0
+    assert len(load_network(three).ood or ()) == 3
     assert read_info(three).members == (32, 48, 48)
     assert len(read_info(three).training["members"]) == 3
     assert main(["evaluate", "--model", three, "--data", str(manifest), "--output", three]) == 0

@@ -1,22 +1,9 @@
-"""Options of `train` and `calibrate` about films: further ones, and ones that are left out."""
+"""Leaving films out, in `train` and `calibrate`."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
-
-
-def add_more_data_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --more_data."""
-    parser.add_argument(
-        "--more_data",
-        nargs="+",
-        default=[],
-        type=Path,
-        metavar="PATH",
-        help="further data sets that are only learnt from, whatever their splits: simulated films, say",
-    )
 
 
 def add_leave_out_argument(parser: argparse.ArgumentParser) -> None:
