@@ -41,8 +41,8 @@ RECIPES: Final = {
     "the same, twelve passes": f"{SIMULATED} --passes 12",
     "the same, 192 pixels": f"{SIMULATED} --input_size 192",
     "the same, twelve passes, 192 pixels": f"{SIMULATED} --passes 12 --input_size 192",
-    "two of 128 pixels, twelve passes": "--ensemble",
-    "192 and 128 pixels, twelve passes": "--ensemble",
+    "two of 128 pixels, twelve passes": "calibrate --ensemble",
+    "192 and 128 pixels, twelve passes": "calibrate --ensemble",
     "the same, films cut": f"{SIMULATED} --cutmix 1",
     "the same, Lite2": f"{SIMULATED} --architecture tf_efficientnet_lite2",
     "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHERS",
@@ -111,15 +111,17 @@ def table(results: dict[str, Any]) -> str:
         "| --- |" + " ---: |" * (len(FOLDS) + 2) + " --- |",
     ]
     details = []
-    for recipe, folds in results["recipes"].items():
+    known = [recipe for recipe in RECIPES if recipe in results["recipes"]]
+    for recipe in known:
+        folds = results["recipes"][recipe]
         means = {
             fold: statistics.mean(run["macro_recall"] for run in runs)
             for fold, runs in folds.items()
         }
         areas = {
-            fold: statistics.mean(known)
+            fold: statistics.mean(told)
             for fold, runs in folds.items()
-            if (known := [run["aurc"] for run in runs if run.get("aurc") is not None])
+            if (told := [run["aurc"] for run in runs if run.get("aurc") is not None])
         }
         cells = [f"{means[fold]:.3f}" if fold in means else "" for fold in FOLDS]
         cells += [_mean_of_all(means), _mean_of_all(areas)]

@@ -64,8 +64,12 @@ class MeanOfLogits(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits."""
+        return torch.stack([layer(its) for its, layer in self.each(features)]).mean(0)
+
+    def each(self, features: Tensor) -> Iterator[tuple[Tensor, nn.Module]]:
+        """Give every member's features and layer."""
         parts = features.chunk(len(self.layers), dim=1)
-        return torch.stack([of(part) for of, part in zip(self.layers, parts, strict=True)]).mean(0)
+        return zip(parts, self.layers, strict=True)
 
 
 def members_of(module: nn.Module) -> list[Any]:

@@ -79,8 +79,9 @@ class FilmClassifier(nn.Module):
             score = -torch.logsumexp(logits, dim=1)
         else:
             features = self.features(films)
-            logits = self.backbone.get_classifier()(features).float()
-            score = self.ood(features, logits)
+            layer = self.backbone.get_classifier()
+            logits = layer(features).float()
+            score = self.ood(features, layer)
         probabilities = torch.softmax(logits / self.temperature, dim=1)
         return torch.cat((probabilities, score[:, None]), dim=1)
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from models.ensemble import MeanOfLogits
+
 
 class VirtualLogit(nn.Module):
     """Residual of features outside the principal subspace of films, set off against the logits.
@@ -30,17 +32,17 @@ class VirtualLogit(nn.Module):
         self.register_buffer("axes", axes)
         self.register_buffer("scale", scale)
 
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+    def forward(self, features: Tensor, layer: nn.Module) -> Tensor:
         """Return float32[N], higher for what is less like films.
 
         Args:
             features: float[N, F].
-            logits: float[N, n_labels].
+            layer: what makes logits, float[N, n_labels], of features.
         """
         away = features.float() - self.mean.float()
         spanned = (away @ self.axes.float()).square().sum(1)
         residual = (away.square().sum(1) - spanned).clamp_min(0).sqrt()
-        return self.scale.float() * residual - torch.logsumexp(logits.float(), dim=1)
+        return self.scale.float() * residual - torch.logsumexp(layer(features).float(), dim=1)
 
 
 class HighestVirtualLogit(nn.ModuleList):
@@ -49,13 +51,12 @@ class HighestVirtualLogit(nn.ModuleList):
     def __init__(self, members: Iterable[VirtualLogit]) -> None:
         super().__init__(members)
 
-    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+    def forward(self, features: Tensor, layer: MeanOfLogits) -> Tensor:
         """Return float32[N].
 
         Args:
-            features: float[N, F], those of all members in a row, of each as many.
-            logits: float[N, n_labels], the mean of the members'.
+            features: float[N, F], those of all members in a row.
+            layer: of the ensemble.
         """
-        parts = features.chunk(len(self), dim=1)
-        scores = [of(part, logits) for of, part in zip(self, parts, strict=True)]
-        return torch.stack(scores).amax(0)
+        each = zip(self, layer.each(features), strict=True)
+        return torch.stack([of(its, its_layer) for of, (its, its_layer) in each]).amax(0)

@@ -34,7 +34,8 @@ def fit_virtual_logit(network: FilmClassifier, inputs: Tensor) -> VirtualLogit |
         return None
     with torch.inference_mode():
         features = torch.cat([network.features(part).float() for part in torch.split(inputs, 32)])
-        logits = network.backbone.get_classifier()(features)
+        layer = network.backbone.get_classifier()
+        logits = layer(features)
     mean = features.mean(0)
     dimensions = min(
         DIMENSIONS,
@@ -47,7 +48,8 @@ def fit_virtual_logit(network: FilmClassifier, inputs: Tensor) -> VirtualLogit |
     parts = as_stored({"mean": mean, "axes": axes})
     unscaled = VirtualLogit(**parts, scale=torch.tensor(1.0))
     energy = -torch.logsumexp(logits, dim=1)
-    residual = unscaled(features, logits) - energy
+    with torch.inference_mode():
+        residual = unscaled(features, layer) - energy
     scale = logits.amax(1).mean() / residual.mean().clamp_min(LEAST_RESIDUAL)
     return VirtualLogit(**parts, **as_stored({"scale": scale}))
 

@@ -43,9 +43,10 @@ def test_the_score_is_the_residual_against_the_energy(
 ) -> None:
     ood = fit_virtual_logit(network, films)
     with torch.inference_mode():
-        features = network.features(films).numpy().astype(np.float64)
+        seen = network.features(films)
+        features = seen.numpy().astype(np.float64)
         logits = network.logits(films).numpy()
-        score = ood(torch.from_numpy(features), torch.from_numpy(logits)).numpy()
+        score = ood(seen, network.backbone.get_classifier()).numpy()
     axes = np.linalg.svd(features - features.mean(0))[2][: ood.axes.shape[1]].T
     away = features - features.mean(0)
     residual = np.linalg.norm(away - away @ axes @ axes.T, axis=1)
