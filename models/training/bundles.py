@@ -11,11 +11,13 @@ from scipy.special import softmax
 
 from models import bundle
 from models.ensemble import Ensemble, members_of
+from models.fused import fuse
 from models.networks import FilmClassifier
 from models.training import provenance
 from models.training.calibrate import TARGET_ERROR, calibrate, strangeness
 from models.training.films import Film, FilmsError, read_films, split_of
-from models.training.fit import FitOptions, fit, inputs_of, predict, predict_logits
+from models.training.fit import FitOptions, fit
+from models.training.predict import inputs_of, predict, predict_logits
 from models.training.score import score
 from models.training.subspace import fit_virtual_logit
 from models.training.thresholds import Predictions
@@ -187,6 +189,7 @@ def _predict_left_out(uri: str, figures: dict[str, Any], films: Sequence[Film]) 
             f"no source {', '.join(sorted(missing))}, as {uri} left out, in the data less --leave_out"
         )
     network = bundle.load_network(uri)
+    fuse(network, side)
     known = [film for film in films if film.source not in sources]
     own = predict(network, inputs_of(split_of(known, "val"), side)[0])[:, -1]
     strange = [f for f in films if f.source in sources and f.split != "test"]

@@ -16,9 +16,10 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from models import bundle
+from models.fused import fuse
 from models.networks import FilmClassifier
 from models.training.films import Film, load_film, read_films, split_of
-from models.training.fit import predict, predict_logits
+from models.training.predict import predict, predict_logits
 from models.training.score import reliability, risk_coverage, score
 from models.training.strangers import DRAWN, arriving
 from models.training.thresholds import upper_bound
@@ -83,6 +84,7 @@ def evaluate_bundle(uri: str, data: Path, split: str) -> Evaluation:
     """
     info = bundle.read_info(uri)
     network = bundle.load_network(uri)
+    fuse(network, info.input_size)
     films = split_of(read_films(data), split)
     grays: list[Gray] = [load_film(film.path, info.input_size) for film in films]
     labels = np.array([LABELS.index(film.label) for film in films])

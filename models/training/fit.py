@@ -6,7 +6,7 @@ import copy
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from models.networks import FilmClassifier
 from models.training.augment import WIDE, Variation, augment, mix_style
 from models.training.blend import Blended, cutmix, mixup
-from models.training.films import Film, load_grays, load_inputs
+from models.training.films import Film, load_grays
+from models.training.predict import inputs_of, predict_logits
 from models.training.progress import Progress
 from models.training.starting import freeze, load_initial_weights
 from models.training.strangers import generated, shuffled
@@ -309,27 +310,6 @@ def _loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
 def _autocast(device: str) -> torch.autocast:
     """bfloat16 on CUDA; on CPUs the backward of depthwise convolutions is slower in it."""
     return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
-
-
-def inputs_of(films: Sequence[Film], size: int) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """Return uint8[N, 1, size, size] and the label indices int64[N] of films, as serving sees them."""
-    labels = np.array([LABELS.index(film.label) for film in films])
-    return torch.from_numpy(load_inputs(films, size)), labels
-
-
-def predict_logits(network: FilmClassifier, inputs: Tensor) -> npt.NDArray[np.float32]:
-    """Return float32[N, n_labels] for uint8[N, 1, S, S]."""
-    with torch.inference_mode():
-        parts = [
-            network.logits(b.to(network.device)).float().cpu() for b in torch.split(inputs, 32)
-        ]
-    return torch.cat(parts).numpy()
-
-
-def predict(network: FilmClassifier, inputs: Tensor) -> npt.NDArray[np.float32]:
-    """Return float32[N, n_labels + 1] for uint8[N, 1, S, S], as `FilmClassifier.forward` does."""
-    with torch.inference_mode():
-        return torch.cat([network(part) for part in torch.split(inputs, 32)]).numpy()
 
 
 def _weights(films: list[Film], source_power: float) -> list[float]:

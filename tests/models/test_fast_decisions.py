@@ -58,6 +58,8 @@ REAL = (
 """Radiographs of pydicom's own test data; fetched where they are not in a package."""
 SIDE = read_info(DEFAULT_BUNDLE).input_size
 PROBABILITY = 0.02
+PROBABILITY_OF_GENERATED = 0.05
+"""No label is sure of these: between two, a probability moves most."""
 OOD_SCORE = 0.5
 
 
@@ -82,12 +84,14 @@ def both(data: bytes, plain: bytes, monkeypatch: pytest.MonkeyPatch) -> list[np.
     return [fast, whole]
 
 
-def require_same_decision(films: list[np.ndarray], handler: FilmModelHandler) -> None:
+def require_same_decision(
+    films: list[np.ndarray], handler: FilmModelHandler, within: float = PROBABILITY
+) -> None:
     fast, whole = (r.inference for r in handler.run_inference(films, handler.load_model()))
     assert isinstance(fast, Scored)
     assert isinstance(whole, Scored)
     assert fast.values[:-1].argmax() == whole.values[:-1].argmax()
-    assert np.abs(fast.values[:-1] - whole.values[:-1]).max() < PROBABILITY
+    assert np.abs(fast.values[:-1] - whole.values[:-1]).max() < within
     assert abs(fast.values[-1] - whole.values[-1]) < OOD_SCORE
     assert is_routed(fast) == is_routed(whole)
 
@@ -106,7 +110,7 @@ def test_generated_films(syntax: str, seed: int, handler, monkeypatch) -> None:
     if syntax in EIGHT_BITS:
         pixels = (pixels >> 4).astype(np.uint8)
     films = both(dicom_bytes(pixels, syntax=syntax), dicom_bytes(pixels), monkeypatch)
-    require_same_decision(films, handler)
+    require_same_decision(films, handler, PROBABILITY_OF_GENERATED)
 
 
 @pytest.mark.parametrize("name", REAL)
