@@ -148,7 +148,10 @@ def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _ood_of(state: Mapping[str, Tensor], members: int) -> VirtualLogit | HighestVirtualLogit:
     if not members:
         return VirtualLogit(**state)
-    return HighestVirtualLogit(VirtualLogit(**_below(f"{i}.", state)) for i in range(members))
+    parts = [_below(f"{i}.", state) for i in range(members)]
+    if sum(map(len, parts)) < len(state):
+        raise TypeError(f"OOD scores of more or other than {members} members")
+    return HighestVirtualLogit(VirtualLogit(**part) for part in parts)
 
 
 def as_stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ def fit_virtual_logit(network: FilmClassifier, inputs: Tensor) -> VirtualLogit |
     )
     away = (features - mean).double()
     _, directions = torch.linalg.eigh(away.T @ away)  # of rising variance
-    axes = directions[:, -dimensions:].flip(1).float().contiguous()
+    axes = directions.flip(1)[:, :dimensions].float().contiguous()
     parts = as_stored({"mean": mean, "axes": axes})
     unscaled = VirtualLogit(**parts, scale=torch.tensor(1.0))
     energy = -torch.logsumexp(logits, dim=1)

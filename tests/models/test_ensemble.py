@@ -104,6 +104,31 @@ def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
+def test_a_score_too_many_is_refused(tmp_path: Path) -> None:
+    whole, members = of_two("test_efficientnet", 64, 64)
+    whole.ood = HighestVirtualLogit(fitted(m, films(64, 64)) for m in [*members, members[0]])
+    save(tmp_path, whole, {"architecture": "test_efficientnet", **FIELDS})
+    with pytest.raises(BundleError, match="other than 2 members"):
+        load_network(str(tmp_path))
+
+
+@torch.inference_mode()
+def test_a_member_without_a_score_leaves_all_the_energy(manifest: Path, tmp_path: Path) -> None:
+    bundles = [str(tmp_path / name) for name in ("a", "b")]
+    for seed, path in enumerate(bundles):
+        member = classifier("test_efficientnet", seed)
+        member.ood = fitted(member, films(64, 64)) if seed else None
+        save(Path(path), member, {"architecture": "test_efficientnet", **FIELDS})
+    joined = str(tmp_path / "joined")
+    calibrate = ["calibrate", "--data", str(manifest), "--model", bundles[0], "--output", joined]
+    assert main([*calibrate, "--ensemble", bundles[1]]) == 0
+    network = load_network(joined)
+    given = films(2, 64)
+    energy = -torch.logsumexp(network.logits(given), dim=1)
+    assert torch.allclose(network(given)[:, -1], energy, atol=1e-4)
+
+
+@torch.inference_mode()
 def test_one_member_that_cannot_be_fused_leaves_all_plain() -> None:
     whole, _ = of_two("tf_efficientnet_lite0", 64, 64)
     mixed = [whole.backbone[0], classifier("test_efficientnet", 0).backbone]
