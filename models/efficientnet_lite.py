@@ -99,8 +99,20 @@ class EfficientNetLite(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return feature maps, float[N, HEAD_CHANNELS, H / 32, W / 32]."""
-        maps = self.act(self.bn1(self.conv_stem(images)))
-        out: Tensor = self.act(self.bn2(self.conv_head(self.blocks(maps))))
+        return self.forward_rest(self.forward_start(images, 0), 0)
+
+    def forward_start(self, images: Tensor, stages: int) -> Tensor:
+        """Return the maps behind the stem and the first stages."""
+        maps: Tensor = self.act(self.bn1(self.conv_stem(images)))
+        for stage in self.blocks[:stages]:
+            maps = stage(maps)
+        return maps
+
+    def forward_rest(self, maps: Tensor, stages: int) -> Tensor:
+        """Return feature maps of what `forward_start` returned for as many stages."""
+        for stage in self.blocks[stages:]:
+            maps = stage(maps)
+        out: Tensor = self.act(self.bn2(self.conv_head(maps)))
         return out
 
     def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:

@@ -29,6 +29,8 @@ from models.networks import FilmClassifier
 LOG = logging.getLogger(__name__)
 TOLERANCE: Final = 1e-4
 """Most that a value may differ by from the plain network's: thresholds have two digits."""
+RELATIVE: Final = 1e-3
+"""The same of maps, which have no scale."""
 CLAMP: Final = ("hardtanh", [0.0, 6.0])
 """ReLU6, as oneDNN's operators name it."""
 NO_CLAMP: Final[tuple[str, list[float]]] = ("none", [])
@@ -72,16 +74,33 @@ def fuse(network: FilmClassifier, side: int, films: int = CPU_FORWARD_FILMS) -> 
         LOG.warning("the fused backbone's values differ by %.1g: serving without it", difference)
 
 
+def fused_start(plain: nn.Module, stages: int, side: int) -> FusedStages | None:
+    """Return the stem and the first stages of a network on the CPU, for films of one size.
+
+    Returns:
+        None where the network has no fused ones, or they give other values.
+    """
+    if not isinstance(plain, EfficientNetLite) or plain.conv_stem.weight.device.type != "cpu":
+        return None
+    noise = torch.Generator().manual_seed(0)
+    probe = torch.rand(CPU_FORWARD_FILMS, 1, side, side, generator=noise)
+    with torch.no_grad():
+        expected = plain.forward_start(probe, stages)
+        try:
+            start = FusedStages(plain, Size(CPU_FORWARD_FILMS, side), stages)
+            is_same = torch.allclose(start(probe), expected, rtol=RELATIVE, atol=RELATIVE)
+        except (AttributeError, RuntimeError, TypeError):
+            return None
+    return start if is_same else None
+
+
 class FusedEfficientNetLite(nn.Module):
     """What an `EfficientNetLite` computes, for films of one size, without gradients."""
 
     def __init__(self, plain: EfficientNetLite, films: int, side: int) -> None:
         super().__init__()
         size = Size(films, side)
-        self.stem = FusedConv2d(plain.conv_stem, plain.bn1, size, CLAMP)
-        self.blocks = nn.ModuleList(
-            FusedBlock(block, size) for block in plain.blocks.modules() if isinstance(block, Block)
-        )
+        self.stages = FusedStages(plain, size, len(plain.blocks))
         self.head = FusedConv2d(plain.conv_head, plain.bn2, size, CLAMP)
         self.classifier = plain.classifier
 
@@ -91,10 +110,7 @@ class FusedEfficientNetLite(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return feature maps as `EfficientNetLite` does."""
-        maps = self.stem(images)
-        for block in self.blocks:
-            maps = block(maps)
-        out: Tensor = self.head(maps)
+        out: Tensor = self.head(self.stages(images))
         return out
 
     def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
@@ -113,6 +129,27 @@ class Size:
 
     def __init__(self, films: int, side: int) -> None:
         self.films, self.side = films, side
+
+
+class FusedStages(nn.Module):
+    """The stem and the first stages of an `EfficientNetLite`, without gradients."""
+
+    def __init__(self, plain: EfficientNetLite, size: Size, stages: int) -> None:
+        super().__init__()
+        self.films = size.films
+        self.stem = FusedConv2d(plain.conv_stem, plain.bn1, size, CLAMP)
+        self.blocks = nn.ModuleList(
+            FusedBlock(block, size)
+            for block in plain.blocks[:stages].modules()
+            if isinstance(block, Block)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return maps, as `EfficientNetLite.forward_start` does."""
+        maps: Tensor = self.stem(images)
+        for block in self.blocks:
+            maps = block(maps)
+        return maps
 
 
 class FusedBlock(nn.Module):

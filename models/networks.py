@@ -54,12 +54,12 @@ class FilmClassifier(nn.Module):
 
     def logits(self, films: Tensor) -> Tensor:
         """Return float[N, n_labels] for uint8[N, 1, S, S]."""
-        out: Tensor = self.backbone(self._scaled(films))
+        out: Tensor = self.backbone(self.scaled(films))
         return out
 
     def features(self, films: Tensor) -> Tensor:
         """Return float[N, F], what the last layer makes logits of, for uint8[N, 1, S, S]."""
-        maps = self.backbone.forward_features(self._scaled(films))
+        maps = self.backbone.forward_features(self.scaled(films))
         out: Tensor = self.backbone.forward_head(maps, pre_logits=True)
         return out
 
@@ -85,7 +85,8 @@ class FilmClassifier(nn.Module):
         probabilities = torch.softmax(logits / self.temperature, dim=1)
         return torch.cat((probabilities, score[:, None]), dim=1)
 
-    def _scaled(self, films: Tensor) -> Tensor:
+    def scaled(self, films: Tensor) -> Tensor:
+        """Return float[N, 1, S, S] in -1..1, what backbones see, for [N, 1, S, S] in 0..255."""
         scaled = films.to(self.dtype, copy=True).mul_(2.0 / WHITE).sub_(1.0)
         return scaled.contiguous(memory_format=torch.channels_last)
 

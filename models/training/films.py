@@ -47,6 +47,7 @@ class Film:
         source: where it comes from; sampling is balanced over it.
         group: patient or the nearest thing known; a group never spans splits.
         license: as the manifest says, or "".
+        region: finer anatomy than the label, as the manifest says, or "".
         weight: how many times as often it is drawn as another film of a source of that size.
     """
 
@@ -56,6 +57,7 @@ class Film:
     source: str
     group: str
     license: str = ""
+    region: str = ""
     weight: float = 1.0
 
 
@@ -63,11 +65,11 @@ def read_films(data: Path) -> list[Film]:
     """Read a data set.
 
     Args:
-        data: a CSV manifest with columns path, label and, where known, split, source, group; or a
-            folder with one sub-folder per label (`ALIASES` count), or with such folders under
-            train, test and perhaps val. Films without a split are put in train, val or test (70,
-            15, 15 %) by a hash of their group, and val comes from train where it has no folder. In
-            a folder every file is its own group, so give a manifest where patients have several
+        data: a CSV manifest with columns path, label and, where known, split, source, group, license,
+            region; or a folder with one sub-folder per label (`ALIASES` count), or with such folders
+            under train, test and perhaps val. Films without a split are put in train, val or test
+            (70, 15, 15 %) by a hash of their group, and val comes from train where it has no folder.
+            In a folder every file is its own group, so give a manifest where patients have several
             films.
 
     Raises:
@@ -158,6 +160,7 @@ def _from_manifest(manifest: Path) -> list[Film]:
             row.get("group") or row["path"],
             row.get("split"),
             row.get("license") or "",
+            row.get("region") or "",
         )
         for row in rows
     ]
@@ -186,9 +189,16 @@ def _from_label_folders(root: Path, parent: Path, split: str | None) -> Iterator
 
 
 def _film(
-    path: Path, label: str, source: str, group: str, split: str | None, license_: str = ""
+    path: Path,
+    label: str,
+    source: str,
+    group: str,
+    split: str | None,
+    license_: str = "",
+    region: str = "",
 ) -> Film:
-    return Film(path, label, split or _hashed_split(source, group), source, group, license_)
+    split = split or _hashed_split(source, group)
+    return Film(path, label, split, source, group, license_, region)
 
 
 def _hashed_split(source: str, group: str) -> str:

@@ -22,9 +22,11 @@ from models.networks import FilmClassifier
 from models.training.augment import WIDE, Variation, augment, mix_style
 from models.training.blend import Blended, cutmix, mixup
 from models.training.films import Film, load_grays
+from models.training.frozen import FrozenStages
 from models.training.predict import inputs_of, predict_logits
 from models.training.progress import Progress
-from models.training.starting import freeze, load_initial_weights
+from models.training.regions import UNKNOWN, number_regions, region_loss
+from models.training.starting import load_initial_weights
 from models.training.strangers import generated, shuffled
 from models.training.teachers import Teachers, disagreement
 from transforms.errors import UsageError
@@ -35,7 +37,12 @@ LOG_FILE = "training.jsonl"
 UNFINISHED_FILE = "unfinished.pt"
 STRANGER = -1
 """Stands for the label of a picture of no anatomy."""
+STRANGE = (STRANGER, UNKNOWN)
 STRANGER_WEIGHT = 0.5
+WARM_UP = 0.1
+"""Share of the steps in which the learning rate rises."""
+LEAST_SCHEDULE = 20
+"""Steps of the shortest schedule; of ten, a warm-up would be of none."""
 CACHE_FACTOR = 1.5
 """Films are kept in memory at this multiple of the input size, so that crops stay sharp."""
 
@@ -53,8 +60,8 @@ class FitOptions:
         learning_rate: peak of the one-cycle schedule.
         weight_decay: of AdamW.
         label_smoothing: in [0, 1).
-        freeze: stages of the network, from the input on, whose weights stay as they are: what an edge
-            is need not be learnt again, and they cost most of the time.
+        freeze: stages of the network, from the input on, whose weights stay as they are, and after
+            the first pass their batch statistics too; see `frozen`.
         variation: how far augmented films differ from their originals; see `augment`.
         style_mix: share of films that take on another one's spectrum; see `augment.mix_style`.
         mixup: parameter of the Beta distribution that films are shown through one another by; 0: none
@@ -65,6 +72,7 @@ class FitOptions:
         teacher_weight: share of the loss that is the disagreement with them, in [0, 1].
         doubt: share of draws that are pictures of no anatomy, for which every label shall be as likely
             as any other; see `strangers`.
+        region_weight: of the loss of telling regions, finer than labels, apart; see `regions`.
         source_power: a source of n films of a class is drawn in proportion to n to this power.
         ema_decay: of the averaged weights, which are the ones kept.
         workers: processes that augment films.
@@ -87,35 +95,42 @@ class FitOptions:
     teachers: tuple[str, ...] = ()
     teacher_weight: float = 0.7
     doubt: float = 0.0
+    region_weight: float = 0.0
     source_power: float = 0.5
     ema_decay: float = 0.995
     workers: int = 1
     seed: int = 0
 
 
-class _AugmentedFilms(Dataset[tuple[Tensor, int]]):
+class _AugmentedFilms(Dataset[tuple[Tensor, int, int]]):
     """Items are asked for by index and seed: they do not depend on the number of workers."""
 
-    def __init__(self, grays: list[npt.NDArray[np.uint8]], labels: list[int], options: FitOptions):
-        self.grays, self.labels, self.options = grays, labels, options
+    def __init__(
+        self,
+        grays: list[npt.NDArray[np.uint8]],
+        labels: list[int],
+        regions: list[int],
+        options: FitOptions,
+    ) -> None:
+        self.grays, self.labels, self.regions, self.options = grays, labels, regions, options
 
     def __len__(self) -> int:
         return len(self.grays)
 
-    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int, int]:
         index, seed = drawn
         rng = np.random.default_rng(seed)
         size = self.options.input_size
         is_stranger = rng.random() < self.options.doubt
         if is_stranger and rng.random() < 0.5:
-            return torch.from_numpy(network_input(generated(rng, size), size)), STRANGER
+            return torch.from_numpy(network_input(generated(rng, size), size)), *STRANGE
         film = network_input(augment(self.grays[index], rng, self.options.variation), size)
         if rng.random() < self.options.style_mix:
             other = self.grays[int(rng.integers(len(self.grays)))]
             film = mix_style(film, network_input(other, size), rng)
         if is_stranger:
-            return torch.from_numpy(shuffled(film, rng)), STRANGER
-        return torch.from_numpy(film), self.labels[index]
+            return torch.from_numpy(shuffled(film, rng)), *STRANGE
+        return torch.from_numpy(film), self.labels[index], self.regions[index]
 
 
 class _Draws(Sampler[tuple[int, int]]):
@@ -147,16 +162,20 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
 
     Raises:
         BundleError: a teacher cannot be read, or has other labels.
-        UsageError: the folder holds an unfinished training with other options.
+        UsageError: the folder holds an unfinished training with other options, the network has no
+            stages to freeze, or the films no regions to tell apart.
     """
     torch.manual_seed(options.seed)
     train = [f for f in films if f.split == "train"]
     val = [f for f in films if f.split == "val"]
     grays = load_grays(train, round(options.input_size * CACHE_FACTOR))
     val_inputs, val_labels = inputs_of(val, options.input_size)
+    regions, n_regions = [UNKNOWN] * len(train), 0
+    if options.region_weight:
+        regions, n_regions = number_regions(train)
     draws = _Draws(_weights(train, options.source_power), options.seed)
     loader = DataLoader(
-        _AugmentedFilms(grays, [LABELS.index(f.label) for f in train], options),
+        _AugmentedFilms(grays, [LABELS.index(f.label) for f in train], regions, options),
         batch_size=options.batch_size,
         sampler=draws,
         num_workers=options.workers,
@@ -166,10 +185,9 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
     network = FilmClassifier(options.architecture, LABELS, drop_rate=0.2)
     if options.init:
         load_initial_weights(network, Path(options.init))
-    freeze(network, options.freeze)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     teachers = Teachers(options.teachers, device)
-    state = Training(network, options, steps=options.passes * len(loader))
+    state = Training(network, options, options.passes * len(loader), n_regions)
     state.resume(folder, asdict(options))
     for number in range(state.passes + 1, options.passes + 1):
         started = time.monotonic()
@@ -198,14 +216,25 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
 class Training:
     """Everything that changes while a network is trained."""
 
-    def __init__(self, network: FilmClassifier, options: FitOptions, steps: int) -> None:
+    def __init__(
+        self, network: FilmClassifier, options: FitOptions, steps: int, n_regions: int = 0
+    ) -> None:
         self.network, self.device = network, network.device
+        self.frozen = FrozenStages(network, options.freeze)
         self.averaged = copy.deepcopy(network).eval()
+        self.regions: nn.Module = nn.Identity()
+        if n_regions:
+            n_features = _number_of_features(network, options.input_size)
+            self.regions = nn.Linear(n_features, n_regions, device=self.device)
         self.optimizer = torch.optim.AdamW(
-            _parameter_groups(network, options.weight_decay), lr=options.learning_rate
+            _parameter_groups(nn.ModuleList([network, self.regions]), options.weight_decay),
+            lr=options.learning_rate,
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, options.learning_rate, total_steps=steps, pct_start=0.1
+            self.optimizer,
+            options.learning_rate,
+            total_steps=max(steps, LEAST_SCHEDULE),
+            pct_start=WARM_UP,
         )
         self.ema_decay = options.ema_decay
         self.passes = self.steps = 0
@@ -228,7 +257,7 @@ class Training:
         if macro_f1 >= self.best:
             self.best, self.best_weights = macro_f1, copy.deepcopy(self.averaged.state_dict())
 
-    _STATEFUL = ("network", "averaged", "optimizer", "schedule")
+    _STATEFUL = ("network", "averaged", "regions", "optimizer", "schedule")
     _PLAIN = ("passes", "steps", "best", "best_weights")
 
     def keep(self, folder: Path, options: dict[str, Any]) -> None:
@@ -259,7 +288,7 @@ class Training:
 
 def _one_pass(
     state: Training,
-    loader: DataLoader[tuple[Tensor, int]],
+    loader: DataLoader[tuple[Tensor, int, int]],
     teachers: Teachers,
     options: FitOptions,
     name: str,
@@ -268,16 +297,23 @@ def _one_pass(
     losses: list[float] = []
     progress = Progress(name, len(loader))
     state.network.train()
-    for films, numbers in loader:
-        labels = numbers.to(state.device)
+    if state.passes:
+        state.frozen.settle(options.input_size)
+    head = state.network.backbone.forward_head
+    for films, *numbers in loader:
+        labels, regions = (of.to(state.device) for of in numbers)
         shown = _blended(films.to(state.device), options, state.steps)
         with _autocast(state.device.type):
-            logits = state.network.logits(shown.films).float()
+            maps = state.frozen.feature_maps(shown.films)
+            logits = head(maps).float()
+            of_regions = logits.new_empty(0)
+            if options.region_weight:
+                of_regions = state.regions(head(maps, pre_logits=True)).float()
             taught = teachers.probabilities(shown.films) if options.teachers else None
-        loss = shown.share * _loss(logits, labels, options.label_smoothing)
+        loss = shown.share * _loss(logits, of_regions, labels, regions, options)
         if shown.share < 1:
-            others = labels[shown.order]
-            loss = loss + (1 - shown.share) * _loss(logits, others, options.label_smoothing)
+            others = (labels[shown.order], regions[shown.order])
+            loss = loss + (1 - shown.share) * _loss(logits, of_regions, *others, options)
         if taught is not None:
             apart = disagreement(logits, taught)[labels != STRANGER].sum() / len(labels)
             loss = torch.lerp(loss, apart, options.teacher_weight)
@@ -297,14 +333,20 @@ def _blended(films: Tensor, options: FitOptions, step: int) -> Blended:
     return Blended(films, torch.arange(len(films)), share=1.0)
 
 
-def _loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Mean cross-entropy; that of strangers, to all labels alike, counts less."""
+def _loss(
+    logits: Tensor, of_regions: Tensor, labels: Tensor, regions: Tensor, options: FitOptions
+) -> Tensor:
+    """Mean cross-entropy of labels and regions; that of strangers, to all labels alike, counts less."""
+    smoothing = options.label_smoothing
     of_films = nn.functional.cross_entropy(
-        logits, labels, label_smoothing=label_smoothing, ignore_index=STRANGER, reduction="sum"
+        logits, labels, label_smoothing=smoothing, ignore_index=STRANGER, reduction="sum"
     )
     alike = -torch.log_softmax(logits, dim=1).mean(1)
     of_strangers = alike[labels == STRANGER].sum()
-    return (of_films + STRANGER_WEIGHT * of_strangers) / len(labels)
+    loss = (of_films + STRANGER_WEIGHT * of_strangers) / len(labels)
+    if not options.region_weight:
+        return loss
+    return loss + options.region_weight * region_loss(of_regions, regions, smoothing)
 
 
 def _autocast(device: str) -> torch.autocast:
@@ -320,6 +362,16 @@ def _weights(films: list[Film], source_power: float) -> list[float]:
     for film, share in zip(films, shares, strict=True):
         of_class[film.label] += share
     return [share / of_class[f.label] for f, share in zip(films, shares, strict=True)]
+
+
+@torch.no_grad()
+def _number_of_features(network: FilmClassifier, side: int) -> int:
+    """Ask a network, for it is no matter of its architecture's name."""
+    was_training = network.training
+    film = torch.zeros(1, 1, side, side, dtype=torch.uint8, device=network.device)
+    features = network.eval().features(film)
+    network.train(was_training)
+    return features.shape[1]
 
 
 def _parameter_groups(network: nn.Module, decay: float) -> Iterator[dict[str, object]]:

@@ -1,14 +1,12 @@
-"""What a training starts from: weights that have seen photographs, and stages that keep them."""
+"""What a training starts from: weights that have seen photographs."""
 
 from __future__ import annotations
 
 import importlib
 import re
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import nn
 
 from models.networks import FilmClassifier
 from transforms.errors import UsageError
@@ -62,20 +60,3 @@ def load_initial_weights(network: FilmClassifier, path: Path) -> None:
                 f"--init {path}: {name} has shape {tuple(theirs.shape)}, not {tuple(mine.shape)}"
             )
     network.backbone.load_state_dict(own)
-
-
-def freeze(network: FilmClassifier, stages: int) -> None:
-    """Fix the weights of the stem and of the first stages; their batch statistics go on.
-
-    Raises:
-        UsageError: the architecture is not made of a stem and stages as EfficientNets are.
-    """
-    if not stages:
-        return
-    backbone = network.backbone
-    parts = [getattr(backbone, name, None) for name in ("conv_stem", "bn1", "blocks")]
-    if not all(isinstance(part, nn.Module) for part in parts):
-        raise UsageError("--freeze: the architecture has no stages; give 0")
-    stem, norm, blocks = cast("list[nn.Module]", parts)
-    for part in (stem, norm, *list(blocks.children())[:stages]):
-        part.requires_grad_(requires_grad=False)

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PATH",
-        help="CSV manifest (path, label, and where known split, source, group, license) or a folder "
-        "with one sub-folder per label; PNG, JPEG or DICOM",
+        help="CSV manifest (path, label, and where known split, source, group, license, region) or a "
+        "folder with one sub-folder per label; PNG, JPEG or DICOM",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder of the bundle"
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="STAGES",
-        help="first stages of the network that keep their starting weights",
+        help="first stages of the network that keep their starting weights; a pass takes half the time",
     )
     parser.add_argument(
         "--variation",
@@ -94,6 +94,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="share of draws that are pictures of no anatomy, for the network to be unsure of "
         "(Hendrycks et al. 2019)",
+    )
+    parser.add_argument(
+        "--region_weight",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="of the loss of telling regions apart, where the manifest has a column region: anatomy "
+        "finer than the labels, which the bundle does not tell (Caruana 1997)",
     )
     parser.add_argument(
         "--source_power",
@@ -151,6 +159,7 @@ def run(args: argparse.Namespace) -> int:
         teachers=tuple(args.teachers),
         teacher_weight=args.teacher_weight,
         doubt=args.doubt,
+        region_weight=args.region_weight,
         source_power=args.source_power,
         workers=args.workers,
         seed=args.seed,

@@ -16,7 +16,6 @@ from scipy.special import softmax
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from models.bundle import read_info
-from models.networks import FilmClassifier
 from models.training.augment import Variation, augment, mix_style
 from models.training.evaluation import auroc
 from models.training.films import Film, FilmsError, read_films
@@ -143,9 +142,9 @@ def test_a_source_that_is_left_out_is_only_looked_at(
 def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkeypatch) -> None:
     options = FitOptions(
         architecture="test_efficientnet", input_size=32, passes=3, batch_size=8, workers=0,
-        mixup=0.2, cutmix=0.5, style_mix=0.5, doubt=0.3,
+        mixup=0.2, cutmix=0.5, style_mix=0.5, doubt=0.3, freeze=1, region_weight=0.5,
     )  # fmt: skip
-    films = read_films(folders)
+    films = [replace(film, region=film.label) for film in read_films(folders)]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
@@ -179,22 +178,6 @@ def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkey
     ]
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert not (broken / UNFINISHED_FILE).exists()
-
-
-def test_frozen_stages_keep_their_weights(folders: Path, tmp_path: Path, capsys) -> None:
-    options = FitOptions(
-        architecture="test_efficientnet", input_size=32, passes=1, batch_size=8, workers=0, freeze=2
-    )
-    found = fit(read_films(folders), options, "cpu", tmp_path).backbone.state_dict()
-    torch.manual_seed(options.seed)
-    started = FilmClassifier("test_efficientnet", LABELS, drop_rate=0.2).backbone.state_dict()
-    for name in started:
-        if name.endswith("weight"):
-            is_frozen = name.startswith(("conv_stem", "bn1", "blocks.0.", "blocks.1."))
-            assert torch.equal(found[name], started[name]) == is_frozen, name
-    train = ["train", "--data", str(folders), "--output", str(tmp_path / "x"), *TINY]
-    assert main([*train, "--architecture", "test_vit", "--freeze", "1"]) == 2
-    assert "no stages" in capsys.readouterr().err
 
 
 def test_more_data_is_only_learnt_from(folders: Path, tmp_path: Path) -> None:

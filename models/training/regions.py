@@ -1,0 +1,57 @@
+"""Finer anatomy than the labels, learnt beside them from the same features, and dropped afterwards.
+
+A knee and a skull are both "others", a neck and a whole spine both "spine": a network that has to tell
+them apart has less to gain from what tells one collection from another (Caruana 1997, "Multitask
+Learning").
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from torch import Tensor, nn
+
+from models.training.films import Film
+from transforms.errors import UsageError
+
+UNKNOWN: Final = -1
+"""Stands for the region of a film that is of none, or of a rare one."""
+LEAST_FILMS: Final = 8
+GUESSED: Final = "pred:"
+"""Stands before a region that a model named; it counts like any other."""
+
+
+def number_regions(films: Sequence[Film]) -> tuple[list[int], int]:
+    """Return each film's region as a number, or `UNKNOWN`, and how many regions there are.
+
+    A region is what the manifest calls so, of one label; it takes `LEAST_FILMS` films to be one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    names = [(film.label, film.region.removeprefix(GUESSED)) for film in films]
+    counts = Counter(name for name in names if name[1])
+    known = sorted(name for name, count in counts.items() if count >= LEAST_FILMS)
+    if not known:
+        raise UsageError(
+            f"--region_weight: no region has {LEAST_FILMS} train films; give a manifest with a "
+            "column region, or 0"
+        )
+    number = {name: i for i, name in enumerate(known)}
+    return [number.get(name, UNKNOWN) for name in names], len(known)
+
+
+def region_loss(logits: Tensor, regions: Tensor, label_smoothing: float) -> Tensor:
+    """Return the mean cross-entropy over films, 0 for those of `UNKNOWN` region.
+
+    Args:
+        logits: float32[N, n_regions].
+        regions: int64[N].
+        label_smoothing: in [0, 1).
+    """
+    of_known = nn.functional.cross_entropy(
+        logits, regions, label_smoothing=label_smoothing, ignore_index=UNKNOWN, reduction="sum"
+    )
+    return of_known / len(regions)

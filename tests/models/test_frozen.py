@@ -1,0 +1,80 @@
+"""Stages that are frozen keep their weights, and compute what they computed before, only sooner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.networks import FilmClassifier
+from models.training.films import read_films
+from models.training.fit import FitOptions, fit
+from models.training.frozen import FrozenStages
+from pipeline.cli import main
+from transforms.labels import LABELS
+
+SIDE = 64
+
+
+def fit_frozen(
+    folders: Path, folder: Path, architecture: str, passes: int
+) -> dict[str, torch.Tensor]:
+    folder.mkdir()
+    options = FitOptions(
+        architecture=architecture, input_size=32, passes=passes, batch_size=8, workers=0, freeze=2,
+        ema_decay=0.0,
+    )  # fmt: skip
+    weights: dict[str, torch.Tensor] = fit(
+        read_films(folders), options, "cpu", folder
+    ).backbone.state_dict()
+    return weights
+
+
+@pytest.mark.parametrize("architecture", ["test_efficientnet", "tf_efficientnet_lite0"])
+def test_frozen_stages_keep_their_weights(architecture: str, folders: Path, tmp_path: Path) -> None:
+    found = fit_frozen(folders, tmp_path / "bundle", architecture, passes=2)
+    torch.manual_seed(FitOptions().seed)
+    started = FilmClassifier(architecture, LABELS, drop_rate=0.2).backbone.state_dict()
+    for name in started:
+        if name.endswith("weight"):
+            is_frozen = name.startswith(("conv_stem", "bn1", "blocks.0.", "blocks.1."))
+            assert torch.equal(found[name], started[name]) == is_frozen, name
+
+
+@pytest.mark.parametrize("architecture", ["test_efficientnet", "tf_efficientnet_lite0"])
+def test_statistics_settle_and_the_maps_stay_the_same(architecture: str) -> None:
+    torch.manual_seed(0)
+    network = FilmClassifier(architecture, LABELS)
+    frozen = FrozenStages(network, 3)
+    films = torch.randint(256, (12, 1, SIDE, SIDE), dtype=torch.uint8)
+    network.train()
+    for _ in range(40):
+        frozen.feature_maps(films)
+    moved = network.backbone.bn1.running_mean.clone()
+    assert not torch.equal(moved, torch.zeros_like(moved))
+    network.eval()
+    with torch.no_grad():
+        expected = network.backbone.forward_features(network.scaled(films))
+    frozen.settle(SIDE)
+    maps = frozen.feature_maps(films)
+    torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-3)
+    maps.sum().backward()
+    network.train()
+    frozen.settle(SIDE)
+    frozen.feature_maps(films)
+    assert torch.equal(network.backbone.bn1.running_mean, moved)
+    learnt = {
+        name.split(".")[1]: parameter.grad is not None
+        for name, parameter in network.backbone.blocks.named_parameters("blocks")
+    }
+    assert learnt == {str(stage): stage >= 3 for stage in range(len(network.backbone.blocks))}
+    later = network.backbone.blocks[-1].state_dict()
+    assert any(of.abs().max() > 0 for name, of in later.items() if name.endswith("running_mean"))
+
+
+def test_a_network_without_stages_is_refused(folders: Path, tmp_path: Path, capsys) -> None:
+    train = ["train", "--data", str(folders), "--output", str(tmp_path / "x"), "--device", "cpu"]
+    train += ["--init", "none", "--input_size", "32", "--workers", "0"]
+    assert main([*train, "--architecture", "test_vit", "--freeze", "1"]) == 2
+    assert "no stages" in capsys.readouterr().err
