@@ -31,6 +31,8 @@ FOLDS: Final = {
 
 COMMON: Final = "--input_size 128 --passes 5 --device cpu"
 SIMULATED: Final = "--variation wide --freeze 3 --more_data SIMULATED --more_weight 0.2"
+FINER: Final = f"{SIMULATED} --region_weight 0.5"
+PAIRED: Final = f"{FINER} --pairs 0.15"
 RECIPES: Final = {
     "plain augmentation": "--variation plain",
     "wide augmentation": "--variation wide",
@@ -43,6 +45,11 @@ RECIPES: Final = {
     "the same, twelve passes, 192 pixels": f"{SIMULATED} --passes 12 --input_size 192",
     "two of 128 pixels, twelve passes": "calibrate --ensemble, seeds 0 and 1",
     "192 and 128 pixels, twelve passes": "calibrate --ensemble",
+    "the same, regions too": FINER,
+    "regions and pairs": PAIRED,
+    "regions and pairs, twelve passes": f"{PAIRED} --passes 12",
+    "regions and pairs, twelve passes, 192 pixels": f"{PAIRED} --passes 12 --input_size 192",
+    "regions and pairs, 192 and 128 pixels, twelve passes": "calibrate --ensemble",
     "the same, films cut": f"{SIMULATED} --cutmix 1",
     "the same, Lite2": f"{SIMULATED} --architecture tf_efficientnet_lite2",
     "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHERS",
@@ -54,6 +61,9 @@ ENSEMBLES: Final = {
     "two of 128 pixels, twelve passes": ("the same, twelve passes", "the same, twelve passes"),
     "192 and 128 pixels, twelve passes": (
         "the same, twelve passes, 192 pixels", "the same, twelve passes",
+    ),
+    "regions and pairs, 192 and 128 pixels, twelve passes": (
+        "regions and pairs, twelve passes, 192 pixels", "regions and pairs, twelve passes",
     ),
 }  # fmt: skip
 """Recipes of bundles that serve side by side: the first of seed 0, the second of the seed asked for, or

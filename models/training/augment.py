@@ -22,6 +22,10 @@ Values = npt.NDArray[np.float32]
 Variation = Literal["plain", "wide"]
 PLAIN, WIDE = get_args(Variation)
 LEAST_SIDE: Final = 16
+STACKED: Final = 0.2
+"""Share of pairs that stand one above the other."""
+LEAST_OF_PANEL: Final = 0.6
+"""Least share of a film's breadth that is left of it in a pair."""
 WHITE: Final = 255
 
 
@@ -75,6 +79,51 @@ def augment(gray: Gray, rng: np.random.Generator, variation: Variation = WIDE) -
     if rng.random() < 0.4:
         values = values + rng.normal(0, rng.uniform(0.005, 0.05), values.shape).astype(np.float32)
     return np.asarray(np.clip(values, 0, 1) * WHITE, dtype=np.float32)
+
+
+def beside(one: Gray, other: Gray, rng: np.random.Generator) -> Gray:
+    """Return two films as one: side by side, or one above the other, as consoles and articles show views.
+
+    Args:
+        one: uint8[H, W].
+        other: uint8[H', W'], of the same label; it is scaled to fit.
+        rng: source of randomness.
+
+    Returns:
+        uint8[h, w], about as long as `one`, with a strip of one gray level between the two.
+    """
+    is_above = rng.random() < STACKED
+    panels = [_panel(film, rng, is_above) for film in (one, other)]
+    if rng.random() < 0.5:
+        panels.reverse()
+    side = min(panel.height for panel in panels)
+    panels = [
+        panel.resize(
+            (max(LEAST_SIDE, round(panel.width * side / panel.height)), side),
+            Image.Resampling.BILINEAR,
+        )
+        for panel in panels
+    ]
+    gap = int(rng.integers(0, 1 + max(1, side // 20)))
+    both = Image.new(
+        "L",
+        (panels[0].width + gap + panels[1].width, side),
+        int(rng.choice([0, WHITE, int(rng.integers(0, 256))])),
+    )
+    both.paste(panels[0], (0, 0))
+    both.paste(panels[1], (panels[0].width + gap, 0))
+    both.thumbnail((max(one.shape), max(one.shape)), Image.Resampling.BILINEAR)
+    shown = np.asarray(both)
+    return shown.T if is_above else shown
+
+
+def _panel(film: Gray, rng: np.random.Generator, is_above: bool) -> Image.Image:
+    """Cut a film across the direction that panels stand in; on its side, if they are stacked."""
+    across = film.T if is_above else film
+    width = across.shape[1]
+    kept = max(min(width, LEAST_SIDE), round(width * rng.uniform(LEAST_OF_PANEL, 1.0)))
+    left = (width - kept) // 2
+    return Image.fromarray(np.ascontiguousarray(across[:, left : left + kept]))
 
 
 def mix_style(film: Gray, other: Gray, rng: np.random.Generator) -> Gray:

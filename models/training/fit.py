@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from models.networks import FilmClassifier
-from models.training.augment import WIDE, Variation, augment, mix_style
+from models.training.augment import WIDE, Variation, augment, beside, mix_style
 from models.training.blend import Blended, cutmix, mixup
 from models.training.films import Film, load_grays
 from models.training.frozen import FrozenStages
@@ -63,6 +63,8 @@ class FitOptions:
         freeze: stages of the network, from the input on, whose weights stay as they are, and after
             the first pass their batch statistics too; see `frozen`.
         variation: how far augmented films differ from their originals; see `augment`.
+        pairs: share of films that are shown with another one of their label on the same film, as
+            consoles and articles show two views; see `augment.beside`.
         style_mix: share of films that take on another one's spectrum; see `augment.mix_style`.
         mixup: parameter of the Beta distribution that films are shown through one another by; 0: none
             are. See `blend`.
@@ -89,6 +91,7 @@ class FitOptions:
     label_smoothing: float = 0.05
     freeze: int = 0
     variation: Variation = WIDE
+    pairs: float = 0.0
     style_mix: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -113,6 +116,7 @@ class _AugmentedFilms(Dataset[tuple[Tensor, int, int]]):
         options: FitOptions,
     ) -> None:
         self.grays, self.labels, self.regions, self.options = grays, labels, regions, options
+        self.of_label = {label: np.flatnonzero(np.array(labels) == label) for label in set(labels)}
 
     def __len__(self) -> int:
         return len(self.grays)
@@ -124,13 +128,18 @@ class _AugmentedFilms(Dataset[tuple[Tensor, int, int]]):
         is_stranger = rng.random() < self.options.doubt
         if is_stranger and rng.random() < 0.5:
             return torch.from_numpy(network_input(generated(rng, size), size)), *STRANGE
-        film = network_input(augment(self.grays[index], rng, self.options.variation), size)
+        gray, region = self.grays[index], self.regions[index]
+        if self.options.pairs and rng.random() < self.options.pairs:
+            second = int(rng.choice(self.of_label[self.labels[index]]))
+            gray = beside(gray, self.grays[second], rng)
+            region = region if region == self.regions[second] else UNKNOWN
+        film = network_input(augment(gray, rng, self.options.variation), size)
         if rng.random() < self.options.style_mix:
             other = self.grays[int(rng.integers(len(self.grays)))]
             film = mix_style(film, network_input(other, size), rng)
         if is_stranger:
             return torch.from_numpy(shuffled(film, rng)), *STRANGE
-        return torch.from_numpy(film), self.labels[index], self.regions[index]
+        return torch.from_numpy(film), self.labels[index], region
 
 
 class _Draws(Sampler[tuple[int, int]]):

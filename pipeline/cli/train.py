@@ -51,6 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how far augmented films differ from their originals",
     )
     parser.add_argument(
+        "--pairs",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of films that are shown with another one of their label on the same film, as "
+        "consoles and articles show two views",
+    )
+    parser.add_argument(
         "--style_mix",
         type=float,
         default=0.0,
@@ -153,6 +161,7 @@ def run(args: argparse.Namespace) -> int:
         learning_rate=args.learning_rate,
         freeze=args.freeze,
         variation=args.variation,
+        pairs=args.pairs,
         style_mix=args.style_mix,
         mixup=args.mixup,
         cutmix=args.cutmix,

@@ -16,7 +16,7 @@ from scipy.special import softmax
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from models.bundle import read_info
-from models.training.augment import Variation, augment, mix_style
+from models.training.augment import Variation, augment, beside, mix_style
 from models.training.evaluation import auroc
 from models.training.films import Film, FilmsError, read_films
 from models.training.fit import LOG_FILE, UNFINISHED_FILE, FitOptions, Training, fit
@@ -142,7 +142,7 @@ def test_a_source_that_is_left_out_is_only_looked_at(
 def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkeypatch) -> None:
     options = FitOptions(
         architecture="test_efficientnet", input_size=32, passes=3, batch_size=8, workers=0,
-        mixup=0.2, cutmix=0.5, style_mix=0.5, doubt=0.3, freeze=1, region_weight=0.5,
+        mixup=0.2, cutmix=0.5, pairs=0.3, style_mix=0.5, doubt=0.3, freeze=1, region_weight=0.5,
     )  # fmt: skip
     films = [replace(film, region=film.label) for film in read_films(folders)]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -254,6 +254,21 @@ def test_a_mixed_style_is_of_both_films() -> None:
         return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
     assert alike(mixed, one) > alike(mixed, other)  # the anatomy stays
+
+
+def test_a_pair_shows_both_films_and_a_strip_between() -> None:
+    dark, bright = np.full((90, 60), 50, np.uint8), np.full((200, 120), 200, np.uint8)
+    ways = set()
+    for seed in range(40):
+        pair = beside(dark, bright, np.random.default_rng(seed))
+        assert np.array_equal(pair, beside(dark, bright, np.random.default_rng(seed)))
+        assert max(pair.shape) <= 90
+        for of in (50, 200):
+            assert (abs(pair.astype(int) - of) <= 2).mean() > 0.2
+        ends = (int(pair[1, 1]), int(pair[-2, -2]))
+        is_above = len(np.unique(pair[:, 1])) > 1
+        ways.add((*sorted(ends), is_above, ends[0] < ends[1]))
+    assert ways == {(50, 200, above, first) for above in (True, False) for first in (True, False)}
 
 
 def test_a_shuffled_film_has_the_same_tiles_elsewhere() -> None:
