@@ -45,14 +45,14 @@ RECIPES: Final = {
     "the same, twelve passes, 192 pixels": f"{SIMULATED} --passes 12 --input_size 192",
     "two of 128 pixels, twelve passes": "calibrate --ensemble, seeds 0 and 1",
     "192 and 128 pixels, twelve passes": "calibrate --ensemble",
-    "the same, regions too": FINER,
-    "regions and pairs": PAIRED,
-    "regions and pairs, twelve passes": f"{PAIRED} --passes 12",
-    "regions and pairs, twelve passes, 192 pixels": f"{PAIRED} --passes 12 --input_size 192",
-    "regions and pairs, 192 and 128 pixels, twelve passes": "calibrate --ensemble",
     "the same, films cut": f"{SIMULATED} --cutmix 1",
     "the same, Lite2": f"{SIMULATED} --architecture tf_efficientnet_lite2",
     "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHERS",
+    "with regions": FINER,
+    "with regions and pairs": PAIRED,
+    "with regions and pairs, twelve passes": f"{PAIRED} --passes 12",
+    "with regions and pairs, twelve passes, 192 pixels": f"{PAIRED} --passes 12 --input_size 192",
+    "with regions and pairs, 192 and 128 pixels, twelve passes": "calibrate --ensemble",
 }
 """Options beside those of `COMMON`; SIMULATED and TEACHERS stand for a manifest and for bundles."""
 TEACHERS: Final = {"the same, taught by Lite2": ["the same, Lite2"]}
@@ -62,8 +62,8 @@ ENSEMBLES: Final = {
     "192 and 128 pixels, twelve passes": (
         "the same, twelve passes, 192 pixels", "the same, twelve passes",
     ),
-    "regions and pairs, 192 and 128 pixels, twelve passes": (
-        "regions and pairs, twelve passes, 192 pixels", "regions and pairs, twelve passes",
+    "with regions and pairs, 192 and 128 pixels, twelve passes": (
+        "with regions and pairs, twelve passes, 192 pixels", "with regions and pairs, twelve passes",
     ),
 }  # fmt: skip
 """Recipes of bundles that serve side by side: the first of seed 0, the second of the seed asked for, or

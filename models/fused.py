@@ -89,9 +89,13 @@ def fused_start(plain: nn.Module, stages: int, side: int) -> FusedStages | None:
         try:
             start = FusedStages(plain, Size(CPU_FORWARD_FILMS, side), stages)
             is_same = torch.allclose(start(probe), expected, rtol=RELATIVE, atol=RELATIVE)
-        except (AttributeError, RuntimeError, TypeError):
+        except (AttributeError, RuntimeError, TypeError) as error:
+            LOG.info("no fused stages on this machine (%s): training is slower", error)
             return None
-    return start if is_same else None
+    if not is_same:
+        LOG.warning("the fused stages' values differ: training without them")
+        return None
+    return start
 
 
 class FusedEfficientNetLite(nn.Module):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks import ablation
 from docs.generate import PAGES, REASONS_OF
+from models.bundle import read_info
+from models.default_bundle import DEFAULT_BUNDLE
+from models.training.card import CARD_FILE, EVALUATION_FILE, FAILURES_FILE, card
 from pipeline import __version__
 from pipeline.cli import COMMANDS
+from pipeline.cli.evaluate import table
 from transforms.metrics import COUNTED, MEASURES, Count, Spread
 from transforms.reasons import MEANINGS, Reason, Status
 
@@ -39,6 +45,22 @@ def test_the_readme_shows_each_command() -> None:
     readme = (ROOT / "README.md").read_text()
     for command in COMMANDS:
         assert f"| `{command} " in readme
+
+
+def test_the_card_of_the_default_bundle_is_what_its_figures_make() -> None:
+    folder = ROOT / "models" / "default"
+    info, evaluation = read_info(DEFAULT_BUNDLE), json.loads((folder / EVALUATION_FILE).read_text())
+    assert evaluation["model_id"] == info.model_id
+    shown = card(info, evaluation, has_failures=(folder / FAILURES_FILE).exists())
+    assert (folder / CARD_FILE).read_text() == shown, "run 'dicom-router evaluate'"
+    assert table(evaluation) in (ROOT / "README.md").read_text()
+
+
+def test_the_ablation_is_shown_as_it_was_measured() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "ablation.json").read_text())
+    page = (ROOT / "docs" / "model.md").read_text()
+    for line in filter(None, ablation.table(results).splitlines()):
+        assert line.removeprefix("- ") in page, line
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -90,7 +90,7 @@ def beside(one: Gray, other: Gray, rng: np.random.Generator) -> Gray:
         rng: source of randomness.
 
     Returns:
-        uint8[h, w], about as long as `one`, with a strip of one gray level between the two.
+        uint8[h, w], no longer than `one`, with a strip of one gray level between the two.
     """
     is_above = rng.random() < STACKED
     panels = [_panel(film, rng, is_above) for film in (one, other)]

@@ -16,7 +16,8 @@ from models.networks import FilmClassifier
 from models.training import provenance
 from models.training.calibrate import TARGET_ERROR, calibrate, strangeness
 from models.training.films import Film, FilmsError, read_films, split_of
-from models.training.fit import FitOptions, fit
+from models.training.fit import fit
+from models.training.options import FitOptions
 from models.training.predict import inputs_of, predict, predict_logits
 from models.training.score import score
 from models.training.subspace import fit_virtual_logit

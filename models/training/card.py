@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -162,14 +163,22 @@ def _left_out(info: BundleInfo) -> list[str]:
     runs, rules = info.training.get("left_out", ()), info.calibration.get("elsewhere", ())
     if not runs or len(runs) != len(rules):
         return []
-    rows = (
+    rows = [
         [", ".join(run["sources"]), _sides(run.get("members", ()), run["input_size"]), run["passes"],
          run["films"], _within(run, "macro_recall"), run.get("aurc", ""),
          ", ".join(f"{label} {of['recall']:.2f} of {of['films']}"
                    for label, of in run["labels"].items() if of["films"]),
          f"{decided['coverage']:.1%}", f"{decided['error']:.2%}"]
         for run, decided in zip(runs, rules, strict=True)
-    )  # fmt: skip
+    ]  # fmt: skip
+    if len(runs) > 1:
+        areas = [run["aurc"] for run in runs if run.get("aurc") is not None]
+        rows.append(
+            ["mean", "", "", "", f"{fmean(run['macro_recall'] for run in runs):.3f}",
+             f"{fmean(areas):.3f}" if len(areas) == len(runs) else "", "",
+             f"{fmean(of['coverage'] for of in rules):.1%}",
+             f"{fmean(of['error'] for of in rules):.2%}"]
+        )  # fmt: skip
     heads = ["left out", "pixels a side", "passes", "films", "macro recall", "AURC",
              "recall by label"]  # fmt: skip
     return [

@@ -1,161 +1,44 @@
-"""Fine-tuning of a film classifier: sampling, optimisation, weight averaging, choice on validation."""
+"""Fine-tuning of a film classifier: optimisation, weight averaging, choice on validation."""
 
 from __future__ import annotations
 
 import copy
 import json
 import time
-from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from models.networks import FilmClassifier
-from models.training.augment import WIDE, Variation, augment, beside, mix_style
 from models.training.blend import Blended, cutmix, mixup
+from models.training.draws import STRANGER, AugmentedFilms, Draws, weights_of
 from models.training.films import Film, load_grays
 from models.training.frozen import FrozenStages
+from models.training.loss import supervised_loss
+from models.training.options import FitOptions
 from models.training.predict import inputs_of, predict_logits
 from models.training.progress import Progress
-from models.training.regions import UNKNOWN, number_regions, region_loss
+from models.training.regions import UNKNOWN, number_regions
 from models.training.starting import load_initial_weights
-from models.training.strangers import generated, shuffled
 from models.training.teachers import Teachers, disagreement
 from transforms.errors import UsageError
-from transforms.imaging.network_input import network_input
 from transforms.labels import LABELS
 
 LOG_FILE = "training.jsonl"
 UNFINISHED_FILE = "unfinished.pt"
-STRANGER = -1
-"""Stands for the label of a picture of no anatomy."""
-STRANGE = (STRANGER, UNKNOWN)
-STRANGER_WEIGHT = 0.5
 WARM_UP = 0.1
 """Share of the steps in which the learning rate rises."""
 LEAST_SCHEDULE = 20
 """Steps of the shortest schedule; of ten, a warm-up would be of none."""
 CACHE_FACTOR = 1.5
 """Films are kept in memory at this multiple of the input size, so that crops stay sharp."""
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """Options of a training.
-
-    Attributes:
-        architecture: name of a timm network.
-        init: path of starting weights (a PyTorch state dict), or None for random ones.
-        input_size: side of the network's input, in pixels.
-        passes: number of times as many films are drawn as the train split holds.
-        batch_size: films a step.
-        learning_rate: peak of the one-cycle schedule.
-        weight_decay: of AdamW.
-        label_smoothing: in [0, 1).
-        freeze: stages of the network, from the input on, whose weights stay as they are, and after
-            the first pass their batch statistics too; see `frozen`.
-        variation: how far augmented films differ from their originals; see `augment`.
-        pairs: share of films that are shown with another one of their label on the same film, as
-            consoles and articles show two views; see `augment.beside`.
-        style_mix: share of films that take on another one's spectrum; see `augment.mix_style`.
-        mixup: parameter of the Beta distribution that films are shown through one another by; 0: none
-            are. See `blend`.
-        cutmix: parameter of the Beta distribution that rectangles of films are cut by and shown in
-            others; 0: none are. With `mixup` too, each has every other batch.
-        teachers: bundles that the network also learns to agree with; see `teachers`.
-        teacher_weight: share of the loss that is the disagreement with them, in [0, 1].
-        doubt: share of draws that are pictures of no anatomy, for which every label shall be as likely
-            as any other; see `strangers`.
-        region_weight: of the loss of telling regions, finer than labels, apart; see `regions`.
-        source_power: a source of n films of a class is drawn in proportion to n to this power.
-        ema_decay: of the averaged weights, which are the ones kept.
-        workers: processes that augment films.
-        seed: of sampling and augmentation.
-    """
-
-    architecture: str = "tf_efficientnet_lite0"
-    init: str | None = None
-    input_size: int = 224
-    passes: int = 6
-    batch_size: int = 32
-    learning_rate: float = 6e-4
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.05
-    freeze: int = 0
-    variation: Variation = WIDE
-    pairs: float = 0.0
-    style_mix: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    teachers: tuple[str, ...] = ()
-    teacher_weight: float = 0.7
-    doubt: float = 0.0
-    region_weight: float = 0.0
-    source_power: float = 0.5
-    ema_decay: float = 0.995
-    workers: int = 1
-    seed: int = 0
-
-
-class _AugmentedFilms(Dataset[tuple[Tensor, int, int]]):
-    """Items are asked for by index and seed: they do not depend on the number of workers."""
-
-    def __init__(
-        self,
-        grays: list[npt.NDArray[np.uint8]],
-        labels: list[int],
-        regions: list[int],
-        options: FitOptions,
-    ) -> None:
-        self.grays, self.labels, self.regions, self.options = grays, labels, regions, options
-        self.of_label = {label: np.flatnonzero(np.array(labels) == label) for label in set(labels)}
-
-    def __len__(self) -> int:
-        return len(self.grays)
-
-    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int, int]:
-        index, seed = drawn
-        rng = np.random.default_rng(seed)
-        size = self.options.input_size
-        is_stranger = rng.random() < self.options.doubt
-        if is_stranger and rng.random() < 0.5:
-            return torch.from_numpy(network_input(generated(rng, size), size)), *STRANGE
-        gray, region = self.grays[index], self.regions[index]
-        if self.options.pairs and rng.random() < self.options.pairs:
-            second = int(rng.choice(self.of_label[self.labels[index]]))
-            gray = beside(gray, self.grays[second], rng)
-            region = region if region == self.regions[second] else UNKNOWN
-        film = network_input(augment(gray, rng, self.options.variation), size)
-        if rng.random() < self.options.style_mix:
-            other = self.grays[int(rng.integers(len(self.grays)))]
-            film = mix_style(film, network_input(other, size), rng)
-        if is_stranger:
-            return torch.from_numpy(shuffled(film, rng)), *STRANGE
-        return torch.from_numpy(film), self.labels[index], region
-
-
-class _Draws(Sampler[tuple[int, int]]):
-    """Indices by weight, each with a seed, as many as there are films; another lot for each pass."""
-
-    def __init__(self, weights: list[float], seed: int) -> None:
-        self.weights, self.seed, self.number = np.array(weights) / sum(weights), seed, 0
-
-    def __len__(self) -> int:
-        return len(self.weights)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        rng = np.random.default_rng((self.seed, self.number))
-        indices = rng.choice(len(self), len(self), p=self.weights)
-        seeds = rng.integers(2**62, size=len(self))
-        yield from zip(indices.tolist(), seeds.tolist(), strict=True)
 
 
 def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> FilmClassifier:
@@ -172,7 +55,7 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
     Raises:
         BundleError: a teacher cannot be read, or has other labels.
         UsageError: the folder holds an unfinished training with other options, the network has no
-            stages to freeze, or the films no regions to tell apart.
+            stages to freeze, or the films make no batch or have no regions to tell apart.
     """
     torch.manual_seed(options.seed)
     train = [f for f in films if f.split == "train"]
@@ -182,15 +65,21 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
     regions, n_regions = [UNKNOWN] * len(train), 0
     if options.region_weight:
         regions, n_regions = number_regions(train)
-    draws = _Draws(_weights(train, options.source_power), options.seed)
+    weights = weights_of(train, options.source_power)
+    draws = Draws(weights, options.seed)
     loader = DataLoader(
-        _AugmentedFilms(grays, [LABELS.index(f.label) for f in train], regions, options),
+        AugmentedFilms(grays, [LABELS.index(f.label) for f in train], regions, weights, options),
         batch_size=options.batch_size,
         sampler=draws,
         num_workers=options.workers,
         drop_last=True,
         persistent_workers=options.workers > 0,
     )
+    if not len(loader):
+        raise UsageError(
+            f"{len(train)} train films make no batch of {options.batch_size}; give a smaller "
+            "--batch_size or more films"
+        )
     network = FilmClassifier(options.architecture, LABELS, drop_rate=0.2)
     if options.init:
         load_initial_weights(network, Path(options.init))
@@ -319,10 +208,10 @@ def _one_pass(
             if options.region_weight:
                 of_regions = state.regions(head(maps, pre_logits=True)).float()
             taught = teachers.probabilities(shown.films) if options.teachers else None
-        loss = shown.share * _loss(logits, of_regions, labels, regions, options)
+        loss = shown.share * supervised_loss(logits, of_regions, labels, regions, options)
         if shown.share < 1:
             others = (labels[shown.order], regions[shown.order])
-            loss = loss + (1 - shown.share) * _loss(logits, of_regions, *others, options)
+            loss = loss + (1 - shown.share) * supervised_loss(logits, of_regions, *others, options)
         if taught is not None:
             apart = disagreement(logits, taught)[labels != STRANGER].sum() / len(labels)
             loss = torch.lerp(loss, apart, options.teacher_weight)
@@ -342,35 +231,9 @@ def _blended(films: Tensor, options: FitOptions, step: int) -> Blended:
     return Blended(films, torch.arange(len(films)), share=1.0)
 
 
-def _loss(
-    logits: Tensor, of_regions: Tensor, labels: Tensor, regions: Tensor, options: FitOptions
-) -> Tensor:
-    """Mean cross-entropy of labels and regions; that of strangers, to all labels alike, counts less."""
-    smoothing = options.label_smoothing
-    of_films = nn.functional.cross_entropy(
-        logits, labels, label_smoothing=smoothing, ignore_index=STRANGER, reduction="sum"
-    )
-    alike = -torch.log_softmax(logits, dim=1).mean(1)
-    of_strangers = alike[labels == STRANGER].sum()
-    loss = (of_films + STRANGER_WEIGHT * of_strangers) / len(labels)
-    if not options.region_weight:
-        return loss
-    return loss + options.region_weight * region_loss(of_regions, regions, smoothing)
-
-
 def _autocast(device: str) -> torch.autocast:
     """bfloat16 on CUDA; on CPUs the backward of depthwise convolutions is slower in it."""
     return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
-
-
-def _weights(films: list[Film], source_power: float) -> list[float]:
-    """Each class equally often; within a class, sources by a power of their size."""
-    of_source = Counter((f.label, f.source) for f in films)
-    shares = [f.weight * of_source[f.label, f.source] ** (source_power - 1) for f in films]
-    of_class: dict[str, float] = defaultdict(float)
-    for film, share in zip(films, shares, strict=True):
-        of_class[film.label] += share
-    return [share / of_class[f.label] for f, share in zip(films, shares, strict=True)]
 
 
 @torch.no_grad()

@@ -15,9 +15,12 @@ from transforms.errors import UsageError
 class FrozenStages:
     """The stem and the first stages: their weights stay, their batch statistics move until `settle`.
 
+    Attributes:
+        fused: what computes them once they have settled, if there is such.
+
     What an edge is need not be learnt again, and these stages cost most of the time. Once their
     statistics are those of films, nothing about them changes any more: then they are evaluated as in
-    serving, without gradients and on a CPU fused (`models/fused.py`), in half the time of a step.
+    serving, and on a CPU EfficientNet-Lites without gradients and fused (`models/fused.py`).
     """
 
     def __init__(self, network: FilmClassifier, stages: int) -> None:
@@ -34,7 +37,7 @@ class FrozenStages:
         self._parts = _first_parts(network.backbone, stages) if stages else []
         for part in self._parts:
             part.requires_grad_(requires_grad=False)
-        self._fused: FusedStages | None = None
+        self.fused: FusedStages | None = None
 
     def settle(self, side: int) -> None:
         """Fix the batch statistics too, as they are now, for films of `side` pixels.
@@ -43,18 +46,18 @@ class FrozenStages:
         """
         for part in self._parts:
             part.eval()
-        if self._parts and self._fused is None:
-            self._fused = fused_start(self.network.backbone, self.stages, side)
+        if self._parts and self.fused is None:
+            self.fused = fused_start(self.network.backbone, self.stages, side)
 
     def feature_maps(self, films: Tensor) -> Tensor:
         """Return the maps of the whole network for [N, 1, S, S] in 0..255."""
         images, backbone = self.network.scaled(films), self.network.backbone
         maps: Tensor
-        if self._fused is None:
+        if self.fused is None:
             maps = backbone.forward_features(images)
             return maps
         with torch.no_grad():
-            maps = torch.cat([self._fused(part) for part in torch.split(images, self._fused.films)])
+            maps = torch.cat([self.fused(part) for part in torch.split(images, self.fused.films)])
         maps = backbone.forward_rest(maps, self.stages)
         return maps
 

@@ -13,7 +13,7 @@ import torch
 
 from models.bundle import BundleError, BundleInfo
 from models.training.films import Film, split_of
-from models.training.fit import FitOptions
+from models.training.options import FitOptions
 
 
 def of_training(

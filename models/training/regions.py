@@ -26,12 +26,13 @@ GUESSED: Final = "pred:"
 def number_regions(films: Sequence[Film]) -> tuple[list[int], int]:
     """Return each film's region as a number, or `UNKNOWN`, and how many regions there are.
 
-    A region is what the manifest calls so, of one label; it takes `LEAST_FILMS` films to be one.
+    A region is what the manifest calls so, of one label, in whatever case: collections write it in
+    their own, and telling them apart is not to be learnt. It takes `LEAST_FILMS` films to be one.
 
     Raises:
         UsageError: there is none.
     """
-    names = [(film.label, film.region.removeprefix(GUESSED)) for film in films]
+    names = [(film.label, film.region.removeprefix(GUESSED).strip().casefold()) for film in films]
     counts = Counter(name for name in names if name[1])
     known = sorted(name for name, count in counts.items() if count >= LEAST_FILMS)
     if not known:

@@ -45,12 +45,13 @@ def run(args: argparse.Namespace) -> int:
     evaluation = evaluated.figures
     folder = args.output or Path(f"evaluation-{evaluation['model_id']}")
     write_card(read_info(args.model), evaluated, folder)
-    print(json.dumps(evaluation, indent=2) if args.json else _table(evaluation))
+    print(json.dumps(evaluation, indent=2) if args.json else table(evaluation))
     print(f"card, figures and drawings written to {folder}", file=sys.stderr)
     return 0
 
 
-def _table(evaluation: dict[str, Any]) -> str:
+def table(evaluation: dict[str, Any]) -> str:
+    """Return what `evaluate` prints of the figures in `evaluation.json`."""
     figures, decided = evaluation["figures"], evaluation["decisions"]
     lines = [
         f"{evaluation['model_id']} on {figures['films']} films ({evaluation['data']['split']})",

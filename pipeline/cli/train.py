@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="STAGES",
-        help="first stages of the network that keep their starting weights; a pass takes half the time",
+        help="first stages of the network that keep their starting weights; passes are faster",
     )
     parser.add_argument(
         "--variation",
@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     """Train and print what came of it."""
     from models.handler import choose_device
     from models.training.bundles import train_bundle
-    from models.training.fit import FitOptions
+    from models.training.options import FitOptions
     from models.training.starting import imagenet_weights
 
     init = None if args.init == "none" else args.init

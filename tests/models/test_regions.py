@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from models.bundle import read_info
+from models.bundle import load_network, read_info
+from models.training.draws import STRANGER, AugmentedFilms
 from models.training.films import Film, read_films
+from models.training.loss import supervised_loss
+from models.training.options import FitOptions
 from models.training.regions import LEAST_FILMS, UNKNOWN, number_regions, region_loss
 from pipeline.cli import main
 from transforms.errors import UsageError
+from transforms.labels import LABELS
 
 
 def films_of(*regions: tuple[str, str]) -> list[Film]:
@@ -25,7 +30,7 @@ def films_of(*regions: tuple[str, str]) -> list[Film]:
 def test_regions_are_numbered_within_labels() -> None:
     many = [
         *[("others", "Knee")] * (LEAST_FILMS - 1),
-        ("others", "pred:Knee"),
+        ("others", "pred:knee"),
         *[("spine", "Knee")] * LEAST_FILMS,
         *[("spine", "rare")] * (LEAST_FILMS - 1),
         ("others", ""),
@@ -65,8 +70,45 @@ def test_regions_are_learnt_and_stay_out_of_the_bundle(
 
     assert trained_on("ABC", "1") == 2
     assert "--region_weight: no region has 8 train films" in capsys.readouterr().err
-    assert trained_on("A", "1") == trained_on("A", "0") == 0
-    with_regions, without = (read_info(str(tmp_path / weight)) for weight in "10")
-    assert with_regions.weights_sha256 != without.weights_sha256
-    assert with_regions.training["options"]["region_weight"] == 1.0
-    assert with_regions.labels == without.labels
+    assert trained_on("A", "1") == 0
+    info = read_info(str(tmp_path / "1"))
+    assert info.training["options"]["region_weight"] == 1.0
+    assert load_network(str(tmp_path / "1")).backbone.get_classifier().out_features == len(LABELS)
+
+
+def test_regions_count_as_much_as_they_are_to() -> None:
+    """The gradients of features: those of labels, and weighted beside them those of regions."""
+    features = torch.randn(5, 8)
+    to_labels, to_regions = torch.nn.Linear(8, len(LABELS)), torch.nn.Linear(8, 3)
+    labels, regions = (
+        torch.tensor([0, 1, STRANGER, 3, 4]),
+        torch.tensor([0, 1, UNKNOWN, 2, UNKNOWN]),
+    )
+
+    def gradient(weight: float) -> torch.Tensor:
+        seen = features.clone().requires_grad_()
+        options = FitOptions(region_weight=weight)
+        loss = supervised_loss(to_labels(seen), to_regions(seen), labels, regions, options)
+        (of_features,) = torch.autograd.grad(loss, seen)
+        return of_features
+
+    none, once, twice = (gradient(weight) for weight in (0.0, 1.0, 2.0))
+    torch.testing.assert_close(twice - once, once - none)
+    has_region = (once - none).abs().amax(1) > 0
+    assert has_region.tolist() == [True, True, False, True, False]
+
+
+def test_a_second_film_of_a_pair_is_of_the_same_label_and_drawn_by_weight() -> None:
+    """Films of one gray level each; those of no weight never stand beside another."""
+    levels = (40, 100, 160, 220)
+    grays = [np.full((40, 40), level, np.uint8) for level in levels]
+    labels, regions, weights = [0, 0, 0, 1], [0, 1, 1, 2], [0.5, 0.0, 0.5, 1.0]
+    options = FitOptions(input_size=32, pairs=1.0, variation="plain")
+    films = AugmentedFilms(grays, labels, regions, weights, options)
+    told: dict[int, set[int]] = {}
+    for index in range(len(grays)):
+        drawn = [films[index, seed] for seed in range(30)]
+        assert {label for _, label, _ in drawn} == {labels[index]}
+        told[index] = {region for *_, region in drawn}
+    # beside film 0 stand itself (same region) and film 2, beside film 2 the same two
+    assert told == {0: {0, UNKNOWN}, 1: {1, UNKNOWN}, 2: {1, UNKNOWN}, 3: {2}}

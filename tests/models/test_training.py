@@ -19,7 +19,8 @@ from models.bundle import read_info
 from models.training.augment import Variation, augment, beside, mix_style
 from models.training.evaluation import auroc
 from models.training.films import Film, FilmsError, read_films
-from models.training.fit import LOG_FILE, UNFINISHED_FILE, FitOptions, Training, fit
+from models.training.fit import LOG_FILE, UNFINISHED_FILE, Training, fit
+from models.training.options import FitOptions
 from models.training.score import risk_coverage, score
 from models.training.strangers import DRAWN, shuffled
 from pipeline.cli import main
@@ -178,6 +179,12 @@ def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkey
     ]
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert not (broken / UNFINISHED_FILE).exists()
+
+
+def test_films_that_make_no_batch_are_refused(folders: Path, tmp_path: Path, capsys) -> None:
+    train = ["train", "--data", str(folders), "--output", str(tmp_path / "x"), *TINY]
+    assert main([*train, "--batch_size", "1000"]) == 2
+    assert "make no batch of 1000; give a smaller --batch_size" in capsys.readouterr().err
 
 
 def test_more_data_is_only_learnt_from(folders: Path, tmp_path: Path) -> None:
