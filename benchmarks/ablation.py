@@ -31,8 +31,7 @@ FOLDS: Final = {
 
 COMMON: Final = "--input_size 128 --passes 5 --device cpu"
 SIMULATED: Final = "--variation wide --freeze 3 --more_data SIMULATED --more_weight 0.2"
-FINER: Final = f"{SIMULATED} --region_weight 0.5"
-PAIRED: Final = f"{FINER} --pairs 0.15"
+BOTH: Final = f"{SIMULATED} --region_weight 0.5 --pairs 0.15"
 RECIPES: Final = {
     "plain augmentation": "--variation plain",
     "wide augmentation": "--variation wide",
@@ -48,11 +47,10 @@ RECIPES: Final = {
     "the same, films cut": f"{SIMULATED} --cutmix 1",
     "the same, Lite2": f"{SIMULATED} --architecture tf_efficientnet_lite2",
     "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHERS",
-    "with regions": FINER,
-    "with regions and pairs": PAIRED,
-    "with regions and pairs, twelve passes": f"{PAIRED} --passes 12",
-    "with regions and pairs, twelve passes, 192 pixels": f"{PAIRED} --passes 12 --input_size 192",
-    "with regions and pairs, 192 and 128 pixels, twelve passes": "calibrate --ensemble",
+    "the same, regions too": f"{SIMULATED} --region_weight 0.5",
+    "in pairs, twelve passes": f"{SIMULATED} --pairs 0.15 --passes 12",
+    "regions and pairs, twelve passes": f"{BOTH} --passes 12",
+    "regions and pairs, twelve passes, 192 pixels": f"{BOTH} --passes 12 --input_size 192",
 }
 """Options beside those of `COMMON`; SIMULATED and TEACHERS stand for a manifest and for bundles."""
 TEACHERS: Final = {"the same, taught by Lite2": ["the same, Lite2"]}
@@ -61,9 +59,6 @@ ENSEMBLES: Final = {
     "two of 128 pixels, twelve passes": ("the same, twelve passes", "the same, twelve passes"),
     "192 and 128 pixels, twelve passes": (
         "the same, twelve passes, 192 pixels", "the same, twelve passes",
-    ),
-    "with regions and pairs, 192 and 128 pixels, twelve passes": (
-        "with regions and pairs, twelve passes, 192 pixels", "with regions and pairs, twelve passes",
     ),
 }  # fmt: skip
 """Recipes of bundles that serve side by side: the first of seed 0, the second of the seed asked for, or

@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from models import bundle
 from models.fused import fuse
 from models.networks import FilmClassifier
-from models.training.films import Film, load_film, read_films, split_of
+from models.training.films import Film, age_of, load_film, read_films, split_of
 from models.training.predict import predict, predict_logits
 from models.training.score import reliability, risk_coverage, score
 from models.training.strangers import DRAWN, arriving
@@ -65,8 +65,8 @@ class Evaluation(NamedTuple):
 
     Attributes:
         figures: what `evaluation.json` holds: "figures" of the labels, "reliability",
-            "risk_coverage", "decisions" of the bundle's own policy, "sources", "variants" and
-            "strangers".
+            "risk_coverage", "decisions" of the bundle's own policy, "with_age", "sources",
+            "variants" and "strangers".
         failures: the first of each kind.
     """
 
@@ -99,6 +99,7 @@ def evaluate_bundle(uri: str, data: Path, split: str) -> Evaluation:
         "reliability": reliability(outputs[:, :-1], labels),
         "risk_coverage": risk_coverage(outputs[:, :-1], labels),
         "decisions": decisions(outputs, labels, policy),
+        "with_age": _with_age(films, outputs, labels, policy),
         "sources": _by_source(films, outputs, labels, policy),
         "variants": {
             name: decisions(
@@ -113,17 +114,24 @@ def evaluate_bundle(uri: str, data: Path, split: str) -> Evaluation:
     return Evaluation(figures, failures)
 
 
-def decisions(outputs: Outputs, labels: npt.NDArray[np.int64], policy: Policy) -> dict[str, Any]:
+def decisions(
+    outputs: Outputs,
+    labels: npt.NDArray[np.int64],
+    policy: Policy,
+    ages: Sequence[float | None] | None = None,
+) -> dict[str, Any]:
     """Return what the policy makes of films: how many are routed, and how many of them wrongly.
 
     Args:
         outputs: float32[N, n_labels + 1] as `FilmClassifier.forward` gives.
         labels: int64[N].
         policy: with thresholds for every label.
+        ages: of the patients in years, None where it is not known; None: all are unknown.
     """
     routed, wrong, reasons = Counter[str](), Counter[str](), Counter[str]()
-    for values, label in zip(outputs.tolist(), labels, strict=True):
-        decision = _decide(values, policy)
+    ages = ages or [None] * len(labels)
+    for values, label, age in zip(outputs.tolist(), labels, ages, strict=True):
+        decision = _decide(values, policy, age)
         if decision.destination == REVIEW:
             reasons[decision.reason] += 1
             continue
@@ -194,9 +202,30 @@ def _energies(network: FilmClassifier, inputs: torch.Tensor) -> Energies:
     return np.asarray(-logsumexp(predict_logits(network, inputs), axis=1))
 
 
-def _decide(values: Sequence[float], policy: Policy) -> Decision:
+def _decide(values: Sequence[float], policy: Policy, age_years: float | None = None) -> Decision:
     *probabilities, ood_score = values
-    return decide(probabilities, ood_score, policy, age_years=None, long_side=10_000)
+    return decide(probabilities, ood_score, policy, age_years=age_years, long_side=10_000)
+
+
+def _with_age(
+    films: Sequence[Film], outputs: Outputs, labels: npt.NDArray[np.int64], policy: Policy
+) -> dict[str, Any] | None:
+    """What is decided when the patients' ages are known, as routing knows them; None if none is."""
+    ages = [age_of(film) for film in films]
+    known = sum(age is not None for age in ages)
+    if not known:
+        return None
+    decided = [
+        _decide(v, policy, a).decided_label for v, a in zip(outputs.tolist(), ages, strict=True)
+    ]
+    certain = np.eye(len(LABELS))[[LABELS.index(label) for label in decided]]
+    figures = score(films, certain, labels)
+    names = ("accuracy", "macro_f1", "macro_f1_interval_95", "confusion")
+    return {
+        "films_with_age": known,
+        **{name: figures[name] for name in names},
+        "decisions": decisions(outputs, labels, policy, ages),
+    }
 
 
 def _by_source(

@@ -16,7 +16,10 @@ from PIL import Image
 
 from transforms.errors import UsageError
 from transforms.imaging.film import read_film
+from transforms.imaging.header import is_plausible_age, read_header, years_of
+from transforms.imaging.limits import Limits
 from transforms.imaging.network_input import Gray, network_input
+from transforms.imaging.part10 import parse
 from transforms.labels import ABDOMINAL, ADULT_CHEST, LABELS, OTHERS, PEDIATRIC_CHEST
 
 SPLITS = ("train", "val", "test")
@@ -47,6 +50,7 @@ class Film:
         source: where it comes from; sampling is balanced over it.
         group: patient or the nearest thing known; a group never spans splits.
         license: as the manifest says, or "".
+        age_years: of the patient, as the manifest says, or None.
         region: finer anatomy than the label, as the manifest says, or "".
         weight: how many times as often it is drawn as another film of a source of that size.
     """
@@ -57,6 +61,7 @@ class Film:
     source: str
     group: str
     license: str = ""
+    age_years: float | None = None
     region: str = ""
     weight: float = 1.0
 
@@ -66,11 +71,11 @@ def read_films(data: Path) -> list[Film]:
 
     Args:
         data: a CSV manifest with columns path, label and, where known, split, source, group, license,
-            region; or a folder with one sub-folder per label (`ALIASES` count), or with such folders
-            under train, test and perhaps val. Films without a split are put in train, val or test
-            (70, 15, 15 %) by a hash of their group, and val comes from train where it has no folder.
-            In a folder every file is its own group, so give a manifest where patients have several
-            films.
+            age (years, or an Age String of DICOM) and region; or a folder with one sub-folder per
+            label (`ALIASES` count), or with such folders under train, test and perhaps val. Films
+            without a split are put in train, val or test (70, 15, 15 %) by a hash of their group, and
+            val comes from train where it has no folder. In a folder every file is its own group, so
+            give a manifest where patients have several films.
 
     Raises:
         FilmsError: unknown labels or splits, missing files, or a group in two splits.
@@ -101,6 +106,13 @@ def split_of(films: Sequence[Film], split: str) -> list[Film]:
     if not chosen:
         raise FilmsError(f"the data set has no films in split {split!r}")
     return chosen
+
+
+def age_of(film: Film) -> float | None:
+    """Return the age of a patient in years: the manifest's, or else that in a DICOM file's header."""
+    if film.age_years is not None or film.path.suffix.lower() in IMAGE_SUFFIXES:
+        return film.age_years
+    return read_header(parse(film.path.read_bytes(), Limits())).patient_age_years
 
 
 def load_grays(films: list[Film], long_side: int) -> list[npt.NDArray[np.uint8]]:
@@ -153,14 +165,17 @@ def _from_manifest(manifest: Path) -> list[Film]:
     if rows and not {"path", "label"} <= set(rows[0]):
         raise FilmsError(f"{manifest}: the header must name at least path and label")
     return [
-        _film(
-            manifest.parent / row["path"],
-            row["label"],
-            row.get("source") or "data",
-            row.get("group") or row["path"],
-            row.get("split"),
-            row.get("license") or "",
-            row.get("region") or "",
+        replace(
+            _film(
+                manifest.parent / row["path"],
+                row["label"],
+                row.get("source") or "data",
+                row.get("group") or row["path"],
+                row.get("split"),
+            ),
+            license=row.get("license") or "",
+            age_years=_age_years(row.get("age") or ""),
+            region=row.get("region") or "",
         )
         for row in rows
     ]
@@ -188,17 +203,19 @@ def _from_label_folders(root: Path, parent: Path, split: str | None) -> Iterator
             yield _film(path, label, "data", path.relative_to(root).as_posix(), split)
 
 
-def _film(
-    path: Path,
-    label: str,
-    source: str,
-    group: str,
-    split: str | None,
-    license_: str = "",
-    region: str = "",
-) -> Film:
-    split = split or _hashed_split(source, group)
-    return Film(path, label, split, source, group, license_, region)
+def _film(path: Path, label: str, source: str, group: str, split: str | None) -> Film:
+    return Film(path, label, split or _hashed_split(source, group), source, group)
+
+
+def _age_years(text: str) -> float | None:
+    """Of 42, 42.5, 042Y, 42Y or 006M; None of anything else, as of what means a range."""
+    if (years := years_of(text.strip().upper().zfill(4))) is not None:
+        return years
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if is_plausible_age(number) else None
 
 
 def _hashed_split(source: str, group: str) -> str:

@@ -72,6 +72,12 @@ def table(evaluation: dict[str, Any]) -> str:
         f"routed {decided['coverage']:.1%}, wrong among them {decided['error']:.2%} "
         f"(95 % sure: below {decided['error_upper_95']:.2%})",
     ]
+    if aged := evaluation.get("with_age"):
+        made = aged["decisions"]
+        lines.append(
+            f"with the ages of {aged['films_with_age']} patients: macro F1 {aged['macro_f1']:.4f}, "
+            f"routed {made['coverage']:.1%}, wrong among them {made['error']:.2%}"
+        )
     lines += [
         f"{kind}: {of['reviewed']:.0%} of {of['pictures']} reviewed, AUROC {of['auroc']:.3f}"
         for kind, of in evaluation["strangers"].items()

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PATH",
-        help="CSV manifest (path, label, and where known split, source, group, license, region) or a "
-        "folder with one sub-folder per label; PNG, JPEG or DICOM",
+        help="CSV manifest (path, label, and where known split, source, group, license, age, region) "
+        "or a folder with one sub-folder per label; PNG, JPEG or DICOM",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder of the bundle"

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,10 +16,11 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-from models.bundle import read_info
+from models.bundle import read_info, save
+from models.networks import FilmClassifier
 from models.training.augment import Variation, augment, beside, mix_style
 from models.training.evaluation import auroc
-from models.training.films import Film, FilmsError, read_films
+from models.training.films import Film, FilmsError, age_of, read_films
 from models.training.fit import LOG_FILE, UNFINISHED_FILE, Training, fit
 from models.training.options import FitOptions
 from models.training.score import risk_coverage, score
@@ -26,7 +28,7 @@ from models.training.strangers import DRAWN, shuffled
 from pipeline.cli import main
 from tests.synthetic import dicom_bytes, film
 from transforms.errors import UsageError
-from transforms.labels import LABELS
+from transforms.labels import CHESTS, LABELS
 
 TINY = ("--architecture", "test_efficientnet", "--init", "none", "--input_size", "32",
         "--passes", "1", "--batch_size", "8", "--workers", "0", "--device", "cpu")  # fmt: skip
@@ -238,6 +240,58 @@ def test_a_group_never_spans_splits(folders: Path) -> None:
     films = read_films(folders)
     assert {f.split for f in films} == {"train", "val", "test"}
     assert read_films(folders) == films
+
+
+def test_ages_come_from_the_manifest_or_the_header(tmp_path: Path) -> None:
+    (tmp_path / "aged.dcm").write_bytes(dicom_bytes(film(1), PatientAge="006M"))
+    (tmp_path / "bare.dcm").write_bytes(dicom_bytes(film(1), PatientAge=None))
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    told = {
+        "42": 42.0, "7.5": 7.5, "042Y": 42.0, "85y": 85.0, "018M": 1.5, "1-5y": None, "child": None,
+        "": None, "-3": None, "0": None, "nan": None, "4200": None,
+    }  # fmt: skip
+    lines = [f"a.png,spine,{age}" for age in told]
+    lines += ["aged.dcm,spine,", "aged.dcm,spine,30", "bare.dcm,spine,"]
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,label,age", *lines]))
+    ages = [age_of(one) for one in read_films(tmp_path / "manifest.csv")]
+    assert ages == [*told.values(), 0.5, 30.0, None]
+
+
+def test_ages_settle_what_pixels_cannot(folders: Path, tmp_path: Path, capsys) -> None:
+    """A network that has learnt nothing, sure of a chest: ages alone tell adult from child."""
+    torch.manual_seed(0)
+    network = FilmClassifier("test_efficientnet", LABELS).eval()
+    with torch.no_grad():
+        for weights in network.backbone.get_classifier().parameters():
+            weights.zero_()
+        network.backbone.get_classifier().bias[LABELS.index("adult_chest")] = 9.0
+    fields = {"architecture": "test_efficientnet", "input_size": 32, "ood_threshold": 99.0}
+    bundle = tmp_path / "bundle"
+    save(bundle, network, {**fields, "thresholds": dict.fromkeys(LABELS, 0.9)})
+    chests = [f for f in read_films(folders) if f.label in CHESTS and f.path.suffix == ".png"]
+    age = {"adult_chest": "50", "pediatric_chest": "005Y"}
+    data = tmp_path / "manifest.csv"
+    evaluate = ["evaluate", "--model", str(bundle), "--data", str(data), "--json"]
+    evaluate += ["--output", str(tmp_path / "evaluation")]
+
+    def evaluated(with_age: bool) -> dict[str, Any]:
+        lines = [f"{f.path},{f.label},test,{age[f.label] * with_age}" for f in chests]
+        data.write_text("\n".join(["path,label,split,age", *lines]))
+        assert main(evaluate) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    assert evaluated(with_age=False)["with_age"] is None
+    assert "the patient's age" not in (tmp_path / "evaluation" / "card.md").read_text()
+    figures = evaluated(with_age=True)
+    assert figures["figures"]["accuracy"] == 0.5
+    assert figures["decisions"]["wrong"] == len(chests) / 2
+    assert figures["with_age"]["films_with_age"] == len(chests)
+    assert figures["with_age"]["accuracy"] == figures["with_age"]["macro_f1"] == 1.0
+    assert figures["with_age"]["decisions"]["wrong"] == 0
+    assert figures["with_age"]["decisions"]["routed"] == len(chests)
+    card = (tmp_path / "evaluation" / "card.md").read_text()
+    assert f"for {len(chests)} of the {len(chests)} films, the macro-averaged F1 is 1.000" in card
 
 
 @pytest.mark.parametrize("variation", ["plain", "wide"])

@@ -86,6 +86,12 @@ def read_header(parsed: ParsedObject) -> Header:
     )
 
 
+def years_of(age_string: str) -> float | None:
+    """Return the years that an Age String (PS3.5 table 6.2-1) tells, None for anything else."""
+    match = AGE_STRING.fullmatch(age_string)
+    return match and round(int(match[1]) * DAYS_IN[match[2]] / DAYS_IN["Y"], 3)
+
+
 def is_plausible_age(years: float | None) -> bool:
     """Whether an age may settle anything: 0 is what anonymisers write."""
     return years is not None and 0 < years <= MAX_PLAUSIBLE_AGE_YEARS
@@ -153,8 +159,8 @@ def _count(ds: Dataset, keyword: str) -> int | None:
 
 def _age_years(ds: Dataset) -> float | None:
     """Age at the study. Standard: AS of PS3.5 table 6.2-1, Patient's Age of PS3.3 C.7.2.2."""
-    if match := AGE_STRING.fullmatch(_value(ds, "PatientAge") or ""):
-        return round(int(match[1]) * DAYS_IN[match[2]] / DAYS_IN["Y"], 3)
+    if (years := years_of(_value(ds, "PatientAge") or "")) is not None:
+        return years
     born, seen = _date(ds, "PatientBirthDate"), _date(ds, "StudyDate")
     if born is None or seen is None or born > seen:
         return None
