@@ -115,7 +115,7 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         ),
         "By source:",
         _decided(evaluation["sources"]),
-        "Films that were changed, as if by mistake:",
+        "Films that were changed, as if by mistake, or that show two of one label and source:",
         _decided(evaluation["variants"]),
         "## What is no film",
         "Pictures pushed through as if they were X-rays. AUROC: how likely the score puts one of "
@@ -137,7 +137,7 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         "- Films that show two regions (a baby's chest and abdomen, chest and shoulder) get one label.\n"
         "- Lateral chests against lateral thoracic spines, lumbar spines with wide collimation against "
         "abdomens.\n"
-        "- Inverted and rotated films: see the table above.\n"
+        "- Inverted and rotated films, and films that show two: see the table above.\n"
         "- What the table of the data does not list was not learnt, animals and other modalities "
         "among it, and mammograms hardly; the OOD limit does not stop all of them.",
         f"Generated pictures that were routed as films, the first of each kind:\n\n"

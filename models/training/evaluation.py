@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,7 +18,8 @@ from scipy.stats import rankdata
 from models import bundle
 from models.fused import fuse
 from models.networks import FilmClassifier
-from models.training.films import Film, age_of, load_film, read_films, split_of
+from models.training.augment import beside
+from models.training.films import Film, age_of, as_uint8, load_film, read_films, split_of
 from models.training.predict import predict, predict_logits
 from models.training.score import reliability, risk_coverage, score
 from models.training.strangers import DRAWN, arriving
@@ -40,6 +41,8 @@ VARIANTS: Final[dict[str, Callable[[Gray], Gray]]] = {
     "middle half": lambda gray: _middle(gray),
 }
 """What is done to films by mistake or of need."""
+PAIRED: Final = "beside another one"
+"""Films of which each shares one with another of its label and source."""
 SHOWN_PER_KIND: Final = 3
 
 
@@ -102,12 +105,8 @@ def evaluate_bundle(uri: str, data: Path, split: str) -> Evaluation:
         "with_age": _with_age(films, outputs, labels, policy),
         "sources": _by_source(films, outputs, labels, policy),
         "variants": {
-            name: decisions(
-                predict(network, _stacked([change(g) for g in grays], info.input_size)),
-                labels,
-                policy,
-            )
-            for name, change in VARIANTS.items()
+            name: decisions(predict(network, _stacked(changed, info.input_size)), labels, policy)
+            for name, changed in _variants(films, grays)
         },
         "strangers": strangers,
     }
@@ -226,6 +225,21 @@ def _with_age(
         **{name: figures[name] for name in names},
         "decisions": decisions(outputs, labels, policy, ages),
     }
+
+
+def _variants(films: Sequence[Film], grays: Sequence[Gray]) -> Iterator[tuple[str, list[Gray]]]:
+    for name, change in VARIANTS.items():
+        yield name, [change(gray) for gray in grays]
+    alike = defaultdict(list)
+    for film, gray in zip(films, grays, strict=True):
+        alike[film.label, film.source].append(gray)
+    rng = np.random.default_rng(0)
+    pairs: list[Gray] = []
+    for film, gray in zip(films, grays, strict=True):
+        others = alike[film.label, film.source]
+        other = others[int(rng.integers(len(others)))]
+        pairs.append(beside(as_uint8(gray), as_uint8(other), rng))
+    yield PAIRED, pairs
 
 
 def _by_source(

@@ -119,7 +119,7 @@ def load_grays(films: list[Film], long_side: int) -> list[npt.NDArray[np.uint8]]
     """Load films to augment, as uint8[H, W] with a long side of at most `long_side` pixels."""
 
     def load(film: Film) -> npt.NDArray[np.uint8]:
-        image = Image.fromarray(_to_uint8(load_film(film.path, long_side)))
+        image = Image.fromarray(as_uint8(load_film(film.path, long_side)))
         image.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
         return np.asarray(image)
 
@@ -150,7 +150,8 @@ def load_film(path: Path, long_side: int) -> Gray:
         return np.asarray(image.convert("L"))
 
 
-def _to_uint8(gray: Gray) -> npt.NDArray[np.uint8]:
+def as_uint8(gray: Gray) -> npt.NDArray[np.uint8]:
+    """Return a film as it is, or stretched to 0..255 between its outer thousandths if it is no uint8."""
     if gray.dtype == np.uint8:
         return gray.astype(np.uint8, copy=False)
     values = gray.astype(np.float32)

@@ -19,7 +19,7 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 from models.bundle import read_info, save
 from models.networks import FilmClassifier
 from models.training.augment import Variation, augment, beside, mix_style
-from models.training.evaluation import auroc
+from models.training.evaluation import PAIRED, auroc
 from models.training.films import Film, FilmsError, age_of, read_films
 from models.training.fit import LOG_FILE, UNFINISHED_FILE, Training, fit
 from models.training.options import FitOptions
@@ -79,6 +79,8 @@ def assert_the_card_shows_what_was_measured(folder: Path, model_id: str) -> None
     assert f"{figures['macro_f1']:.3f} ({low:.3f} to {high:.3f})" in card
     for label, of in figures["labels"].items():
         assert f"| {label} | {of['films']} |" in card
+    assert evaluation["variants"][PAIRED]["films"] == figures["films"]
+    assert f"| {PAIRED} | {figures['films']} |" in card
     assert {"noise", "blank", "test pattern", "photograph", "CT", "MR", "US"} < set(
         evaluation["strangers"]
     )
