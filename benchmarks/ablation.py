@@ -48,7 +48,7 @@ RECIPES: Final = {
     "the same, Lite2": f"{SIMULATED} --architecture tf_efficientnet_lite2",
     "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHERS",
     "the same, regions too": f"{SIMULATED} --region_weight 0.5",
-    "in pairs, twelve passes": f"{SIMULATED} --pairs 0.15 --passes 12",
+    "the same, in pairs and frames": f"{SIMULATED} --pairs 0.15 --frames 0.2",
     "regions and pairs, twelve passes": f"{BOTH} --passes 12",
     "regions and pairs, twelve passes, 192 pixels": f"{BOTH} --passes 12 --input_size 192",
 }

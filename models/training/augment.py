@@ -22,6 +22,8 @@ Values = npt.NDArray[np.float32]
 Variation = Literal["plain", "wide"]
 PLAIN, WIDE = get_args(Variation)
 LEAST_SIDE: Final = 16
+WIDEST_FRAME: Final = 0.4
+"""Most of a frame's breadth on one side, as a share of a film's long side."""
 STACKED: Final = 0.2
 """Share of pairs that stand one above the other."""
 LEAST_OF_PANEL: Final = 0.6
@@ -79,6 +81,26 @@ def augment(gray: Gray, rng: np.random.Generator, variation: Variation = WIDE) -
     if rng.random() < 0.4:
         values = values + rng.normal(0, rng.uniform(0.005, 0.05), values.shape).astype(np.float32)
     return np.asarray(np.clip(values, 0, 1) * WHITE, dtype=np.float32)
+
+
+def framed(film: Gray, rng: np.random.Generator) -> Gray:
+    """Return a film within a wide frame, as on a page, a screen or a plate that is too large for it.
+
+    Args:
+        film: uint8[H, W].
+        rng: source of randomness.
+
+    Returns:
+        uint8[h, w], as long as `film`; the frame is of one gray level, on all sides or on two.
+    """
+    margins = (rng.uniform(0, WIDEST_FRAME, (2, 2)) * max(film.shape)).astype(int)
+    bare = int(rng.integers(3))  # above and below, at the sides, or nowhere
+    if bare < len(margins):
+        margins[bare] = 0
+    level = int(rng.choice([0, 0, WHITE, int(rng.integers(0, 256))]))
+    whole = Image.fromarray(np.pad(film, margins, constant_values=level))
+    whole.thumbnail((max(film.shape), max(film.shape)), Image.Resampling.BILINEAR)
+    return np.asarray(whole)
 
 
 def beside(one: Gray, other: Gray, rng: np.random.Generator) -> Gray:

@@ -115,7 +115,8 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         ),
         "By source:",
         _decided(evaluation["sources"]),
-        "Films that were changed, as if by mistake, or that show two of one label and source:",
+        "Films that were changed, as if by mistake, that are framed, or that show two of one label and "
+        "source:",
         _decided(evaluation["variants"]),
         "## What is no film",
         "Pictures pushed through as if they were X-rays. AUROC: how likely the score puts one of "

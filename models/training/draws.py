@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from models.training.augment import augment, beside, mix_style
+from models.training.augment import augment, beside, framed, mix_style
 from models.training.films import Film
 from models.training.options import FitOptions
 from models.training.regions import UNKNOWN
@@ -58,6 +58,8 @@ class AugmentedFilms(Dataset[tuple[Tensor, int, int]]):
             second = int(rng.choice(alike, p=chances))
             gray = beside(gray, self.grays[second], rng)
             region = region if region == self.regions[second] else UNKNOWN
+        if self.options.frames and rng.random() < self.options.frames:
+            gray = framed(gray, rng)
         film = network_input(augment(gray, rng, self.options.variation), size)
         if rng.random() < self.options.style_mix:
             other = self.grays[int(rng.integers(len(self.grays)))]

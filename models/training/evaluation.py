@@ -39,6 +39,8 @@ VARIANTS: Final[dict[str, Callable[[Gray], Gray]]] = {
     "rotated by 180°": lambda gray: np.rot90(gray, 2),
     "mirrored": lambda gray: gray[:, ::-1],
     "middle half": lambda gray: _middle(gray),
+    "in a black frame": lambda gray: _in_frame(gray, gray.min()),
+    "in a white frame": lambda gray: _in_frame(gray, gray.max()),
 }
 """What is done to films by mistake or of need."""
 PAIRED: Final = "beside another one"
@@ -259,6 +261,11 @@ def _stacked(grays: Sequence[Gray], size: int) -> torch.Tensor:
 def _middle(gray: Gray) -> Gray:
     height, width = gray.shape
     return gray[height // 4 : height - height // 4, width // 4 : width - width // 4]
+
+
+def _in_frame(gray: Gray, level: float) -> Gray:
+    """With a quarter of its long side more on every side."""
+    return np.asarray(np.pad(gray, max(gray.shape) // 4, constant_values=level), np.float32)
 
 
 def _digest(data: Path) -> str | None:

@@ -25,6 +25,8 @@ class FitOptions:
         variation: how far augmented films differ from their originals; see `augment`.
         pairs: share of films that are shown with another one of their label on the same film, as
             consoles and articles show two views; see `augment.beside`.
+        frames: share of films within a wide frame, as on a page or a large plate; see
+            `augment.framed`.
         style_mix: share of films that take on another one's spectrum; see `augment.mix_style`.
         mixup: parameter of the Beta distribution that films are shown through one another by; 0: none
             are. See `blend`.
@@ -52,6 +54,7 @@ class FitOptions:
     freeze: int = 0
     variation: Variation = WIDE
     pairs: float = 0.0
+    frames: float = 0.0
     style_mix: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0

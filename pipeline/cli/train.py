@@ -59,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "consoles and articles show two views",
     )
     parser.add_argument(
+        "--frames",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of films within a wide frame, as on a page or on a plate that is too large",
+    )
+    parser.add_argument(
         "--style_mix",
         type=float,
         default=0.0,
@@ -162,6 +169,7 @@ def run(args: argparse.Namespace) -> int:
         freeze=args.freeze,
         variation=args.variation,
         pairs=args.pairs,
+        frames=args.frames,
         style_mix=args.style_mix,
         mixup=args.mixup,
         cutmix=args.cutmix,

@@ -18,7 +18,7 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from models.bundle import read_info, save
 from models.networks import FilmClassifier
-from models.training.augment import Variation, augment, beside, mix_style
+from models.training.augment import Variation, augment, beside, framed, mix_style
 from models.training.evaluation import PAIRED, auroc
 from models.training.films import Film, FilmsError, age_of, read_films
 from models.training.fit import LOG_FILE, UNFINISHED_FILE, Training, fit
@@ -332,6 +332,21 @@ def test_a_pair_shows_both_films_and_a_strip_between() -> None:
         is_above = len(np.unique(pair[:, 1])) > 1
         ways.add((*sorted(ends), is_above, ends[0] < ends[1]))
     assert ways == {(50, 200, above, first) for above in (True, False) for first in (True, False)}
+
+
+def test_a_frame_leaves_the_film_whole() -> None:
+    ramp = np.tile(np.arange(60, 160, dtype=np.uint8), (80, 1))  # of columns
+    ways = set()
+    for seed in range(60):
+        shown = framed(ramp, np.random.default_rng(seed))
+        assert np.array_equal(shown, framed(ramp, np.random.default_rng(seed)))
+        assert max(shown.shape) == 100
+        row = shown[len(shown) // 2].astype(int)
+        assert all((abs(row - level) <= 3).any() for level in range(65, 155))
+        reaches_sides = abs(row[0] - 60) <= 3 and abs(row[-1] - 159) <= 3
+        reaches_top = len(np.unique(shown[0])) > 20
+        ways.add((bool(reaches_sides), reaches_top))
+    assert {(True, False), (False, True), (False, False)} <= ways
 
 
 def test_a_shuffled_film_has_the_same_tiles_elsewhere() -> None:
