@@ -108,11 +108,11 @@ def beside(one: Gray, other: Gray, rng: np.random.Generator) -> Gray:
 
     Args:
         one: uint8[H, W].
-        other: uint8[H', W'], of the same label; it is scaled to fit.
+        other: uint8[H', W'], of the same label. The higher one is scaled to the other's height.
         rng: source of randomness.
 
     Returns:
-        uint8[h, w], no longer than `one`, with a strip of one gray level between the two.
+        uint8[h, w], no longer than `one`, perhaps with a strip of one gray level between the two.
     """
     is_above = rng.random() < STACKED
     panels = [_panel(film, rng, is_above) for film in (one, other)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -39,8 +39,8 @@ VARIANTS: Final[dict[str, Callable[[Gray], Gray]]] = {
     "rotated by 180°": lambda gray: np.rot90(gray, 2),
     "mirrored": lambda gray: gray[:, ::-1],
     "middle half": lambda gray: _middle(gray),
-    "in a black frame": lambda gray: _in_frame(gray, gray.min()),
-    "in a white frame": lambda gray: _in_frame(gray, gray.max()),
+    "in a black frame": lambda gray: _in_frame(as_uint8(gray), 0),
+    "in a white frame": lambda gray: _in_frame(as_uint8(gray), 255),
 }
 """What is done to films by mistake or of need."""
 PAIRED: Final = "beside another one"
@@ -229,19 +229,22 @@ def _with_age(
     }
 
 
-def _variants(films: Sequence[Film], grays: Sequence[Gray]) -> Iterator[tuple[str, list[Gray]]]:
+def _variants(films: Sequence[Film], grays: Sequence[Gray]) -> Iterator[tuple[str, Iterator[Gray]]]:
     for name, change in VARIANTS.items():
-        yield name, [change(gray) for gray in grays]
+        yield name, map(change, grays)
+    yield PAIRED, _pairs(films, grays)
+
+
+def _pairs(films: Sequence[Film], grays: Sequence[Gray]) -> Iterator[Gray]:
+    """Each film and one drawn of its label and source; the only one of these stands beside itself."""
     alike = defaultdict(list)
-    for film, gray in zip(films, grays, strict=True):
-        alike[film.label, film.source].append(gray)
+    for number, film in enumerate(films):
+        alike[film.label, film.source].append(number)
     rng = np.random.default_rng(0)
-    pairs: list[Gray] = []
-    for film, gray in zip(films, grays, strict=True):
-        others = alike[film.label, film.source]
-        other = others[int(rng.integers(len(others)))]
-        pairs.append(beside(as_uint8(gray), as_uint8(other), rng))
-    yield PAIRED, pairs
+    for number, film in enumerate(films):
+        others = [one for one in alike[film.label, film.source] if one != number] or [number]
+        other = grays[others[int(rng.integers(len(others)))]]
+        yield beside(as_uint8(grays[number]), as_uint8(other), rng)
 
 
 def _by_source(
@@ -254,7 +257,7 @@ def _by_source(
     }
 
 
-def _stacked(grays: Sequence[Gray], size: int) -> torch.Tensor:
+def _stacked(grays: Iterable[Gray], size: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([network_input(gray, size) for gray in grays]))
 
 
@@ -263,9 +266,9 @@ def _middle(gray: Gray) -> Gray:
     return gray[height // 4 : height - height // 4, width // 4 : width - width // 4]
 
 
-def _in_frame(gray: Gray, level: float) -> Gray:
+def _in_frame(gray: npt.NDArray[np.uint8], level: int) -> Gray:
     """With a quarter of its long side more on every side."""
-    return np.asarray(np.pad(gray, max(gray.shape) // 4, constant_values=level), np.float32)
+    return np.asarray(np.pad(gray, max(gray.shape) // 4, constant_values=level), np.uint8)
 
 
 def _digest(data: Path) -> str | None:

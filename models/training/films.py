@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -87,10 +88,15 @@ def read_films(data: Path) -> list[Film]:
     problems += sorted({f"unknown split {f.split!r}" for f in films if f.split not in SPLITS})
     problems += [f"missing file {f.path}" for f in films if not f.path.is_file()][:10]
     split_of: dict[tuple[str, str], str] = {}
+    torn: set[tuple[str, str]] = set()  # a group can be a patient: it is counted, not named
     for film in films:
         key = (film.source, film.group)
         if split_of.setdefault(key, film.split) != film.split:
-            problems.append(f"group {film.group} of {film.source} stands in two splits")
+            torn.add(key)
+    problems += [
+        f"{number} groups of {source} stand in two splits"
+        for source, number in sorted(Counter(source for source, _ in torn).items())
+    ]
     if problems:
         raise FilmsError(f"{data}: " + "; ".join(problems[:20]))
     return films
@@ -109,10 +115,14 @@ def split_of(films: Sequence[Film], split: str) -> list[Film]:
 
 
 def age_of(film: Film) -> float | None:
-    """Return the age of a patient in years: the manifest's, or else that in a DICOM file's header."""
+    """Return the age of a patient in years: the manifest's, or else that in a DICOM file's header.
+
+    None if neither says a plausible one.
+    """
     if film.age_years is not None or film.path.suffix.lower() in IMAGE_SUFFIXES:
         return film.age_years
-    return read_header(parse(film.path.read_bytes(), Limits())).patient_age_years
+    years = read_header(parse(film.path.read_bytes(), Limits())).patient_age_years
+    return years if is_plausible_age(years) else None
 
 
 def load_grays(films: list[Film], long_side: int) -> list[npt.NDArray[np.uint8]]:
@@ -210,13 +220,13 @@ def _film(path: Path, label: str, source: str, group: str, split: str | None) ->
 
 def _age_years(text: str) -> float | None:
     """Of 42, 42.5, 042Y, 42Y or 006M; None of anything else, as of what means a range."""
-    if (years := years_of(text.strip().upper().zfill(4))) is not None:
-        return years
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if is_plausible_age(number) else None
+    years = years_of(text.strip().upper().zfill(4))
+    if years is None:
+        try:
+            years = float(text)
+        except ValueError:
+            return None
+    return years if is_plausible_age(years) else None
 
 
 def _hashed_split(source: str, group: str) -> str:

@@ -36,7 +36,8 @@ class FitOptions:
         teacher_weight: share of the loss that is the disagreement with them, in [0, 1].
         doubt: share of draws that are pictures of no anatomy, for which every label shall be as likely
             as any other; see `strangers`.
-        region_weight: of the loss of telling regions, finer than labels, apart; see `regions`.
+        region_weight: of the loss of telling regions, finer than labels, apart, beside that of labels;
+            see `regions`.
         source_power: a source of n films of a class is drawn in proportion to n to this power.
         ema_decay: of the averaged weights, which are the ones kept.
         workers: processes that augment films.

@@ -75,8 +75,9 @@ def table(evaluation: dict[str, Any]) -> str:
     if aged := evaluation.get("with_age"):
         made = aged["decisions"]
         lines.append(
-            f"with the ages of {aged['films_with_age']} patients: macro F1 {aged['macro_f1']:.4f}, "
-            f"routed {made['coverage']:.1%}, wrong among them {made['error']:.2%}"
+            f"with the patient's age of {aged['films_with_age']} films: "
+            f"macro F1 {aged['macro_f1']:.4f}, routed {made['coverage']:.1%}, "
+            f"wrong among them {made['error']:.2%}"
         )
     lines += [
         f"{kind}: {of['reviewed']:.0%} of {of['pictures']} reviewed, AUROC {of['auroc']:.3f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,37 +10,42 @@ import torch
 
 from models.networks import FilmClassifier
 from models.training.films import read_films
-from models.training.fit import fit
+from models.training.fit import Training, fit
 from models.training.frozen import FrozenStages
 from models.training.options import FitOptions
 from pipeline.cli import main
 from transforms.labels import LABELS
 
 SIDE = 64
-
-
-def fit_frozen(
-    folders: Path, folder: Path, architecture: str, passes: int
-) -> dict[str, torch.Tensor]:
-    folder.mkdir()
-    options = FitOptions(
-        architecture=architecture, input_size=32, passes=passes, batch_size=8, workers=0, freeze=2,
-        ema_decay=0.0,
-    )  # fmt: skip
-    weights: dict[str, torch.Tensor] = fit(
-        read_films(folders), options, "cpu", folder
-    ).backbone.state_dict()
-    return weights
+FROZEN = ("conv_stem", "bn1", "blocks.0.", "blocks.1.")
+"""What parameters of two frozen stages are called."""
 
 
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "tf_efficientnet_lite0"])
-def test_frozen_stages_keep_their_weights(architecture: str, folders: Path, tmp_path: Path) -> None:
-    found = fit_frozen(folders, tmp_path / "bundle", architecture, passes=2)
+def test_frozen_stages_keep_their_weights(
+    architecture: str, folders: Path, tmp_path: Path, monkeypatch
+) -> None:
+    after_pass: list[dict[str, torch.Tensor]] = []
+    original = Training.end_pass
+
+    def end_pass(self: Training, macro_f1: float) -> None:
+        after_pass.append(copy.deepcopy(self.network.backbone.state_dict()))
+        original(self, macro_f1)
+
+    monkeypatch.setattr(Training, "end_pass", end_pass)
+    options = FitOptions(
+        architecture=architecture, input_size=32, passes=2, batch_size=8, workers=0, freeze=2
+    )
+    found = fit(read_films(folders), options, "cpu", tmp_path).backbone.state_dict()
+    first, second = after_pass
+    means = [name for name in first if name.endswith("running_mean")]
+    settled = {name for name in means if torch.equal(first[name], second[name])}
+    assert settled == {name for name in means if name.startswith(FROZEN)}
     torch.manual_seed(FitOptions().seed)
     started = FilmClassifier(architecture, LABELS, drop_rate=0.2).backbone.state_dict()
     for name in started:
         if name.endswith("weight"):
-            is_frozen = name.startswith(("conv_stem", "bn1", "blocks.0.", "blocks.1."))
+            is_frozen = name.startswith(FROZEN)
             assert torch.equal(found[name], started[name]) == is_frozen, name
 
 

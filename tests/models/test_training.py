@@ -234,7 +234,7 @@ def test_a_manifest_is_checked_whole(tmp_path: Path) -> None:
     )
     with pytest.raises(FilmsError) as caught:
         read_films(manifest)
-    for part in ("'hand'", "'later'", "b.png", "group 3"):
+    for part in ("'hand'", "'later'", "b.png", "1 groups of s stand in two splits"):
         assert part in str(caught.value)
 
 
@@ -250,13 +250,14 @@ def test_ages_come_from_the_manifest_or_the_header(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     told = {
         "42": 42.0, "7.5": 7.5, "042Y": 42.0, "85y": 85.0, "018M": 1.5, "1-5y": None, "child": None,
-        "": None, "-3": None, "0": None, "nan": None, "4200": None,
+        "": None, "000Y": None, "Y": None, "999Y": None, "-3": None, "0": None, "nan": None, "4200": None,
     }  # fmt: skip
     lines = [f"a.png,spine,{age}" for age in told]
-    lines += ["aged.dcm,spine,", "aged.dcm,spine,30", "bare.dcm,spine,"]
+    (tmp_path / "anonymised.dcm").write_bytes(dicom_bytes(film(1), PatientAge="000Y"))
+    lines += ["aged.dcm,spine,", "aged.dcm,spine,30", "bare.dcm,spine,", "anonymised.dcm,spine,"]
     (tmp_path / "manifest.csv").write_text("\n".join(["path,label,age", *lines]))
     ages = [age_of(one) for one in read_films(tmp_path / "manifest.csv")]
-    assert ages == [*told.values(), 0.5, 30.0, None]
+    assert ages == [*told.values(), 0.5, 30.0, None, None]
 
 
 def test_ages_settle_what_pixels_cannot(folders: Path, tmp_path: Path, capsys) -> None:
