@@ -97,7 +97,7 @@ def framed(film: Gray, rng: np.random.Generator) -> Gray:
     bare = int(rng.integers(3))  # above and below, at the sides, or nowhere
     if bare < len(margins):
         margins[bare] = 0
-    level = int(rng.choice([0, 0, WHITE, int(rng.integers(0, 256))]))
+    level = _level_of_frame(rng)
     whole = Image.fromarray(np.pad(film, margins, constant_values=level))
     whole.thumbnail((max(film.shape), max(film.shape)), Image.Resampling.BILINEAR)
     return np.asarray(whole)
@@ -236,10 +236,15 @@ def _border(film: Image.Image, rng: np.random.Generator) -> Image.Image:
     framed = Image.new(
         "L",
         (width + margins[0] + margins[2], height + margins[1] + margins[3]),
-        int(rng.choice([0, 0, WHITE, int(rng.integers(0, 256))])),
+        _level_of_frame(rng),
     )
     framed.paste(film, (margins[0], margins[1]))
     return framed
+
+
+def _level_of_frame(rng: np.random.Generator) -> int:
+    """Mostly black or white."""
+    return int(rng.choice([0, 0, WHITE, int(rng.integers(0, 256))]))
 
 
 def _degraded(film: Image.Image, rng: np.random.Generator) -> Image.Image:
