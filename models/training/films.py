@@ -22,8 +22,11 @@ from transforms.imaging.limits import Limits
 from transforms.imaging.network_input import Gray, network_input
 from transforms.imaging.part10 import parse
 from transforms.labels import ABDOMINAL, ADULT_CHEST, LABELS, OTHERS, PEDIATRIC_CHEST
+from transforms.reasons import ObjectError
 
 SPLITS = ("train", "val", "test")
+SPLIT_FOLDERS: Final = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+"""Folders that folders of labels may stand in."""
 VAL_OF_TRAIN: Final = 0.15 / 0.85
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 ALIASES: Final = {
@@ -33,7 +36,7 @@ ALIASES: Final = {
     "paediatric": PEDIATRIC_CHEST,
     "other": OTHERS,
 }
-"""Other names of folders that mean a label, as in VinDr-BodyPartXR (Pham, Do, Nguyen 2021)."""
+"""Other names that mean a label, as those of VinDr-BodyPartXR's folders (Pham, Do, Nguyen 2021)."""
 
 
 class FilmsError(UsageError):
@@ -73,10 +76,11 @@ def read_films(data: Path) -> list[Film]:
     Args:
         data: a CSV manifest with columns path, label and, where known, split, source, group, license,
             age (years, or an Age String of DICOM) and region; or a folder with one sub-folder per
-            label (`ALIASES` count), or with such folders under train, test and perhaps val. Films
-            without a split are put in train, val or test (70, 15, 15 %) by a hash of their group, and
-            val comes from train where it has no folder. In a folder every file is its own group, so
-            give a manifest where patients have several films.
+            label, or with such folders under train, test and perhaps val. Upper case and `ALIASES`
+            are labels too. Films without a split are put in train, val or test (70, 15, 15 %) by a
+            hash of their group, and val comes from train where it has no folder. In a folder every
+            file is its own group, so give a manifest where patients have several films. Hidden files
+            are passed over.
 
     Raises:
         FilmsError: unknown labels or splits, missing files, or a group in two splits.
@@ -85,6 +89,8 @@ def read_films(data: Path) -> list[Film]:
     if not films:
         raise FilmsError(f"{data}: no films found; give a manifest or a folder per label")
     problems = sorted({f"unknown label {f.label!r}" for f in films if f.label not in LABELS})
+    if problems:
+        problems.append(f"known labels are {', '.join(LABELS)}")
     problems += sorted({f"unknown split {f.split!r}" for f in films if f.split not in SPLITS})
     problems += [f"missing file {f.path}" for f in films if not f.path.is_file()][:10]
     split_of: dict[tuple[str, str], str] = {}
@@ -150,14 +156,24 @@ def load_film(path: Path, long_side: int) -> Gray:
 
     Returns:
         uint8[H, W] of an 8-bit PNG or JPEG, float32[H, W] of any other file.
+
+    Raises:
+        FilmsError: it cannot be read as one.
     """
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        return read_film(path.read_bytes(), long_side)
-    with Image.open(path) as image:
-        image.draft("L", (long_side, long_side))
-        if image.mode.startswith("I"):
-            return np.asarray(image, dtype=np.float32)
-        return np.asarray(image.convert("L"))
+    try:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            return read_film(path.read_bytes(), long_side)
+        with Image.open(path) as image:
+            image.draft("L", (long_side, long_side))
+            if image.mode.startswith("I"):
+                return np.asarray(image, dtype=np.float32)
+            return np.asarray(image.convert("L"))
+    except (ObjectError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        why = str(error) if isinstance(error, ObjectError) else type(error).__name__
+        raise FilmsError(
+            f"{path}: no PNG, JPEG or DICOM that can be read as a film ({why}); repair the file, or "
+            "take it out of the data set"
+        ) from error
 
 
 def as_uint8(gray: Gray) -> npt.NDArray[np.uint8]:
@@ -171,15 +187,15 @@ def as_uint8(gray: Gray) -> npt.NDArray[np.uint8]:
 
 
 def _from_manifest(manifest: Path) -> list[Film]:
-    with manifest.open(newline="") as stream:
+    with manifest.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a mark
         rows = list(csv.DictReader(stream))
     if rows and not {"path", "label"} <= set(rows[0]):
         raise FilmsError(f"{manifest}: the header must name at least path and label")
     return [
         replace(
             _film(
-                manifest.parent / row["path"],
-                row["label"],
+                manifest.parent / (row["path"] or ""),
+                _label(row["label"] or ""),
                 row.get("source") or "data",
                 row.get("group") or row["path"],
                 row.get("split"),
@@ -193,11 +209,15 @@ def _from_manifest(manifest: Path) -> list[Film]:
 
 
 def _from_folders(root: Path) -> list[Film]:
-    splits = [split for split in SPLITS if (root / split).is_dir()]
+    splits = {name: split for name, split in SPLIT_FOLDERS.items() if (root / name).is_dir()}
     if not splits:
         return list(_from_label_folders(root, root, None))
-    films = [f for split in splits for f in _from_label_folders(root, root / split, split)]
-    if "val" in splits:
+    films = [
+        film
+        for name, split in splits.items()
+        for film in _from_label_folders(root, root / name, split)
+    ]
+    if "val" in splits.values():
         return films
     return [
         replace(film, split="val")
@@ -208,10 +228,21 @@ def _from_folders(root: Path) -> list[Film]:
 
 
 def _from_label_folders(root: Path, parent: Path, split: str | None) -> Iterator[Film]:
-    for folder in sorted(path for path in parent.iterdir() if path.is_dir()):
-        label = ALIASES.get(folder.name.lower(), folder.name.lower())
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            yield _film(path, label, "data", path.relative_to(root).as_posix(), split)
+    folders = (path for path in parent.iterdir() if path.is_dir() and not _is_hidden(path))
+    for folder in sorted(folders):
+        files = (path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path))
+        for path in sorted(files):
+            group = path.relative_to(root).as_posix()
+            yield _film(path, _label(folder.name), "data", group, split)
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def _label(name: str) -> str:
+    label = name.strip().lower()
+    return ALIASES.get(label, label)
 
 
 def _film(path: Path, label: str, source: str, group: str, split: str | None) -> Film:

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import timm
 import torch
 
 from models.networks import FilmClassifier
@@ -28,6 +30,23 @@ def test_imagenet_weights_are_those_of_the_package(size: int) -> None:
     assert torch.equal(network.backbone.conv_stem.weight, stem.sum(dim=1, keepdim=True))
     assert torch.equal(network.backbone.conv_head.weight, shipped["_conv_head.weight"])
     assert torch.equal(network.backbone.classifier.weight, head)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "vit_tiny_patch16_224"])
+def test_weights_of_timm_are_taken_by_name(architecture: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shipped = timm.create_model(architecture, pretrained=False).state_dict()
+    torch.save(dict(reversed(shipped.items())), tmp_path / "weights.pth")
+    safetensors.torch.save_file(shipped, tmp_path / "weights.safetensors")
+    head = {"resnet18": "fc.", "vit_tiny_patch16_224": "head."}[architecture]
+    for path in sorted(tmp_path.iterdir()):
+        network = FilmClassifier(architecture, LABELS)
+        before = {name: t.clone() for name, t in network.backbone.state_dict().items()}
+        load_initial_weights(network, path)
+        for name, found in network.backbone.state_dict().items():
+            theirs = shipped[name]
+            expected = theirs.sum(1, keepdim=True) if theirs.shape[1:2] == (3,) else theirs
+            assert torch.equal(found, before[name] if name.startswith(head) else expected), name
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -158,12 +158,16 @@ def _count(ds: Dataset, keyword: str) -> int | None:
 
 
 def _age_years(ds: Dataset) -> float | None:
-    """Age at the study. Standard: AS of PS3.5 table 6.2-1, Patient's Age of PS3.3 C.7.2.2."""
-    if (years := years_of(_value(ds, "PatientAge") or "")) is not None:
-        return years
+    """Age at the study. Standard: AS of PS3.5 table 6.2-1, Patient's Age of PS3.3 C.7.2.2.
+
+    Of a PatientAge that none can have (`000Y` of anonymisers, `999Y`) the dates are asked.
+    """
+    told = years_of(_value(ds, "PatientAge") or "")
+    if is_plausible_age(told):
+        return told
     born, seen = _date(ds, "PatientBirthDate"), _date(ds, "StudyDate")
     if born is None or seen is None or born > seen:
-        return None
+        return told
     years = seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day))
     return float(years) or round(max(1, (seen - born).days) / DAYS_IN["Y"], 3)
 
