@@ -11,18 +11,18 @@ from scipy.special import softmax
 
 from models import bundle
 from models.ensemble import Ensemble, members_of
-from models.fused import fuse
 from models.networks import FilmClassifier
 from models.training import provenance
 from models.training.calibrate import TARGET_ERROR, calibrate, strangeness
 from models.training.films import Film, FilmsError, read_films, split_of
-from models.training.fit import fit
+from models.training.fit import finish, fit
 from models.training.options import FitOptions
-from models.training.predict import inputs_of, predict, predict_logits
+from models.training.predict import inputs_of, load_to_predict, predict, predict_logits
 from models.training.score import score
 from models.training.subspace import fit_virtual_logit
 from models.training.thresholds import Predictions
 from models.virtual_logit import HighestVirtualLogit
+from transforms.errors import UsageError
 
 
 def train_bundle(
@@ -44,7 +44,8 @@ def train_bundle(
         output: folder of the bundle; gets `training.jsonl` too.
         options: of the training.
         device: "cpu" or "cuda".
-        more_data: further data sets, all of whose films are learnt from: simulated ones, say.
+        more_data: further data sets, all of whose films are learnt from, less those of sources that are
+            left out: simulated ones, say.
         more_weight: their films are drawn so many times as often as others of a source of their size.
         leave_out: sources whose train and val films are only looked at in the end: what the network
             is worth on films of hospitals that it never saw.
@@ -52,12 +53,18 @@ def train_bundle(
     Raises:
         BundleError: a teacher cannot be read, has other labels, or has learnt from what is left out.
         FilmsError: the data set cannot be used, or has no such source.
+        UsageError: as of `fit`.
     """
+    if not bundle.LEAST_SIDE <= options.input_size <= bundle.MOST_SIDE:
+        raise UsageError(
+            f"--input_size {options.input_size}: give {bundle.LEAST_SIDE} to {bundle.MOST_SIDE} pixels"
+        )
     films, strange = _films(data, leave_out)
     films += [
         replace(film, split="train", weight=more_weight)
         for path in more_data
         for film in read_films(path)
+        if film.source not in leave_out
     ]
     teachers = [bundle.read_info(uri) for uri in options.teachers]
     for uri, info in zip(options.teachers, teachers, strict=True):
@@ -73,9 +80,11 @@ def train_bundle(
     }
     learnt, _ = inputs_of(split_of(films, "train"), options.input_size)
     network.ood = fit_virtual_logit(network, learnt)
-    decided = _calibrate(network, films, options.input_size, TARGET_ERROR)
+    decided = _calibrate(network, films, data, options.input_size, TARGET_ERROR)
     _score_left_out(network, strange, options.input_size, decided["metrics"])
-    return bundle.save(output, network, {**fixed, **decided})
+    info = bundle.save(output, network, {**fixed, **decided})
+    finish(output)
+    return info
 
 
 def calibrate_bundle(
@@ -86,6 +95,7 @@ def calibrate_bundle(
     *,
     leave_out: Sequence[str] = (),
     without: Sequence[str] = (),
+    device: str = "cpu",
 ) -> bundle.BundleInfo:
     """Set temperature, thresholds and OOD limit anew, on the val split of a data set.
 
@@ -100,6 +110,7 @@ def calibrate_bundle(
         without: bundles of the same training without some sources. What they say of the films of
             these, train and val, counts in the thresholds as films of strange hospitals do, and
             their figures are taken over.
+        device: "cpu" or "cuda", where networks run.
 
     Raises:
         BundleError: bundles do not go together, one has learnt from what is left out, or one of
@@ -127,8 +138,9 @@ def calibrate_bundle(
         training = provenance.of_ensemble(infos)
     if left_out:
         training["left_out"] = left_out
+    network.to(device)
     elsewhere = [
-        _predict_left_out(uri, figures, films)
+        _predict_left_out(uri, figures, films, device)
         for uri, figures in zip(without, left_out, strict=True)
     ]
     fixed = {
@@ -136,7 +148,7 @@ def calibrate_bundle(
         "input_size": side,
         "training": training,
     }
-    decided = _calibrate(network, films, side, target_error, elsewhere)
+    decided = _calibrate(network, films, data, side, target_error, elsewhere)
     _score_left_out(network, strange, side, decided["metrics"])
     return bundle.save(output, network, {**fixed, **decided})
 
@@ -182,15 +194,16 @@ def _figures_left_out(uri: str, info: bundle.BundleInfo) -> dict[str, Any]:
     return {**sides, "passes": passes, **figures}
 
 
-def _predict_left_out(uri: str, figures: dict[str, Any], films: Sequence[Film]) -> Predictions:
+def _predict_left_out(
+    uri: str, figures: dict[str, Any], films: Sequence[Film], device: str
+) -> Predictions:
     """What a bundle says of the films that it was trained without."""
     sources, side = set(figures["sources"]), figures["input_size"]
     if missing := sources - {film.source for film in films}:
         raise FilmsError(
             f"no source {', '.join(sorted(missing))}, as {uri} left out, in the data less --leave_out"
         )
-    network = bundle.load_network(uri)
-    fuse(network, side)
+    network = load_to_predict(uri, device)
     known = [film for film in films if film.source not in sources]
     own = predict(network, inputs_of(split_of(known, "val"), side)[0])[:, -1]
     strange = [f for f in films if f.source in sources and f.split != "test"]
@@ -204,6 +217,7 @@ def _predict_left_out(uri: str, figures: dict[str, Any], films: Sequence[Film]) 
 def _calibrate(
     network: FilmClassifier,
     films: Sequence[Film],
+    data: Path,
     input_size: int,
     target_error: float,
     elsewhere: Sequence[Predictions] = (),
@@ -217,6 +231,6 @@ def _calibrate(
     return {
         "thresholds": found.thresholds,
         "ood_threshold": found.ood_threshold,
-        "calibration": found.evidence,
+        "calibration": {"data": data.name, "split": "val", **found.evidence},
         "metrics": {"val": score(val, softmax(logits / found.temperature, axis=1), labels)},
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import logging
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch.utils.data import DataLoader
 from models.networks import FilmClassifier
 from models.training.blend import Blended, cutmix, mixup
 from models.training.draws import STRANGER, AugmentedFilms, Draws, weights_of
-from models.training.films import Film, load_grays
+from models.training.films import Film, load_grays, split_of
 from models.training.frozen import FrozenStages
 from models.training.loss import supervised_loss
 from models.training.options import FitOptions
@@ -31,6 +33,7 @@ from models.training.teachers import Teachers, disagreement
 from transforms.errors import UsageError
 from transforms.labels import LABELS
 
+LOG = logging.getLogger(__name__)
 LOG_FILE = "training.jsonl"
 UNFINISHED_FILE = "unfinished.pt"
 WARM_UP = 0.1
@@ -50,16 +53,19 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
         films: the data set; only train is learnt from, only val chosen on.
         options: see `FitOptions`.
         device: "cpu" or "cuda".
-        folder: gets `training.jsonl`, a line per pass, and while it goes on `unfinished.pt`.
+        folder: gets `training.jsonl`, a line per pass, and `unfinished.pt`, which stays until `finish`.
 
     Raises:
         BundleError: a teacher cannot be read, or has other labels.
-        UsageError: the folder holds an unfinished training with other options, the network has no
-            stages to freeze, or the films make no batch or have no regions to tell apart.
+        FilmsError: there are no films to learn from or to choose on, or one cannot be read.
+        UsageError: the folder holds an unfinished training of other films or with other options, the
+            network takes no films of this size or has no stages to freeze, or the films make no batch
+            or have no regions to tell apart.
     """
     torch.manual_seed(options.seed)
-    train = [f for f in films if f.split == "train"]
-    val = [f for f in films if f.split == "val"]
+    train, val = split_of(films, "train"), split_of(films, "val")
+    if never := [label for label in LABELS if all(film.label != label for film in train)]:
+        LOG.warning("no train films of %s: it will not be recognised", ", ".join(never))
     grays = load_grays(train, round(options.input_size * CACHE_FACTOR))
     val_inputs, val_labels = inputs_of(val, options.input_size)
     regions, n_regions = [UNKNOWN] * len(train), 0
@@ -84,9 +90,11 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
     if options.init:
         load_initial_weights(network, Path(options.init))
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _require_size(network, options)
     teachers = Teachers(options.teachers, device)
     state = Training(network, options, options.passes * len(loader), n_regions)
-    state.resume(folder, asdict(options))
+    same = _identity(films, options)
+    state.resume(folder, same)
     for number in range(state.passes + 1, options.passes + 1):
         started = time.monotonic()
         draws.number = number
@@ -94,7 +102,9 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
         loss = _one_pass(state, loader, teachers, options, f"pass {number} of {options.passes}")
         with _autocast(device):
             predicted = predict_logits(state.averaged, val_inputs).argmax(1)
-        macro_f1 = float(f1_score(val_labels, predicted, average="macro"))
+        macro_f1 = float(
+            f1_score(val_labels, predicted, labels=np.unique(val_labels), average="macro")
+        )
         line = {
             "pass": number,
             "loss": round(loss, 4),
@@ -105,10 +115,20 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
         with (folder / LOG_FILE).open("a") as stream:
             stream.write(json.dumps({**line, "options": asdict(options)}) + "\n")
         state.end_pass(macro_f1)
-        state.keep(folder, asdict(options))
-    (folder / UNFINISHED_FILE).unlink(missing_ok=True)
+        state.keep(folder, same)
     state.averaged.load_state_dict(state.best_weights)
     return state.averaged.to("cpu").eval()
+
+
+def finish(folder: Path) -> None:
+    """Forget how to go on with a training: what came of it is safe."""
+    (folder / UNFINISHED_FILE).unlink(missing_ok=True)
+
+
+def _identity(films: Sequence[Film], options: FitOptions) -> dict[str, Any]:
+    """What has to be the same for a training to go on: all that can change what comes of it."""
+    digest = hashlib.sha256("\n".join(map(repr, films)).encode()).hexdigest()
+    return {**asdict(replace(options, workers=0)), "films": digest}
 
 
 class Training:
@@ -158,25 +178,25 @@ class Training:
     _STATEFUL = ("network", "averaged", "regions", "optimizer", "schedule")
     _PLAIN = ("passes", "steps", "best", "best_weights")
 
-    def keep(self, folder: Path, options: dict[str, Any]) -> None:
+    def keep(self, folder: Path, identity: dict[str, Any]) -> None:
         """Write all of it, so that a training can go on after its end."""
         kept = {name: getattr(self, name).state_dict() for name in self._STATEFUL}
         kept |= {name: getattr(self, name) for name in self._PLAIN}
         scratch = folder / f"{UNFINISHED_FILE}.tmp"
-        torch.save({**kept, "options": options}, scratch)
+        torch.save({**kept, "identity": identity}, scratch)
         scratch.replace(folder / UNFINISHED_FILE)
 
-    def resume(self, folder: Path, options: dict[str, Any]) -> None:
+    def resume(self, folder: Path, identity: dict[str, Any]) -> None:
         """Go on from what a training left in a folder, if there is such."""
         path = folder / UNFINISHED_FILE
         if not path.exists():
             (folder / LOG_FILE).unlink(missing_ok=True)
             return
         kept = torch.load(path, map_location=self.device, weights_only=True)
-        if kept["options"] != options:
+        if kept.get("identity") != identity:
             raise UsageError(
-                f"{path} is of an unfinished training with other options; give the same, remove the "
-                "file, or choose another --output"
+                f"{path} is of an unfinished training of other films or with other options; give the "
+                "same, remove the file, or choose another --output"
             )
         for name in self._STATEFUL:
             getattr(self, name).load_state_dict(kept[name])
@@ -234,6 +254,19 @@ def _blended(films: Tensor, options: FitOptions, step: int) -> Blended:
 def _autocast(device: str) -> torch.autocast:
     """bfloat16 on CUDA; on CPUs the backward of depthwise convolutions is slower in it."""
     return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+
+@torch.no_grad()
+def _require_size(network: FilmClassifier, options: FitOptions) -> None:
+    """Raise a `UsageError` if a network takes no films of the input size; some take one only."""
+    side = options.input_size
+    film = torch.zeros(1, 1, side, side, dtype=torch.uint8, device=network.device)
+    try:
+        network.eval().logits(film)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"{options.architecture} takes no films of --input_size {side}: {error}"
+        ) from error
 
 
 @torch.no_grad()

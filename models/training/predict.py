@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from models.fused import CPU_FORWARD_FILMS
+from models import bundle
+from models.fused import CPU_FORWARD_FILMS, fuse
 from models.networks import FilmClassifier
 from models.training.films import Film, load_inputs
 from transforms.labels import LABELS
@@ -22,6 +23,19 @@ def inputs_of(films: Sequence[Film], size: int) -> tuple[Tensor, npt.NDArray[np.
     """Return uint8[N, 1, size, size] and the label indices int64[N] of films, as serving sees them."""
     labels = np.array([LABELS.index(film.label) for film in films])
     return torch.from_numpy(load_inputs(films, size)), labels
+
+
+def load_to_predict(uri: str, device: str) -> FilmClassifier:
+    """Return the network of a bundle as it serves: fused on "cpu", plain on "cuda".
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    network = bundle.load_network(uri)
+    if device == "cpu":
+        fuse(network, bundle.read_info(uri).input_size)
+        return network
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def predict_logits(network: FilmClassifier, inputs: Tensor) -> npt.NDArray[np.float32]:

