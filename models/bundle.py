@@ -21,6 +21,7 @@ from models.ensemble import Ensemble
 from models.networks import FilmClassifier
 from models.virtual_logit import HighestVirtualLogit, VirtualLogit
 from transforms.errors import UsageError
+from transforms.imaging.network_input import PREPROCESSING
 from transforms.storage.base import read_whole
 from transforms.storage.schemes import join, storage_of, why_not
 
@@ -53,7 +54,8 @@ class BundleInfo:
         weights_sha256: hex digest of the weights file.
         calibration: the data, coverage and error that the thresholds were set for.
         training: data sources, licences, options and versions.
-        metrics: figures on validation data, with the command that made them.
+        metrics: figures on validation data, and on sources that were left out.
+        preprocessing: what is done to films before the network sees them; see `network_input`.
         members: side of the input of each of several networks of the architecture, whose logits' mean
             counts, in pixels; the largest is `input_size`, for others films are shrunk. Empty: one.
     """
@@ -68,6 +70,7 @@ class BundleInfo:
     calibration: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    preprocessing: str = PREPROCESSING
     members: tuple[int, ...] = ()
     format_version: int = FORMAT_VERSION
 
@@ -83,6 +86,7 @@ class BundleInfo:
             sorted(self.thresholds.items()),
             self.ood_threshold,
             self.weights_sha256,
+            self.preprocessing,
             *self.members,
         ]
         digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
@@ -194,6 +198,8 @@ def _problems(info: BundleInfo) -> list[str]:
     found = []
     if info.format_version != FORMAT_VERSION:
         found.append(f"format_version {info.format_version}, this router reads {FORMAT_VERSION}")
+    if info.preprocessing != PREPROCESSING:
+        found.append(f"preprocessing {info.preprocessing!r}, this router's is {PREPROCESSING!r}")
     if sorted(info.thresholds) != sorted(info.labels):
         found.append("thresholds must name exactly the labels")
     if not all(_is_finite(t) and 0.0 <= t <= 1.0 for t in info.thresholds.values()):

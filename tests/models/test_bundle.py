@@ -51,6 +51,7 @@ def test_changed_weights_are_refused(copy: Path) -> None:
         {"thresholds": dict.fromkeys(LABELS, "high")},
         {"ood_threshold": float("nan")},
         {"labels": None},
+        {"preprocessing": "another one"},
         {"unheard_of": 1},
     ],
     ids=str,
