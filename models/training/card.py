@@ -26,6 +26,8 @@ CARD_FILE: Final = "card.md"
 RELIABILITY_FILE: Final = "reliability.svg"
 RISK_FILE: Final = "risk_coverage.svg"
 FAILURES_FILE: Final = "failures.png"
+RATES: Final = ("precision", "recall", "f1")
+MOST_MISTAKES: Final = 5
 
 
 def write_card(info: BundleInfo, evaluated: Evaluation, folder: Path) -> None:
@@ -69,19 +71,25 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
             ["source", "licence", "films learnt from"],
             ([s["source"], s["license"], s["films"]] for s in info.training.get("sources", ())),
         ),
-        f"Patients never span splits; temperature, thresholds and OOD limit were set on the split "
-        f"`val` ({info.calibration.get('films', '?')} films), the figures below are of the split "
-        f"`{split}` ({figures['films']} films of {figures['groups']} groups).",
+        "Films by split, of the data that was evaluated:",
+        markdown_table(
+            ["split", *LABELS],
+            ([name, *of.values()] for name, of in evaluation["data"]["films"].items()),
+        ),
+        f"{_groups(figures)}; temperature, thresholds and OOD limit were set on the split "
+        f"`val` ({info.calibration.get('films', '?')} films), on which the best pass of a training was "
+        f"chosen, too. The figures below are of the split `{split}` ({figures['films']} films of "
+        f"{figures['groups']} groups).",
         "## How right it is",
         markdown_table(
             ["label", "films", "precision", "recall", "F1"],
             [
                 *(
-                    [label, of["films"], *(_within(of, n) for n in ("precision", "recall", "f1"))]
+                    [label, of["films"], *(_within(of, n) if of["films"] else "" for n in RATES)]
                     for label, of in figures["labels"].items()
                 ),
                 ["macro average", figures["films"],
-                 *(_within(figures, f"macro_{n}") for n in ("precision", "recall", "f1"))],
+                 *(_within(figures, f"macro_{n}") for n in RATES)],
             ],
         ),
         f"Accuracy {figures['accuracy']}. What is called what, a line per true label:",
@@ -105,24 +113,28 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         ),
         f"With the bundle's own thresholds {made['coverage']:.1%} of the films are routed, "
         f"{made['wrong']} of {made['routed']} wrongly: {made['error']:.2%}, with 95 % confidence "
-        f"below {made['error_upper_95']:.2%} (Clopper-Pearson; of films drawn like these). By label:",
+        f"below {made['error_upper_95']:.2%} (Clopper-Pearson, film by film; of films drawn like these). "
+        "By label that they are routed under:",
         markdown_table(
-            ["label", "threshold", "routed", "wrong", "error below (95 %)"],
+            ["label", "threshold", "routed", "wrong", "error", "error below (95 %)"],
             (
-                [label, info.thresholds[label], of["routed"], of["wrong"], of["error_upper_95"]]
+                [label, info.thresholds[label], of["routed"], of["wrong"], f"{_error(of):.2%}",
+                 f"{of['error_upper_95']:.2%}"]
                 for label, of in made["labels"].items()
             ),
         ),
+        *_target(info, made),
         "By source:",
         _decided(evaluation["sources"]),
-        "Films that were changed, as if by mistake, that are framed, or that show two of one label and "
-        "source:",
+        "Films that are shown otherwise, as by mistake or at another hospital, or two of one label and "
+        "source on one. AUROC: how likely the OOD score puts one of them above a film as it is.",
         _decided(evaluation["variants"]),
         "## What is no film",
         "Pictures pushed through as if they were X-rays. AUROC: how likely the score puts one of "
         "them above a film. Photographs are parts of two pictures, CT, MR and US of few slices; the "
         "score was chosen over others on pictures of these kinds. False reviews of films by the OOD "
-        f"limit: {made['review'].get('out_of_distribution', 0)} of {made['films']}.",
+        f"limit: {made['review'].get('out_of_distribution', 0)} of {made['films']}"
+        f"{_false_reviews_elsewhere(info)}.",
         markdown_table(
             ["kind", "pictures", "AUROC, OOD score", "AUROC, energy", "AUROC, confidence", "reviewed",
              "routed to"],
@@ -134,6 +146,8 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
             ),
         ),
         "## Known failures",
+        f"{_mistakes(figures['confusion'])} What is known of this collection's films, and to be "
+        "expected of others:\n\n"
         "- Adult against pediatric chest without an age in the header: adolescents look like adults.\n"
         "- Films that show two regions (a baby's chest and abdomen, chest and shoulder) get one label.\n"
         "- Lateral chests against lateral thoracic spines, lumbar spines with wide collimation against "
@@ -146,6 +160,56 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         "None of the generated pictures (noise, blank plates, test patterns, pages of text) is routed.",
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
+
+
+def _groups(figures: dict[str, Any]) -> str:
+    if figures["groups"] < figures["films"]:
+        return "Groups, patients where the data names them, never span splits"
+    return (
+        "**No two films are of one group**, so that nothing is known of patients: they may span splits, "
+        "and intervals are of films"
+    )
+
+
+def _error(of: dict[str, Any]) -> float:
+    return float(of["wrong"] / max(1, of["routed"]))
+
+
+def _target(info: BundleInfo, made: dict[str, Any]) -> list[str]:
+    """Whether films bear out what thresholds were set for."""
+    target = info.calibration.get("target_error")
+    if target is None:
+        return []
+    missed = [label for label, of in made["labels"].items() if _error(of) > target]
+    named = ", ".join(missed)
+    return [
+        f"Thresholds were set for an error of {target:.0%} of the films under each label, which "
+        + (f"these films miss for {named}." if missed else "these films bear out.")
+    ]
+
+
+def _false_reviews_elsewhere(info: BundleInfo) -> str:
+    rules = info.calibration.get("elsewhere", ())
+    if not rules:
+        return ""
+    shares = ", ".join(f"{of['ood_false_review']:.1%}" for of in rules)
+    return (
+        f"; of those of the sources that trainings left out, in the order of their table, {shares}"
+    )
+
+
+def _mistakes(confusion: Sequence[Sequence[int]]) -> str:
+    """The most frequent ones of a confusion matrix, true labels down, said ones across."""
+    found = [
+        (number, f"{LABELS[true]} called {LABELS[said]} ({number})")
+        for true, row in enumerate(confusion)
+        for said, number in enumerate(row)
+        if number and said != true
+    ]
+    if not found:
+        return "No film was called something else."
+    found.sort(key=lambda one: -one[0])
+    return f"Most frequent mistakes: {', '.join(text for _, text in found[:MOST_MISTAKES])}."
 
 
 def _network(info: BundleInfo) -> str:
@@ -207,13 +271,15 @@ def _left_out(info: BundleInfo) -> list[str]:
 
 
 def _decided(groups: dict[str, Any]) -> str:
+    has_auroc = any("auroc" in of for of in groups.values())
     return markdown_table(
-        ["", "films", "accuracy", "routed", "wrong among the routed"],
+        ["", "films", "accuracy", "routed", "wrong among the routed", *["AUROC"] * has_auroc],
         (
-            [name, of["films"], of["accuracy"], f"{of['coverage']:.1%}", f"{of['error']:.2%}"]
+            [name, of["films"], of["accuracy"], f"{of['coverage']:.1%}", f"{of['error']:.2%}",
+             *[of.get("auroc")] * has_auroc]
             for name, of in groups.items()
         ),
-    )
+    )  # fmt: skip
 
 
 def _within(figures: dict[str, Any], name: str) -> str:

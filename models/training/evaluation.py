@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,35 +16,21 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from models import bundle
-from models.fused import fuse
 from models.networks import FilmClassifier
-from models.training.augment import beside
-from models.training.films import Film, age_of, as_uint8, load_film, read_films, split_of
-from models.training.predict import predict, predict_logits
+from models.training.films import SPLITS, Film, age_of, read_films, split_of
+from models.training.predict import load_to_predict, predict, predict_logits
 from models.training.score import reliability, risk_coverage, score
 from models.training.strangers import DRAWN, arriving
 from models.training.thresholds import upper_bound
-from transforms.imaging.network_input import network_input
+from models.training.views import AS_IT_IS, load_views
+from transforms.imaging.network_input import Gray, network_input
 from transforms.labels import LABELS
 from transforms.lake.layout import REVIEW
 from transforms.policy import Decision, Policy, decide
 
-Gray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 Outputs = npt.NDArray[np.float32]
 Energies = npt.NDArray[np.float32]
 
-VARIANTS: Final[dict[str, Callable[[Gray], Gray]]] = {
-    "inverted": lambda gray: np.asarray(float(gray.max()) + float(gray.min()) - gray, np.float32),
-    "rotated by 90°": lambda gray: np.rot90(gray),
-    "rotated by 180°": lambda gray: np.rot90(gray, 2),
-    "mirrored": lambda gray: gray[:, ::-1],
-    "middle half": lambda gray: _middle(gray),
-    "in a black frame": lambda gray: _in_frame(as_uint8(gray), 0),
-    "in a white frame": lambda gray: _in_frame(as_uint8(gray), 255),
-}
-"""What is done to films by mistake or of need."""
-PAIRED: Final = "beside another one"
-"""Films of which each shares one with another of its label and source."""
 SHOWN_PER_KIND: Final = 3
 
 
@@ -79,27 +65,34 @@ class Evaluation(NamedTuple):
     failures: list[Failure]
 
 
-def evaluate_bundle(uri: str, data: Path, split: str) -> Evaluation:
+def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Evaluation:
     """Measure a bundle on one split of a data set.
 
     Args:
         uri: of the bundle.
         data: manifest or folder per label, see `films.read_films`.
         split: train, val or test.
+        device: "cpu" or "cuda", where the network runs.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+        FilmsError: the data set cannot be used, or has no films in the split.
     """
     info = bundle.read_info(uri)
-    network = bundle.load_network(uri)
-    fuse(network, info.input_size)
-    films = split_of(read_films(data), split)
-    grays: list[Gray] = [load_film(film.path, info.input_size) for film in films]
+    network = load_to_predict(uri, device)
+    known = read_films(data)
+    films = split_of(known, split)
     labels = np.array([LABELS.index(film.label) for film in films])
-    inputs = _stacked(grays, info.input_size)
+    views = load_views(films, info.input_size)
+    inputs = views.pop(AS_IT_IS)
     outputs, energies = predict(network, inputs), _energies(network, inputs)
     policy = Policy().with_defaults(info.thresholds, info.ood_threshold)
     strangers, failures = _strangers(network, info.input_size, outputs, energies, policy)
     figures = {
         "model_id": info.model_id,
-        "data": {"name": data.name, "split": split, "sha256": _digest(data)},
+        "data": {
+            "name": data.name, "split": split, "sha256": _digest(data), "films": _counts(known),
+        },
         "figures": score(films, outputs[:, :-1], labels),
         "reliability": reliability(outputs[:, :-1], labels),
         "risk_coverage": risk_coverage(outputs[:, :-1], labels),
@@ -107,11 +100,11 @@ def evaluate_bundle(uri: str, data: Path, split: str) -> Evaluation:
         "with_age": _with_age(films, outputs, labels, policy),
         "sources": _by_source(films, outputs, labels, policy),
         "variants": {
-            name: decisions(predict(network, _stacked(changed, info.input_size)), labels, policy)
-            for name, changed in _variants(films, grays)
+            name: _of_variant(predict(network, changed), outputs, labels, policy)
+            for name, changed in views.items()
         },
         "strangers": strangers,
-    }
+    }  # fmt: skip
     return Evaluation(figures, failures)
 
 
@@ -198,6 +191,14 @@ def _strangers(
     return found, failures
 
 
+def _of_variant(
+    changed: Outputs, ordinary: Outputs, labels: npt.NDArray[np.int64], policy: Policy
+) -> dict[str, Any]:
+    """What is decided of films shown otherwise, and how well the OOD score tells them from others."""
+    told = auroc(ordinary[:, -1], changed[:, -1])
+    return {**decisions(changed, labels, policy), "auroc": _rounded(told)}
+
+
 def _energies(network: FilmClassifier, inputs: torch.Tensor) -> Energies:
     """What the OOD score would be without the residual."""
     return np.asarray(-logsumexp(predict_logits(network, inputs), axis=1))
@@ -229,22 +230,10 @@ def _with_age(
     }
 
 
-def _variants(films: Sequence[Film], grays: Sequence[Gray]) -> Iterator[tuple[str, Iterator[Gray]]]:
-    for name, change in VARIANTS.items():
-        yield name, map(change, grays)
-    yield PAIRED, _pairs(films, grays)
-
-
-def _pairs(films: Sequence[Film], grays: Sequence[Gray]) -> Iterator[Gray]:
-    """Each film and one drawn of its label and source; the only one of these stands beside itself."""
-    alike = defaultdict(list)
-    for number, film in enumerate(films):
-        alike[film.label, film.source].append(number)
-    rng = np.random.default_rng(0)
-    for number, film in enumerate(films):
-        others = [one for one in alike[film.label, film.source] if one != number] or [number]
-        other = grays[others[int(rng.integers(len(others)))]]
-        yield beside(as_uint8(grays[number]), as_uint8(other), rng)
+def _counts(films: Sequence[Film]) -> dict[str, dict[str, int]]:
+    """How many films of each label stand in each split."""
+    counts = Counter((film.split, film.label) for film in films)
+    return {split: {label: counts[split, label] for label in LABELS} for split in SPLITS}
 
 
 def _by_source(
@@ -259,16 +248,6 @@ def _by_source(
 
 def _stacked(grays: Iterable[Gray], size: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([network_input(gray, size) for gray in grays]))
-
-
-def _middle(gray: Gray) -> Gray:
-    height, width = gray.shape
-    return gray[height // 4 : height - height // 4, width // 4 : width - width // 4]
-
-
-def _in_frame(gray: npt.NDArray[np.uint8], level: int) -> Gray:
-    """With a quarter of its long side more on every side."""
-    return np.asarray(np.pad(gray, max(gray.shape) // 4, constant_values=level), np.uint8)
 
 
 def _digest(data: Path) -> str | None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_model_argument
+from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_device_argument, add_model_argument
 from transforms.labels import LABELS
 
 
@@ -32,16 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the card, the figures and the drawings [evaluation-MODEL_ID]",
     )
+    add_device_argument(parser)
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, write the card and print a table."""
     from models.bundle import read_info
+    from models.handler import choose_device
     from models.training.card import write_card
     from models.training.evaluation import evaluate_bundle
 
-    evaluated = evaluate_bundle(args.model, args.data, args.split)
+    evaluated = evaluate_bundle(args.model, args.data, args.split, choose_device(args.device))
     evaluation = evaluated.figures
     folder = args.output or Path(f"evaluation-{evaluation['model_id']}")
     write_card(read_info(args.model), evaluated, folder)
@@ -60,9 +62,8 @@ def table(evaluation: dict[str, Any]) -> str:
     ]
     for label in LABELS:
         of = figures["labels"][label]
-        lines.append(
-            f"{label:<17}{of['films']:>7}{of['precision']:>11.4f}{of['recall']:>8.4f}{of['f1']:>8.4f}"
-        )
+        rates = f"{of['precision']:>11.4f}{of['recall']:>8.4f}{of['f1']:>8.4f}"
+        lines.append(f"{label:<17}{of['films']:>7}{rates if of['films'] else ''}")
     low, high = figures["macro_f1_interval_95"]
     lines += [
         f"{'macro':<17}{figures['films']:>7}{figures['macro_precision']:>11.4f}"

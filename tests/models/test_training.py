@@ -12,19 +12,19 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scipy.special import softmax
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from models.bundle import read_info, save
 from models.networks import FilmClassifier
 from models.training.augment import Variation, augment, beside, framed, mix_style
-from models.training.evaluation import PAIRED, auroc
-from models.training.films import Film, FilmsError, age_of, read_films
+from models.training.evaluation import auroc
+from models.training.films import Film, read_films
 from models.training.fit import LOG_FILE, UNFINISHED_FILE, Training, fit
 from models.training.options import FitOptions
 from models.training.score import risk_coverage, score
 from models.training.strangers import DRAWN, shuffled
+from models.training.views import PAIRED, VARIANTS
 from pipeline.cli import main
 from tests.synthetic import dicom_bytes, film
 from transforms.errors import UsageError
@@ -79,8 +79,16 @@ def assert_the_card_shows_what_was_measured(folder: Path, model_id: str) -> None
     assert f"{figures['macro_f1']:.3f} ({low:.3f} to {high:.3f})" in card
     for label, of in figures["labels"].items():
         assert f"| {label} | {of['films']} |" in card
-    assert evaluation["variants"][PAIRED]["films"] == figures["films"]
-    assert f"| {PAIRED} | {figures['films']} |" in card
+    for name in (*VARIANTS, PAIRED):
+        of = evaluation["variants"][name]
+        assert of["films"] == figures["films"]
+        assert f"| {name} | {of['films']} | {of['accuracy']} |" in card
+    assert f"{sum(map(sum, figures['confusion']))} films" in card
+    counts = evaluation["data"]["films"]
+    assert sum(counts[evaluation["data"]["split"]].values()) == figures["films"]
+    assert all(
+        f"| {split} | {' | '.join(map(str, of.values()))} |" in card for split, of in counts.items()
+    )
     assert {"noise", "blank", "test pattern", "photograph", "CT", "MR", "US"} < set(
         evaluation["strangers"]
     )
@@ -173,16 +181,40 @@ def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkey
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 fit(films, options, "cpu", broken)
-    with pytest.raises(UsageError, match="other options"):
-        fit(films, replace(options, seed=1), "cpu", broken)
-    found = fit(films, options, "cpu", broken).state_dict()
+    for other_films, other_options in (
+        (films, replace(options, seed=1)),
+        ([replace(films[0], weight=2.0), *films[1:]], options),
+        ([f for f in films if f.path.stem != "3"], options),  # as if a source were left out
+    ):
+        with pytest.raises(UsageError, match="other films or with other options"):
+            fit(other_films, other_options, "cpu", broken)
+    found = fit(films, replace(options, workers=1), "cpu", broken).state_dict()
     assert [json.loads(line)["pass"] for line in (broken / LOG_FILE).read_text().splitlines()] == [
         1,
         2,
         3,
     ]
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert not (broken / UNFINISHED_FILE).exists()
+
+
+def test_a_training_is_kept_until_its_bundle_is_there(
+    folders: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    bundle = tmp_path / "bundle"
+    train = ["train", "--data", str(folders), "--output", str(bundle), *TINY]
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("models.training.bundles.fit_virtual_logit", end)
+        assert main(train) == 1
+    assert "run the same command again" in capsys.readouterr().err
+    assert (bundle / UNFINISHED_FILE).exists()
+    assert main(train) == 0
+    assert '"pass"' not in capsys.readouterr().out, "no pass was trained again"
+    assert not (bundle / UNFINISHED_FILE).exists()
+    assert len((bundle / LOG_FILE).read_text().splitlines()) == 1
 
 
 def test_films_that_make_no_batch_are_refused(folders: Path, tmp_path: Path, capsys) -> None:
@@ -201,6 +233,64 @@ def test_more_data_is_only_learnt_from(folders: Path, tmp_path: Path) -> None:
     info = read_info(str(bundle))
     assert {"source": "simulated", "license": "CC0", "films": 1} in info.training["sources"]
     assert info.calibration["films"] == sum(f.split == "val" for f in read_films(folders))
+    assert info.calibration["data"] == folders.name
+
+
+def test_a_source_that_is_left_out_is_left_out_of_more_data(manifest: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    train = ["train", "--data", str(manifest), "--output", str(bundle), *TINY]
+    assert main([*train, "--more_data", str(manifest), "--leave_out", "far"]) == 0
+    assert {of["source"] for of in read_info(str(bundle)).training["sources"]} == {"near"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--input_size", "16"), "--input_size 16: give 32 to 1024 pixels"),
+        (
+            ("--architecture", "vit_tiny_patch16_224"),
+            "vit_tiny_patch16_224 takes no films of --input_size 32",
+        ),
+    ],
+    ids=str,
+)
+def test_a_size_that_cannot_be_is_refused_before_the_training(
+    options: tuple[str, ...], said: str, folders: Path, tmp_path: Path, capsys
+) -> None:
+    bundle = tmp_path / "bundle"
+    train = ["train", "--data", str(folders), "--output", str(bundle), *TINY, *options]
+    assert main(train) == 2
+    assert said in capsys.readouterr().err
+    assert not (bundle / LOG_FILE).exists()
+
+
+def test_labels_without_films_are_said(folders: Path, tmp_path: Path, capsys, caplog) -> None:
+    """A collection of two labels, its films of no known group, not one of them for validation."""
+    data, bundle, card = tmp_path / "data", tmp_path / "bundle", tmp_path / "card"
+    for label in LABELS[:2]:
+        for split, numbers in (("train", range(9)), ("test", range(9, 12))):
+            for number in numbers:
+                (path,) = (folders / label).glob(f"{number}.*")
+                (data / split / label).mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, data / split / label)
+    train = ["train", "--data", str(data), "--output", str(bundle), *TINY]
+    (data / "val").mkdir()
+    assert main(train) == 2
+    assert "no films in split 'val'" in capsys.readouterr().err
+    (data / "train").rename(data / "valid")
+    shutil.copytree(data / "valid", data / "train")
+    (data / "val").rmdir()
+    assert main(train) == 0
+    assert f"no train films of {', '.join(LABELS[2:])}" in caplog.text
+    capsys.readouterr()
+    evaluate = ["evaluate", "--model", str(bundle), "--data", str(data), "--output", str(card)]
+    assert main([*evaluate, "--device", "cpu"]) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith(LABELS[2])]
+    assert line.split() == [LABELS[2], "0"]
+    text = (card / "card.md").read_text()
+    assert f"| {LABELS[2]} | 0 |  |  |  |" in text
+    assert "No two films are of one group" in text
+    assert "| test | 3 | 3 | 0 | 0 | 0 |" in text
 
 
 def test_a_second_model_decides_again_only_when_asked(
@@ -220,44 +310,6 @@ def test_a_second_model_decides_again_only_when_asked(
     assert all(r["status"] in ("routed", "review") for r in rows)
     assert route(*other, "--reprocess", "model")["counts"]["unchanged"] == 2
     assert main(["verify", str(lake.root), "--deep"]) == 0
-
-
-def test_a_manifest_is_checked_whole(tmp_path: Path) -> None:
-    manifest = tmp_path / "manifest.csv"
-    Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    manifest.write_text(
-        "path,label,split,source,group\n"
-        "a.png,hand,train,s,1\n"
-        "a.png,spine,later,s,2\n"
-        "b.png,spine,train,s,3\n"
-        "a.png,spine,val,s,3\n"
-    )
-    with pytest.raises(FilmsError) as caught:
-        read_films(manifest)
-    for part in ("'hand'", "'later'", "b.png", "1 groups of s stand in two splits"):
-        assert part in str(caught.value)
-
-
-def test_a_group_never_spans_splits(folders: Path) -> None:
-    films = read_films(folders)
-    assert {f.split for f in films} == {"train", "val", "test"}
-    assert read_films(folders) == films
-
-
-def test_ages_come_from_the_manifest_or_the_header(tmp_path: Path) -> None:
-    (tmp_path / "aged.dcm").write_bytes(dicom_bytes(film(1), PatientAge="006M"))
-    (tmp_path / "bare.dcm").write_bytes(dicom_bytes(film(1), PatientAge=None))
-    Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    told = {
-        "42": 42.0, "7.5": 7.5, "042Y": 42.0, "85y": 85.0, "018M": 1.5, "1-5y": None, "child": None,
-        "": None, "000Y": None, "Y": None, "999Y": None, "-3": None, "0": None, "nan": None, "4200": None,
-    }  # fmt: skip
-    lines = [f"a.png,spine,{age}" for age in told]
-    (tmp_path / "anonymised.dcm").write_bytes(dicom_bytes(film(1), PatientAge="000Y"))
-    lines += ["aged.dcm,spine,", "aged.dcm,spine,30", "bare.dcm,spine,", "anonymised.dcm,spine,"]
-    (tmp_path / "manifest.csv").write_text("\n".join(["path,label,age", *lines]))
-    ages = [age_of(one) for one in read_films(tmp_path / "manifest.csv")]
-    assert ages == [*told.values(), 0.5, 30.0, None, None]
 
 
 def test_ages_settle_what_pixels_cannot(folders: Path, tmp_path: Path, capsys) -> None:
