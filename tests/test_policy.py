@@ -82,6 +82,8 @@ def test_a_row_says_that_age_and_pixels_contradict_each_other(
     assert (decision.destination, decision.reason) == (destination, reason)
     unsure = decided(probabilities(adult_chest=0.9, pediatric_chest=0.09), -5, 5.0, policy)
     assert (unsure.destination, unsure.reason) == (PEDIATRIC_CHEST, Reason.SETTLED_BY_AGE)
+    low = decided(probabilities(adult_chest=0.6, pediatric_chest=0.005), -5, 5.0, policy)
+    assert (low.destination, low.reason) == ("review", Reason.AGE_CONTRADICTED)
 
 
 def test_an_age_counts_both_chests_together() -> None:

@@ -39,8 +39,8 @@ class Policy:
         adult_from_years: age from which a chest is an adult's.
         age_contradiction: probability of the other chest, among both, from which the pixels
             contradict the age; 0.5..1.
-        on_age_contradiction: "route" follows the age all the same, "review" leaves it to a person;
-            the row says so either way.
+        on_age_contradiction: "route" follows the age all the same, where the confidence suffices;
+            "review" leaves it to a person. The row says so either way.
         sinks: roots of sinks that stand outside the lake.
         radiographs: what counts as a projection radiograph.
     """
@@ -111,9 +111,11 @@ def decide(
         return Decision(REVIEW, predicted, label, confidence, Reason.TOO_SMALL)
     if policy.ood_threshold is not None and ood_score > policy.ood_threshold:
         return Decision(REVIEW, predicted, label, confidence, Reason.OUT_OF_DISTRIBUTION)
+    is_contradicted = reason == Reason.AGE_CONTRADICTED
     if confidence < policy.thresholds[label]:
-        return Decision(REVIEW, predicted, label, confidence, Reason.LOW_CONFIDENCE)
-    if reason == Reason.AGE_CONTRADICTED and policy.on_age_contradiction == REVIEW:
+        low = reason if is_contradicted else Reason.LOW_CONFIDENCE
+        return Decision(REVIEW, predicted, label, confidence, low)
+    if is_contradicted and policy.on_age_contradiction == REVIEW:
         return Decision(REVIEW, predicted, label, confidence, reason)
     return Decision(label, predicted, label, confidence, reason)
 

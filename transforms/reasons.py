@@ -105,7 +105,7 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.AGE_CONTRADICTED: Meaning(
         "the patient's age says adult or pediatric, the pixels are sure of the other",
         "check the age and the dates in the header; age.on_contradiction in the policy decides "
-        "whether such films are routed by age or reviewed",
+        "whether such films are routed by age, if confidence suffices, or reviewed",
     ),
     Reason.LOW_CONFIDENCE: Meaning(
         "the calibrated confidence is below the label's threshold",
