@@ -52,10 +52,10 @@ class BundleInfo:
         thresholds: least confidence per label for a film to be routed, each in [0, 1].
         ood_threshold: films with a higher OOD score are reviewed.
         weights_sha256: hex digest of the weights file.
+        preprocessing: what is done to films before the network sees them; see `network_input`.
         calibration: the data, coverage and error that the thresholds were set for.
         training: data sources, licences, options and versions.
         metrics: figures on validation data, and on sources that were left out.
-        preprocessing: what is done to films before the network sees them; see `network_input`.
         members: side of the input of each of several networks of the architecture, whose logits' mean
             counts, in pixels; the largest is `input_size`, for others films are shrunk. Empty: one.
     """
@@ -67,10 +67,10 @@ class BundleInfo:
     thresholds: dict[str, float]
     ood_threshold: float
     weights_sha256: str
+    preprocessing: str
     calibration: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
-    preprocessing: str = PREPROCESSING
     members: tuple[int, ...] = ()
     format_version: int = FORMAT_VERSION
 
@@ -169,7 +169,7 @@ def save(directory: Path, network: FilmClassifier, fields: dict[str, Any]) -> Bu
     Args:
         directory: made if missing; an older bundle there is replaced.
         network: its backbone and OOD score are saved; labels, members and temperature come from it.
-        fields: the other fields of `BundleInfo`, less `weights_sha256`.
+        fields: the other fields of `BundleInfo`, less `weights_sha256` and `preprocessing`.
     """
     tensors = dict(network.backbone.state_dict())
     if network.ood is not None:
@@ -184,6 +184,7 @@ def save(directory: Path, network: FilmClassifier, fields: dict[str, Any]) -> Bu
         members=network.backbone.sides if isinstance(network.backbone, Ensemble) else (),
         temperature=network.temperature,
         weights_sha256=hashlib.sha256(raw).hexdigest(),
+        preprocessing=PREPROCESSING,
         **fields,
     )
     if problems := list(_problems(info)):

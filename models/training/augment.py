@@ -216,7 +216,7 @@ def _annotated(film: Image.Image, rng: np.random.Generator) -> Image.Image:
         letters = string.ascii_uppercase + string.digits
         count = 1 if size > 0.06 * max(film.size) else int(rng.integers(1, 14))
         words = "".join(rng.choice(list(letters + " "), count))
-        draw.text((x, y), words, fill=ink, font=_font(size), anchor="mm")
+        draw.text((x, y), words, fill=ink, font=font_of(size), anchor="mm")
     return film
 
 
@@ -226,7 +226,8 @@ def _edgewise(rng: np.random.Generator) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return a font for letters that are burned in, of a size in pixels."""
     return ImageFont.load_default(size)
 
 

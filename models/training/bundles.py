@@ -52,24 +52,24 @@ def train_bundle(
 
     Raises:
         BundleError: a teacher cannot be read, has other labels, or has learnt from what is left out.
-        FilmsError: the data set cannot be used, or has no such source.
-        UsageError: as of `fit`.
+        FilmsError: a data set cannot be used, has no such source, or groups that must not be learnt
+            from stand in `more_data`.
+        UsageError: bundles take no films of the input size, or as of `fit`.
     """
     if not bundle.LEAST_SIDE <= options.input_size <= bundle.MOST_SIDE:
         raise UsageError(
             f"--input_size {options.input_size}: give {bundle.LEAST_SIDE} to {bundle.MOST_SIDE} pixels"
         )
     films, strange = _films(data, leave_out)
-    films += [
-        replace(film, split="train", weight=more_weight)
-        for path in more_data
-        for film in read_films(path)
-        if film.source not in leave_out
-    ]
+    more = [film for path in more_data for film in read_films(path) if film.source not in leave_out]
+    kept = {(film.source, film.group) for film in films if film.split != "train"}
+    if torn := kept & {(film.source, film.group) for film in more}:
+        raise FilmsError(f"{len(torn)} groups of --more_data stand in val or test of {data}")
+    films += [replace(film, split="train", weight=more_weight) for film in more]
     teachers = [bundle.read_info(uri) for uri in options.teachers]
     for uri, info in zip(options.teachers, teachers, strict=True):
         provenance.require_not_learnt(uri, info, leave_out)
-    training = provenance.of_training(films, data, options, teachers)
+    training = provenance.of_training(films, data, (more_data, more_weight), options, teachers)
     output.mkdir(parents=True, exist_ok=True)
     network = fit(films, options, device, output)
     network.backbone.load_state_dict(bundle.as_stored(network.backbone.state_dict()))

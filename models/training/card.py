@@ -76,10 +76,11 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
             ["split", *LABELS],
             ([name, *of.values()] for name, of in evaluation["data"]["films"].items()),
         ),
-        f"{_groups(figures)}; temperature, thresholds and OOD limit were set on the split "
-        f"`val` ({info.calibration.get('films', '?')} films), on which the best pass of a training was "
-        f"chosen, too. The figures below are of the split `{split}` ({figures['films']} films of "
-        f"{figures['groups']} groups).",
+        f"{_groups(evaluation['data'])}. Temperature, thresholds and OOD limit were set on the split "
+        f"`val` of `{info.calibration.get('data', '?')}` ({info.calibration.get('films', '?')} films); a "
+        "training chooses its best pass on its `val`, too. The figures below are of the split "
+        f"`{split}` of `{evaluation['data']['name']}` ({figures['films']} films of {figures['groups']} "
+        "groups).",
         "## How right it is",
         markdown_table(
             ["label", "films", "precision", "recall", "F1"],
@@ -88,7 +89,7 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
                     [label, of["films"], *(_within(of, n) if of["films"] else "" for n in RATES)]
                     for label, of in figures["labels"].items()
                 ),
-                ["macro average", figures["films"],
+                ["macro average of labels with films", figures["films"],
                  *(_within(figures, f"macro_{n}") for n in RATES)],
             ],
         ),
@@ -146,8 +147,8 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
             ),
         ),
         "## Known failures",
-        f"{_mistakes(figures['confusion'])} What is known of this collection's films, and to be "
-        "expected of others:\n\n"
+        f"{_mistakes(figures['confusion'])} What is known of the films of the "
+        "default model:\n\n"
         "- Adult against pediatric chest without an age in the header: adolescents look like adults.\n"
         "- Films that show two regions (a baby's chest and abdomen, chest and shoulder) get one label.\n"
         "- Lateral chests against lateral thoracic spines, lumbar spines with wide collimation against "
@@ -162,12 +163,12 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
     return "\n\n".join(parts) + "\n"
 
 
-def _groups(figures: dict[str, Any]) -> str:
-    if figures["groups"] < figures["films"]:
+def _groups(data: dict[str, Any]) -> str:
+    if data["groups"] < sum(sum(of.values()) for of in data["films"].values()):
         return "Groups, patients where the data names them, never span splits"
     return (
-        "**No two films are of one group**, so that nothing is known of patients: they may span splits, "
-        "and intervals are of films"
+        "**No two films of the data are of one group**: unless each is of another patient, patients may "
+        "span splits, and intervals are of films"
     )
 
 
@@ -180,11 +181,11 @@ def _target(info: BundleInfo, made: dict[str, Any]) -> list[str]:
     target = info.calibration.get("target_error")
     if target is None:
         return []
-    missed = [label for label, of in made["labels"].items() if _error(of) > target]
-    named = ", ".join(missed)
+    over = [label for label, of in made["labels"].items() if _error(of) > target]
     return [
-        f"Thresholds were set for an error of {target:.0%} of the films under each label, which "
-        + (f"these films miss for {named}." if missed else "these films bear out.")
+        f"Thresholds were set for an error of at most {target:.1%} of the films that are routed under "
+        f"each label; of these films it is exceeded for {', '.join(over) or 'none'}. A label's bound is "
+        "above it wherever its films are few."
     ]
 
 

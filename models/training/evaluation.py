@@ -55,7 +55,7 @@ class Evaluation(NamedTuple):
     """What was measured, and pictures to show.
 
     Attributes:
-        figures: what `evaluation.json` holds: "figures" of the labels, "reliability",
+        figures: what `evaluation.json` holds: "model_id", "data", "figures" of the labels, "reliability",
             "risk_coverage", "decisions" of the bundle's own policy, "with_age", "sources",
             "variants" and "strangers".
         failures: the first of each kind.
@@ -92,6 +92,7 @@ def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Ev
         "model_id": info.model_id,
         "data": {
             "name": data.name, "split": split, "sha256": _digest(data), "films": _counts(known),
+            "groups": len({(film.source, film.group) for film in known}),
         },
         "figures": score(films, outputs[:, :-1], labels),
         "reliability": reliability(outputs[:, :-1], labels),

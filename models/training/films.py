@@ -25,8 +25,7 @@ from transforms.labels import ABDOMINAL, ADULT_CHEST, LABELS, OTHERS, PEDIATRIC_
 from transforms.reasons import ObjectError
 
 SPLITS = ("train", "val", "test")
-SPLIT_FOLDERS: Final = {"train": "train", "val": "val", "valid": "val", "test": "test"}
-"""Folders that folders of labels may stand in."""
+SPLIT_ALIASES: Final = {"valid": "val", "validation": "val"}
 VAL_OF_TRAIN: Final = 0.15 / 0.85
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 ALIASES: Final = {
@@ -76,14 +75,14 @@ def read_films(data: Path) -> list[Film]:
     Args:
         data: a CSV manifest with columns path, label and, where known, split, source, group, license,
             age (years, or an Age String of DICOM) and region; or a folder with one sub-folder per
-            label, or with such folders under train, test and perhaps val. Upper case and `ALIASES`
-            are labels too. Films without a split are put in train, val or test (70, 15, 15 %) by a
-            hash of their group, and val comes from train where it has no folder. In a folder every
-            file is its own group, so give a manifest where patients have several films. Hidden files
-            are passed over.
+            label, or with such folders under train, test and perhaps val. Upper case and aliases
+            of labels and splits count. Films without a split are put in train, val or test (70, 15,
+            15 %) by a hash of their group, and val comes from train where it has no folder. In a folder
+            every file is its own group, so give a manifest where patients have several films. What is
+            hidden there is passed over.
 
     Raises:
-        FilmsError: unknown labels or splits, missing files, or a group in two splits.
+        FilmsError: unknown labels or splits, missing files, a group in two splits, or no CSV in UTF-8.
     """
     films = _from_manifest(data) if data.is_file() else _from_folders(data)
     if not films:
@@ -187,8 +186,13 @@ def as_uint8(gray: Gray) -> npt.NDArray[np.uint8]:
 
 
 def _from_manifest(manifest: Path) -> list[Film]:
-    with manifest.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a mark
-        rows = list(csv.DictReader(stream))
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a mark
+            reader = csv.DictReader(stream)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+            rows = [row for row in reader if any(row.values())]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FilmsError(f"{manifest}: no CSV in UTF-8 ({error}); save it as such") from error
     if rows and not {"path", "label"} <= set(rows[0]):
         raise FilmsError(f"{manifest}: the header must name at least path and label")
     return [
@@ -198,7 +202,7 @@ def _from_manifest(manifest: Path) -> list[Film]:
                 _label(row["label"] or ""),
                 row.get("source") or "data",
                 row.get("group") or row["path"],
-                row.get("split"),
+                _split(row.get("split") or ""),
             ),
             license=row.get("license") or "",
             age_years=_age_years(row.get("age") or ""),
@@ -209,13 +213,17 @@ def _from_manifest(manifest: Path) -> list[Film]:
 
 
 def _from_folders(root: Path) -> list[Film]:
-    splits = {name: split for name, split in SPLIT_FOLDERS.items() if (root / name).is_dir()}
+    folders = {path: _split(path.name) for path in sorted(root.iterdir()) if path.is_dir()}
+    splits = {path: split for path, split in folders.items() if split in SPLITS}
     if not splits:
         return list(_from_label_folders(root, root, None))
+    if beside := [path.name for path in folders if _label(path.name) in LABELS]:
+        raise FilmsError(
+            f"{root}: folders of labels ({', '.join(beside)}) stand beside those of splits "
+            f"({', '.join(splits.values())}); put all of them into splits, or none"
+        )
     films = [
-        film
-        for name, split in splits.items()
-        for film in _from_label_folders(root, root / name, split)
+        film for path, split in splits.items() for film in _from_label_folders(root, path, split)
     ]
     if "val" in splits.values():
         return films
@@ -228,16 +236,15 @@ def _from_folders(root: Path) -> list[Film]:
 
 
 def _from_label_folders(root: Path, parent: Path, split: str | None) -> Iterator[Film]:
-    folders = (path for path in parent.iterdir() if path.is_dir() and not _is_hidden(path))
-    for folder in sorted(folders):
-        files = (path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path))
-        for path in sorted(files):
-            group = path.relative_to(root).as_posix()
-            yield _film(path, _label(folder.name), "data", group, split)
+    for path in sorted(path for path in parent.glob("*/**/*") if path.is_file()):
+        folder, *parts = path.relative_to(parent).parts
+        if not any(part.startswith(".") for part in (folder, *parts)):
+            yield _film(path, _label(folder), "data", path.relative_to(root).as_posix(), split)
 
 
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".")
+def _split(name: str) -> str:
+    split = name.strip().lower()
+    return SPLIT_ALIASES.get(split, split)
 
 
 def _label(name: str) -> str:

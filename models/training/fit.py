@@ -66,6 +66,10 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
     train, val = split_of(films, "train"), split_of(films, "val")
     if never := [label for label in LABELS if all(film.label != label for film in train)]:
         LOG.warning("no train films of %s: it will not be recognised", ", ".join(never))
+    network = FilmClassifier(options.architecture, LABELS, drop_rate=0.2)
+    if options.init:
+        load_initial_weights(network, Path(options.init))
+    _require_size(network, options)
     grays = load_grays(train, round(options.input_size * CACHE_FACTOR))
     val_inputs, val_labels = inputs_of(val, options.input_size)
     regions, n_regions = [UNKNOWN] * len(train), 0
@@ -86,11 +90,7 @@ def fit(films: list[Film], options: FitOptions, device: str, folder: Path) -> Fi
             f"{len(train)} train films make no batch of {options.batch_size}; give a smaller "
             "--batch_size or more films"
         )
-    network = FilmClassifier(options.architecture, LABELS, drop_rate=0.2)
-    if options.init:
-        load_initial_weights(network, Path(options.init))
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _require_size(network, options)
     teachers = Teachers(options.teachers, device)
     state = Training(network, options, options.passes * len(loader), n_regions)
     same = _identity(films, options)
@@ -126,7 +126,7 @@ def finish(folder: Path) -> None:
 
 
 def _identity(films: Sequence[Film], options: FitOptions) -> dict[str, Any]:
-    """What has to be the same for a training to go on: all that can change what comes of it."""
+    """What has to be the same for a training to go on: options, and films as the data set lists them."""
     digest = hashlib.sha256("\n".join(map(repr, films)).encode()).hexdigest()
     return {**asdict(replace(options, workers=0)), "films": digest}
 
@@ -202,6 +202,10 @@ class Training:
             getattr(self, name).load_state_dict(kept[name])
         for name in self._PLAIN:
             setattr(self, name, kept[name])
+        lines = (folder / LOG_FILE).read_text().splitlines(keepends=True)
+        (folder / LOG_FILE).write_text(
+            "".join(lines[: self.passes])
+        )  # it may have ended in between
 
 
 def _one_pass(
@@ -260,9 +264,8 @@ def _autocast(device: str) -> torch.autocast:
 def _require_size(network: FilmClassifier, options: FitOptions) -> None:
     """Raise a `UsageError` if a network takes no films of the input size; some take one only."""
     side = options.input_size
-    film = torch.zeros(1, 1, side, side, dtype=torch.uint8, device=network.device)
     try:
-        network.eval().logits(film)
+        network.eval().logits(torch.zeros(1, 1, side, side, dtype=torch.uint8))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"{options.architecture} takes no films of --input_size {side}: {error}"

@@ -13,7 +13,7 @@ class FitOptions:
 
     Attributes:
         architecture: name of a timm network.
-        init: path of starting weights (a PyTorch state dict), or None for random ones.
+        init: path of starting weights (a PyTorch state dict, or safetensors), or None for random ones.
         input_size: side of the network's input, in pixels.
         passes: number of times as many films are drawn as the train split holds.
         batch_size: films a step.

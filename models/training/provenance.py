@@ -17,13 +17,28 @@ from models.training.options import FitOptions
 
 
 def of_training(
-    films: Sequence[Film], data: Path, options: FitOptions, teachers: Sequence[BundleInfo]
+    films: Sequence[Film],
+    data: Path,
+    more: tuple[Sequence[Path], float],
+    options: FitOptions,
+    teachers: Sequence[BundleInfo],
 ) -> dict[str, Any]:
-    """Return `training` of a bundle; there are no paths of the machine that it ran on."""
+    """Return `training` of a bundle; there are no paths of the machine that it ran on.
+
+    Args:
+        films: all of them.
+        data: where those come from that figures are of.
+        more: where others come from, and how often they are drawn.
+        options: of the training.
+        teachers: what else it learnt from.
+    """
+    more_data, more_weight = more
     init = Path(options.init).name if options.init else None
     shown = {**asdict(options), "init": init, "teachers": [of.model_id for of in teachers]}
     return {
         "data": data.name,
+        "more_data": [path.name for path in more_data],
+        "more_weight": more_weight,
         "sources": _sources(split_of(films, "train"), teachers),
         "options": shown,
         "versions": {
@@ -65,7 +80,7 @@ def require_not_learnt(uri: str, info: BundleInfo, leave_out: Sequence[str]) -> 
 def _members(info: BundleInfo) -> list[dict[str, Any]]:
     if members := info.training.get("members"):
         return list(members)
-    names = ("data", "options", "versions")
+    names = ("data", "more_data", "more_weight", "options", "versions")
     kept: dict[str, Any] = {n: info.training[n] for n in names if n in info.training}
     return [{"model_id": info.model_id, **kept}]
 

@@ -78,7 +78,7 @@ def _loaded(path: Path) -> dict[str, Tensor]:
         return dict(torch.load(path, map_location="cpu", weights_only=True).items())
     except Exception as error:  # of whatever kind: the unpickler reads any bytes
         raise UsageError(
-            f"--init {path}: no PyTorch state dict ({type(error).__name__})"
+            f"--init {path}: no weights that can be read ({type(error).__name__})"
         ) from error
 
 

@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from models.training.augment import beside
+from models.training.augment import WHITE, beside, font_of
 from models.training.films import Film, as_uint8, load_film
 from transforms.imaging.network_input import Gray, network_input
 
@@ -21,8 +21,7 @@ AS_IT_IS: Final = "as it is"
 PAIRED: Final = "beside another one"
 """Films of which each shares one with another of its label and source."""
 COARSE_SIDE: Final = 96
-LETTERS: Final = "PORTABLE  AP  SUPINE  12:30"
-WHITE: Final = 255
+LETTERS: Final = "PORTABLE AP 12:30"
 
 VARIANTS: Final[dict[str, Callable[[Gray], Gray]]] = {
     "inverted": lambda gray: np.asarray(float(gray.max()) + float(gray.min()) - gray, np.float32),
@@ -32,7 +31,8 @@ VARIANTS: Final[dict[str, Callable[[Gray], Gray]]] = {
     "middle half": lambda gray: _middle(gray),
     "squeezed into a square": lambda gray: _resized(gray, (min(gray.shape), min(gray.shape))),
     "equalised": lambda gray: np.asarray(ImageOps.equalize(Image.fromarray(as_uint8(gray)))),
-    "of 32 gray levels": lambda gray: as_uint8(gray) // 8 + 100,
+    "of gamma 0.4": lambda gray: _toned(gray, 0.4),
+    "of gamma 2.5": lambda gray: _toned(gray, 2.5),
     f"of {COARSE_SIDE} pixels": lambda gray: _coarse(gray),
     "letters burned in": lambda gray: _lettered(gray),
     "in a black frame": lambda gray: _in_frame(as_uint8(gray), 0),
@@ -58,19 +58,21 @@ def load_views(films: Sequence[Film], size: int) -> dict[str, Tensor]:
     """
     partners = _partners(films)
 
-    def views(number: int) -> list[npt.NDArray[np.uint8]]:
+    shape = (len(films), 1, size, size)
+    views = {name: np.empty(shape, np.uint8) for name in (AS_IT_IS, *VARIANTS, PAIRED)}
+
+    def fill(number: int) -> None:
         gray = load_film(films[number].path, size)
-        other = load_film(films[partners[number]].path, size)
-        pair = beside(as_uint8(gray), as_uint8(other), np.random.default_rng(number))
-        shown = [gray, *(change(gray) for change in VARIANTS.values()), pair]
-        return [network_input(one, size) for one in shown]
+        views[AS_IT_IS][number] = network_input(gray, size)
+        for name, change in VARIANTS.items():
+            views[name][number] = network_input(change(gray), size)
+        other = as_uint8(load_film(films[partners[number]].path, size))
+        pair = beside(as_uint8(gray), other, np.random.default_rng(number))
+        views[PAIRED][number] = network_input(pair, size)
 
     with ThreadPoolExecutor() as pool:
-        columns = zip(*pool.map(views, range(len(films))), strict=True)
-        return {
-            name: torch.from_numpy(np.stack(column))
-            for name, column in zip((AS_IT_IS, *VARIANTS, PAIRED), columns, strict=True)
-        }
+        list(pool.map(fill, range(len(films))))
+    return {name: torch.from_numpy(view) for name, view in views.items()}
 
 
 def _partners(films: Sequence[Film]) -> list[int]:
@@ -102,10 +104,15 @@ def _coarse(gray: Gray) -> Gray:
     return _resized(gray, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
+def _toned(gray: Gray, gamma: float) -> Gray:
+    values = as_uint8(gray) / np.float32(WHITE)
+    return np.asarray(WHITE * values**gamma, np.float32)
+
+
 def _lettered(gray: Gray) -> Gray:
-    """With white letters across the upper third, a twentieth of the long side high."""
+    """With white letters across most of its width, a third of its height from above."""
     film = Image.fromarray(as_uint8(gray).copy())
-    font = ImageFont.load_default(max(8, max(film.size) // 20))
+    font = font_of(max(8, film.width // len(LETTERS)))
     place = (film.width // 2, film.height // 3)
     ImageDraw.Draw(film).text(place, LETTERS, fill=WHITE, font=font, anchor="mm")
     return np.asarray(film)

@@ -10,6 +10,7 @@ import pytest
 
 from models.bundle import BUNDLE_FILE, WEIGHTS_FILE, BundleError, load_network, read_info
 from models.default_bundle import DEFAULT_BUNDLE
+from transforms.imaging.network_input import PREPROCESSING
 from transforms.labels import LABELS
 
 
@@ -77,5 +78,10 @@ def test_the_model_id_follows_what_can_change_a_decision(copy: Path) -> None:
     original = read_info(DEFAULT_BUNDLE).model_id
     change(copy, metrics={})
     assert read_info(str(copy)).model_id == original
-    change(copy, temperature=3.0)
+    path = copy / BUNDLE_FILE
+    bare = {k: v for k, v in json.loads(path.read_text()).items() if k != "preprocessing"}
+    path.write_text(json.dumps(bare))
+    with pytest.raises(BundleError, match="preprocessing"):
+        read_info(str(copy))
+    change(copy, preprocessing=PREPROCESSING, temperature=3.0)
     assert read_info(str(copy)).model_id != original

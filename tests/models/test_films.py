@@ -51,26 +51,41 @@ def test_ages_come_from_the_manifest_or_the_header(tmp_path: Path) -> None:
 
 
 def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
-    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    for name in ("a.png", "b.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
     manifest = tmp_path / "manifest.csv"
-    manifest.write_text("path,label\na.png,Spine\na.png,Adult\n", encoding="utf-8-sig")
-    assert [film.label for film in read_films(manifest)] == ["spine", "adult_chest"]
+    manifest.write_text(
+        "Path,label,Split\na.png,Spine,Train\n,,\nb.png,Adult,validation\n", encoding="utf-8-sig"
+    )
+    films = read_films(manifest)
+    assert [film.label for film in films] == ["spine", "adult_chest"]
+    assert [film.split for film in films] == ["train", "val"]
+    manifest.write_bytes("path,label\nMüller.png,spine\n".encode("cp1252"))
+    with pytest.raises(FilmsError, match=r"manifest.csv: no CSV in UTF-8 .* save it as such"):
+        read_films(manifest)
     manifest.write_text("path,label\na.png\n")
     with pytest.raises(FilmsError, match=r"unknown label '';.*known labels are abdominal"):
         read_films(manifest)
 
 
 def test_folders_for_validation_may_be_called_valid(tmp_path: Path) -> None:
-    for split in ("train", "valid", "test"):
+    for split in ("Train", "valid", "test"):
         (tmp_path / split / "spine").mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / split / "spine" / "a.png")
     assert sorted(film.split for film in read_films(tmp_path)) == ["test", "train", "val"]
+    (tmp_path / "Others").mkdir()
+    with pytest.raises(
+        FilmsError, match=r"folders of labels \(Others\) stand beside those of splits"
+    ):
+        read_films(tmp_path)
 
 
 def test_hidden_files_are_passed_over_and_others_named(tmp_path: Path) -> None:
     (tmp_path / "spine").mkdir()
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "x").write_bytes(b"x")
+    (tmp_path / "spine" / ".checkpoints").mkdir()
+    (tmp_path / "spine" / ".checkpoints" / "a.png").write_bytes(b"x")
     (tmp_path / "spine" / ".DS_Store").write_bytes(b"x")
     Image.new("L", (8, 8)).save(tmp_path / "spine" / "a.PNG")
     (one,) = read_films(tmp_path)

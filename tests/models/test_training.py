@@ -236,11 +236,21 @@ def test_more_data_is_only_learnt_from(folders: Path, tmp_path: Path) -> None:
     assert info.calibration["data"] == folders.name
 
 
-def test_a_source_that_is_left_out_is_left_out_of_more_data(manifest: Path, tmp_path: Path) -> None:
+def test_a_source_that_is_left_out_is_left_out_of_more_data(
+    manifest: Path, tmp_path: Path, capsys
+) -> None:
     bundle = tmp_path / "bundle"
     train = ["train", "--data", str(manifest), "--output", str(bundle), *TINY]
-    assert main([*train, "--more_data", str(manifest), "--leave_out", "far"]) == 0
-    assert {of["source"] for of in read_info(str(bundle)).training["sources"]} == {"near"}
+    assert main([*train, "--more_data", str(manifest)]) == 2
+    assert "groups of --more_data stand in val or test" in capsys.readouterr().err
+    header, *rows = manifest.read_text().splitlines()
+    (far,) = (row for row in rows if f"{LABELS[0]}/3.png,{LABELS[0]},far" in row)
+    more = tmp_path / "more.csv"
+    more.write_text(f"{header}\n{far}9\n{far.replace(',far,', ',simulated,')}\n")  # of new groups
+    assert main([*train, "--more_data", str(more), "--leave_out", "far"]) == 0
+    training = read_info(str(bundle)).training
+    assert {of["source"] for of in training["sources"]} == {"near", "simulated"}
+    assert (training["more_data"], training["more_weight"]) == (["more.csv"], 1.0)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +299,8 @@ def test_labels_without_films_are_said(folders: Path, tmp_path: Path, capsys, ca
     assert line.split() == [LABELS[2], "0"]
     text = (card / "card.md").read_text()
     assert f"| {LABELS[2]} | 0 |  |  |  |" in text
-    assert "No two films are of one group" in text
+    assert "No two films of the data are of one group" in text
+    assert "it is exceeded for" in text
     assert "| test | 3 | 3 | 0 | 0 | 0 |" in text
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 LOW_PERCENTILE: Final = 0.5
 HIGH_PERCENTILE: Final = 99.5
 PREPROCESSING: Final = (
-    f"padded black to a square, percentiles {LOW_PERCENTILE} to {HIGH_PERCENTILE} to 0..255"
+    "long side bilinear over areas, percentiles 0.5 to 99.5, padded black to a square"
 )
-"""What `network_input` does, as bundles name it: a change of it wants another name."""
+"""What `network_input` does, as bundles say it: whoever changes it gives it another name."""
 
 Gray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 
