@@ -51,7 +51,8 @@ def figures_of(architecture: str, args: argparse.Namespace) -> dict[str, Any]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     if not (folder / "evaluation.json").exists():
         command = [*router, "evaluate", "--model", str(folder), "--data", str(args.data)]
-        subprocess.run([*command, "--output", str(folder)], check=True, stdout=subprocess.DEVNULL)
+        command += ["--output", str(folder), "--device", "cpu"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     figures: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())["figures"]
     return {
         name: figures[f"macro_{name}"] for name in ("recall", "precision", "f1")
