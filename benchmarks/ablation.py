@@ -4,8 +4,9 @@
 
 Trains every recipe once for each fold of `FOLDS`, without the fold's sources, by the command line, and
 asks how the network does on them. The test split of no source is looked at. Trainings that stand in
-`--work` already are not repeated; results are added to those that `--out` holds, which may be another
-machine's (the same seed is another training there): they hold no times.
+`--work` already are not repeated, whatever films they were of: give other films another one. Results
+are added to those that `--out` holds, which may be another machine's (the same seed is another training
+there): they hold no times.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ FOLDS: Final = {
 COMMON: Final = "--input_size 128 --passes 5 --device cpu"
 SIMULATED: Final = "--variation wide --freeze 3 --more_data SIMULATED --more_weight 0.2"
 BOTH: Final = f"{SIMULATED} --region_weight 0.5 --pairs 0.15"
+SHOWN_OTHERWISE: Final = f"{SIMULATED} --pairs 0.08 --frames 0.1 --passes 12"
 RECIPES: Final = {
     "plain augmentation": "--variation plain",
     "wide augmentation": "--variation wide",
@@ -49,6 +51,9 @@ RECIPES: Final = {
     "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHERS",
     "the same, regions too": f"{SIMULATED} --region_weight 0.5",
     "the same, in pairs and frames": f"{SIMULATED} --pairs 0.15 --frames 0.2",
+    "fewer pairs and frames, twelve passes": SHOWN_OTHERWISE,
+    "fewer pairs and frames, twelve passes, 192 pixels": f"{SHOWN_OTHERWISE} --input_size 192",
+    "fewer pairs and frames, 192 and 128 pixels": "calibrate --ensemble",
     "regions and pairs, twelve passes": f"{BOTH} --passes 12",
     "regions and pairs, twelve passes, 192 pixels": f"{BOTH} --passes 12 --input_size 192",
 }
@@ -59,6 +64,9 @@ ENSEMBLES: Final = {
     "two of 128 pixels, twelve passes": ("the same, twelve passes", "the same, twelve passes"),
     "192 and 128 pixels, twelve passes": (
         "the same, twelve passes, 192 pixels", "the same, twelve passes",
+    ),
+    "fewer pairs and frames, 192 and 128 pixels": (
+        "fewer pairs and frames, twelve passes, 192 pixels", "fewer pairs and frames, twelve passes",
     ),
 }  # fmt: skip
 """Recipes of bundles that serve side by side: the first of seed 0, the second of the seed asked for, or
@@ -76,7 +84,7 @@ def train(data: Path, simulated: Path, recipe: str, fold: str, work: Path, seed:
         if recipe in ENSEMBLES:
             one, other = ENSEMBLES[recipe]
             first, second = trained(one, 0), trained(other, seed + 1 if one == other else seed)
-            command = ["calibrate", "--model", first, "--ensemble", second]
+            command = ["calibrate", "--model", first, "--ensemble", second, "--device", "cpu"]
         else:
             teachers = [trained(of, seed) for of in TEACHERS.get(recipe, [])]
             stands_for = {"SIMULATED": [str(simulated)], "TEACHERS": teachers}
