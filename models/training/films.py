@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ SPLITS = ("train", "val", "test")
 SPLIT_ALIASES: Final = {"valid": "val", "validation": "val"}
 VAL_OF_TRAIN: Final = 0.15 / 0.85
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
-ALIASES: Final = {
+LABEL_ALIASES: Final = {
     "abdomen": ABDOMINAL,
     "adult": ADULT_CHEST,
     "pediatric": PEDIATRIC_CHEST,
@@ -199,10 +199,10 @@ def _from_manifest(manifest: Path) -> list[Film]:
         replace(
             _film(
                 manifest.parent / (row["path"] or ""),
-                _label(row["label"] or ""),
+                _known_as(row["label"] or "", LABEL_ALIASES),
                 row.get("source") or "data",
                 row.get("group") or row["path"],
-                _split(row.get("split") or ""),
+                _known_as(row.get("split") or "", SPLIT_ALIASES),
             ),
             license=row.get("license") or "",
             age_years=_age_years(row.get("age") or ""),
@@ -213,11 +213,12 @@ def _from_manifest(manifest: Path) -> list[Film]:
 
 
 def _from_folders(root: Path) -> list[Film]:
-    folders = {path: _split(path.name) for path in sorted(root.iterdir()) if path.is_dir()}
-    splits = {path: split for path, split in folders.items() if split in SPLITS}
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    named = {path: _known_as(path.name, SPLIT_ALIASES) for path in folders}
+    splits = {path: split for path, split in named.items() if split in SPLITS}
     if not splits:
         return list(_from_label_folders(root, root, None))
-    if beside := [path.name for path in folders if _label(path.name) in LABELS]:
+    if beside := [path.name for path in folders if _known_as(path.name, LABEL_ALIASES) in LABELS]:
         raise FilmsError(
             f"{root}: folders of labels ({', '.join(beside)}) stand beside those of splits "
             f"({', '.join(splits.values())}); put all of them into splits, or none"
@@ -239,17 +240,13 @@ def _from_label_folders(root: Path, parent: Path, split: str | None) -> Iterator
     for path in sorted(path for path in parent.glob("*/**/*") if path.is_file()):
         folder, *parts = path.relative_to(parent).parts
         if not any(part.startswith(".") for part in (folder, *parts)):
-            yield _film(path, _label(folder), "data", path.relative_to(root).as_posix(), split)
+            label = _known_as(folder, LABEL_ALIASES)
+            yield _film(path, label, "data", path.relative_to(root).as_posix(), split)
 
 
-def _split(name: str) -> str:
-    split = name.strip().lower()
-    return SPLIT_ALIASES.get(split, split)
-
-
-def _label(name: str) -> str:
-    label = name.strip().lower()
-    return ALIASES.get(label, label)
+def _known_as(name: str, aliases: Mapping[str, str]) -> str:
+    name = name.strip().lower()
+    return aliases.get(name, name)
 
 
 def _film(path: Path, label: str, source: str, group: str, split: str | None) -> Film:

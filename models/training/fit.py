@@ -202,10 +202,9 @@ class Training:
             getattr(self, name).load_state_dict(kept[name])
         for name in self._PLAIN:
             setattr(self, name, kept[name])
-        lines = (folder / LOG_FILE).read_text().splitlines(keepends=True)
-        (folder / LOG_FILE).write_text(
-            "".join(lines[: self.passes])
-        )  # it may have ended in between
+        log = folder / LOG_FILE
+        if log.exists():  # with a line too many, where a pass was told and not kept
+            log.write_text("".join(log.read_text().splitlines(keepends=True)[: self.passes]))
 
 
 def _one_pass(

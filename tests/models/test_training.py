@@ -211,10 +211,14 @@ def test_a_training_is_kept_until_its_bundle_is_there(
         assert main(train) == 1
     assert "run the same command again" in capsys.readouterr().err
     assert (bundle / UNFINISHED_FILE).exists()
+    unlogged = Path(shutil.copytree(bundle, tmp_path / "unlogged"))
+    (unlogged / LOG_FILE).unlink()
     assert main(train) == 0
     assert '"pass"' not in capsys.readouterr().out, "no pass was trained again"
     assert not (bundle / UNFINISHED_FILE).exists()
     assert len((bundle / LOG_FILE).read_text().splitlines()) == 1
+    assert main([*train, "--output", str(unlogged)]) == 0
+    assert read_info(str(unlogged)).model_id == read_info(str(bundle)).model_id
 
 
 def test_films_that_make_no_batch_are_refused(folders: Path, tmp_path: Path, capsys) -> None:
