@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.profile_route import machine
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 
 FOLDS: Final = {
     "one hospital": ["unifesp", "unifesp_test", "unifesp_other"],

@@ -37,7 +37,7 @@ from benchmarks import processes
 from benchmarks.ablation import slug
 from benchmarks.profile_route import machine
 from models.training.markdown import markdown_table
-from tests.synthetic import dicom_bytes, film
+from tests.synthetic import dicom_bytes, image
 
 SHAPE: Final = (2800, 2300)
 BASES: Final = 4
@@ -85,7 +85,7 @@ def build(folder: Path, films: int) -> None:
             own = f"{list(SYNTAXES).index(name) + 1}{number:04d}"
             scratch = path.with_suffix(".tmp")
             if number < DISTINCT:
-                bases = bases or [film(seed, SHAPE) for seed in range(BASES)]
+                bases = bases or [image(seed, SHAPE) for seed in range(BASES)]
                 pixels = np.roll(bases[number % BASES], number, axis=1)
                 if syntax == JPEGBaseline8Bit:
                     pixels = (pixels >> 4).astype(np.uint8)

@@ -36,10 +36,10 @@ from pydicom.uid import JPEGLosslessSV1
 from models.bundle import load_network, read_info
 from models.default_bundle import DEFAULT_BUNDLE
 from models.fused import CPU_FORWARD_FILMS, fuse
-from transforms.imaging.film import thumbnail_of
+from transforms.core.labels import LABELS
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
-from transforms.labels import LABELS
+from transforms.imaging.presentation import thumbnail_of
 
 LOADER_BATCH: Final = 8
 """A batch is one worker's: small ones keep all of them busy."""
@@ -134,17 +134,17 @@ def floor(files: Sequence[Path], output: Path) -> Iterator[Said]:
 
 def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
     """Every step of the router, called one after the other as it calls them, without Beam."""
-    from models.handler import FilmModelHandler
+    from models.classify import decide_row
+    from models.handler import RadiographModelHandler
     from pipeline.cli.route import add_arguments, route_config
-    from transforms.classify import decide_row
-    from transforms.examine import examine
-    from transforms.isolation import Isolated
+    from transforms.core.object_ref import ObjectRef
     from transforms.lake.index_files import shard_of, write_index
     from transforms.lake.journal import sweep_journal, write_journal
+    from transforms.lake.resolve_duplicates import resolve_all
     from transforms.lake.schema import to_table
-    from transforms.lake.settle import settle_all
     from transforms.place import BATCH_ROWS, place, with_object_uri
-    from transforms.refs import ObjectRef
+    from transforms.sandbox.examine import examine
+    from transforms.sandbox.isolation import SandboxProcess
     from transforms.storage.schemes import storage_of
 
     parser = argparse.ArgumentParser()
@@ -152,14 +152,14 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
     where = ["--input", str(files[0].parent), "--lake", str(output)]
     config = route_config(parser.parse_args(where))
     limits, policy = config.limits, config.policy
-    idle: SimpleQueue[Isolated] = SimpleQueue()
+    idle: SimpleQueue[SandboxProcess] = SimpleQueue()
     children = [
-        Isolated(timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes)
+        SandboxProcess(timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes)
         for _ in range(config.fetch_threads)
     ]
     for child in children:
         idle.put(child)
-    handler = FilmModelHandler(DEFAULT_BUNDLE, max_batch_size=config.batch_size)
+    handler = RadiographModelHandler(DEFAULT_BUNDLE, max_batch_size=config.batch_size)
     model = handler.load_model()
 
     def examined(ref: ObjectRef) -> Any:
@@ -181,7 +181,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
             decided = [decide_row(o.row, r, policy) for o, r in zip(films, results, strict=True)]
             decided += [one.row for one in batch if one.film is None]
             for bound in batched((with_object_uri(row, config) for row in decided), BATCH_ROWS):
-                write_journal(config.layout, bound, config.decided_by())
+                write_journal(config.layout, bound, config.fingerprint())
                 for row in bound:
                     place(row, config)
                 rows += bound
@@ -189,7 +189,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
         child.close()
     for shard in range(config.index_shards):
         mine = [row for row in rows if shard_of(row.identity, config.index_shards) == shard]
-        if settled := settle_all(mine, []).rows:
+        if settled := resolve_all(mine, []).rows:
             write_index(config.layout, config.ingest_date, to_table(settled), shard)
     sweep_journal(config.layout)
     yield from ((Path(row.source_uri).name, str(row.predicted_label)) for row in rows)

@@ -22,7 +22,7 @@ import torch
 from benchmarks.profile_route import machine
 from models.bundle import WEIGHTS_FILE
 from models.default_bundle import DEFAULT_BUNDLE
-from models.handler import FilmModelHandler
+from models.handler import RadiographModelHandler
 
 PAPER: Final = "mobilenetv1_100"
 PAPER_SIDE: Final = 512
@@ -32,7 +32,7 @@ ROUNDS: Final = 9
 
 def served() -> Callable[[], int]:
     """Return a call of the default bundle on a full batch; it gives the number of films."""
-    handler = FilmModelHandler(DEFAULT_BUNDLE, device="cpu", max_batch_size=BATCH)
+    handler = RadiographModelHandler(DEFAULT_BUNDLE, device="cpu", max_batch_size=BATCH)
     model = handler.load_model()
     side = model.now().info.input_size
     films = list(np.random.default_rng(0).integers(0, 256, (BATCH, 1, side, side), np.uint8))

@@ -40,7 +40,7 @@ class Process:
     pid: int
     parent: int
     zombie: bool
-    ticks: int
+    triggers: int
 
 
 @dataclass
@@ -94,7 +94,7 @@ def watch(
     """
     usage = Usage()
     reaped = 0.0
-    before, io_before = sum(p.ticks for p in descendants()) / TICKS_PER_S, _io()
+    before, io_before = sum(p.triggers for p in descendants()) / TICKS_PER_S, _io()
     started = time.monotonic()
     with stdout.open("wb") as out, stderr.open("wb") as err:
         run = subprocess.Popen(
@@ -115,7 +115,7 @@ def watch(
         while _adopted(kept) and time.monotonic() < until:
             time.sleep(0.05)
             reaped += reap(kept)
-        after = sum(p.ticks for p in descendants()) / TICKS_PER_S
+        after = sum(p.triggers for p in descendants()) / TICKS_PER_S
         usage.cpu_s = reaped + after - before
         usage.read, usage.written = (now - then for now, then in zip(_io(), io_before, strict=True))
     finally:
@@ -175,8 +175,8 @@ def _processes() -> Iterator[Process]:
             with contextlib.suppress(OSError):  # it is gone
                 stat = Path(entry.path, "stat").read_text(errors="replace")
                 fields = stat.rpartition(")")[2].split()
-                ticks = sum(map(int, fields[11:15]))  # proc(5): utime, stime, cutime, cstime
-                yield Process(int(entry.name), int(fields[1]), fields[0] == "Z", ticks)
+                triggers = sum(map(int, fields[11:15]))  # proc(5): utime, stime, cutime, cstime
+                yield Process(int(entry.name), int(fields[1]), fields[0] == "Z", triggers)
 
 
 def _sample(usage: Usage) -> None:

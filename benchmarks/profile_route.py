@@ -29,11 +29,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.synthetic import dicom_bytes, film
-from transforms.imaging.film import thumbnail_of
+from tests.synthetic import dicom_bytes, image
 from transforms.imaging.header import read_header
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
+from transforms.imaging.presentation import thumbnail_of
 
 SHAPE = (2800, 2300)
 ROUNDS = 7
@@ -47,13 +47,13 @@ SYNTAXES = (
     RLELossless,
 )
 STAGES = {
-    "read": ("transforms.examine", "read_ref"),
+    "read": ("transforms.sandbox.examine", "read_ref"),
     "examine, whole": ("transforms.fetch", "examine"),
     "forward": ("models.handler", "_forward"),
-    "decide": ("transforms.classify", "decide_row"),
+    "decide": ("models.classify", "decide_row"),
     "place": ("transforms.place", "place"),
-    "settle": ("transforms.index", "settle_all"),
-    "write index": ("transforms.index", "write_index"),
+    "settle": ("transforms.append_index_batch", "settle_all"),
+    "write index": ("transforms.append_index_batch", "write_index"),
 }
 
 
@@ -81,7 +81,7 @@ class Clock:
 
 def build(folder: Path, films: int) -> None:
     """Write films of real size, no two alike, the syntaxes in turn; kept for the next call."""
-    bases = [film(seed, SHAPE) for seed in range(4)]
+    bases = [image(seed, SHAPE) for seed in range(4)]
     for number in range(films):
         syntax = SYNTAXES[number % len(SYNTAXES)]
         path = folder / f"{number:04d}-{UID(syntax).keyword}.dcm"

@@ -31,7 +31,7 @@ from benchmarks.chart import Panel, draw
 from benchmarks.profile_route import machine
 from models.training.markdown import markdown_table
 from tests.engines.flink import HOME, LIBS, READY, flink_cluster
-from tests.synthetic import dicom_bytes, film
+from tests.synthetic import dicom_bytes, image
 from transforms.lake.layout import Layout
 from transforms.lake.verify import audit
 
@@ -55,7 +55,7 @@ def template(seed: int) -> list[bytes]:
     step.ScheduledProtocolCodeSequence = [code, code]
     number = str(FIRST)
     data = dicom_bytes(
-        film(seed, SHAPE),
+        image(seed, SHAPE),
         name=number,
         PatientID=f"P{number}",
         AccessionNumber=number,
@@ -213,8 +213,8 @@ def check(lake: Path, out: Path, code: int, objects: int) -> tuple[list[str], di
         "some are neither routed nor in review": counts["routed"] + counts["review"] != objects,
     }
     if objects <= AUDITED:
-        breaches = audit(Layout(str(lake))).breaches
-        found[f"{len(breaches)} breaches of the contract"] = bool(breaches)
+        violations = audit(Layout(str(lake))).violations
+        found[f"{len(violations)} breaches of the contract"] = bool(violations)
     return [problem for problem, so in found.items() if so], summary
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from transforms.core.reasons import MEANINGS, Reason, Stage, Status
 from transforms.lake.schema import COLUMNS, PARTITION, SCHEMA
-from transforms.metrics import BEAMS_OWN, COUNTED, MEASURES, NAMESPACE, Spread
-from transforms.reasons import MEANINGS, Reason, Stage, Status
+from transforms.metrics import (
+    BEAM_DISTRIBUTIONS,
+    COUNTER_DESCRIPTIONS,
+    DISTRIBUTION_DESCRIPTIONS,
+    NAMESPACE,
+    DistributionName,
+)
 
 TARGET = Path(__file__).parent / "index.md"
 METRICS_TARGET = Path(__file__).parent / "metrics.md"
@@ -36,7 +42,7 @@ def text() -> str:
     lines = [
         "# The index",
         "",
-        "<!-- Written by `make docs` from transforms/lake/schema.py and transforms/reasons.py. -->",
+        "<!-- Written by `make docs` from transforms/lake/schema.py and transforms/core/reasons.py. -->",
         "",
         "One row for each source object, in `LAKE/index/ingest_date=YYYY-MM-DD/*.parquet`",
         "(zstd, hive partitions). The descriptions below stand in the Parquet schema too.",
@@ -84,7 +90,7 @@ def metrics_text() -> str:
     lines = [
         "# Metrics",
         "",
-        "<!-- Written by `make docs` from transforms/metrics.py and transforms/reasons.py. -->",
+        "<!-- Written by `make docs` from transforms/metrics.py and transforms/core/reasons.py. -->",
         "",
         "What the engine counts and measures while a run goes on, shown at its end, given by `--json`",
         "under `metrics` and kept in `LAKE/runs/metrics/<run_id>.json`. Engines count again what they",
@@ -101,8 +107,8 @@ def metrics_text() -> str:
         "| name | unit | each value says | one for each | shown by engines as |",
         "|---|---|---|---|---|",
     ]
-    for name in Spread:
-        measure, own = MEASURES[name], BEAMS_OWN.get(name)
+    for name in DistributionName:
+        measure, own = DISTRIBUTION_DESCRIPTIONS[name], BEAM_DISTRIBUTIONS.get(name)
         shown = f"`{own.namespace}` `{own.name}`" if own else f"`{NAMESPACE}` `{name}`"
         lines.append(f"| `{name}` | {name.unit} | {measure.text} | {measure.each} | {shown} |")
     lines += [
@@ -117,7 +123,7 @@ def metrics_text() -> str:
         "| name | counts |",
         "|---|---|",
     ]
-    lines += [f"| `{name}` | {what} |" for name, what in COUNTED.items()]
+    lines += [f"| `{name}` | {what} |" for name, what in COUNTER_DESCRIPTIONS.items()]
     lines += [f"| `status_{status}` | rows written with this status |" for status in Status]
     lines += [
         "| `reason_<reason>` | rows written for this reason, or objects that failed for it; all "

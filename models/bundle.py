@@ -19,11 +19,11 @@ from torch import Tensor
 from models.default_bundle import located
 from models.ensemble import Ensemble
 from models.networks import FilmClassifier
-from models.virtual_logit import HighestVirtualLogit, VirtualLogit
-from transforms.errors import UsageError
-from transforms.imaging.network_input import PREPROCESSING
+from models.ood_vim import HighestVirtualLogit, VirtualLogit
+from transforms.core.errors import UsageError
+from transforms.imaging.preprocessing import PREPROCESSING
 from transforms.storage.base import read_whole
-from transforms.storage.schemes import join, storage_of, why_not
+from transforms.storage.schemes import join, storage_of, uri_problem
 
 FORMAT_VERSION: Final = 1
 BUNDLE_FILE: Final = "bundle.json"
@@ -52,7 +52,7 @@ class BundleInfo:
         thresholds: least confidence per label for a film to be routed, each in [0, 1].
         ood_threshold: films with a higher OOD score are reviewed.
         weights_sha256: hex digest of the weights file.
-        preprocessing: what is done to films before the network sees them; see `network_input`.
+        preprocessing: what is done to films before the network sees them; see `preprocess`.
         calibration: the data, coverage and error that the thresholds were set for.
         training: data sources, licences, options and versions.
         metrics: figures on validation data, and on sources that were left out.
@@ -230,7 +230,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _read(uri: str, name: str) -> bytes:
-    if problem := why_not(located(uri)):
+    if problem := uri_problem(located(uri)):
         raise BundleError(f"model bundle {uri}: {problem}")
     file = join(located(uri), name)
     try:

@@ -88,11 +88,11 @@ def fused_start(plain: nn.Module, stages: int, side: int) -> FusedStages | None:
         expected = plain.forward_start(probe, stages)
         try:
             start = FusedStages(plain, Size(CPU_FORWARD_FILMS, side), stages)
-            is_same = torch.allclose(start(probe), expected, rtol=RELATIVE, atol=RELATIVE)
+            has_same_content = torch.allclose(start(probe), expected, rtol=RELATIVE, atol=RELATIVE)
         except (AttributeError, RuntimeError, TypeError) as error:
             LOG.info("no fused stages on this machine (%s): training is slower", error)
             return None
-    if not is_same:
+    if not has_same_content:
         LOG.warning("the fused stages' values differ: training without them")
         return None
     return start

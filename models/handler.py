@@ -15,9 +15,9 @@ from apache_beam.ml.inference.pytorch_inference import PytorchModelHandlerTensor
 
 from models import bundle
 from models.fused import CPU_FORWARD_FILMS, fuse
-from models.live import LiveModel, Served
 from models.networks import FilmClassifier
-from transforms.errors import UsageError
+from models.reloading import LoadedBundle, ReloadingModel
+from transforms.core.errors import UsageError
 
 Device = Literal["auto", "cpu", "cuda"]
 Films = npt.NDArray[np.uint8]
@@ -44,7 +44,7 @@ class InferenceError:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ModelOutput:
     """What a bundle's network made of one film, and what the bundle asks of that.
 
     Attributes:
@@ -74,7 +74,7 @@ def choose_device(asked: Device) -> str:
     return "cuda" if usable else "cpu"
 
 
-def films_in_a_call(device: Device, most: int) -> int:
+def effective_batch_size(device: Device, most: int) -> int:
     """Return how many films to hand to the model at once: the most that are asked for on a GPU.
 
     A CPU is at work on one forward's films long enough, and what decodes and places films would wait
@@ -89,13 +89,13 @@ def films_in_a_call(device: Device, most: int) -> int:
     return min(most, CPU_FORWARD_FILMS)
 
 
-class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
+class RadiographModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
     """Runs a bundle's `FilmClassifier` on batches of uint8[1, S, S] arrays.
 
     Unlike its base it never falls back to another device, and a film that makes a batch fail is
-    found by halving: only it gets an `InferenceError`, the others a `Scored`. There are always as many
-    results as films, in their order. Given a folder of bundles, the last of them takes over between
-    two batches; see `models.live`.
+    found by halving: only it gets an `InferenceError`, the others a `ModelOutput`. There are always as
+    many results as films, in their order. Given a folder of bundles, the last of them takes over between
+    two batches; see `models.reloading`.
     """
 
     def __init__(
@@ -121,15 +121,15 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
         self._max_batch_size = max_batch_size
         self._models, self._models_every = models, models_every
 
-    def load_model(self) -> LiveModel:
+    def load_model(self) -> ReloadingModel:
         """Load the bundle onto the chosen device."""
         first = self._load(self._bundle_uri)
-        return LiveModel(first, self._load, self._models, self._models_every)
+        return ReloadingModel(first, self._load, self._models, self._models_every)
 
     def run_inference(
         self,
         batch: Sequence[Films],
-        model: LiveModel,
+        model: ReloadingModel,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[PredictionResult]:
         """Classify films; `example` of each result is dropped, so that no pixels travel on."""
@@ -144,13 +144,13 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
                 None,
                 result
                 if isinstance(result, InferenceError)
-                else Scored(result, info.thresholds, info.ood_threshold),
+                else ModelOutput(result, info.thresholds, info.ood_threshold),
                 info.model_id,
             )
             for result in results
         ]
 
-    def _load(self, uri: str) -> Served:
+    def _load(self, uri: str) -> LoadedBundle:
         info = bundle.read_info(uri)
         network = bundle.load_network(uri)
         device = choose_device(self._asked_device)
@@ -167,29 +167,29 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
                 torch.set_num_threads(max(1, round(CPU_SHARE * len(os.sched_getaffinity(0)))))
             fuse(network, info.input_size)
         self._require_sound(network)
-        return Served(network, info)
+        return LoadedBundle(network, info)
 
     def get_num_bytes(self, batch: Sequence[Films]) -> int:
         """Bytes of a batch of films."""
-        return sum(film.nbytes for film in batch)
+        return sum(image.nbytes for image in batch)
 
     def _classify(
-        self, films: Sequence[Films], model: FilmClassifier, fixed: int
+        self, images: Sequence[Films], model: FilmClassifier, fixed: int
     ) -> list[npt.NDArray[np.float32] | InferenceError]:
         """Classify films, by halves where that fails; `fixed` films go through each forward."""
         try:
-            if any(film.shape != self._film_shape for film in films):
+            if any(image.shape != self._film_shape for image in images):
                 raise ValueError(f"films must be uint8{list(self._film_shape)}")
-            return list(_forward(films, model, fixed))
+            return list(_forward(images, model, fixed))
         except Exception as error:
-            if len(films) == 1 and (fixed == 1 or model.device.type == "cpu"):
+            if len(images) == 1 and (fixed == 1 or model.device.type == "cpu"):
                 self._require_sound(model)  # else it is not the film's fault
                 return [InferenceError(type(error).__name__)]
             if model.device.type == "cuda":
                 torch.cuda.empty_cache()
                 fixed = max(1, fixed // 2)  # it may have been the memory
-            half = max(1, len(films) // 2)
-            parts = [part for part in (films[:half], films[half:]) if len(part)]
+            half = max(1, len(images) // 2)
+            parts = [part for part in (images[:half], images[half:]) if len(part)]
             return [result for part in parts for result in self._classify(part, model, fixed)]
 
     def _require_sound(self, model: FilmClassifier) -> None:
@@ -203,16 +203,16 @@ class FilmModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
             ) from error
 
 
-def _forward(films: Sequence[Films], model: FilmClassifier, fixed: int) -> npt.NDArray[np.float32]:
-    stacked = torch.from_numpy(np.stack(films))
-    missing = -len(films) % fixed
+def _forward(images: Sequence[Films], model: FilmClassifier, fixed: int) -> npt.NDArray[np.float32]:
+    stacked = torch.from_numpy(np.stack(images))
+    missing = -len(images) % fixed
     filled = torch.cat((stacked, stacked[:1].expand(missing, -1, -1, -1)))
     device = model.device
     if device.type == "cuda":
         filled = filled.pin_memory()  # so that a part is copied while another one is computed
     with torch.inference_mode():
         parts = [model(part.to(device, non_blocking=True)) for part in torch.split(filled, fixed)]
-        outputs = torch.cat(parts).float().cpu()[: len(films)].numpy()
+        outputs = torch.cat(parts).float().cpu()[: len(images)].numpy()
     if not np.isfinite(outputs).all():
         raise ArithmeticError("the model gave values that are not finite")
     return outputs

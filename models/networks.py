@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models import efficientnet_lite
 from models.ensemble import Ensemble
-from models.virtual_logit import HighestVirtualLogit, VirtualLogit
+from models.ood_vim import HighestVirtualLogit, VirtualLogit
 
 WHITE = 255.0
 

@@ -6,24 +6,31 @@ from typing import Any, TypeAlias
 
 import apache_beam as beam
 
+from models.classify import ClassifyAndDecide
 from pipeline.sources import SOURCES
 from pipeline.sources.discovered import REFS
-from pipeline.sources.ticks import Ticks
+from pipeline.sources.periodic_trigger import PeriodicTrigger
 from pipeline.summary import CountAs, Summarise
-from transforms.classify import ClassifyAndDecide
-from transforms.commit_index import CommitIndex, SweepJournalFn
-from transforms.config import RouteConfig
-from transforms.fetch import DECIDED, FILMS, FetchAndExamine
-from transforms.gather import GatherRefs
-from transforms.index import WriteIndex
+from transforms.append_index_batch import AppendIndexBatch
+from transforms.append_index_stream import AppendIndexStream, SweepJournalFn
+from transforms.batch_refs import BatchRefs
+from transforms.config.route_config import RouteConfig
+from transforms.core.object_ref import FAILED, Failure, ObjectRef, log_failure
+from transforms.existing_rows import ListLakeFiles, ReadExistingVersions
+from transforms.fetch import DECIDED, IMAGES, FetchAndExamine
+from transforms.filter_ingested import (
+    RECOVERED,
+    STALE,
+    TALLIES,
+    TO_PROCESS,
+    FilterIngested,
+    RedistributeRefs,
+)
 from transforms.lake.index_files import list_index
 from transforms.lake.journal import list_journal, read_journal
+from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow
-from transforms.ledger import HeldSources, ListLake
 from transforms.place import PLACED, Place
-from transforms.refs import FAILED, Failure, ObjectRef, log_failure
-from transforms.skip import RECOVERED, STALE, TALLIES, TODO, SkipHeld, SpreadRefs
-from transforms.tally import RunTally
 
 Rows: TypeAlias = "beam.PCollection[IndexRow]"
 Failures: TypeAlias = "beam.PCollection[Failure]"
@@ -37,13 +44,13 @@ def decide_and_place(
     Only references and rows cross a shuffle; pixels live from `Fetch` to `Classify`, which run fused.
     """
     examined = refs | "Fetch" >> FetchAndExamine(config)
-    classified = examined[FILMS] | "Classify" >> ClassifyAndDecide(config)
+    classified = examined[IMAGES] | "Classify" >> ClassifyAndDecide(config)
 
     # Placed branch by branch: a Flatten before would hold every object back until all are decided.
-    films = classified | "PlaceFilms" >> Place(config)
+    images = classified | "PlaceFilms" >> Place(config)
     others = examined[DECIDED] | "PlaceOthers" >> Place(config)
-    failed = (examined[FAILED], films[FAILED], others[FAILED])
-    return (films[PLACED], others[PLACED]), failed
+    failed = (examined[FAILED], images[FAILED], others[FAILED])
+    return (images[PLACED], others[PLACED]), failed
 
 
 def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, clock: str) -> None:
@@ -55,14 +62,16 @@ def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, clock: str) ->
     Args:
         pipeline: to attach it to.
         config: with a streaming source.
-        clock: one of `pipeline.sources.ticks`, as the engine needs.
+        clock: one of `pipeline.sources.periodic_trigger`, as the engine needs.
     """
     assert config.stream is not None
-    ticks = pipeline | "Ticks" >> Ticks(len(config.inputs), config.stream.poll_every, clock)
-    found = ticks | "Discover" >> SOURCES[config.source](config)
-    placed, failed = decide_and_place(found[REFS] | "Gather" >> GatherRefs(config), config)
-    _ = placed | "Rows" >> beam.Flatten() | "Index" >> CommitIndex(config)
-    _ = ticks | "SweepJournal" >> beam.ParDo(SweepJournalFn(config))
+    triggers = pipeline | "Ticks" >> PeriodicTrigger(
+        len(config.inputs), config.stream.poll_every, clock
+    )
+    found = triggers | "Discover" >> SOURCES[config.source](config)
+    placed, failed = decide_and_place(found[REFS] | "Gather" >> BatchRefs(config), config)
+    _ = placed | "Rows" >> beam.Flatten() | "Index" >> AppendIndexStream(config)
+    _ = triggers | "SweepJournal" >> beam.ParDo(SweepJournalFn(config))
     _ = (found[FAILED], *failed) | "AllFailed" >> beam.Flatten() | "Say" >> beam.Map(log_failure)
 
 
@@ -74,33 +83,35 @@ def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]
     """
     lake = config.layout
     matched = pipeline | "Discover" >> SOURCES[config.source](config)
-    index = pipeline | "IndexFiles" >> ListLake(lake, list_index)
+    index = pipeline | "IndexFiles" >> ListLakeFiles(lake, list_index)
     journal = (
         pipeline
-        | "JournalFiles" >> ListLake(lake, list_journal)
+        | "JournalFiles" >> ListLakeFiles(lake, list_journal)
         | "Journal" >> beam.FlatMap(read_journal).with_output_types(Any)
     )
     keys = (
         matched[REFS] | "KeysOfRefs" >> beam.Map(lambda ref: ref.key),
         journal | "KeysOfJournal" >> beam.Map(lambda entry: entry.row.object_key),
     ) | "Keys" >> beam.Flatten()
-    held = {"files": index, "keys": keys} | "Held" >> HeldSources()
+    held = {"files": index, "keys": keys} | "Held" >> ReadExistingVersions()
 
-    todo = {"refs": matched[REFS], "held": held, "journal": journal} | "Skip" >> SkipHeld(config)
-    placed, failed = decide_and_place(todo[TODO] | "Refs" >> SpreadRefs(), config)
+    todo = {"refs": matched[REFS], "held": held, "journal": journal} | "Skip" >> FilterIngested(
+        config
+    )
+    placed, failed = decide_and_place(todo[TO_PROCESS] | "Refs" >> RedistributeRefs(), config)
     indexed = {
         "rows": (*placed, todo[RECOVERED]),
         "stale": todo[STALE],
         "held": held,
         "files": index,
-    } | "Index" >> WriteIndex(config)
+    } | "Index" >> AppendIndexBatch(config)
 
     tallies = (
         matched[REFS] | "Discovered" >> CountAs("discovered"),  # before anything can lose them
         todo[TALLIES],
         (matched[FAILED], *failed)
         | "AllFailed" >> beam.Flatten()
-        | "Failed" >> beam.Map(RunTally.of_failure),
+        | "Failed" >> beam.Map(RunCounts.of_failure),
         indexed,
     )
     return tallies | "Tallies" >> beam.Flatten() | "Summary" >> Summarise(config)

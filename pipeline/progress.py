@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from transforms.metrics import TALLY, Count
+from transforms.metrics import PROGRESS, CounterName
 
 TERMINAL_EVERY_S = 0.5
 LOG_EVERY_S = 30.0
@@ -29,7 +29,7 @@ class Progress:
         self._thread = threading.Thread(target=self._show, daemon=True)
 
     def __enter__(self) -> Progress:
-        TALLY.reset()
+        PROGRESS.reset()
         if not self._quiet:
             self._thread.start()
         return self
@@ -48,15 +48,21 @@ class Progress:
 
     def line(self) -> str:
         """Return the line as of now."""
-        counts = TALLY.snapshot()
+        counts = PROGRESS.snapshot()
         done = sum(
-            counts.get(c, 0) for c in (Count.PLACED, Count.UNCHANGED, Count.RECOVERED, Count.FAILED)
+            counts.get(c, 0)
+            for c in (
+                CounterName.PLACED,
+                CounterName.UNCHANGED,
+                CounterName.RECOVERED,
+                CounterName.FAILED,
+            )
         )
         elapsed = time.monotonic() - self._started
         return (
-            f"{counts.get(Count.DISCOVERED, 0)} discovered, {done} done, "
-            f"{counts.get(Count.BYTES_READ, 0) / 1e6:.0f} MB, {done / elapsed:.1f}/s, "
-            f"{counts.get(Count.FAILED, 0)} errors, {elapsed:.0f} s"
+            f"{counts.get(CounterName.DISCOVERED, 0)} discovered, {done} done, "
+            f"{counts.get(CounterName.BYTES_READ, 0) / 1e6:.0f} MB, {done / elapsed:.1f}/s, "
+            f"{counts.get(CounterName.FAILED, 0)} errors, {elapsed:.0f} s"
         )
 
     def _show(self) -> None:

@@ -11,8 +11,8 @@ from typing import Final
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from models.default_bundle import BUILT_IN
-from pipeline.sources.ticks import FLINK, PERIODIC
-from transforms.config import PUBSUB, ConfigError, RouteConfig
+from pipeline.sources.periodic_trigger import FLINK, PERIODIC
+from transforms.config.route_config import PUBSUB, ConfigError, RouteConfig
 from transforms.storage.schemes import is_installed, is_local
 
 IN_PROCESS: Final = "FnApiRunner"

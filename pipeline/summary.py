@@ -10,30 +10,30 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipeline.measured import metric_lines
-from transforms.config import RouteConfig
+from pipeline.metrics_report import metric_lines
+from transforms.config.route_config import RouteConfig
+from transforms.core.object_ref import Failure, describe_failure
+from transforms.core.reasons import MEANINGS, TERMS, Reason
+from transforms.lake.files import exists, put_if_absent, read_bytes
 from transforms.lake.layout import SINKS
-from transforms.lake.store import put_once, read_bytes, stands
-from transforms.reasons import MEANINGS, TERMS, Reason
-from transforms.refs import Failure, said_of
-from transforms.tally import RunTally
+from transforms.lake.run_counts import RunCounts
 
 MAX_FAILURES_PRINTED = 20
 
 
 @dataclass
 class CountAs(beam.PTransform):  # type: ignore[misc]
-    """Elements to one `RunTally`; engines may write all that enters a Flatten, so count before it."""
+    """Elements to one `RunCounts`; engines may write all that enters a Flatten, so count before it."""
 
     term: str
 
-    def expand(self, elements: beam.PCollection[Any]) -> beam.PCollection[RunTally]:
+    def expand(self, elements: beam.PCollection[Any]) -> beam.PCollection[RunCounts]:
         term = self.term
         return (
             elements
-            | "Count" >> beam.combiners.Count.Globally()
+            | "Count" >> beam.combiners.CounterName.Globally()
             | "Tally"
-            >> beam.Map(lambda number: RunTally.of_count(term, number)).with_output_types(Any)
+            >> beam.Map(lambda number: RunCounts.of_count(term, number)).with_output_types(Any)
         )
 
 
@@ -43,7 +43,7 @@ class Summarise(beam.PTransform):  # type: ignore[misc]
 
     config: RouteConfig
 
-    def expand(self, tallies: beam.PCollection[RunTally]) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, tallies: beam.PCollection[RunCounts]) -> beam.PCollection[dict[str, Any]]:
         return (
             tallies
             | "Sum" >> beam.CombineGlobally(_sum)
@@ -51,12 +51,12 @@ class Summarise(beam.PTransform):  # type: ignore[misc]
         )
 
 
-def _sum(tallies: Iterable[RunTally]) -> RunTally:
-    return RunTally.sum(tallies)
+def _sum(tallies: Iterable[RunCounts]) -> RunCounts:
+    return RunCounts.sum(tallies)
 
 
 def write_summary(
-    tally: RunTally, config: RouteConfig, *, ended_well: bool = True
+    tally: RunCounts, config: RouteConfig, *, ended_well: bool = True
 ) -> dict[str, Any]:
     """Write a run's summary; that of an incomplete run goes to `runs/incomplete/`.
 
@@ -69,7 +69,7 @@ def write_summary(
     summary = {**summary_of(tally, config), "complete": complete}
     target = config.layout.run_summary(config.run_id, complete=complete)
     data = (json.dumps(summary, indent=2) + "\n").encode()
-    put_once(target, data, scratch=config.layout.scratch())
+    put_if_absent(target, data, scratch=config.layout.scratch())
     return summary
 
 
@@ -77,13 +77,13 @@ def read_summary(config: RouteConfig) -> dict[str, Any] | None:
     """Return the summary that this run wrote, or None where it wrote none."""
     for complete in (True, False):
         uri = config.layout.run_summary(config.run_id, complete=complete)
-        if stands(uri):
+        if exists(uri):
             found: dict[str, Any] = json.loads(read_bytes(uri))
             return found
     return None
 
 
-def summary_of(tally: RunTally, config: RouteConfig) -> dict[str, Any]:
+def summary_of(tally: RunCounts, config: RouteConfig) -> dict[str, Any]:
     """Return a summary ready for JSON."""
     return {
         "run_id": config.run_id,
@@ -135,12 +135,12 @@ def render(summary: dict[str, Any], lake: str) -> str:
             "",
             f"{summary['counts']['conflicts']} rows share their SOP Instance UID with other bytes",
         ]
-    if measured := metric_lines(summary.get("metrics", {})):
-        lines += ["", *measured]
+    if metrics_of := metric_lines(summary.get("metrics", {})):
+        lines += ["", *metrics_of]
     return "\n".join(lines)
 
 
 def failure_lines(summary: dict[str, Any]) -> list[str]:
     """Return what failed, an object a line: its key, the stage, what happened and what to do."""
     shown = summary["failures"][:MAX_FAILURES_PRINTED]
-    return [f"  {said_of(Failure(**failed))}" for failed in shown]
+    return [f"  {describe_failure(Failure(**failed))}" for failed in shown]

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.cli import main
 from tests.stores import store, store_servers
-from transforms.reasons import TERMS
+from transforms.core.reasons import TERMS
 
 __all__ = ["store", "store_servers"]
 
@@ -64,7 +64,7 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+def baseline_lakes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """Lakes of undisturbed runs over so many objects, which stand in `source` beside; made once."""
     from tests import soak  # which reads lakes as this module shows them
 
@@ -81,15 +81,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Pat
 
 
 @pytest.fixture(scope="module")
-def calm(request: pytest.FixtureRequest, undisturbed: Callable[[int], Path]) -> Path:
+def baseline_lake(request: pytest.FixtureRequest, baseline_lakes: Callable[[int], Path]) -> Path:
     """The lake of an undisturbed run over the module's `OBJECTS`."""
-    return undisturbed(request.module.OBJECTS)
+    return baseline_lakes(request.module.OBJECTS)
 
 
 @pytest.fixture(scope="module")
-def films(calm: Path) -> Path:
-    """The folder that `calm` was routed from."""
-    return calm.parent / "source"
+def images(baseline_lake: Path) -> Path:
+    """The folder that `baseline_lake` was routed from."""
+    return baseline_lake.parent / "source"
 
 
 @pytest.fixture

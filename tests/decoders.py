@@ -7,9 +7,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from transforms.examine import Examined, describe
+from transforms.core.shared_bytes import mapped
 from transforms.lake.schema import IndexRow
-from transforms.shared_bytes import mapped
+from transforms.sandbox.examine import Examined, describe
 
 
 def cut_off_what_is_mapped(descriptor: int, row: IndexRow, *_: Any) -> None:

@@ -11,8 +11,8 @@ from apache_beam.transforms.environments import DockerEnvironment
 
 from pipeline.cli.route import add_arguments, route_config
 from pipeline.graph import build, build_streaming
-from pipeline.sources.ticks import PERIODIC
-from transforms.config import RouteConfig
+from pipeline.sources.periodic_trigger import PERIODIC
+from transforms.config.route_config import RouteConfig
 
 IN_STORE = ["--input", "gs://hospital/incoming", "--lake", "gs://hospital/lake"]
 

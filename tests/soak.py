@@ -23,9 +23,9 @@ from typing import Any
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from tests.conftest import Lake
-from tests.synthetic import dicom_bytes, film
+from tests.synthetic import dicom_bytes, image
 from transforms.lake.layout import Layout
-from transforms.lake.verify import audit
+from transforms.lake.verify import verify_lake
 
 SYNTAXES = (ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless)
 VOLATILE = {"run_id", "ingested_at", "object_uri"}
@@ -64,7 +64,7 @@ def build(folder: Path, objects: int) -> None:
     for number in range(objects):
         kind = number % 10
         name = str({4: number - 1, 5: number - 2}.get(kind, number))  # 4 and 5 repeat 3's UIDs
-        pixels = film(number - 1 if kind == 4 else number, (160, 128))
+        pixels = image(number - 1 if kind == 4 else number, (160, 128))
         syntax = SYNTAXES[(number - 1 if kind == 4 else number) % len(SYNTAXES)]
         extra = {"SOPClassUID": CTImageStorage} if kind == 7 else {}
         data = dicom_bytes(pixels, name=name, syntax=syntax, **extra)
@@ -130,27 +130,32 @@ def objects_of(lake: Path) -> dict[str, str]:
     return {name: sha for name, sha in tree.items() if name.startswith(("objects", "quarantine"))}
 
 
-def compare(lake: Path, calm: Path) -> tuple[int, int, int]:
+def compare(lake: Path, baseline_lake: Path) -> tuple[int, int, int]:
     """Return what is lost, doubled and corrupted in a lake against an undisturbed one."""
     lost = doubled = corrupted = 0
-    for mine, theirs in ((rows_of(lake), rows_of(calm)), (objects_of(lake), objects_of(calm))):
+    for mine, theirs in (
+        (rows_of(lake), rows_of(baseline_lake)),
+        (objects_of(lake), objects_of(baseline_lake)),
+    ):
         lost += len(theirs.keys() - mine.keys())
         doubled += len(mine.keys() - theirs.keys())
         corrupted += sum(mine[key] != theirs[key] for key in mine.keys() & theirs.keys())
     doubled += len(Lake(lake).rows()) - len(rows_of(lake))
-    corrupted += len(audit(Layout(str(lake)), deep=True).breaches)
+    corrupted += len(verify_lake(Layout(str(lake)), deep=True).violations)
     left = [p for part in ("journal", ".tmp") for p in (lake / part).glob("*")]
     return lost, doubled, corrupted + len(left)
 
 
-def trial(source: Path, calm: Path, lake: Path, moments: list[tuple[int, float]]) -> Trial:
+def trial(source: Path, baseline_lake: Path, lake: Path, moments: list[tuple[int, float]]) -> Trial:
     """Kill a run at each moment (objects placed, then seconds), run to the end and compare."""
     kills = 0
     for objects, delay_s in moments:
         kills += kill_at(source, lake, objects, delay_s)
     stood = placed(lake)
     summary, seconds = finish(source, lake)
-    return Trial(kills, stood, summary["counts"]["recovered"], seconds, *compare(lake, calm))
+    return Trial(
+        kills, stood, summary["counts"]["recovered"], seconds, *compare(lake, baseline_lake)
+    )
 
 
 def main() -> int:
@@ -161,10 +166,10 @@ def main() -> int:
     args = parser.parse_args()
     rng = random.Random(args.seed)
     work = Path(tempfile.mkdtemp(prefix="soak-"))
-    source, calm = work / "source", work / "calm"
+    source, baseline_lake = work / "source", work / "calm"
     build(source, args.objects)
-    _, calm_s = finish(source, calm)
-    whole = placed(calm)
+    _, calm_s = finish(source, baseline_lake)
+    whole = placed(baseline_lake)
     print(f"{args.objects} objects; an undisturbed run takes {calm_s:.1f} s and places {whole}")
     heads = (("kills", 6), ("placed", 8), ("recovered", 11), ("last run", 10))
     heads += (("lost", 6), ("doubled", 9), ("corrupted", 11))
@@ -174,7 +179,7 @@ def main() -> int:
         count = min(rng.randint(1, 3), args.kills - sum(t.kills for t in trials))
         moments = [(rng.randint(0, whole), rng.uniform(0, 0.3)) for _ in range(count)]
         lake = work / f"lake{len(trials)}"
-        trials.append(one := trial(source, calm, lake, sorted(moments)))
+        trials.append(one := trial(source, baseline_lake, lake, sorted(moments)))
         print(
             f"{one.kills:>6}{one.placed:>8}{one.recovered:>11}{one.seconds:>9.1f}s"
             f"{one.lost:>6}{one.doubled:>9}{one.corrupted:>11}",

@@ -30,7 +30,7 @@ from pydicom.uid import (
 ROOT = "1.2.826.0.1.3680043.10.1473"
 
 
-def film(seed: int = 0, shape: tuple[int, int] = (640, 512), bits: int = 12) -> np.ndarray:
+def image(seed: int = 0, shape: tuple[int, int] = (640, 512), bits: int = 12) -> np.ndarray:
     """A smooth film with edges and a marker: uint16[H, W] in 0..2**bits - 1, no two seeds alike."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
@@ -54,7 +54,7 @@ def dataset(
     **elements: Any,
 ) -> FileDataset:
     """A DX object. `name` makes its UIDs; `elements` are keywords to set, or None to delete."""
-    pixels = film() if pixels is None else pixels
+    pixels = image() if pixels is None else pixels
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = syntax
     ds = FileDataset(

@@ -11,7 +11,7 @@ import pytest
 
 CODE = """
 import ctypes, sys, threading
-from transforms.allocator import limit_arenas
+from pipeline.allocator import limit_arenas
 if sys.argv[1] == "limited":
     limit_arenas()
 libc = ctypes.CDLL(None)

@@ -16,8 +16,13 @@ from models.training.card import CARD_FILE, EVALUATION_FILE, FAILURES_FILE, card
 from pipeline import __version__
 from pipeline.cli import COMMANDS
 from pipeline.cli.evaluate import table
-from transforms.metrics import COUNTED, MEASURES, Count, Spread
-from transforms.reasons import MEANINGS, Reason, Status
+from transforms.core.reasons import MEANINGS, Reason, Status
+from transforms.metrics import (
+    COUNTER_DESCRIPTIONS,
+    DISTRIBUTION_DESCRIPTIONS,
+    CounterName,
+    DistributionName,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,8 +38,8 @@ def test_every_reason_has_a_meaning_and_every_status_its_reasons() -> None:
 
 
 def test_every_metric_is_explained() -> None:
-    assert set(COUNTED) == set(Count)
-    assert set(MEASURES) == set(Spread)
+    assert set(COUNTER_DESCRIPTIONS) == set(CounterName)
+    assert set(DISTRIBUTION_DESCRIPTIONS) == set(DistributionName)
 
 
 def test_the_changelog_knows_the_version() -> None:

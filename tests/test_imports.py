@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,56 +14,89 @@ import transforms
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [p for top in ("pipeline", "transforms", "models") for p in (ROOT / top).rglob("*.py")]
-LAYER = {"pipeline": 3, "transforms": 2, "models": 1}
-"""What stands below imports nothing from above; `imaging`, `lake` and the plain modules are 0."""
-BEAM_STEPS = {
-    "classify",
-    "commit_index",
-    "fetch",
-    "gather",
-    "in_hand",
-    "index",
-    "ledger",
-    "metrics",
-    "packs",
-    "place",
-    "skip",
-}
-
-
-def imported(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"relative import in {path}"
-            names.add(node.module or "")
-    return names
-
-
-def layer(module: str) -> int | None:
-    top, _, rest = module.partition(".")
-    if top == "transforms":
-        return LAYER[top] if rest.split(".")[0] in BEAM_STEPS else 0
-    return LAYER.get(top)
+LAYERS = (
+    "transforms.storage",
+    "transforms.core",
+    "transforms.imaging",
+    "transforms.lake",
+    "transforms.config",
+    "transforms.sandbox",
+    "transforms",
+    "models",
+    "models.training",
+    "pipeline.sources",
+    "pipeline",
+    "pipeline.cli",
+)
+"""Packages from the lowest up; none imports from a later one."""
+WITHOUT_BEAM = LAYERS[: LAYERS.index("transforms")]
 
 
 def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_of)
-def test_dependencies_point_down(path: Path) -> None:
-    module, names = module_of(path), imported(path)
-    mine = layer(module)
-    above = {name for name in names if (other := layer(name)) is not None and other > mine}
+MODULES = {module_of(path): path for path in SOURCES}
+
+
+def imported(path: Path) -> set[str]:
+    """Names of the modules that a file imports, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in {path}"
+            base = node.module or ""
+            inner = {f"{base}.{alias.name}" for alias in node.names}
+            names |= {base, *(name for name in inner if name in MODULES)}
+    return names
+
+
+def package_of(module: str) -> str | None:
+    """The longest package of `LAYERS` that a module belongs to; `__main__` is the command line."""
+    if module == "pipeline.__main__":
+        return "pipeline.cli"
+    found = [p for p in LAYERS if module == p or module.startswith(f"{p}.")]
+    return max(found, key=len) if found else None
+
+
+def edges() -> Iterator[tuple[str, str]]:
+    """Pairs of packages, the second of which the first imports from."""
+    for module, path in MODULES.items():
+        for name in imported(path):
+            here, there = package_of(module), package_of(name)
+            if here and there and here != there:
+                yield here, there
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_dependencies_point_down(module: str) -> None:
+    mine = package_of(module)
+    assert mine is not None
+    names = imported(MODULES[module])
+    above = {
+        name
+        for name in names
+        if (there := package_of(name)) is not None and LAYERS.index(there) > LAYERS.index(mine)
+    }
     assert not above
     tops = {name.split(".")[0] for name in names}
-    if mine == 0:
+    if mine in WITHOUT_BEAM:
         assert "apache_beam" not in tops, "no Beam in DICOM or lake code"
     if not module.startswith("models"):
         assert not tops & {"torch", "timm", "torchvision"}, "torch stands in models/ alone"
+
+
+def test_packages_have_no_cycle() -> None:
+    remaining = {
+        package: {there for here, there in edges() if here == package and there != package}
+        for package in LAYERS
+    }
+    while free := [p for p, needs in remaining.items() if not needs & remaining.keys()]:
+        for package in free:
+            del remaining[package]
+    assert not remaining
 
 
 def test_training_is_not_imported_to_serve() -> None:

@@ -13,15 +13,15 @@ import pytest
 from tests import soak
 from tests.conftest import Lake
 from transforms.lake.layout import Layout
-from transforms.lake.verify import audit
+from transforms.lake.verify import verify_lake
 
 OBJECTS = 100
 """Enough that batches of films are still to be classified when a run is killed at 25."""
 
 
 @pytest.fixture(scope="module")
-def source(films: Path) -> Path:
-    return films
+def source(images: Path) -> Path:
+    return images
 
 
 def killed(source: Path, lake: Path, objects: int) -> None:
@@ -31,9 +31,9 @@ def killed(source: Path, lake: Path, objects: int) -> None:
 
 
 def test_a_lake_that_was_killed_over_equals_one_that_was_not(
-    source: Path, calm: Path, tmp_path: Path
+    source: Path, baseline_lake: Path, tmp_path: Path
 ) -> None:
-    done = soak.trial(source, calm, tmp_path / "lake", [(5, 0.0), (15, 0.0), (25, 0.0)])
+    done = soak.trial(source, baseline_lake, tmp_path / "lake", [(5, 0.0), (15, 0.0), (25, 0.0)])
     assert done.kills >= 2
     assert done.recovered > 0
     assert (done.lost, done.doubled, done.corrupted) == (0, 0, 0)
@@ -52,7 +52,7 @@ def test_another_policy_after_a_kill_leaves_no_object_without_a_row(
     counts = json.loads(done.stdout)["counts"]
     assert counts["recovered"] == 0
     assert counts["routed"] == 0
-    assert audit(Layout(str(lake)), deep=True).holds
+    assert verify_lake(Layout(str(lake)), deep=True).holds
     assert len(Lake(lake).rows()) == OBJECTS
 
 
@@ -69,7 +69,7 @@ def test_what_a_killed_run_placed_is_indexed_even_if_its_source_is_gone(
     recovered = summary["counts"]["recovered"]
     assert recovered >= 16
     assert summary["counts"]["discovered"] == recovered + 1
-    assert audit(Layout(str(lake)), deep=True).holds
+    assert verify_lake(Layout(str(lake)), deep=True).holds
 
 
 def test_a_journaled_object_with_other_bytes_is_not_taken_over(
@@ -88,4 +88,4 @@ def test_a_journaled_object_with_other_bytes_is_not_taken_over(
     assert {failure["reason"] for failure in failures} == {"name_taken"}
     assert not altered.exists()  # no row ever named it
     soak.finish(source, lake)
-    assert audit(Layout(str(lake)), deep=True).holds
+    assert verify_lake(Layout(str(lake)), deep=True).holds

@@ -12,13 +12,13 @@ from typing import Final, NamedTuple
 
 from apache_beam.metrics import Metrics
 
-from transforms.reasons import Reason, Status
-from transforms.tally import RunTally
+from transforms.core.reasons import Reason, Status
+from transforms.lake.run_counts import RunCounts
 
 NAMESPACE: Final = "dicom_router"
 
 
-class Count(StrEnum):
+class CounterName(StrEnum):
     """Counters, in objects unless the name says otherwise."""
 
     DISCOVERED = "discovered"
@@ -26,33 +26,33 @@ class Count(StrEnum):
     RECOVERED = "recovered"
     BYTES_READ = "bytes_read"
     EXAMINED = "examined"
-    DECODED_WHOLE = "decoded_whole"
+    DECODED_IN_FULL = "decoded_whole"
     PLACED = "placed"
     FAILED = "failed"
     REPEATED = "repeated"
 
 
-COUNTED: Final[dict[Count, str]] = {
-    Count.DISCOVERED: "objects that the source named",
-    Count.UNCHANGED: "objects that the lake holds, skipped before they were read",
-    Count.RECOVERED: "rows taken over from a killed run",
-    Count.BYTES_READ: "bytes of the objects examined",
-    Count.EXAMINED: "objects read, whatever came of them",
-    Count.DECODED_WHOLE: "films that no fast decoder read, decoded whole by pydicom instead",
-    Count.PLACED: "objects put where their rows say",
-    Count.FAILED: "objects that could not be accounted for",
-    Count.REPEATED: "placed objects of a stream whose rows the index held already",
+COUNTER_DESCRIPTIONS: Final[dict[CounterName, str]] = {
+    CounterName.DISCOVERED: "objects that the source named",
+    CounterName.UNCHANGED: "objects that the lake holds, skipped before they were read",
+    CounterName.RECOVERED: "rows taken over from a killed run",
+    CounterName.BYTES_READ: "bytes of the objects examined",
+    CounterName.EXAMINED: "objects read, whatever came of them",
+    CounterName.DECODED_IN_FULL: "films that no fast decoder read, decoded whole by pydicom instead",
+    CounterName.PLACED: "objects put where their rows say",
+    CounterName.FAILED: "objects that could not be accounted for",
+    CounterName.REPEATED: "placed objects of a stream whose rows the index held already",
 }
 """What each counter counts."""
 
 
-class Spread(StrEnum):
+class DistributionName(StrEnum):
     """Distributions; each name ends in its unit."""
 
     FETCH_MS = "fetch_ms"
     DECODE_MS = "decode_ms"
     INFERENCE_MS = "inference_ms"
-    BATCH_FILMS = "batch_films"
+    BATCH_IMAGES = "batch_films"
     PLACE_MS = "place_ms"
     INDEX_MS = "index_ms"
     OBJECT_BYTES = "object_bytes"
@@ -69,7 +69,7 @@ class Spread(StrEnum):
         return self.rpartition("_")[2]
 
 
-class Measure(NamedTuple):
+class DistributionDescription(NamedTuple):
     """What a distribution measures.
 
     Attributes:
@@ -81,23 +81,27 @@ class Measure(NamedTuple):
     text: str
 
 
-MEASURES: Final[dict[Spread, Measure]] = {
-    Spread.FETCH_MS: Measure("object", "reading and hashing an object"),
-    Spread.DECODE_MS: Measure(
+DISTRIBUTION_DESCRIPTIONS: Final[dict[DistributionName, DistributionDescription]] = {
+    DistributionName.FETCH_MS: DistributionDescription("object", "reading and hashing an object"),
+    DistributionName.DECODE_MS: DistributionDescription(
         "object", "parsing and decoding an object, seen from outside its child process"
     ),
-    Spread.INFERENCE_MS: Measure("call", "a call of the model, with a batch of films"),
-    Spread.BATCH_FILMS: Measure("call", "films in a call of the model"),
-    Spread.PLACE_MS: Measure("object", "putting an object into its sink"),
-    Spread.INDEX_MS: Measure("file", "writing an index file"),
-    Spread.OBJECT_BYTES: Measure("object", "size of an object that was examined"),
-    Spread.DELAY_S: Measure(
+    DistributionName.INFERENCE_MS: DistributionDescription(
+        "call", "a call of the model, with a batch of films"
+    ),
+    DistributionName.BATCH_IMAGES: DistributionDescription("call", "films in a call of the model"),
+    DistributionName.PLACE_MS: DistributionDescription("object", "putting an object into its sink"),
+    DistributionName.INDEX_MS: DistributionDescription("file", "writing an index file"),
+    DistributionName.OBJECT_BYTES: DistributionDescription(
+        "object", "size of an object that was examined"
+    ),
+    DistributionName.DELAY_S: DistributionDescription(
         "object", "from an object's coming to its source to its row, in a stream"
     ),
 }
 
 
-class BeamsOwn(NamedTuple):
+class BeamDistribution(NamedTuple):
     """A distribution that a step of Beam's records.
 
     Attributes:
@@ -112,14 +116,18 @@ class BeamsOwn(NamedTuple):
 
 
 RUN_INFERENCE: Final = "BeamML_PyTorch"
-BEAMS_OWN: Final[dict[Spread, BeamsOwn]] = {
-    Spread.INFERENCE_MS: BeamsOwn(RUN_INFERENCE, "inference_batch_latency_micro_secs", 1000),
-    Spread.BATCH_FILMS: BeamsOwn(RUN_INFERENCE, "inference_request_batch_size", 1),
+BEAM_DISTRIBUTIONS: Final[dict[DistributionName, BeamDistribution]] = {
+    DistributionName.INFERENCE_MS: BeamDistribution(
+        RUN_INFERENCE, "inference_batch_latency_micro_secs", 1000
+    ),
+    DistributionName.BATCH_IMAGES: BeamDistribution(
+        RUN_INFERENCE, "inference_request_batch_size", 1
+    ),
 }
 """What RunInference records by itself, so that nothing is measured twice."""
 
 
-class Tally:
+class ProgressCounters:
     """Counts of this process, safe between threads."""
 
     def __init__(self) -> None:
@@ -142,7 +150,7 @@ class Tally:
             self._counts.clear()
 
 
-class WholeMs:
+class WholeMilliseconds:
     """Milliseconds as whole numbers, which is all that Beam's distributions hold.
 
     What is below one is carried on to the next value, so that sums and means are right.
@@ -161,29 +169,31 @@ class WholeMs:
             return whole
 
 
-TALLY: Final = Tally()
-_COUNTERS: Final = {name: Metrics.counter(NAMESPACE, name) for name in Count}
+PROGRESS: Final = ProgressCounters()
+_COUNTERS: Final = {name: Metrics.counter(NAMESPACE, name) for name in CounterName}
 _STATUSES: Final = {s: Metrics.counter(NAMESPACE, f"status_{s}") for s in Status}
 _REASONS: Final = {r: Metrics.counter(NAMESPACE, f"reason_{r}") for r in Reason}
 _SPREADS: Final = {
-    name: Metrics.distribution(NAMESPACE, name) for name in Spread if name not in BEAMS_OWN
+    name: Metrics.distribution(NAMESPACE, name)
+    for name in DistributionName
+    if name not in BEAM_DISTRIBUTIONS
 }
-_WHOLE_MS: Final = {name: WholeMs() for name in _SPREADS if name.unit == "ms"}
+_WHOLE_MS: Final = {name: WholeMilliseconds() for name in _SPREADS if name.unit == "ms"}
 
 
-def count(name: Count, number: int = 1) -> None:
+def count(name: CounterName, number: int = 1) -> None:
     """Count in Beam's metrics and in this process's tally."""
     _COUNTERS[name].inc(number)
-    TALLY.add(name, number)
+    PROGRESS.add(name, number)
 
 
 def count_failed(reason: Reason) -> None:
     """Count an object that could not be accounted for."""
-    count(Count.FAILED)
+    count(CounterName.FAILED)
     _REASONS[reason].inc()
 
 
-def count_settled(tally: RunTally) -> None:
+def count_indexed(tally: RunCounts) -> None:
     """Count rows by status and reason as they go into the index."""
     for status in Status:
         if number := tally.counts[status]:
@@ -192,11 +202,11 @@ def count_settled(tally: RunTally) -> None:
         _REASONS[Reason(reason)].inc(number)
 
 
-def record(name: Spread, value: int) -> None:
+def record(name: DistributionName, value: int) -> None:
     """Add a value to a distribution; call it in the bundle's own thread, elsewhere it is lost."""
     _SPREADS[name].update(value)
 
 
-def record_seconds(name: Spread, seconds: float) -> None:
+def record_seconds(name: DistributionName, seconds: float) -> None:
     """Like `record`, of a distribution in milliseconds."""
     record(name, _WHOLE_MS[name].of(seconds))

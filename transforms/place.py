@@ -12,16 +12,16 @@ from typing import Any
 import apache_beam as beam
 from apache_beam import pvalue
 
-from transforms.config import INDEX_ONLY, LINK, RouteConfig
-from transforms.held_bytes import HELD
-from transforms.in_hand import InHand
-from transforms.lake import store
+from transforms.config.route_config import INDEX_ONLY, LINK, RouteConfig
+from transforms.core.object_ref import FAILED, Failure, failure_of
+from transforms.core.reasons import ProcessingFailure
+from transforms.in_flight_pool import InFlightPool
+from transforms.lake import files
 from transforms.lake.journal import write_journal
 from transforms.lake.layout import QUARANTINE, Layout
 from transforms.lake.schema import IndexRow
-from transforms.metrics import Count, Spread, count, count_failed, record_seconds
-from transforms.reasons import Unaccounted
-from transforms.refs import FAILED, Failure, failure_of
+from transforms.metrics import CounterName, DistributionName, count, count_failed, record_seconds
+from transforms.sandbox.object_cache import OBJECT_CACHE
 
 PLACED = "placed"
 BATCH_ROWS = 16
@@ -55,14 +55,14 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
         self._config = config
 
     def setup(self) -> None:
-        self._decided_by = self._config.decided_by()
+        self._decided_by = self._config.fingerprint()
         self._pool = ThreadPoolExecutor(self._config.fetch_threads)
 
     def teardown(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
     def start_bundle(self) -> None:
-        self._in_hand = InHand(self._pool, self._place)
+        self._in_flight = InFlightPool(self._pool, self._place)
 
     def process(
         self,
@@ -73,35 +73,35 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
         bound = [with_object_uri(row, self._config) for row in rows]
         try:
             write_journal(self._config.layout, bound, self._decided_by)
-        except Unaccounted as error:
+        except ProcessingFailure as error:
             for row in bound:
                 yield pvalue.TaggedOutput(FAILED, self._failure(row, error))
             return
         for row in bound:
-            self._in_hand.begin(row, timestamp, window)
+            self._in_flight.submit(row, timestamp, window)
         yield from self._finished(ahead=len(bound))
 
     def finish_bundle(self) -> Iterator[Any]:
         yield from self._finished(ahead=0)
 
     def _finished(self, ahead: int) -> Iterator[Any]:
-        for row, outcome, stamped in self._in_hand.done(ahead=ahead):
-            if isinstance(outcome, Unaccounted):
+        for row, outcome, stamped in self._in_flight.completed(ahead=ahead):
+            if isinstance(outcome, ProcessingFailure):
                 yield pvalue.TaggedOutput(FAILED, stamped(self._failure(row, outcome)))
                 continue
-            count(Count.PLACED)
-            record_seconds(Spread.PLACE_MS, outcome)
+            count(CounterName.PLACED)
+            record_seconds(DistributionName.PLACE_MS, outcome)
             yield stamped(row)
 
-    def _place(self, row: IndexRow) -> float | Unaccounted:
+    def _place(self, row: IndexRow) -> float | ProcessingFailure:
         started = time.monotonic()
         try:
             place(row, self._config)
-        except Unaccounted as error:
+        except ProcessingFailure as error:
             return error
         return time.monotonic() - started
 
-    def _failure(self, row: IndexRow, error: Unaccounted) -> Failure:
+    def _failure(self, row: IndexRow, error: ProcessingFailure) -> Failure:
         count_failed(error.reason)
         return failure_of(row.source_uri, error, log_uris=self._config.log_uris)
 
@@ -124,15 +124,15 @@ def place(row: IndexRow, config: RouteConfig) -> None:
     sha256 = str(row.content_sha256)
     target, scratch = str(row.object_uri), config.layout.scratch(row.destination)
     if config.placement == LINK:
-        store.put_link(target, row.source_uri, row.source_version, sha256, scratch=scratch)
+        files.put_link(target, row.source_uri, row.source_version, sha256, scratch=scratch)
         return
-    with HELD.take(sha256) or contextlib.nullcontext() as held:
-        if store.copied_within(target, row.source_uri, row.source_version, sha256):
+    with OBJECT_CACHE.pop(sha256) or contextlib.nullcontext() as held:
+        if files.copy_server_side(target, row.source_uri, row.source_version, sha256):
             return
         if held is not None:
-            store.put_file(target, held.from_start(), sha256, scratch=scratch)
+            files.put_file(target, held.from_start(), sha256, scratch=scratch)
         else:
-            store.put_copy(target, row.source_uri, sha256, scratch=scratch)
+            files.put_copy(target, row.source_uri, sha256, scratch=scratch)
 
 
 def target_of(row: IndexRow, layout: Layout) -> str:

@@ -12,6 +12,7 @@ from scipy.special import softmax
 from models import bundle
 from models.ensemble import Ensemble, members_of
 from models.networks import FilmClassifier
+from models.ood_vim import HighestVirtualLogit
 from models.training import provenance
 from models.training.calibrate import TARGET_ERROR, calibrate, strangeness
 from models.training.films import Film, FilmsError, read_films, split_of
@@ -21,8 +22,7 @@ from models.training.predict import inputs_of, load_to_predict, predict, predict
 from models.training.score import score
 from models.training.subspace import fit_virtual_logit
 from models.training.thresholds import Predictions
-from models.virtual_logit import HighestVirtualLogit
-from transforms.errors import UsageError
+from transforms.core.errors import UsageError
 
 
 def train_bundle(

@@ -22,7 +22,7 @@ from models.training.thresholds import (
     choose_rule,
     upper_bound,
 )
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 
 TARGET_ERROR: Final = 0.02
 """Share of wrong films that may be routed, on validation films."""

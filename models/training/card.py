@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from models.bundle import BundleInfo
 from models.training.evaluation import Evaluation, Failure
 from models.training.markdown import markdown_table
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 
 EVALUATION_FILE: Final = "evaluation.json"
 CARD_FILE: Final = "card.md"

@@ -17,7 +17,7 @@ from models.training.films import Film
 from models.training.options import FitOptions
 from models.training.regions import UNKNOWN
 from models.training.strangers import generated, shuffled
-from transforms.imaging.network_input import network_input
+from transforms.imaging.preprocessing import preprocess
 
 STRANGER: Final = -1
 """Stands for the label of a picture of no anatomy."""
@@ -51,7 +51,7 @@ class AugmentedFilms(Dataset[tuple[Tensor, int, int]]):
         size = self.options.input_size
         is_stranger = rng.random() < self.options.doubt
         if is_stranger and rng.random() < 0.5:
-            return torch.from_numpy(network_input(generated(rng, size), size)), *STRANGE
+            return torch.from_numpy(preprocess(generated(rng, size), size)), *STRANGE
         gray, region = self.grays[index], self.regions[index]
         if self.options.pairs and rng.random() < self.options.pairs:
             alike, chances = self.of_label[self.labels[index]]
@@ -60,10 +60,10 @@ class AugmentedFilms(Dataset[tuple[Tensor, int, int]]):
             region = region if region == self.regions[second] else UNKNOWN
         if self.options.frames and rng.random() < self.options.frames:
             gray = framed(gray, rng)
-        film = network_input(augment(gray, rng, self.options.variation), size)
+        film = preprocess(augment(gray, rng, self.options.variation), size)
         if rng.random() < self.options.style_mix:
             other = self.grays[int(rng.integers(len(self.grays)))]
-            film = mix_style(film, network_input(other, size), rng)
+            film = mix_style(film, preprocess(other, size), rng)
         if is_stranger:
             return torch.from_numpy(shuffled(film, rng)), *STRANGE
         return torch.from_numpy(film), self.labels[index], region

@@ -23,10 +23,10 @@ from models.training.score import reliability, risk_coverage, score
 from models.training.strangers import DRAWN, arriving
 from models.training.thresholds import upper_bound
 from models.training.views import AS_IT_IS, load_views
-from transforms.imaging.network_input import Gray, network_input
-from transforms.labels import LABELS
+from transforms.config.policy import Decision, Policy, decide
+from transforms.core.labels import LABELS
+from transforms.imaging.preprocessing import Gray, preprocess
 from transforms.lake.layout import REVIEW
-from transforms.policy import Decision, Policy, decide
 
 Outputs = npt.NDArray[np.float32]
 Energies = npt.NDArray[np.float32]
@@ -248,7 +248,7 @@ def _by_source(
 
 
 def _stacked(grays: Iterable[Gray], size: int) -> torch.Tensor:
-    return torch.from_numpy(np.stack([network_input(gray, size) for gray in grays]))
+    return torch.from_numpy(np.stack([preprocess(gray, size) for gray in grays]))
 
 
 def _digest(data: Path) -> str | None:

@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from transforms.errors import UsageError
-from transforms.imaging.film import read_film
+from transforms.core.errors import UsageError
+from transforms.core.labels import ABDOMINAL, ADULT_CHEST, LABELS, OTHERS, PEDIATRIC_CHEST
+from transforms.core.reasons import ObjectError
 from transforms.imaging.header import is_plausible_age, read_header, years_of
 from transforms.imaging.limits import Limits
-from transforms.imaging.network_input import Gray, network_input
 from transforms.imaging.part10 import parse
-from transforms.labels import ABDOMINAL, ADULT_CHEST, LABELS, OTHERS, PEDIATRIC_CHEST
-from transforms.reasons import ObjectError
+from transforms.imaging.preprocessing import Gray, preprocess
+from transforms.imaging.presentation import read_image
 
 SPLITS = ("train", "val", "test")
 SPLIT_ALIASES: Final = {"valid": "val", "validation": "val"}
@@ -145,9 +145,7 @@ def load_grays(films: list[Film], long_side: int) -> list[npt.NDArray[np.uint8]]
 def load_inputs(films: Sequence[Film], size: int) -> npt.NDArray[np.uint8]:
     """Load films as serving sees them: uint8[N, 1, size, size]."""
     with ThreadPoolExecutor() as pool:
-        return np.stack(
-            list(pool.map(lambda f: network_input(load_film(f.path, size), size), films))
-        )
+        return np.stack(list(pool.map(lambda f: preprocess(load_film(f.path, size), size), films)))
 
 
 def load_film(path: Path, long_side: int) -> Gray:
@@ -161,7 +159,7 @@ def load_film(path: Path, long_side: int) -> Gray:
     """
     try:
         if path.suffix.lower() not in IMAGE_SUFFIXES:
-            return read_film(path.read_bytes(), long_side)
+            return read_image(path.read_bytes(), long_side)
         with Image.open(path) as image:
             image.draft("L", (long_side, long_side))
             if image.mode.startswith("I"):

@@ -30,8 +30,8 @@ from models.training.progress import Progress
 from models.training.regions import UNKNOWN, number_regions
 from models.training.starting import load_initial_weights
 from models.training.teachers import Teachers, disagreement
-from transforms.errors import UsageError
-from transforms.labels import LABELS
+from transforms.core.errors import UsageError
+from transforms.core.labels import LABELS
 
 LOG = logging.getLogger(__name__)
 LOG_FILE = "training.jsonl"

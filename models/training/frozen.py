@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.fused import FusedStages, fused_start
 from models.networks import FilmClassifier
-from transforms.errors import UsageError
+from transforms.core.errors import UsageError
 
 
 class FrozenStages:

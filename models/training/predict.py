@@ -14,7 +14,7 @@ from models import bundle
 from models.fused import CPU_FORWARD_FILMS, fuse
 from models.networks import FilmClassifier
 from models.training.films import Film, load_inputs
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 
 GPU_FORWARD_FILMS: Final = 64
 

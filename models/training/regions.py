@@ -14,7 +14,7 @@ from typing import Final
 from torch import Tensor, nn
 
 from models.training.films import Film
-from transforms.errors import UsageError
+from transforms.core.errors import UsageError
 
 UNKNOWN: Final = -1
 """Stands for the region of a film that is of none, or of a rare one."""

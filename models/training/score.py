@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.training.films import Film
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 
 BOOTSTRAP_ROUNDS: Final = 2000
 ECE_BINS: Final = 15

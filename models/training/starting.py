@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.networks import FilmClassifier
-from transforms.errors import UsageError
+from transforms.core.errors import UsageError
 
 SAFETENSORS_SUFFIX: Final = ".safetensors"
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.bundle import as_stored
 from models.networks import FilmClassifier
-from models.virtual_logit import VirtualLogit
+from models.ood_vim import VirtualLogit
 
 DIMENSIONS: Final = 128
 FILMS_PER_DIMENSION: Final = 4

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models import bundle
 from models.ensemble import of_side
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 
 TEMPERATURE: Final = 2.0
 """Of both sides' logits, so that what a teacher holds for next likely counts (Hinton et al. 2015)."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 
 MIN_THRESHOLD: Final = 0.5
 MAX_THRESHOLD: Final = 0.99

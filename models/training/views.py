@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.training.augment import WHITE, beside, font_of
 from models.training.films import Film, as_uint8, load_film
-from transforms.imaging.network_input import Gray, network_input
+from transforms.imaging.preprocessing import Gray, preprocess
 
 AS_IT_IS: Final = "as it is"
 PAIRED: Final = "beside another one"
@@ -63,12 +63,12 @@ def load_views(films: Sequence[Film], size: int) -> dict[str, Tensor]:
 
     def fill(number: int) -> None:
         gray = load_film(films[number].path, size)
-        views[AS_IT_IS][number] = network_input(gray, size)
+        views[AS_IT_IS][number] = preprocess(gray, size)
         for name, change in VARIANTS.items():
-            views[name][number] = network_input(change(gray), size)
+            views[name][number] = preprocess(change(gray), size)
         other = as_uint8(load_film(films[partners[number]].path, size))
         pair = beside(as_uint8(gray), other, np.random.default_rng(number))
-        views[PAIRED][number] = network_input(pair, size)
+        views[PAIRED][number] = preprocess(pair, size)
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(fill, range(len(films))))

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from pipeline import __version__
-from transforms import isolation
-from transforms.allocator import let_arrow_free, limit_arenas
-from transforms.errors import UsageError
+from pipeline.allocator import let_arrow_free, limit_arenas
+from transforms.core.errors import UsageError
+from transforms.sandbox import isolation
 
 COMMANDS = {
     "route": "route DICOM objects into a lake",

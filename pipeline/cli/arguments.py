@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Final
 
 from models.default_bundle import BUILT_IN
-from transforms.config import ConfigError
+from transforms.config.policy import Policy, PolicyError, parse_policy
+from transforms.config.route_config import ConfigError
 from transforms.imaging.limits import Limits
-from transforms.policy import Policy, PolicyError, parse_policy
 from transforms.storage.local import uri_to_path
-from transforms.storage.schemes import is_local, why_not
+from transforms.storage.schemes import is_local, uri_problem
 
 NEEDS_TRAIN_EXTRA: Final = "Needs the 'train' extra: pip install 'dicom-imaging-router[train]'."
 
@@ -94,7 +94,7 @@ def policy_of(args: argparse.Namespace) -> Policy:
 
 def require_lake(uri: str) -> None:
     """Raise `ConfigError` if a name cannot be that of a lake that is there."""
-    if why := why_not(uri):
+    if why := uri_problem(uri):
         raise ConfigError(f"{uri}: {why}")
     if is_local(uri) and not uri_to_path(uri).is_dir():
         raise ConfigError(f"{uri} is no folder; give the root of a lake")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 
 from pipeline.cli.arguments import require_lake
-from pipeline.run import say_waiting
-from transforms.config import ConfigError, is_date
-from transforms.lake.commit import today
+from pipeline.run_batch import report_waiting
+from transforms.config.route_config import ConfigError, is_date
+from transforms.lake.append import today
 from transforms.lake.compaction import compact
 from transforms.lake.layout import LOCK, Layout
-from transforms.lake.lock import exclusive
+from transforms.lake.lock import lock_lake
 from transforms.storage.schemes import canonical
 
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             f"--before {before}: streams write into today's partition; give {today()}"
         )
     layout = Layout(canonical(args.lake))
-    with exclusive(layout, say_waiting, names=[LOCK]):
+    with lock_lake(layout, report_waiting, names=[LOCK]):
         done = compact(layout, before)
     for one in done:
         print(f"{one.ingest_date}: {one.files} files, {one.rows} rows, now one file")

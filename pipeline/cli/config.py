@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from models import bundle
 from pipeline import __version__
 from pipeline.cli.arguments import limits_of, policy_of
-from transforms.config import ConfigError, RouteConfig
-from transforms.labels import LABELS
+from transforms.config.route_config import ConfigError, RouteConfig
+from transforms.core.labels import LABELS
 from transforms.lake.layout import Layout
-from transforms.storage.schemes import canonical, why_not
+from transforms.storage.schemes import canonical, uri_problem
 
 
 def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) -> RouteConfig:
@@ -23,7 +23,7 @@ def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) ->
         BundleError: the model cannot be used.
         PolicyError: the policy cannot be used.
     """
-    if why := why_not(lake):
+    if why := uri_problem(lake):
         raise ConfigError(f"--lake: {why}")
     info = bundle.read_info(args.model)
     if info.labels != LABELS:

@@ -14,9 +14,9 @@ from models.handler import choose_device
 from pipeline.cli.arguments import add_model_argument, add_object_arguments
 from pipeline.cli.config import object_config
 from pipeline.cli.route import announce, exit_code
-from pipeline.run import run as run_pipeline
+from pipeline.run_batch import run as run_pipeline
 from pipeline.summary import render
-from transforms.config import ConfigError
+from transforms.config.route_config import ConfigError
 from transforms.storage.local import uri_to_path
 
 RUNNER: Final = "DirectRunner"

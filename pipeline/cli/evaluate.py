@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_device_argument, add_model_argument
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,17 +56,17 @@ def table(evaluation: dict[str, Any]) -> str:
     """Return what `evaluate` prints of the figures in `evaluation.json`."""
     figures, decided = evaluation["figures"], evaluation["decisions"]
     lines = [
-        f"{evaluation['model_id']} on {figures['films']} films ({evaluation['data']['split']})",
+        f"{evaluation['model_id']} on {figures['images']} films ({evaluation['data']['split']})",
         "",
-        f"{'label':<17}{'films':>7}{'precision':>11}{'recall':>8}{'F1':>8}",
+        f"{'label':<17}{'images':>7}{'precision':>11}{'recall':>8}{'F1':>8}",
     ]
     for label in LABELS:
         of = figures["labels"][label]
         rates = f"{of['precision']:>11.4f}{of['recall']:>8.4f}{of['f1']:>8.4f}"
-        lines.append(f"{label:<17}{of['films']:>7}{rates if of['films'] else ''}")
+        lines.append(f"{label:<17}{of['images']:>7}{rates if of['images'] else ''}")
     low, high = figures["macro_f1_interval_95"]
     lines += [
-        f"{'macro':<17}{figures['films']:>7}{figures['macro_precision']:>11.4f}"
+        f"{'macro':<17}{figures['images']:>7}{figures['macro_precision']:>11.4f}"
         f"{figures['macro_recall']:>8.4f}{figures['macro_f1']:>8.4f}"
         f"   95 % of F1 by patient group: {low:.4f} to {high:.4f}",
         f"accuracy {figures['accuracy']:.4f}, ECE {figures['ece']:.4f}",

@@ -12,17 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from models.handler import FilmModelHandler
+from models.classify import decide_row
+from models.handler import RadiographModelHandler
 from pipeline.cli.arguments import add_model_argument, add_object_arguments
 from pipeline.cli.config import object_config
-from transforms.classify import decide_row
-from transforms.config import ConfigError, RouteConfig
-from transforms.examine import Examined, examine
-from transforms.isolation import Isolated
-from transforms.labels import LABELS
+from transforms.config.route_config import ConfigError, RouteConfig
+from transforms.core.labels import LABELS
+from transforms.core.object_ref import ObjectRef
+from transforms.core.reasons import MEANINGS, ProcessingFailure, Reason
 from transforms.lake.schema import IndexRow
-from transforms.reasons import MEANINGS, Reason, Unaccounted
-from transforms.refs import ObjectRef
+from transforms.sandbox.examine import Examined, examine
+from transforms.sandbox.isolation import SandboxProcess
 from transforms.storage.schemes import absolute, storage_of
 
 HEADER_COLUMNS = (
@@ -51,39 +51,41 @@ def run(args: argparse.Namespace) -> int:
     if args.thumbnail and len(args.file) > 1:
         raise ConfigError("--thumbnail goes with one FILE")
     config = object_config(args, args.file, os.curdir)
-    handler = FilmModelHandler(config.model_uri, device=config.device)  # type: ignore[arg-type]
+    handler = RadiographModelHandler(config.model_uri, device=config.device)  # type: ignore[arg-type]
     model = handler.load_model()
     limits = config.limits
-    child = Isolated(timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes)
+    child = SandboxProcess(
+        timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes
+    )
     unread = 0
     for number, name in enumerate(args.file, 1):
         try:
             examined = _examined(name, config, child)
-        except (Unaccounted, OSError) as error:
+        except (ProcessingFailure, OSError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             print(f"file {number}: cannot be read ({why})", file=sys.stderr)
             unread += 1
             continue
         row = examined.row
-        if examined.film is not None:
-            (result,) = handler.run_inference([examined.film], model)
+        if examined.image is not None:
+            (result,) = handler.run_inference([examined.image], model)
             row = decide_row(row, result, config.own_policy)
             if args.thumbnail:
-                Image.fromarray(examined.film[0]).save(args.thumbnail)
-        print(_explained(row, examined.film, config))
+                Image.fromarray(examined.image[0]).save(args.thumbnail)
+        print(_explained(row, examined.image, config))
     child.close()
     return 1 if unread else 0
 
 
-def _examined(name: str, config: RouteConfig, child: Isolated) -> Examined:
+def _examined(name: str, config: RouteConfig, child: SandboxProcess) -> Examined:
     uri = absolute(name)
-    found = storage_of(uri).find(uri)
+    found = storage_of(uri).stat(uri)
     if found is None:
         raise FileNotFoundError(errno.ENOENT, "no such file")
     return examine(ObjectRef(uri, found.version, found.size), config, None, child)
 
 
-def _explained(row: IndexRow, film: npt.NDArray[np.uint8] | None, config: RouteConfig) -> str:
+def _explained(row: IndexRow, image: npt.NDArray[np.uint8] | None, config: RouteConfig) -> str:
     lines = [
         f"object {row.object_key}, {row.source_size_bytes} bytes, sha256 {row.content_sha256}",
         "",
@@ -92,8 +94,8 @@ def _explained(row: IndexRow, film: npt.NDArray[np.uint8] | None, config: RouteC
         value = getattr(row, name)
         if value is not None:
             lines.append(f"  {name:<28}{value}")
-    if film is not None:
-        lines += ["", *_shaded(film[0]), ""]
+    if image is not None:
+        lines += ["", *_shaded(image[0]), ""]
         for label in LABELS:
             probability = getattr(row, f"prob_{label}") or 0.0
             bar = "█" * round(30 * probability)
@@ -114,8 +116,8 @@ def _explained(row: IndexRow, film: npt.NDArray[np.uint8] | None, config: RouteC
     return "\n".join(lines) + "\n"
 
 
-def _shaded(film: npt.NDArray[np.uint8]) -> list[str]:
+def _shaded(image: npt.NDArray[np.uint8]) -> list[str]:
     small = np.asarray(
-        Image.fromarray(film).resize((SHOWN_COLUMNS, SHOWN_ROWS), Image.Resampling.BOX)
+        Image.fromarray(image).resize((SHOWN_COLUMNS, SHOWN_ROWS), Image.Resampling.BOX)
     )
     return ["  " + "".join(SHADES[v * len(SHADES) // 256] for v in line) for line in small.tolist()]

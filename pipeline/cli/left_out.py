@@ -24,4 +24,4 @@ def print_left_out(metrics: dict[str, Any]) -> None:
         print(f"on {', '.join(strange['sources'])}: macro-F1 {strange['macro_f1']}, recall:")
         for label, of in strange["labels"].items():
             if of["films"]:
-                print(f"  {label:<16}{of['recall']:.3f} of {of['films']}")
+                print(f"  {label:<16}{of['recall']:.3f} of {of['images']}")

@@ -11,12 +11,12 @@ from typing import Any, Final
 from models.handler import choose_device
 from pipeline.cli.arguments import add_model_argument, add_object_arguments
 from pipeline.cli.config import object_config
-from pipeline.run import describe
-from pipeline.run import run as run_pipeline
+from pipeline.run_batch import describe
+from pipeline.run_batch import run as run_pipeline
+from pipeline.run_stream import run_stream
 from pipeline.runners import for_source, is_remote, resolve, starts_later
-from pipeline.stream import run_stream
 from pipeline.summary import failure_lines, render
-from transforms.config import (
+from transforms.config.route_config import (
     COPY,
     FILES,
     PLACEMENTS,
@@ -27,7 +27,7 @@ from transforms.config import (
     RouteConfig,
     StreamConfig,
 )
-from transforms.lake.settle import REPROCESS_NONE
+from transforms.lake.resolve_duplicates import REPROCESS_NONE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +120,7 @@ STREAM: Final[dict[str, tuple[type, str]]] = {
     "poll_every": (float, "seconds between two looks for new objects"),
     "settle_for": (float, "seconds that a local file must stay as it is before it is read"),
     "index_every": (int, "seconds that placed objects wait for their rows, at most"),
-    "gather_for": (float, "seconds that objects wait for others of their batch, at most"),
+    "max_batch_wait": (float, "seconds that objects wait for others of their batch, at most"),
     "retry_after": (
         float,
         "seconds until an object without a row is tried again; doubled each time",

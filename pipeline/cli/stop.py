@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline.cli.arguments import require_lake
-from transforms.lake import stop
+from transforms.lake import drain
 from transforms.lake.layout import Layout
 from transforms.storage.schemes import canonical
 
@@ -18,5 +18,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Leave the request in the lake; the stream's own process says when it is done."""
     require_lake(args.lake)
-    stop.ask(Layout(canonical(args.lake)))
+    drain.request(Layout(canonical(args.lake)))
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.cli.arguments import policy_of, require_lake
 from transforms.lake.layout import Layout
-from transforms.lake.verify import Audit, audit
+from transforms.lake.verify import VerifyReport, verify_lake
 
 MAX_SHOWN = 50
 
@@ -38,17 +38,17 @@ def run(args: argparse.Namespace) -> int:
         if on_terminal:
             print(f"\r{number} {what}", end="\x1b[K", file=sys.stderr, flush=True)
 
-    found = audit(Layout(args.lake, policy.sinks), deep=args.deep, progress=progress)
+    found = verify_lake(Layout(args.lake, policy.sinks), deep=args.deep, progress=progress)
     if on_terminal:
         print(file=sys.stderr)
     print(found.to_json() if args.json else _table(found))
     return 0 if found.holds else 1
 
 
-def _table(found: Audit) -> str:
-    lines = [f"{b.kind}: {b.object_key} {b.where}".rstrip() for b in found.breaches[:MAX_SHOWN]]
-    if len(found.breaches) > MAX_SHOWN:
-        lines.append(f"… and {len(found.breaches) - MAX_SHOWN} more; --json lists all")
+def _table(found: VerifyReport) -> str:
+    lines = [f"{b.kind}: {b.object_key} {b.where}".rstrip() for b in found.violations[:MAX_SHOWN]]
+    if len(found.violations) > MAX_SHOWN:
+        lines.append(f"… and {len(found.violations) - MAX_SHOWN} more; --json lists all")
     lines += [
         f"conflict (no breach): SOP Instance UID {uid}" for uid in found.conflicts[:MAX_SHOWN]
     ]
@@ -60,6 +60,6 @@ def _table(found: Audit) -> str:
         lines.append(f"{found.journal_files} journal files of a run that was killed or goes on")
     if found.temporary_files:
         lines.append(f"{found.temporary_files} temporary files; the next run sweeps them")
-    verdict = "the contract holds" if found.holds else f"{len(found.breaches)} breaches"
+    verdict = "the contract holds" if found.holds else f"{len(found.violations)} breaches"
     lines.append(f"{found.rows} rows, {found.objects} objects, {found.runs} runs: {verdict}")
     return "\n".join(lines)

@@ -10,15 +10,15 @@ import apache_beam as beam
 
 from pipeline.sources.files import MatchFiles
 from pipeline.sources.manifest import ReadManifests
-from pipeline.sources.polling import Poll
+from pipeline.sources.poller import PollInputs
 from pipeline.sources.pubsub import Subscription
 from pipeline.sources.watch import Watcher
-from transforms.config import FILES, MANIFEST, PUBSUB, WATCH, RouteConfig
+from transforms.config.route_config import FILES, MANIFEST, PUBSUB, WATCH, RouteConfig
 
 SOURCES: Final[dict[str, Callable[[RouteConfig], beam.PTransform]]] = {
     FILES: MatchFiles,
     MANIFEST: ReadManifests,
-    WATCH: partial(Poll, poller=Watcher),
-    PUBSUB: partial(Poll, poller=Subscription),
+    WATCH: partial(PollInputs, poller=Watcher),
+    PUBSUB: partial(PollInputs, poller=Subscription),
 }
-"""The source that `--source` means; the streaming ones look when the clock of `ticks` says so."""
+"""The source that `--source` means; the streaming ones look when the clock of `triggers` says so."""

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from apache_beam import pvalue
 
-from transforms.config import RouteConfig
-from transforms.metrics import Count, count, count_failed
-from transforms.reasons import Stage
-from transforms.refs import FAILED, ObjectRef, failure_of, unaccounted
+from transforms.config.route_config import RouteConfig
+from transforms.core.object_ref import FAILED, ObjectRef, failure_of, processing_failure
+from transforms.core.reasons import Stage
+from transforms.metrics import CounterName, count, count_failed
 
 REFS: Final = "refs"
 """Tag of a source's references."""
@@ -18,9 +18,9 @@ REFS: Final = "refs"
 def discovered(found: ObjectRef | OSError, uri: str, config: RouteConfig) -> Any:
     """Count what was found, and tag it if it is an error of looking at `uri`."""
     if isinstance(found, ObjectRef):
-        count(Count.DISCOVERED)
+        count(CounterName.DISCOVERED)
         return found
-    error = unaccounted(found, Stage.FETCH)
+    error = processing_failure(found, Stage.FETCH)
     count_failed(error.reason)
     why = failure_of(uri, error, log_uris=config.log_uris)
     return pvalue.TaggedOutput(FAILED, why)

@@ -10,8 +10,8 @@ import apache_beam as beam
 from apache_beam import pvalue
 
 from pipeline.sources.discovered import REFS, discovered
-from transforms.config import RouteConfig
-from transforms.refs import FAILED, ObjectRef
+from transforms.config.route_config import RouteConfig
+from transforms.core.object_ref import FAILED, ObjectRef
 from transforms.storage.local import path_to_uri
 from transforms.storage.schemes import scheme_of, storage_of
 

@@ -15,12 +15,12 @@ import pyarrow as pa
 from apache_beam import pvalue
 
 from pipeline.sources.discovered import REFS, discovered
-from transforms.config import RouteConfig
-from transforms.errors import UsageError
+from transforms.config.route_config import RouteConfig
+from transforms.core.errors import UsageError
+from transforms.core.object_ref import FAILED, ObjectRef
+from transforms.lake.files import read_bytes
 from transforms.lake.index_files import parquet_file
-from transforms.lake.store import read_bytes
-from transforms.refs import FAILED, ObjectRef
-from transforms.storage.schemes import absolute, storage_of, why_not
+from transforms.storage.schemes import absolute, storage_of, uri_problem
 
 STANDARD_INPUT: Final = "-"
 COLUMNS: Final = ("uri", "source_uri", "path", "file")
@@ -114,10 +114,10 @@ def _look_up(uris: Sequence[str], config: RouteConfig) -> Iterator[Any]:
 
 
 def _find(uri: str) -> ObjectRef | OSError:
-    if why := why_not(uri):
+    if why := uri_problem(uri):
         return OSError(why)
     try:
-        found = storage_of(uri).find(uri)
+        found = storage_of(uri).stat(uri)
     except OSError as error:
         return error
     except ValueError as error:  # a name that the place cannot have

@@ -17,13 +17,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from pipeline.sources.discovered import discovered
-from pipeline.sources.polling import Poller
-from transforms.config import RouteConfig
+from pipeline.sources.pending import PendingObject
+from pipeline.sources.poller import Poller
+from transforms.config.route_config import RouteConfig
+from transforms.core.object_ref import ObjectRef, object_key
+from transforms.core.reasons import Reason
+from transforms.lake.files import put_if_absent
 from transforms.lake.layout import Layout
-from transforms.lake.store import put_once
-from transforms.outstanding import Given
-from transforms.reasons import Reason
-from transforms.refs import ObjectRef, object_key
 from transforms.storage.schemes import storage_of
 
 FINALIZE: Final = "OBJECT_FINALIZE"
@@ -94,23 +94,23 @@ class Subscription(Poller):
 
     def poll(self, *, stopping: bool) -> Iterator[Any]:
         """As `Poller.poll`; acknowledges what stands in the index, then pulls what there is room for."""
-        self._catalog.refresh()
-        for done in self.outstanding.take_done(self._clock()):
-            self._acknowledge(done.tickets)
+        self._replica.refresh()
+        for done in self.pending.pop_ingested(self._clock()):
+            self._acknowledge(done.ack_ids)
         self._renew()
         if not stopping:
-            yield from self._again()
+            yield from self._redeliver()
             yield from self._pull()
 
     def _pull(self) -> Iterator[Any]:
         until = self._clock() + max(PULL_S, self._stream.poll_every)
-        while (room := self.outstanding.room(self._clock())) and self._clock() < until:
+        while (room := self.pending.room(self._clock())) and self._clock() < until:
             received = self._receive(min(room, MAX_MESSAGES))
             if not received:
                 return
             ack_ids = [message.ack_id for message in received]
             self._set_deadline(ack_ids)
-            yield from self._taken(received)
+            yield from self._accept(received)
 
     def _receive(self, number: int) -> list[Any]:
         from google.api_core.exceptions import DeadlineExceeded, ServerError, TooManyRequests
@@ -125,14 +125,14 @@ class Subscription(Poller):
             return []
         return list(answer.received_messages)
 
-    def _taken(self, received: list[Any]) -> Iterator[Any]:
+    def _accept(self, received: list[Any]) -> Iterator[Any]:
         told: list[tuple[ObjectRef, str]] = []
         for one in received:
             message = one.message
             try:
                 what = parse_notification(dict(message.attributes), message.data)
             except MalformedNotification as error:
-                self._bury(message.message_id, str(error), None)
+                self._dead_letter(message.message_id, str(error), None)
                 self._acknowledge([one.ack_id])
                 continue
             if what is None or self._config.layout.holds(what.uri):
@@ -140,17 +140,17 @@ class Subscription(Poller):
                 continue
             ref = self._reference(what)
             if ref is None:
-                self._bury(message.message_id, Reason.DISAPPEARED, what.uri)
+                self._dead_letter(message.message_id, Reason.DISAPPEARED, what.uri)
                 self._acknowledge([one.ack_id])
                 continue
             told.append((ref, one.ack_id))
-        held = self._catalog.held([(ref.uri, ref.version) for ref, _ in told])
+        held = self._replica.held([(ref.uri, ref.version) for ref, _ in told])
         self._acknowledge([ack for ref, ack in told if (ref.uri, ref.version) in held])
         for ref, ack_id in told:
             if (ref.uri, ref.version) in held:
                 continue
-            is_new = self.outstanding.get(ref) is None
-            self.outstanding.give(ref, self._clock(), ack_id)
+            is_new = self.pending.get(ref) is None
+            self.pending.add(ref, self._clock(), ack_id)
             if is_new:
                 yield discovered(ref, ref.uri, self._config)
 
@@ -158,28 +158,28 @@ class Subscription(Poller):
         """Return the reference; None where the object is gone and nothing says how large it was."""
         if told.size is not None:
             return ObjectRef(told.uri, told.generation, told.size, told.event_time)
-        found = storage_of(told.uri).find(told.uri)
+        found = storage_of(told.uri).stat(told.uri)
         if found is None or found.version != told.generation:
             return None
         return ObjectRef(told.uri, told.generation, found.size, told.event_time)
 
-    def _again(self) -> Iterator[Any]:
+    def _redeliver(self) -> Iterator[Any]:
         """Give out once more what has waited long, unless it is gone: then it never comes back."""
         now = self._clock()
-        for one in self.outstanding.due(now)[: self.outstanding.room(now)]:
-            found = storage_of(one.ref.uri).find(one.ref.uri)
+        for one in self.pending.due(now)[: self.pending.room(now)]:
+            found = storage_of(one.ref.uri).stat(one.ref.uri)
             if found is None or found.version != one.ref.version:
-                self._give_up(one, Reason.DISAPPEARED if found is None else Reason.CHANGED)
+                self._discard(one, Reason.DISAPPEARED if found is None else Reason.CHANGED)
                 continue
-            self.outstanding.give_again(one, now)
+            self.pending.retry(one, now)
             yield one.ref
 
-    def _give_up(self, one: Given, reason: Reason) -> None:
-        self._bury(f"{one.ref.key}-{one.ref.version}", reason, one.ref.uri)
-        self._acknowledge(one.tickets)
-        self.outstanding.forget(one.ref)
+    def _discard(self, one: PendingObject, reason: Reason) -> None:
+        self._dead_letter(f"{one.ref.key}-{one.ref.version}", reason, one.ref.uri)
+        self._acknowledge(one.ack_ids)
+        self.pending.forget(one.ref)
 
-    def _bury(self, name: str, reason: str, uri: str | None) -> None:
+    def _dead_letter(self, name: str, reason: str, uri: str | None) -> None:
         write_dead_letter(self._config.layout, name, reason, uri)
 
     def _renew(self) -> None:
@@ -187,8 +187,8 @@ class Subscription(Poller):
         if self._clock() - self._renewed < self._stream.ack_deadline / 2:
             return
         self._renewed = self._clock()
-        tickets = [ticket for one in self.outstanding for ticket in one.tickets]
-        self._set_deadline(tickets)
+        ack_ids = [ack_id for one in self.pending for ack_id in one.ack_ids]
+        self._set_deadline(ack_ids)
 
     def _set_deadline(self, ack_ids: list[str]) -> None:
         for some in _batches(ack_ids):
@@ -209,7 +209,7 @@ def write_dead_letter(layout: Layout, name: str, reason: str, uri: str | None) -
     safe = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:100]
     key = None if uri is None else object_key(uri)
     letter = json.dumps({"message": safe, "object_key": key, "reason": str(reason)})
-    put_once(layout.dead_letter(safe), letter.encode() + b"\n", scratch=layout.scratch())
+    put_if_absent(layout.dead_letter(safe), letter.encode() + b"\n", scratch=layout.scratch())
 
 
 def _batches(ack_ids: list[str]) -> Iterator[list[str]]:

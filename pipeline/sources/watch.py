@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline.sources.discovered import discovered
 from pipeline.sources.files import list_objects
-from pipeline.sources.polling import Poller
-from transforms.config import RouteConfig
-from transforms.refs import ObjectRef
+from pipeline.sources.poller import Poller
+from transforms.config.route_config import RouteConfig
+from transforms.core.object_ref import ObjectRef
 from transforms.storage.local import path_to_uri
 from transforms.storage.schemes import is_local
 
@@ -33,8 +33,8 @@ class Watcher(Poller):
 
     def poll(self, *, stopping: bool) -> Iterator[Any]:
         """As `Poller.poll`; all that is listed and not held is looked at each time."""
-        self._catalog.refresh()
-        for done in self.outstanding.take_done(self._clock()):
+        self._replica.refresh()
+        for done in self.pending.pop_ingested(self._clock()):
             self._held.add(done.ref.digest())
         if stopping:
             return
@@ -51,26 +51,26 @@ class Watcher(Poller):
         self._unlisted = unlisted
         if not unlisted:
             self._forget_all_but(listed)
-        yield from self._again(listed)
+        yield from self._redeliver(listed)
         yield from self._new(listed)
 
     def _forget_all_but(self, listed: dict[ObjectRef, bytes]) -> None:
         self._held &= set(listed.values())
         self._first_seen = {r: t for r, t in self._first_seen.items() if r in listed}
-        for one in list(self.outstanding):
+        for one in list(self.pending):
             if one.ref not in listed:  # removed, or there in another version
-                self.outstanding.forget(one.ref)
+                self.pending.forget(one.ref)
 
     def _new(self, listed: dict[ObjectRef, bytes]) -> Iterator[Any]:
         now = self._clock()
         unknown = {
             (ref.uri, ref.version): ref
             for ref, digest in listed.items()
-            if digest not in self._held and self.outstanding.get(ref) is None
+            if digest not in self._held and self.pending.get(ref) is None
         }
-        held = self._catalog.held(list(unknown))
+        held = self._replica.held(list(unknown))
         self._held |= {listed[unknown[version]] for version in held}
-        room = self.outstanding.room(now)
+        room = self.pending.room(now)
         for version, ref in unknown.items():
             if version in held:
                 continue
@@ -80,12 +80,12 @@ class Watcher(Poller):
                 return
             room -= 1
             del self._first_seen[ref]
-            self.outstanding.give(ref, now)
+            self.pending.add(ref, now)
             yield discovered(ref, ref.uri, self._config)
 
-    def _again(self, listed: dict[ObjectRef, bytes]) -> Iterator[Any]:
+    def _redeliver(self, listed: dict[ObjectRef, bytes]) -> Iterator[Any]:
         now = self._clock()
-        for one in self.outstanding.due(now)[: self.outstanding.room(now)]:
+        for one in self.pending.due(now)[: self.pending.room(now)]:
             if one.ref in listed:
-                self.outstanding.give_again(one, now)
+                self.pending.retry(one, now)
                 yield one.ref

@@ -18,10 +18,10 @@ from typing import Any
 from tests import soak
 from tests.conftest import Lake, counts
 from transforms.lake.layout import Layout
-from transforms.lake.verify import audit
+from transforms.lake.verify import verify_lake
 
 PATIENCE_S = 150
-FAST = ["--poll_every=1", "--settle_for=1", "--gather_for=1"]
+FAST = ["--poll_every=1", "--settle_for=1", "--max_batch_wait=1"]
 VOLATILE = soak.VOLATILE | {"model_id", "status", "stage", "reason", "conflict", "ingest_date"}
 
 
@@ -94,22 +94,22 @@ def rows_in(lake: Path) -> int:
     return len(Lake(lake).rows()) if list(lake.glob("index/*/*.parquet")) else 0
 
 
-def drop(films: Path, folder: Path, start: int, end: int) -> None:
+def drop(images: Path, folder: Path, start: int, end: int) -> None:
     """Put some of the films there, whole at once."""
     folder.mkdir(exist_ok=True)
-    for path in sorted(films.iterdir())[start:end]:
+    for path in sorted(images.iterdir())[start:end]:
         part = folder.parent / f".{path.name}"
         shutil.copy2(path, part)
         part.rename(folder / path.name)
 
 
-def assert_same(lake: Path, calm: Path) -> None:
+def assert_same(lake: Path, baseline_lake: Path) -> None:
     """Require that a stream's lake holds what a batch made of the same files in another folder.
 
     Which of several sources of the same bytes is the first one depends, in a stream, on which came
     first; that there is one, and the conflict on what came after, do not.
     """
-    mine, theirs = by_name(lake), by_name(calm)
+    mine, theirs = by_name(lake), by_name(baseline_lake)
     assert mine.keys() == theirs.keys()
     for name, row in theirs.items():
         stable = row.keys() - VOLATILE - {"source_uri", "source_version", "object_key"}
@@ -117,13 +117,13 @@ def assert_same(lake: Path, calm: Path) -> None:
     assert statuses(mine) == statuses(theirs)
     in_conflict = {r["sop_instance_uid"] for r in theirs.values() if r["conflict"]}
     assert {r["sop_instance_uid"] for r in mine.values() if r["conflict"]} == in_conflict
-    assert soak.objects_of(lake) == soak.objects_of(calm)
+    assert soak.objects_of(lake) == soak.objects_of(baseline_lake)
     assert_sound(lake)
 
 
 def assert_sound(lake: Path) -> None:
     """Require that the contract holds, and that nothing is left over."""
-    assert not audit(Layout(str(lake)), deep=True).breaches
+    assert not verify_lake(Layout(str(lake)), deep=True).violations
     left = [p for part in ("journal", ".tmp", ".stream") for p in (lake / part).glob("*")]
     assert not left
 

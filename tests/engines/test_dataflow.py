@@ -217,7 +217,7 @@ def test_the_extra_that_is_missing_is_named(
 
 def test_a_template_is_described_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     described: list[str] = []
-    monkeypatch.setattr("pipeline.run._require_matches", lambda config: None)
+    monkeypatch.setattr("pipeline.run_batch._require_matches", lambda config: None)
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: described.append("made"))
     monkeypatch.setattr(
         "apache_beam.options.pipeline_options.GoogleCloudOptions._warn_if_soft_delete_policy_enabled",

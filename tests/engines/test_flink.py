@@ -28,10 +28,10 @@ pytestmark = [
 
 @contextlib.contextmanager
 def started(
-    films: Path, lake: Path, cluster: Cluster, *more: str
+    images: Path, lake: Path, cluster: Cluster, *more: str
 ) -> Iterator[subprocess.Popen[str]]:
     module = [sys.executable, "-m", "pipeline", "route", "--json"]
-    where = ["--input", str(films), "--lake", str(lake), "--runner=PortableRunner"]
+    where = ["--input", str(images), "--lake", str(lake), "--runner=PortableRunner"]
     engine = [
         f"--job_endpoint={cluster.jobs}", "--environment_type=EXTERNAL",
         f"--environment_config={cluster.workers}", "--parallelism=2",
@@ -59,13 +59,13 @@ def wait_until_placed(run: subprocess.Popen[str], lake: Path, objects: int) -> N
 
 
 def test_flink_gives_the_same_lake(
-    films: Path, calm: Path, tmp_path: Path, cluster: Cluster
+    images: Path, baseline_lake: Path, tmp_path: Path, cluster: Cluster
 ) -> None:
     cached = "--environment_cache_millis=10000"  # workers serve one step after the other
-    with started(films, tmp_path, cluster, cached) as run:
+    with started(images, tmp_path, cluster, cached) as run:
         ended(run, cluster)
-    assert soak.compare(tmp_path, calm) == (0, 0, 0)
-    with started(films, tmp_path, cluster, cached, "--runner=FlinkRunner") as run:
+    assert soak.compare(tmp_path, baseline_lake) == (0, 0, 0)
+    with started(images, tmp_path, cluster, cached, "--runner=FlinkRunner") as run:
         assert ended(run, cluster) == {"unchanged": OBJECTS}
     finished = [job["status"] for job in cluster.rest("/jobs")["jobs"]]
     assert finished == ["FINISHED", "FINISHED"]
@@ -73,9 +73,9 @@ def test_flink_gives_the_same_lake(
 
 @pytest.mark.parametrize("killed", ["tm", "pool"])
 def test_a_process_that_is_killed_midway_costs_nothing_but_time(
-    films: Path, calm: Path, tmp_path: Path, cluster: Cluster, killed: str
+    images: Path, baseline_lake: Path, tmp_path: Path, cluster: Cluster, killed: str
 ) -> None:
-    with started(films, tmp_path, cluster) as run:
+    with started(images, tmp_path, cluster) as run:
         wait_until_placed(run, tmp_path, 40)
         cluster.kill(killed)
         assert not list(tmp_path.glob("index/**/*.parquet"))
@@ -84,7 +84,7 @@ def test_a_process_that_is_killed_midway_costs_nothing_but_time(
         else:
             cluster.start_pool()
         ended(run, cluster)
-    assert soak.compare(tmp_path, calm) == (0, 0, 0)
+    assert soak.compare(tmp_path, baseline_lake) == (0, 0, 0)
     assert "RESTARTING" in cluster.log("jm") or "switched from RUNNING to FAILED" in cluster.log(
         "jm"
     )

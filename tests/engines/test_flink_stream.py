@@ -23,8 +23,8 @@ from tests.engines.streams import (
     rows_in,
     stream,
 )
-from tests.models.test_live import drop as drop_bundle
-from transforms.labels import SPINE
+from tests.models.test_reloading import drop as drop_bundle
+from transforms.core.labels import SPINE
 
 OBJECTS = 300
 MIN_CHECKPOINTS = 3
@@ -93,30 +93,30 @@ def restores(cluster: Cluster) -> int:
 
 
 def test_a_stream_on_flink_gives_the_rows_of_a_batch(
-    films: Path, calm: Path, tmp_path: Path, cluster: Cluster
+    images: Path, baseline_lake: Path, tmp_path: Path, cluster: Cluster
 ) -> None:
     """The very rows, where all come in one window."""
     lake = tmp_path / "lake"
-    with stream(lake, *options(cluster, films, "--index_every=60")) as one:
+    with stream(lake, *options(cluster, images, "--index_every=60")) as one:
         one.wait_for_rows(OBJECTS)
         assert accounted(one.stop()) == OBJECTS
-    assert soak.compare(lake, calm) == (0, 0, 0)
+    assert soak.compare(lake, baseline_lake) == (0, 0, 0)
     assert [j["state"] for j in cluster.rest("/jobs/overview")["jobs"]] == ["CANCELED"]
 
 
 def test_kills_a_savepoint_and_another_model(
-    films: Path, calm: Path, tmp_path: Path, cluster: Cluster
+    images: Path, baseline_lake: Path, tmp_path: Path, cluster: Cluster
 ) -> None:
     lake, folder, models = tmp_path / "lake", tmp_path / "incoming", tmp_path / "models"
     watched = options(cluster, folder, "--index_every=3")
-    drop(films, folder, 0, 60)
+    drop(images, folder, 0, 60)
     with stream(lake, *watched) as one:
         job = Job(cluster, one)
         one.wait_for_rows(60)
         for killed, start in (("tm", 60), ("pool", 120)):
             job.wait_for_checkpoints(one)
             restored = restores(cluster)
-            drop(films, folder, start, start + 60)
+            drop(images, folder, start, start + 60)
             one.wait_until(lambda end=start + 10: soak.placed(lake) > end * 0.8, "objects placed")
             cluster.kill(killed)
             if killed == "tm":
@@ -127,12 +127,12 @@ def test_kills_a_savepoint_and_another_model(
             one.wait_until(lambda r=restored: restores(cluster) > r, "a restore")
             assert job.checkpoints["restored"] > 0
             print(f"job {job.id}: {killed} killed, restored; checkpoints {job.checkpoints}")
-        drop(films, folder, 180, 200)
+        drop(images, folder, 180, 200)
         time.sleep(2)
         savepoint = job.stop_with_savepoint()
         print(f"job {job.id}: stopped with {Path(savepoint).name}")
         first = one.ended()
-    drop(films, folder, 200, OBJECTS)
+    drop(images, folder, 200, OBJECTS)
     thresholds = {**read_info(DEFAULT_BUNDLE).thresholds, SPINE: 0.123}
     bundle = str(drop_bundle(models, "second", thresholds=thresholds))
     resumed = [f"--savepoint_path={savepoint}", "--model", bundle]
@@ -150,4 +150,4 @@ def test_kills_a_savepoint_and_another_model(
     assert len(early) == len(late) == 1
     assert early != late
     assert stood < OBJECTS
-    assert_same(lake, calm)
+    assert_same(lake, baseline_lake)

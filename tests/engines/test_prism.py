@@ -40,37 +40,37 @@ def pool_options() -> Iterator[list[str]]:
 LOOPBACK = ["--runner=PrismRunner", f"--prism_location={PRISM}"]
 
 
-def command(films: Path, lake: Path, options: list[str]) -> list[str]:
+def command(images: Path, lake: Path, options: list[str]) -> list[str]:
     module = [sys.executable, "-m", "pipeline", "route", "--json"]
-    return [*module, "--input", str(films), "--lake", str(lake), *options]
+    return [*module, "--input", str(images), "--lake", str(lake), *options]
 
 
-def routed(films: Path, lake: Path, options: list[str]) -> dict[str, int]:
-    done = subprocess.run(command(films, lake, options), capture_output=True, text=True)
+def routed(images: Path, lake: Path, options: list[str]) -> dict[str, int]:
+    done = subprocess.run(command(images, lake, options), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return counts(json.loads(done.stdout))
 
 
-def test_prism_gives_the_same_lake(films: Path, calm: Path, tmp_path: Path) -> None:
-    routed(films, tmp_path, LOOPBACK)
-    assert soak.compare(tmp_path, calm) == (0, 0, 0)
-    assert routed(films, tmp_path, LOOPBACK) == {"unchanged": OBJECTS}
+def test_prism_gives_the_same_lake(images: Path, baseline_lake: Path, tmp_path: Path) -> None:
+    routed(images, tmp_path, LOOPBACK)
+    assert soak.compare(tmp_path, baseline_lake) == (0, 0, 0)
+    assert routed(images, tmp_path, LOOPBACK) == {"unchanged": OBJECTS}
 
 
 def test_workers_in_a_pool_give_the_same_lake(
-    films: Path, calm: Path, tmp_path: Path, pool_options: list[str]
+    images: Path, baseline_lake: Path, tmp_path: Path, pool_options: list[str]
 ) -> None:
-    routed(films, tmp_path, pool_options)
-    assert soak.compare(tmp_path, calm) == (0, 0, 0)
-    assert routed(films, tmp_path, pool_options) == {"unchanged": OBJECTS}
+    routed(images, tmp_path, pool_options)
+    assert soak.compare(tmp_path, baseline_lake) == (0, 0, 0)
+    assert routed(images, tmp_path, pool_options) == {"unchanged": OBJECTS}
 
 
 def test_what_workers_in_a_pool_measured_is_told(
-    films: Path, tmp_path: Path, pool_options: list[str]
+    images: Path, tmp_path: Path, pool_options: list[str]
 ) -> None:
     few = tmp_path / "few"
     few.mkdir()
-    for path in sorted(films.iterdir())[:5]:
+    for path in sorted(images.iterdir())[:5]:
         (few / path.name).symlink_to(path)
     done = subprocess.run(
         command(few, tmp_path / "lake", pool_options), capture_output=True, text=True
@@ -86,10 +86,10 @@ def test_what_workers_in_a_pool_measured_is_told(
 
 
 def test_a_run_that_is_killed_on_prism_is_completed_by_the_next(
-    films: Path, calm: Path, tmp_path: Path
+    images: Path, baseline_lake: Path, tmp_path: Path
 ) -> None:
     run = subprocess.Popen(
-        command(films, tmp_path, LOOPBACK), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        command(images, tmp_path, LOOPBACK), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
     while run.poll() is None and soak.placed(tmp_path) < 40:
@@ -98,14 +98,14 @@ def test_a_run_that_is_killed_on_prism_is_completed_by_the_next(
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     assert not list((tmp_path / "index").glob("**/*.parquet"))
-    routed(films, tmp_path, LOOPBACK)
-    assert soak.compare(tmp_path, calm) == (0, 0, 0)
+    routed(images, tmp_path, LOOPBACK)
+    assert soak.compare(tmp_path, baseline_lake) == (0, 0, 0)
 
 
-def test_a_fault_on_prism_is_said_in_words(films: Path, tmp_path: Path, capfd) -> None:
+def test_a_fault_on_prism_is_said_in_words(images: Path, tmp_path: Path, capfd) -> None:
     source, lake = tmp_path / "source", tmp_path / "lake"
     source.mkdir()
-    (source / "a.dcm").symlink_to(films / "00001.dcm")
+    (source / "a.dcm").symlink_to(images / "00001.dcm")
     routed(source, lake, LOOPBACK)
     (index,) = lake.glob("index/**/*.parquet")
     index.write_bytes(index.read_bytes()[:100])
@@ -127,9 +127,9 @@ def test_a_fault_on_prism_is_said_in_words(films: Path, tmp_path: Path, capfd) -
     ],
 )
 def test_what_a_runner_lacks_is_said(
-    films: Path, tmp_path: Path, capsys, options: list[str], says: str
+    images: Path, tmp_path: Path, capsys, options: list[str], says: str
 ) -> None:
-    arguments = ["route", "--input", str(films), "--lake", str(tmp_path / "lake")]
+    arguments = ["route", "--input", str(images), "--lake", str(tmp_path / "lake")]
     assert main([*arguments, *options]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "lake").exists()

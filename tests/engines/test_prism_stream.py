@@ -25,10 +25,10 @@ from tests.engines.streams import (
     rows_in,
     stream,
 )
-from tests.models.test_live import drop as drop_bundle
+from tests.models.test_reloading import drop as drop_bundle
 from tests.stores import GS, Store
+from transforms.lake.drain import is_asked
 from transforms.lake.layout import Layout
-from transforms.lake.stop import is_asked
 
 OBJECTS = 300
 PSTEST = PRISM.parent / "pstest"
@@ -46,32 +46,34 @@ def watching(folder: Path, *more: str) -> list[str]:
     return ["--source=watch", "--input", str(folder), *ON_PRISM, *FAST, *more]
 
 
-def test_files_that_come_over_time_and_a_kill(films: Path, calm: Path, tmp_path: Path) -> None:
+def test_files_that_come_over_time_and_a_kill(
+    images: Path, baseline_lake: Path, tmp_path: Path
+) -> None:
     lake, folder = tmp_path / "lake", tmp_path / "incoming"
     options = watching(folder, "--index_every=3")
-    drop(films, folder, 0, 60)
+    drop(images, folder, 0, 60)
     with stream(lake, *options) as one:
         one.wait_for_rows(20)
-        drop(films, folder, 60, 160)
+        drop(images, folder, 60, 160)
         one.wait_until(lambda: soak.placed(lake) > 80, "objects are placed")
         one.kill()
     before = rows_in(lake)
     assert 20 <= before < 160
     with stream(lake, *options) as one:
         one.wait_for_rows(160)
-        drop(films, folder, 160, OBJECTS)
+        drop(images, folder, 160, OBJECTS)
         one.wait_for_rows(OBJECTS)
         summary = one.stop()
     assert accounted(summary) == OBJECTS - before, "what the lake held was not replayed"
-    measured = summary["metrics"]["distributions"]["delay_s"]["count"]
-    assert 140 <= measured <= OBJECTS - before, "rows taken over at the start are not measured"
-    assert_same(lake, calm)
+    metrics_of = summary["metrics"]["distributions"]["delay_s"]["count"]
+    assert 140 <= metrics_of <= OBJECTS - before, "rows taken over at the start are not measured"
+    assert_same(lake, baseline_lake)
 
 
-def test_a_file_is_not_read_while_it_is_written(films: Path, tmp_path: Path) -> None:
+def test_a_file_is_not_read_while_it_is_written(images: Path, tmp_path: Path) -> None:
     lake, folder = tmp_path / "lake", tmp_path / "incoming"
     folder.mkdir()
-    whole = (films / "00000.dcm").read_bytes()
+    whole = (images / "00000.dcm").read_bytes()
     with stream(lake, *watching(folder, "--index_every=1", "--settle_for=4")) as one:
         with (folder / "slow.dcm").open("wb", buffering=0) as slow:
             for start in range(0, len(whole), len(whole) // 8 + 1):
@@ -86,7 +88,7 @@ def test_a_file_is_not_read_while_it_is_written(films: Path, tmp_path: Path) -> 
     assert not is_asked(Layout(str(lake)))
 
 
-def test_another_model_takes_over_without_a_restart(films: Path, tmp_path: Path) -> None:
+def test_another_model_takes_over_without_a_restart(images: Path, tmp_path: Path) -> None:
     lake, folder, models = tmp_path / "lake", tmp_path / "incoming", tmp_path / "models"
     models.mkdir()
     options = watching(folder, "--index_every=1", "--models", str(models), "--models_every=1")
@@ -94,29 +96,29 @@ def test_another_model_takes_over_without_a_restart(films: Path, tmp_path: Path)
     def model_of(name: str) -> str:
         return str(Lake(lake).row(folder / name)["model_id"])
 
-    drop(films, folder, 0, 1)
+    drop(images, folder, 0, 1)
     with stream(lake, *options) as one:
         one.wait_for_rows(1)
         first = model_of("00000.dcm")
         drop_bundle(models, "2026-01", temperature=2.0)
         time.sleep(2)
-        drop(films, folder, 1, 2)
+        drop(images, folder, 1, 2)
         one.wait_for_rows(2)
         second = model_of("00001.dcm")
         assert second != first
         broken = drop_bundle(models, "2026-02", temperature=3.0)
         (broken / "weights.safetensors").write_bytes(b"cut off")
         time.sleep(2)
-        drop(films, folder, 2, 3)
+        drop(images, folder, 2, 3)
         one.wait_for_rows(3)
         assert model_of("00002.dcm") == second
         assert accounted(one.stop()) == 3
     assert_sound(lake)
 
 
-def test_a_batch_waits_for_the_stream_to_end(films: Path, tmp_path: Path) -> None:
+def test_a_batch_waits_for_the_stream_to_end(images: Path, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
-    drop(films, tmp_path / "incoming", 0, 2)
+    drop(images, tmp_path / "incoming", 0, 2)
     with stream(lake, *watching(tmp_path / "incoming", "--index_every=1")) as one:
         one.wait_for_rows(2)
         batch = Stream(lake, ["--input", str(tmp_path / "incoming")], tmp_path / "batch.log")
@@ -129,9 +131,9 @@ def test_a_batch_waits_for_the_stream_to_end(films: Path, tmp_path: Path) -> Non
             batch.kill()
 
 
-def test_a_stream_that_fails_says_why(films: Path, tmp_path: Path) -> None:
+def test_a_stream_that_fails_says_why(images: Path, tmp_path: Path) -> None:
     lake, folder = tmp_path / "lake", tmp_path / "incoming"
-    drop(films, folder, 0, 2)
+    drop(images, folder, 0, 2)
     options = watching(folder, "--index_every=1")
     with stream(lake, *options) as one:
         one.wait_for_rows(2)
@@ -142,15 +144,15 @@ def test_a_stream_that_fails_says_why(films: Path, tmp_path: Path) -> None:
         assert [str(damaged) in line for line in errors] == [True]
     damaged.unlink()
     assert not list(lake.glob("runs/*.json")), "no complete run"
-    drop(films, folder, 2, 3)
+    drop(images, folder, 2, 3)
     with stream(lake, *options) as one:
         one.wait_for_rows(3)
         assert accounted(one.stop()) == 1
     assert_sound(lake)
 
 
-def test_what_does_not_stream_says_so(films: Path, tmp_path: Path, capsys) -> None:
-    where = ["route", "--source=watch", "--input", str(films), "--lake", str(tmp_path / "lake")]
+def test_what_does_not_stream_says_so(images: Path, tmp_path: Path, capsys) -> None:
+    where = ["route", "--source=watch", "--input", str(images), "--lake", str(tmp_path / "lake")]
     for options, says in [
         (["--runner=FnApiRunner"], "cannot run a streaming source; use one of"),
         ([], "--runner PrismRunner needs --prism_location"),
@@ -159,7 +161,7 @@ def test_what_does_not_stream_says_so(films: Path, tmp_path: Path, capsys) -> No
     ]:
         assert main([*where, *options]) == 2
         assert says in capsys.readouterr().err
-    assert main(["route", "--input", str(films), "--lake", str(tmp_path), "--models=/m"]) == 2
+    assert main(["route", "--input", str(images), "--lake", str(tmp_path), "--models=/m"]) == 2
     assert "--models needs a streaming source" in capsys.readouterr().err
 
 
@@ -213,14 +215,14 @@ def topic(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Topic]:
 
 @pytest.mark.parametrize("store", [GS], indirect=True)
 def test_notifications_and_a_kill(
-    films: Path, calm: Path, tmp_path: Path, store: Store, topic: Topic
+    images: Path, baseline_lake: Path, tmp_path: Path, store: Store, topic: Topic
 ) -> None:
     lake = tmp_path / "lake"
-    names = [path.name for path in sorted(films.iterdir())[:60]]
+    names = [path.name for path in sorted(images.iterdir())[:60]]
 
     def put(some: list[str]) -> None:
         for name in some:
-            store.write(name, (films / name).read_bytes())
+            store.write(name, (images / name).read_bytes())
             topic.tell(name, payload=name != "00001.dcm")
 
     subscribed = ["--source=pubsub", "--input", topic.subscription, "--ack_deadline=10"]
@@ -246,7 +248,7 @@ def test_notifications_and_a_kill(
     assert topic.left() == 0
     rows = Lake(lake).rows()
     assert sorted(r["source_uri"] for r in rows) == sorted(f"{store.root}/{n}" for n in names)
-    theirs = {Path(r["source_uri"]).name: r for r in Lake(calm).rows()}
+    theirs = {Path(r["source_uri"]).name: r for r in Lake(baseline_lake).rows()}
     for row in rows:
         expected = theirs[row["source_uri"].rpartition("/")[2]]
         assert row["content_sha256"] == expected["content_sha256"]

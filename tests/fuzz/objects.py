@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of parsing, header and thumbnail: python -m tests.fuzz.objects CORPUS.
 
-Whatever the bytes are, they end in a film or in `Rejected`. Anything else that escapes, a crash, a
+Whatever the bytes are, they end in a film or in `InvalidObject`. Anything else that escapes, a crash, a
 hang or more than two gigabytes is a finding; libFuzzer leaves the input in the current folder.
 Options after CORPUS are libFuzzer's, such as -max_total_time=60.
 """
@@ -13,10 +13,10 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["pydicom", "transforms"]):
-    from transforms.imaging.film import thumbnail_of
     from transforms.imaging.header import read_header, require_uids
     from transforms.imaging.limits import Limits
     from transforms.imaging.part10 import parse
+    from transforms.imaging.presentation import thumbnail_of
 
 import numpy as np
 from pydicom.uid import (
@@ -32,8 +32,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.synthetic import dicom_bytes, film
-from transforms.reasons import Rejected
+from tests.synthetic import dicom_bytes, image
+from transforms.core.reasons import InvalidObject
 
 LIMITS = Limits(max_object_bytes=4 << 20, max_pixels=1 << 22, max_items=2000)
 SYNTAXES = (
@@ -57,7 +57,7 @@ def one_object(data: bytes) -> None:
         read_header(parsed)
         require_uids(parsed)
         thumbnail_of(parsed, 16, limits=LIMITS)
-    except Rejected:
+    except InvalidObject:
         pass
 
 
@@ -65,7 +65,7 @@ def write_seeds(corpus: Path) -> None:
     """Write one small film in each transfer syntax."""
     corpus.mkdir(parents=True, exist_ok=True)
     for number, syntax in enumerate(SYNTAXES):
-        pixels = film(number, (64, 48))
+        pixels = image(number, (64, 48))
         if syntax == JPEGBaseline8Bit:
             pixels = (pixels >> 4).astype(np.uint8)
         extra = {"WindowCenter": "2000", "WindowWidth": "900", "RescaleSlope": "2"}

@@ -8,14 +8,14 @@ import pytest
 from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 
 from tests.synthetic import dataset, to_bytes
+from transforms.core.labels import ABDOMINAL, ADULT_CHEST, OTHERS, PEDIATRIC_CHEST, SPINE
+from transforms.core.reasons import Reason
 from transforms.imaging.header import Header, read_header
 from transforms.imaging.header_label import agrees, header_label
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
-from transforms.imaging.radiograph import RadiographTable
-from transforms.labels import ABDOMINAL, ADULT_CHEST, OTHERS, PEDIATRIC_CHEST, SPINE
+from transforms.imaging.radiograph_table import RadiographTable
 from transforms.lake.schema import IndexRow
-from transforms.reasons import Reason
 
 
 def header(**elements: object) -> Header:
@@ -92,10 +92,10 @@ def test_agreement_is_of_regions() -> None:
 def test_the_radiograph_table() -> None:
     table = RadiographTable()
     dx = str(dataset().SOPClassUID)
-    assert table.why_not(dx, "DX", ()) is None
-    assert table.why_not(dx, None, ("ORIGINAL", "PRIMARY")) is None
-    assert table.why_not(CTImageStorage, "CT", ()) is Reason.SOP_CLASS
-    assert table.why_not(SecondaryCaptureImageStorage, "DX", ()) is None
-    assert table.why_not(SecondaryCaptureImageStorage, "OT", ()) is Reason.MODALITY
-    assert table.why_not(None, "CR", ()) is None
-    assert table.why_not(dx, "DX", ("DERIVED", "SECONDARY", "SCREEN SAVE")) is Reason.IMAGE_TYPE
+    assert table.uri_problem(dx, "DX", ()) is None
+    assert table.uri_problem(dx, None, ("ORIGINAL", "PRIMARY")) is None
+    assert table.uri_problem(CTImageStorage, "CT", ()) is Reason.SOP_CLASS
+    assert table.uri_problem(SecondaryCaptureImageStorage, "DX", ()) is None
+    assert table.uri_problem(SecondaryCaptureImageStorage, "OT", ()) is Reason.MODALITY
+    assert table.uri_problem(None, "CR", ()) is None
+    assert table.uri_problem(dx, "DX", ("DERIVED", "SECONDARY", "SCREEN SAVE")) is Reason.IMAGE_TYPE

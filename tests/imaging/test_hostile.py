@@ -25,28 +25,28 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.killers import encapsulated
-from tests.synthetic import dataset, dicom_bytes, film, to_bytes
+from tests.malicious_files import encapsulated
+from tests.synthetic import dataset, dicom_bytes, image, to_bytes
+from transforms.core.reasons import InvalidObject, Reason
 from transforms.imaging.codecs import rle
 from transforms.imaging.codecs.frame import FrameRequest, NoFastPath, frame_request
-from transforms.imaging.film import read_film
 from transforms.imaging.header import read_header
 from transforms.imaging.limits import Limits
-from transforms.imaging.network_input import network_input
 from transforms.imaging.part10 import parse
-from transforms.reasons import Reason, Rejected
+from transforms.imaging.preprocessing import preprocess
+from transforms.imaging.presentation import read_image
 
-PIXELS = film(shape=(640, 512))
+PIXELS = image(shape=(640, 512))
 PIXELS_8 = (PIXELS >> 4).astype(np.uint8)
 
 
 def shown(data: bytes) -> np.ndarray:
-    return network_input(read_film(data, 224), 224).astype(int)
+    return preprocess(read_image(data, 224), 224).astype(int)
 
 
 def reason_of(data: bytes) -> Reason:
-    with pytest.raises(Rejected) as caught:
-        read_film(data, 224)
+    with pytest.raises(InvalidObject) as caught:
+        read_image(data, 224)
     return caught.value.reason
 
 
@@ -63,7 +63,7 @@ def test_streams_that_ended_the_process() -> None:
     data = with_stream(lossless, JPEGBaseline8Bit)
     try:
         assert np.abs(shown(data) - shown(dicom_bytes(PIXELS_8))).mean() < 1
-    except Rejected as rejected:
+    except InvalidObject as rejected:
         assert rejected.reason is Reason.UNDECODABLE_PIXELS
 
 
@@ -77,9 +77,9 @@ def test_gdcm_is_never_asked() -> None:
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGExtended12Bit, JPEGLSLossless])
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.9])
 def test_a_cut_stream_is_not_filled_up(syntax: str, share: float) -> None:
-    whole = dicom_bytes(film(shape=(1600, 1280)), syntax=syntax)
+    whole = dicom_bytes(image(shape=(1600, 1280)), syntax=syntax)
     assert reason_of(whole[: int(len(whole) * share)]) is Reason.TRUNCATED
-    ds = dataset(film(shape=(1600, 1280)), syntax=syntax)
+    ds = dataset(image(shape=(1600, 1280)), syntax=syntax)
     (stream,) = pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1)
     ds.PixelData = encapsulate([stream[: int(len(stream) * share)]])
     ds["PixelData"].is_undefined_length = True
@@ -91,7 +91,7 @@ def test_a_window_after_a_falling_rescale_keeps_the_polarity() -> None:
         PIXELS, RescaleSlope="-1", RescaleIntercept="4095", WindowCenter="1500", WindowWidth="3000"
     )
     truth = np.clip(4095.0 - PIXELS, 0, 3000)
-    assert np.corrcoef(read_film(data, 640).ravel(), truth.ravel())[0, 1] > 0.999
+    assert np.corrcoef(read_image(data, 640).ravel(), truth.ravel())[0, 1] > 0.999
 
 
 @pytest.mark.parametrize("missing", ["BitsStored", "PixelRepresentation", "VOILUTFunction"])
@@ -99,13 +99,13 @@ def test_a_window_does_not_need_other_elements(missing: str) -> None:
     window = {"WindowCenter": "2000", "WindowWidth": "1000"}
     extra = {"VOILUTFunction": ""} if missing == "VOILUTFunction" else {missing: None}
     ds = dataset(PIXELS, **window)
-    expected = read_film(to_bytes(ds), 640)
+    expected = read_image(to_bytes(ds), 640)
     for keyword, value in extra.items():
         if value is None:
             delattr(ds, keyword)
         else:
             setattr(ds, keyword, value)
-    assert np.array_equal(read_film(to_bytes(ds), 640), expected)
+    assert np.array_equal(read_image(to_bytes(ds), 640), expected)
 
 
 def voi_lut(descriptor: list[int], data: bytes, vr: str = "OW") -> Dataset:
@@ -124,9 +124,9 @@ def test_luts_of_each_shape_are_looked_up() -> None:
         voi_lut([4096, 0, 12], ramp.tobytes()),
     ):
         ds = dataset(PIXELS, VOILUTSequence=Sequence([item]))
-        assert np.array_equal(read_film(to_bytes(ds), 640), ramp[PIXELS].astype(np.float32))
+        assert np.array_equal(read_image(to_bytes(ds), 640), ramp[PIXELS].astype(np.float32))
     modality = dataset(PIXELS, ModalityLUTSequence=Sequence([item]))
-    assert np.array_equal(read_film(to_bytes(modality), 640), ramp[PIXELS].astype(np.float32))
+    assert np.array_equal(read_image(to_bytes(modality), 640), ramp[PIXELS].astype(np.float32))
 
 
 def test_a_lut_may_start_below_zero() -> None:
@@ -135,15 +135,15 @@ def test_a_lut_may_start_below_zero() -> None:
     item = voi_lut([4096, 0, 8], ramp.tobytes())
     item.add_new("LUTDescriptor", "SS", [4096, -2048, 8])
     ds = dataset(signed, VOILUTSequence=Sequence([item]))
-    assert np.array_equal(read_film(to_bytes(ds), 640), ramp[PIXELS].astype(np.float32))
+    assert np.array_equal(read_image(to_bytes(ds), 640), ramp[PIXELS].astype(np.float32))
 
 
 def test_a_malformed_lut_leaves_the_window() -> None:
     window = {"WindowCenter": "2000", "WindowWidth": "1000"}
     broken = Sequence([voi_lut([4096, 0, 16], b"\0\0")])
     ds = dataset(PIXELS, VOILUTSequence=broken, **window)
-    expected = read_film(dicom_bytes(PIXELS, **window), 640)
-    assert np.array_equal(read_film(to_bytes(ds), 640), expected)
+    expected = read_image(dicom_bytes(PIXELS, **window), 640)
+    assert np.array_equal(read_image(to_bytes(ds), 640), expected)
 
 
 def test_big_endian_without_a_transfer_syntax_is_not_swapped() -> None:
@@ -228,7 +228,7 @@ def test_millions_of_fragments() -> None:
 def test_pixels_that_look_like_items_are_pixels() -> None:
     pattern = np.frombuffer(ITEM[:4], "<u2")
     pixels = np.tile(pattern, (1024, 512)).astype(np.uint16)
-    pixels[200:800, 200:800] = film(shape=(600, 600))
+    pixels[200:800, 200:800] = image(shape=(600, 600))
     assert pixels.tobytes().count(ITEM[:4]) > Limits().max_items
     assert shown(dicom_bytes(pixels, BitsStored=16)).any()
 
@@ -252,7 +252,7 @@ def test_a_very_long_film_does_not_overflow() -> None:
 
 
 def test_a_thin_film_is_still_a_film() -> None:
-    assert shown(dicom_bytes(film(shape=(5000, 10)))).any()
+    assert shown(dicom_bytes(image(shape=(5000, 10)))).any()
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
@@ -265,20 +265,20 @@ def test_left_aligned_values_are_shifted_in_each_syntax(syntax: str) -> None:
 def test_padding_outside_bits_stored_and_of_the_other_sign_is_found() -> None:
     padded = PIXELS // 2 + 500
     padded[:, :100] = 0xFFFF
-    unsigned = read_film(dicom_bytes(padded, PixelPaddingValue=0xFFFF), 640)
+    unsigned = read_image(dicom_bytes(padded, PixelPaddingValue=0xFFFF), 640)
     assert (unsigned[:, :100] == unsigned.min()).all()
     signed = (PIXELS // 2 + 500).astype(np.int16)
     signed[:, :100] = -32768
     ds = dataset(signed, BitsStored=16)
     ds.add_new("PixelPaddingValue", "US", 32768)
-    found = read_film(to_bytes(ds), 640)
+    found = read_image(to_bytes(ds), 640)
     assert (found[:, :100] == found[:, 100:].min()).all()
 
 
 def test_eight_bit_words_in_big_endian_are_those_of_pydicom() -> None:
     path = str(pydicom.data.get_testdata_file("SC_rgb_small_odd_big_endian.dcm"))
     truth = pydicom.dcmread(path).pixel_array @ np.array([0.299, 0.587, 0.114])
-    assert np.allclose(read_film(Path(path).read_bytes(), 64), truth, atol=0.5)
+    assert np.allclose(read_image(Path(path).read_bytes(), 64), truth, atol=0.5)
 
 
 def test_colour_jpeg_lossless_is_read() -> None:

@@ -19,20 +19,20 @@ from pydicom.uid import (
 )
 
 from tests.synthetic import dataset, dicom_bytes, to_bytes
-from transforms.imaging.film import read_film
+from transforms.core.reasons import InvalidObject, Reason
 from transforms.imaging.header import read_header, require_uids
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
-from transforms.reasons import Reason, Rejected
+from transforms.imaging.presentation import read_image
 
 PLAIN = dicom_bytes()
 
 
 def reason_of(data: bytes, limits: Limits | None = None) -> Reason:
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(InvalidObject) as caught:
         parsed = parse(data, limits or Limits())
         require_uids(parsed)
-        read_film(data, 224, limits=limits)
+        read_image(data, 224, limits=limits)
     return caught.value.reason
 
 
@@ -50,7 +50,7 @@ def test_a_file_without_preamble_is_read(syntax: str) -> None:
     parsed = parse(dataset_only, Limits())
     assert read_header(parsed).modality == "DX"
     assert parsed.transfer_syntax_uid == syntax
-    assert read_film(dataset_only, 224).shape == read_film(bare, 224).shape
+    assert read_image(dataset_only, 224).shape == read_image(bare, 224).shape
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_overwritten_bytes_end_in_a_film_or_a_reason(at: int, junk: bytes) -> No
     data = PLAIN[: at % 1200 + 132] + junk + PLAIN[at % 1200 + 132 + len(junk) :]
     try:
         read_header(parse(data, Limits()))
-        read_film(data, 224)
-    except Rejected as rejected:
+        read_image(data, 224)
+    except InvalidObject as rejected:
         assert rejected.reason in Reason
 
 
@@ -150,7 +150,7 @@ def test_uids_are_checked_before_they_are_used(
 def test_pixel_descriptions_are_checked(change: dict[str, object], reason: Reason | None) -> None:
     data = dicom_bytes(**change)
     if reason is None:  # the first frame is whole, so the film can be seen
-        assert read_film(data, 224).size
+        assert read_image(data, 224).size
     else:
         assert reason_of(data) is reason
 
@@ -175,6 +175,6 @@ def test_a_damaged_stream_is_a_reason_in_each_syntax() -> None:
         ds.PixelData = bytes(damaged)
         ds["PixelData"].is_undefined_length = True
         try:
-            assert read_film(to_bytes(ds), 224).size
-        except Rejected as rejected:
+            assert read_image(to_bytes(ds), 224).size
+        except InvalidObject as rejected:
             assert rejected.reason is Reason.UNDECODABLE_PIXELS

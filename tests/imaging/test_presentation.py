@@ -7,15 +7,15 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from tests.synthetic import dataset, dicom_bytes, film, to_bytes
-from transforms.imaging.film import read_film
-from transforms.imaging.network_input import network_input
+from tests.synthetic import dataset, dicom_bytes, image, to_bytes
+from transforms.imaging.preprocessing import preprocess
+from transforms.imaging.presentation import read_image
 
-PIXELS = film(shape=(200, 160))
+PIXELS = image(shape=(200, 160))
 
 
 def gray(data: bytes) -> np.ndarray:
-    return read_film(data, 4096)
+    return read_image(data, 4096)
 
 
 def lut(first: int, values: np.ndarray, kind: str) -> Dataset:
@@ -84,11 +84,11 @@ def test_a_sigmoid_window_keeps_the_order() -> None:
 
 
 def test_padding_is_darkest_and_does_not_leak_into_the_average() -> None:
-    pixels = film(shape=(1024, 1024)) // 2 + 1000
+    pixels = image(shape=(1024, 1024)) // 2 + 1000
     padded = pixels.copy()
     padded[:, :301] = 4095
-    shown = read_film(dicom_bytes(padded, PixelPaddingValue=4095), 256)
-    plain = read_film(dicom_bytes(pixels), 256)
+    shown = read_image(dicom_bytes(padded, PixelPaddingValue=4095), 256)
+    plain = read_image(dicom_bytes(pixels), 256)
     assert (shown[:, :75] == shown.min()).all()
     assert np.array_equal(shown[:, 76:], plain[:, 76:])
     partly = shown[:, 75]  # its first column is padding, the other three are not
@@ -96,7 +96,7 @@ def test_padding_is_darkest_and_does_not_leak_into_the_average() -> None:
 
 
 def test_a_padding_range_is_closed_at_both_ends() -> None:
-    pixels = film(shape=(256, 256)) // 2 + 100
+    pixels = image(shape=(256, 256)) // 2 + 100
     pixels[:50] = 3
     pixels[50:80] = 9
     shown = gray(dicom_bytes(pixels, PixelPaddingValue=3, PixelPaddingRangeLimit=9))
@@ -104,9 +104,7 @@ def test_a_padding_range_is_closed_at_both_ends() -> None:
 
 
 def test_the_network_input_keeps_the_aspect_ratio() -> None:
-    tall = network_input(
-        np.full((400, 100), 7, np.float32) + np.eye(400, 100, dtype=np.float32), 224
-    )
+    tall = preprocess(np.full((400, 100), 7, np.float32) + np.eye(400, 100, dtype=np.float32), 224)
     columns = np.flatnonzero(tall[0].any(axis=0))
     assert tall.shape == (1, 224, 224)
     assert columns.min() >= 84
@@ -114,10 +112,10 @@ def test_the_network_input_keeps_the_aspect_ratio() -> None:
 
 
 def test_the_network_input_of_a_blank_film_is_zero() -> None:
-    assert not network_input(np.full((300, 200), 1234.5, np.float32), 224).any()
+    assert not preprocess(np.full((300, 200), 1234.5, np.float32), 224).any()
 
 
 def test_the_network_input_does_not_depend_on_gain_and_offset() -> None:
-    one = network_input(PIXELS.astype(np.float32), 224).astype(int)
-    other = network_input(PIXELS.astype(np.float32) * 3 - 700, 224).astype(int)
+    one = preprocess(PIXELS.astype(np.float32), 224).astype(int)
+    other = preprocess(PIXELS.astype(np.float32) * 3 - 700, 224).astype(int)
     assert np.abs(one - other).max() <= 1

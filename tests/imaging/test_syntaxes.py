@@ -23,14 +23,14 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.synthetic import dataset, dicom_bytes, film, to_bytes
+from tests.synthetic import dataset, dicom_bytes, image, to_bytes
+from transforms.core.reasons import InvalidObject, Reason
 from transforms.imaging.codecs import full
 from transforms.imaging.codecs.frame import frame_request
-from transforms.imaging.film import decode_frame, read_film
 from transforms.imaging.limits import Limits
-from transforms.imaging.network_input import network_input
 from transforms.imaging.part10 import parse
-from transforms.reasons import Reason, Rejected
+from transforms.imaging.preprocessing import preprocess
+from transforms.imaging.presentation import decode_frame, read_image
 
 SIZE = 224
 EXACT = (
@@ -48,7 +48,7 @@ NEAR_MEAN_LEVELS = 1.0
 
 
 def thumbnail(data: bytes) -> np.ndarray:
-    return network_input(read_film(data, SIZE), SIZE).astype(int)
+    return preprocess(read_image(data, SIZE), SIZE).astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +75,13 @@ def test_the_full_decode_of_a_stream_that_is_not_read_says_so() -> None:
     stream[at + 4 : at + 20] = b"\xff" * 16
     ds.PixelData = bytes(stream)
     ds["PixelData"].is_undefined_length = True
-    with pytest.raises(Rejected) as caught:
-        read_film(to_bytes(ds), SIZE)
+    with pytest.raises(InvalidObject) as caught:
+        read_image(to_bytes(ds), SIZE)
     assert caught.value.reason is Reason.UNDECODABLE_PIXELS
 
 
 def test_baseline_jpeg_of_eight_bits() -> None:
-    pixels = (film() >> 4).astype(np.uint8)
+    pixels = (image() >> 4).astype(np.uint8)
     plain = thumbnail(dicom_bytes(pixels))
     jpeg = thumbnail(dicom_bytes(pixels, syntax=JPEGBaseline8Bit))
     assert np.abs(jpeg - plain).mean() < NEAR_MEAN_LEVELS
@@ -89,7 +89,7 @@ def test_baseline_jpeg_of_eight_bits() -> None:
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGBaseline8Bit, ExplicitVRLittleEndian])
 def test_a_reduced_decoder_brings_fewer_pixels_than_the_frame_has(syntax: str) -> None:
-    pixels = film(shape=(1600, 1280))
+    pixels = image(shape=(1600, 1280))
     if syntax == JPEGBaseline8Bit:
         pixels = (pixels >> 4).astype(np.uint8)
     request = frame_request(parse(dicom_bytes(pixels, syntax=syntax), Limits()), 1, SIZE, Limits())
@@ -110,7 +110,7 @@ def test_a_reduced_decoder_brings_fewer_pixels_than_the_frame_has(syntax: str) -
     ],
 )
 def test_stored_values_are_those_that_pydicom_decodes(bits: int, signed: bool, syntax: str) -> None:
-    pixels = film(bits=bits, shape=(448, 448))
+    pixels = image(bits=bits, shape=(448, 448))
     if signed:
         pixels = (pixels.astype(np.int32) - (1 << bits - 1)).astype(np.int16)
     ds = dataset(pixels, syntax=syntax, BitsStored=bits)
@@ -126,14 +126,14 @@ def test_stored_values_are_those_that_pydicom_decodes(bits: int, signed: bool, s
 
 
 def test_bits_outside_bits_stored_are_dropped() -> None:
-    pixels = film(shape=(448, 448))
+    pixels = image(shape=(448, 448))
     clean = thumbnail(dicom_bytes(pixels))
     overlaid = pixels | (np.indices(pixels.shape)[1] % 7 == 0).astype(np.uint16) << 15
     assert np.array_equal(thumbnail(dicom_bytes(overlaid)), clean)
 
 
 def test_high_bit_shifts_the_value() -> None:
-    pixels = film(shape=(448, 448))
+    pixels = image(shape=(448, 448))
     shifted = dataset(pixels << 4)
     shifted.HighBit = 15
     assert np.array_equal(thumbnail(to_bytes(shifted)), thumbnail(dicom_bytes(pixels)))
@@ -141,26 +141,26 @@ def test_high_bit_shifts_the_value() -> None:
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
 def test_the_frame_asked_for_is_decoded(syntax: str) -> None:
-    first, second = film(1, (256, 256)), film(2, (256, 256))
+    first, second = image(1, (256, 256)), image(2, (256, 256))
     data = dicom_bytes(np.stack([first, second]), syntax=syntax)
     whole = pydicom.dcmread(pydicom.filebase.DicomBytesIO(data)).pixel_array
-    assert np.array_equal(read_film(data, 256), whole[0].astype(np.float32))
-    assert np.array_equal(read_film(data, 256, frame_number=2), whole[1].astype(np.float32))
-    beyond = read_film(data, 256, frame_number=9)
+    assert np.array_equal(read_image(data, 256), whole[0].astype(np.float32))
+    assert np.array_equal(read_image(data, 256, frame_number=2), whole[1].astype(np.float32))
+    beyond = read_image(data, 256, frame_number=9)
     assert np.array_equal(beyond, whole[1].astype(np.float32))
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
 def test_colour_becomes_luma(syntax: str) -> None:
-    gray = (film(shape=(300, 256)) >> 4).astype(np.uint8)
+    gray = (image(shape=(300, 256)) >> 4).astype(np.uint8)
     colour = np.stack([gray, gray, gray], axis=-1)
-    expected = network_input(gray, SIZE).astype(int)
+    expected = preprocess(gray, SIZE).astype(int)
     assert np.abs(thumbnail(dicom_bytes(colour, syntax=syntax)) - expected).max() <= 1
 
 
 def test_ybr_and_palette_become_luma() -> None:
-    gray = (film(shape=(300, 256)) >> 4).astype(np.uint8)
-    expected = network_input(gray, SIZE).astype(int)
+    gray = (image(shape=(300, 256)) >> 4).astype(np.uint8)
+    expected = preprocess(gray, SIZE).astype(int)
     neutral = np.full_like(gray, 128)
     ybr = dicom_bytes(
         np.stack([gray, neutral, neutral], axis=-1), PhotometricInterpretation="YBR_FULL"
@@ -184,7 +184,7 @@ def test_the_full_decode_agrees_with_the_fast_one() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16])
 def test_rle_is_read_fast_and_as_pydicom_reads_it(dtype: type) -> None:
-    pixels = film().astype(np.int32)
+    pixels = image().astype(np.int32)
     pixels = (pixels >> 4 if dtype is np.uint8 else pixels - 2000 * (dtype is np.int16)).astype(
         dtype
     )

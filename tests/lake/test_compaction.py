@@ -11,16 +11,16 @@ import pyarrow.dataset as ds
 import pytest
 
 from pipeline.cli import main
-from tests.lake.test_stream_index import append, row
-from transforms.lake import commit as commit_module
+from tests.lake.test_stream_index import append_rows, row
+from transforms.lake import append as append_module
 from transforms.lake import compaction
-from transforms.lake.catalog import Catalog
-from transforms.lake.commit import commit
+from transforms.lake.append import append
+from transforms.lake.append_log import LogShard
 from transforms.lake.compaction import compact
-from transforms.lake.index_files import list_index, read_ledger
+from transforms.lake.index_files import list_index, read_existing
+from transforms.lake.index_replica import IndexReplica
 from transforms.lake.layout import Layout
-from transforms.lake.stream_log import Chain
-from transforms.storage.local import sweep
+from transforms.storage.local import remove_stale
 
 DAYS = ("2026-03-01", "2026-03-02", "2026-03-03")
 SOURCES = [f"/in/{day}-{part}-{n}" for day in DAYS for part in range(2) for n in range(5)]
@@ -39,14 +39,14 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
 
 
 def fill(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    catalog = Catalog(layout)
+    replica = IndexReplica(layout)
     for day in DAYS:
-        monkeypatch.setattr(commit_module, "today", lambda day=day: day)
+        monkeypatch.setattr(append_module, "today", lambda day=day: day)
         for n, part in itertools.product(range(5), range(2)):
             uid = f"1.{DAYS.index(day)}.{part}.{n}"
             one = row(f"/in/{day}-{part}-{n}", uid=uid)
-            assert commit(layout, catalog, "r", Chain(2, part), [one]).rows
-    catalog.close()
+            assert append(layout, replica, "r", LogShard(2, part), [one]).rows
+    replica.close()
 
 
 def plain(layout: Layout) -> list[str]:
@@ -57,7 +57,7 @@ def plain(layout: Layout) -> list[str]:
 
 def own(layout: Layout) -> list[str]:
     """What the router itself finds."""
-    return sorted(r.source_uri for uri in list_index(layout) for r in read_ledger(uri, None))
+    return sorted(r.source_uri for uri in list_index(layout) for r in read_existing(uri, None))
 
 
 def test_the_days_before_are_merged_and_the_rows_stay(layout: Layout, capsys) -> None:
@@ -75,8 +75,8 @@ def test_the_days_before_are_merged_and_the_rows_stay(layout: Layout, capsys) ->
 
 def test_a_stream_goes_on_after_its_day_was_compacted(layout: Layout) -> None:
     compact(layout, "2026-03-04")
-    assert append(layout, row("/in/late", uid="1.9"), chain=Chain(2, 0)) == 1
-    assert append(layout, row(SOURCES[0], uid="1.0.0.0"), chain=Chain(2, 0)) == 0
+    assert append_rows(layout, row("/in/late", uid="1.9"), chain=LogShard(2, 0)) == 1
+    assert append_rows(layout, row(SOURCES[0], uid="1.0.0.0"), chain=LogShard(2, 0)) == 0
     assert own(layout) == sorted([*SOURCES, "/in/late"])
     (late,) = [u for u in list_index(layout) if "2026-03-04" in u]
     assert compaction.number_of_rows(late) == 1
@@ -103,7 +103,7 @@ def test_a_reader_at_any_moment_sees_each_row_once(layout: Layout) -> None:
     assert plain(layout) == sorted(SOURCES)
 
 
-STEPS = ("put_file", "put_bytes", "_exchanged", "_complete", "close_days", "_merge")
+STEPS = ("put_file", "put_bytes", "_exchanged", "_complete", "seal_before", "_merge")
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -134,7 +134,7 @@ def test_a_kill_at_any_step_leaves_each_row_once(
     assert set(plain(layout)) == set(SOURCES)
     if exchange:
         assert plain(layout) == sorted(SOURCES)
-    sweep(layout.scratch())
+    remove_stale(layout.scratch())
     compact(layout, "2026-03-04")
     assert plain(layout) == own(layout) == sorted(SOURCES)
     assert not list(Path(layout.root, ".tmp").iterdir())
@@ -148,8 +148,8 @@ def test_chains_and_compaction_in_an_object_store(store, monkeypatch) -> None:
     assert own(layout) == sorted(SOURCES)
     merged = [uri for uri in list_index(layout) if "/compact-" in uri]
     assert [uri.partition("ingest_date=")[2][:10] for uri in merged] == list(DAYS[:2])
-    assert append(layout, row(SOURCES[0], uid="1.0.0.0"), chain=Chain(2, 0)) == 0
-    assert append(layout, row("/in/late", uid="1.9"), chain=Chain(2, 0)) == 1
+    assert append_rows(layout, row(SOURCES[0], uid="1.0.0.0"), chain=LogShard(2, 0)) == 0
+    assert append_rows(layout, row("/in/late", uid="1.9"), chain=LogShard(2, 0)) == 1
 
 
 def test_a_damaged_file_stops_it_and_is_named(layout: Layout, capsys) -> None:

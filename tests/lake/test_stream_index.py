@@ -9,20 +9,20 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-from tests.lake.test_settle import row as settled_row
-from transforms.lake import commit as commit_module
-from transforms.lake.catalog import Catalog
-from transforms.lake.commit import close_days, commit
+from tests.lake.test_resolve_duplicates import row as settled_row
+from transforms.core.reasons import Status
+from transforms.lake import append as append_module
+from transforms.lake.append import seal_before
+from transforms.lake.append_log import LogShard, Segment, last_segments, next_segment, parse
+from transforms.lake.files import exists, put_bytes
 from transforms.lake.index_files import list_index, shard_of
+from transforms.lake.index_replica import IndexReplica
 from transforms.lake.journal import list_journal, write_journal
 from transforms.lake.layout import Layout
-from transforms.lake.recover import JournalSweeper, recover
+from transforms.lake.recovery import JournalSweeper, recover
 from transforms.lake.schema import IndexRow
-from transforms.lake.store import put_bytes, stands
-from transforms.lake.stream_log import Chain, Link, follows, parse, tails
-from transforms.reasons import Status
 
-ONE = Chain(1, 0)
+ONE = LogShard(1, 0)
 
 
 @pytest.fixture
@@ -43,19 +43,19 @@ def sources(layout: Layout) -> list[str]:
     return sorted(r["source_uri"] for r in rows_in(layout))
 
 
-def append(layout: Layout, *rows: IndexRow, run_id: str = "r", chain: Chain = ONE) -> int:
-    catalog = Catalog(layout)
+def append_rows(layout: Layout, *rows: IndexRow, run_id: str = "r", chain: LogShard = ONE) -> int:
+    replica = IndexReplica(layout)
     try:
-        return len(commit(layout, catalog, run_id, chain, rows).rows)
+        return len(append_module.append(layout, replica, run_id, chain, rows).rows)
     finally:
-        catalog.close()
+        replica.close()
 
 
 def test_what_the_index_holds_is_dropped(layout: Layout) -> None:
     a, b = row("/in/a", uid="1.1"), row("/in/b", uid="1.2")
-    assert append(layout, a, b) == 2
-    assert append(layout, a, b) == 0
-    assert append(layout, a, row("/in/c", uid="1.3")) == 1
+    assert append_rows(layout, a, b) == 2
+    assert append_rows(layout, a, b) == 0
+    assert append_rows(layout, a, row("/in/c", uid="1.3")) == 1
     assert sources(layout) == ["/in/a", "/in/b", "/in/c"]
     links = [parse(uri) for uri in list_index(layout)]
     assert [link.number for _, link in links] == [1, 2]
@@ -64,14 +64,14 @@ def test_what_the_index_holds_is_dropped(layout: Layout) -> None:
 def test_rows_of_one_version_count_once_whichever_model_decided(layout: Layout) -> None:
     one = row("/in/a", uid="1.1", model_id="m1")
     other = replace(one, model_id="m2", destination="others")
-    assert append(layout, one, other) == 1
-    assert append(layout, other) == 0
+    assert append_rows(layout, one, other) == 1
+    assert append_rows(layout, other) == 0
     assert [r["model_id"] for r in rows_in(layout)] == ["m1"]
 
 
 def test_later_rows_learn_of_earlier_ones(layout: Layout) -> None:
-    append(layout, row("/in/b", uid="1.1", sha256="a" * 64))
-    append(
+    append_rows(layout, row("/in/b", uid="1.1", sha256="a" * 64))
+    append_rows(
         layout, row("/in/a", uid="1.1", sha256="a" * 64), row("/in/c", uid="1.1", sha256="c" * 64)
     )
     found = {r["source_uri"]: (r["status"], r["conflict"]) for r in rows_in(layout)}
@@ -83,13 +83,15 @@ def test_later_rows_learn_of_earlier_ones(layout: Layout) -> None:
 def test_many_writers_at_once_write_each_row_once(layout: Layout) -> None:
     """As an engine that takes a worker for dead and starts another one."""
     rows = [row(f"/in/{n:03d}", uid=f"1.{n}") for n in range(60)]
-    catalogs = [Catalog(layout) for _ in range(6)]
+    catalogs = [IndexReplica(layout) for _ in range(6)]
 
     def write(number: int) -> int:
         done = 0
         for start in range(0, 60, 5):
             mine = rows[start : start + 5 + number]  # each attempt cuts its panes otherwise
-            done += len(commit(layout, catalogs[number], f"r{number}", ONE, mine).rows)
+            done += len(
+                append_module.append(layout, catalogs[number], f"r{number}", ONE, mine).rows
+            )
         return done
 
     with ThreadPoolExecutor(6) as pool:
@@ -102,57 +104,57 @@ def test_many_writers_at_once_write_each_row_once(layout: Layout) -> None:
 
 def test_a_writer_that_was_overtaken_looks_again(layout: Layout, monkeypatch) -> None:
     """Between its look at the index and its file, another writer is first."""
-    slow = Catalog(layout)
+    slow = IndexReplica(layout)
     refresh = slow.refresh
     overtaken = []
 
     def look_and_be_overtaken() -> None:
         refresh()
         if not overtaken:
-            overtaken.append(append(layout, row("/in/a", uid="1.1"), run_id="fast"))
+            overtaken.append(append_rows(layout, row("/in/a", uid="1.1"), run_id="fast"))
 
     monkeypatch.setattr(slow, "refresh", look_and_be_overtaken)
     rows = [row("/in/a", uid="1.1"), row("/in/b", uid="1.2")]
-    assert len(commit(layout, slow, "slow", ONE, rows).rows) == 1
+    assert len(append_module.append(layout, slow, "slow", ONE, rows).rows) == 1
     assert sources(layout) == ["/in/a", "/in/b"]
 
 
 def test_a_chain_goes_on_to_the_next_day_only_after_the_last_is_closed(
     layout: Layout, monkeypatch
 ) -> None:
-    monkeypatch.setattr(commit_module, "today", lambda: "2026-03-01")
-    append(layout, row("/in/a", uid="1.1"))
-    monkeypatch.setattr(commit_module, "today", lambda: "2026-03-02")
-    append(layout, row("/in/b", uid="1.2"))
-    monkeypatch.setattr(commit_module, "today", lambda: "2026-03-01")  # another worker's clock
-    append(layout, row("/in/c", uid="1.3"))
+    monkeypatch.setattr(append_module, "today", lambda: "2026-03-01")
+    append_rows(layout, row("/in/a", uid="1.1"))
+    monkeypatch.setattr(append_module, "today", lambda: "2026-03-02")
+    append_rows(layout, row("/in/b", uid="1.2"))
+    monkeypatch.setattr(append_module, "today", lambda: "2026-03-01")  # another worker's clock
+    append_rows(layout, row("/in/c", uid="1.3"))
     names = [parse(uri)[1] for uri in list_index(layout)]
-    assert names == [Link(1, "2026-03-01"), Link(2, "2026-03-01"), Link(3, "2026-03-02"),
-                     Link(4, "2026-03-02")]  # fmt: skip
+    assert names == [Segment(1, "2026-03-01"), Segment(2, "2026-03-01"), Segment(3, "2026-03-02"),
+                     Segment(4, "2026-03-02")]  # fmt: skip
     by_day = {(r["source_uri"], str(r["ingest_date"])) for r in rows_in(layout)}
     assert by_day == {("/in/a", "2026-03-01"), ("/in/b", "2026-03-02"), ("/in/c", "2026-03-02")}
 
 
 def test_a_day_that_was_closed_takes_no_more_rows(layout: Layout, monkeypatch) -> None:
-    monkeypatch.setattr(commit_module, "today", lambda: "2026-03-01")
-    append(layout, row("/in/a", uid="1.1"))
-    close_days(layout, "2026-03-02")
-    close_days(layout, "2026-03-02")
-    append(layout, row("/in/b", uid="1.2"))
+    monkeypatch.setattr(append_module, "today", lambda: "2026-03-01")
+    append_rows(layout, row("/in/a", uid="1.1"))
+    seal_before(layout, "2026-03-02")
+    seal_before(layout, "2026-03-02")
+    append_rows(layout, row("/in/b", uid="1.2"))
     assert [parse(uri)[1] for uri in list_index(layout)] == [
-        Link(1, "2026-03-01"), Link(2, "2026-03-01"), Link(3, "2026-03-02")]  # fmt: skip
+        Segment(1, "2026-03-01"), Segment(2, "2026-03-01"), Segment(3, "2026-03-02")]  # fmt: skip
 
 
 def test_names_and_chains() -> None:
     layout = Layout("/lake")
-    uri = Link(7, "2026-03-01").uri(layout, Chain(4, 2))
-    assert parse(uri) == (Chain(4, 2), Link(7, "2026-03-01"))
+    uri = Segment(7, "2026-03-01").uri(layout, LogShard(4, 2))
+    assert parse(uri) == (LogShard(4, 2), Segment(7, "2026-03-01"))
     assert parse("/lake/index/ingest_date=2026-03-01/part-00001-abc.parquet") is None
-    assert tails([uri, Link(9, "2026-03-02").uri(layout, Chain(4, 2))]) == {
-        Chain(4, 2): Link(9, "2026-03-02")
+    assert last_segments([uri, Segment(9, "2026-03-02").uri(layout, LogShard(4, 2))]) == {
+        LogShard(4, 2): Segment(9, "2026-03-02")
     }
-    assert follows(None, closed=False, today="2026-12-31") == (Link(1, "2026-12-31"), False)
-    assert follows(Link(3, "2026-12-31"), closed=True, today="2026-12-31")[0] == Link(
+    assert next_segment(None, closed=False, today="2026-12-31") == (Segment(1, "2026-12-31"), False)
+    assert next_segment(Segment(3, "2026-12-31"), closed=True, today="2026-12-31")[0] == Segment(
         4, "2027-01-01"
     )
 
@@ -175,41 +177,43 @@ def test_what_a_killed_stream_placed_is_indexed_by_the_next(layout: Layout) -> N
     a = place(layout, "/in/a", uid="1.1")
     gone = place(layout, "/in/b", uid="1.2")
     Path(str(gone.object_uri)).unlink()  # killed between journal and object
-    catalog = Catalog(layout)
-    assert recover(layout, catalog, "next", 4) == 1
+    replica = IndexReplica(layout)
+    assert recover(layout, replica, "next", 4) == 1
     assert [(r["source_uri"], r["run_id"]) for r in rows_in(layout)] == [("/in/a", "next.1")]
     assert not list_journal(layout)
-    shard = Chain(4, shard_of(a.identity, 4))
-    assert not commit(layout, catalog, "resumed", shard, [a]).rows, "the savepoint brings it again"
+    shard = LogShard(4, shard_of(a.identity, 4))
+    assert not append_module.append(layout, replica, "resumed", shard, [a]).rows, (
+        "the savepoint brings it again"
+    )
 
 
 def test_an_object_that_was_decided_twice_and_is_named_by_no_row_goes(layout: Layout) -> None:
     first = place(layout, "/in/a", uid="1.1", destination="others", model_id="m1")
     second = place(layout, "/in/a", uid="1.1", destination="spine", model_id="m2")
-    append(layout, first)
-    catalog = Catalog(layout)
-    JournalSweeper(layout, catalog).sweep()
-    assert stands(str(second.object_uri)), "rows under way may name it"
+    append_rows(layout, first)
+    replica = IndexReplica(layout)
+    JournalSweeper(layout, replica).remove_stale()
+    assert exists(str(second.object_uri)), "rows under way may name it"
     assert len(list_journal(layout)) == 1
-    recover(layout, catalog, "next", 1)
-    assert not stands(str(second.object_uri))
-    assert stands(str(first.object_uri))
+    recover(layout, replica, "next", 1)
+    assert not exists(str(second.object_uri))
+    assert exists(str(first.object_uri))
     assert len(rows_in(layout)) == 1
 
 
 def test_the_journal_is_swept_of_what_is_indexed_alone(layout: Layout) -> None:
     a, _ = place(layout, "/in/a", uid="1.1"), place(layout, "/in/b", uid="1.2")
-    append(layout, a)
-    assert JournalSweeper(layout, Catalog(layout)).sweep() == 1
+    append_rows(layout, a)
+    assert JournalSweeper(layout, IndexReplica(layout)).remove_stale() == 1
     assert len(list_journal(layout)) == 1
 
 
 def test_the_object_of_a_lake_that_was_moved_is_not_taken_for_a_stray(tmp_path: Path) -> None:
     old, new = Layout(str(tmp_path / "old")), Layout(str(tmp_path / "new"))
     a = place(old, "/in/a", uid="1.1")
-    append(old, a)
+    append_rows(old, a)
     Path(old.root).rename(new.root)
     again = place(new, "/in/b", uid="1.1")  # the same bytes from another source: the same object
-    recover(new, Catalog(new), "next", 1)
-    assert stands(str(again.object_uri))
+    recover(new, IndexReplica(new), "next", 1)
+    assert exists(str(again.object_uri))
     assert sorted(r["status"] for r in rows_in(new)) == [Status.DUPLICATE, Status.ROUTED]

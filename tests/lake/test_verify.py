@@ -11,15 +11,15 @@ import pytest
 
 from pipeline.cli import main
 from tests.conftest import Lake
-from tests.synthetic import dicom_bytes, film
+from tests.synthetic import dicom_bytes, image
 from transforms.lake.layout import Layout
-from transforms.lake.verify import audit
+from transforms.lake.verify import verify_lake
 
 
 @pytest.fixture
 def whole(route, lake: Lake, source: Path) -> Lake:
     for number in range(3):
-        data = dicom_bytes(film(number, (96, 64)), name=str(number))
+        data = dicom_bytes(image(number, (96, 64)), name=str(number))
         (source / f"{number}.dcm").write_bytes(data)
     (source / "broken").write_bytes(b"x")
     route("--index_shards", "1")
@@ -107,7 +107,7 @@ def unbalance(lake: Lake) -> None:
 
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_whole_lake_holds(whole: Lake, deep: bool) -> None:
-    found = audit(Layout(str(whole.root)), deep=deep)
+    found = verify_lake(Layout(str(whole.root)), deep=deep)
     assert found.holds
     assert (found.rows, found.objects, found.runs) == (4, 4, 1)
 
@@ -130,16 +130,16 @@ def test_a_whole_lake_holds(whole: Lake, deep: bool) -> None:
 )
 def test_each_breach_is_found(whole: Lake, harm: Callable[[Lake], None], kind: str) -> None:
     harm(whole)
-    found = audit(Layout(str(whole.root)))
-    assert kind in {breach.kind for breach in found.breaches}
+    found = verify_lake(Layout(str(whole.root)))
+    assert kind in {violation.kind for violation in found.violations}
 
 
 def test_altered_bytes_are_found_by_reading_them(whole: Lake) -> None:
     alter(whole)
-    assert audit(Layout(str(whole.root))).holds
-    (breach,) = audit(Layout(str(whole.root)), deep=True).breaches
-    assert breach.kind == "object with other bytes"
-    assert breach.where == str(an_object(whole))
+    assert verify_lake(Layout(str(whole.root))).holds
+    (violation,) = verify_lake(Layout(str(whole.root)), deep=True).violations
+    assert violation.kind == "object with other bytes"
+    assert violation.where == str(an_object(whole))
 
 
 def test_the_command_names_what_is_missing(whole: Lake, capsys) -> None:
@@ -156,7 +156,7 @@ def test_the_command_names_what_is_missing(whole: Lake, capsys) -> None:
 
 def test_a_conflict_is_listed_and_no_breach(route, lake: Lake, source: Path, capsys) -> None:
     for number in range(2):
-        (source / f"{number}.dcm").write_bytes(dicom_bytes(film(number, (96, 64))))
+        (source / f"{number}.dcm").write_bytes(dicom_bytes(image(number, (96, 64))))
     route()
     assert main(["verify", str(lake.root), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -165,18 +165,18 @@ def test_a_conflict_is_listed_and_no_breach(route, lake: Lake, source: Path, cap
 
 def test_a_lake_seen_through_a_link_holds(whole: Lake, tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(whole.root)
-    assert audit(Layout(str(tmp_path / "alias")), deep=True).holds
+    assert verify_lake(Layout(str(tmp_path / "alias")), deep=True).holds
 
 
 def test_an_empty_folder_is_no_lake(tmp_path: Path) -> None:
-    assert not audit(Layout(str(tmp_path))).holds
+    assert not verify_lake(Layout(str(tmp_path))).holds
 
 
 def test_a_source_name_is_not_shown_when_an_indexed_source_is_gone(
     route, lake: Lake, source: Path, capsys
 ) -> None:
     path = source / "DOE^JANE.dcm"
-    path.write_bytes(dicom_bytes(film(shape=(96, 64))))
+    path.write_bytes(dicom_bytes(image(shape=(96, 64))))
     route("--placement", "index_only")
     path.unlink()
     assert main(["verify", str(lake.root)]) == 1

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from models.training.films import read_films
-from tests.synthetic import dicom_bytes, film
-from transforms.labels import LABELS
+from tests.synthetic import dicom_bytes, image
+from transforms.core.labels import LABELS
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, label in enumerate(LABELS):
         (root / label).mkdir()
         for number in range(12):
-            pixels = film(100 * index + number, (80, 64)) >> 4
+            pixels = image(100 * index + number, (80, 64)) >> 4
             if number % 3 == 0:
                 Image.fromarray(pixels.astype(np.uint8)).save(root / label / f"{number}.png")
             elif number % 3 == 1:

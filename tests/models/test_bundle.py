@@ -10,8 +10,8 @@ import pytest
 
 from models.bundle import BUNDLE_FILE, WEIGHTS_FILE, BundleError, load_network, read_info
 from models.default_bundle import DEFAULT_BUNDLE
-from transforms.imaging.network_input import PREPROCESSING
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
+from transforms.imaging.preprocessing import PREPROCESSING
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from models.training.calibrate import calibrate, fit_temperature
 from models.training.score import expected_calibration_error
 from models.training.thresholds import LEAST_TELLING, Predictions, choose_rule, upper_bound
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 
 
 def test_an_upper_bound_is_that_of_clopper_and_pearson() -> None:

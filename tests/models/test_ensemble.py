@@ -12,16 +12,16 @@ import torch
 from models.bundle import BUNDLE_FILE, BundleError, load_network, read_info, save
 from models.ensemble import Ensemble, of_side
 from models.fused import FusedEfficientNetLite, fuse
-from models.handler import FilmModelHandler
+from models.handler import RadiographModelHandler
 from models.networks import FilmClassifier
+from models.ood_vim import HighestVirtualLogit, VirtualLogit
 from models.training.films import read_films
 from models.training.subspace import fit_virtual_logit
-from models.virtual_logit import HighestVirtualLogit, VirtualLogit
 from pipeline.cli import main
 from tests.models.test_fused import classifier
 from tests.models.test_training import TINY
-from tests.synthetic import dicom_bytes, film
-from transforms.labels import LABELS
+from tests.synthetic import dicom_bytes, image
+from transforms.core.labels import LABELS
 
 FIELDS = {"input_size": 64, "ood_threshold": 1.0, "thresholds": dict.fromkeys(LABELS, 0.5)}
 
@@ -99,7 +99,7 @@ def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
     fuse(loaded, 64)
     assert [type(member) for member in loaded.backbone] == [FusedEfficientNetLite] * 2
     assert torch.allclose(loaded(given), expected, rtol=0, atol=1e-4)
-    served = FilmModelHandler(str(tmp_path), device="cpu").load_model().now().network
+    served = RadiographModelHandler(str(tmp_path), device="cpu").load_model().now().network
     assert torch.equal(served(given), loaded(given))
 
 
@@ -222,7 +222,7 @@ def test_bundles_become_one_that_routes(
     card = (Path(three) / "card.md").read_text()
     assert "3 networks test_efficientnet, of 32 + 48 + 48 pixels" in card
     assert "| far | 32 + 48 | 1 |" in card
-    (source / "a.dcm").write_bytes(dicom_bytes(film(1)))
+    (source / "a.dcm").write_bytes(dicom_bytes(image(1)))
     capsys.readouterr()
     route = ["route", "--input", str(source), "--lake", str(lake.root), "--model", three, "--json"]
     assert main(route) == 0

@@ -25,13 +25,13 @@ from pydicom.uid import (
 
 from models.bundle import read_info
 from models.default_bundle import DEFAULT_BUNDLE
-from models.handler import FilmModelHandler, Scored
-from tests.synthetic import dicom_bytes, film
+from models.handler import ModelOutput, RadiographModelHandler
+from tests.synthetic import dicom_bytes, image
+from transforms.core.labels import LABELS
 from transforms.imaging import film as film_module
-from transforms.imaging.film import thumbnail_of
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
-from transforms.labels import LABELS
+from transforms.imaging.presentation import thumbnail_of
 
 SYNTAXES = (
     ExplicitVRLittleEndian,
@@ -64,8 +64,8 @@ OOD_SCORE = 0.5
 
 
 @pytest.fixture(scope="module")
-def handler() -> FilmModelHandler:
-    return FilmModelHandler(DEFAULT_BUNDLE, device="cpu")
+def handler() -> RadiographModelHandler:
+    return RadiographModelHandler(DEFAULT_BUNDLE, device="cpu")
 
 
 def packaged(name: str) -> Path | None:
@@ -85,18 +85,18 @@ def both(data: bytes, plain: bytes, monkeypatch: pytest.MonkeyPatch) -> list[np.
 
 
 def require_same_decision(
-    films: list[np.ndarray], handler: FilmModelHandler, within: float = PROBABILITY
+    films: list[np.ndarray], handler: RadiographModelHandler, within: float = PROBABILITY
 ) -> None:
     fast, whole = (r.inference for r in handler.run_inference(films, handler.load_model()))
-    assert isinstance(fast, Scored)
-    assert isinstance(whole, Scored)
+    assert isinstance(fast, ModelOutput)
+    assert isinstance(whole, ModelOutput)
     assert fast.values[:-1].argmax() == whole.values[:-1].argmax()
     assert np.abs(fast.values[:-1] - whole.values[:-1]).max() < within
     assert abs(fast.values[-1] - whole.values[-1]) < OOD_SCORE
     assert is_routed(fast) == is_routed(whole)
 
 
-def is_routed(scored: Scored) -> bool:
+def is_routed(scored: ModelOutput) -> bool:
     label = LABELS[int(scored.values[:-1].argmax())]
     is_sure = scored.values[:-1].max() >= scored.thresholds[label]
     return bool(is_sure and scored.values[-1] <= scored.ood_threshold)
@@ -106,7 +106,7 @@ def is_routed(scored: Scored) -> bool:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_generated_films(syntax: str, seed: int, handler, monkeypatch) -> None:
     """Against the uncompressed film: pydicom reads not every syntax by codecs that are free to use."""
-    pixels = film(seed, (1400, 1150))
+    pixels = image(seed, (1400, 1150))
     if syntax in EIGHT_BITS:
         pixels = (pixels >> 4).astype(np.uint8)
     films = both(dicom_bytes(pixels, syntax=syntax), dicom_bytes(pixels), monkeypatch)

@@ -14,7 +14,7 @@ from models.training.fit import Training, fit
 from models.training.frozen import FrozenStages
 from models.training.options import FitOptions
 from pipeline.cli import main
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 
 SIDE = 64
 FROZEN = ("conv_stem", "bn1", "blocks.0.", "blocks.1.")

@@ -11,9 +11,9 @@ from models import fused
 from models.efficientnet_lite import EfficientNetLite
 from models.ensemble import members_of
 from models.fused import CPU_FORWARD_FILMS, FusedEfficientNetLite, fuse
-from models.handler import FilmModelHandler
+from models.handler import RadiographModelHandler
 from models.networks import FilmClassifier
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 
 
 def classifier(architecture: str, seed: int = 0) -> FilmClassifier:
@@ -78,7 +78,7 @@ def test_other_networks_are_left_alone() -> None:
 
 
 def test_the_default_bundle_serves_fused_on_the_cpu() -> None:
-    handler = FilmModelHandler("builtin:default", device="cpu")
+    handler = RadiographModelHandler("builtin:default", device="cpu")
     served = handler.load_model().now()
     members = members_of(served.network.backbone)
     assert len(members) == (len(served.info.members) or 1)

@@ -11,42 +11,42 @@ from models.default_bundle import DEFAULT_BUNDLE
 from models.fused import CPU_FORWARD_FILMS
 from models.handler import (
     DeviceError,
-    FilmModelHandler,
     InferenceError,
-    Scored,
+    ModelOutput,
+    RadiographModelHandler,
     choose_device,
-    films_in_a_call,
+    effective_batch_size,
 )
-from models.live import LiveModel, Served
 from models.networks import FilmClassifier
-from tests.synthetic import film
-from transforms.imaging.network_input import network_input
-from transforms.labels import LABELS
+from models.reloading import LoadedBundle, ReloadingModel
+from tests.synthetic import image
+from transforms.core.labels import LABELS
+from transforms.imaging.preprocessing import preprocess
 
 SIDE = read_info(DEFAULT_BUNDLE).input_size
 
 
 @pytest.fixture(scope="module")
-def handler() -> FilmModelHandler:
-    return FilmModelHandler(DEFAULT_BUNDLE, device="cpu")
+def handler() -> RadiographModelHandler:
+    return RadiographModelHandler(DEFAULT_BUNDLE, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def model(handler: FilmModelHandler) -> LiveModel:
+def model(handler: RadiographModelHandler) -> ReloadingModel:
     return handler.load_model()
 
 
 def films(count: int) -> list[np.ndarray]:
-    return [network_input(film(seed, (300, 260)).astype(np.float32), SIDE) for seed in range(count)]
+    return [preprocess(image(seed, (300, 260)).astype(np.float32), SIDE) for seed in range(count)]
 
 
-def served(network: FilmClassifier) -> LiveModel:
-    return LiveModel(Served(network, read_info(DEFAULT_BUNDLE)), load_network, None, 0)
+def served(network: FilmClassifier) -> ReloadingModel:
+    return ReloadingModel(LoadedBundle(network, read_info(DEFAULT_BUNDLE)), load_network, None, 0)
 
 
 def inferences(handler, model, batch) -> list:
     results = [result.inference for result in handler.run_inference(batch, model)]
-    return [one.values if isinstance(one, Scored) else one for one in results]
+    return [one.values if isinstance(one, ModelOutput) else one for one in results]
 
 
 def test_probabilities_sum_to_one_and_the_film_is_dropped(handler, model) -> None:
@@ -113,9 +113,9 @@ def test_bytes_are_counted_in_full(handler) -> None:
 
 
 def test_a_cpu_is_handed_the_films_of_one_forward() -> None:
-    assert films_in_a_call("cpu", 32) == CPU_FORWARD_FILMS
-    assert films_in_a_call("cpu", 4) == 4
-    assert films_in_a_call("cuda", 32) == 32, "workers may have what this machine has not"
+    assert effective_batch_size("cpu", 32) == CPU_FORWARD_FILMS
+    assert effective_batch_size("cpu", 4) == 4
+    assert effective_batch_size("cuda", 32) == 32, "workers may have what this machine has not"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -124,7 +124,7 @@ def test_cuda_is_never_replaced_silently() -> None:
     with pytest.raises(DeviceError, match="--device"):
         choose_device("cuda")
     with pytest.raises(DeviceError):
-        FilmModelHandler(DEFAULT_BUNDLE, device="cuda").load_model()
+        RadiographModelHandler(DEFAULT_BUNDLE, device="cuda").load_model()
 
 
 def test_halving_frees_memory_on_a_device(handler, model, monkeypatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from models.bundle import WEIGHTS_FILE, BundleError, load_network, save
 from models.networks import FilmClassifier
 from models.training.subspace import fit_virtual_logit
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 
 FIELDS = {
     "architecture": "test_efficientnet",

@@ -16,8 +16,8 @@ from models.training.loss import supervised_loss
 from models.training.options import FitOptions
 from models.training.regions import LEAST_FILMS, UNKNOWN, number_regions, region_loss
 from pipeline.cli import main
-from transforms.errors import UsageError
-from transforms.labels import LABELS
+from transforms.core.errors import UsageError
+from transforms.core.labels import LABELS
 
 
 def films_of(*regions: tuple[str, str]) -> list[Film]:

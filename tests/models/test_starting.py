@@ -13,8 +13,8 @@ import torch
 from models.networks import FilmClassifier
 from models.training.starting import imagenet_weights, load_initial_weights
 from pipeline.cli import main
-from transforms.errors import UsageError
-from transforms.labels import LABELS
+from transforms.core.errors import UsageError
+from transforms.core.labels import LABELS
 
 
 @pytest.mark.parametrize("size", [0, 2])

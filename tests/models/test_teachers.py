@@ -13,8 +13,8 @@ from models.bundle import load_network, read_info, save
 from models.networks import FilmClassifier
 from models.training.teachers import TEMPERATURE, Teachers, disagreement
 from pipeline.cli import main
-from tests.synthetic import film
-from transforms.labels import LABELS, SPINE
+from tests.synthetic import image
+from transforms.core.labels import LABELS, SPINE
 
 TINY = ("--architecture", "test_efficientnet", "--init", "none", "--input_size", "32",
         "--batch_size", "8", "--workers", "0", "--device", "cpu")  # fmt: skip
@@ -27,7 +27,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, label in enumerate(LABELS):
         for number in range(12):
             path = root / f"{label}-{number}.png"
-            pixels = (film(100 * index + number, (48, 40)) >> 4).astype(np.uint8)
+            pixels = (image(100 * index + number, (48, 40)) >> 4).astype(np.uint8)
             Image.fromarray(pixels // 4 + 45 * index).save(path)
             lines.append(f"{path},{label},{'far' if number < 4 else 'near'},{path.stem}")
     (root / "manifest.csv").write_text("\n".join(lines) + "\n")

@@ -26,9 +26,9 @@ from models.training.score import risk_coverage, score
 from models.training.strangers import DRAWN, shuffled
 from models.training.views import PAIRED, VARIANTS
 from pipeline.cli import main
-from tests.synthetic import dicom_bytes, film
-from transforms.errors import UsageError
-from transforms.labels import CHESTS, LABELS
+from tests.synthetic import dicom_bytes, image
+from transforms.core.errors import UsageError
+from transforms.core.labels import CHESTS, LABELS
 
 TINY = ("--architecture", "test_efficientnet", "--init", "none", "--input_size", "32",
         "--passes", "1", "--batch_size", "8", "--workers", "0", "--device", "cpu")  # fmt: skip
@@ -313,7 +313,7 @@ def test_a_second_model_decides_again_only_when_asked(
 ) -> None:
     bundle = tmp_path / "bundle"
     assert main(["train", "--data", str(folders), "--output", str(bundle), *TINY]) == 0
-    (source / "a.dcm").write_bytes(dicom_bytes(film(1)))
+    (source / "a.dcm").write_bytes(dicom_bytes(image(1)))
     (source / "b.txt").write_bytes(b"no DICOM")
     first = route()
     other = ("--model", str(bundle))
@@ -366,7 +366,7 @@ def test_ages_settle_what_pixels_cannot(folders: Path, tmp_path: Path, capsys) -
 
 @pytest.mark.parametrize("variation", ["plain", "wide"])
 def test_augmentation_is_repeatable_and_keeps_the_range(variation: Variation) -> None:
-    gray = (film(shape=(120, 90)) >> 4).astype(np.uint8)
+    gray = (image(shape=(120, 90)) >> 4).astype(np.uint8)
     for seed in range(60):
         one = augment(gray, np.random.default_rng(seed), variation)
         assert np.array_equal(one, augment(gray, np.random.default_rng(seed), variation))
@@ -375,7 +375,7 @@ def test_augmentation_is_repeatable_and_keeps_the_range(variation: Variation) ->
 
 
 def test_a_mixed_style_is_of_both_films() -> None:
-    one, other = ((film(seed, (64, 64)) >> 4).astype(np.uint8)[None] for seed in (1, 2))
+    one, other = ((image(seed, (64, 64)) >> 4).astype(np.uint8)[None] for seed in (1, 2))
     assert np.array_equal(mix_style(one, one, np.random.default_rng(0)), one)
     mixed = mix_style(one, other, np.random.default_rng(0))
     assert mixed.shape == one.shape
@@ -418,7 +418,7 @@ def test_a_frame_leaves_the_film_whole() -> None:
 
 
 def test_a_shuffled_film_has_the_same_tiles_elsewhere() -> None:
-    one = (film(shape=(60, 60)) >> 4).astype(np.uint8)[None]
+    one = (image(shape=(60, 60)) >> 4).astype(np.uint8)[None]
     mixed = shuffled(one, np.random.default_rng(3))
     assert not np.array_equal(mixed, one)
     assert np.array_equal(np.sort(mixed, axis=None), np.sort(one, axis=None))

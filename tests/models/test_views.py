@@ -9,13 +9,13 @@ from PIL import Image
 
 from models.training.films import Film
 from models.training.views import AS_IT_IS, PAIRED, VARIANTS, load_views
-from tests.synthetic import film
+from tests.synthetic import image
 
 
 def test_views_show_the_same_film_otherwise(tmp_path: Path) -> None:
     films = []
     for number in range(3):
-        Image.fromarray((film(number, (128, 96)) >> 4).astype(np.uint8)).save(
+        Image.fromarray((image(number, (128, 96)) >> 4).astype(np.uint8)).save(
             tmp_path / f"{number}.png"
         )
         films.append(Film(tmp_path / f"{number}.png", "spine", "test", "s", str(number)))

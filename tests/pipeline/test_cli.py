@@ -14,7 +14,7 @@ import pytest
 from pipeline import __version__
 from pipeline.cli import COMMANDS, main
 from tests.conftest import Lake
-from tests.synthetic import dicom_bytes, film
+from tests.synthetic import dicom_bytes, image
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -96,7 +96,7 @@ def test_wrong_usage_is_exit_2_and_says_what_to_do(
 ) -> None:
     here = tmp_path / "here"
     here.mkdir()
-    (here / "a.dcm").write_bytes(dicom_bytes(film(shape=(64, 64))))
+    (here / "a.dcm").write_bytes(dicom_bytes(image(shape=(64, 64))))
     (tmp_path / "file").write_bytes(b"short")
     (tmp_path / "bad.yaml").write_text("thresholds: {hand: 1}")
     places = {
@@ -112,7 +112,7 @@ def test_wrong_usage_is_exit_2_and_says_what_to_do(
 
 @pytest.mark.skipif("os.path.exists('/dev/nvidia0')", reason="needs a machine without CUDA")
 def test_cuda_that_is_not_there_is_an_error_before_any_work(capsys, tmp_path: Path) -> None:
-    (tmp_path / "a.dcm").write_bytes(dicom_bytes(film(shape=(64, 64))))
+    (tmp_path / "a.dcm").write_bytes(dicom_bytes(image(shape=(64, 64))))
     lake = tmp_path / "lake"
     code, _, err = run(
         capsys, "route", "--input", str(tmp_path), "--lake", str(lake), "--device", "cuda"
@@ -132,7 +132,7 @@ def test_an_empty_input_is_allowed_when_asked(capsys, tmp_path: Path) -> None:
 
 
 def test_the_table_shows_sinks_reasons_and_the_equation(capsys, source: Path, lake: Lake) -> None:
-    (source / "a.dcm").write_bytes(dicom_bytes(film(shape=(64, 64))))
+    (source / "a.dcm").write_bytes(dicom_bytes(image(shape=(64, 64))))
     (source / "DOE^JOHN.txt").write_bytes(b"no DICOM")
     code, out, err = run(capsys, "route", "--input", str(source), "--lake", str(lake.root))
     assert code == 0
@@ -144,14 +144,14 @@ def test_the_table_shows_sinks_reasons_and_the_equation(capsys, source: Path, la
 
 
 def test_quiet_says_nothing(capsys, source: Path, lake: Lake) -> None:
-    (source / "a.dcm").write_bytes(dicom_bytes(film(shape=(64, 64))))
+    (source / "a.dcm").write_bytes(dicom_bytes(image(shape=(64, 64))))
     arguments = ["route", "--input", str(source), "--lake", str(lake.root), "--quiet"]
     assert run(capsys, *arguments) == (0, "", "")
 
 
 def test_inspect_explains(capsys, source: Path, tmp_path: Path) -> None:
     path = source / "JANE^DOE.dcm"
-    path.write_bytes(dicom_bytes(film(shape=(64, 64)), BodyPartExamined="HAND"))
+    path.write_bytes(dicom_bytes(image(shape=(64, 64)), BodyPartExamined="HAND"))
     picture = tmp_path / "film.png"
     code, out, err = run(capsys, "inspect", str(path), "--thumbnail", str(picture))
     assert code == 0
@@ -174,7 +174,7 @@ def test_inspect_explains(capsys, source: Path, tmp_path: Path) -> None:
 
 def test_a_terminal_gets_a_live_line_and_a_pipe_does_not(source: Path, lake: Lake) -> None:
     for number in range(3):
-        data = dicom_bytes(film(number, (64, 64)), name=str(number))
+        data = dicom_bytes(image(number, (64, 64)), name=str(number))
         (source / f"{number}.dcm").write_bytes(data)
     command = [sys.executable, "-m", "pipeline", "route", "--input", str(source), "--lake"]
     primary, secondary = pty.openpty()

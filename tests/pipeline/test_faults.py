@@ -16,13 +16,13 @@ from pydicom.uid import JPEG2000Lossless
 
 from pipeline.cli import main
 from tests.conftest import Lake, counts, write
-from tests.synthetic import dicom_bytes, film
+from tests.synthetic import dicom_bytes, image
 
 
 def test_limits_have_reasons_of_their_own(route, lake: Lake, source: Path) -> None:
-    large = write(source, "large.dcm", dicom_bytes(film(1), name="1"))
-    wide = write(source, "wide.dcm", dicom_bytes(film(2, (400, 300)), name="2"))
-    slow = write(source, "slow.dcm", dicom_bytes(film(3, (200, 200)), name="3"))
+    large = write(source, "large.dcm", dicom_bytes(image(1), name="1"))
+    wide = write(source, "wide.dcm", dicom_bytes(image(2, (400, 300)), name="2"))
+    slow = write(source, "slow.dcm", dicom_bytes(image(3, (200, 200)), name="3"))
     route("--max_object_bytes", "300000", "--max_pixels", "100000")
     assert lake.row(slow)["status"] in ("routed", "review")
     assert lake.row(large)["reason"] == "too_large"
@@ -51,8 +51,8 @@ def test_time_and_memory_of_one_object_are_bounded(
 def test_an_unreadable_object_makes_the_run_incomplete_and_the_rerun_completes(
     route, lake: Lake, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(source, "a.dcm", dicom_bytes(film(1), name="1"))
-    secret = write(source, "DOE^JANE.dcm", dicom_bytes(film(2), name="2"))
+    write(source, "a.dcm", dicom_bytes(image(1), name="1"))
+    secret = write(source, "DOE^JANE.dcm", dicom_bytes(image(2), name="2"))
     real_open = Path.open
 
     def refuse(self: Path, *args, **kwargs):
@@ -78,7 +78,7 @@ def test_a_lake_under_another_name_keeps_its_objects(
 ) -> None:
     """Its index names the objects by the old root; they are no strays."""
     for number in range(3):
-        write(source, f"{number}.dcm", dicom_bytes(film(number, (96, 64)), name=str(number)))
+        write(source, f"{number}.dcm", dicom_bytes(image(number, (96, 64)), name=str(number)))
     route()
     before = lake.tree()
     other = tmp_path / "other"
@@ -93,7 +93,7 @@ def test_a_lake_under_another_name_keeps_its_objects(
 def test_a_damaged_index_file_is_named_with_a_remedy(
     lake: Lake, source: Path, route, capsys
 ) -> None:
-    write(source, "a.dcm", dicom_bytes(film(1, (96, 64))))
+    write(source, "a.dcm", dicom_bytes(image(1, (96, 64))))
     route("--index_shards", "1")
     (path,) = lake.root.glob("index/**/*.parquet")
     path.write_bytes(path.read_bytes()[:100])
@@ -108,7 +108,7 @@ def test_a_damaged_index_file_is_named_with_a_remedy(
 def test_a_partition_that_may_not_be_listed_is_no_empty_one(
     lake: Lake, source: Path, route, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(source, "a.dcm", dicom_bytes(film(1, (96, 64))))
+    write(source, "a.dcm", dicom_bytes(image(1, (96, 64))))
     route()
     real = os.scandir
 
@@ -127,14 +127,14 @@ def test_a_full_disk_at_the_index_is_said_in_words_and_the_rerun_completes(
     lake: Lake, source: Path, route, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import transforms.lake.index_files as index_files
-    from transforms.reasons import Reason, Stage, Unaccounted
+    from transforms.core.reasons import ProcessingFailure, Reason, Stage
 
-    write(source, "a.dcm", dicom_bytes(film(1, (96, 64))))
+    write(source, "a.dcm", dicom_bytes(image(1, (96, 64))))
 
     def full(*args, **kwargs):
-        raise Unaccounted(Stage.PLACE, Reason.NO_SPACE, "ENOSPC")
+        raise ProcessingFailure(Stage.PLACE, Reason.NO_SPACE, "ENOSPC")
 
-    monkeypatch.setattr(index_files, "put_once", full)
+    monkeypatch.setattr(index_files, "put_if_absent", full)
     assert main(["route", "--input", str(source), "--lake", str(lake.root)]) == 1
     err = capsys.readouterr().err
     assert "storage is full; free space, then run again" in err
@@ -147,7 +147,7 @@ def test_a_full_disk_at_the_index_is_said_in_words_and_the_rerun_completes(
 
 def test_ctrl_c_says_what_to_do(source: Path, lake: Lake) -> None:
     for number in range(200):
-        data = dicom_bytes(film(number, (160, 128)), name=str(number), syntax=JPEG2000Lossless)
+        data = dicom_bytes(image(number, (160, 128)), name=str(number), syntax=JPEG2000Lossless)
         write(source, f"{number}.dcm", data)
     run = subprocess.Popen(
         [sys.executable, "-m", "pipeline", "route", "--input", str(source), "--lake", str(lake.root)],

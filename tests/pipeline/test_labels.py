@@ -11,7 +11,7 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from pipeline.sources.ticks import FLINK, PERIODIC
+from pipeline.sources.periodic_trigger import FLINK, PERIODIC
 from tests.graphs import batch, proto_of, streaming
 
 GOLDEN = Path(__file__).parent / "golden"

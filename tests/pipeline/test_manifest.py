@@ -13,13 +13,13 @@ import pytest
 from pipeline.cli import main
 from tests.conftest import Lake, counts, write
 from tests.stores import Store
-from tests.synthetic import dicom_bytes, film
+from tests.synthetic import dicom_bytes, image
 
 
 @pytest.fixture
-def films(source: Path) -> list[Path]:
+def images(source: Path) -> list[Path]:
     return [
-        write(source, name, dicom_bytes(film(number, (96, 64)), name=str(number)))
+        write(source, name, dicom_bytes(image(number, (96, 64)), name=str(number)))
         for number, name in enumerate(("a.dcm", 'with, "comma".dcm', "[glob]*.dcm"))
     ]
 
@@ -41,7 +41,7 @@ def as_parquet(path: Path, uris: list[str]) -> None:
     ("name", "write_list"), [("list.txt", as_text), ("L.CSV", as_csv), ("l.parquet", as_parquet)]
 )
 def test_what_a_manifest_names_is_routed(
-    films: list[Path],
+    images: list[Path],
     lake: Lake,
     route,
     tmp_path: Path,
@@ -49,27 +49,27 @@ def test_what_a_manifest_names_is_routed(
     write_list: Callable[[Path, list[str]], None],
 ) -> None:
     manifest = tmp_path / name
-    write_list(manifest, [str(films[0]), str(films[1]), str(films[2]), str(films[0])])
+    write_list(manifest, [str(images[0]), str(images[1]), str(images[2]), str(images[0])])
     summary = route("--source", "manifest", inputs=(str(manifest),))
     assert summary["counts"]["discovered"] == 3
-    assert {row["source_uri"] for row in lake.rows()} == {str(path) for path in films}
+    assert {row["source_uri"] for row in lake.rows()} == {str(path) for path in images}
     assert counts(route("--source", "manifest", inputs=(str(manifest),))) == {"unchanged": 3}
 
 
 def test_standard_input_is_a_manifest(
-    films: list[Path], lake: Lake, route, monkeypatch: pytest.MonkeyPatch
+    images: list[Path], lake: Lake, route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(films[0].parent)
+    monkeypatch.chdir(images[0].parent)
     monkeypatch.setattr("sys.stdin", io.StringIO("a.dcm\n[glob]*.dcm\n"))
     assert route("--source", "manifest", inputs=("-",))["counts"]["discovered"] == 2
-    assert [row["source_uri"] for row in lake.rows()] == sorted([str(films[0]), str(films[2])])
+    assert [row["source_uri"] for row in lake.rows()] == sorted([str(images[0]), str(images[2])])
 
 
 def test_what_is_not_there_makes_the_run_incomplete(
-    films: list[Path], lake: Lake, route, tmp_path: Path
+    images: list[Path], lake: Lake, route, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "list"
-    as_text(manifest, [str(films[0]), str(tmp_path / "DOE^JANE.dcm"), "ftp://h/x", "nul\0.dcm"])
+    as_text(manifest, [str(images[0]), str(tmp_path / "DOE^JANE.dcm"), "ftp://h/x", "nul\0.dcm"])
     summary = route("--source", "manifest", inputs=(str(manifest),), expect=1)
     assert sorted(f["reason"] for f in summary["failures"]) == [
         "disappeared",
@@ -81,9 +81,9 @@ def test_what_is_not_there_makes_the_run_incomplete(
 
 
 def test_a_manifest_in_a_store_of_objects_in_the_store(
-    store: Store, lake: Lake, route, films: list[Path]
+    store: Store, lake: Lake, route, images: list[Path]
 ) -> None:
-    uris = [store.write(f"in/{path.name}", path.read_bytes()) for path in films]
+    uris = [store.write(f"in/{path.name}", path.read_bytes()) for path in images]
     manifest = store.write("list.txt", "\n".join(uris).encode())
     route("--source", "manifest", inputs=(manifest,))
     assert {row["source_uri"] for row in lake.rows()} == set(uris)

@@ -13,33 +13,39 @@ from apache_beam.metrics.metric import MetricName
 from apache_beam.runners.portability.fn_api_runner.fn_runner import RunnerResult
 from pydicom.uid import CTImageStorage
 
-from pipeline import measured
+from pipeline import metrics_report
 from pipeline.cli import main
 from tests.conftest import Lake, counts, write
-from tests.synthetic import dicom_bytes, film
-from transforms.metrics import NAMESPACE, RUN_INFERENCE, Count, Spread, WholeMs
-from transforms.reasons import Status
+from tests.synthetic import dicom_bytes, image
+from transforms.core.reasons import Status
+from transforms.metrics import (
+    NAMESPACE,
+    RUN_INFERENCE,
+    CounterName,
+    DistributionName,
+    WholeMilliseconds,
+)
 
 SMALL = (96, 64)
 
-OF_A_BATCH = [name for name in Spread if name != Spread.DELAY_S]
+OF_A_BATCH = [name for name in DistributionName if name != DistributionName.DELAY_S]
 
 
 @pytest.fixture
 def sizes(source: Path) -> list[int]:
     """A source with every status; gives the sizes of its objects."""
-    films = [dicom_bytes(film(n, SMALL), name=str(n)) for n in range(5)]
-    for number, data in enumerate(films):
+    images = [dicom_bytes(image(n, SMALL), name=str(n)) for n in range(5)]
+    for number, data in enumerate(images):
         write(source, f"{number}.dcm", data)
-    write(source, "twin.dcm", films[0])
-    write(source, "ct.dcm", dicom_bytes(film(9, SMALL), name="9", SOPClassUID=CTImageStorage))
+    write(source, "twin.dcm", images[0])
+    write(source, "ct.dcm", dicom_bytes(image(9, SMALL), name="9", SOPClassUID=CTImageStorage))
     write(source, "broken.dcm", b"no DICOM")
     return [path.stat().st_size for path in source.iterdir()]
 
 
 def test_films_that_no_fast_decoder_reads_are_counted(route, source: Path) -> None:
-    write(source, "gray.dcm", dicom_bytes(film(1, SMALL), name="1"))
-    gray = film(2, SMALL).astype("u1")
+    write(source, "gray.dcm", dicom_bytes(image(1, SMALL), name="1"))
+    gray = image(2, SMALL).astype("u1")
     write(source, "colour.dcm", dicom_bytes(np.stack([gray] * 3, axis=2), name="2"))
     assert route()["metrics"]["counters"]["decoded_whole"] == 1
 
@@ -48,7 +54,7 @@ def test_the_summary_tells_what_was_measured(route, lake: Lake, sizes: list[int]
     summary = route()
     counters, spreads = summary["metrics"]["counters"], summary["metrics"]["distributions"]
     terms = counts(summary)
-    objects, films = len(sizes), 6
+    objects, images = len(sizes), 6
 
     assert terms.keys() >= {"not_xray", "quarantined", "duplicate"}
     assert {s: counters.get(f"status_{s}", 0) for s in Status} == {
@@ -69,7 +75,7 @@ def test_the_summary_tells_what_was_measured(route, lake: Lake, sizes: list[int]
         min(sizes),
         max(sizes),
     )
-    assert spreads["batch_films"]["sum"] == films
+    assert spreads["batch_films"]["sum"] == images
     assert spreads["inference_ms"]["count"] == spreads["batch_films"]["count"]
     assert 0 < spreads["inference_ms"]["mean"] < 60_000
     assert spreads["decode_ms"]["sum"] > 0
@@ -111,7 +117,7 @@ def test_a_person_sees_a_few_lines(lake: Lake, source: Path, sizes: list[int], c
 
 
 def test_what_fails_is_counted_by_its_reason(route, lake: Lake, source: Path, tmp_path) -> None:
-    write(source, "a.dcm", dicom_bytes(film(1, SMALL)))
+    write(source, "a.dcm", dicom_bytes(image(1, SMALL)))
     manifest = write(
         tmp_path, "list.txt", f"{source}/a.dcm\n{source}/gone-1\n{source}/gone-2\n".encode()
     )
@@ -122,7 +128,7 @@ def test_what_fails_is_counted_by_its_reason(route, lake: Lake, source: Path, tm
 
 
 def test_what_is_too_large_is_fetched_but_not_decoded(route, source: Path) -> None:
-    write(source, "a.dcm", dicom_bytes(film(1)))
+    write(source, "a.dcm", dicom_bytes(image(1)))
     metrics = route("--max_object_bytes", "1000")["metrics"]
     assert metrics["counters"]["reason_too_large"] == metrics["counters"]["status_quarantined"] == 1
     assert metrics["distributions"]["fetch_ms"]["count"] == 1
@@ -149,7 +155,7 @@ def test_a_lake_that_does_not_take_them_is_as_good(
     def refuse(target: str, data: bytes, *, scratch: str) -> None:
         raise OSError
 
-    monkeypatch.setattr(measured, "put_once", refuse)
+    monkeypatch.setattr(metrics_report, "put_if_absent", refuse)
     summary = route()
     assert summary["complete"]
     assert summary["metrics"]["counters"]["discovered"] == len(sizes)
@@ -174,9 +180,9 @@ class Told:
         latency = "inference_batch_latency_micro_secs"
         return {
             "counters": [
-                of("a", Count.PLACED, 2, 9),
-                of("b", Count.PLACED, None, 3),
-                of("c", Count.FAILED, 0, 5),
+                of("a", CounterName.PLACED, 2, 9),
+                of("b", CounterName.PLACED, None, 3),
+                of("c", CounterName.FAILED, 0, 5),
                 of("d", "num_inferences", 1, 1, RUN_INFERENCE),
             ],
             "distributions": [
@@ -190,7 +196,7 @@ class Told:
 
 
 def test_steps_are_added_up_committed_values_first() -> None:
-    assert measured.measured(Told()) == {
+    assert metrics_report.metrics_of(Told()) == {
         "counters": {"placed": 5},
         "distributions": {
             "inference_ms": {"count": 2, "mean": 2.0, "min": 1.5, "max": 2.5, "sum": 4.0},
@@ -200,7 +206,7 @@ def test_steps_are_added_up_committed_values_first() -> None:
 
 
 def test_parts_of_milliseconds_are_carried_on() -> None:
-    whole = WholeMs()
+    whole = WholeMilliseconds()
     got = [whole.of(0.0004) for _ in range(1000)]
     assert set(got) == {0, 1}
     assert sum(got) in (399, 400)

@@ -19,18 +19,18 @@ from pipeline.cli import main
 from tests import soak
 from tests.conftest import Lake, counts
 from tests.stores import GS, Store
-from tests.synthetic import dicom_bytes, film
+from tests.synthetic import dicom_bytes, image
+from transforms.core.reasons import ProcessingFailure, Reason, Stage
 from transforms.lake.layout import Layout
-from transforms.lake.lock import exclusive
-from transforms.reasons import Reason, Stage, Unaccounted
+from transforms.lake.lock import lock_lake
 from transforms.storage.schemes import storage_of
 
 OBJECTS = 30
 Route = Callable[..., dict[str, Any]]
 
 
-def upload(films: Path, store: Store) -> str:
-    for path in sorted(films.iterdir()):
+def upload(images: Path, store: Store) -> str:
+    for path in sorted(images.iterdir()):
         store.write(f"in/{path.name}", path.read_bytes())
     return f"{store.root}/in"
 
@@ -38,9 +38,9 @@ def upload(films: Path, store: Store) -> str:
 def verified(lake: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     capsys.readouterr()
     code = main(["verify", lake, "--deep", "--json"])
-    audit: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert code == 0, audit["breaches"]
-    return audit
+    verify_lake: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert code == 0, verify_lake["breaches"]
+    return verify_lake
 
 
 def decisions(lake: Path, prefix: str) -> dict[str, dict[str, Any]]:
@@ -56,15 +56,21 @@ def decisions(lake: Path, prefix: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("source_is", ["local", "there"])
 def test_a_lake_in_a_store_equals_a_local_one(
-    store: Store, films: Path, calm: Path, tmp_path: Path, route: Route, capsys, source_is: str
+    store: Store,
+    images: Path,
+    baseline_lake: Path,
+    tmp_path: Path,
+    route: Route,
+    capsys,
+    source_is: str,
 ) -> None:
-    source = str(films) if source_is == "local" else upload(films, store)
+    source = str(images) if source_is == "local" else upload(images, store)
     lake = f"{store.root}/some/lake"
     summary = route("--lake", lake, inputs=(source,))
     assert summary["counts"]["discovered"] == OBJECTS
     copy = store.download(tmp_path / "copy", "some/lake")
-    assert soak.objects_of(copy) == soak.objects_of(calm)
-    assert decisions(copy, source) == decisions(calm, str(films))
+    assert soak.objects_of(copy) == soak.objects_of(baseline_lake)
+    assert decisions(copy, source) == decisions(baseline_lake, str(images))
     assert {row["object_uri"].partition("/objects/")[0] for row in Lake(copy).rows()} >= {lake}
     assert verified(lake, capsys)["rows"] == OBJECTS
 
@@ -76,13 +82,13 @@ def test_a_lake_in_a_store_equals_a_local_one(
 
 
 def test_from_a_store_to_a_local_lake(
-    store: Store, films: Path, calm: Path, lake: Lake, route: Route, capsys
+    store: Store, images: Path, baseline_lake: Path, lake: Lake, route: Route, capsys
 ) -> None:
-    source = upload(films, store)
+    source = upload(images, store)
     route(inputs=(f"{source}/*.dcm",))
-    assert soak.objects_of(lake.root) == soak.objects_of(calm)
+    assert soak.objects_of(lake.root) == soak.objects_of(baseline_lake)
     assert {row["source_uri"] for row in lake.rows()} == {
-        f"{source}/{path.name}" for path in films.iterdir()
+        f"{source}/{path.name}" for path in images.iterdir()
     }
     verified(str(lake.root), capsys)
     assert counts(route(inputs=(f"{source}/*.dcm",))) == {"unchanged": OBJECTS}
@@ -91,28 +97,28 @@ def test_from_a_store_to_a_local_lake(
 def test_an_object_that_was_written_over_is_another_version(
     store: Store, lake: Lake, route: Route
 ) -> None:
-    uri = store.write("in/a.dcm", dicom_bytes(film(1, (96, 64)), name="1"))
+    uri = store.write("in/a.dcm", dicom_bytes(image(1, (96, 64)), name="1"))
     route(inputs=(uri,))
-    store.write("in/a.dcm", dicom_bytes(film(2, (96, 64)), name="2"))
+    store.write("in/a.dcm", dicom_bytes(image(2, (96, 64)), name="2"))
     assert sum(counts(route(inputs=(uri,))).values()) == 1
     rows = lake.rows()
     assert [row["source_uri"] for row in rows] == [uri, uri]
     assert len({row["source_version"] for row in rows}) == 2
 
 
-def test_a_lake_is_not_routed_into_itself(store: Store, films: Path, route: Route) -> None:
-    upload(films, store)
+def test_a_lake_is_not_routed_into_itself(store: Store, images: Path, route: Route) -> None:
+    upload(images, store)
     for _ in range(2):
         summary = route("--lake", f"{store.root}/lake", inputs=(store.root,))
         assert summary["counts"]["discovered"] == OBJECTS
 
 
 def test_a_sink_in_a_store_beside_a_local_lake(
-    store: Store, films: Path, tmp_path: Path, lake: Lake, route: Route
+    store: Store, images: Path, tmp_path: Path, lake: Lake, route: Route
 ) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text(f"sinks: {{quarantine: '{store.root}/bad/'}}\n")
-    route("--policy", str(policy), inputs=(str(films),))
+    route("--policy", str(policy), inputs=(str(images),))
     bad = [row for row in lake.rows() if row["status"] == "quarantined"]
     assert {row["object_uri"].removeprefix(f"{store.root}/") for row in bad} == {
         name for name in store.read_all() if not name.endswith("lock")
@@ -122,30 +128,30 @@ def test_a_sink_in_a_store_beside_a_local_lake(
 
 
 def test_a_store_that_refuses_writes_makes_the_run_incomplete_and_the_rerun_completes(
-    store: Store, films: Path, route: Route, capsys
+    store: Store, images: Path, route: Route, capsys
 ) -> None:
     lake = f"{store.root}/lake"
     writes = "^(POST /upload.*|PUT .*)body_part"
     if store.scheme == GS:  # the name stands in the body
         writes = "^POST /upload"
         store.fault(writes, count=4, status=403)  # the lock, the journal and two objects
-        assert main(["route", "--input", str(films), "--lake", lake]) == 1
+        assert main(["route", "--input", str(images), "--lake", lake]) == 1
         assert "see to its permissions" in capsys.readouterr().err
         store.mend()
     else:
         store.fault(writes, count=3, status=403)
-        summary = route("--lake", lake, inputs=(str(films),), expect=1)
+        summary = route("--lake", lake, inputs=(str(images),), expect=1)
         assert summary["counts"]["failed"] == 3
         assert {failed["reason"] for failed in summary["failures"]} == {"permission_denied"}
-    route("--lake", lake, inputs=(str(films),))
+    route("--lake", lake, inputs=(str(images),))
     assert verified(lake, capsys)["rows"] == OBJECTS
 
 
-def test_a_store_that_stutters_is_borne(store: Store, films: Path, route: Route, capsys) -> None:
+def test_a_store_that_stutters_is_borne(store: Store, images: Path, route: Route, capsys) -> None:
     lake = f"{store.root}/lake"
     store.fault(".", count=3, status=503)
     store.fault("^(POST|PUT)", count=2, after=True, reset=True)
-    route("--lake", lake, inputs=(str(films),))
+    route("--lake", lake, inputs=(str(images),))
     assert store.hits() == [3, 2]
     assert verified(lake, capsys)["rows"] == OBJECTS
 
@@ -160,26 +166,34 @@ def test_a_store_that_stutters_is_borne(store: Store, films: Path, route: Route,
     ids=["copies", "refuses", "falls silent"],
 )
 def test_a_store_that_can_copies_objects_by_itself(
-    store: Store, films: Path, calm: Path, tmp_path: Path, route: Route, capsys, fault: dict
+    store: Store,
+    images: Path,
+    baseline_lake: Path,
+    tmp_path: Path,
+    route: Route,
+    capsys,
+    fault: dict,
 ) -> None:
-    source, lake = upload(films, store), f"{store.root}/lake"
+    source, lake = upload(images, store), f"{store.root}/lake"
     store.fault("/rewriteTo/", **fault)
     store.fault("^(POST /upload|PUT .*/lake/(objects|quarantine)/)")
     route("--lake", lake, inputs=(source,))
     copies, sent = store.hits()
-    placed = len(soak.objects_of(calm))
+    placed = len(soak.objects_of(baseline_lake))
     assert (copies > 0) == (store.scheme == GS)
     if store.scheme == GS and "status" not in fault:
         assert sent < placed, "locks, the journal, the index and a summary"
         assert copies == fault.get("count", OBJECTS)
     else:
         assert sent >= placed
-    assert soak.objects_of(store.download(tmp_path / "copy", "lake")) == soak.objects_of(calm)
+    assert soak.objects_of(store.download(tmp_path / "copy", "lake")) == soak.objects_of(
+        baseline_lake
+    )
     assert verified(lake, capsys)["rows"] == OBJECTS
 
 
-def test_an_object_that_is_gone_fails_alone(store: Store, films: Path, route: Route) -> None:
-    source = upload(films, store)
+def test_an_object_that_is_gone_fails_alone(store: Store, images: Path, route: Route) -> None:
+    source = upload(images, store)
     store.fault("/in/00003.dcm|in%2F00003.dcm", status=404)
     summary = route("--lake", f"{store.root}/lake", inputs=(source,), expect=1)
     (failure,) = summary["failures"]
@@ -188,14 +202,14 @@ def test_an_object_that_is_gone_fails_alone(store: Store, films: Path, route: Ro
     assert counts(route("--lake", f"{store.root}/lake", inputs=(source,)))["unchanged"] == 29
 
 
-def test_a_lake_in_no_bucket_is_said_at_once(store: Store, films: Path, capsys) -> None:
+def test_a_lake_in_no_bucket_is_said_at_once(store: Store, images: Path, capsys) -> None:
     missing = f"{store.scheme}://no-such-bucket/x"
-    assert main(["route", "--input", str(films), "--lake", missing]) == 1
+    assert main(["route", "--input", str(images), "--lake", missing]) == 1
     assert "no such object or bucket" in capsys.readouterr().err
 
 
 def test_what_was_written_though_it_was_reported_failed_is_not_forgotten(
-    store: Store, films: Path, tmp_path: Path, route: Route, capsys, monkeypatch
+    store: Store, images: Path, tmp_path: Path, route: Route, capsys, monkeypatch
 ) -> None:
     """The store has written, every answer is lost; the next run decides otherwise."""
     import transforms.place as place
@@ -204,15 +218,15 @@ def test_what_was_written_though_it_was_reported_failed_is_not_forgotten(
 
     def write_and_fail(row, config):
         real(row, config)
-        raise Unaccounted(Stage.PLACE, Reason.WRITE_FAILED)
+        raise ProcessingFailure(Stage.PLACE, Reason.WRITE_FAILED)
 
     monkeypatch.setattr(place, "place", write_and_fail)
-    summary = route("--lake", lake, inputs=(str(films),), expect=1)
+    summary = route("--lake", lake, inputs=(str(images),), expect=1)
     assert summary["counts"]["failed"] == OBJECTS
     monkeypatch.undo()
     policy = tmp_path / "policy.yaml"
     policy.write_text("min_long_side: 4000\n")  # everything is reviewed
-    route("--lake", lake, "--policy", str(policy), inputs=(str(films),))
+    route("--lake", lake, "--policy", str(policy), inputs=(str(images),))
     assert verified(lake, capsys)["rows"] == OBJECTS
 
 
@@ -230,9 +244,9 @@ def start(source: str, lake: str) -> subprocess.Popen[bytes]:
 
 
 def test_a_killed_run_in_a_store_is_completed(
-    store: Store, films: Path, calm: Path, tmp_path: Path, route: Route, capsys
+    store: Store, images: Path, baseline_lake: Path, tmp_path: Path, route: Route, capsys
 ) -> None:
-    source, lake = upload(films, store), f"{store.root}/lake"
+    source, lake = upload(images, store), f"{store.root}/lake"
     run = start(source, lake)
     placed = partial(storage_of(lake).list_below, f"{lake}/objects")
     while run.poll() is None and not next(placed(), None):
@@ -245,28 +259,28 @@ def test_a_killed_run_in_a_store_is_completed(
     summary = route("--lake", lake, inputs=(source,))
     assert summary["counts"]["recovered"] > 0
     copy = store.download(tmp_path / "copy", "lake")
-    assert soak.objects_of(copy) == soak.objects_of(calm)
-    assert decisions(copy, source) == decisions(calm, str(films))
+    assert soak.objects_of(copy) == soak.objects_of(baseline_lake)
+    assert decisions(copy, source) == decisions(baseline_lake, str(images))
     assert verified(lake, capsys)["journal_files"] == 0
 
 
 def test_two_runs_race_and_end_as_one(
-    store: Store, films: Path, calm: Path, tmp_path: Path, capsys
+    store: Store, images: Path, baseline_lake: Path, tmp_path: Path, capsys
 ) -> None:
     """Whether they meet is up to chance; the next test makes them."""
-    source, lake = upload(films, store), f"{store.root}/lake"
+    source, lake = upload(images, store), f"{store.root}/lake"
     ended = [run.communicate() for run in [start(source, lake), start(source, lake)]]
     summaries = [json.loads(out) for out, _ in ended]
     assert sorted(s["counts"]["unchanged"] for s in summaries) == [0, OBJECTS]
     copy = store.download(tmp_path / "copy", "lake")
-    assert decisions(copy, source) == decisions(calm, str(films))
+    assert decisions(copy, source) == decisions(baseline_lake, str(images))
     verified(lake, capsys)
 
 
-def test_a_run_says_that_it_waits_for_another(store: Store, films: Path) -> None:
+def test_a_run_says_that_it_waits_for_another(store: Store, images: Path) -> None:
     lake = f"{store.root}/lake"
-    with exclusive(Layout(lake), lambda: pytest.fail("nobody else is there")):
-        run = start(str(films), lake)
+    with lock_lake(Layout(lake), lambda: pytest.fail("nobody else is there")):
+        run = start(str(images), lake)
         assert run.stderr is not None
         said = iter(run.stderr.readline, b"")
         assert any(b"waiting for it to end" in line for line in said)

@@ -13,12 +13,12 @@ from apache_beam.transforms.window import IntervalWindow
 import transforms.place
 from pipeline.cli.route import route_config
 from tests.graphs import route_parser
-from tests.synthetic import dicom_bytes, film
-from transforms.config import RouteConfig
-from transforms.examine import describe, new_row
+from tests.synthetic import dicom_bytes, image
+from transforms.config.route_config import RouteConfig
+from transforms.core.object_ref import FAILED, ObjectRef, read_ref
+from transforms.core.reasons import ProcessingFailure, Reason, Stage, Status
 from transforms.place import PlaceFn
-from transforms.reasons import Reason, Stage, Status, Unaccounted
-from transforms.refs import FAILED, ObjectRef, read_ref
+from transforms.sandbox.examine import describe, new_row
 from transforms.storage.schemes import storage_of
 
 EARLY, LATE = IntervalWindow(0, 10), IntervalWindow(10, 20)
@@ -32,8 +32,8 @@ def config(tmp_path: Path, source: Path) -> RouteConfig:
 
 def decided(config: RouteConfig, source: Path, number: int):
     path = source / f"{number}.dcm"
-    path.write_bytes(dicom_bytes(film(number, (64, 48)), name=str(number)))
-    ref = ObjectRef.of(storage_of(str(path)).find(str(path)))
+    path.write_bytes(dicom_bytes(image(number, (64, 48)), name=str(number)))
+    ref = ObjectRef.of(storage_of(str(path)).stat(str(path)))
     with read_ref(ref) as data:
         row = replace(new_row(ref, config), content_sha256=data.sha256())
         row = describe(data.file.fileno(), row, config, None).row
@@ -83,7 +83,7 @@ def test_a_journal_that_is_refused_takes_no_other_batch_along(
     assert list(placing.process(good, 4, EARLY)) == []
 
     def refuse(*args):
-        raise Unaccounted(Stage.PLACE, Reason.NO_SPACE)
+        raise ProcessingFailure(Stage.PLACE, Reason.NO_SPACE)
 
     monkeypatch.setattr(transforms.place, "write_journal", refuse)
     (failed,) = placing.process(bad, 14, LATE)

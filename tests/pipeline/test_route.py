@@ -23,12 +23,12 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-import transforms.index
-import transforms.packs
+import transforms.append_index_batch
+import transforms.shuffle_batching
 from pipeline.cli import main
 from tests.conftest import Lake, counts, write
-from tests.synthetic import dataset, dicom_bytes, film, to_bytes
-from transforms.labels import ADULT_CHEST, LABELS, OTHERS
+from tests.synthetic import dataset, dicom_bytes, image, to_bytes
+from transforms.core.labels import ADULT_CHEST, LABELS, OTHERS
 from transforms.lake.schema import COLUMNS
 
 
@@ -37,12 +37,12 @@ def data_file(name: str) -> Path:
 
 
 def test_every_status_in_one_run_and_its_rerun(route, lake: Lake, source: Path) -> None:
-    film_bytes = dicom_bytes(film(1), name="1")
+    film_bytes = dicom_bytes(image(1), name="1")
     write(source, "a.dcm", film_bytes)
     write(source, "sub/b.dcm", film_bytes)  # the same bytes
-    write(source, "c.dcm", dicom_bytes(film(2), name="2"))
-    write(source, "d.dcm", dicom_bytes(film(3), name="2"))  # other bytes, same UIDs
-    write(source, "ct.dcm", dicom_bytes(film(4), name="4", SOPClassUID=CTImageStorage))
+    write(source, "c.dcm", dicom_bytes(image(2), name="2"))
+    write(source, "d.dcm", dicom_bytes(image(3), name="2"))  # other bytes, same UIDs
+    write(source, "ct.dcm", dicom_bytes(image(4), name="4", SOPClassUID=CTImageStorage))
     write(source, "cut.dcm", film_bytes[:4000])
     write(source, "empty.dcm", b"")
     write(source, "notes.txt", b"no DICOM")
@@ -145,7 +145,7 @@ def test_inputs_may_be_files_folders_and_globs_with_odd_names(
 ) -> None:
     names = ["a[1].dcm", "new\nline.dcm", "'quote\".dcm", "-dash.dcm", "star*.dcm", ".hidden"]
     for number, name in enumerate(names):
-        write(source / "odd", name, dicom_bytes(film(number, (96, 64)), name=f"9.{number}"))
+        write(source / "odd", name, dicom_bytes(image(number, (96, 64)), name=f"9.{number}"))
     undecodable = os.fsdecode(os.fsencode(source / "odd") + b"/caf\xe9.dcm")
     Path(undecodable).write_bytes(b"no DICOM")
     write(source, "other.bin", b"not matched")
@@ -184,7 +184,7 @@ def test_a_lake_may_be_a_file_uri(route, source: Path, tmp_path: Path) -> None:
 def test_a_second_run_waits_for_the_first(lake: Lake, source: Path) -> None:
     """Two runs at once over the same input end as one after the other would."""
     for number in range(6):
-        data = dicom_bytes(film(number, (96, 64)), name=str(number))
+        data = dicom_bytes(image(number, (96, 64)), name=str(number))
         write(source, f"{number}.dcm", data)
     command = [sys.executable, "-m", "pipeline", "route", "--input", str(source), "--lake"]
     runs = [
@@ -213,9 +213,9 @@ def test_hard_links_and_index_only(route, lake: Lake, source: Path) -> None:
 
 
 def test_an_object_that_changed_is_routed_again(route, lake: Lake, source: Path) -> None:
-    path = write(source, "a.dcm", dicom_bytes(film(1)))
+    path = write(source, "a.dcm", dicom_bytes(image(1)))
     route()
-    write(source, "a.dcm", dicom_bytes(film(2)))
+    write(source, "a.dcm", dicom_bytes(image(2)))
     assert counts(route())  # not unchanged
     first, second = sorted(lake.rows(), key=lambda r: r["run_id"])
     assert first["source_version"] != second["source_version"]
@@ -236,7 +236,7 @@ def test_reprocess_all_brings_back_a_lost_object(route, lake: Lake, source: Path
 
 def test_reprocess_all_never_adds_or_drops_a_row(route, lake: Lake, source: Path) -> None:
     """What was too large once is not_xray now: one row stands for it, as before."""
-    ct = dicom_bytes(film(1), SOPClassUID=CTImageStorage)
+    ct = dicom_bytes(image(1), SOPClassUID=CTImageStorage)
     path = write(source, "ct.dcm", ct)
     route("--max_object_bytes", "1000")
     before = lake.tree()
@@ -292,7 +292,7 @@ def test_patient_data_stays_out_of_everything_but_the_source_uri(
     }
     elements["BodyPartExamined"] = f"{marker} AND WORDS"
     born, studied = "19710317", "20251224"
-    ds = dataset(film(1), name="1", **elements, PatientBirthDate=born, StudyDate=studied)
+    ds = dataset(image(1), name="1", **elements, PatientBirthDate=born, StudyDate=studied)
     other = Dataset()
     other.PatientID, other.IssuerOfPatientID = f"{marker}-OTHER", f"{marker}-ISSUER"
     ds.OtherPatientIDsSequence = Sequence([other])
@@ -329,9 +329,9 @@ def test_patient_data_stays_out_of_everything_but_the_source_uri(
 def test_the_patient_key_depends_on_the_key_alone(
     route, lake: Lake, source: Path, tmp_path: Path
 ) -> None:
-    write(source, "a.dcm", dicom_bytes(film(1), name="1", PatientID="42"))
-    write(source, "b.dcm", dicom_bytes(film(2), name="2", PatientID="42"))
-    write(source, "c.dcm", dicom_bytes(film(3), name="3", PatientID="43"))
+    write(source, "a.dcm", dicom_bytes(image(1), name="1", PatientID="42"))
+    write(source, "b.dcm", dicom_bytes(image(2), name="2", PatientID="42"))
+    write(source, "c.dcm", dicom_bytes(image(3), name="3", PatientID="43"))
     keys = []
     for secret in (b"k" * 16, b"l" * 16):
         shutil.rmtree(lake.root, ignore_errors=True)
@@ -343,7 +343,7 @@ def test_the_patient_key_depends_on_the_key_alone(
 
 
 def test_the_frame_asked_for_is_classified(route, lake: Lake, source: Path) -> None:
-    frames = np.stack([film(1), film(8)])
+    frames = np.stack([image(1), image(8)])
     path = write(source, "two.dcm", dicom_bytes(frames))
     chances = []
     for frame in ("1", "2"):
@@ -359,23 +359,23 @@ def test_a_shard_that_is_settled_in_parts_is_the_one_that_is_settled_whole(
     route, lake: Lake, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(6):
-        data = dicom_bytes(film(number, (128, 96)), name=str(number))
+        data = dicom_bytes(image(number, (128, 96)), name=str(number))
         (source / f"{number}.dcm").write_bytes(data)
         if number % 2:
             (source / f"twin of {number}.dcm").write_bytes(data)
-    (source / "conflict.dcm").write_bytes(dicom_bytes(film(9, (128, 96)), name="0"))
+    (source / "conflict.dcm").write_bytes(dicom_bytes(image(9, (128, 96)), name="0"))
     parts: list[int] = []
-    settle_all = transforms.index.settle_all
+    resolve_all = transforms.append_index_batch.resolve_all
     monkeypatch.setattr(
-        transforms.index,
+        transforms.append_index_batch,
         "settle_all",
-        lambda rows, *rest, **more: parts.append(len(rows)) or settle_all(rows, *rest, **more),
+        lambda rows, *rest, **more: parts.append(len(rows)) or resolve_all(rows, *rest, **more),
     )
     whole = route("--index_shards", "1", "--lake", str(tmp_path / "whole"))
     assert parts == [10]
-    monkeypatch.setattr(transforms.index, "PART_ROWS", 2)
-    for module in (transforms.index, transforms.packs):
-        monkeypatch.setattr(module, "PACK", 2)
+    monkeypatch.setattr(transforms.append_index_batch, "PART_ROWS", 2)
+    for module in (transforms.append_index_batch, transforms.shuffle_batching):
+        monkeypatch.setattr(module, "BATCH", 2)
     parted = route("--index_shards", "1")
     assert sum(parts[1:]) == 10 and len(parts) > 3
     assert parted["counts"] == whole["counts"] and whole["counts"]["duplicate"] == 3

@@ -14,16 +14,16 @@ import pytest
 
 from pipeline.cli import main
 from tests.conftest import Lake, counts, write
-from tests.synthetic import dicom_bytes, film
-from transforms.config import PLACEMENTS
+from tests.synthetic import dicom_bytes, image
+from transforms.config.route_config import PLACEMENTS
 
-FILMS = 8
+IMAGES = 8
 
 
 @pytest.fixture
-def films(source: Path) -> Path:
-    for number in range(FILMS):
-        write(source, f"{number}.dcm", dicom_bytes(film(number), name=str(number)))
+def images(source: Path) -> Path:
+    for number in range(IMAGES):
+        write(source, f"{number}.dcm", dicom_bytes(image(number), name=str(number)))
     return source
 
 
@@ -43,27 +43,27 @@ def remount(disk: Path, options: str) -> None:
 
 
 def test_a_disk_that_fills_up_is_said_and_the_rerun_completes(
-    films: Path, small_disk: Path, lake: Lake, route, capsys
+    images: Path, small_disk: Path, lake: Lake, route, capsys
 ) -> None:
-    code = main(["route", "--input", str(films), "--lake", str(small_disk)])
+    code = main(["route", "--input", str(images), "--lake", str(small_disk)])
     assert code == 1
     err = capsys.readouterr().err
     assert "the lake's storage is full (ENOSPC); free space, then run again" in err
     assert "Traceback" not in err
     objects = list(small_disk.glob("objects/**/*.dcm"))
-    assert 0 < len(objects) < FILMS
+    assert 0 < len(objects) < IMAGES
     assert {path.stat().st_size for path in objects} == {
-        path.stat().st_size for path in films.iterdir()
+        path.stat().st_size for path in images.iterdir()
     }, "an object is whole or not there"
     remount(small_disk, "size=64m")
     route()
-    assert len(lake.rows()) == FILMS
+    assert len(lake.rows()) == IMAGES
     assert main(["verify", str(small_disk), "--deep"]) == 0
 
 
-def test_a_read_only_disk_is_said(films: Path, small_disk: Path, route, capsys) -> None:
+def test_a_read_only_disk_is_said(images: Path, small_disk: Path, route, capsys) -> None:
     remount(small_disk, "ro")
-    assert main(["route", "--input", str(films), "--lake", str(small_disk)]) == 1
+    assert main(["route", "--input", str(images), "--lake", str(small_disk)]) == 1
     err = capsys.readouterr().err
     assert "cannot be written or locked (Read-only file system)" in err
     remount(small_disk, "rw,size=64m")
@@ -72,25 +72,25 @@ def test_a_read_only_disk_is_said(films: Path, small_disk: Path, route, capsys) 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_disk_that_fails_midway_fails_one_object(
-    films: Path, lake: Lake, route, placement: str
+    images: Path, lake: Lake, route, placement: str
 ) -> None:
     """Reading the start of a process's memory is an input/output error (proc(5))."""
-    bad = films / "bad^NAME.dcm"
+    bad = images / "bad^NAME.dcm"
     bad.symlink_to("/proc/self/mem")
     summary = route("--placement", placement, expect=1)
     (failure,) = summary["failures"]
     assert failure["reason"] == "read_failed"
     assert failure["object_key"] == hashlib.sha256(str(bad).encode()).hexdigest()[:12]
     bad.unlink()
-    assert counts(route("--placement", placement)) == {"unchanged": FILMS}
+    assert counts(route("--placement", placement)) == {"unchanged": IMAGES}
 
 
 @pytest.mark.parametrize("how", ["appended", "cut"])
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_source_that_is_being_written_is_left_for_the_next_run(
-    films: Path, lake: Lake, route, how: str, placement: str
+    images: Path, lake: Lake, route, how: str, placement: str
 ) -> None:
-    growing = write(films, "growing.dcm", dicom_bytes(film(99, (1600, 1280)), name="99"))
+    growing = write(images, "growing.dcm", dicom_bytes(image(99, (1600, 1280)), name="99"))
     whole = growing.read_bytes()
     done = threading.Event()
 
@@ -111,7 +111,7 @@ def test_a_source_that_is_being_written_is_left_for_the_next_run(
         writer.join()
     (failure,) = summary["failures"]
     assert failure["reason"] == "changed"
-    assert len(lake.rows()) == FILMS
+    assert len(lake.rows()) == IMAGES
     growing.write_bytes(whole)
     route("--placement", placement)
     row = lake.row(growing)
@@ -120,11 +120,11 @@ def test_a_source_that_is_being_written_is_left_for_the_next_run(
 
 
 def test_a_source_that_is_removed_meanwhile_fails_alone(
-    films: Path, lake: Lake, route, monkeypatch: pytest.MonkeyPatch
+    images: Path, lake: Lake, route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import transforms.fetch as fetch
 
-    gone, real = films / "3.dcm", fetch.examine
+    gone, real = images / "3.dcm", fetch.examine
 
     def remove_first(ref, *rest):
         if ref.uri == str(gone):
@@ -136,14 +136,14 @@ def test_a_source_that_is_removed_meanwhile_fails_alone(
     (failure,) = summary["failures"]
     assert failure["reason"] == "disappeared"
     monkeypatch.undo()
-    assert counts(route()) == {"unchanged": FILMS - 1}
+    assert counts(route()) == {"unchanged": IMAGES - 1}
 
 
-def test_a_lake_without_permission_is_said(films: Path, tmp_path: Path) -> None:
+def test_a_lake_without_permission_is_said(images: Path, tmp_path: Path) -> None:
     """As another user, where the tests are run by root."""
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
-    command = [sys.executable, "-m", "pipeline", "route", "--input", str(films)]
+    command = [sys.executable, "-m", "pipeline", "route", "--input", str(images)]
     if os.geteuid() == 0:
         for folder in (tmp_path, *tmp_path.parents[:3]):
             if str(folder) != "/tmp":

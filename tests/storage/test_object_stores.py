@@ -11,8 +11,8 @@ import pytest
 
 from tests.stores import S3, Store
 from transforms.storage import lease, s3
-from transforms.storage.base import Changed, CopiesItself, Found, sha256_of
-from transforms.storage.lease import Unprotected, leased
+from transforms.storage.base import ObjectChanged, ObjectInfo, SupportsServerSideCopy, sha256_of
+from transforms.storage.lease import LockingUnsupported, hold_lease
 from transforms.storage.schemes import object_store, storage_of
 
 DATA = bytes(range(256)) * 5000
@@ -31,16 +31,16 @@ def read(uri: str, version: str | None = None) -> bytes:
 
 def names(store: Store, pattern: str, excluded: tuple[str, ...] = ()) -> list[str]:
     found = list(storage_of(store.root).match(f"{store.root}/{pattern}", excluded))
-    assert all(isinstance(one, Found) for one in found)
+    assert all(isinstance(one, ObjectInfo) for one in found)
     return [one.uri.removeprefix(f"{store.root}/") for one in found]
 
 
 def test_a_second_put_changes_nothing(store: Store) -> None:
     uri = f"{store.root}/a/b.dcm"
     assert put(uri) is True
-    before = storage_of(uri).find(uri)
+    before = storage_of(uri).stat(uri)
     assert put(uri) is False
-    assert storage_of(uri).find(uri) == before
+    assert storage_of(uri).stat(uri) == before
     assert store.read_all() == {"a/b.dcm": DATA}
 
 
@@ -65,28 +65,28 @@ def test_a_store_copies_by_itself_and_on_condition(store: Store) -> None:
     source, target = store.write("a.dcm", DATA), f"{store.root}/b/c.dcm"
     storage = storage_of(target)
     if store.scheme == S3:  # none of its test servers has conditional copies
-        assert not isinstance(storage, CopiesItself)
+        assert not isinstance(storage, SupportsServerSideCopy)
         return
-    assert isinstance(storage, CopiesItself)
-    found = storage.find(source)
+    assert isinstance(storage, SupportsServerSideCopy)
+    found = storage.stat(source)
     assert found is not None
     store.fault("^POST /upload", status=403)
-    assert storage.copy_within(target, source, found.version, SHA) is True
+    assert storage.copy_server_side(target, source, found.version, SHA) is True
     store.mend()
     assert read(target) == DATA
-    copied = storage.find(target)
+    copied = storage.stat(target)
     assert copied is not None and copied.sha256 == SHA
-    assert storage.copy_within(target, source, found.version, SHA) is False
-    assert storage.find(target) == copied
+    assert storage.copy_server_side(target, source, found.version, SHA) is False
+    assert storage.stat(target) == copied
 
     other = store.write("other.dcm", b"others were here first")
     with pytest.raises(FileExistsError):
-        storage.copy_within(other, source, found.version, SHA)
+        storage.copy_server_side(other, source, found.version, SHA)
     store.write("a.dcm", b"something else by now")
-    with pytest.raises(Changed):
-        storage.copy_within(f"{store.root}/d.dcm", source, found.version, SHA)
+    with pytest.raises(ObjectChanged):
+        storage.copy_server_side(f"{store.root}/d.dcm", source, found.version, SHA)
     with pytest.raises(FileNotFoundError):
-        storage.copy_within(f"{store.root}/d.dcm", f"{store.root}/none.dcm", "1", SHA)
+        storage.copy_server_side(f"{store.root}/d.dcm", f"{store.root}/none.dcm", "1", SHA)
     assert sorted(store.read_all()) == ["a.dcm", "b/c.dcm", "other.dcm"]
 
 
@@ -133,17 +133,17 @@ def test_a_download_that_breaks_off_goes_on(store: Store) -> None:
 def test_exactly_the_version_that_was_listed_is_read(store: Store) -> None:
     uri = store.write("a.dcm", DATA)
     (found,) = storage_of(uri).list_below(store.root)
-    assert isinstance(found, Found)
+    assert isinstance(found, ObjectInfo)
     assert read(uri, found.version) == DATA
     store.write("a.dcm", b"new")
-    with pytest.raises(Changed):
+    with pytest.raises(ObjectChanged):
         read(uri, found.version)
     assert read(uri) == b"new"
 
 
 def test_what_is_gone_is_said_to_be_gone(store: Store) -> None:
     uri = f"{store.root}/gone.dcm"
-    assert storage_of(uri).find(uri) is None
+    assert storage_of(uri).stat(uri) is None
     with pytest.raises(FileNotFoundError):
         read(uri, "1")
     storage_of(uri).remove(uri)  # no error
@@ -152,7 +152,7 @@ def test_what_is_gone_is_said_to_be_gone(store: Store) -> None:
 def test_what_is_forbidden_is_said_to_be(store: Store) -> None:
     uri = store.write("a.dcm", DATA)
     store.fault(".", status=403)
-    for attempt in (lambda: read(uri), lambda: put(uri), lambda: storage_of(uri).find(uri)):
+    for attempt in (lambda: read(uri), lambda: put(uri), lambda: storage_of(uri).stat(uri)):
         with pytest.raises(PermissionError):
             attempt()
     (error,) = storage_of(uri).match(store.root)
@@ -236,7 +236,7 @@ def test_a_lease_is_held_by_one_at_a_time(store: Store, monkeypatch: pytest.Monk
     inside, most, waits = [0], [0], []
 
     def work() -> None:
-        with leased(client, lock, on_wait=lambda: waits.append(1), on_lost=unexpected):
+        with hold_lease(client, lock, on_wait=lambda: waits.append(1), on_lost=unexpected):
             inside[0] += 1
             most[0] = max(most[0], inside[0])
             threading.Event().wait(0.3)
@@ -266,8 +266,8 @@ def test_a_write_while_another_goes_on_is_tried_again(
 def test_a_lease_needs_conditional_writes(store: Store) -> None:
     store.fault("^PUT ", status=501)
     with (
-        pytest.raises(Unprotected),
-        leased(
+        pytest.raises(LockingUnsupported),
+        hold_lease(
             object_store(store.scheme),
             f"{store.root}/.lock",
             on_wait=unexpected,
@@ -281,7 +281,7 @@ def test_a_lease_in_no_bucket_is_said(store: Store) -> None:
     client, lock = object_store(store.scheme), f"{store.scheme}://no-such-bucket/.lock"
     with (
         pytest.raises(FileNotFoundError),
-        leased(client, lock, on_wait=unexpected, on_lost=unexpected),
+        hold_lease(client, lock, on_wait=unexpected, on_lost=unexpected),
     ):
         pass
 
@@ -294,7 +294,7 @@ def test_a_holder_whose_renewal_hangs_hears_of_it(
         monkeypatch.setattr(lease, name, value)
     lost = threading.Event()
     client, lock = object_store(store.scheme), f"{store.root}/.lock"
-    with leased(client, lock, on_wait=unexpected, on_lost=lost.set):
+    with hold_lease(client, lock, on_wait=unexpected, on_lost=lost.set):
         store.fault(".", status=503)
         assert lost.wait(5)
     store.mend()
@@ -306,7 +306,7 @@ def test_a_lease_that_nobody_renews_lapses(store: Store, monkeypatch: pytest.Mon
     store.write(".lock", b'{"free": false, "boot": "another machine", "pid": 1}')
     waits: list[int] = []
     client, lock = object_store(store.scheme), f"{store.root}/.lock"
-    with leased(client, lock, on_wait=lambda: waits.append(1), on_lost=unexpected):
+    with hold_lease(client, lock, on_wait=lambda: waits.append(1), on_lost=unexpected):
         assert waits == [1]
 
 
@@ -314,7 +314,7 @@ def test_the_lease_of_a_process_that_is_gone_is_taken_at_once(store: Store) -> N
     boot, processes = lease._machine()
     dead = f'{{"free": false, "boot": "{boot}", "processes": {processes}, "pid": 4194304}}'
     store.write(".lock", dead.encode())
-    with leased(
+    with hold_lease(
         object_store(store.scheme), f"{store.root}/.lock", on_wait=unexpected, on_lost=unexpected
     ):
         pass
@@ -323,7 +323,7 @@ def test_the_lease_of_a_process_that_is_gone_is_taken_at_once(store: Store) -> N
 def test_a_lost_answer_does_not_lose_a_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEW_S", 0.05)
     store.fault("^(POST|PUT) ", count=1, after=True, reset=True)
-    with leased(
+    with hold_lease(
         object_store(store.scheme), f"{store.root}/.lock", on_wait=unexpected, on_lost=unexpected
     ):
         assert store.hits() == [1]
@@ -341,7 +341,7 @@ def test_who_loses_a_lease_hears_of_it(
     monkeypatch.setattr(lease, "WATCH_S", 0.05)
     lost = threading.Event()
     client, lock = object_store(store.scheme), f"{store.root}/.lock"
-    with leased(client, lock, on_wait=unexpected, on_lost=lost.set):
+    with hold_lease(client, lock, on_wait=unexpected, on_lost=lost.set):
         if how == "taken":
             store.write(".lock", b"another's")
         else:
@@ -363,7 +363,7 @@ def test_a_store_that_ignores_conditions_is_found_out(store: Store) -> None:
             return "1"
 
     with (
-        pytest.raises(Unprotected),
-        leased(Careless(), f"{store.root}/.lock", on_wait=unexpected, on_lost=unexpected),
+        pytest.raises(LockingUnsupported),
+        hold_lease(Careless(), f"{store.root}/.lock", on_wait=unexpected, on_lost=unexpected),
     ):
         pass

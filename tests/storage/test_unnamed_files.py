@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from transforms.lake import store
-from transforms.reasons import Reason, Unaccounted
-from transforms.refs import ObjectRef, read_ref
-from transforms.shared_bytes import SharedBytes
+from transforms.core.object_ref import ObjectRef, read_ref
+from transforms.core.reasons import ProcessingFailure, Reason
+from transforms.core.shared_bytes import SharedBytes
+from transforms.lake import files as store
 from transforms.storage.local import LocalStorage
 
 DATA = os.urandom(100_000)
@@ -22,7 +22,7 @@ SHA256 = hashlib.sha256(DATA).hexdigest()
 def ref(tmp_path: Path) -> ObjectRef:
     path = tmp_path / "source"
     path.write_bytes(DATA)
-    found = LocalStorage().find(str(path))
+    found = LocalStorage().stat(str(path))
     assert found is not None
     return ObjectRef.of(found)
 
@@ -56,7 +56,7 @@ def test_a_name_that_is_taken_stays_as_it_is(ref: ObjectRef, tmp_path: Path) -> 
     lake = tmp_path / "lake"
     target, scratch = lake / "a.dcm", lake / ".tmp"
     store.put_bytes(str(target), b"other", scratch=str(scratch))
-    with unnamed(ref, scratch) as data, pytest.raises(Unaccounted) as caught:
+    with unnamed(ref, scratch) as data, pytest.raises(ProcessingFailure) as caught:
         store.put_file(str(target), data.from_start(), SHA256, scratch=str(scratch))
     assert caught.value.reason == Reason.NAME_TAKEN
     assert target.read_bytes() == b"other"

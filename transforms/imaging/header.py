@@ -98,7 +98,7 @@ def is_plausible_age(years: float | None) -> bool:
 
 
 def require_uids(parsed: ParsedObject) -> None:
-    """Raise `Rejected` unless Study, Series and SOP Instance UID are present and valid."""
+    """Raise `InvalidObject` unless Study, Series and SOP Instance UID are present and valid."""
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
         uids.require(_get(parsed.dataset, keyword), keyword)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from transforms.core.labels import ABDOMINAL, ADULT_CHEST, CHESTS, OTHERS, PEDIATRIC_CHEST, SPINE
 from transforms.imaging.header import is_plausible_age
-from transforms.labels import ABDOMINAL, ADULT_CHEST, CHESTS, OTHERS, PEDIATRIC_CHEST, SPINE
 
 _CHEST: Final = frozenset({"CHEST", "THORAX", "LUNG", "CHESTTORAX"})
 _LABELS: Final[dict[str, str]] = {

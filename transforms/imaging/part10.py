@@ -26,10 +26,10 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import VR
 
+from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.imaging.buffer_stream import BufferStream
 from transforms.imaging.limits import Limits
 from transforms.imaging.quiet import silence_readers
-from transforms.reasons import Reason, Rejected, Stage
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
@@ -92,33 +92,35 @@ def parse(data: bytes | memoryview, limits: Limits) -> ParsedObject:
     """
     silence_readers()
     if not data:
-        raise Rejected(Stage.FETCH, Reason.EMPTY)
+        raise InvalidObject(Stage.FETCH, Reason.EMPTY)
     try:
         return _parse(memoryview(data), limits)
-    except Rejected:
+    except InvalidObject:
         raise
     except InvalidDicomError as error:
-        raise Rejected(Stage.HEADER, Reason.NOT_DICOM) from error
+        raise InvalidObject(Stage.HEADER, Reason.NOT_DICOM) from error
     except (EOFError, struct.error) as error:
-        raise Rejected(Stage.HEADER, Reason.TRUNCATED) from error
+        raise InvalidObject(Stage.HEADER, Reason.TRUNCATED) from error
     except zlib.error as error:
-        raise Rejected(Stage.HEADER, Reason.UNREADABLE_HEADER, "deflate") from error
+        raise InvalidObject(Stage.HEADER, Reason.UNREADABLE_HEADER, "deflate") from error
     except (KeyboardInterrupt, SystemExit):
         raise
     except MemoryError as error:
-        raise Rejected(Stage.HEADER, Reason.TOO_MUCH_MEMORY) from error
+        raise InvalidObject(Stage.HEADER, Reason.TOO_MUCH_MEMORY) from error
     except RecursionError as error:
-        raise Rejected(Stage.HEADER, Reason.NESTED_TOO_DEEP) from error
+        raise InvalidObject(Stage.HEADER, Reason.NESTED_TOO_DEEP) from error
     except BaseException as error:  # pydicom raises many types on malformed input
-        if isinstance(error.__context__, Rejected):  # which pydicom took for an error of the file
+        if isinstance(
+            error.__context__, InvalidObject
+        ):  # which pydicom took for an error of the file
             raise error.__context__ from None
-        raise Rejected(Stage.HEADER, Reason.UNREADABLE_HEADER, type(error).__name__) from error
+        raise InvalidObject(Stage.HEADER, Reason.UNREADABLE_HEADER, type(error).__name__) from error
 
 
 def _parse(data: memoryview, limits: Limits) -> ParsedObject:
     has_preamble = bytes(data[128:132]) == b"DICM"
     if not has_preamble and not _looks_like_dataset(data):
-        raise Rejected(Stage.HEADER, Reason.NOT_DICOM)
+        raise InvalidObject(Stage.HEADER, Reason.NOT_DICOM)
     stream = _stream(data, limits)
     read_preamble(stream, force=True)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
@@ -136,11 +138,11 @@ def _parse(data: memoryview, limits: Limits) -> ParsedObject:
     _require_shallow(dataset, limits)
     dataset.file_meta = meta  # type: ignore[assignment]
     if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        raise Rejected(Stage.HEADER, Reason.MEDIA_DIRECTORY)
+        raise InvalidObject(Stage.HEADER, Reason.MEDIA_DIRECTORY)
     if not len(dataset):
-        raise Rejected(Stage.HEADER, Reason.TRUNCATED if has_preamble else Reason.NOT_DICOM)
+        raise InvalidObject(Stage.HEADER, Reason.TRUNCATED if has_preamble else Reason.NOT_DICOM)
     if not has_preamble and not ("SOPClassUID" in dataset or "SOPInstanceUID" in dataset):
-        raise Rejected(Stage.HEADER, Reason.NOT_DICOM)
+        raise InvalidObject(Stage.HEADER, Reason.NOT_DICOM)
     pixels = _pixel_element(buffer, stream.tell(), _is_little_endian(dataset))
     if pixels is None:
         _check_complete(dataset)
@@ -148,7 +150,7 @@ def _parse(data: memoryview, limits: Limits) -> ParsedObject:
 
 
 class ItemCountingStream(BufferStream):
-    """Raises `Rejected` once items abound: each costs the parser a kilobyte.
+    """Raises `InvalidObject` once items abound: each costs the parser a kilobyte.
 
     What pydicom takes for an item need not have an item's tag, but it seeks once for each (twice for
     one that is private, of implicit VR and undefined length). In sequences of a stated length, which
@@ -163,7 +165,7 @@ class ItemCountingStream(BufferStream):
         """Move to a position, and count."""
         self._left -= 1
         if self._left < 0:
-            raise Rejected(Stage.HEADER, Reason.TOO_MANY_ITEMS)
+            raise InvalidObject(Stage.HEADER, Reason.TOO_MANY_ITEMS)
         return super().seek(offset, whence)
 
 
@@ -172,18 +174,18 @@ def _stream(data: memoryview, limits: Limits) -> BinaryIO:
 
 
 def _require_few_items(header: memoryview, limits: Limits) -> None:
-    """Raise `Rejected` if item tags abound in sequences of a stated length.
+    """Raise `InvalidObject` if item tags abound in sequences of a stated length.
 
     Those are parsed only when they are asked for, where nobody counts. Pixel data, where such bytes
     mean nothing, are not searched.
     """
     for number, _ in enumerate(ITEM_PATTERN.finditer(header), 1):
         if number > limits.max_items:
-            raise Rejected(Stage.HEADER, Reason.TOO_MANY_ITEMS)
+            raise InvalidObject(Stage.HEADER, Reason.TOO_MANY_ITEMS)
 
 
 def _require_shallow(dataset: Dataset, limits: Limits) -> None:
-    """Raise `Rejected` if sequences are nested too deep; only those that were parsed can do harm."""
+    """Raise `InvalidObject` if sequences are nested too deep; only those that were parsed can do harm."""
     level: list[Dataset] = [dataset]
     for _ in range(limits.max_nesting + 1):
         level = [
@@ -195,7 +197,7 @@ def _require_shallow(dataset: Dataset, limits: Limits) -> None:
         ]
         if not level:
             return
-    raise Rejected(Stage.HEADER, Reason.NESTED_TOO_DEEP)
+    raise InvalidObject(Stage.HEADER, Reason.NESTED_TOO_DEEP)
 
 
 def _looks_like_dataset(data: memoryview) -> bool:
@@ -216,9 +218,9 @@ def _inflate(deflated: memoryview, limits: Limits) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = inflater.decompress(deflated, min(limits.max_object_bytes, likely))
     if inflater.unconsumed_tail:
-        raise Rejected(Stage.HEADER, Reason.INFLATES_TOO_FAR)
+        raise InvalidObject(Stage.HEADER, Reason.INFLATES_TOO_FAR)
     if not inflater.eof:
-        raise Rejected(Stage.HEADER, Reason.TRUNCATED)
+        raise InvalidObject(Stage.HEADER, Reason.TRUNCATED)
     return inflated
 
 
@@ -253,7 +255,7 @@ def _pixel_element(buffer: memoryview, at: int, little_endian: bool) -> PixelEle
     if length == UNDEFINED_LENGTH:
         return PixelElement(tag, buffer, start, available, vr, encapsulated=True)
     if length > available:
-        raise Rejected(Stage.HEADER, Reason.TRUNCATED, "pixel data")
+        raise InvalidObject(Stage.HEADER, Reason.TRUNCATED, "pixel data")
     return PixelElement(tag, buffer, start, length, vr, encapsulated=False)
 
 
@@ -263,4 +265,4 @@ def _check_complete(dataset: Dataset) -> None:
         length = getattr(element, "length", UNDEFINED_LENGTH)
         value = getattr(element, "value", None)
         if length != UNDEFINED_LENGTH and isinstance(value, bytes) and len(value) < length:
-            raise Rejected(Stage.HEADER, Reason.TRUNCATED)
+            raise InvalidObject(Stage.HEADER, Reason.TRUNCATED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from transforms.reasons import Reason, Rejected, Stage
+from transforms.core.reasons import InvalidObject, Reason, Stage
 
 UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
 MAX_LENGTH: Final = 64
@@ -27,7 +27,7 @@ def require(value: object, keyword: str) -> str:
         Rejected: it is missing, empty, multi-valued or malformed; the value itself is not said.
     """
     if value is None or value == "":
-        raise Rejected(Stage.HEADER, Reason.MISSING_UID, keyword)
+        raise InvalidObject(Stage.HEADER, Reason.MISSING_UID, keyword)
     if not isinstance(value, str) or not is_valid(value):
-        raise Rejected(Stage.HEADER, Reason.INVALID_UID, keyword)
+        raise InvalidObject(Stage.HEADER, Reason.INVALID_UID, keyword)
     return str(value)

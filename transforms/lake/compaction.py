@@ -23,7 +23,8 @@ from typing import BinaryIO, Final
 
 import pyarrow.parquet as pq
 
-from transforms.lake.commit import close_days
+from transforms.lake.append import seal_before
+from transforms.lake.files import exists, put_bytes, put_file
 from transforms.lake.index_files import (
     COMPACTED,
     compaction_notes,
@@ -34,7 +35,6 @@ from transforms.lake.index_files import (
 )
 from transforms.lake.layout import PARTITION_PREFIX, Layout
 from transforms.lake.schema import ROW_GROUP_ROWS, SCHEMA
-from transforms.lake.store import put_bytes, put_file, stands
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join, storage_of
 
@@ -71,7 +71,7 @@ def compact(layout: Layout, before: str) -> list[Compacted]:
         Unaccounted: the lake's storage refused.
     """
     _complete(layout)
-    close_days(layout, before)
+    seal_before(layout, before)
     by_day: dict[str, list[str]] = defaultdict(list)
     for uri in list_index(layout):
         if (day := _day_of(uri)) < before and (is_compacted(uri) or number_of_rows(uri)):
@@ -145,7 +145,7 @@ def _complete(layout: Layout) -> None:
     """Remove what merged files have replaced, and the notes of that."""
     for uri, note in compaction_notes(layout):
         partition = layout.partition(note["ingest_date"])
-        if stands(join(partition, note["merged"])):
+        if exists(join(partition, note["merged"])):
             for name in note["replaced"]:
                 storage_of(partition).remove(join(partition, name))
         storage_of(uri).remove(uri)

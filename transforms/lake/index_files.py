@@ -14,16 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from transforms.core.packed import pack, unpack
+from transforms.lake.files import list_files, put_if_absent, read_bytes
 from transforms.lake.layout import PARTITION_PREFIX, Layout
 from transforms.lake.schema import ROW_GROUP_ROWS, VERSION_COLUMNS, identity_of, in_order
-from transforms.lake.store import list_files, put_once, read_bytes
-from transforms.packed import pack, unpack
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
 
 
 @dataclass(frozen=True, kw_only=True)
-class LedgerRow:
+class ExistingRow:
     """What a later run must know of a row that the lake holds."""
 
     source_uri: str
@@ -41,17 +41,17 @@ class LedgerRow:
         return identity_of(self.status, self.sop_instance_uid, self.content_sha256)
 
     @staticmethod
-    def pack(rows: Iterable[LedgerRow]) -> bytes:
+    def pack(rows: Iterable[ExistingRow]) -> bytes:
         """Return rows as bytes."""
-        return pack(tuple(getattr(row, name) for name in LEDGER_COLUMNS) for row in rows)
+        return pack(tuple(getattr(row, name) for name in EXISTING_COLUMNS) for row in rows)
 
     @staticmethod
-    def unpack(packed: bytes) -> list[LedgerRow]:
+    def unpack(packed: bytes) -> list[ExistingRow]:
         """Return what was packed by `pack`."""
-        return [LedgerRow(**dict(zip(LEDGER_COLUMNS, r, strict=True))) for r in unpack(packed)]
+        return [ExistingRow(**dict(zip(EXISTING_COLUMNS, r, strict=True))) for r in unpack(packed)]
 
 
-LEDGER_COLUMNS = [f.name for f in fields(LedgerRow)]
+EXISTING_COLUMNS = [f.name for f in fields(ExistingRow)]
 COMPACTED: Final = "compact-"
 """How the names of index files begin that hold the rows of others."""
 
@@ -98,11 +98,13 @@ def is_compacted(uri: str) -> bool:
     return uri.rpartition("/")[2].startswith(COMPACTED)
 
 
-HeldVersion = tuple[str, str | None]
+ExistingVersion = tuple[str, str | None]
 """What the skipping must know of a row: its source_version and model_id."""
 
 
-def read_held(uri: str, object_keys: pa.StringArray | None) -> Iterator[tuple[str, HeldVersion]]:
+def read_versions(
+    uri: str, object_keys: pa.StringArray | None
+) -> Iterator[tuple[str, ExistingVersion]]:
     """Read from one index file which versions of which sources it has, by source_uri.
 
     Args:
@@ -114,11 +116,11 @@ def read_held(uri: str, object_keys: pa.StringArray | None) -> Iterator[tuple[st
         yield row["source_uri"], (row["source_version"], row["model_id"])
 
 
-def read_ledger(uri: str, identities: pa.StringArray | None) -> Iterator[LedgerRow]:
+def read_existing(uri: str, identities: pa.StringArray | None) -> Iterator[ExistingRow]:
     """Read the rows of one index file whose identity matters; None: all do."""
     wanted = {"sop_instance_uid": identities, "content_sha256": identities}
-    for row in _read(uri, LEDGER_COLUMNS, wanted):
-        yield LedgerRow(**row)
+    for row in _read(uri, EXISTING_COLUMNS, wanted):
+        yield ExistingRow(**row)
 
 
 def _read(
@@ -190,7 +192,7 @@ def write_index(layout: Layout, ingest_date: str, rows: pa.Table, shard: int) ->
     lines = sorted("\0".join(value or "" for value in version) for version in versions)
     digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     target = join(layout.partition(ingest_date), f"part-{shard:05d}-{digest[:20]}.parquet")
-    put_once(target, parquet_bytes(in_order(rows)), scratch=layout.scratch())
+    put_if_absent(target, parquet_bytes(in_order(rows)), scratch=layout.scratch())
     return target
 
 

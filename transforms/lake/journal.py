@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from transforms.core.packed import pack, unpack
+from transforms.lake.files import list_files, put_if_absent
 from transforms.lake.index_files import parquet_bytes, readable
 from transforms.lake.layout import Layout
 from transforms.lake.schema import PARTITION, IndexRow, to_table
-from transforms.lake.store import list_files, put_once
-from transforms.packed import pack, unpack
-from transforms.storage.base import is_same
+from transforms.storage.base import has_same_content
 from transforms.storage.schemes import join, storage_of
 
 
@@ -29,12 +29,12 @@ class JournalRow:
     """
 
     row: IndexRow
-    decided_by: str
+    fingerprint: str
 
     @staticmethod
     def pack(entries: Iterable[JournalRow]) -> bytes:
         """Return entries as bytes."""
-        return pack((entry.row.packed(), entry.decided_by) for entry in entries)
+        return pack((entry.row.packed(), entry.fingerprint) for entry in entries)
 
     @staticmethod
     def unpack(packed: bytes) -> list[JournalRow]:
@@ -47,18 +47,20 @@ class JournalRow:
         uri = str(self.row.object_uri)
         storage = storage_of(uri)
         try:
-            found = storage.find(uri)
-            return found is not None and is_same(storage, found, str(self.row.content_sha256))
+            found = storage.stat(uri)
+            return found is not None and has_same_content(
+                storage, found, str(self.row.content_sha256)
+            )
         except OSError:
             return False
 
 
-def write_journal(layout: Layout, rows: Sequence[IndexRow], decided_by: str) -> None:
+def write_journal(layout: Layout, rows: Sequence[IndexRow], fingerprint: str) -> None:
     """Write rows into a file that is named by what they place and where; a repeat writes nothing."""
     names = sorted(f"{row.source_uri}\0{row.source_version}\0{row.object_uri}" for row in rows)
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
-    target = join(layout.journal, f"{decided_by}-{digest[:32]}.parquet")
-    put_once(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
+    target = join(layout.journal, f"{fingerprint}-{digest[:32]}.parquet")
+    put_if_absent(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
 
 
 def list_journal(layout: Layout) -> list[str]:
@@ -68,16 +70,16 @@ def list_journal(layout: Layout) -> list[str]:
 
 def read_journal(uri: str) -> Iterator[JournalRow]:
     """Read one file of the journal."""
-    decided_by = uri.rpartition("/")[2].partition("-")[0]
+    fingerprint = uri.rpartition("/")[2].partition("-")[0]
     with readable(uri) as file:
         for row in file.read().to_pylist():
             taken_at = row.pop("ingested_at")
             microseconds = int(taken_at.timestamp()) * 1_000_000 + taken_at.microsecond
             fields = {**row, PARTITION: "", "ingested_at": microseconds}
-            yield JournalRow(IndexRow(**fields), decided_by)
+            yield JournalRow(IndexRow(**fields), fingerprint)
 
 
-def taken_over(entry: JournalRow, run_id: str, ingest_date: str) -> IndexRow:
+def recovered_row(entry: JournalRow, run_id: str, ingest_date: str) -> IndexRow:
     """Return the row as the run that takes it over writes it."""
     return replace(entry.row, run_id=run_id, ingest_date=ingest_date)
 

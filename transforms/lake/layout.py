@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from transforms.labels import LABELS
+from transforms.core.labels import LABELS
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_below, is_local, join
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from transforms.lake.layout import LOCK, WRITER_LOCK, Layout
-from transforms.storage.lease import Unprotected, leased
+from transforms.storage.lease import LockingUnsupported, hold_lease
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join, object_store, scheme_of
 
@@ -26,7 +26,7 @@ LOST: Final = (
 
 
 @contextlib.contextmanager
-def exclusive(
+def lock_lake(
     layout: Layout, on_wait: Callable[[], None], *, names: Sequence[str] = (WRITER_LOCK, LOCK)
 ) -> Iterator[None]:
     """Hold every root of a lake locked.
@@ -77,8 +77,8 @@ def _lease(held: contextlib.ExitStack, root: str, name: str, on_wait: Callable[[
 
     store = object_store(scheme_of(root))
     try:
-        held.enter_context(leased(store, join(root, name), on_wait=on_wait, on_lost=stop))
-    except Unprotected:
+        held.enter_context(hold_lease(store, join(root, name), on_wait=on_wait, on_lost=stop))
+    except LockingUnsupported:
         _say(UNPROTECTED.format(root=root))
 
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.packed import pack, unpack
-from transforms.reasons import Status
+from transforms.core.packed import pack, unpack
+from transforms.core.reasons import Status
 
 ROW_GROUP_ROWS: Final = 65_536
 WINDOW_MARK: Final = "."

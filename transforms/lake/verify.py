@@ -19,24 +19,24 @@ from typing import Any, Final
 import duckdb
 import pyarrow as pa
 
-from transforms.lake import audit_queries as queries
+from transforms.core.reasons import TERMS
+from transforms.lake import verify_queries as queries
+from transforms.lake.files import list_files, read_bytes
 from transforms.lake.index_files import list_index, parquet_file
 from transforms.lake.layout import Layout
 from transforms.lake.schema import PARTITION, missing_columns
-from transforms.lake.store import list_files, read_bytes
-from transforms.reasons import TERMS
-from transforms.storage.base import Found, sha256_of
+from transforms.storage.base import ObjectInfo, sha256_of
 from transforms.storage.local import path_to_uri, uri_to_path
 from transforms.storage.schemes import canonical, is_below, is_local, join, storage_of
 
 BATCH_ROWS: Final = 65_536
 MEMORY_LIMIT: Final = "1GB"
 THREADS: Final = min(32, 4 * (os.cpu_count() or 1))
-OUTSIDE: Final = "(outside the lake)"
+EXTERNAL: Final = "(outside the lake)"
 
 
 @dataclass(frozen=True)
-class Breach:
+class Violation:
     """Something that the contract does not allow.
 
     Attributes:
@@ -51,7 +51,7 @@ class Breach:
 
 
 @dataclass
-class Audit:
+class VerifyReport:
     """What an audit found.
 
     Attributes:
@@ -72,12 +72,12 @@ class Audit:
     journal_files: int = 0
     temporary_files: int = 0
     conflicts: list[str] = field(default_factory=list)
-    breaches: list[Breach] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
 
     @property
     def holds(self) -> bool:
         """Whether the contract holds."""
-        return not self.breaches
+        return not self.violations
 
     def to_json(self) -> str:
         """Return the audit for machines."""
@@ -88,9 +88,9 @@ Progress = Callable[[str, int], None]
 """Called with what is being counted, and how many there are so far."""
 
 
-def audit(
+def verify_lake(
     layout: Layout, *, deep: bool = False, progress: Progress = lambda what, number: None
-) -> Audit:
+) -> VerifyReport:
     """Check a lake.
 
     Args:
@@ -104,7 +104,7 @@ def audit(
     layout = Layout(
         canonical(layout.root), {sink: canonical(root) for sink, root in layout.sinks.items()}
     )
-    found = Audit()
+    found = VerifyReport()
     with tempfile.TemporaryDirectory(prefix="audit-") as folder:
         tables = duckdb.connect(Path(folder) / "audit.duckdb")
         try:
@@ -127,21 +127,23 @@ def audit(
 
 
 def _load_rows(
-    tables: duckdb.DuckDBPyConnection, layout: Layout, found: Audit, progress: Progress
+    tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport, progress: Progress
 ) -> None:
     for uri in list_index(layout):
         try:
             with parquet_file(uri) as file:
                 if missing := missing_columns([*file.schema_arrow.names, PARTITION]):
                     where = f"{uri}: {', '.join(missing)}"
-                    found.breaches.append(Breach("columns missing in an index file", "", where))
+                    found.violations.append(
+                        Violation("columns missing in an index file", "", where)
+                    )
                     continue
                 for batch in file.iter_batches(BATCH_ROWS, columns=queries.ROW_COLUMNS):
                     _insert(tables, "rows", _with_place(pa.Table.from_batches([batch]), layout))
                     found.rows += len(batch)
                     progress("rows", found.rows)
         except (OSError, ValueError):
-            found.breaches.append(Breach("unreadable index file", "", uri))
+            found.violations.append(Violation("unreadable index file", "", uri))
 
 
 def _with_place(rows: pa.Table, layout: Layout) -> pa.Table:
@@ -161,7 +163,7 @@ def _listed_name(uri: str | None, layout: Layout) -> str | None:
 
 
 def _load_objects(
-    tables: duckdb.DuckDBPyConnection, layout: Layout, found: Audit, progress: Progress
+    tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport, progress: Progress
 ) -> None:
     listed = itertools.chain.from_iterable(
         storage_of(root).list_below(join(root, part))
@@ -175,48 +177,50 @@ def _load_objects(
         progress("objects", found.objects)
 
 
-def _query(tables: duckdb.DuckDBPyConnection, found: Audit) -> None:
-    for kind, query in queries.BREACHES.items():
+def _query(tables: duckdb.DuckDBPyConnection, found: VerifyReport) -> None:
+    for kind, query in queries.VIOLATIONS.items():
         for key, where in tables.execute(query).fetchall():
-            found.breaches.append(Breach(kind, key, where))
+            found.violations.append(Violation(kind, key, where))
     found.conflicts = [uid for (uid,) in tables.execute(queries.CONFLICTS).fetchall()]
 
 
-def _check_outside(tables: duckdb.DuckDBPyConnection, found: Audit) -> None:
+def _check_outside(tables: duckdb.DuckDBPyConnection, found: VerifyReport) -> None:
     """Objects that were only indexed, or stand in sinks that the policy at hand does not name."""
-    for breach in _in_threads(tables, queries.OUTSIDE_OBJECTS, _outside_breach):
-        found.breaches.append(breach)
+    for violation in _in_threads(tables, queries.EXTERNAL_OBJECTS, _external_violation):
+        found.violations.append(violation)
 
 
-def _outside_breach(row: tuple[Any, ...]) -> Breach | None:
+def _external_violation(row: tuple[Any, ...]) -> Violation | None:
     key, uri, size = row
     try:
-        there = storage_of(uri).find(uri)
+        there = storage_of(uri).stat(uri)
     except (OSError, ValueError) as error:
-        return Breach(f"unreadable object ({type(error).__name__})", key, OUTSIDE)
+        return Violation(f"unreadable object ({type(error).__name__})", key, EXTERNAL)
     if there is None:
-        return Breach("missing object", key, OUTSIDE)
-    return Breach("object of another size", key, OUTSIDE) if there.size != size else None
+        return Violation("missing object", key, EXTERNAL)
+    return Violation("object of another size", key, EXTERNAL) if there.size != size else None
 
 
-def _check_bytes(tables: duckdb.DuckDBPyConnection, found: Audit, progress: Progress) -> None:
+def _check_bytes(
+    tables: duckdb.DuckDBPyConnection, found: VerifyReport, progress: Progress
+) -> None:
     hashed = itertools.count(1)
 
-    def check(row: tuple[Any, ...]) -> Breach | None:
+    def check(row: tuple[Any, ...]) -> Violation | None:
         key, uri, sha256, inside = row
-        where = uri if inside else OUTSIDE
+        where = uri if inside else EXTERNAL
         try:
             same = sha256_of(storage_of(uri), uri) == sha256
         except OSError as error:
-            return Breach(f"unreadable object ({type(error).__name__})", key, where)
+            return Violation(f"unreadable object ({type(error).__name__})", key, where)
         progress("objects read", next(hashed))
-        return None if same else Breach("object with other bytes", key, where)
+        return None if same else Violation("object with other bytes", key, where)
 
-    for breach in _in_threads(tables, queries.STANDING_OBJECTS, check):
-        found.breaches.append(breach)
+    for violation in _in_threads(tables, queries.STORED_OBJECTS, check):
+        found.violations.append(violation)
 
 
-def _check_runs(tables: duckdb.DuckDBPyConnection, layout: Layout, found: Audit) -> None:
+def _check_runs(tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport) -> None:
     of_runs: dict[tuple[str, str], int] = {
         (run, status): number
         for run, status, number in tables.execute(queries.ROWS_OF_RUNS).fetchall()
@@ -228,31 +232,33 @@ def _check_runs(tables: duckdb.DuckDBPyConnection, layout: Layout, found: Audit)
             found.incomplete_runs += 1
             continue
         found.runs += 1
-        found.breaches += _run_breaches(summary, of_runs)
+        found.violations += _run_violations(summary, of_runs)
     if not found.runs and not found.incomplete_runs:
-        found.breaches.append(Breach("no run summary: is this a lake?", "", layout.runs))
+        found.violations.append(Violation("no run summary: is this a lake?", "", layout.runs))
 
 
-def _run_breaches(summary: Found, of_runs: dict[tuple[str, str], int]) -> Iterator[Breach]:
+def _run_violations(
+    summary: ObjectInfo, of_runs: dict[tuple[str, str], int]
+) -> Iterator[Violation]:
     try:
         said = json.loads(read_bytes(summary.uri))
         run, counts = said["run_id"], said["counts"]
         balanced = counts["discovered"] == sum(counts[term] for term in TERMS)
         indexed = all(of_runs.get((run, term), 0) == counts[term] for term in queries.STATUSES)
     except (OSError, ValueError, KeyError, TypeError):
-        yield Breach("unreadable run summary", "", summary.uri)
+        yield Violation("unreadable run summary", "", summary.uri)
         return
     if not balanced:
-        yield Breach("equation does not balance", "", summary.uri)
+        yield Violation("equation does not balance", "", summary.uri)
     if not indexed:
-        yield Breach("the index has other rows of a run than its summary says", "", summary.uri)
+        yield Violation("the index has other rows of a run than its summary says", "", summary.uri)
 
 
 def _in_threads(
     tables: duckdb.DuckDBPyConnection,
     query: str,
-    check: Callable[[tuple[Any, ...]], Breach | None],
-) -> Iterator[Breach]:
+    check: Callable[[tuple[Any, ...]], Violation | None],
+) -> Iterator[Violation]:
     result = tables.execute(query)
     with ThreadPoolExecutor(THREADS) as pool:
         while rows := result.fetchmany(BATCH_ROWS):
@@ -265,7 +271,7 @@ def _insert(tables: duckdb.DuckDBPyConnection, name: str, batch: pa.Table) -> No
     tables.unregister("batch")
 
 
-def _batched(listed: Iterable[Found], number: int) -> Iterator[list[Found]]:
+def _batched(listed: Iterable[ObjectInfo], number: int) -> Iterator[list[ObjectInfo]]:
     iterator = iter(listed)
     while batch := list(itertools.islice(iterator, number)):
         yield batch

@@ -14,7 +14,7 @@ BLOCK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
-class Found:
+class ObjectInfo:
     """One version of one object, as its place lists it.
 
     Attributes:
@@ -32,24 +32,24 @@ class Found:
     modified: float | None = None
 
 
-class Changed(OSError):
+class ObjectChanged(OSError):
     """An object is no longer the version that was asked for."""
 
 
-class NoConditions(OSError):
+class ConditionalWritesUnsupported(OSError):
     """A store knows no conditional writes."""
 
 
 class Storage(Protocol):
     """A place that keeps objects. What it refuses is an `OSError`, of the kind that fits best."""
 
-    def find(self, uri: str) -> Found | None:
+    def stat(self, uri: str) -> ObjectInfo | None:
         """Return the object of this name, or None."""
 
-    def list_below(self, uri: str) -> Iterator[Found]:
+    def list_below(self, uri: str) -> Iterator[ObjectInfo]:
         """List every object below a folder, in order of their names; nothing where there is none."""
 
-    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[Found | OSError]:
+    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[ObjectInfo | OSError]:
         """List the objects that a pattern names, in order of their names.
 
         What exists under the very name is taken literally, so that names with glob characters work.
@@ -91,10 +91,10 @@ class Storage(Protocol):
 
 
 @runtime_checkable
-class CopiesItself(Protocol):
+class SupportsServerSideCopy(Protocol):
     """A store that copies an object on condition, without a byte sent to or from here."""
 
-    def copy_within(self, uri: str, source: str, version: str, sha256: str) -> bool:
+    def copy_server_side(self, uri: str, source: str, version: str, sha256: str) -> bool:
         """Like `Storage.put`, from another object of the store.
 
         Args:
@@ -110,10 +110,10 @@ class CopiesItself(Protocol):
         """
 
 
-class Leasable(Storage, Protocol):
+class SupportsConditionalWrites(Storage, Protocol):
     """A store without file locks, where a lock is an object that its holder renews."""
 
-    def swap(self, uri: str, data: bytes, version: str | None) -> str | None:
+    def compare_and_swap(self, uri: str, data: bytes, version: str | None) -> str | None:
         """Write a small object if its version is still this one; None: if there is none.
 
         Returns:
@@ -174,21 +174,21 @@ def bytes_left(source: BinaryIO) -> int:
     return end - here
 
 
-def stands_already(storage: Storage, uri: str, sha256: str) -> bool:
+def already_stored(storage: Storage, uri: str, sha256: str) -> bool:
     """Whether an object stands there.
 
     Raises:
         FileExistsError: it has other bytes.
     """
-    found = storage.find(uri)
+    found = storage.stat(uri)
     if found is None:
         return False
-    if not is_same(storage, found, sha256):
+    if not has_same_content(storage, found, sha256):
         raise FileExistsError(errno.EEXIST, "other bytes stand there", found.uri)
     return True
 
 
-def is_same(storage: Storage, found: Found, sha256: str) -> bool:
+def has_same_content(storage: Storage, found: ObjectInfo, sha256: str) -> bool:
     """Whether an object's bytes are those of a sha256; read only where no note tells."""
     if found.sha256 is not None:
         return found.sha256 == sha256

@@ -19,7 +19,7 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from transforms.storage.base import Changed, Found, bytes_left, stands_already
+from transforms.storage.base import ObjectChanged, ObjectInfo, already_stored, bytes_left
 from transforms.storage.names import below, is_folder_mark, matched, split
 
 TIMEOUT_S: Final = (10, 60)
@@ -48,17 +48,17 @@ class GoogleStorage:
         except DefaultCredentialsError as error:
             raise PermissionError(errno.EACCES, NO_CREDENTIALS, "gs://") from error
 
-    def find(self, uri: str) -> Found | None:
+    def stat(self, uri: str) -> ObjectInfo | None:
         with _os_errors(uri):
             bucket, name = split(uri)
             blob = self._client.bucket(bucket).get_blob(name, timeout=TIMEOUT_S)
             return None if blob is None else _found(bucket, blob)
 
-    def list_below(self, uri: str) -> Iterator[Found]:
+    def list_below(self, uri: str) -> Iterator[ObjectInfo]:
         return self._list(below(uri))
 
-    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[Found | OSError]:
-        return matched(pattern, self.find, self._list, excluded)
+    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[ObjectInfo | OSError]:
+        return matched(pattern, self.stat, self._list, excluded)
 
     def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
         """As `Storage.copy_to`; the stored bytes, also of objects that are stored gzipped."""
@@ -84,14 +84,14 @@ class GoogleStorage:
                     if_generation_match=0,
                     timeout=TIMEOUT_S,
                 )
-        except Changed:
-            if not stands_already(self, uri, sha256):
+        except ObjectChanged:
+            if not already_stored(self, uri, sha256):
                 raise OSError(errno.EAGAIN, "refused, and nothing stands there", uri) from None
             return False
         return True
 
-    def copy_within(self, uri: str, source: str, version: str, sha256: str) -> bool:
-        """As `CopiesItself.copy_within`: rewrites, as many as the store asks for."""
+    def copy_server_side(self, uri: str, source: str, version: str, sha256: str) -> bool:
+        """As `SupportsServerSideCopy.copy_server_side`: rewrites, as many as the store asks for."""
         blob, token = self._noted(uri, sha256), None
         blob.content_type = CONTENT_TYPE
         try:
@@ -107,8 +107,8 @@ class GoogleStorage:
                     )
                     if token is None:
                         return True
-        except Changed:
-            if not stands_already(self, uri, sha256):
+        except ObjectChanged:
+            if not already_stored(self, uri, sha256):
                 raise
             return False
 
@@ -116,7 +116,7 @@ class GoogleStorage:
         with contextlib.suppress(FileNotFoundError), _os_errors(uri):
             self._blob(uri).delete(timeout=TIMEOUT_S)
 
-    def swap(self, uri: str, data: bytes, version: str | None) -> str | None:
+    def compare_and_swap(self, uri: str, data: bytes, version: str | None) -> str | None:
         blob = self._blob(uri)
         try:
             with _os_errors(uri):
@@ -126,7 +126,7 @@ class GoogleStorage:
                     timeout=BRIEF_TIMEOUT_S,
                     retry=BRIEF_RETRY,
                 )
-        except Changed:
+        except ObjectChanged:
             return None
         except FileNotFoundError:
             if version is None:  # it is the bucket that is not there
@@ -143,7 +143,7 @@ class GoogleStorage:
         bucket, name = split(uri)
         return self._client.bucket(bucket).blob(name)
 
-    def _list(self, prefix: str) -> Iterator[Found]:
+    def _list(self, prefix: str) -> Iterator[ObjectInfo]:
         bucket, name = split(prefix)
         with _os_errors(prefix):
             for blob in self._client.list_blobs(
@@ -154,11 +154,11 @@ class GoogleStorage:
                     yield found
 
 
-def _found(bucket: str, blob: Any) -> Found:
+def _found(bucket: str, blob: Any) -> ObjectInfo:
     note = (blob.metadata or {}).get("sha256")
     modified = None if blob.updated is None else blob.updated.timestamp()
     uri = f"gs://{bucket}/{blob.name}"
-    return Found(uri, str(blob.generation), blob.size or 0, note, modified)
+    return ObjectInfo(uri, str(blob.generation), blob.size or 0, note, modified)
 
 
 @contextlib.contextmanager
@@ -171,10 +171,10 @@ def _os_errors(uri: str) -> Iterator[None]:
     except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
         raise PermissionError(errno.EACCES, "permission denied", uri) from error
     except exceptions.PreconditionFailed as error:
-        raise Changed(errno.ESTALE, "another generation stands there", uri) from error
+        raise ObjectChanged(errno.ESTALE, "another generation stands there", uri) from error
     except InvalidResponse as error:
         if error.response.status_code == requests.codes.precondition_failed:
-            raise Changed(errno.ESTALE, "another generation stands there", uri) from error
+            raise ObjectChanged(errno.ESTALE, "another generation stands there", uri) from error
         raise OSError(errno.EIO, type(error).__name__, uri) from error
     except (exceptions.GoogleAPIError, requests.RequestException, DataCorruption) as error:
         raise OSError(errno.EIO, type(error).__name__, uri) from error

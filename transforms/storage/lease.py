@@ -15,7 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from transforms.storage.base import Leasable, NoConditions, read_whole
+from transforms.storage.base import (
+    ConditionalWritesUnsupported,
+    SupportsConditionalWrites,
+    read_whole,
+)
 
 RENEW_S: Final = 10.0
 LAPSE_S: Final = 60.0
@@ -25,13 +29,17 @@ POLL_S: Final = 2.0
 WATCH_S: Final = 1.0
 
 
-class Unprotected(OSError):
+class LockingUnsupported(OSError):
     """The store knows no conditional writes, or lets one through that it should have refused."""
 
 
 @contextlib.contextmanager
-def leased(
-    store: Leasable, uri: str, *, on_wait: Callable[[], None], on_lost: Callable[[], None]
+def hold_lease(
+    store: SupportsConditionalWrites,
+    uri: str,
+    *,
+    on_wait: Callable[[], None],
+    on_lost: Callable[[], None],
 ) -> Iterator[None]:
     """Hold a lock while the block runs.
 
@@ -48,10 +56,10 @@ def leased(
     """
     try:
         version, asked_at = _acquire(store, uri, on_wait)
-    except NoConditions as error:
-        raise Unprotected(f"{uri}: the store knows no conditional writes") from error
-    if store.swap(uri, _content(free=True), None) is not None:
-        raise Unprotected(f"{uri}: the store does not honour conditional writes")
+    except ConditionalWritesUnsupported as error:
+        raise LockingUnsupported(f"{uri}: the store knows no conditional writes") from error
+    if store.compare_and_swap(uri, _content(free=True), None) is not None:
+        raise LockingUnsupported(f"{uri}: the store does not honour conditional writes")
     holder = _Holder(store, uri, version, asked_at, on_lost)
     holder.start()
     try:
@@ -65,7 +73,7 @@ class _Holder:
 
     def __init__(
         self,
-        store: Leasable,
+        store: SupportsConditionalWrites,
         uri: str,
         version: str,
         asked_at: float,
@@ -115,11 +123,13 @@ class _Holder:
             self._on_lost()
 
 
-def _acquire(store: Leasable, uri: str, on_wait: Callable[[], None]) -> tuple[str, float]:
+def _acquire(
+    store: SupportsConditionalWrites, uri: str, on_wait: Callable[[], None]
+) -> tuple[str, float]:
     """Return the lock's version once it is ours, and when it was asked for."""
     seen, since, waited = "", 0.0, False
     while True:
-        found = store.find(uri)
+        found = store.stat(uri)
         asked_at = time.monotonic()
         if found is None:
             taken = _swap(store, uri, None)
@@ -136,12 +146,14 @@ def _acquire(store: Leasable, uri: str, on_wait: Callable[[], None]) -> tuple[st
         time.sleep(POLL_S)
 
 
-def _swap(store: Leasable, uri: str, version: str | None, *, free: bool = False) -> str | None:
-    """As `Leasable.swap`; where an answer was lost, the lock itself tells whose it is."""
+def _swap(
+    store: SupportsConditionalWrites, uri: str, version: str | None, *, free: bool = False
+) -> str | None:
+    """As `SupportsConditionalWrites.compare_and_swap`; a lost answer is read from the lock itself."""
     data = _content(free=free)
-    swapped = store.swap(uri, data, version)
+    swapped = store.compare_and_swap(uri, data, version)
     if swapped is None and _read(store, uri) == data:
-        found = store.find(uri)
+        found = store.stat(uri)
         return None if found is None else found.version
     return swapped
 
@@ -182,7 +194,7 @@ def _said(data: bytes) -> dict[str, Any]:
     return said
 
 
-def _read(store: Leasable, uri: str) -> bytes:
+def _read(store: SupportsConditionalWrites, uri: str) -> bytes:
     try:
         return read_whole(store, uri)
     except FileNotFoundError:

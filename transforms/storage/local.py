@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import quote, unquote_to_bytes
 
-from transforms.storage.base import BLOCK_BYTES, Changed, Found
+from transforms.storage.base import BLOCK_BYTES, ObjectChanged, ObjectInfo
 
 COPY_BYTES: Final = 1 << 30
 CANNOT: Final = (errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP)
@@ -47,7 +47,7 @@ def version_of(status: os.stat_result) -> str:
 class LocalStorage:
     """Files of this machine, and of what is mounted on it."""
 
-    def find(self, uri: str) -> Found | None:
+    def stat(self, uri: str) -> ObjectInfo | None:
         path = uri_to_path(uri)
         try:
             found = path.stat()
@@ -55,7 +55,7 @@ class LocalStorage:
             return None
         return _listed(uri, found) if stat.S_ISREG(found.st_mode) else None
 
-    def list_below(self, uri: str) -> Iterator[Found]:
+    def list_below(self, uri: str) -> Iterator[ObjectInfo]:
         """As `Storage.list_below`; links are listed as what they are, not followed.
 
         Raises:
@@ -69,7 +69,7 @@ class LocalStorage:
                 status = os.lstat(path)
                 yield _listed(path_to_uri(path), status)
 
-    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[Found | OSError]:
+    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[ObjectInfo | OSError]:
         """As `Storage.match`.
 
         Links to files are followed, links to folders below a folder are not; sockets, pipes and
@@ -141,7 +141,7 @@ class LocalStorage:
         def link(temporary: Path) -> None:
             os.link(os.path.realpath(uri_to_path(source)), temporary)
             if version_of(temporary.stat()) != version:
-                raise Changed(f"{source} changed")
+                raise ObjectChanged(f"{source} changed")
 
         return _put(uri_to_path(uri), link, sha256, Path(scratch))
 
@@ -149,7 +149,7 @@ class LocalStorage:
         uri_to_path(uri).unlink(missing_ok=True)
 
 
-def sweep(scratch: str) -> int:
+def remove_stale(scratch: str) -> int:
     """Remove what a killed run left half done; call only where no other run writes."""
     try:
         left = list(os.scandir(scratch))
@@ -190,11 +190,11 @@ def _stands_in(folder: str, roots: tuple[str, ...]) -> bool:
     return any(os.path.commonpath((real, root)) == root for root in roots)
 
 
-def _listed(uri: str, status: os.stat_result) -> Found:
-    return Found(uri, version_of(status), status.st_size, modified=status.st_mtime)
+def _listed(uri: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(uri, version_of(status), status.st_size, modified=status.st_mtime)
 
 
-def _found(path: str) -> Found | OSError | None:
+def _found(path: str) -> ObjectInfo | OSError | None:
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -267,7 +267,7 @@ def is_still(version: str | None, stream: BinaryIO) -> bool:
 
 def _check_version(uri: str, version: str | None, stream: BinaryIO) -> None:
     if not is_still(version, stream):
-        raise Changed(f"{uri} changed")
+        raise ObjectChanged(f"{uri} changed")
 
 
 def _put(target: Path, write: Callable[[Path], None], sha256: str, scratch: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from fsspec.utils import glob_translate
 
-from transforms.storage.base import Found
+from transforms.storage.base import ObjectInfo
 
 MAGIC = re.compile(r"[*?\[]")
 STARS_WITHIN = re.compile(r"(?<=[^/*])\*\*+|\*\*+(?=[^/*])")
@@ -25,17 +25,17 @@ def below(uri: str) -> str:
     return uri if uri.endswith("/") else uri + "/"
 
 
-def is_folder_mark(found: Found) -> bool:
+def is_folder_mark(found: ObjectInfo) -> bool:
     """Whether this is one of the empty objects that consoles make to show a folder."""
     return found.uri.endswith("/") and found.size == 0
 
 
 def matched(
     pattern: str,
-    find: Callable[[str], Found | None],
-    list_prefix: Callable[[str], Iterator[Found]],
+    find: Callable[[str], ObjectInfo | None],
+    list_prefix: Callable[[str], Iterator[ObjectInfo]],
     excluded: Sequence[str],
-) -> Iterator[Found | OSError]:
+) -> Iterator[ObjectInfo | OSError]:
     """As `Storage.match`, from what a store can do."""
     own = tuple(below(root) for root in excluded)
     try:
@@ -48,9 +48,9 @@ def matched(
 
 def _candidates(
     pattern: str,
-    find: Callable[[str], Found | None],
-    list_prefix: Callable[[str], Iterator[Found]],
-) -> Iterator[Found]:
+    find: Callable[[str], ObjectInfo | None],
+    list_prefix: Callable[[str], Iterator[ObjectInfo]],
+) -> Iterator[ObjectInfo]:
     literal = False
     if split(pattern)[1] and not pattern.endswith("/") and (found := find(pattern)):
         literal = True

@@ -23,12 +23,12 @@ from botocore.exceptions import (
 
 from transforms.storage.base import (
     BLOCK_BYTES,
-    Changed,
-    Found,
-    NoConditions,
+    ConditionalWritesUnsupported,
+    ObjectChanged,
+    ObjectInfo,
+    already_stored,
     bytes_left,
     sha256_of,
-    stands_already,
 )
 from transforms.storage.names import below, is_folder_mark, matched, split
 
@@ -68,7 +68,7 @@ class S3Storage:
         self._client = boto3.client("s3", config=CONFIG)
         self._brief = boto3.client("s3", config=BRIEF)
 
-    def find(self, uri: str) -> Found | None:
+    def stat(self, uri: str) -> ObjectInfo | None:
         bucket, name = split(uri)
         try:
             with _os_errors(uri):
@@ -77,13 +77,13 @@ class S3Storage:
             return None
         note = head["Metadata"].get("sha256")
         modified = head["LastModified"].timestamp()
-        return Found(uri, _plain(head["ETag"]), head["ContentLength"], note, modified)
+        return ObjectInfo(uri, _plain(head["ETag"]), head["ContentLength"], note, modified)
 
-    def list_below(self, uri: str) -> Iterator[Found]:
+    def list_below(self, uri: str) -> Iterator[ObjectInfo]:
         return self._list(below(uri))
 
-    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[Found | OSError]:
-        return matched(pattern, self.find, self._list, excluded)
+    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[ObjectInfo | OSError]:
+        return matched(pattern, self.stat, self._list, excluded)
 
     def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
         done, tries = 0, 0
@@ -125,15 +125,15 @@ class S3Storage:
         """
         start = source.tell()
         for wait_s in WAITS_S:
-            if stands_already(self, uri, sha256):
+            if already_stored(self, uri, sha256):
                 return False
             source.seek(start)
             try:
                 self._write(uri, source, sha256, {"IfNoneMatch": "*"})
                 return True
-            except Changed:
+            except ObjectChanged:
                 time.sleep(wait_s)
-            except NoConditions:
+            except ConditionalWritesUnsupported:
                 source.seek(start)
                 self._write(uri, source, sha256, {})
                 if sha256_of(self, uri) == sha256:
@@ -146,13 +146,13 @@ class S3Storage:
         with _os_errors(uri):
             self._client.delete_object(Bucket=bucket, Key=name)
 
-    def swap(self, uri: str, data: bytes, version: str | None) -> str | None:
+    def compare_and_swap(self, uri: str, data: bytes, version: str | None) -> str | None:
         bucket, name = split(uri)
         condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
         try:
             with _os_errors(uri):
                 done = self._brief.put_object(Bucket=bucket, Key=name, Body=data, **condition)
-        except Changed:
+        except ObjectChanged:
             return None
         except FileNotFoundError:
             if version is None:  # it is the bucket that is not there
@@ -194,7 +194,7 @@ class S3Storage:
             self._client.abort_multipart_upload(**upload)
             raise
 
-    def _list(self, prefix: str) -> Iterator[Found]:
+    def _list(self, prefix: str) -> Iterator[ObjectInfo]:
         bucket, name = split(prefix)
         with _os_errors(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -204,7 +204,7 @@ class S3Storage:
                 for entry in page.get("Contents", []):
                     uri = f"s3://{bucket}/{entry['Key']}"
                     modified = entry["LastModified"].timestamp()
-                    found = Found(uri, _plain(entry["ETag"]), entry["Size"], modified=modified)
+                    found = ObjectInfo(uri, _plain(entry["ETag"]), entry["Size"], modified=modified)
                     if not is_folder_mark(found):
                         yield found
 
@@ -237,7 +237,7 @@ def _os_error(error: ClientError, uri: str) -> OSError:
     if code in FORBIDDEN:
         return PermissionError(errno.EACCES, f"permission denied ({code})", uri)
     if code in CONDITION_FAILED:
-        return Changed(errno.ESTALE, "another version stands there", uri)
+        return ObjectChanged(errno.ESTALE, "another version stands there", uri)
     if code in NO_CONDITIONS:
-        return NoConditions(errno.EIO, code, uri)
+        return ConditionalWritesUnsupported(errno.EIO, code, uri)
     return Interrupted(errno.EIO, code or type(error).__name__, uri)

@@ -8,7 +8,7 @@ import os
 import threading
 from typing import Final
 
-from transforms.storage.base import Leasable, Storage
+from transforms.storage.base import Storage, SupportsConditionalWrites
 from transforms.storage.local import LocalStorage, path_to_uri, uri_to_path
 from transforms.storage.names import MAGIC, split
 
@@ -33,7 +33,7 @@ def is_local(uri: str) -> bool:
     return scheme_of(uri) == LOCAL
 
 
-def why_not(uri: str) -> str | None:
+def uri_problem(uri: str) -> str | None:
     """Return why a URI cannot be reached and what to do about it, or None."""
     scheme = scheme_of(uri)
     if scheme == LOCAL:
@@ -62,7 +62,7 @@ def storage_of(uri: str) -> Storage:
     return _LOCAL if scheme == LOCAL else object_store(scheme)
 
 
-def object_store(scheme: str) -> Leasable:
+def object_store(scheme: str) -> SupportsConditionalWrites:
     """Return the object store of a scheme.
 
     Raises:
@@ -78,7 +78,7 @@ def forget_connections() -> None:
 
 
 @functools.cache
-def _connected(scheme: str) -> Leasable:
+def _connected(scheme: str) -> SupportsConditionalWrites:
     if scheme == GS:
         from transforms.storage.gcs import GoogleStorage
 

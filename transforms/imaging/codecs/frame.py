@@ -13,11 +13,11 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.uid import RLELossless
 
+from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.imaging.buffer_stream import BufferStream
 from transforms.imaging.codecs.stream_header import StreamHeader, read_stream_header
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import PIXEL_DATA, ParsedObject, PixelElement
-from transforms.reasons import Reason, Rejected, Stage
 
 ITEM = (0xFFFE, 0xE000)
 GRAY = frozenset({"MONOCHROME1", "MONOCHROME2"})
@@ -95,9 +95,9 @@ def frame_request(
             items that hold them (PS3.5 annex A.4) are too many or not whole.
     """
     if parsed.pixels is None:
-        raise Rejected(Stage.DECODE, Reason.NO_PIXEL_DATA)
+        raise InvalidObject(Stage.DECODE, Reason.NO_PIXEL_DATA)
     if parsed.pixels.tag != PIXEL_DATA:
-        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "float pixel data")
+        raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "float pixel data")
     ds = parsed.dataset
     rows, columns = _number(ds, "Rows"), _number(ds, "Columns")
     samples = _number(ds, "SamplesPerPixel", 1)
@@ -122,12 +122,12 @@ def frame_request(
         if wrong
     ]
     if problems:
-        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, ", ".join(problems))
+        raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, ", ".join(problems))
     if rows * columns > limits.max_pixels:
-        raise Rejected(Stage.DECODE, Reason.TOO_MANY_PIXELS)
+        raise InvalidObject(Stage.DECODE, Reason.TOO_MANY_PIXELS)
     frames = max(1, _number(ds, "NumberOfFrames", 1))
     if frames > limits.max_frames:
-        raise Rejected(Stage.DECODE, Reason.TOO_MANY_FRAMES)
+        raise InvalidObject(Stage.DECODE, Reason.TOO_MANY_FRAMES)
     if parsed.pixels.encapsulated:
         _require_whole_items(parsed.pixels, limits)
     return FrameRequest(
@@ -157,7 +157,9 @@ def encapsulated_frame(request: FrameRequest) -> bytes:
             whatever it claims) or has no end (a decoder would fill up the rest).
     """
     if not request.pixels.encapsulated:
-        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "pixel data not encapsulated")
+        raise InvalidObject(
+            Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "pixel data not encapsulated"
+        )
     with undecodable_unless_said():
         frame = get_frame(
             BufferStream(request.pixels.value), request.index, number_of_frames=request.frames
@@ -169,16 +171,16 @@ def encapsulated_frame(request: FrameRequest) -> bytes:
 
 def _require_agreement(stream: StreamHeader | None, request: FrameRequest) -> None:
     if stream is None:
-        raise Rejected(Stage.DECODE, Reason.UNDECODABLE_PIXELS, "no stream header")
+        raise InvalidObject(Stage.DECODE, Reason.UNDECODABLE_PIXELS, "no stream header")
     said = (request.rows, request.columns, request.samples)
     if (stream.rows, stream.columns, stream.components) != said:
-        raise Rejected(Stage.DECODE, Reason.SIZE_MISMATCH)
+        raise InvalidObject(Stage.DECODE, Reason.SIZE_MISMATCH)
     if not stream.has_end:
-        raise Rejected(Stage.DECODE, Reason.TRUNCATED, "stream")
+        raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "stream")
 
 
 def _require_whole_items(pixels: PixelElement, limits: Limits) -> None:
-    """Raise `Rejected` if fragments of encapsulated pixel data abound or run past the object's end."""
+    """Raise `InvalidObject` where there are too many fragments, or one runs past the object's end."""
     at, end, left = pixels.offset, pixels.offset + pixels.length, limits.max_items
     while at + 8 <= end:
         group, element, length = struct.unpack_from("<HHL", pixels.buffer, at)
@@ -186,25 +188,27 @@ def _require_whole_items(pixels: PixelElement, limits: Limits) -> None:
             return
         at, left = at + 8 + length, left - 1
         if left < 0:
-            raise Rejected(Stage.DECODE, Reason.TOO_MANY_ITEMS)
+            raise InvalidObject(Stage.DECODE, Reason.TOO_MANY_ITEMS)
     if at > end:
-        raise Rejected(Stage.DECODE, Reason.TRUNCATED, "pixel data")
+        raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "pixel data")
 
 
 @contextlib.contextmanager
 def undecodable_unless_said() -> Iterator[None]:
-    """Turn whatever a malformed object raises into `Rejected`.
+    """Turn whatever a malformed object raises into `InvalidObject`.
 
     Codecs and pydicom raise many types; a panic of a codec written in Rust is no `Exception`.
     """
     try:
         yield
-    except (Rejected, NoFastPath, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (InvalidObject, NoFastPath, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except MemoryError as error:
-        raise Rejected(Stage.DECODE, Reason.TOO_MUCH_MEMORY) from error
+        raise InvalidObject(Stage.DECODE, Reason.TOO_MUCH_MEMORY) from error
     except BaseException as error:
-        raise Rejected(Stage.DECODE, Reason.UNDECODABLE_PIXELS, type(error).__name__) from error
+        raise InvalidObject(
+            Stage.DECODE, Reason.UNDECODABLE_PIXELS, type(error).__name__
+        ) from error
 
 
 def _number(ds: Dataset, keyword: str, default: int = 0) -> int:
@@ -212,11 +216,11 @@ def _number(ds: Dataset, keyword: str, default: int = 0) -> int:
         value = ds.get(keyword)
         return default if value is None or value == "" else int(value)
     except Exception as error:  # a malformed element raises many types
-        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, keyword) from error
+        raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, keyword) from error
 
 
 def _text(ds: Dataset, keyword: str) -> str:
     try:
         return str(ds.get(keyword) or "").strip()
     except Exception as error:  # a malformed element raises many types
-        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, keyword) from error
+        raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, keyword) from error

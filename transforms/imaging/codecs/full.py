@@ -10,6 +10,7 @@ from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options
 
+from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.imaging.buffer_stream import BufferStream
 from transforms.imaging.codecs.area import average, average_channels
 from transforms.imaging.codecs.frame import (
@@ -19,7 +20,6 @@ from transforms.imaging.codecs.frame import (
     undecodable_unless_said,
 )
 from transforms.imaging.codecs.native import averaged
-from transforms.reasons import Reason, Rejected, Stage
 
 GDCM = "gdcm"
 
@@ -33,12 +33,12 @@ def decode(request: FrameRequest) -> StoredFrame:
     try:
         decoder = _decoder(request.transfer_syntax_uid)
     except NotImplementedError as error:
-        raise Rejected(Stage.DECODE, Reason.UNSUPPORTED_SYNTAX) from error
+        raise InvalidObject(Stage.DECODE, Reason.UNSUPPORTED_SYNTAX) from error
     if not decoder.is_available:
-        raise Rejected(Stage.DECODE, Reason.UNSUPPORTED_SYNTAX)
+        raise InvalidObject(Stage.DECODE, Reason.UNSUPPORTED_SYNTAX)
     value = request.pixels.value
     if request.pixels.encapsulated != decoder.is_encapsulated:
-        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "encapsulation")
+        raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "encapsulation")
     if request.pixels.encapsulated:
         encapsulated_frame(request)  # checks the stream before a codec sees it
     else:
@@ -47,7 +47,7 @@ def decode(request: FrameRequest) -> StoredFrame:
             len(value) * 8 < wanted * request.bits_allocated
             and request.photometric != "YBR_FULL_422"
         ):
-            raise Rejected(Stage.DECODE, Reason.TRUNCATED, "pixel data")
+            raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "pixel data")
     options = as_pixel_options(
         request.dataset,
         number_of_frames=request.frames,

@@ -13,9 +13,9 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.imaging.codecs.area import Integers, average, padding_of
 from transforms.imaging.codecs.frame import FrameRequest, NoFastPath, StoredFrame
-from transforms.reasons import Reason, Rejected, Stage
 
 SYNTAXES = frozenset(
     map(
@@ -38,7 +38,7 @@ def decode(request: FrameRequest) -> StoredFrame:
         Rejected: the pixel data is shorter than Rows x Columns.
     """
     if request.pixels.encapsulated:
-        raise Rejected(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "pixel data encapsulated")
+        raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "pixel data encapsulated")
     big = request.transfer_syntax_uid == ExplicitVRBigEndian
     if not request.is_gray or request.bits_allocated == 1 or (big and request.bits_allocated == 8):
         raise NoFastPath
@@ -48,7 +48,7 @@ def decode(request: FrameRequest) -> StoredFrame:
     start = request.index * count * dtype.itemsize
     value = request.pixels.value
     if len(value) < start + count * dtype.itemsize:
-        raise Rejected(Stage.DECODE, Reason.TRUNCATED, "pixel data")
+        raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "pixel data")
     raw = np.frombuffer(value, dtype, count, start).reshape(request.rows, request.columns)
     return averaged(raw, request)
 

@@ -1,0 +1,146 @@
+"""Runs the graph once and gives back the run's summary."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+from pipeline.graph import build, build_streaming
+from pipeline.metrics_report import metrics_of, write_metrics
+from pipeline.progress import Progress
+from pipeline.runners import beam_options_of, clock_of, require_reach
+from pipeline.sources.files import list_objects
+from pipeline.sources.manifest import STANDARD_INPUT, read_manifest
+from pipeline.summary import read_summary
+from transforms.config.route_config import FILES, ConfigError, RouteConfig
+from transforms.core.errors import UsageError
+from transforms.core.reasons import MEANINGS
+from transforms.lake.journal import sweep_journal
+from transforms.lake.layout import SCRATCH
+from transforms.lake.lock import lock_lake
+from transforms.storage.local import remove_stale
+from transforms.storage.schemes import is_local, join
+
+
+def run(
+    config: RouteConfig, *, runner: str, beam_options: Sequence[str] = (), quiet: bool = True
+) -> dict[str, Any]:
+    """Check a configuration, run it to its end and return the summary.
+
+    Raises:
+        ConfigError: the run cannot start.
+        RuntimeError: it ended without a summary.
+    """
+    options = checked_options(config, runner, beam_options)
+    _require_matches(config)
+    with lock_lake(config.layout, report_waiting):
+        sweep_scratch(config)
+        with Progress(quiet=quiet):
+            pipeline = beam.Pipeline(options=options)
+            build(pipeline, config)
+            try:
+                result = pipeline.run_batch()
+                result.wait_until_finish()
+            except Exception as error:
+                raise to_user_error(error) from error
+        summary = read_summary(config)
+        if summary is None:
+            raise RuntimeError("the run wrote no summary; run the same command again")
+        if metrics := metrics_of(result):
+            summary["metrics"] = metrics
+            write_metrics(metrics, config)
+        if summary["complete"]:  # else a write that was reported as failed may have been done
+            sweep_journal(config.layout)
+            sweep_scratch(config)  # of workers that an engine lost and replaced
+    return summary
+
+
+def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = ()) -> None:
+    """Check a configuration and write the job that an engine starts later.
+
+    So Dataflow's flex templates do. Nobody then holds the lock of the lake or waits for the summary.
+
+    Raises:
+        ConfigError: the run cannot start.
+    """
+    options = checked_options(config, runner, beam_options)
+    pipeline = beam.Pipeline(options=options)
+    if config.is_streaming:
+        build_streaming(pipeline, config, clock_of(runner))
+    else:
+        _require_matches(config)
+        build(pipeline, config)
+    pipeline.run_batch()
+
+
+def checked_options(
+    config: RouteConfig, runner: str, beam_options: Sequence[str]
+) -> PipelineOptions:
+    """Check a configuration and return Beam's options for its runner.
+
+    Raises:
+        ConfigError: the run cannot start.
+    """
+    config.check()
+    options = beam_options_of(beam_options, runner)
+    options.view_as(StandardOptions).streaming = config.is_streaming
+    require_reach(config, runner)
+    return options
+
+
+def sweep_scratch(config: RouteConfig) -> None:
+    """Remove half-written files of a run that has ended."""
+    for root in filter(is_local, config.layout.object_roots):
+        remove_stale(join(root, SCRATCH))
+
+
+def to_user_error(error: Exception) -> BaseException:
+    """Say what ended a run in words; Beam wraps what its steps raise, and names the step.
+
+    Runners that run workers elsewhere give the text of a traceback; its last line says what happened.
+    """
+    text = str(error)
+    if "Traceback (most recent call last)" in text:
+        text = text.rstrip().splitlines()[-1].partition(": ")[2]
+    text = text.partition(" [while running")[0]
+    if "KeyboardInterrupt" in text:
+        return KeyboardInterrupt()
+    for reason, meaning in MEANINGS.items():
+        if re.search(rf": {reason}\b", text):
+            return RuntimeError(f"{meaning.text}; {meaning.remedy} ({text})")
+    if isinstance(error, UsageError):
+        return error
+    return RuntimeError(text or type(error).__name__)
+
+
+def report_waiting() -> None:
+    """Say why nothing happens."""
+    print("another run writes into this lake; waiting for it to end", file=sys.stderr, flush=True)
+
+
+def _require_matches(config: RouteConfig) -> None:
+    """Inputs that match nothing are most often a typing error or a share that is not mounted."""
+    if config.allow_empty:
+        return
+    empty = []
+    for number, given in enumerate(config.inputs, 1):
+        first = _first_of(given, config)
+        if isinstance(first, OSError) and not is_local(given):
+            raise ConfigError(f"input {number} cannot be listed ({first.strerror}); correct it")
+        if first is None:
+            empty.append(str(number))
+    if empty:
+        raise ConfigError(
+            f"input {', '.join(empty)} matches no object; correct it, or allow it with --allow_empty"
+        )
+
+
+def _first_of(given: str, config: RouteConfig) -> object | None:
+    if config.source == FILES:
+        return next(list_objects(given, config.layout.object_roots), None)
+    return STANDARD_INPUT if given == STANDARD_INPUT else next(read_manifest(given), None)

@@ -1,0 +1,120 @@
+"""Files come whole or not at all, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from transforms.core.reasons import ProcessingFailure, Reason
+from transforms.lake.files import put_bytes, put_copy, put_link
+from transforms.storage.local import LocalStorage, remove_stale
+
+DATA = b"some bytes"
+SHA = hashlib.sha256(DATA).hexdigest()
+
+
+def test_a_second_put_changes_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b.dcm"
+    assert put_bytes(str(target), DATA, scratch=str(tmp_path / ".tmp")) is True
+    before = target.stat()
+    assert put_bytes(str(target), DATA, scratch=str(tmp_path / ".tmp")) is False
+    assert target.stat().st_mtime_ns == before.st_mtime_ns
+    assert [p.name for p in target.parent.iterdir()] == ["b.dcm"]
+
+
+def link(target: str, source: str, sha256: str, *, scratch: str) -> bool:
+    """Link a source, whichever version it is."""
+    found = LocalStorage().stat(source)
+    return put_link(target, source, found.version if found else "1-1", sha256, scratch=scratch)
+
+
+@pytest.mark.parametrize("how", [put_copy, link])
+def test_other_bytes_under_the_name_are_kept_and_said(tmp_path: Path, how) -> None:
+    target, source = tmp_path / "t.dcm", tmp_path / "s.dcm"
+    target.write_bytes(b"others were here first")
+    source.write_bytes(DATA)
+    for put in (
+        lambda: put_bytes(str(target), DATA, scratch=str(tmp_path / ".tmp")),
+        lambda: how(str(target), str(source), SHA, scratch=str(tmp_path / ".tmp")),
+    ):
+        with pytest.raises(ProcessingFailure) as caught:
+            put()
+        assert caught.value.reason is Reason.NAME_TAKEN
+    assert target.read_bytes() == b"others were here first"
+
+
+def link_another_version(target: str, source: str, sha256: str, *, scratch: str) -> bool:
+    """Link a source that is another version by now."""
+    return put_link(target, source, "1-1", sha256, scratch=scratch)
+
+
+@pytest.mark.parametrize("how", [put_copy, link_another_version])
+def test_a_source_that_changed_is_not_placed(tmp_path: Path, how) -> None:
+    source = tmp_path / "s.dcm"
+    source.write_bytes(b"changed since it was decided")
+    with pytest.raises(ProcessingFailure) as caught:
+        how(str(tmp_path / "t.dcm"), str(source), SHA, scratch=str(tmp_path / ".tmp"))
+    assert caught.value.reason is Reason.CHANGED
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["s.dcm"]
+
+
+def test_copy_and_link_place_the_same(tmp_path: Path) -> None:
+    source = tmp_path / "s.dcm"
+    source.write_bytes(DATA)
+    put_copy(str(tmp_path / "c.dcm"), str(source), SHA, scratch=str(tmp_path))
+    link(str(tmp_path / "l.dcm"), str(source), SHA, scratch=str(tmp_path))
+    assert (tmp_path / "c.dcm").read_bytes() == (tmp_path / "l.dcm").read_bytes() == DATA
+    assert (tmp_path / "l.dcm").stat().st_ino == source.stat().st_ino
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ProcessingFailure) as caught:
+        put_bytes(str(tmp_path / "t.dcm"), DATA, scratch=str(tmp_path / ".tmp"))
+    assert caught.value.reason is Reason.NO_SPACE
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ProcessingFailure):
+        put_bytes(str(tmp_path / "file" / "t.dcm"), DATA, scratch=str(tmp_path / ".tmp"))
+
+
+def test_a_link_to_a_source_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real.dcm").write_bytes(DATA)
+    (tmp_path / "alias.dcm").symlink_to("real.dcm")
+    link(
+        str(tmp_path / "lake" / "l.dcm"),
+        str(tmp_path / "alias.dcm"),
+        SHA,
+        scratch=str(tmp_path / ".tmp"),
+    )
+    assert not (tmp_path / "lake" / "l.dcm").is_symlink()
+    assert (tmp_path / "lake" / "l.dcm").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("how", [put_copy, link])
+def test_a_source_that_is_gone_is_said_to_be_gone(tmp_path: Path, how) -> None:
+    with pytest.raises(ProcessingFailure) as caught:
+        how(
+            str(tmp_path / "t.dcm"), str(tmp_path / "gone.dcm"), SHA, scratch=str(tmp_path / ".tmp")
+        )
+    assert caught.value.reason is Reason.DISAPPEARED
+
+
+def test_sweeping_removes_what_is_not_whole(tmp_path: Path) -> None:
+    scratch = tmp_path / ".tmp"
+    put_bytes(str(tmp_path / "t.dcm"), DATA, scratch=str(scratch))
+    (scratch / "half").write_bytes(b"hal")
+    assert remove_stale(str(scratch)) == 1
+    assert list(scratch.iterdir()) == []
+    assert remove_stale(str(tmp_path / "no such folder")) == 0

@@ -1,0 +1,178 @@
+"""What streaming sources give out, and when: by the index alone, with a clock of the test's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.sources.pubsub import MalformedNotification, Notification, parse_notification
+from pipeline.sources.watch import Watcher
+from tests.conftest import write
+from tests.graphs import config_of
+from tests.lake.test_stream_index import ONE, row
+from transforms.config.route_config import RouteConfig, StreamConfig
+from transforms.core.object_ref import ObjectRef
+from transforms.lake.append import append
+from transforms.lake.index_replica import replica_of
+from transforms.lake.layout import Layout
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RouteConfig:
+    (tmp_path / "in").mkdir()
+    stream = StreamConfig(settle_for=5, retry_after=100, max_in_flight=3)
+    made = replace(config_of("--source=watch"), inputs=(str(tmp_path / "in"),), stream=stream)
+    return replace(made, layout=Layout(str(tmp_path / "lake")))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def watcher(config: RouteConfig, clock: Clock) -> Iterator[Watcher]:
+    yield Watcher(config, config.inputs[0], clock)
+    replica_of(config.layout).close()
+
+
+def look(watcher: Watcher, clock: Clock, after: float = 0) -> list[str]:
+    clock.now += after
+    found = list(watcher.poll(stopping=False))
+    return [Path(ref.uri).name for ref in found if isinstance(ref, ObjectRef)]
+
+
+def index(config: RouteConfig, *paths: Path) -> None:
+    """Bring rows of files into the index, as a worker does elsewhere."""
+    for path in paths:
+        status = path.stat()
+        version = f"{status.st_size}-{status.st_mtime_ns}"
+        one = row(str(path), uid=f"1.{status.st_ino}", sha256=path.name * 8, source_version=version)
+        assert append(config.layout, replica_of(config.layout), "r", ONE, [one]).rows
+
+
+def test_a_file_is_given_out_once_it_stays_as_it_is(
+    watcher: Watcher, clock: Clock, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "in", "a", b"1")
+    assert look(watcher, clock) == []
+    assert look(watcher, clock, 4) == []
+    path.write_bytes(b"12")
+    assert look(watcher, clock, 4) == [], "it grew meanwhile"
+    assert look(watcher, clock, 6) == ["a"]
+    assert look(watcher, clock, 6) == []
+
+
+def test_no_more_are_given_out_than_may_be_in_flight(
+    watcher: Watcher, clock: Clock, config: RouteConfig, tmp_path: Path
+) -> None:
+    paths = [write(tmp_path / "in", name, b"x") for name in "abcde"]
+    look(watcher, clock)
+    assert look(watcher, clock, 6) == ["a", "b", "c"]
+    index(config, paths[1])
+    assert look(watcher, clock, 1) == ["d"]
+
+
+def test_what_failed_is_tried_again_and_gives_its_place_to_others(
+    watcher: Watcher, clock: Clock, config: RouteConfig, tmp_path: Path
+) -> None:
+    paths = {name: write(tmp_path / "in", name, b"x") for name in "abcd"}
+    look(watcher, clock)
+    assert look(watcher, clock, 6) == ["a", "b", "c"]
+    index(config, paths["b"], paths["c"])
+    assert look(watcher, clock, 10) == ["d"]
+    index(config, paths["d"])  # given out after a, and done: a is not merely queued
+    assert look(watcher, clock, 80) == []
+    assert look(watcher, clock, 11) == ["a"]
+    assert look(watcher, clock, 150) == [], "twice as long the second time"
+    assert look(watcher, clock, 60) == ["a"]
+
+
+def test_a_queue_that_moves_is_not_given_out_again(
+    watcher: Watcher, clock: Clock, config: RouteConfig, tmp_path: Path
+) -> None:
+    paths = {name: write(tmp_path / "in", name, b"x") for name in "abc"}
+    look(watcher, clock)
+    assert look(watcher, clock, 6) == ["a", "b", "c"]
+    index(config, paths["a"])
+    assert look(watcher, clock, 90) == []
+    index(config, paths["b"])
+    assert look(watcher, clock, 90) == [], "c waits for long, as it is last"
+
+
+def test_what_the_lake_holds_is_not_given_out(
+    watcher: Watcher, clock: Clock, config: RouteConfig, tmp_path: Path
+) -> None:
+    index(config, write(tmp_path / "in", "a", b"x"))
+    write(tmp_path / "in", "b", b"x")
+    look(watcher, clock)
+    assert look(watcher, clock, 6) == ["b"]
+    os.utime(tmp_path / "in" / "a", ns=(1, 1))  # another version
+    look(watcher, clock, 1)
+    assert look(watcher, clock, 6) == ["a"]
+
+
+def test_what_is_removed_is_waited_for_no_more(
+    watcher: Watcher, clock: Clock, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "in", "a", b"x")
+    look(watcher, clock)
+    assert look(watcher, clock, 6) == ["a"]
+    path.unlink()
+    assert look(watcher, clock, 200) == []
+    assert len(watcher.pending) == 0
+
+
+ATTRIBUTES = {
+    "eventType": "OBJECT_FINALIZE",
+    "bucketId": "b",
+    "objectId": "dir/a b.dcm",
+    "objectGeneration": "17",
+    "eventTime": "2026-03-01T10:00:00.123456Z",
+}
+
+
+def test_a_notification_tells_of_one_version_of_one_object() -> None:
+    told = parse_notification(ATTRIBUTES, b'{"size": "123"}')
+    assert told == Notification("gs://b/dir/a b.dcm", "17", 123, 1772359200.123456)
+    bare = parse_notification({**ATTRIBUTES, "eventTime": "?"}, b"")
+    assert bare == Notification("gs://b/dir/a b.dcm", "17", None, None)
+    assert parse_notification({**ATTRIBUTES, "eventType": "OBJECT_DELETE"}, b"") is None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"eventType": None}, {"bucketId": None}, {"objectId": None}, {"objectGeneration": "x"}],
+)
+def test_what_is_no_notification_is_said(broken: dict[str, str | None]) -> None:
+    attributes = {k: v for k, v in {**ATTRIBUTES, **broken}.items() if v is not None}
+    with pytest.raises(MalformedNotification):
+        parse_notification(attributes, b"{}")
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (["--source=watch", "--input=/no/such"], "input 1 does not exist"),
+    (["--source=pubsub", "--input=gs://bucket"], "write projects/PROJECT/subscriptions/NAME"),
+    (["--source=watch", "--input=.", "--ingest_date=2026-01-01"], "partition of the day"),
+    (["--source=pubsub", "--input=projects/p/subscriptions/s", "--ack_deadline=5"], "in 10..600"),
+    (["--source=watch", "--input=.", "--runner=FlinkRunner", "--job_endpoint=h:1",
+      "--environment_type=LOOPBACK"], "needs --flink_master"),
+])  # fmt: skip
+def test_wrong_usage(tmp_path: Path, capsys, options: list[str], says: str) -> None:
+    runner = [] if any("--runner" in o for o in options) else ["--runner=PrismRunner"]
+    prism = [] if not runner else ["--prism_location=setup.py"]
+    assert main(["route", "--lake", str(tmp_path / "lake"), *options, *runner, *prism]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "lake").exists()

@@ -1,0 +1,127 @@
+"""Brings a stream's placed rows into the index, and keeps the journal short."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import apache_beam as beam
+from apache_beam.transforms.trigger import (
+    AccumulationMode,
+    AfterAny,
+    AfterCount,
+    AfterProcessingTime,
+    Repeatedly,
+)
+from apache_beam.transforms.window import GlobalWindows, TimestampedValue
+
+from transforms.config.route_config import RouteConfig
+from transforms.lake.append import append
+from transforms.lake.append_log import LogShard
+from transforms.lake.index_files import shard_of
+from transforms.lake.index_replica import replica_of
+from transforms.lake.recovery import JournalSweeper
+from transforms.lake.run_counts import RunCounts
+from transforms.lake.schema import IndexRow
+from transforms.metrics import (
+    CounterName,
+    DistributionName,
+    count,
+    count_indexed,
+    record,
+    record_seconds,
+)
+
+MAX_ROWS: Final = 10_000
+"""Rows of a shard that are written before their time is up."""
+SWEEP_EVERY_S: Final = 60.0
+
+
+@dataclass
+class AppendIndexStream(beam.PTransform):  # type: ignore[misc]
+    """Placed rows to the rows that were written; `index_every` seconds later at most.
+
+    Groups by processing time in the global window: nothing here waits for a watermark, which on some
+    engines does not move behind a source that polls.
+    """
+
+    config: RouteConfig
+
+    def expand(self, rows: beam.PCollection[IndexRow]) -> beam.PCollection[IndexRow]:
+        assert self.config.stream is not None
+        shards, every = self.config.index_shards, self.config.stream.index_every
+        return (
+            rows
+            | "EventTime" >> beam.Map(_stamped).with_output_types(Any)
+            | "KeyByShard"
+            >> beam.Map(lambda row: (shard_of(row.identity, shards), row)).with_output_types(
+                tuple[int, Any]
+            )
+            | "IndexEvery"
+            >> beam.WindowInto(
+                GlobalWindows(),
+                trigger=Repeatedly(AfterAny(AfterCount(MAX_ROWS), AfterProcessingTime(every))),
+                accumulation_mode=AccumulationMode.DISCARDING,
+            )
+            | "GroupByShard" >> beam.GroupByKey()
+            | "Commit" >> beam.ParDo(AppendFn(self.config)).with_output_types(Any)
+        )
+
+
+class AppendFn(beam.DoFn):  # type: ignore[misc]
+    """Appends the rows of one shard to its chain. Running it again changes nothing."""
+
+    def __init__(self, config: RouteConfig) -> None:
+        self._config = config
+
+    def process(self, group: tuple[int, Iterable[IndexRow]]) -> Iterator[IndexRow]:
+        shard, rows = group
+        config = self._config
+        chain = LogShard(config.index_shards, shard)
+        started = time.monotonic()
+        replica = replica_of(config.layout)
+        done = append(config.layout, replica, config.run_id, chain, list(rows))
+        record_seconds(DistributionName.INDEX_MS, time.monotonic() - started)
+        count(CounterName.REPEATED, done.held)
+        count_indexed(RunCounts.of_rows(done.rows))
+        for row in done.rows:
+            if row.event_time is not None:
+                record(DistributionName.DELAY_S, max(0, round(time.time() - row.event_time)))
+        yield from done.rows
+
+
+class SweepJournalFn(beam.DoFn):  # type: ignore[misc]
+    """On ticks of the clock: removes what the journal need not tell any more."""
+
+    def __init__(self, config: RouteConfig) -> None:
+        self._config = config
+
+    def process(self, number: int) -> Iterator[Any]:
+        if number == 0 and _Sweeping.is_due(self._config.run_id):
+            layout = self._config.layout
+            JournalSweeper(layout, replica_of(layout)).remove_stale()
+        yield from ()
+
+
+class _Sweeping:
+    """When this process swept last, for each run."""
+
+    _last: Final[dict[str, float]] = {}
+    _lock: Final = threading.Lock()
+
+    @classmethod
+    def is_due(cls, run_id: str) -> bool:
+        now = time.monotonic()
+        with cls._lock:
+            if now - cls._last.setdefault(run_id, now) < SWEEP_EVERY_S:
+                return False
+            cls._last[run_id] = now
+            return True
+
+
+def _stamped(row: IndexRow) -> Any:
+    """Give a row its event time back, which RunInference loses."""
+    return row if row.event_time is None else TimestampedValue(row, row.event_time)

@@ -1,0 +1,1 @@
+"""What every part of the router shares: labels, reasons, errors, references; no Beam, no pixels."""

@@ -1,0 +1,102 @@
+"""What an audit asks of a lake's rows and objects, in DuckDB's SQL.
+
+Quarantined rows are not grouped: damaged bytes have no identity.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from transforms.core.reasons import Status
+from transforms.lake.schema import WINDOW_MARK
+
+STATUSES: Final = tuple(str(status) for status in Status)
+ROW_COLUMNS: Final = (
+    "run_id object_key source_uri source_version source_size_bytes model_id status stage reason "
+    "destination object_uri content_sha256 sop_instance_uid series_instance_uid "
+    "study_instance_uid conflict"
+).split()
+
+_TYPES: Final = {"source_size_bytes": "BIGINT", "conflict": "BOOLEAN"}
+_COLUMNS: Final = ", ".join(f"{name} {_TYPES.get(name, 'VARCHAR')}" for name in ROW_COLUMNS)
+_NAMED: Final = ", ".join(f"'{status}'" for status in STATUSES)
+_GROUPED: Final = f"status <> '{Status.QUARANTINED}' AND sop_instance_uid IS NOT NULL"
+_FIRST: Final = f"{_GROUPED} AND status <> '{Status.DUPLICATE}'"
+_FILE: Final = "'~' || left(content_sha256, 16) || '.dcm'"
+
+CREATE_TABLES: Final = f"""
+CREATE TABLE rows ({_COLUMNS}, object VARCHAR, inside BOOLEAN);
+CREATE TABLE objects (uri VARCHAR, size BIGINT);
+"""
+
+VIOLATIONS: Final = {
+    "unknown status": f"""
+        SELECT object_key, '' FROM rows WHERE status IS NULL OR status NOT IN ({_NAMED})""",
+    "row without stage or reason": """
+        SELECT object_key, '' FROM rows
+        WHERE coalesce(stage, '') = '' OR coalesce(reason, '') = ''""",
+    "row without an object": """
+        SELECT object_key, '' FROM rows WHERE coalesce(object_uri, '') = ''""",
+    "second row for one source": """
+        SELECT object_key, '' FROM rows
+        GROUP BY object_key, source_uri, source_version, coalesce(model_id, '')
+        HAVING count(*) > 1""",
+    "same content routed twice in a run": f"""
+        SELECT min(object_key), '' FROM rows WHERE {_FIRST}
+        GROUP BY sop_instance_uid, content_sha256, run_id, coalesce(model_id, '')
+        HAVING count(*) > 1""",
+    "duplicate without a first": f"""
+        SELECT object_key, '' FROM rows
+        ANTI JOIN (SELECT sop_instance_uid, content_sha256 FROM rows WHERE {_FIRST})
+        USING (sop_instance_uid, content_sha256)
+        WHERE {_GROUPED} AND status = '{Status.DUPLICATE}'""",
+    "conflict not said": f"""
+        SELECT object_key, '' FROM rows
+        SEMI JOIN (
+            SELECT sop_instance_uid, run_id FROM rows WHERE {_GROUPED}
+            GROUP BY ALL HAVING count(DISTINCT content_sha256) > 1
+        ) USING (sop_instance_uid, run_id)
+        WHERE {_GROUPED} AND NOT coalesce(conflict, false)""",
+    "object stands where its row does not say": f"""
+        SELECT object_key, '' FROM rows
+        WHERE object_uri <> source_uri AND NOT CASE
+            WHEN status = '{Status.QUARANTINED}' THEN ends_with(
+                object_uri,
+                '/quarantine/' || left(content_sha256, 2) || '/' || content_sha256 || '.dcm')
+            WHEN status = '{Status.DUPLICATE}' AND NOT inside
+                AND NOT ends_with(object_uri, {_FILE})
+                THEN true  -- of a first that was only indexed
+            ELSE ends_with(
+                object_uri,
+                '/body_part=' || coalesce(destination, '')
+                || '/study=' || coalesce(study_instance_uid, '')
+                || '/series=' || coalesce(series_instance_uid, '')
+                || '/' || coalesce(sop_instance_uid, '') || {_FILE})
+            END""",
+    "missing object": """
+        SELECT object_key, object FROM rows
+        ANTI JOIN objects ON rows.object = objects.uri
+        WHERE inside""",
+    "object of another size": """
+        SELECT object_key, object FROM rows
+        JOIN objects ON rows.object = objects.uri
+        WHERE size <> source_size_bytes""",
+    "object without a row": """
+        SELECT '', uri FROM objects ANTI JOIN rows ON rows.object = objects.uri""",
+}
+"""Query of each kind of breach: object key, and a file of the lake."""
+
+CONFLICTS: Final = f"""
+SELECT DISTINCT sop_instance_uid FROM rows WHERE {_GROUPED} AND conflict ORDER BY 1"""
+
+EXTERNAL_OBJECTS: Final = """
+SELECT object_key, object, source_size_bytes FROM rows WHERE NOT inside AND object <> ''"""
+
+STORED_OBJECTS: Final = """
+SELECT min(object_key), object, content_sha256, bool_or(inside) FROM rows
+LEFT JOIN objects ON rows.object = objects.uri
+WHERE object <> '' AND (uri IS NOT NULL OR NOT inside)
+GROUP BY object, content_sha256"""
+
+ROWS_OF_RUNS: Final = f"""
+SELECT split_part(run_id, '{WINDOW_MARK}', 1), status, count(*) FROM rows GROUP BY ALL"""

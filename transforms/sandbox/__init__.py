@@ -1,0 +1,1 @@
+"""One untrusted object, read and decoded in a child process with limits."""
