@@ -31,7 +31,7 @@ class CountAs(beam.PTransform):  # type: ignore[misc]
         term = self.term
         return (
             elements
-            | "Count" >> beam.combiners.CounterName.Globally()
+            | "Count" >> beam.combiners.Count.Globally()
             | "Tally"
             >> beam.Map(lambda number: RunCounts.of_count(term, number)).with_output_types(Any)
         )
