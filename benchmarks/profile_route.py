@@ -52,7 +52,7 @@ STAGES = {
     "forward": ("models.handler", "_forward"),
     "decide": ("models.classify", "decide_row"),
     "place": ("transforms.place", "place"),
-    "settle": ("transforms.append_index_batch", "settle_all"),
+    "settle": ("transforms.append_index_batch", "resolve_all"),
     "write index": ("transforms.append_index_batch", "write_index"),
 }
 

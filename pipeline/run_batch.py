@@ -44,7 +44,7 @@ def run(
             pipeline = beam.Pipeline(options=options)
             build(pipeline, config)
             try:
-                result = pipeline.run_batch()
+                result = pipeline.run()
                 result.wait_until_finish()
             except Exception as error:
                 raise to_user_error(error) from error
@@ -75,7 +75,7 @@ def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = 
     else:
         _require_matches(config)
         build(pipeline, config)
-    pipeline.run_batch()
+    pipeline.run()
 
 
 def checked_options(

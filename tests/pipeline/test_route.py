@@ -368,7 +368,7 @@ def test_a_shard_that_is_settled_in_parts_is_the_one_that_is_settled_whole(
     resolve_all = transforms.append_index_batch.resolve_all
     monkeypatch.setattr(
         transforms.append_index_batch,
-        "settle_all",
+        "resolve_all",
         lambda rows, *rest, **more: parts.append(len(rows)) or resolve_all(rows, *rest, **more),
     )
     whole = route("--index_shards", "1", "--lake", str(tmp_path / "whole"))
