@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +16,8 @@ from pipeline.runners import beam_options_of, clock_of, require_reach
 from pipeline.sources.files import list_objects
 from pipeline.sources.manifest import STANDARD_INPUT, read_manifest
 from pipeline.summary import read_summary
+from pipeline.user_errors import to_user_error
 from transforms.config.route_config import FILES, ConfigError, RouteConfig
-from transforms.core.errors import UsageError
-from transforms.core.reasons import MEANINGS
 from transforms.lake.journal import sweep_journal
 from transforms.lake.layout import SCRATCH
 from transforms.lake.lock import lock_lake
@@ -97,25 +95,6 @@ def sweep_scratch(config: RouteConfig) -> None:
     """Remove half-written files of a run that has ended."""
     for root in filter(is_local, config.layout.object_roots):
         remove_stale(join(root, SCRATCH))
-
-
-def to_user_error(error: Exception) -> BaseException:
-    """Say what ended a run in words; Beam wraps what its steps raise, and names the step.
-
-    Runners that run workers elsewhere give the text of a traceback; its last line says what happened.
-    """
-    text = str(error)
-    if "Traceback (most recent call last)" in text:
-        text = text.rstrip().splitlines()[-1].partition(": ")[2]
-    text = text.partition(" [while running")[0]
-    if "KeyboardInterrupt" in text:
-        return KeyboardInterrupt()
-    for reason, meaning in MEANINGS.items():
-        if re.search(rf": {reason}\b", text):
-            return RuntimeError(f"{meaning.text}; {meaning.remedy} ({text})")
-    if isinstance(error, UsageError):
-        return error
-    return RuntimeError(text or type(error).__name__)
 
 
 def report_waiting() -> None:

@@ -22,10 +22,11 @@ from apache_beam.runners.runner import PipelineResult
 from pipeline.flink_rest import cancel as cancel_on_flink
 from pipeline.graph import build_streaming
 from pipeline.metrics_report import metrics_of, write_metrics
-from pipeline.run_batch import checked_options, report_waiting, sweep_scratch, to_user_error
+from pipeline.run_batch import checked_options, report_waiting, sweep_scratch
 from pipeline.runners import clock_of, for_source
 from pipeline.sources.periodic_trigger import FLINK
 from pipeline.summary import write_summary
+from pipeline.user_errors import to_user_error
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.core.reasons import ProcessingFailure
 from transforms.lake import drain

@@ -6,13 +6,14 @@ import argparse
 import contextlib
 import gc
 import importlib
-import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
 from pipeline import __version__
 from pipeline.allocator import let_arrow_free, limit_arenas
+from pipeline.cli.logs import add_log_arguments, configure_logging
 from transforms.core.errors import UsageError
 from transforms.sandbox import isolation
 
@@ -33,16 +34,6 @@ RUN_COMMANDS = ("route", "demo")
 DONE, FAILED, USAGE = 0, 1, 2
 
 
-def _is_telling(record: logging.LogRecord) -> bool:
-    """Whether a message is worth a line.
-
-    Beam warns of missing BigQuery clients wherever it is installed without its gcp extra, and Flink
-    calls it an error that a stream was stopped.
-    """
-    text = record.getMessage()
-    return not text.startswith("apitools not found") and "JobCancellationException" not in text
-
-
 def _imported(command: str) -> ModuleType:
     """Import a command's module; what imports make is not searched for garbage meanwhile."""
     gc.disable()
@@ -58,9 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 done and complete, 1 failed or incomplete, 2 wrong usage."""
     limit_arenas()
     let_arrow_free()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger().addFilter(_is_telling)
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # what it raises is said below
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="dicom-router",
@@ -79,22 +67,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
         if name == chosen:  # the others' imports would cost seconds
             _imported(name).add_arguments(sub)
+            add_log_arguments(sub)
     args, rest = parser.parse_known_args(arguments)
     if rest and args.command not in RUN_COMMANDS:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.beam_options = rest
+    configure_logging(args.log_level, debug=args.debug)
     try:
         code: int = _imported(args.command).run(args)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to complete", file=sys.stderr)
         return FAILED
     except ModuleNotFoundError as error:
-        print(f"error: {error}; see 'dicom-router {args.command} --help'", file=sys.stderr)
+        _report(f"{error}; see 'dicom-router {args.command} --help'", debug=args.debug)
         return FAILED
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _report(str(error), debug=args.debug)
         return USAGE
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _report(str(error), debug=args.debug)
         return FAILED
     return code
+
+
+def _report(message: str, *, debug: bool) -> None:
+    """Print the error being handled, and with `--debug` its traceback before it."""
+    if debug:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)

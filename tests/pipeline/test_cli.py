@@ -110,6 +110,30 @@ def test_wrong_usage_is_exit_2_and_says_what_to_do(
     assert not (tmp_path / "lake").exists()
 
 
+def test_debug_shows_the_traceback_of_an_error(capsys, tmp_path: Path) -> None:
+    arguments = ("verify", str(tmp_path / "missing"))
+    assert "Traceback" not in run(capsys, *arguments)[2]
+    code, _, err = run(capsys, *arguments, "--debug")
+    assert code == 2
+    assert err.startswith("Traceback (most recent call last):")
+    assert "require_lake" in err
+    assert err.splitlines()[-1].startswith("error: ")
+
+
+def test_the_log_level_is_that_of_the_router_alone(capsys, tmp_path: Path) -> None:
+    import logging
+
+    run(capsys, "verify", str(tmp_path), "--log_level", "INFO")
+    assert logging.getLogger("transforms.lake.verify").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("pydicom").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("apache_beam").isEnabledFor(logging.ERROR)
+    run(capsys, "verify", str(tmp_path), "--debug")
+    assert logging.getLogger("dicom_router").isEnabledFor(logging.DEBUG)
+    assert logging.getLogger("apache_beam").isEnabledFor(logging.ERROR)
+    run(capsys, "verify", str(tmp_path))
+    assert not logging.getLogger("dicom_router").isEnabledFor(logging.INFO)
+
+
 @pytest.mark.skipif("os.path.exists('/dev/nvidia0')", reason="needs a machine without CUDA")
 def test_cuda_that_is_not_there_is_an_error_before_any_work(capsys, tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(dicom_bytes(image(shape=(64, 64))))

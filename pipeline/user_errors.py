@@ -1,0 +1,81 @@
+"""Turn what ended a job into an error for the operator: by exception type, never by words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from transforms.core.errors import UsageError
+from transforms.core.reasons import MEANINGS, ObjectError, ProcessingFailure, Reason
+
+_TRACEBACK: Final = "Traceback (most recent call last)"
+_STEP: Final = " [while running"
+_FAILURE_LINE: Final = re.compile(
+    rf"^{re.escape(f'{ProcessingFailure.__module__}.{ProcessingFailure.__qualname__}')}: "
+    r"(?P<failure>[a-z]+: (?P<reason>[a-z_]+)(?: \(.*\))?)$",
+    re.MULTILINE,
+)
+"""The line of a traceback that names a `ProcessingFailure`, as `traceback` writes it."""
+_INTERRUPT_LINE: Final = re.compile(r"^KeyboardInterrupt$", re.MULTILINE)
+_FILE_NAME: Final = re.compile(r"(\[Errno \d+\] [^:]+): .*")
+"""The name after an operating system's message: that of a source object may identify a patient."""
+
+
+def to_user_error(error: BaseException) -> BaseException:
+    """Return the error to report for an exception that ended a job.
+
+    Runners in this process raise what a step raised, or wrap it and name the step. Runners with
+    workers elsewhere raise the text of a traceback.
+
+    Args:
+        error: raised by the runner.
+
+    Returns:
+        A `KeyboardInterrupt`, the `UsageError` that a step raised, or a `RuntimeError` whose message
+        says what to do where that is known.
+    """
+    raised = _unwrap(error)
+    for cause in _causes(raised):
+        if isinstance(cause, KeyboardInterrupt):
+            return KeyboardInterrupt()
+        if isinstance(cause, UsageError):
+            return cause
+        if isinstance(cause, ObjectError):
+            return _describe(cause.reason, str(cause))
+    text = str(raised)
+    if _TRACEBACK in text:
+        return _from_traceback(text)
+    if isinstance(raised, OSError) and raised.strerror:
+        text = f"[Errno {raised.errno}] {raised.strerror}"
+    return RuntimeError(text.partition(_STEP)[0] or type(raised).__name__)
+
+
+def _unwrap(error: BaseException) -> BaseException:
+    """Return what a step raised; Beam raises another exception with the step's name in its message."""
+    while getattr(error, "_tagged_with_step", False) and error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and those that it was raised from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _from_traceback(text: str) -> BaseException:
+    if _INTERRUPT_LINE.search(text):
+        return KeyboardInterrupt()
+    for match in reversed(list(_FAILURE_LINE.finditer(text))):
+        if match["reason"] in set(Reason):
+            return _describe(Reason(match["reason"]), match["failure"])
+    last = text.rstrip().splitlines()[-1].partition(": ")[2].partition(_STEP)[0]
+    return RuntimeError(_FILE_NAME.sub(r"\1", last) or "the job failed; see the engine's log")
+
+
+def _describe(reason: Reason, failure: str) -> RuntimeError:
+    meaning = MEANINGS[reason]
+    return RuntimeError("; ".join(filter(None, meaning)) + f" ({failure})")
