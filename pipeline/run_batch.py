@@ -21,8 +21,9 @@ from transforms.config.route_config import FILES, ConfigError, RouteConfig
 from transforms.lake.journal import sweep_journal
 from transforms.lake.layout import SCRATCH
 from transforms.lake.lock import lock_lake
-from transforms.storage.local import remove_stale
+from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
+from transforms.storage.temporary import remove_abandoned
 
 
 def run(
@@ -37,7 +38,7 @@ def run(
     options = checked_options(config, runner, beam_options)
     _require_matches(config)
     with lock_lake(config.layout, report_waiting):
-        sweep_scratch(config)
+        remove_partial_files(config)
         with Progress(quiet=quiet):
             pipeline = beam.Pipeline(options=options)
             build(pipeline, config)
@@ -54,7 +55,7 @@ def run(
             write_metrics(metrics, config)
         if summary["complete"]:  # else a write that was reported as failed may have been done
             sweep_journal(config.layout)
-            sweep_scratch(config)  # of workers that an engine lost and replaced
+            remove_partial_files(config)  # of workers that an engine lost and replaced
     return summary
 
 
@@ -91,10 +92,10 @@ def checked_options(
     return options
 
 
-def sweep_scratch(config: RouteConfig) -> None:
-    """Remove half-written files of a run that has ended."""
+def remove_partial_files(config: RouteConfig) -> None:
+    """Remove the partial files that killed processes of this host left in the lake's roots."""
     for root in filter(is_local, config.layout.object_roots):
-        remove_stale(join(root, SCRATCH))
+        remove_abandoned(uri_to_path(join(root, SCRATCH)))
 
 
 def report_waiting() -> None:

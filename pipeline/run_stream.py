@@ -22,7 +22,7 @@ from apache_beam.runners.runner import PipelineResult
 from pipeline.flink_rest import cancel as cancel_on_flink
 from pipeline.graph import build_streaming
 from pipeline.metrics_report import metrics_of, write_metrics
-from pipeline.run_batch import checked_options, report_waiting, sweep_scratch
+from pipeline.run_batch import checked_options, remove_partial_files, report_waiting
 from pipeline.runners import clock_of, for_source
 from pipeline.sources.periodic_trigger import FLINK
 from pipeline.summary import write_summary
@@ -188,7 +188,7 @@ def _recover(config: RouteConfig, *, quiet: bool) -> None:
     with lock_lake(config.layout, report_waiting, names=[LOCK]):
         replica = replica_of(config.layout)
         recovered_row = recover(config.layout, replica, config.run_id, config.index_shards)
-        sweep_scratch(config)
+        remove_partial_files(config)
     if recovered_row and not quiet:
         print(
             f"{recovered_row} rows were taken over from a killed run", file=sys.stderr, flush=True

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.cli import main
 from tests.lake.test_stream_index import append_rows, row
+from tests.leftovers import abandon
 from transforms.lake import append as append_module
 from transforms.lake import compaction
 from transforms.lake.append import append
@@ -20,7 +21,7 @@ from transforms.lake.compaction import compact
 from transforms.lake.index_files import list_index, read_existing
 from transforms.lake.index_replica import IndexReplica
 from transforms.lake.layout import Layout
-from transforms.storage.local import remove_stale
+from transforms.storage.temporary import remove_abandoned
 
 DAYS = ("2026-03-01", "2026-03-02", "2026-03-03")
 SOURCES = [f"/in/{day}-{part}-{n}" for day in DAYS for part in range(2) for n in range(5)]
@@ -134,7 +135,8 @@ def test_a_kill_at_any_step_leaves_each_row_once(
     assert set(plain(layout)) == set(SOURCES)
     if exchange:
         assert plain(layout) == sorted(SOURCES)
-    remove_stale(layout.scratch())
+    abandon(Path(layout.scratch()))
+    remove_abandoned(layout.scratch())
     compact(layout, "2026-03-04")
     assert plain(layout) == own(layout) == sorted(SOURCES)
     assert not list(Path(layout.root, ".tmp").iterdir())

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.leftovers import name_of_dead_process
 from transforms.core.reasons import ProcessingFailure, Reason
 from transforms.lake.files import put_bytes, put_copy, put_link
-from transforms.storage.local import LocalStorage, remove_stale
+from transforms.storage.local import LocalStorage
+from transforms.storage.temporary import remove_abandoned
 
 DATA = b"some bytes"
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -111,10 +113,24 @@ def test_a_source_that_is_gone_is_said_to_be_gone(tmp_path: Path, how) -> None:
     assert caught.value.reason is Reason.DISAPPEARED
 
 
-def test_sweeping_removes_what_is_not_whole(tmp_path: Path) -> None:
+def test_a_partial_file_carries_the_process_that_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kill leaves is removed by the next run; what others put beside it is not."""
     scratch = tmp_path / ".tmp"
-    put_bytes(str(tmp_path / "t.dcm"), DATA, scratch=str(scratch))
-    (scratch / "half").write_bytes(b"hal")
-    assert remove_stale(str(scratch)) == 1
-    assert list(scratch.iterdir()) == []
-    assert remove_stale(str(tmp_path / "no such folder")) == 0
+    scratch.mkdir()
+    (scratch / "of another program").touch()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(descriptor: int) -> None:
+        (partial,) = scratch.glob("dicom-router-*")
+        os.link(partial, scratch / name_of_dead_process())
+        raise Killed
+
+    monkeypatch.setattr(os, "fsync", kill)
+    with pytest.raises(Killed):
+        put_bytes(str(tmp_path / "t.dcm"), DATA, scratch=str(scratch))
+    assert remove_abandoned(scratch) == 1
+    assert [path.name for path in scratch.iterdir()] == ["of another program"]

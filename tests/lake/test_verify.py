@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.cli import main
 from tests.conftest import Lake
+from tests.leftovers import name_of_dead_process
 from tests.synthetic import dicom_bytes, image
 from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
@@ -186,7 +187,7 @@ def test_a_source_name_is_not_shown_when_an_indexed_source_is_gone(
 
 
 def test_temporary_files_are_told_and_swept_by_the_next_run(route, whole: Lake, capsys) -> None:
-    (whole.root / ".tmp" / "half").write_bytes(b"x")
+    (whole.root / ".tmp" / name_of_dead_process()).write_bytes(b"x")
     assert main(["verify", str(whole.root)]) == 0
     assert "1 temporary files" in capsys.readouterr().out
     route()

@@ -37,6 +37,7 @@ from transforms.lake.layout import PARTITION_PREFIX, Layout
 from transforms.lake.schema import ROW_GROUP_ROWS, SCHEMA
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join, storage_of
+from transforms.storage.temporary import temporary_name
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -117,8 +118,7 @@ def _exchange_day(
     layout: Layout, day: str, replaced: Sequence[str], name: str, put: Callable[[str], None]
 ) -> bool:
     """Exchange a day's folder for one with the merged file; False where that cannot be done."""
-    old, new = uri_to_path(layout.partition(day)), Path(layout.scratch(), f"{COMPACTED}{day}")
-    shutil.rmtree(new, ignore_errors=True)
+    old, new = uri_to_path(layout.partition(day)), Path(layout.scratch(), temporary_name())
     put(str(new / name))
     for path in old.iterdir():  # empty files that close chains, and what is not ours
         if path.name not in replaced:

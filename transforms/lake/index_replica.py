@@ -8,12 +8,10 @@ into memory.
 from __future__ import annotations
 
 import atexit
-import os
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
@@ -30,9 +28,9 @@ from transforms.lake.index_files import (
 )
 from transforms.lake.layout import Layout
 from transforms.lake.schema import ROW_GROUP_ROWS
+from transforms.storage.temporary import remove_abandoned, temporary_folder
 
 MEMORY_LIMIT: Final = "512MB"
-PREFIX: Final = "catalog-"
 
 _TEXTS: Final = ", ".join(f"{column} VARCHAR" for column in EXISTING_COLUMNS)
 _CREATE: Final = f"CREATE TABLE ledger (version UHUGEINT, identity UHUGEINT, {_TEXTS})"
@@ -63,9 +61,9 @@ class IndexReplica:
         import duckdb  # only streams and commits of stores need it
 
         self._layout = layout
-        _sweep()
-        self._folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")  # for this user alone
-        self._tables = duckdb.connect(Path(self._folder) / "catalog.duckdb")
+        remove_abandoned(tempfile.gettempdir())
+        self._folder = temporary_folder()
+        self._tables = duckdb.connect(self._folder / "index.duckdb")
         self._tables.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; SET threads = 2")
         self._tables.execute(_CREATE)
         self._read: set[str] = set()
@@ -156,11 +154,3 @@ def replica_of(layout: Layout) -> IndexReplica:
             _REPLICAS[layout.root] = IndexReplica(layout)
             atexit.register(_REPLICAS[layout.root].close)
         return _REPLICAS[layout.root]
-
-
-def _sweep() -> None:
-    """Remove what killed processes of this machine left."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
-        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            shutil.rmtree(folder, ignore_errors=True)

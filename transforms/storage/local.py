@@ -10,13 +10,13 @@ import io
 import os
 import shutil
 import stat
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import quote, unquote_to_bytes
 
 from transforms.storage.base import BLOCK_BYTES, ObjectChanged, ObjectInfo
+from transforms.storage.temporary import temporary_name
 
 COPY_BYTES: Final = 1 << 30
 CANNOT: Final = (errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP)
@@ -149,20 +149,6 @@ class LocalStorage:
         uri_to_path(uri).unlink(missing_ok=True)
 
 
-def remove_stale(scratch: str) -> int:
-    """Remove what a killed run left half done; call only where no other run writes."""
-    try:
-        left = list(os.scandir(scratch))
-    except FileNotFoundError:
-        return 0
-    for entry in left:
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path, ignore_errors=True)
-        else:
-            Path(entry.path).unlink(missing_ok=True)
-    return len(left)
-
-
 def _raise_unless_gone(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
@@ -275,7 +261,7 @@ def _put(target: Path, write: Callable[[Path], None], sha256: str, scratch: Path
         return _same_or_raise(target, sha256)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(parents=True, exist_ok=True)
-    temporary = scratch / uuid.uuid4().hex
+    temporary = scratch / temporary_name()
     try:
         write(temporary)
         os.link(temporary, target)  # unlike a rename, it cannot replace
