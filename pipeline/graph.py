@@ -8,7 +8,7 @@ import apache_beam as beam
 
 from models.classify import ClassifyAndDecide
 from pipeline.sources import SOURCES
-from pipeline.sources.discovered import REFS
+from pipeline.sources.outputs import REFS
 from pipeline.sources.periodic_trigger import PeriodicTrigger
 from pipeline.summary import CountAs, Summarise
 from transforms.append_index_batch import AppendIndexBatch

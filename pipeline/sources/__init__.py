@@ -1,4 +1,4 @@
-"""Where objects are discovered; each source is one module and one `PTransform` of the same shape."""
+"""Sources of objects: each is one module and one `PTransform` with the outputs of `outputs`."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ SOURCES: Final[dict[str, Callable[[RouteConfig], beam.PTransform]]] = {
     WATCH: partial(PollInputs, poller=Watcher),
     PUBSUB: partial(PollInputs, poller=Subscription),
 }
-"""The source that `--source` means; the streaming ones look when the clock of `triggers` says so."""
+"""The transform of each value of `--source`; streaming ones take the elements of `PeriodicTrigger`."""

@@ -1,4 +1,4 @@
-"""Discovers objects by patterns: files, folders (with all below) and globs, local or in a store."""
+"""Lists the objects that patterns match: files, folders (recursively) and globs, local or in a store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam import pvalue
 
-from pipeline.sources.discovered import REFS, discovered
+from pipeline.sources.outputs import REFS, to_output
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, ObjectRef
 from transforms.storage.local import path_to_uri
@@ -18,7 +18,7 @@ from transforms.storage.schemes import scheme_of, storage_of
 
 @dataclass
 class MatchFiles(beam.PTransform):  # type: ignore[misc]
-    """Input patterns to references in `REFS`, and `FAILED` for folders that cannot be listed."""
+    """List input patterns: references in `REFS`, folders that cannot be listed in `FAILED`."""
 
     config: RouteConfig
 
@@ -35,19 +35,19 @@ class MatchFiles(beam.PTransform):  # type: ignore[misc]
 
 def _match(pattern: str, config: RouteConfig) -> Iterator[Any]:
     for found in list_objects(pattern, config.layout.object_roots):
-        named = getattr(found, "filename", None) or pattern
-        yield discovered(found, path_to_uri(str(named)), config)
+        path = getattr(found, "filename", None) or pattern
+        yield to_output(found, path_to_uri(str(path)), config)
 
 
 def list_objects(pattern: str, lakes: Sequence[str]) -> Iterator[ObjectRef | OSError]:
-    """List the objects that a pattern names, and the errors of what cannot be looked at.
+    """List the objects that a pattern matches, and the errors of what cannot be listed.
 
     Args:
         pattern: path or URI of an object or a folder, or a glob where ** spans folders.
-        lakes: roots whose objects are never listed: a lake is not routed into itself.
+        lakes: roots to leave out, so that a lake is never routed into itself.
     """
-    own = [root for root in lakes if scheme_of(root) == scheme_of(pattern)]
-    for found in storage_of(pattern).match(pattern, own):
+    excluded = [root for root in lakes if scheme_of(root) == scheme_of(pattern)]
+    for found in storage_of(pattern).match(pattern, excluded):
         if isinstance(found, OSError):
             yield found
         else:

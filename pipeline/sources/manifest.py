@@ -1,4 +1,4 @@
-"""Takes objects from manifests: lists of paths and URIs in text, CSV or Parquet, or standard input."""
+"""Reads manifests: lists of paths and URIs in text, CSV or Parquet files, or on standard input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam import pvalue
 
-from pipeline.sources.discovered import REFS, discovered
+from pipeline.sources.outputs import REFS, to_output
 from transforms.config.route_config import RouteConfig
 from transforms.core.errors import UsageError
 from transforms.core.object_ref import FAILED, ObjectRef
@@ -24,32 +24,35 @@ from transforms.storage.schemes import absolute, storage_of, uri_problem
 
 STANDARD_INPUT: Final = "-"
 COLUMNS: Final = ("uri", "source_uri", "path", "file")
-"""Names of the column that holds the URIs, in CSV and Parquet; the first that there is counts."""
-LOOK_UPS: Final = 64
-"""Objects that are looked up in one bundle's step, in as many threads as make sense for a store."""
-THREADS: Final = 16
+"""Accepted names of the URI column in CSV and Parquet, in order of precedence."""
+LOOKUP_BATCH_SIZE: Final = 64
+LOOKUP_THREADS: Final = 16
+"""Lookups in parallel: a store's latency, not its bandwidth, limits them."""
 
 
 @dataclass
 class ReadManifests(beam.PTransform):  # type: ignore[misc]
-    """Manifests to references in `REFS`, and `FAILED` for what they name and is not there."""
+    """Read manifests: references in `REFS`, listed objects that cannot be found in `FAILED`."""
 
     config: RouteConfig
 
     def expand(self, pbegin: pvalue.PBegin) -> pvalue.DoOutputsTuple:
-        given = read_standard_input() if STANDARD_INPUT in self.config.inputs else []
-        files = [uri for uri in self.config.inputs if uri != STANDARD_INPUT]
+        piped = read_standard_input() if STANDARD_INPUT in self.config.inputs else []
+        manifests = [uri for uri in self.config.inputs if uri != STANDARD_INPUT]
         listed = (
             pbegin
-            | "Manifests" >> beam.Create(files)
+            | "Manifests" >> beam.Create(manifests)
             | "Read" >> beam.FlatMap(read_manifest).with_output_types(str)
         )
-        piped = pbegin | "StandardInput" >> beam.Create(given).with_output_types(str)
+        from_stdin = pbegin | "StandardInput" >> beam.Create(piped).with_output_types(str)
         return (
-            (listed, piped)
-            | "Both" >> beam.Flatten()
-            | "Spread" >> beam.Reshuffle()
-            | "Batch" >> beam.BatchElements(min_batch_size=LOOK_UPS, max_batch_size=LOOK_UPS)
+            (listed, from_stdin)
+            | "Flatten" >> beam.Flatten()
+            | "Reshuffle" >> beam.Reshuffle()
+            | "Batch"
+            >> beam.BatchElements(
+                min_batch_size=LOOKUP_BATCH_SIZE, max_batch_size=LOOKUP_BATCH_SIZE
+            )
             | "LookUp"
             >> beam.FlatMap(_look_up, self.config)
             .with_output_types(Any)
@@ -58,17 +61,17 @@ class ReadManifests(beam.PTransform):  # type: ignore[misc]
 
 
 def read_manifest(uri: str) -> Iterator[str]:
-    """Read the URIs that one manifest names; local paths become absolute.
+    """Yield the URIs in one manifest; local paths become absolute.
 
-    Text has one to a line. CSV and Parquet, told by their suffix, have a column of one of the names
-    in `COLUMNS`; a CSV file needs a header.
+    A text manifest has one URI a line. CSV (with a header) and Parquet, recognised by the suffix, have
+    a column of one of the names in `COLUMNS`.
 
     Raises:
-        UsageError: it cannot be read, or has no such column.
+        UsageError: the manifest cannot be read, or has no such column.
     """
     try:
         if uri.lower().endswith(".parquet"):
-            yield from map(absolute, _of_parquet(uri))
+            yield from map(absolute, _uris_in_parquet(uri))
             return
         text = io.StringIO(read_bytes(uri).decode("utf-8-sig"), newline="")
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -83,11 +86,11 @@ def read_manifest(uri: str) -> Iterator[str]:
 
 
 def read_standard_input() -> list[str]:
-    """Return the URIs on standard input, one to a line."""
+    """Return the URIs on standard input, one a line."""
     return [absolute(line) for line in _lines(sys.stdin)]
 
 
-def _of_parquet(uri: str) -> Iterator[str]:
+def _uris_in_parquet(uri: str) -> Iterator[str]:
     with parquet_file(uri) as file:
         column = _column(uri, file.schema_arrow.names)
         for batch in file.iter_batches(columns=[column]):
@@ -108,20 +111,20 @@ def _lines(stream: Any) -> Iterator[str]:
 
 
 def _look_up(uris: Sequence[str], config: RouteConfig) -> Iterator[Any]:
-    with ThreadPoolExecutor(THREADS) as pool:
-        for uri, found in zip(uris, pool.map(_find, uris), strict=True):
-            yield discovered(found, uri, config)
+    with ThreadPoolExecutor(LOOKUP_THREADS) as pool:
+        for uri, found in zip(uris, pool.map(_stat, uris), strict=True):
+            yield to_output(found, uri, config)
 
 
-def _find(uri: str) -> ObjectRef | OSError:
-    if why := uri_problem(uri):
-        return OSError(why)
+def _stat(uri: str) -> ObjectRef | OSError:
+    if problem := uri_problem(uri):
+        return OSError(problem)
     try:
         found = storage_of(uri).stat(uri)
     except OSError as error:
         return error
-    except ValueError as error:  # a name that the place cannot have
+    except ValueError as error:  # not a valid name there
         return OSError(type(error).__name__)
     if found is None:
-        return FileNotFoundError("named in a manifest, and not there")
+        return FileNotFoundError("in the manifest, but does not exist")
     return ObjectRef.of(found)

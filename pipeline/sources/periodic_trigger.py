@@ -1,4 +1,4 @@
-"""The clock of the streaming sources: an element for each input, again and again, always in one place."""
+"""The periodic trigger of the streaming sources: one element per input and poll interval."""
 
 from __future__ import annotations
 
@@ -14,42 +14,48 @@ from apache_beam.transforms.window import GlobalWindows
 
 PERIODIC: Final = "PeriodicImpulse"
 FLINK: Final = "FlinkStreamingImpulse"
-"""Clocks by engine. On Flink, the splittable source behind `PeriodicImpulse` sometimes stays silent
-from the start: its watermark runs ahead of its first element."""
+"""Periodic impulses. On Flink, the splittable DoFn behind `PeriodicImpulse` sometimes never emits: its
+watermark runs ahead of its first element."""
 
 
 @dataclass
 class PeriodicTrigger(beam.PTransform):  # type: ignore[misc]
-    """Numbers of inputs, 0..inputs - 1, each every `every` seconds.
+    """Emit the number of each input, 0..inputs - 1, periodically.
 
-    An engine may run a clock in several places; grouped by the number, the ticks of one input are
-    always at one place.
+    Grouping by the number sends all elements of one input to one worker, so that each input has one
+    poller even where an engine runs the impulse on several workers.
+
+    Attributes:
+        inputs: number of inputs.
+        interval: seconds between two elements of one input.
+        impulse: `PERIODIC` or `FLINK`, as the engine needs.
     """
 
     inputs: int
-    every: float
-    clock: str
+    interval: float
+    impulse: str
 
     def expand(self, pbegin: pvalue.PBegin) -> beam.PCollection[int]:
         numbers = range(self.inputs)
         return (
             pbegin
-            | "Clock" >> self._clock()
+            | "Impulse" >> self._impulse()
             | "PerInput"
             >> beam.FlatMap(lambda _: [(n, None) for n in numbers]).with_output_types(
                 tuple[int, None]
             )
-            | "AtOnce"
+            | "FireImmediately"
             >> beam.WindowInto(
                 GlobalWindows(),
                 trigger=Repeatedly(AfterCount(1)),
                 accumulation_mode=AccumulationMode.DISCARDING,
             )
-            | "InOnePlace" >> beam.GroupByKey()
-            | "Number" >> beam.Keys().with_output_types(int)
+            | "GroupByInput" >> beam.GroupByKey()
+            | "InputNumber" >> beam.Keys().with_output_types(int)
         )
 
-    def _clock(self) -> beam.PTransform:
-        if self.clock == FLINK:
-            return FlinkStreamingImpulseSource().set_interval_ms(max(1, round(self.every * 1000)))
-        return PeriodicImpulse(fire_interval=self.every, rebase=RebaseMode.REBASE_START)
+    def _impulse(self) -> beam.PTransform:
+        if self.impulse == FLINK:
+            interval_ms = max(1, round(self.interval * 1000))
+            return FlinkStreamingImpulseSource().set_interval_ms(interval_ms)
+        return PeriodicImpulse(fire_interval=self.interval, rebase=RebaseMode.REBASE_START)

@@ -1,4 +1,4 @@
-"""What the streaming sources share: they look when the clock ticks, in one place for each input."""
+"""Polling shared by the streaming sources: one poller per input, driven by `PeriodicTrigger`."""
 
 from __future__ import annotations
 
@@ -14,34 +14,30 @@ from typing import Any, Final
 import apache_beam as beam
 from apache_beam import pvalue
 
-from pipeline.sources.discovered import REFS
-from pipeline.sources.pending import PendingObjects
+from pipeline.sources.outputs import REFS
+from pipeline.sources.retry_pending import PendingObjects
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED
 from transforms.lake import drain
 from transforms.lake.index_replica import replica_of
 
 LOG: Final = logging.getLogger("dicom_router")
-STOP_PATIENCE: Final = 3
-"""A source that was asked to stop waits so many times the delay of the index for another row."""
+DRAIN_TIMEOUT_FACTOR: Final = 3
+"""A draining source stops waiting when no row has come for this many times `index_every`."""
 
 
 class Poller(ABC):
-    """One input of a streaming source, with what it must remember between two looks."""
+    """One input of a streaming source, with its objects in flight."""
 
-    def __init__(
-        self, config: RouteConfig, named: str, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Begin with nothing given out.
+    def __init__(self, config: RouteConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with no object in flight.
 
         Args:
-            config: with a streaming source.
-            named: the input: a pattern or a subscription.
-            clock: monotonic, seconds.
+            config: of a run with a streaming source.
+            clock: returns monotonic time in seconds.
         """
         assert config.stream is not None
         self._config, self._stream = config, config.stream
-        self._named = named
         self._clock = clock
         self._replica = replica_of(config.layout)
         self.pending = PendingObjects(
@@ -51,20 +47,23 @@ class Poller(ABC):
         )
 
     @abstractmethod
-    def poll(self, *, stopping: bool) -> Iterator[Any]:
-        """Look for what is new, and see to what is done.
+    def poll(self, *, draining: bool) -> Iterator[Any]:
+        """Drop ingested objects from `pending`, then emit new objects and retries.
 
         Args:
-            stopping: nothing new is given out any more.
+            draining: emit nothing any more.
 
         Yields:
-            References and tagged failures, as `discovered` gives them.
+            Elements of `outputs.to_output`.
+
+        Raises:
+            OSError: the input or the lake does not respond.
         """
 
 
 @dataclass
 class PollInputs(beam.PTransform):  # type: ignore[misc]
-    """Ticks to references in `REFS`, and `FAILED` for what cannot be looked at."""
+    """Poll inputs: from input numbers to references in `REFS` and failures in `FAILED`."""
 
     config: RouteConfig
     poller: Callable[[RouteConfig, str], Poller]
@@ -75,18 +74,18 @@ class PollInputs(beam.PTransform):  # type: ignore[misc]
 
 
 class PollFn(beam.DoFn):  # type: ignore[misc]
-    """Numbers of inputs to what their pollers find; ticks that come too early are passed over."""
+    """Poll the input of each number, in the process-wide session of that input."""
 
     def __init__(self, config: RouteConfig, poller: Callable[[RouteConfig, str], Poller]) -> None:
         self._config = config
         self._poller = poller
 
     def process(self, number: int) -> Iterator[Any]:
-        yield from _polled_input(self._config, number, self._poller).tick()
+        yield from _session(self._config, number, self._poller).poll()
 
 
-class _PolledInput:
-    """The poller of one input, used by one thread at a time."""
+class _PollSession:
+    """Poll one input at most once per poll interval, in one thread at a time, until it is drained."""
 
     def __init__(self, config: RouteConfig, number: int, poller: Poller) -> None:
         assert config.stream is not None
@@ -94,57 +93,59 @@ class _PolledInput:
         self._stream = config.stream
         self._number = number
         self._poller = poller
-        self._busy = threading.Lock()
-        self._last = float("-inf")
-        self._asked_at: float | None = None
-        self._fewest_left = sys.maxsize
+        self._polling = threading.Lock()
+        self._polled_at = float("-inf")
+        self._draining = False
+        self._drained = False
+        self._fewest_pending = sys.maxsize
         self._progress_at = 0.0
-        self._has_stopped = False
 
-    def tick(self) -> Iterator[Any]:
-        if self._has_stopped or not self._busy.acquire(blocking=False):
+    def poll(self) -> Iterator[Any]:
+        """Poll unless another thread does, the last poll was just now, or the input is drained."""
+        if self._drained or not self._polling.acquire(blocking=False):
             return
         try:
             now = time.monotonic()
-            if now - self._last < self._stream.poll_every / 2:
+            if now - self._polled_at < self._stream.poll_every / 2:
                 return
-            self._last = now
-            if self._asked_at is None and drain.is_requested(self._config.layout):
-                self._asked_at = now
+            self._polled_at = now
+            self._draining = self._draining or drain.is_requested(self._config.layout)
             try:
-                yield from self._poller.poll(stopping=self._asked_at is not None)
-            except OSError as error:  # a store that does not answer; the next look may find it well
-                LOG.warning("input %d cannot be looked at (%s)", self._number, error.strerror)
+                yield from self._poller.poll(draining=self._draining)
+            except OSError as error:  # transient: the next poll tries again
+                LOG.warning("input %d cannot be polled (%s)", self._number, error.strerror)
                 return
-            self._say_if_stopped()
+            if self._draining:
+                self._report_if_drained()
         finally:
-            self._busy.release()
+            self._polling.release()
 
-    def _say_if_stopped(self) -> None:
-        if self._asked_at is None:
+    def _report_if_drained(self) -> None:
+        """Report drained once nothing is pending or rows have ceased to come."""
+        pending = tuple(sorted(one.ref.key for one in self._poller.pending))
+        now = time.monotonic()
+        if len(pending) < self._fewest_pending:
+            self._fewest_pending, self._progress_at = len(pending), now
+        timeout = DRAIN_TIMEOUT_FACTOR * self._stream.index_every + self._stream.poll_every
+        if pending and now - self._progress_at < timeout:
             return
-        left = sorted(one.ref.key for one in self._poller.pending)
-        if len(left) < self._fewest_left:
-            self._fewest_left, self._progress_at = len(left), time.monotonic()
-        waited = time.monotonic() - self._progress_at
-        if left and waited < STOP_PATIENCE * self._stream.index_every + self._stream.poll_every:
-            return
-        said = drain.DrainReport(tuple(left))
-        drain.report(self._config.layout, self._config.run_id, self._number, said)
-        self._has_stopped = True
+        found = drain.DrainReport(pending)
+        drain.report(self._config.layout, self._config.run_id, self._number, found)
+        self._drained = True
 
 
-_POLLED_INPUTS: Final[dict[tuple[str, int], _PolledInput]] = {}
-_OPENING: Final = threading.Lock()
+_SESSIONS: Final[dict[tuple[str, int], _PollSession]] = {}
+"""Sessions of this process by run and input. Engines drop and recreate DoFns between bundles, which
+must not lose the objects in flight. Beam's `Shared` would: it keeps alive only what any step of the
+process acquired last."""
+_SESSIONS_LOCK: Final = threading.Lock()
 
 
-def _polled_input(
+def _session(
     config: RouteConfig, number: int, poller: Callable[[RouteConfig, str], Poller]
-) -> _PolledInput:
-    """Return this process's polling of one input: engines make and drop DoFns as they like."""
+) -> _PollSession:
     key = config.run_id, number
-    with _OPENING:
-        if key not in _POLLED_INPUTS:
-            made = poller(config, config.inputs[number])
-            _POLLED_INPUTS[key] = _PolledInput(config, number, made)
-        return _POLLED_INPUTS[key]
+    with _SESSIONS_LOCK:
+        if key not in _SESSIONS:
+            _SESSIONS[key] = _PollSession(config, number, poller(config, config.inputs[number]))
+        return _SESSIONS[key]

@@ -1,7 +1,7 @@
-"""Takes new objects of Cloud Storage from notifications that a Pub/Sub subscription brings.
+"""Ingests new Cloud Storage objects from the notifications of a Pub/Sub subscription.
 
-A message is acknowledged once the index holds its object, so that nothing is lost with a worker;
-messages that come again meanwhile, or later, cost no more than a look at the catalog. Notifications:
+A message is acknowledged once the row of its object is in the index, so nothing is lost with a worker.
+A message that Pub/Sub redelivers costs one lookup in the index replica. Notification format:
 https://cloud.google.com/storage/docs/pubsub-notifications.
 """
 
@@ -9,43 +9,41 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from pipeline.sources.discovered import discovered
-from pipeline.sources.pending import PendingObject
+from pipeline.sources.outputs import to_output
 from pipeline.sources.poller import Poller
+from pipeline.sources.retry_pending import PendingObject
 from transforms.config.route_config import RouteConfig
-from transforms.core.object_ref import ObjectRef, object_key
+from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import Reason
-from transforms.lake.files import put_if_absent
-from transforms.lake.layout import Layout
+from transforms.lake.dead_letters import write_dead_letter
 from transforms.storage.schemes import storage_of
 
 FINALIZE: Final = "OBJECT_FINALIZE"
-MAX_MESSAGES: Final = 1000
-PULL_S: Final = 2.0
-BATCH_ACKS: Final = 1000
+PULL_BATCH_SIZE: Final = 1000
+ACK_BATCH_SIZE: Final = 1000
+PULL_TIMEOUT_S: Final = 2.0
 LOG: Final = logging.getLogger("dicom_router")
 
 
 class MalformedNotification(ValueError):
-    """A message is no notification of Cloud Storage."""
+    """A message is not a Cloud Storage notification."""
 
 
 @dataclass(frozen=True)
 class Notification:
-    """What a notification says of a new object.
+    """The notification of a new object version.
 
     Attributes:
-        uri: of the object.
+        uri: of the object, `gs://…`.
         generation: of this version.
-        size: in bytes; None where the subscription brings no payload.
-        event_time: when the object came to be, seconds since 1970.
+        size: in bytes; None where the subscription delivers no payload.
+        event_time: when this version was created, seconds since 1970.
     """
 
     uri: str
@@ -55,10 +53,10 @@ class Notification:
 
 
 def parse_notification(attributes: Mapping[str, str], payload: bytes) -> Notification | None:
-    """Return what a message says, or None where it tells of something else than a new object.
+    """Return the notification in a message, or None where its event is not a new object.
 
     Raises:
-        MalformedNotification: it is none.
+        MalformedNotification: the message is not a notification.
     """
     if "eventType" not in attributes:
         raise MalformedNotification("no eventType")
@@ -69,149 +67,145 @@ def parse_notification(attributes: Mapping[str, str], payload: bytes) -> Notific
         uri = f"gs://{attributes['bucketId']}/{attributes['objectId']}"
     except (KeyError, ValueError) as error:
         raise MalformedNotification(type(error).__name__) from error
+    return Notification(uri, generation, _size(payload), _event_time(attributes))
+
+
+def _size(payload: bytes) -> int | None:
     try:
-        size = int(json.loads(payload)["size"])
+        return int(json.loads(payload)["size"])
     except (KeyError, TypeError, ValueError):
-        size = None
+        return None
+
+
+def _event_time(attributes: Mapping[str, str]) -> float | None:
     try:
-        event_time = datetime.fromisoformat(attributes["eventTime"]).timestamp()
+        return datetime.fromisoformat(attributes["eventTime"]).timestamp()
     except (KeyError, ValueError):
-        event_time = None
-    return Notification(uri, generation, size, event_time)
+        return None
 
 
 class Subscription(Poller):
-    """One subscription, `projects/P/subscriptions/S`."""
+    """Pull from one subscription, `projects/P/subscriptions/S`."""
 
     def __init__(
         self, config: RouteConfig, name: str, clock: Callable[[], float] = time.monotonic
     ) -> None:
         from google.cloud import pubsub_v1
 
-        super().__init__(config, name, clock)
+        super().__init__(config, clock)
+        self._name = name
         self._client = pubsub_v1.SubscriberClient()
-        self._renewed = clock()
+        self._extended_at = clock()
 
-    def poll(self, *, stopping: bool) -> Iterator[Any]:
-        """As `Poller.poll`; acknowledges what stands in the index, then pulls what there is room for."""
+    def poll(self, *, draining: bool) -> Iterator[Any]:
+        """See `Poller.poll`; acknowledges ingested objects, then pulls up to the free capacity."""
         self._replica.refresh()
         for done in self.pending.pop_ingested(self._clock()):
             self._acknowledge(done.ack_ids)
-        self._renew()
-        if not stopping:
+        self._extend_deadlines()
+        if not draining:
             yield from self._redeliver()
             yield from self._pull()
 
     def _pull(self) -> Iterator[Any]:
-        until = self._clock() + max(PULL_S, self._stream.poll_every)
-        while (room := self.pending.room(self._clock())) and self._clock() < until:
-            received = self._receive(min(room, MAX_MESSAGES))
+        until = self._clock() + max(PULL_TIMEOUT_S, self._stream.poll_every)
+        while (capacity := self.pending.capacity(self._clock())) and self._clock() < until:
+            received = self._receive(min(capacity, PULL_BATCH_SIZE))
             if not received:
                 return
-            ack_ids = [message.ack_id for message in received]
-            self._set_deadline(ack_ids)
+            self._set_deadline([one.ack_id for one in received])
             yield from self._accept(received)
 
-    def _receive(self, number: int) -> list[Any]:
+    def _receive(self, max_messages: int) -> list[Any]:
         from google.api_core.exceptions import DeadlineExceeded, ServerError, TooManyRequests
 
-        request = {"subscription": self._named, "max_messages": number}
+        request = {"subscription": self._name, "max_messages": max_messages}
         try:
-            answer = self._client.pull(request=request, timeout=PULL_S, retry=None)
-        except DeadlineExceeded:  # how a subscription without messages answers
+            response = self._client.pull(request=request, timeout=PULL_TIMEOUT_S, retry=None)
+        except DeadlineExceeded:  # how an empty subscription responds
             return []
-        except (ServerError, TooManyRequests) as error:  # it passes; the next look pulls again
-            LOG.warning("Pub/Sub does not answer (%s)", type(error).__name__)
+        except (ServerError, TooManyRequests) as error:  # transient: the next poll pulls again
+            LOG.warning("Pub/Sub does not respond (%s)", type(error).__name__)
             return []
-        return list(answer.received_messages)
+        return list(response.received_messages)
 
-    def _accept(self, received: list[Any]) -> Iterator[Any]:
-        told: list[tuple[ObjectRef, str]] = []
+    def _accept(self, received: Sequence[Any]) -> Iterator[Any]:
+        """Emit the new objects of messages, and acknowledge the messages that need no work."""
+        refs: list[tuple[ObjectRef, str]] = []
         for one in received:
-            message = one.message
-            try:
-                what = parse_notification(dict(message.attributes), message.data)
-            except MalformedNotification as error:
-                self._dead_letter(message.message_id, str(error), None)
+            if (ref := self._ref_of(one.message)) is None:
                 self._acknowledge([one.ack_id])
+            else:
+                refs.append((ref, one.ack_id))
+        ingested = self._replica.held([(ref.uri, ref.version) for ref, _ in refs])
+        self._acknowledge([ack_id for ref, ack_id in refs if (ref.uri, ref.version) in ingested])
+        for ref, ack_id in refs:
+            if (ref.uri, ref.version) in ingested:
                 continue
-            if what is None or self._config.layout.holds(what.uri):
-                self._acknowledge([one.ack_id])
-                continue
-            ref = self._reference(what)
-            if ref is None:
-                self._dead_letter(message.message_id, Reason.DISAPPEARED, what.uri)
-                self._acknowledge([one.ack_id])
-                continue
-            told.append((ref, one.ack_id))
-        held = self._replica.held([(ref.uri, ref.version) for ref, _ in told])
-        self._acknowledge([ack for ref, ack in told if (ref.uri, ref.version) in held])
-        for ref, ack_id in told:
-            if (ref.uri, ref.version) in held:
-                continue
-            is_new = self.pending.get(ref) is None
+            is_new = ref not in self.pending
             self.pending.add(ref, self._clock(), ack_id)
             if is_new:
-                yield discovered(ref, ref.uri, self._config)
+                yield to_output(ref, ref.uri, self._config)
 
-    def _reference(self, told: Notification) -> ObjectRef | None:
-        """Return the reference; None where the object is gone and nothing says how large it was."""
-        if told.size is not None:
-            return ObjectRef(told.uri, told.generation, told.size, told.event_time)
-        found = storage_of(told.uri).stat(told.uri)
-        if found is None or found.version != told.generation:
+    def _ref_of(self, message: Any) -> ObjectRef | None:
+        """Return the object to ingest; None where there is none, after a dead letter if need be."""
+        try:
+            notification = parse_notification(dict(message.attributes), message.data)
+        except MalformedNotification as error:
+            self._dead_letter(message.message_id, str(error), None)
             return None
-        return ObjectRef(told.uri, told.generation, found.size, told.event_time)
+        if notification is None or self._config.layout.holds(notification.uri):
+            return None
+        size = notification.size
+        if size is None:
+            found = storage_of(notification.uri).stat(notification.uri)
+            if found is None or found.version != notification.generation:
+                self._dead_letter(message.message_id, Reason.DISAPPEARED, notification.uri)
+                return None
+            size = found.size
+        return ObjectRef(notification.uri, notification.generation, size, notification.event_time)
 
     def _redeliver(self) -> Iterator[Any]:
-        """Give out once more what has waited long, unless it is gone: then it never comes back."""
+        """Emit overdue objects again, except those whose version is gone for good."""
         now = self._clock()
-        for one in self.pending.due(now)[: self.pending.room(now)]:
-            found = storage_of(one.ref.uri).stat(one.ref.uri)
-            if found is None or found.version != one.ref.version:
-                self._discard(one, Reason.DISAPPEARED if found is None else Reason.CHANGED)
+        for pending in self.pending.overdue(now)[: self.pending.capacity(now)]:
+            found = storage_of(pending.ref.uri).stat(pending.ref.uri)
+            if found is None or found.version != pending.ref.version:
+                self._discard(pending, Reason.DISAPPEARED if found is None else Reason.CHANGED)
                 continue
-            self.pending.retry(one, now)
-            yield one.ref
+            self.pending.retry(pending, now)
+            yield pending.ref
 
-    def _discard(self, one: PendingObject, reason: Reason) -> None:
-        self._dead_letter(f"{one.ref.key}-{one.ref.version}", reason, one.ref.uri)
-        self._acknowledge(one.ack_ids)
-        self.pending.forget(one.ref)
+    def _discard(self, pending: PendingObject, reason: Reason) -> None:
+        ref = pending.ref
+        self._dead_letter(f"{ref.key}-{ref.version}", reason, ref.uri)
+        self._acknowledge(pending.ack_ids)
+        self.pending.discard(ref)
 
     def _dead_letter(self, name: str, reason: str, uri: str | None) -> None:
         write_dead_letter(self._config.layout, name, reason, uri)
 
-    def _renew(self) -> None:
-        """Put off, when half of their deadline is over, that messages come again."""
-        if self._clock() - self._renewed < self._stream.ack_deadline / 2:
+    def _extend_deadlines(self) -> None:
+        """Extend the ack deadlines of all pending messages when half of their time has passed."""
+        if self._clock() - self._extended_at < self._stream.ack_deadline / 2:
             return
-        self._renewed = self._clock()
-        ack_ids = [ack_id for one in self.pending for ack_id in one.ack_ids]
-        self._set_deadline(ack_ids)
+        self._extended_at = self._clock()
+        self._set_deadline([ack_id for pending in self.pending for ack_id in pending.ack_ids])
 
     def _set_deadline(self, ack_ids: list[str]) -> None:
-        for some in _batches(ack_ids):
+        for batch in _batches(ack_ids):
             request = {
-                "subscription": self._named,
-                "ack_ids": some,
+                "subscription": self._name,
+                "ack_ids": batch,
                 "ack_deadline_seconds": self._stream.ack_deadline,
             }
             self._client.modify_ack_deadline(request=request)
 
     def _acknowledge(self, ack_ids: list[str]) -> None:
-        for some in _batches(ack_ids):
-            self._client.acknowledge(request={"subscription": self._named, "ack_ids": some})
-
-
-def write_dead_letter(layout: Layout, name: str, reason: str, uri: str | None) -> None:
-    """Keep what is known of a message whose object cannot be had: no name of the object, its key."""
-    safe = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:100]
-    key = None if uri is None else object_key(uri)
-    letter = json.dumps({"message": safe, "object_key": key, "reason": str(reason)})
-    put_if_absent(layout.dead_letter(safe), letter.encode() + b"\n", scratch=layout.scratch())
+        for batch in _batches(ack_ids):
+            self._client.acknowledge(request={"subscription": self._name, "ack_ids": batch})
 
 
 def _batches(ack_ids: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(ack_ids), BATCH_ACKS):
-        yield ack_ids[start : start + BATCH_ACKS]
+    for start in range(0, len(ack_ids), ACK_BATCH_SIZE):
+        yield ack_ids[start : start + ACK_BATCH_SIZE]

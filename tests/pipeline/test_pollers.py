@@ -50,7 +50,7 @@ def watcher(config: RouteConfig, clock: Clock) -> Iterator[Watcher]:
 
 def look(watcher: Watcher, clock: Clock, after: float = 0) -> list[str]:
     clock.now += after
-    found = list(watcher.poll(stopping=False))
+    found = list(watcher.poll(draining=False))
     return [Path(ref.uri).name for ref in found if isinstance(ref, ObjectRef)]
 
 

@@ -1,7 +1,7 @@
-"""How a stream is asked to stop, and how its sources say that they have: small files of the lake.
+"""Draining a stream: the request and the reports of the sources, as small files in the lake.
 
-A source and the process that started the job need not share a machine, and no engine has a call that
-lets a job end what it began; the lake is what all of them reach.
+No engine lets a job finish its objects in flight and then end. The sources and the process that
+launched the job may run on different machines, and the lake is what all of them reach.
 """
 
 from __future__ import annotations
@@ -15,48 +15,48 @@ from transforms.lake.layout import Layout
 from transforms.storage.schemes import join, storage_of
 
 FOLDER: Final = ".stream"
-ASKED: Final = "stop"
+REQUEST: Final = "stop"
 
 
 @dataclass(frozen=True)
 class DrainReport:
-    """What a source leaves when it has stopped.
+    """The report of a source that has drained.
 
     Attributes:
-        object_keys: of the objects that it gave out and that have no row.
+        object_keys: of the objects that it emitted and that still have no row.
     """
 
     object_keys: tuple[str, ...]
 
 
 def request(layout: Layout) -> None:
-    """Ask the stream that writes into a lake to stop."""
-    put_if_absent(_name(layout, ASKED), b"stop\n", scratch=layout.scratch())
+    """Request the stream that writes to a lake to drain."""
+    put_if_absent(_uri(layout, REQUEST), b"stop\n", scratch=layout.scratch())
 
 
 def is_requested(layout: Layout) -> bool:
-    """Whether a lake's stream was asked to stop."""
-    return exists(_name(layout, ASKED))
+    """Return whether a drain was requested."""
+    return exists(_uri(layout, REQUEST))
 
 
-def report(layout: Layout, run_id: str, number: int, stopped: DrainReport) -> None:
-    """Say that the source of one input has stopped."""
-    name = _name(layout, f"{run_id}-{number}.json")
-    put_if_absent(name, json.dumps(asdict(stopped)).encode(), scratch=layout.scratch())
+def report(layout: Layout, run_id: str, number: int, drained: DrainReport) -> None:
+    """Report that the source of input `number` has drained."""
+    uri = _uri(layout, f"{run_id}-{number}.json")
+    put_if_absent(uri, json.dumps(asdict(drained)).encode(), scratch=layout.scratch())
 
 
 def reports(layout: Layout, run_id: str, inputs: int) -> list[DrainReport]:
-    """Return what those sources of a run said that have stopped."""
-    names = [_name(layout, f"{run_id}-{number}.json") for number in range(inputs)]
-    found = [json.loads(read_bytes(name)) for name in names if exists(name)]
+    """Return the reports of those of a run's `inputs` sources that have drained."""
+    uris = [_uri(layout, f"{run_id}-{number}.json") for number in range(inputs)]
+    found = [json.loads(read_bytes(uri)) for uri in uris if exists(uri)]
     return [DrainReport(tuple(one["object_keys"])) for one in found]
 
 
 def clear(layout: Layout) -> None:
-    """Forget all of it."""
+    """Remove the request and all reports."""
     for found in list_files(join(layout.root, FOLDER)):
         storage_of(found.uri).remove(found.uri)
 
 
-def _name(layout: Layout, name: str) -> str:
+def _uri(layout: Layout, name: str) -> str:
     return join(layout.root, FOLDER, name)

@@ -1,4 +1,4 @@
-"""What every source gives: references, and the failures of what could not be looked at."""
+"""The two outputs of every source: references in `REFS`, failures in `FAILED`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from transforms.core.reasons import Stage
 from transforms.metrics import CounterName, count, count_failed
 
 REFS: Final = "refs"
-"""Tag of a source's references."""
+"""Tag of the output of references."""
 
 
-def discovered(found: ObjectRef | OSError, uri: str, config: RouteConfig) -> Any:
-    """Count what was found, and tag it if it is an error of looking at `uri`."""
+def to_output(found: ObjectRef | OSError, uri: str, config: RouteConfig) -> Any:
+    """Count what listing or looking up `uri` gave, and return the element to emit for it.
+
+    Returns:
+        The reference, or a `Failure` with the tag `FAILED`.
+    """
     if isinstance(found, ObjectRef):
         count(CounterName.DISCOVERED)
         return found
     error = processing_failure(found, Stage.FETCH)
     count_failed(error.reason)
-    why = failure_of(uri, error, log_uris=config.log_uris)
-    return pvalue.TaggedOutput(FAILED, why)
+    return pvalue.TaggedOutput(FAILED, failure_of(uri, error, log_uris=config.log_uris))
