@@ -1,4 +1,4 @@
-"""Ends a job through Flink's REST interface: what Beam's `cancel` does on Flink leaves it running.
+"""Cancels jobs through Flink's REST API, because Beam's `cancel` leaves a job on Flink running.
 
 https://nightlies.apache.org/flink/flink-docs-stable/docs/ops/rest_api/
 """
@@ -11,37 +11,38 @@ import urllib.request
 from typing import Any, Final
 
 TIMEOUT_S: Final = 30.0
-RUNNING: Final = ("CREATED", "RUNNING", "RESTARTING", "FAILING", "CANCELLING", "INITIALIZING")
+POLL_S: Final = 0.5
+UNFINISHED: Final = ("CREATED", "RUNNING", "RESTARTING", "FAILING", "CANCELLING", "INITIALIZING")
 
 
 def cancel(master: str, job_name: str) -> None:
-    """Cancel the jobs of a name and wait until they have ended.
+    """Cancel all jobs of a name and wait until they have ended.
 
     Args:
-        master: HOST:PORT or URL of the JobManager's REST interface.
-        job_name: as it was submitted under.
+        master: HOST:PORT or URL of the JobManager's REST API.
+        job_name: the name that the jobs were submitted with.
 
     Raises:
-        OSError: the interface does not answer.
-        TimeoutError: a job goes on.
+        OSError: the API does not respond.
+        TimeoutError: a job is still running after `TIMEOUT_S`.
     """
     url = master if "://" in master else f"http://{master}"
-    for job_id in _running(url, job_name):
+    for job_id in _unfinished(url, job_name):
         _call(f"{url}/jobs/{job_id}?mode=cancel", method="PATCH")
-    until = time.monotonic() + TIMEOUT_S
-    while _running(url, job_name):
-        if time.monotonic() > until:
-            raise TimeoutError(f"the Flink job {job_name} goes on")
-        time.sleep(0.5)
+    deadline = time.monotonic() + TIMEOUT_S
+    while _unfinished(url, job_name):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the Flink job {job_name} is still running")
+        time.sleep(POLL_S)
 
 
-def _running(url: str, job_name: str) -> list[str]:
+def _unfinished(url: str, job_name: str) -> list[str]:
     jobs = _call(f"{url}/jobs/overview")["jobs"]
-    return [j["jid"] for j in jobs if j["name"] == job_name and j["state"] in RUNNING]
+    return [j["jid"] for j in jobs if j["name"] == job_name and j["state"] in UNFINISHED]
 
 
 def _call(url: str, method: str = "GET") -> dict[str, Any]:
     request = urllib.request.Request(url, method=method)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-        found: dict[str, Any] = json.loads(answer.read() or b"{}")
-    return found
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        body: dict[str, Any] = json.loads(response.read() or b"{}")
+    return body

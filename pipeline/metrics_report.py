@@ -1,7 +1,7 @@
-"""What the engine measured of a run, asked for once after its end.
+"""Reports the metrics of a run, which the engine is queried for once after it ends.
 
-Engines count again what they run again, and some tell nothing: the completeness equation never rests
-on metrics, and a run is as good without them.
+Engines count retried work again, and some return nothing, so the completeness equation never depends
+on metrics, and a run without them is still complete.
 """
 
 from __future__ import annotations
@@ -27,92 +27,92 @@ from transforms.metrics import (
 )
 
 LOG = logging.getLogger(__name__)
-PLACES = 3
-SMALL = 10
+DECIMALS = 3
+ONE_DECIMAL_BELOW = 10
 
 
 def metrics_of(result: PipelineResult) -> dict[str, Any] | None:
-    """Return a run's metrics ready for JSON, or None where the engine gives none.
+    """Return a run's metrics for JSON, or None where the engine returns none.
 
-    Counters that never moved and distributions without a value are absent.
+    Counters of 0 and distributions without a value are omitted.
     """
     try:
-        asked = MetricsFilter().with_namespaces([NAMESPACE, RUN_INFERENCE])
-        found = result.metrics().query(asked)
+        selected = MetricsFilter().with_namespaces([NAMESPACE, RUN_INFERENCE])
+        found = result.metrics().query(selected)
         counters = _counters(found[MetricResults.COUNTERS])
-        spreads = _distributions(found[MetricResults.DISTRIBUTIONS])
-    except Exception as error:  # whatever an engine does, the run itself is done
-        LOG.warning("the engine gives no metrics (%s)", type(error).__name__)
+        distributions = _distributions(found[MetricResults.DISTRIBUTIONS])
+    except Exception as error:  # the run itself is complete
+        LOG.warning("the engine returned no metrics (%s)", type(error).__name__)
         return None
-    if not counters and not spreads:
+    if not counters and not distributions:
         return None
-    return {"counters": counters, "distributions": spreads}
+    return {"counters": counters, "distributions": distributions}
 
 
 def write_metrics(metrics: dict[str, Any], config: RouteConfig) -> None:
-    """Write a run's metrics to `runs/metrics/<run_id>.json`; where that fails, go on without."""
+    """Write a run's metrics to `runs/metrics/<run_id>.json`; a failure is only logged."""
     data = (json.dumps({"run_id": config.run_id, **metrics}, indent=2) + "\n").encode()
     try:
         put_if_absent(
             config.layout.run_metrics(config.run_id), data, scratch=config.layout.scratch()
         )
-    except Exception as error:  # the run itself is done
-        LOG.warning("the run's metrics are not in the lake (%s)", type(error).__name__)
+    except Exception as error:  # the run itself is complete
+        LOG.warning("the run's metrics could not be written (%s)", type(error).__name__)
 
 
 def metric_lines(metrics: dict[str, Any]) -> list[str]:
-    """Return the distributions as a person reads them, one a line."""
-    spreads = metrics.get("distributions", {})
-    descriptions = DISTRIBUTION_DESCRIPTIONS
-    return [
-        f"  {name.step:<11}mean {_short(spread['mean'])} {name.unit}  "
-        f"max {_short(spread['max'])} {name.unit}  ({_counted(spread['count'], descriptions[name].each)})"
-        for name in DistributionName
-        if (spread := spreads.get(name))
-    ]
+    """Return the distributions as text, one a line."""
+    found = metrics.get("distributions", {})
+    return [_line(name, found[name]) for name in DistributionName if found.get(name)]
+
+
+def _line(name: DistributionName, values: dict[str, float]) -> str:
+    mean, maximum = _short(values["mean"]), _short(values["max"])
+    counted = _counted(int(values["count"]), DISTRIBUTION_DESCRIPTIONS[name].each)
+    return f"  {name.step:<11}mean {mean} {name.unit}  max {maximum} {name.unit}  ({counted})"
 
 
 def _counters(found: Iterable[MetricResult]) -> dict[str, int]:
-    """Add the counters of all steps up by name."""
+    """Return the router's counters by name, summed over the steps."""
     counters: dict[str, int] = {}
     for metric in found:
-        named = metric.key.metric
-        value = _value(metric)
-        if named.namespace == NAMESPACE and value:
-            counters[named.name] = counters.get(named.name, 0) + value
+        key, value = metric.key.metric, _value(metric)
+        if key.namespace == NAMESPACE and value:
+            counters[key.name] = counters.get(key.name, 0) + value
     return dict(sorted(counters.items()))
 
 
 def _distributions(found: Iterable[MetricResult]) -> dict[str, dict[str, float]]:
-    """Add the distributions of all steps up by our names."""
-    ours: dict[tuple[str, str], tuple[DistributionName, int]] = {}
+    """Return the router's distributions and Beam's own ones by name, merged over the steps."""
+    names: dict[tuple[str, str], DistributionName] = {}
+    divisors: dict[DistributionName, int] = {}
     for name in DistributionName:
-        own = BEAM_DISTRIBUTIONS.get(name)
-        ours[own[:2] if own else (NAMESPACE, name)] = (name, own.divisor if own else 1)
+        of_beam = BEAM_DISTRIBUTIONS.get(name)
+        names[of_beam[:2] if of_beam else (NAMESPACE, name)] = name
+        divisors[name] = of_beam.divisor if of_beam else 1
     parts: dict[DistributionName, list[Any]] = {}
-    divisors = dict(ours.values())
     for metric in found:
-        named, value = metric.key.metric, _value(metric)
-        known = ours.get((named.namespace, named.name))
+        key, value = metric.key.metric, _value(metric)
+        known = names.get((key.namespace, key.name))
         if known and value is not None and value.count:
-            parts.setdefault(known[0], []).append(value)
+            parts.setdefault(known, []).append(value)
     return {
-        name: _summed(parts[name], divisors[name]) for name in DistributionName if name in parts
+        name: _merged(parts[name], divisors[name]) for name in DistributionName if name in parts
     }
 
 
-def _summed(parts: list[Any], divisor: int) -> dict[str, float]:
-    number, total = sum(p.count for p in parts), sum(p.sum for p in parts)
+def _merged(parts: list[Any], divisor: int) -> dict[str, float]:
+    count, total = sum(p.count for p in parts), sum(p.sum for p in parts)
 
-    def scaled(value: int) -> float:
-        return value if divisor == 1 else round(value / divisor, PLACES)
+    def converted(value: int) -> float:
+        return value if divisor == 1 else round(value / divisor, DECIMALS)
 
     return {
-        "count": number,
-        "mean": round(total / number / divisor, PLACES),
-        "min": scaled(min(p.min for p in parts)),
-        "max": scaled(max(p.max for p in parts)),
-        "sum": scaled(total),
+        "count": count,
+        "mean": round(total / count / divisor, DECIMALS),
+        "min": converted(min(p.min for p in parts)),
+        "max": converted(max(p.max for p in parts)),
+        "sum": converted(total),
     }
 
 
@@ -125,4 +125,8 @@ def _counted(number: int, each: str) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.1f}" if value < SMALL and isinstance(value, float) else f"{value:,.0f}"
+    return (
+        f"{value:.1f}"
+        if value < ONE_DECIMAL_BELOW and isinstance(value, float)
+        else f"{value:,.0f}"
+    )

@@ -1,4 +1,4 @@
-"""A live line on stderr while a local run goes on."""
+"""Progress of a local run, on stderr."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ LOG_EVERY_S = 30.0
 
 
 class Progress:
-    """Shows discovered, done, rate and errors until the block ends.
+    """Show objects discovered and done, bytes, rate, errors and time until the block ends.
 
-    On a terminal one line is drawn again and again; elsewhere a line is written now and then.
+    A terminal gets one line that is redrawn every `TERMINAL_EVERY_S`, anything else a new line every
+    `LOG_EVERY_S`.
     """
 
     def __init__(self, *, quiet: bool, stream: TextIO | None = None) -> None:
@@ -47,7 +48,7 @@ class Progress:
                 self._stream.write(f"\r{self.line()}\n")
 
     def line(self) -> str:
-        """Return the line as of now."""
+        """Return the current progress as one line."""
         counts = PROGRESS.snapshot()
         done = sum(
             counts.get(c, 0)

@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from pipeline.graph import build, build_streaming
 from pipeline.metrics_report import metrics_of, write_metrics
 from pipeline.progress import Progress
-from pipeline.runners import beam_options_of, clock_of, require_reach
+from pipeline.runners import beam_options_of, impulse_of, require_reach
 from pipeline.sources.files import list_objects
 from pipeline.sources.manifest import STANDARD_INPUT, read_manifest
 from pipeline.summary import read_summary
@@ -70,7 +70,7 @@ def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = 
     options = checked_options(config, runner, beam_options)
     pipeline = beam.Pipeline(options=options)
     if config.is_streaming:
-        build_streaming(pipeline, config, clock_of(runner))
+        build_streaming(pipeline, config, impulse_of(runner))
     else:
         _require_matches(config)
         build(pipeline, config)

@@ -46,7 +46,7 @@ class Runner:
         defaults: options that are given unless the operator gives them; flags without a value.
         files: options that must name a file of this machine.
         options: names that the job server knows beyond Beam's own.
-        clock: what the streaming sources are driven by; None: it does not stream.
+        impulse: of `PeriodicTrigger` for streaming sources; None: it does not stream.
         streams_as: the runner that it means for a streaming source.
         begins: options that must begin in a certain way.
         modules: what must be installed, and the extra that brings it.
@@ -58,7 +58,7 @@ class Runner:
     defaults: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     options: Sequence[str] = ()
-    clock: str | None = None
+    impulse: str | None = None
     streams_as: str | None = None
     needs_unless: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     begins: Mapping[str, str] = field(default_factory=dict)
@@ -78,7 +78,7 @@ RUNNERS: Final[Mapping[str, Runner]] = {
         },
         defaults={"environment_type": "LOOPBACK"},
         files=("prism_location",),
-        clock=PERIODIC,
+        impulse=PERIODIC,
     ),
     "PortableRunner": Runner(
         "PortableRunner",
@@ -87,7 +87,7 @@ RUNNERS: Final[Mapping[str, Runner]] = {
             "environment_type": POOL,
         },
         options=FLINK_OPTIONS,
-        clock=PERIODIC,
+        impulse=PERIODIC,
     ),
     "FlinkRunner": Runner(
         "FlinkRunner",
@@ -104,7 +104,7 @@ RUNNERS: Final[Mapping[str, Runner]] = {
         defaults={"finish_bundle_before_checkpointing": ""},
         files=("flink_job_server_jar",),
         options=FLINK_OPTIONS,
-        clock=FLINK,
+        impulse=FLINK,
     ),
     "DataflowRunner": Runner(
         "DataflowRunner",
@@ -119,7 +119,7 @@ RUNNERS: Final[Mapping[str, Runner]] = {
         begins={"temp_location": "gs://", "staging_location": "gs://"},
         modules={"google.cloud.dataflow": "gcp", "google_auth_httplib2": "gcp"},
         remote=True,
-        clock=PERIODIC,
+        impulse=PERIODIC,
     ),
 }
 """What `--runner` may name. Beam's own DirectRunner picks one of three runners by what it finds; here
@@ -135,17 +135,17 @@ def for_source(name: str, *, streaming: bool) -> str:
     return _runner(name).streams_as or name if streaming else name
 
 
-def clock_of(name: str) -> str:
-    """Return what the streaming sources are driven by on a runner.
+def impulse_of(name: str) -> str:
+    """Return the impulse of `PeriodicTrigger` on a runner.
 
     Raises:
         ConfigError: it does not stream.
     """
-    clock = _runner(name).clock
-    if clock is None:
-        able = ", ".join(sorted(name for name, runner in RUNNERS.items() if runner.clock))
+    impulse = _runner(name).impulse
+    if impulse is None:
+        able = ", ".join(sorted(name for name, runner in RUNNERS.items() if runner.impulse))
         raise ConfigError(f"--runner {name} cannot run a streaming source; use one of {able}")
-    return clock
+    return impulse
 
 
 def resolve(name: str) -> str:

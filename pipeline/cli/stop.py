@@ -1,4 +1,4 @@
-"""`dicom-router stop`: asks a stream to end what it began and to stop."""
+"""`dicom-router stop`: drains a stream, which stops after finishing objects in flight."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Leave the request in the lake; the stream's own process says when it is done."""
+    """Write the request into the lake; the stream's own process reports when it has drained."""
     require_lake(args.lake)
     drain.request(Layout(canonical(args.lake)))
     return 0

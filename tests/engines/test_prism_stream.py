@@ -27,7 +27,7 @@ from tests.engines.streams import (
 )
 from tests.models.test_reloading import drop as drop_bundle
 from tests.stores import GS, Store
-from transforms.lake.drain import is_asked
+from transforms.lake.drain import is_requested
 from transforms.lake.layout import Layout
 
 OBJECTS = 300
@@ -85,7 +85,7 @@ def test_a_file_is_not_read_while_it_is_written(images: Path, tmp_path: Path) ->
     (row,) = Lake(lake).rows()
     assert row["source_size_bytes"] == len(whole)
     assert row["status"] in ("routed", "review")
-    assert not is_asked(Layout(str(lake)))
+    assert not is_requested(Layout(str(lake)))
 
 
 def test_another_model_takes_over_without_a_restart(images: Path, tmp_path: Path) -> None:
