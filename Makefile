@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test servers flink prism-test flink-test soak fuzz bench scale check lock docs clean
+.PHONY: help install demo test servers flink prism-test flink-test soak fuzz bench scale check lock docs picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,8 +77,11 @@ check: install ## lint, format, types, import rules
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
-docs: install ## write docs/index.md and docs/metrics.md anew from the code's tables
+docs: install ## write docs/index-schema.md and docs/metrics.md from the tables in the code
 	$(BIN)/python -m docs.generate
+
+picture: install ## write docs/images/decisions.png with the default model
+	$(BIN)/python -m docs.make_picture
 
 lock: ## resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev setup.py -o requirements/dev.lock

@@ -1,8 +1,9 @@
-"""Writes docs/index.md and docs/metrics.md from the tables in the code; a test keeps them equal."""
+"""Write docs/index-schema.md and docs/metrics.md from tables in the code; a test keeps them equal."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from transforms.core.reasons import MEANINGS, Reason, Stage, Status
 from transforms.lake.schema import COLUMNS, PARTITION, SCHEMA
@@ -14,10 +15,11 @@ from transforms.metrics import (
     DistributionName,
 )
 
-TARGET = Path(__file__).parent / "index.md"
-METRICS_TARGET = Path(__file__).parent / "metrics.md"
+SCHEMA_PAGE: Final = Path(__file__).parent / "index-schema.md"
+METRICS_PAGE: Final = Path(__file__).parent / "metrics.md"
 
-REASONS_OF = {
+_ALL: Final = list(Reason)
+REASONS_OF: Final = {
     "routed": (Reason.CONFIDENT, Reason.SETTLED_BY_AGE, Reason.AGE_CONTRADICTED),
     "review": (
         Reason.LOW_CONFIDENCE,
@@ -27,25 +29,20 @@ REASONS_OF = {
     ),
     "not_xray": (Reason.SOP_CLASS, Reason.MODALITY, Reason.IMAGE_TYPE),
     "duplicate": (Reason.SAME_CONTENT,),
-    "quarantined": tuple(
-        r
-        for r in Reason
-        if list(Reason).index(Reason.EMPTY)
-        <= list(Reason).index(r)
-        <= list(Reason).index(Reason.INFERENCE_FAILED)
-    ),
+    "quarantined": tuple(_ALL[_ALL.index(Reason.EMPTY) : _ALL.index(Reason.INFERENCE_FAILED) + 1]),
 }
+"""Reasons that a row of each status can have; all others are those of failures."""
 
 
-def text() -> str:
-    """Return the page."""
+def schema_page() -> str:
+    """Return the page on columns, statuses and reasons."""
     lines = [
-        "# The index",
+        "# The index: columns, statuses and reasons",
         "",
         "<!-- Written by `make docs` from transforms/lake/schema.py and transforms/core/reasons.py. -->",
         "",
-        "One row for each source object, in `LAKE/index/ingest_date=YYYY-MM-DD/*.parquet`",
-        "(zstd, hive partitions). The descriptions below stand in the Parquet schema too.",
+        "One row for each source object, in `LAKE/index/ingest_date=YYYY-MM-DD/*.parquet` (zstd, hive",
+        "partitions). The descriptions are also in the metadata of the Parquet schema.",
         "",
         "## Columns",
         "",
@@ -64,7 +61,6 @@ def text() -> str:
         "| status | reason | meaning | what to do |",
         "|---|---|---|---|",
     ]
-    said = {reason for reasons in REASONS_OF.values() for reason in reasons}
     for status, reasons in REASONS_OF.items():
         for reason in reasons:
             meaning = MEANINGS[reason]
@@ -73,38 +69,39 @@ def text() -> str:
         "",
         "## Failures",
         "",
-        "An object that fails has no row: the run is incomplete, exits with 1, and the same command",
-        "run again completes it. The summary lists the first hundred by `object_key`.",
+        "An object that fails has no row: the run is incomplete and exits with 1, and running the same",
+        "command again completes it. The summary lists the first hundred failures by `object_key`.",
         "",
         "| reason | meaning | what to do |",
         "|---|---|---|",
     ]
+    of_rows = {reason for reasons in REASONS_OF.values() for reason in reasons}
     for reason in Reason:
-        if reason not in said:
+        if reason not in of_rows:
             lines.append(f"| `{reason}` | {MEANINGS[reason].text} | {MEANINGS[reason].remedy} |")
     return "\n".join(lines) + "\n"
 
 
-def metrics_text() -> str:
+def metrics_page() -> str:
     """Return the page on metrics."""
     lines = [
         "# Metrics",
         "",
         "<!-- Written by `make docs` from transforms/metrics.py and transforms/core/reasons.py. -->",
         "",
-        "What the engine counts and measures while a run goes on, shown at its end, given by `--json`",
-        "under `metrics` and kept in `LAKE/runs/metrics/<run_id>.json`. Engines count again what they",
-        "run again, so these may say more than there was, and an engine may give none: the completeness",
-        "equation never rests on them. No value or name comes from an object's header or URI.",
-        "[engines.md](engines.md#metrics) says where engines show them.",
+        "What the engine counts and measures during a run. Shown at its end, in the output of `--json`",
+        "under `metrics`, and in `LAKE/runs/metrics/<run_id>.json`. An engine counts again what it runs",
+        "again, so these values can exceed the true ones, and an engine may report none; the",
+        "completeness equation does not use them. No value or name comes from a header or URI of an",
+        "object. [engines.md](engines.md#metrics) describes where engines show them.",
         "",
         "## Distributions",
         "",
-        "Each has count, mean, min, max and sum. Those recorded here in `ms` are whole numbers; what is",
-        "below one is carried on to the next value, so that sums and means are right. It is elapsed",
-        "time, and several objects are on their way at once: sums can exceed the run's duration.",
+        "Each has count, mean, min, max and sum. Those recorded by the router in `ms` are whole numbers;",
+        "the fraction is carried over to the next value, so that sums and means are right. Times are",
+        "elapsed times of objects processed concurrently: sums can exceed the duration of the run.",
         "",
-        "| name | unit | each value says | one for each | shown by engines as |",
+        "| name | unit | value | one for each | shown by engines as |",
         "|---|---|---|---|---|",
     ]
     for name in DistributionName:
@@ -113,12 +110,12 @@ def metrics_text() -> str:
         lines.append(f"| `{name}` | {name.unit} | {measure.text} | {measure.each} | {shown} |")
     lines += [
         "",
-        f"Those in the namespace `{NAMESPACE}` are recorded here; the others by Beam's RunInference, in",
-        "the unit that its name says.",
+        f"The router records those in the namespace `{NAMESPACE}`; Beam's RunInference records the",
+        "others, in the unit of their name.",
         "",
         "## Counters",
         "",
-        f"All in the namespace `{NAMESPACE}`. One that never moved is absent.",
+        f"All in the namespace `{NAMESPACE}`. A counter that was never incremented is absent.",
         "",
         "| name | counts |",
         "|---|---|",
@@ -126,15 +123,15 @@ def metrics_text() -> str:
     lines += [f"| `{name}` | {what} |" for name, what in COUNTER_DESCRIPTIONS.items()]
     lines += [f"| `status_{status}` | rows written with this status |" for status in Status]
     lines += [
-        "| `reason_<reason>` | rows written for this reason, or objects that failed for it; all "
-        "reasons stand in [index.md](index.md#status-and-reason) |",
+        "| `reason_<reason>` | rows written, or objects failed, for this reason; see "
+        f"[{SCHEMA_PAGE.name}]({SCHEMA_PAGE.name}#status-and-reason) |",
     ]
     return "\n".join(lines) + "\n"
 
 
-PAGES = {TARGET: text, METRICS_TARGET: metrics_text}
+PAGES: Final = {SCHEMA_PAGE: schema_page, METRICS_PAGE: metrics_page}
 
 
 if __name__ == "__main__":
-    for page, written in PAGES.items():
-        page.write_text(written())
+    for path, page in PAGES.items():
+        path.write_text(page())

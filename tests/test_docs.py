@@ -6,10 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import duckdb
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from benchmarks import ablation
 from docs.generate import PAGES, REASONS_OF
+from docs.make_picture import MODEL_KEY, TARGET
 from models.bundle import read_info
 from models.default_bundle import DEFAULT_BUNDLE
 from models.training.card import CARD_FILE, EVALUATION_FILE, FAILURES_FILE, card
@@ -17,6 +21,7 @@ from pipeline import __version__
 from pipeline.cli import COMMANDS
 from pipeline.cli.evaluate import table
 from transforms.core.reasons import MEANINGS, Reason, Status
+from transforms.lake.schema import SCHEMA
 from transforms.metrics import (
     COUNTER_DESCRIPTIONS,
     DISTRIBUTION_DESCRIPTIONS,
@@ -25,6 +30,8 @@ from transforms.metrics import (
 )
 
 ROOT = Path(__file__).parents[1]
+RECORDS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+MAX_PICTURE_BYTES = 250_000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -40,6 +47,41 @@ def test_every_reason_has_a_meaning_and_every_status_its_reasons() -> None:
 def test_every_metric_is_explained() -> None:
     assert set(COUNTER_DESCRIPTIONS) == set(CounterName)
     assert set(DISTRIBUTION_DESCRIPTIONS) == set(DistributionName)
+
+
+def test_the_queries_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partition = tmp_path / "LAKE" / "index" / "ingest_date=2026-11-29"
+    partition.mkdir(parents=True)
+    pq.write_table(SCHEMA.empty_table(), partition / "part.parquet")
+    monkeypatch.chdir(tmp_path)
+    for page in ("README.md", "docs/lake-format.md"):
+        queries = re.findall(r'duckdb\.sql\("""(.+?)"""\)', (ROOT / page).read_text(), re.S)
+        assert queries
+        for query in queries:
+            duckdb.sql(query).fetchall()
+
+
+def test_the_picture_shows_the_default_model() -> None:
+    assert TARGET.stat().st_size < MAX_PICTURE_BYTES
+    with Image.open(TARGET) as picture:
+        assert picture.info[MODEL_KEY] == read_info(DEFAULT_BUNDLE).model_id, "run 'make picture'"
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.stem)
+def test_a_decision_record_has_date_and_status_and_is_listed(record: Path) -> None:
+    text = record.read_text()
+    title = re.match(r"# \d+\. (.+)", text)
+    date = re.search(r"^- Date: (\d{4}-\d\d-\d\d)$", text, re.M)
+    status = re.search(r"^- Status: (.+)$", text, re.M)
+    assert title and date and status
+    row = f"| [{record.name[:4]}]({record.name}) | {title[1]} | {date[1]} | {status[1]} |"
+    assert row in (record.parent / "README.md").read_text()
+
+
+def test_every_page_is_listed() -> None:
+    contents = (ROOT / "docs" / "README.md").read_text()
+    for page in ROOT.glob("docs/*.md"):
+        assert page.name == "README.md" or f"({page.name})" in contents, page.name
 
 
 def test_the_changelog_knows_the_version() -> None:

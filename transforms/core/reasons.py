@@ -1,6 +1,6 @@
 """The closed enums behind the index's `status`, `stage` and `reason`, with what to do about each.
 
-`docs/index.md` is generated from the tables here.
+`docs/index-schema.md` is generated from the tables here.
 """
 
 from __future__ import annotations

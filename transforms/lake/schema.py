@@ -1,6 +1,6 @@
 """The index: one row for each source object, its columns, their types and what they mean.
 
-`IndexRow` is the only place where a column is declared; the Parquet schema and `docs/index.md` follow
+`IndexRow` is the only declaration of the columns; the Parquet schema and `docs/index-schema.md` follow
 from it.
 """
 
@@ -67,8 +67,8 @@ class IndexRow:
     source_size_bytes: int = _column("Size of the source object, bytes", pa.int64(), required=True)
     content_sha256: str | None = _column("sha256 of the bytes, hex", _TEXT)
     status: str | None = _column("routed, review, not_xray, quarantined or duplicate", _TEXT)
-    stage: str | None = _column("Step that decided the row; see docs/index.md", _TEXT)
-    reason: str | None = _column("Why; a closed list, see docs/index.md", _TEXT)
+    stage: str | None = _column("Step that decided the row; see docs/index-schema.md", _TEXT)
+    reason: str | None = _column("Why; a closed list, see docs/index-schema.md", _TEXT)
     destination: str | None = _column("Sink: a label, review, not_xray or quarantine", _TEXT)
     object_uri: str | None = _column("Where the object's bytes stand in the lake", _TEXT)
     conflict: bool | None = _column(
