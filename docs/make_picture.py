@@ -137,10 +137,8 @@ def _thumbnail(path: Path) -> Image.Image:
         values = dataset.pixel_array
     except (ValueError, AttributeError, pydicom.errors.InvalidDicomError):
         return square
-    if values.ndim == 3:  # colour
-        values = values.mean(axis=-1)
-    else:
-        values = apply_voi_lut(values, dataset)
+    is_colour = values.ndim == 3
+    values = values.mean(axis=-1) if is_colour else apply_voi_lut(values, dataset)
     low, high = np.percentile(values, (0.5, 99.5))
     gray = np.clip((values - low) / (high - low) * 255, 0, 255).astype(np.uint8)
     image = Image.fromarray(gray)
