@@ -39,7 +39,7 @@ from models.fused import CPU_FORWARD_FILMS, fuse
 from transforms.core.labels import LABELS
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
-from transforms.imaging.presentation import thumbnail_of
+from transforms.imaging.read_image import decode_thumbnail
 
 LOADER_BATCH: Final = 8
 """A batch is one worker's: small ones keep all of them busy."""
@@ -121,7 +121,7 @@ def floor(files: Sequence[Path], output: Path) -> Iterator[Said]:
             for file in some:
                 data = file.read_bytes()
                 hashlib.sha256(data).digest()
-                films.append(thumbnail_of(parse(data, limits), side, limits=limits)[0])
+                films.append(decode_thumbnail(parse(data, limits), side, limits=limits)[0])
             with torch.inference_mode():
                 labels = network(torch.from_numpy(np.stack(films)))[:, :-1].argmax(1).tolist()
             said += [(f.name, LABELS[label]) for f, label in zip(some, labels, strict=True)]

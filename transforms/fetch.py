@@ -112,7 +112,7 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
             record_seconds(DistributionName.DECODE_MS, outcome.decode_s)
         if outcome.image is None:
             return DECIDED, outcome.row
-        if not outcome.is_fast:
+        if outcome.used_fallback:
             count(CounterName.DECODED_IN_FULL)
         return IMAGES, (outcome.row, outcome.image)
 

@@ -18,11 +18,11 @@ from PIL import Image
 from transforms.core.errors import UsageError
 from transforms.core.labels import ABDOMINAL, ADULT_CHEST, LABELS, OTHERS, PEDIATRIC_CHEST
 from transforms.core.reasons import ObjectError
-from transforms.imaging.header import is_plausible_age, read_header, years_of
+from transforms.imaging.header import is_plausible_age, parse_age_string, read_header
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.imaging.preprocessing import Gray, preprocess
-from transforms.imaging.presentation import read_image
+from transforms.imaging.read_image import read_image
 
 SPLITS = ("train", "val", "test")
 SPLIT_ALIASES: Final = {"valid": "val", "validation": "val"}
@@ -253,7 +253,7 @@ def _film(path: Path, label: str, source: str, group: str, split: str | None) ->
 
 def _age_years(text: str) -> float | None:
     """Of 42, 42.5, 042Y, 42Y or 006M; None of anything else, as of what means a range."""
-    years = years_of(text.strip().upper().zfill(4))
+    years = parse_age_string(text.strip().upper().zfill(4))
     if years is None:
         try:
             years = float(text)

@@ -128,7 +128,7 @@ radiographs:
     assert policy.min_long_side == 10
     assert policy.sinks == {SPINE: "/mnt/spine"}
     assert (
-        policy.radiographs.uri_problem("1.2.840.10008.5.1.4.1.1.12.1", "XA", ("SCREEN SAVE",))
+        policy.radiographs.exclusion_reason("1.2.840.10008.5.1.4.1.1.12.1", "XA", ("SCREEN SAVE",))
         is None
     )
     assert decided(

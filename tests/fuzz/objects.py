@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["pydicom", "transforms"]):
     from transforms.imaging.header import read_header, require_uids
     from transforms.imaging.limits import Limits
     from transforms.imaging.part10 import parse
-    from transforms.imaging.presentation import thumbnail_of
+    from transforms.imaging.read_image import decode_thumbnail
 
 import numpy as np
 from pydicom.uid import (
@@ -56,7 +56,7 @@ def one_object(data: bytes) -> None:
         parsed = parse(data, LIMITS)
         read_header(parsed)
         require_uids(parsed)
-        thumbnail_of(parsed, 16, limits=LIMITS)
+        decode_thumbnail(parsed, 16, limits=LIMITS)
     except InvalidObject:
         pass
 

@@ -1,4 +1,4 @@
-"""What of a header may leave it."""
+"""Extraction of allow-listed header values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def header(**elements: object) -> Header:
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore")
-def test_age(elements: dict[str, str], years: float | None) -> None:
+def test_patient_age(elements: dict[str, str], years: float | None) -> None:
     assert header(**elements).patient_age_years == years
 
 
@@ -58,7 +58,7 @@ def test_free_text_in_a_code_is_dropped(value: str) -> None:
     assert (found.body_part_examined, found.view_position, found.patient_sex) == (None, None, None)
 
 
-def test_values_that_identify_have_no_field_in_the_index() -> None:
+def test_identifying_values_are_not_in_the_index() -> None:
     index = {f.name for f in fields(IndexRow)}
     assert {f.name for f in fields(Header)} - index == {"patient_id", "image_type"}
 
@@ -83,19 +83,22 @@ def test_header_label(term: str | None, age: float | None, label: str | None) ->
     assert header_label(term, age, 18) == label
 
 
-def test_agreement_is_of_regions() -> None:
+def test_header_and_decision_agree_by_region() -> None:
     assert agrees(ADULT_CHEST, PEDIATRIC_CHEST) is True
     assert agrees(SPINE, ABDOMINAL) is False
     assert agrees(None, SPINE) is None
 
 
-def test_the_radiograph_table() -> None:
+def test_radiograph_table() -> None:
     table = RadiographTable()
     dx = str(dataset().SOPClassUID)
-    assert table.uri_problem(dx, "DX", ()) is None
-    assert table.uri_problem(dx, None, ("ORIGINAL", "PRIMARY")) is None
-    assert table.uri_problem(CTImageStorage, "CT", ()) is Reason.SOP_CLASS
-    assert table.uri_problem(SecondaryCaptureImageStorage, "DX", ()) is None
-    assert table.uri_problem(SecondaryCaptureImageStorage, "OT", ()) is Reason.MODALITY
-    assert table.uri_problem(None, "CR", ()) is None
-    assert table.uri_problem(dx, "DX", ("DERIVED", "SECONDARY", "SCREEN SAVE")) is Reason.IMAGE_TYPE
+    assert table.exclusion_reason(dx, "DX", ()) is None
+    assert table.exclusion_reason(dx, None, ("ORIGINAL", "PRIMARY")) is None
+    assert table.exclusion_reason(CTImageStorage, "CT", ()) is Reason.SOP_CLASS
+    assert table.exclusion_reason(SecondaryCaptureImageStorage, "DX", ()) is None
+    assert table.exclusion_reason(SecondaryCaptureImageStorage, "OT", ()) is Reason.MODALITY
+    assert table.exclusion_reason(None, "CR", ()) is None
+    assert (
+        table.exclusion_reason(dx, "DX", ("DERIVED", "SECONDARY", "SCREEN SAVE"))
+        is Reason.IMAGE_TYPE
+    )

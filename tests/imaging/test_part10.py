@@ -1,4 +1,4 @@
-"""Whatever the bytes are, parsing ends in an object or in a reason."""
+"""Parsing returns an object or raises `InvalidObject`, for any bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transforms.core.reasons import InvalidObject, Reason
 from transforms.imaging.header import read_header, require_uids
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
-from transforms.imaging.presentation import read_image
+from transforms.imaging.read_image import read_image
 
 PLAIN = dicom_bytes()
 
@@ -36,7 +36,7 @@ def reason_of(data: bytes, limits: Limits | None = None) -> Reason:
     return caught.value.reason
 
 
-def test_reasons_for_what_is_no_dicom() -> None:
+def test_bytes_that_are_not_dicom() -> None:
     assert reason_of(b"") is Reason.EMPTY
     assert reason_of(b"x") is Reason.NOT_DICOM
     assert reason_of(b"PK\x03\x04" + bytes(500)) is Reason.NOT_DICOM
@@ -59,9 +59,8 @@ def test_a_file_without_preamble_is_read(syntax: str) -> None:
 )
 @given(share=st.floats(0.001, 0.999))
 def test_a_truncated_object_is_rejected(syntax: str, share: float) -> None:
-    whole = dicom_bytes(syntax=syntax, PatientComments=None)
-    cut = whole[: int(len(whole) * share)]
-    assert reason_of(cut) in {
+    data = dicom_bytes(syntax=syntax, PatientComments=None)
+    assert reason_of(data[: int(len(data) * share)]) in {
         Reason.TRUNCATED,
         Reason.NOT_DICOM,
         Reason.UNREADABLE_HEADER,
@@ -74,16 +73,17 @@ def test_a_truncated_object_is_rejected(syntax: str, share: float) -> None:
 
 
 @given(st.integers(132, len(PLAIN) - 1), st.binary(min_size=1, max_size=8))
-def test_overwritten_bytes_end_in_a_film_or_a_reason(at: int, junk: bytes) -> None:
-    data = PLAIN[: at % 1200 + 132] + junk + PLAIN[at % 1200 + 132 + len(junk) :]
+def test_overwritten_bytes_give_an_image_or_a_reason(position: int, junk: bytes) -> None:
+    start = position % 1200 + 132
+    data = PLAIN[:start] + junk + PLAIN[start + len(junk) :]
     try:
         read_header(parse(data, Limits()))
         read_image(data, 224)
-    except InvalidObject as rejected:
-        assert rejected.reason in Reason
+    except InvalidObject as error:
+        assert error.reason in Reason
 
 
-def test_a_deflate_bomb_stops_at_the_limit() -> None:
+def test_a_deflate_bomb_is_rejected_at_max_object_bytes() -> None:
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     bomb = deflater.compress(bytes(64 << 20)) + deflater.flush()
     head = dicom_bytes(syntax=DeflatedExplicitVRLittleEndian)
@@ -118,9 +118,7 @@ def _end_of_meta(data: bytes) -> int:
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_uids_are_checked_before_they_are_used(
-    keyword: str, value: str | None, reason: Reason
-) -> None:
+def test_invalid_uids_are_rejected(keyword: str, value: str | None, reason: Reason) -> None:
     ds = dataset()
     if value is None:
         delattr(ds, keyword)
@@ -147,27 +145,27 @@ def test_uids_are_checked_before_they_are_used(
     ],
     ids=str,
 )
-def test_pixel_descriptions_are_checked(change: dict[str, object], reason: Reason | None) -> None:
+def test_pixel_descriptions_are_validated(change: dict[str, object], reason: Reason | None) -> None:
     data = dicom_bytes(**change)
-    if reason is None:  # the first frame is whole, so the film can be seen
+    if reason is None:  # the first frame is complete
         assert read_image(data, 224).size
     else:
         assert reason_of(data) is reason
 
 
-def test_an_unknown_transfer_syntax_is_named_so() -> None:
+def test_an_unsupported_transfer_syntax_is_rejected() -> None:
     ds = dataset(syntax=RLELossless)
     ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"  # MPEG2
     assert reason_of(to_bytes(ds)) is Reason.UNSUPPORTED_SYNTAX
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1])
-def test_a_stream_of_another_size_is_not_decoded(syntax: str) -> None:
-    """A decoder would allocate what the stream claims, whatever the header says."""
+def test_a_codestream_of_another_size_is_rejected(syntax: str) -> None:
+    """A decoder would allocate what the codestream claims, not what the header claims."""
     assert reason_of(dicom_bytes(syntax=syntax, Rows=100)) is Reason.SIZE_MISMATCH
 
 
-def test_a_damaged_stream_is_a_reason_in_each_syntax() -> None:
+def test_a_damaged_codestream_gives_an_image_or_a_reason() -> None:
     for syntax in (JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1, RLELossless):
         ds = dataset(syntax=syntax)
         damaged = bytearray(ds.PixelData)
@@ -176,5 +174,5 @@ def test_a_damaged_stream_is_a_reason_in_each_syntax() -> None:
         ds["PixelData"].is_undefined_length = True
         try:
             assert read_image(to_bytes(ds), 224).size
-        except InvalidObject as rejected:
-            assert rejected.reason is Reason.UNDECODABLE_PIXELS
+        except InvalidObject as error:
+            assert error.reason is Reason.UNDECODABLE_PIXELS

@@ -31,7 +31,7 @@ from transforms.core.labels import LABELS
 from transforms.imaging import film as film_module
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
-from transforms.imaging.presentation import thumbnail_of
+from transforms.imaging.read_image import decode_thumbnail
 
 SYNTAXES = (
     ExplicitVRLittleEndian,
@@ -76,11 +76,11 @@ def packaged(name: str) -> Path | None:
 
 def both(data: bytes, plain: bytes, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """The input of the network from a fast decode, and from a whole one of the same film."""
-    fast, is_fast = thumbnail_of(parse(data, Limits()), SIDE, limits=Limits())
-    assert is_fast
+    fast, used_fallback = decode_thumbnail(parse(data, Limits()), SIDE, limits=Limits())
+    assert not used_fallback
     monkeypatch.setattr(film_module, "_FAST", {})
-    whole, is_fast = thumbnail_of(parse(plain, Limits()), SIDE, limits=Limits())
-    assert not is_fast
+    whole, used_fallback = decode_thumbnail(parse(plain, Limits()), SIDE, limits=Limits())
+    assert used_fallback
     return [fast, whole]
 
 

@@ -13,7 +13,7 @@ from transforms.core.labels import ADULT_CHEST, CHESTS, LABELS, PEDIATRIC_CHEST
 from transforms.core.reasons import Reason
 from transforms.imaging.header import MAX_PLAUSIBLE_AGE_YEARS, is_plausible_age
 from transforms.imaging.radiograph_table import RadiographTable
-from transforms.imaging.uids import is_valid
+from transforms.imaging.uids import is_valid_uid
 from transforms.lake.layout import REVIEW, SINKS
 from transforms.storage.schemes import is_local, uri_problem
 
@@ -192,7 +192,7 @@ def _radiographs(section: dict[str, Any], errors: list[str]) -> RadiographTable:
     errors += [
         f"radiographs.sop_classes: {uid!r} is no UID"
         for uid in sorted(lists["sop_classes"])
-        if not is_valid(uid)
+        if not is_valid_uid(uid)
     ]
     default = RadiographTable()
     return RadiographTable(

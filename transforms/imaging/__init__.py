@@ -1,1 +1,1 @@
-"""DICOM without Beam or PyTorch: parsing, header values, pixels."""
+"""DICOM parsing, header values and pixels, without Beam or PyTorch."""

@@ -1,4 +1,4 @@
-"""Reads a buffer as a file without copying it whole, as `io.BytesIO` would."""
+"""A read-only file object over a buffer, which `io.BytesIO` would copy."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from io import SEEK_CUR, SEEK_END, SEEK_SET
 
 
 class BufferStream:
-    """A buffer of bytes as a file to read; a read past its end gives what there is.
+    """A read-only, seekable file object over a buffer; reads past the end are short.
 
-    `io.BufferedReader` would first set aside as many bytes as are asked for, and a malformed object
-    asks for four gigabytes.
+    `io.BufferedReader` allocates the requested size up front, and a malformed length field can request
+    four gigabytes.
     """
 
     def __init__(self, view: memoryview) -> None:
         self._view = view
-        self._at = 0
+        self._position = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes, up to `size` of them; all where it is negative."""
-        end = len(self._view) if size < 0 else self._at + size
-        block = bytes(self._view[self._at : end])
-        self._at += len(block)
+        """Return up to `size` bytes, or all that remain if `size` is negative."""
+        end = len(self._view) if size < 0 else self._position + size
+        block = bytes(self._view[self._position : end])
+        self._position += len(block)
         return block
 
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
-        """Move to a position, also past the end.
+        """Move to a position, which may lie past the end, and return it.
 
         Raises:
-            ValueError: it is before the start.
+            ValueError: The position is negative.
         """
-        base = {SEEK_SET: 0, SEEK_CUR: self._at, SEEK_END: len(self._view)}[whence]
+        base = {SEEK_SET: 0, SEEK_CUR: self._position, SEEK_END: len(self._view)}[whence]
         if base + offset < 0:
-            raise ValueError("before the start")
-        self._at = base + offset
-        return self._at
+            raise ValueError("negative seek position")
+        self._position = base + offset
+        return self._position
 
     def tell(self) -> int:
-        """Return the position."""
-        return self._at
+        """Return the current position."""
+        return self._position
 
     def close(self) -> None:
-        """Do nothing: the buffer is the caller's."""
+        """Do nothing; the caller owns the buffer."""

@@ -1,6 +1,6 @@
-"""From a parsed data set to the allow-list of header values that the index may hold.
+"""Extract the allow-listed header values of a parsed object.
 
-Anything not named here never leaves this module: no name, no birth date, no free text.
+No other value leaves this module: no patient name, birth date or free text.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ MAX_TEXT: Final = 64
 MAX_PLAUSIBLE_AGE_YEARS: Final = 120.0
 CODE_STRING: Final = re.compile(r"[A-Z0-9 _-]{1,16}")
 AGE_STRING: Final = re.compile(r"(\d{3})([DWMY])")
-DAYS_IN: Final = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25}
+DAYS_PER_UNIT: Final = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25}
 
 
 @dataclass(frozen=True)
 class Header:
-    """Header values, each None where it is missing or malformed.
+    """Header values; None if missing or malformed.
 
     Attributes:
-        image_type: values of Image Type (0008,0008).
-        patient_age_years: from Patient's Age (0010,1010), else from birth and study date in whole
-            years, and in parts of a year below one.
-        patient_id: for the keyed hash only; it is never written.
+        image_type: Values of Image Type (0008,0008).
+        patient_age_years: From Patient's Age (0010,1010). If that is missing or implausible, the age
+            between birth date and study date, in completed years, or as a fraction below one year.
+        patient_id: Input of the keyed hash; never written anywhere.
     """
 
     sop_class_uid: str | None = None
@@ -57,7 +57,7 @@ class Header:
 
 
 def read_header(parsed: ParsedObject) -> Header:
-    """Read what the index may hold; a malformed value reads as None and stops nothing."""
+    """Read the allow-listed header values; a malformed value becomes None."""
     ds = parsed.dataset
     meta = ds.file_meta
     return Header(
@@ -66,7 +66,7 @@ def read_header(parsed: ParsedObject) -> Header:
         series_instance_uid=_uid(ds, "SeriesInstanceUID"),
         study_instance_uid=_uid(ds, "StudyInstanceUID"),
         transfer_syntax_uid=parsed.transfer_syntax_uid
-        if uids.is_valid(parsed.transfer_syntax_uid)
+        if uids.is_valid_uid(parsed.transfer_syntax_uid)
         else None,
         modality=_code(ds, "Modality"),
         image_type=_codes(ds, "ImageType"),
@@ -75,7 +75,7 @@ def read_header(parsed: ParsedObject) -> Header:
         laterality=_code(ds, "ImageLaterality") or _code(ds, "Laterality"),
         patient_age_years=_age_years(ds),
         patient_sex=_code(ds, "PatientSex"),
-        patient_id=_value(ds, "PatientID"),
+        patient_id=_first_text(ds, "PatientID"),
         manufacturer=_text(ds, "Manufacturer"),
         manufacturer_model_name=_text(ds, "ManufacturerModelName"),
         rows=_count(ds, "Rows"),
@@ -86,38 +86,37 @@ def read_header(parsed: ParsedObject) -> Header:
     )
 
 
-def years_of(age_string: str) -> float | None:
-    """Return the years that an Age String (PS3.5 table 6.2-1) tells, None for anything else."""
+def parse_age_string(age_string: str) -> float | None:
+    """Convert an Age String (VR AS, PS3.5 table 6.2-1) to years; None if it is malformed."""
     match = AGE_STRING.fullmatch(age_string)
-    return match and round(int(match[1]) * DAYS_IN[match[2]] / DAYS_IN["Y"], 3)
+    return match and round(int(match[1]) * DAYS_PER_UNIT[match[2]] / DAYS_PER_UNIT["Y"], 3)
 
 
 def is_plausible_age(years: float | None) -> bool:
-    """Whether an age may settle anything: 0 is what anonymisers write."""
+    """Return whether an age can be used in a decision; anonymizers write 0."""
     return years is not None and 0 < years <= MAX_PLAUSIBLE_AGE_YEARS
 
 
 def require_uids(parsed: ParsedObject) -> None:
     """Raise `InvalidObject` unless Study, Series and SOP Instance UID are present and valid."""
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
-        uids.require(_get(parsed.dataset, keyword), keyword)
+        uids.require_uid(_get(parsed.dataset, keyword), keyword)
 
 
 def _get(ds: Dataset, keyword: str) -> object:
     try:
-        value = ds.get(keyword)
+        return ds.get(keyword)
     except MemoryError:
-        raise  # the next keyword would cost as much again
-    except Exception:  # converting a malformed element raises many types
+        raise  # other keywords would fail in the same way
+    except Exception:  # pydicom raises many types for malformed elements
         return None
-    return None if value is None else value
 
 
-def _value(ds: Dataset, keyword: str) -> str | None:
-    """One printable value of any length, or None.
+def _first_text(ds: Dataset, keyword: str) -> str | None:
+    """Return the first value as printable text, or None.
 
-    Only strings: a sequence, a person's name or bytes under the keyword of a text would be printed
-    with all that they hold.
+    Only `str` is accepted: an element of VR SQ, PN or OB under this keyword would expose its whole
+    content if converted.
     """
     value = _get(ds, keyword)
     if isinstance(value, MultiValue):
@@ -127,18 +126,18 @@ def _value(ds: Dataset, keyword: str) -> str | None:
 
 
 def _text(ds: Dataset, keyword: str) -> str | None:
-    value = _value(ds, keyword)
+    value = _first_text(ds, keyword)
     return value[:MAX_TEXT] if value else None
 
 
 def _uid(ds: Dataset, keyword: str) -> str | None:
     value = _get(ds, keyword)
-    return str(value) if isinstance(value, str) and uids.is_valid(value) else None
+    return str(value) if isinstance(value, str) and uids.is_valid_uid(value) else None
 
 
 def _code(ds: Dataset, keyword: str) -> str | None:
-    """A Code String (PS3.5 table 6.2-1); anything else could be free text and is dropped."""
-    value = (_value(ds, keyword) or "").upper()
+    """Return a Code String (VR CS, PS3.5 table 6.2-1); anything else may be free text."""
+    value = (_first_text(ds, keyword) or "").upper()
     return value if CODE_STRING.fullmatch(value) else None
 
 
@@ -158,22 +157,22 @@ def _count(ds: Dataset, keyword: str) -> int | None:
 
 
 def _age_years(ds: Dataset) -> float | None:
-    """Age at the study. Standard: AS of PS3.5 table 6.2-1, Patient's Age of PS3.3 C.7.2.2.
+    """Return the age at the study date. Standard: PS3.3 C.7.2.2 (Patient's Age).
 
-    Of a PatientAge that none can have (`000Y` of anonymisers, `999Y`) the dates are asked.
+    An implausible Patient's Age, such as `000Y` or `999Y`, is used only if the dates give no age.
     """
-    told = years_of(_value(ds, "PatientAge") or "")
-    if is_plausible_age(told):
-        return told
-    born, seen = _date(ds, "PatientBirthDate"), _date(ds, "StudyDate")
-    if born is None or seen is None or born > seen:
-        return told
-    years = seen.year - born.year - ((seen.month, seen.day) < (born.month, born.day))
-    return float(years) or round(max(1, (seen - born).days) / DAYS_IN["Y"], 3)
+    stated = parse_age_string(_first_text(ds, "PatientAge") or "")
+    if is_plausible_age(stated):
+        return stated
+    birth, study = _date(ds, "PatientBirthDate"), _date(ds, "StudyDate")
+    if birth is None or study is None or birth > study:
+        return stated
+    years = study.year - birth.year - ((study.month, study.day) < (birth.month, birth.day))
+    return float(years) or round(max(1, (study - birth).days) / DAYS_PER_UNIT["Y"], 3)
 
 
 def _date(ds: Dataset, keyword: str) -> date | None:
     try:
-        return datetime.strptime(_value(ds, keyword) or "", "%Y%m%d").date()
+        return datetime.strptime(_first_text(ds, keyword) or "", "%Y%m%d").date()
     except ValueError:
         return None

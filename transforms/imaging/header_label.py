@@ -1,4 +1,4 @@
-"""What the header claims about the body part, in the router's labels, to compare with the pixels."""
+"""Map Body Part Examined to the router's labels, for comparison with the decision."""
 
 from __future__ import annotations
 
@@ -32,19 +32,23 @@ _LABELS: Final[dict[str, str]] = {
 def header_label(
     body_part_examined: str | None, age_years: float | None, adult_from: float
 ) -> str | None:
-    """Return the label that Body Part Examined (0018,0015) names, or None where it names none.
+    """Return the label that corresponds to Body Part Examined (0018,0015), or None.
 
-    A chest without an age reads as adult. Standard: PS3.16 annex L, table L-1.
+    A chest is adult unless a plausible age below `adult_from` years is known. Standard: PS3.16 annex L,
+    table L-1.
     """
     term = "".join((body_part_examined or "").upper().split()).replace("-", "").replace("_", "")
     if term in _CHEST:
-        young = age_years is not None and is_plausible_age(age_years) and age_years < adult_from
-        return PEDIATRIC_CHEST if young else ADULT_CHEST
+        is_child = age_years is not None and is_plausible_age(age_years) and age_years < adult_from
+        return PEDIATRIC_CHEST if is_child else ADULT_CHEST
     return _LABELS.get(term)
 
 
-def agrees(claimed: str | None, decided: str) -> bool | None:
-    """Whether claim and decision name the same region (both chests are one); None without a claim."""
-    if claimed is None:
+def agrees(header: str | None, decided: str) -> bool | None:
+    """Return whether two labels denote the same region; None if the header has no label.
+
+    Adult and pediatric chest are one region.
+    """
+    if header is None:
         return None
-    return claimed == decided or (claimed in CHESTS and decided in CHESTS)
+    return header == decided or (header in CHESTS and decided in CHESTS)

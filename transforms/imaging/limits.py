@@ -1,4 +1,4 @@
-"""Limits on what one object may cost."""
+"""Resource limits of one object: size, decompression ratio, pixels, time and memory."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on one object; past each, it is quarantined with a reason of its own.
+    """Limits of one object; exceeding one quarantines the object with a reason of its own.
+
+    `max_inflation` is the limit on decompression bombs; `max_pixels` and the agreement of header and
+    codestream bound what a decoder allocates.
 
     Attributes:
-        max_object_bytes: size of the object, and of its data set once inflated.
-        max_pixels: Rows x Columns of one frame; one frame of an object is decoded. The largest real
-            films, stitched from several detectors, have some 40 million.
-        max_frames: Number of Frames.
-        max_object_seconds: most processor time that parsing and decoding may take; four times as
-            much may pass on the clock.
-        max_memory_bytes: most memory that parsing and decoding may take.
-        max_nesting: depth of sequences within sequences.
-        max_items: sequence items and fragments, counted while the parser builds them.
-        max_inflation: growth of a deflated data set.
-        min_inflated_bytes: up to this size a deflated data set may grow by any factor.
+        max_object_bytes: Maximum size of the object, and of its inflated data set.
+        max_pixels: Maximum Rows x Columns. The largest real radiographs, stitched from several
+            detectors, have about 40 million pixels.
+        max_frames: Maximum Number of Frames.
+        max_object_seconds: Maximum CPU time of parsing and decoding; the wall-clock limit is four times
+            as long.
+        max_memory_bytes: Maximum memory of parsing and decoding.
+        max_nesting: Maximum nesting depth of sequences.
+        max_items: Maximum number of sequence items and fragments, counted during parsing.
+        max_inflation: Maximum decompression ratio of a deflated data set.
+        min_inflated_bytes: Inflated size up to which any decompression ratio is accepted.
     """
 
     max_object_bytes: int = 512 << 20

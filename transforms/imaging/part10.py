@@ -1,18 +1,22 @@
-"""Bytes to a parsed DICOM object, pixel data left where it lies.
+"""Parse a DICOM object without copying its pixel data.
 
 Standard: PS3.10 section 7 (file format), PS3.5 section 7 (data set) and annex A (transfer syntaxes).
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import re
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from io import SEEK_SET
 from typing import BinaryIO, cast
 
 import pydicom
+import pydicom.config
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -29,15 +33,14 @@ from pydicom.valuerep import VR
 from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.imaging.buffer_stream import BufferStream
 from transforms.imaging.limits import Limits
-from transforms.imaging.quiet import silence_readers
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
-"""Of both byte orders (PS3.5 section 7.5)."""
+"""In both byte orders (PS3.5 section 7.5)."""
 ITEM_PATTERN = re.compile(b"|".join(ITEM_TAGS))
 PIXEL_DATA = 0x7FE00010
-SEEKS_OF_NO_ITEM = 16
-"""More than the parser needs for an object without any."""
+MAX_SEEKS_WITHOUT_ITEMS = 16
+"""Upper bound of the parser's seeks for an object without sequence items."""
 FLOAT_PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009})
 PIXEL_TAGS = FLOAT_PIXEL_TAGS | {PIXEL_DATA}
 LONG_LENGTH_VRS = frozenset({b"OB", b"OW", b"OD", b"OF", b"OL", b"OV", b"UN"})
@@ -45,15 +48,15 @@ LONG_LENGTH_VRS = frozenset({b"OB", b"OW", b"OD", b"OF", b"OL", b"OV", b"UN"})
 
 @dataclass(frozen=True)
 class PixelElement:
-    """Where the value of the pixel data element lies.
+    """Location of the pixel data element's value.
 
     Attributes:
-        tag: (7FE0,0010), or the float variants.
-        buffer: the bytes that hold it: the object's own, or the inflated data set.
-        offset: start of the value in `buffer`.
-        length: of the value in bytes; for encapsulated pixel data, all that follows.
-        vr: its value representation, OB or OW.
-        encapsulated: whether the length is undefined (PS3.5 annex A.4).
+        tag: (7FE0,0010), or one of the float variants.
+        buffer: Buffer that contains the value: the object, or its inflated data set.
+        offset: Start of the value in `buffer`.
+        length: Length of the value in bytes; for encapsulated pixel data, all bytes that follow.
+        vr: Value representation, OB or OW.
+        encapsulated: Whether the length is undefined (PS3.5 annex A.4).
     """
 
     tag: int
@@ -65,7 +68,7 @@ class PixelElement:
 
     @property
     def value(self) -> memoryview:
-        """The value, not copied."""
+        """The value as a view, not a copy."""
         return self.buffer[self.offset : self.offset + self.length]
 
 
@@ -74,9 +77,9 @@ class ParsedObject:
     """A DICOM object without its pixel data.
 
     Attributes:
-        dataset: every element before the pixel data, with `file_meta`.
-        transfer_syntax_uid: as the file says, or as found where it says nothing.
-        pixels: where the pixel data lies, or None.
+        dataset: All elements before the pixel data, with `file_meta`.
+        transfer_syntax_uid: As stated in the file meta information, else inferred from the encoding.
+        pixels: Location of the pixel data, or None.
     """
 
     dataset: Dataset
@@ -85,12 +88,12 @@ class ParsedObject:
 
 
 def parse(data: bytes | memoryview, limits: Limits) -> ParsedObject:
-    """Parse a DICOM object; files without the PS3.10 preamble are read if they say what they are.
+    """Parse a DICOM object; a file without the PS3.10 preamble must have a SOP Class or Instance UID.
 
     Raises:
-        Rejected: the bytes are no DICOM, end early, inflate too far or cannot be parsed.
+        InvalidObject: The bytes are not DICOM, are truncated, exceed a limit or cannot be parsed.
     """
-    silence_readers()
+    _suppress_reader_messages()
     if not data:
         raise InvalidObject(Stage.FETCH, Reason.EMPTY)
     try:
@@ -109,33 +112,42 @@ def parse(data: bytes | memoryview, limits: Limits) -> ParsedObject:
         raise InvalidObject(Stage.HEADER, Reason.TOO_MUCH_MEMORY) from error
     except RecursionError as error:
         raise InvalidObject(Stage.HEADER, Reason.NESTED_TOO_DEEP) from error
-    except BaseException as error:  # pydicom raises many types on malformed input
-        if isinstance(
-            error.__context__, InvalidObject
-        ):  # which pydicom took for an error of the file
+    except BaseException as error:  # pydicom raises many types for malformed input
+        if isinstance(error.__context__, InvalidObject):  # replaced by pydicom
             raise error.__context__ from None
         raise InvalidObject(Stage.HEADER, Reason.UNREADABLE_HEADER, type(error).__name__) from error
+
+
+@functools.cache
+def _suppress_reader_messages() -> None:
+    """Suppress warnings and log records of pydicom and Pillow, which can quote header values."""
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logger = logging.getLogger("pydicom")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 
 def _parse(data: memoryview, limits: Limits) -> ParsedObject:
     has_preamble = bytes(data[128:132]) == b"DICM"
     if not has_preamble and not _looks_like_dataset(data):
         raise InvalidObject(Stage.HEADER, Reason.NOT_DICOM)
-    stream = _stream(data, limits)
+    stream = _open_stream(data, limits)
     read_preamble(stream, force=True)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     _require_few_items(data[: stream.tell()], limits)
     syntax = str(meta.get("TransferSyntaxUID", ""))
     if syntax == DeflatedExplicitVRLittleEndian:
         buffer = memoryview(_inflate(data[stream.tell() :], limits))
-        stream = _stream(buffer, limits)
-        dataset = read_dataset(stream, False, True, stop_when=_at_pixels)
+        stream = _open_stream(buffer, limits)
+        dataset = read_dataset(stream, False, True, stop_when=_is_pixel_data)
     else:
-        buffer, stream = data, _stream(data, limits)
+        buffer, stream = data, _open_stream(data, limits)
         dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-        syntax = syntax or _found_syntax(dataset)
+        syntax = syntax or _infer_transfer_syntax(dataset)
     _require_few_items(buffer[: stream.tell()], limits)
-    _require_shallow(dataset, limits)
+    _require_max_nesting(dataset, limits)
     dataset.file_meta = meta  # type: ignore[assignment]
     if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         raise InvalidObject(Stage.HEADER, Reason.MEDIA_DIRECTORY)
@@ -143,49 +155,54 @@ def _parse(data: memoryview, limits: Limits) -> ParsedObject:
         raise InvalidObject(Stage.HEADER, Reason.TRUNCATED if has_preamble else Reason.NOT_DICOM)
     if not has_preamble and not ("SOPClassUID" in dataset or "SOPInstanceUID" in dataset):
         raise InvalidObject(Stage.HEADER, Reason.NOT_DICOM)
-    pixels = _pixel_element(buffer, stream.tell(), _is_little_endian(dataset))
+    pixels = _read_pixel_element(buffer, stream.tell(), _is_little_endian(dataset))
     if pixels is None:
-        _check_complete(dataset)
+        _require_complete(dataset)
     return ParsedObject(dataset, syntax, pixels)
 
 
 class ItemCountingStream(BufferStream):
-    """Raises `InvalidObject` once items abound: each costs the parser a kilobyte.
+    """Bounds the number of sequence items, of which each costs the parser a kilobyte of memory.
 
-    What pydicom takes for an item need not have an item's tag, but it seeks once for each (twice for
-    one that is private, of implicit VR and undefined length). In sequences of a stated length, which
-    it parses only when they are asked for, items without a tag are bounded by the child's limits.
+    pydicom accepts items without an item tag but seeks once per item, or twice for a private item of
+    implicit VR and undefined length, so seeks are counted. pydicom parses sequences of defined length
+    lazily: their items are bounded by `_require_few_items` or, without an item tag, by the memory limit
+    of the sandbox.
     """
 
     def __init__(self, view: memoryview, max_items: int) -> None:
         super().__init__(view)
-        self._left = max_items + SEEKS_OF_NO_ITEM
+        self._remaining = max_items + MAX_SEEKS_WITHOUT_ITEMS
 
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
-        """Move to a position, and count."""
-        self._left -= 1
-        if self._left < 0:
+        """Move to a position.
+
+        Raises:
+            InvalidObject: There have been too many seeks.
+        """
+        self._remaining -= 1
+        if self._remaining < 0:
             raise InvalidObject(Stage.HEADER, Reason.TOO_MANY_ITEMS)
         return super().seek(offset, whence)
 
 
-def _stream(data: memoryview, limits: Limits) -> BinaryIO:
+def _open_stream(data: memoryview, limits: Limits) -> BinaryIO:
     return cast(BinaryIO, ItemCountingStream(data, limits.max_items))
 
 
 def _require_few_items(header: memoryview, limits: Limits) -> None:
-    """Raise `InvalidObject` if item tags abound in sequences of a stated length.
+    """Raise `InvalidObject` if there are too many item tags in sequences of defined length.
 
-    Those are parsed only when they are asked for, where nobody counts. Pixel data, where such bytes
-    mean nothing, are not searched.
+    pydicom parses them lazily, without `ItemCountingStream`. Pixel data, in which these bytes may occur
+    by chance, is not searched.
     """
     for number, _ in enumerate(ITEM_PATTERN.finditer(header), 1):
         if number > limits.max_items:
             raise InvalidObject(Stage.HEADER, Reason.TOO_MANY_ITEMS)
 
 
-def _require_shallow(dataset: Dataset, limits: Limits) -> None:
-    """Raise `InvalidObject` if sequences are nested too deep; only those that were parsed can do harm."""
+def _require_max_nesting(dataset: Dataset, limits: Limits) -> None:
+    """Raise `InvalidObject` if parsed sequences are nested too deep; unparsed ones are harmless."""
     level: list[Dataset] = [dataset]
     for _ in range(limits.max_nesting + 1):
         level = [
@@ -201,22 +218,25 @@ def _require_shallow(dataset: Dataset, limits: Limits) -> None:
 
 
 def _looks_like_dataset(data: memoryview) -> bool:
-    """Whether bytes without a preamble start with an element of group 0002 or 0008."""
+    """Return whether bytes without a preamble start with an element of group 0002 or 0008."""
     if len(data) < 8:
         return False
     little, big = struct.unpack_from("<H", data)[0], struct.unpack_from(">H", data)[0]
     return little in (0x0002, 0x0008) or big == 0x0008
 
 
-def _at_pixels(tag: int, vr: str | None, length: int) -> bool:
+def _is_pixel_data(tag: int, vr: str | None, length: int) -> bool:
     return tag in PIXEL_TAGS
 
 
 def _inflate(deflated: memoryview, limits: Limits) -> bytes:
-    """Inflate a data set; what grows a thousandfold is a blank film if small, a bomb if large."""
-    likely = max(limits.min_inflated_bytes, len(deflated) * limits.max_inflation)
+    """Inflate a data set up to the limit on decompression bombs.
+
+    The ratio limit applies above `min_inflated_bytes`: a small blank image also has a ratio of 1,000.
+    """
+    max_size = max(limits.min_inflated_bytes, len(deflated) * limits.max_inflation)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = inflater.decompress(deflated, min(limits.max_object_bytes, likely))
+    inflated = inflater.decompress(deflated, min(limits.max_object_bytes, max_size))
     if inflater.unconsumed_tail:
         raise InvalidObject(Stage.HEADER, Reason.INFLATES_TOO_FAR)
     if not inflater.eof:
@@ -228,29 +248,31 @@ def _is_little_endian(dataset: Dataset) -> bool:
     return bool(dataset.original_encoding[1] is not False)
 
 
-def _found_syntax(dataset: Dataset) -> str:
-    """The transfer syntax of a file that names none: the native one that it was read with."""
+def _infer_transfer_syntax(dataset: Dataset) -> str:
+    """Return the native transfer syntax with which a file that states none was read."""
     is_implicit, is_little_endian = dataset.original_encoding
     if not is_little_endian:
         return str(ExplicitVRBigEndian)
     return str(ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian)
 
 
-def _pixel_element(buffer: memoryview, at: int, little_endian: bool) -> PixelElement | None:
-    """Read the header of the element at `at`; explicit and implicit VR are told apart by the bytes."""
-    if len(buffer) - at < 8:
+def _read_pixel_element(
+    buffer: memoryview, position: int, little_endian: bool
+) -> PixelElement | None:
+    """Read the element header at `position`, of explicit or implicit VR; None if it is not pixel data."""
+    if len(buffer) - position < 8:
         return None
     order = "<" if little_endian else ">"
-    group, element = struct.unpack_from(order + "HH", buffer, at)
+    group, element = struct.unpack_from(order + "HH", buffer, position)
     tag = group << 16 | element
     if tag not in PIXEL_TAGS:
         return None
-    if (named := bytes(buffer[at + 4 : at + 6])) in LONG_LENGTH_VRS:
-        (length,) = struct.unpack_from(order + "L", buffer, at + 8)
-        vr, start = named.decode("ascii"), at + 12
+    if (explicit_vr := bytes(buffer[position + 4 : position + 6])) in LONG_LENGTH_VRS:
+        (length,) = struct.unpack_from(order + "L", buffer, position + 8)
+        vr, start = explicit_vr.decode("ascii"), position + 12
     else:
-        (length,) = struct.unpack_from(order + "L", buffer, at + 4)
-        vr, start = "OW", at + 8
+        (length,) = struct.unpack_from(order + "L", buffer, position + 4)
+        vr, start = "OW", position + 8
     available = len(buffer) - start
     if length == UNDEFINED_LENGTH:
         return PixelElement(tag, buffer, start, available, vr, encapsulated=True)
@@ -259,8 +281,8 @@ def _pixel_element(buffer: memoryview, at: int, little_endian: bool) -> PixelEle
     return PixelElement(tag, buffer, start, length, vr, encapsulated=False)
 
 
-def _check_complete(dataset: Dataset) -> None:
-    """Reject a data set with an element that has fewer bytes than it says."""
+def _require_complete(dataset: Dataset) -> None:
+    """Raise `InvalidObject` if an element has fewer bytes than its length field states."""
     for element in dataset.elements():
         length = getattr(element, "length", UNDEFINED_LENGTH)
         value = getattr(element, "value", None)

@@ -1,4 +1,4 @@
-"""From a gray film of any size to the network's input: the one path that training and serving share."""
+"""Convert a grayscale image to the network's input; shared by training and serving."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ HIGH_PERCENTILE: Final = 99.5
 PREPROCESSING: Final = (
     "long side bilinear over areas, percentiles 0.5 to 99.5, padded black to a square"
 )
-"""What `preprocess` does, as bundles say it: whoever changes it gives it another name."""
+"""Identifies the algorithm of `preprocess` in model bundles; change it whenever the output changes."""
 
 Gray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 
 
 def preprocess(gray: Gray, size: int) -> npt.NDArray[np.uint8]:
-    """Fit a film into a square by area-preserving scaling, contrast stretch and black padding.
+    """Resize an image to fit a square, stretch its contrast and pad it with black.
 
-    The film keeps its aspect ratio: a stretched spine looks like another anatomy. The contrast is
-    stretched between two percentiles after scaling, so that a few burned-in markers or dead pixels
-    do not decide it and so that the cost does not depend on the film's size.
+    The aspect ratio is kept: distorted anatomy resembles other anatomy. The contrast is stretched
+    between two percentiles, so that burned-in markers and dead pixels have no effect, and after
+    resizing, so that the cost does not depend on the image size.
 
     Args:
-        gray: float32[H, W] or uint8[H, W], any finite range, dense tissue bright.
-        size: side of the square, in pixels.
+        gray: float32[H, W] or uint8[H, W], finite, dense tissue bright.
+        size: Side of the square in pixels.
 
     Returns:
-        uint8[1, size, size]; a film of one constant value becomes zeros.
+        uint8[1, size, size]; zeros for a constant image.
     """
     height, width = gray.shape
     scale = size / max(height, width)

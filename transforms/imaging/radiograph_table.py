@@ -1,4 +1,4 @@
-"""What counts as a projection radiograph: one table, which the policy may extend."""
+"""Define which objects are projection radiographs; the policy can extend the table."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ SECONDARY_CAPTURES = frozenset(
 
 @dataclass(frozen=True)
 class RadiographTable:
-    """The table. Standard: SOP Classes of PS3.4 annex B, Modality of PS3.3 C.7.3.1.1.1.
+    """Criteria for projection radiographs. Standard: PS3.4 annex B, PS3.3 C.7.3.1.1.1.
 
     Attributes:
-        sop_classes: always radiographs, whatever the Modality says.
-        modalities: make a secondary capture, or an object without SOP Class, a radiograph.
-        excluded_image_types: values of Image Type that say it is none after all.
+        sop_classes: SOP Class UIDs that are radiographs for any Modality.
+        modalities: Modalities for which a secondary capture, or an object without SOP Class UID, is a
+            radiograph.
+        excluded_image_types: Values of Image Type that exclude an object of any SOP Class.
     """
 
     sop_classes: frozenset[str] = frozenset(
@@ -60,10 +61,10 @@ class RadiographTable:
     modalities: frozenset[str] = frozenset({"CR", "DX", "MG", "IO", "PX", "RG"})
     excluded_image_types: frozenset[str] = frozenset({"SCREEN SAVE", "DOSE REPORT", "REPORT"})
 
-    def uri_problem(
+    def exclusion_reason(
         self, sop_class_uid: str | None, modality: str | None, image_type: tuple[str, ...]
     ) -> Reason | None:
-        """Return why an object is no radiograph, or None where it is one."""
+        """Return why an object is not a radiograph, or None if it is one."""
         if self.excluded_image_types & {value.strip().upper() for value in image_type}:
             return Reason.IMAGE_TYPE
         if sop_class_uid in self.sop_classes:

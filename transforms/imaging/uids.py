@@ -1,4 +1,4 @@
-"""Unique identifiers: checked before any of them becomes part of a path."""
+"""Validate UIDs before they become part of a path."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
 MAX_LENGTH: Final = 64
 
 
-def is_valid(value: str) -> bool:
-    """Whether a string is a UID: digits and single dots, at most 64 characters.
+def is_valid_uid(value: str) -> bool:
+    """Return whether a string is a UID: digits and single dots, at most 64 characters.
 
-    Standard: PS3.5 section 9.1. Leading zeros in a component, which it forbids but real archives
-    hold, are let through: they cannot do harm in a path.
+    Standard: PS3.5 section 9.1, except that leading zeros in a component are accepted: they occur in
+    real archives and are harmless in a path.
     """
     return len(value) <= MAX_LENGTH and UID.fullmatch(value) is not None and value.isascii()
 
 
-def require(value: object, keyword: str) -> str:
+def require_uid(value: object, keyword: str) -> str:
     """Return a header value as a UID.
 
     Raises:
-        Rejected: it is missing, empty, multi-valued or malformed; the value itself is not said.
+        InvalidObject: The value is missing, empty, multi-valued or malformed. The message names the
+            keyword, not the value.
     """
     if value is None or value == "":
         raise InvalidObject(Stage.HEADER, Reason.MISSING_UID, keyword)
-    if not isinstance(value, str) or not is_valid(value):
+    if not isinstance(value, str) or not is_valid_uid(value):
         raise InvalidObject(Stage.HEADER, Reason.INVALID_UID, keyword)
     return str(value)

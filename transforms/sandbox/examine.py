@@ -27,7 +27,7 @@ from transforms.core.shared_bytes import SharedBytes, mapped
 from transforms.imaging.header import Header, read_header, require_uids
 from transforms.imaging.header_label import header_label
 from transforms.imaging.part10 import parse
-from transforms.imaging.presentation import thumbnail_of
+from transforms.imaging.read_image import decode_thumbnail
 from transforms.lake.layout import NOT_XRAY, QUARANTINE
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.isolation import Crashed, Killed, SandboxProcess, TimedOut
@@ -44,14 +44,14 @@ class Examined:
         film: uint8[1, S, S] for the model, or None where the row is decided.
         fetch_s: seconds that reading and hashing took.
         decode_s: seconds that parsing and decoding took, or None where it never came to that.
-        is_fast: whether the film was decoded by a codec chosen for its syntax, if possible reduced.
+        used_fallback: Whether the image was decoded by the pydicom fallback.
     """
 
     row: IndexRow
     image: npt.NDArray[np.uint8] | None
     fetch_s: float = 0.0
     decode_s: float | None = None
-    is_fast: bool = False
+    used_fallback: bool = False
 
 
 def examine(
@@ -165,15 +165,15 @@ def describe(
         row = with_header(row, header, config, patient_key)
         require_uids(parsed)
         table = config.policy.radiographs
-        if why := table.uri_problem(header.sop_class_uid, header.modality, header.image_type):
+        if why := table.exclusion_reason(header.sop_class_uid, header.modality, header.image_type):
             return Examined(_not_xray(row, why), None)
-        image, is_fast = thumbnail_of(
+        image, used_fallback = decode_thumbnail(
             parsed,
             config.model_input_size,
             frame_number=config.frame_number,
             limits=config.limits,
         )
-        return Examined(row, image, is_fast=is_fast)
+        return Examined(row, image, used_fallback=used_fallback)
     except InvalidObject as rejected:
         return Examined(quarantined(row, rejected), None)
     except MemoryError:

@@ -1,1 +1,1 @@
-"""Decoders that bring no more of a frame into memory than the network needs."""
+"""Decoders that produce no more pixels of a frame than the network needs."""

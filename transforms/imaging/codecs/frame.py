@@ -1,4 +1,4 @@
-"""What a decoder is asked and what it answers."""
+"""The request and the result of a decoder, and the checks before one runs."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from pydicom.uid import RLELossless
 
 from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.imaging.buffer_stream import BufferStream
-from transforms.imaging.codecs.stream_header import StreamHeader, read_stream_header
+from transforms.imaging.codecs.codestream_header import CodestreamHeader, read_codestream_header
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import PIXEL_DATA, ParsedObject, PixelElement
 
-ITEM = (0xFFFE, 0xE000)
-GRAY = frozenset({"MONOCHROME1", "MONOCHROME2"})
+ITEM_TAG = (0xFFFE, 0xE000)
+GRAYSCALE = frozenset({"MONOCHROME1", "MONOCHROME2"})
 
 
 class NoFastPath(Exception):
-    """A reduced decoder does not apply to this frame; the full decode does."""
+    """The fast decoder does not support this frame; the pydicom fallback may."""
 
 
 @dataclass(frozen=True)
 class FrameRequest:
-    """One frame of one object, and how large the answer must at least be.
+    """One frame of one object, its validated description, and the resolution needed.
 
     Attributes:
-        dataset: the header.
-        transfer_syntax_uid: encoding of the pixel data.
-        pixels: where the pixel data lies.
-        index: 0-based frame.
-        long_side: the answer's long side is at least this, or the frame's own; pixels.
+        dataset: The header.
+        transfer_syntax_uid: Encoding of the pixel data.
+        pixels: Location of the pixel data.
+        index: 0-based index of the frame.
+        long_side: Minimum long side of the decoded frame in pixels.
     """
 
     dataset: Dataset
@@ -56,43 +56,43 @@ class FrameRequest:
 
     @property
     def reduction(self) -> int:
-        """The largest integer factor that still leaves `long_side` pixels, and one on the short side."""
+        """Largest integer factor that keeps `long_side` pixels and at least one on the short side."""
         factor = max(self.rows, self.columns) // self.long_side
         return max(1, min(factor, self.rows, self.columns))
 
     @property
     def is_gray(self) -> bool:
-        """Whether the stored values are one gray sample a pixel."""
-        return self.samples == 1 and self.photometric in GRAY
+        """Whether the frame is grayscale: MONOCHROME1 or MONOCHROME2."""
+        return self.samples == 1 and self.photometric in GRAYSCALE
 
 
 @dataclass(frozen=True)
 class StoredFrame:
-    """A frame's stored values, perhaps reduced: before modality and VOI transformations.
+    """Stored values of a frame, possibly reduced, before the Modality LUT.
 
     Attributes:
-        values: float32[h, w] for one sample a pixel; float32[h, w, 3] for RGB.
-        padding: bool[h, w], True where there is only pixel padding, or None.
+        values: float32[h, w] for one sample per pixel, float32[h, w, 3] for RGB.
+        padding: bool[h, w], True for pixel padding, or None.
     """
 
     values: npt.NDArray[np.float32]
     padding: npt.NDArray[np.bool_] | None = None
 
 
-def frame_request(
+def build_frame_request(
     parsed: ParsedObject, frame_number: int, long_side: int, limits: Limits
 ) -> FrameRequest:
-    """Check the description of the pixels and make a request for one frame.
+    """Validate the pixel description and build the request for one frame.
 
     Args:
-        parsed: the object.
-        long_side: pixels that the answer's long side must have, where the frame has as many.
-        limits: on the size of a frame.
-        frame_number: 1 is the first; an object with fewer frames answers with its last.
+        parsed: The object.
+        frame_number: Frame to decode, from 1; the last one if the object has fewer.
+        long_side: Minimum long side of the decoded frame in pixels.
+        limits: Limits of pixels, frames and fragments.
 
     Raises:
-        Rejected: there are no pixels, their description is missing, contradictory or too large, or the
-            items that hold them (PS3.5 annex A.4) are too many or not whole.
+        InvalidObject: The pixel data is missing; its description is missing, contradictory or exceeds
+            a limit; or its fragments (PS3.5 annex A.4) are too many or incomplete.
     """
     if parsed.pixels is None:
         raise InvalidObject(Stage.DECODE, Reason.NO_PIXEL_DATA)
@@ -105,13 +105,13 @@ def frame_request(
     stored = _number(ds, "BitsStored", allocated)
     high_bit = _number(ds, "HighBit", stored - 1)
     if not stored - 1 <= high_bit < max(allocated, 1):
-        high_bit = stored - 1  # senseless; what nearly all objects mean
+        high_bit = stored - 1  # the value of nearly all objects
     photometric = _text(ds, "PhotometricInterpretation").upper()
     if samples == 1 and not photometric:
         photometric = "MONOCHROME2"
     problems = [
         name
-        for name, wrong in (
+        for name, is_invalid in (
             ("Rows", rows < 1),
             ("Columns", columns < 1),
             ("SamplesPerPixel", samples not in (1, 3)),
@@ -119,7 +119,7 @@ def frame_request(
             ("BitsStored", not 1 <= stored <= max(allocated, 1)),
             ("PhotometricInterpretation", not photometric),
         )
-        if wrong
+        if is_invalid
     ]
     if problems:
         raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, ", ".join(problems))
@@ -129,7 +129,7 @@ def frame_request(
     if frames > limits.max_frames:
         raise InvalidObject(Stage.DECODE, Reason.TOO_MANY_FRAMES)
     if parsed.pixels.encapsulated:
-        _require_whole_items(parsed.pixels, limits)
+        _require_complete_fragments(parsed.pixels, limits)
     return FrameRequest(
         dataset=ds,
         transfer_syntax_uid=parsed.transfer_syntax_uid,
@@ -149,55 +149,57 @@ def frame_request(
 
 
 def encapsulated_frame(request: FrameRequest) -> bytes:
-    """Return one frame's compressed stream.
+    """Return the compressed codestream of one frame.
 
     Raises:
-        Rejected: the items of the encapsulated pixel data (PS3.5 annex A.4) do not hold it, or the
-            stream is of another size than the header says (a decoder would obey the stream,
-            whatever it claims) or has no end (a decoder would fill up the rest).
+        InvalidObject: The fragments (PS3.5 annex A.4) do not contain the frame; the codestream and the
+            header disagree on the size, in which case a decoder would allocate what the codestream
+            claims; or the codestream has no end marker, in which case a decoder would fill the rest.
     """
     if not request.pixels.encapsulated:
         raise InvalidObject(
             Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "pixel data not encapsulated"
         )
-    with undecodable_unless_said():
+    with wrap_decoder_errors():
         frame = get_frame(
             BufferStream(request.pixels.value), request.index, number_of_frames=request.frames
         )
     if request.transfer_syntax_uid != RLELossless:
-        _require_agreement(read_stream_header(frame), request)
+        _require_matching_codestream(read_codestream_header(frame), request)
     return frame
 
 
-def _require_agreement(stream: StreamHeader | None, request: FrameRequest) -> None:
-    if stream is None:
+def _require_matching_codestream(
+    codestream: CodestreamHeader | None, request: FrameRequest
+) -> None:
+    if codestream is None:
         raise InvalidObject(Stage.DECODE, Reason.UNDECODABLE_PIXELS, "no stream header")
-    said = (request.rows, request.columns, request.samples)
-    if (stream.rows, stream.columns, stream.components) != said:
+    expected = (request.rows, request.columns, request.samples)
+    if (codestream.rows, codestream.columns, codestream.components) != expected:
         raise InvalidObject(Stage.DECODE, Reason.SIZE_MISMATCH)
-    if not stream.has_end:
+    if not codestream.has_end:
         raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "stream")
 
 
-def _require_whole_items(pixels: PixelElement, limits: Limits) -> None:
-    """Raise `InvalidObject` where there are too many fragments, or one runs past the object's end."""
-    at, end, left = pixels.offset, pixels.offset + pixels.length, limits.max_items
-    while at + 8 <= end:
-        group, element, length = struct.unpack_from("<HHL", pixels.buffer, at)
-        if (group, element) != ITEM:
+def _require_complete_fragments(pixels: PixelElement, limits: Limits) -> None:
+    """Raise `InvalidObject` if there are too many fragments or one extends past the object's end."""
+    position, end, remaining = pixels.offset, pixels.offset + pixels.length, limits.max_items
+    while position + 8 <= end:
+        group, element, length = struct.unpack_from("<HHL", pixels.buffer, position)
+        if (group, element) != ITEM_TAG:
             return
-        at, left = at + 8 + length, left - 1
-        if left < 0:
+        position, remaining = position + 8 + length, remaining - 1
+        if remaining < 0:
             raise InvalidObject(Stage.DECODE, Reason.TOO_MANY_ITEMS)
-    if at > end:
+    if position > end:
         raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "pixel data")
 
 
 @contextlib.contextmanager
-def undecodable_unless_said() -> Iterator[None]:
-    """Turn whatever a malformed object raises into `InvalidObject`.
+def wrap_decoder_errors() -> Iterator[None]:
+    """Convert any error caused by a malformed object to `InvalidObject`.
 
-    Codecs and pydicom raise many types; a panic of a codec written in Rust is no `Exception`.
+    Codecs and pydicom raise many types; a panic of a codec written in Rust is not an `Exception`.
     """
     try:
         yield
@@ -215,12 +217,12 @@ def _number(ds: Dataset, keyword: str, default: int = 0) -> int:
     try:
         value = ds.get(keyword)
         return default if value is None or value == "" else int(value)
-    except Exception as error:  # a malformed element raises many types
+    except Exception as error:  # pydicom raises many types for malformed elements
         raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, keyword) from error
 
 
 def _text(ds: Dataset, keyword: str) -> str:
     try:
         return str(ds.get(keyword) or "").strip()
-    except Exception as error:  # a malformed element raises many types
+    except Exception as error:  # pydicom raises many types for malformed elements
         raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, keyword) from error

@@ -1,6 +1,6 @@
-"""RLE gray frames by imagecodecs, decoded whole and averaged.
+"""RLE grayscale frames, decoded at full resolution by imagecodecs, then averaged.
 
-Strips of rows cannot be skipped: the header says where the segments (byte planes) start, not their rows.
+Rows cannot be skipped: the RLE header has the offsets of segments (byte planes), not of rows.
 
 Standard: PS3.5 annexes A.4.2 and G.
 """
@@ -13,47 +13,49 @@ import imagecodecs
 import numpy as np
 from pydicom.uid import RLELossless
 
+from transforms.imaging.codecs.area_average import reduce_gray
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     NoFastPath,
     StoredFrame,
     encapsulated_frame,
 )
-from transforms.imaging.codecs.native import averaged
 
 SYNTAXES = frozenset({str(RLELossless)})
 HEADER = struct.Struct("<16L")
-"""Number of segments and where they start (annex G.5)."""
+"""Number of segments and their offsets (PS3.5 annex G.5)."""
 
 
 def decode(request: FrameRequest) -> StoredFrame:
-    """Return the averaged stored values of a gray frame.
+    """Return the averaged stored values of a grayscale frame.
 
     Raises:
-        NoFastPath: colour, palette, or segments that do not hold the frame.
+        NoFastPath: Color, palette, or segments that do not contain the frame.
     """
     if request.bits_allocated not in (8, 16) or not request.is_gray:
         raise NoFastPath
     dtype = np.dtype(f"<{'i' if request.signed else 'u'}{request.bits_allocated // 8}")
     frame = encapsulated_frame(request)
-    _require_segments_inside(frame, dtype.itemsize)
+    _require_segments_in_frame(frame, dtype.itemsize)
     try:
-        out = bytearray(request.rows * request.columns * dtype.itemsize)  # and not a byte more
+        out = bytearray(
+            request.rows * request.columns * dtype.itemsize
+        )  # bounds what the codec writes
         decoded = np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype, out=out), dtype)
         values = decoded.reshape(request.rows, request.columns)
-    except Exception as error:  # of the codec, or another size than the header says
+    except Exception as error:  # the codec failed, or the size differs from the header
         raise NoFastPath from error
-    return averaged(values, request)
+    return reduce_gray(values, request)
 
 
-def _require_segments_inside(frame: bytes, planes: int) -> None:
-    """Raise `NoFastPath` unless a segment for each byte plane starts inside the frame.
+def _require_segments_in_frame(frame: bytes, planes: int) -> None:
+    """Raise `NoFastPath` unless there is one segment per byte plane, each starting in the frame.
 
-    imagecodecs would read outside it, and takes more segments than that.
+    imagecodecs checks neither and would read out of bounds.
     """
     if len(frame) < HEADER.size:
         raise NoFastPath
     segments, *offsets = HEADER.unpack_from(frame)
-    inside = (HEADER.size <= offset < len(frame) for offset in offsets[:planes])
-    if segments != planes or not all(inside):
+    in_frame = (HEADER.size <= offset < len(frame) for offset in offsets[:planes])
+    if segments != planes or not all(in_frame):
         raise NoFastPath

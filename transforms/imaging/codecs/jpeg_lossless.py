@@ -1,7 +1,8 @@
-"""12-bit and lossless JPEG by libjpeg-turbo, JPEG-LS by CharLS: frames decoded whole, then averaged.
+"""Lossless and 12-bit JPEG and JPEG-LS, decoded at full resolution by imagecodecs, then averaged.
 
-These streams have no reduced form. imagecodecs is the fastest kept decoder of each, and the only
-permissively licensed one of 12-bit JPEG (process 2 and 4).
+These codestreams cannot be decoded at reduced resolution. imagecodecs (libjpeg-turbo,
+CharLS) is the fastest maintained decoder of each, and the only permissively licensed one of 12-bit JPEG
+(processes 2 and 4).
 
 Standard: PS3.5 annex A.4.1 and A.4.3; ISO/IEC 10918-1, ISO/IEC 14495-1.
 """
@@ -17,14 +18,13 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
-from transforms.imaging.codecs.area import average_channels
+from transforms.imaging.codecs.area_average import average_channels, reduce_gray
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     NoFastPath,
     StoredFrame,
     encapsulated_frame,
 )
-from transforms.imaging.codecs.native import averaged
 
 _DECODE = {
     **dict.fromkeys(
@@ -36,17 +36,17 @@ SYNTAXES = frozenset(_DECODE)
 
 
 def decode(request: FrameRequest) -> StoredFrame:
-    """Return the averaged stored values of a gray or RGB frame.
+    """Return the averaged stored values of a grayscale or RGB frame.
 
     Raises:
-        NoFastPath: palette, or a stream that this decoder does not read.
+        NoFastPath: Palette or YBR color, or a codestream that imagecodecs cannot decode.
     """
     if request.bits_allocated not in (8, 16) or not (request.is_gray or request.samples == 3):
         raise NoFastPath
     frame = encapsulated_frame(request)
     try:
         decoded = _DECODE[request.transfer_syntax_uid](frame)
-    except Exception as error:  # each codec has an error type of its own
+    except Exception as error:  # each codec has its own error type
         raise NoFastPath from error
     if decoded.dtype.kind != "u" or decoded.shape[:2] != (request.rows, request.columns):
         raise NoFastPath
@@ -59,4 +59,4 @@ def decode(request: FrameRequest) -> StoredFrame:
     if request.signed:
         width = request.bits_allocated // 8
         decoded = decoded.astype(f"u{width}").view(f"i{width}")
-    return averaged(decoded, request)
+    return reduce_gray(decoded, request)

@@ -1,4 +1,7 @@
-"""The full decode of any frame by pydicom and its codec plug-ins, then area averaging."""
+"""Decode any frame at full resolution by pydicom and its plug-ins, then average it.
+
+Used if no fast decoder supports the frame.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,23 @@ from pydicom.pixels.utils import as_pixel_options
 
 from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.imaging.buffer_stream import BufferStream
-from transforms.imaging.codecs.area import average, average_channels
+from transforms.imaging.codecs.area_average import average, average_channels, reduce_gray
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     StoredFrame,
     encapsulated_frame,
-    undecodable_unless_said,
+    wrap_decoder_errors,
 )
-from transforms.imaging.codecs.native import averaged
 
 GDCM = "gdcm"
 
 
 def decode(request: FrameRequest) -> StoredFrame:
-    """Return the averaged stored values of a frame; colour as RGB.
+    """Return the averaged stored values of a frame; color as RGB.
 
     Raises:
-        Rejected: no codec reads the syntax, every codec failed, or the pixel data ends early.
+        InvalidObject: No plug-in supports the transfer syntax, every plug-in failed, or the pixel data
+            is truncated.
     """
     try:
         decoder = _decoder(request.transfer_syntax_uid)
@@ -40,11 +43,11 @@ def decode(request: FrameRequest) -> StoredFrame:
     if request.pixels.encapsulated != decoder.is_encapsulated:
         raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "encapsulation")
     if request.pixels.encapsulated:
-        encapsulated_frame(request)  # checks the stream before a codec sees it
+        encapsulated_frame(request)  # validates the codestream before a codec reads it
     else:
-        wanted = request.rows * request.columns * request.samples * request.frames
+        expected = request.rows * request.columns * request.samples * request.frames
         if (
-            len(value) * 8 < wanted * request.bits_allocated
+            len(value) * 8 < expected * request.bits_allocated
             and request.photometric != "YBR_FULL_422"
         ):
             raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "pixel data")
@@ -61,7 +64,7 @@ def decode(request: FrameRequest) -> StoredFrame:
     )
     encapsulated = request.pixels.encapsulated
     source = cast(BinaryIO, BufferStream(value)) if encapsulated else bytes(value)
-    with undecodable_unless_said():
+    with wrap_decoder_errors():
         stored, _ = decoder.as_array(source, index=request.index, raw=False, **options)
         if request.photometric == "PALETTE COLOR":
             stored = apply_color_lut(stored, request.dataset)
@@ -69,13 +72,13 @@ def decode(request: FrameRequest) -> StoredFrame:
         return average_channels(stored, request.reduction)
     if request.bits_allocated == 1:
         return average(stored, request.reduction)
-    return averaged(stored, request)
+    return reduce_gray(stored, request)
 
 
 @functools.cache
 def _decoder(transfer_syntax_uid: str) -> Decoder:
-    """The decoder of a syntax, less GDCM: on malformed streams it ends the whole process."""
+    """Return the decoder of a transfer syntax without GDCM, which aborts on malformed codestreams."""
     decoder = get_decoder(transfer_syntax_uid)
-    with contextlib.suppress(ValueError):  # another thread was first, or it never was there
+    with contextlib.suppress(ValueError):  # not installed, or already removed by another thread
         decoder.remove_plugin(GDCM)
     return decoder

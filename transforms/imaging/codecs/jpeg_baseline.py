@@ -1,4 +1,4 @@
-"""Baseline JPEG gray frames by scaled DCT: one to four coefficients a block side are inverted.
+"""Baseline JPEG grayscale frames, decoded at reduced resolution by scaled DCT.
 
 Standard: PS3.5 annex A.4.1; ISO/IEC 10918-1.
 """
@@ -11,32 +11,32 @@ import numpy as np
 from PIL import Image
 from pydicom.uid import JPEGBaseline8Bit
 
+from transforms.imaging.codecs.codestream_header import read_codestream_header
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     NoFastPath,
     StoredFrame,
     encapsulated_frame,
 )
-from transforms.imaging.codecs.stream_header import read_stream_header
 
 SYNTAXES = frozenset({str(JPEGBaseline8Bit)})
 
 
 def decode(request: FrameRequest) -> StoredFrame:
-    """Return the stored values of an 8-bit gray frame, reduced by 2, 4 or 8.
+    """Return the stored values of an 8-bit grayscale frame, reduced by 2, 4 or 8.
 
     Raises:
-        NoFastPath: colour, more than 8 bits, padding values, or a stream that disagrees with the
-            header.
+        NoFastPath: Color, signed pixels, pixel padding, no reduction, or a codestream that is not DCT or
+            that Pillow cannot decode.
     """
     if not request.is_gray or request.reduction < 2 or request.signed:
         raise NoFastPath
     if "PixelPaddingValue" in request.dataset:
         raise NoFastPath
     frame = encapsulated_frame(request)
-    header = read_stream_header(frame)
+    header = read_codestream_header(frame)
     if header is None or not header.is_dct:
-        raise NoFastPath  # Pillow corrupts its heap when a lossless stream is scaled
+        raise NoFastPath  # draft mode on a lossless codestream corrupts the heap
     try:
         with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
             if image.size != (request.columns, request.rows) or image.mode != "L":
@@ -48,5 +48,5 @@ def decode(request: FrameRequest) -> StoredFrame:
             return StoredFrame(np.asarray(image).astype(np.float32))
     except NoFastPath:
         raise
-    except Exception as error:  # Pillow raises many types on malformed streams
+    except Exception as error:  # Pillow raises many types for malformed codestreams
         raise NoFastPath from error

@@ -1,0 +1,55 @@
+"""Decode one frame of a DICOM object to a grayscale image or to the network's input."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms.imaging.codecs.frame import build_frame_request, wrap_decoder_errors
+from transforms.imaging.codecs.registry import decode_frame
+from transforms.imaging.limits import Limits
+from transforms.imaging.monochrome import to_monochrome2
+from transforms.imaging.part10 import ParsedObject, parse
+from transforms.imaging.preprocessing import preprocess
+
+
+def read_image(
+    data: bytes, long_side: int, *, frame_number: int = 1, limits: Limits | None = None
+) -> npt.NDArray[np.float32]:
+    """Parse an object and decode one frame; see `decode_image`."""
+    limits = limits or Limits()
+    parsed = parse(data, limits)
+    return decode_image(parsed, long_side, frame_number=frame_number, limits=limits)[0]
+
+
+def decode_image(
+    parsed: ParsedObject, long_side: int, *, frame_number: int = 1, limits: Limits
+) -> tuple[npt.NDArray[np.float32], bool]:
+    """Decode one frame to a grayscale image.
+
+    Args:
+        parsed: The object.
+        long_side: Minimum length of the image's long side in pixels. The image is reduced as far as this
+            allows, and never enlarged.
+        frame_number: Frame to decode, from 1; the last one if the object has fewer.
+        limits: Limits of the frame.
+
+    Returns:
+        float32[h, w], finite, dense tissue bright, pixel padding darkest; and whether the frame was
+        decoded by the pydicom fallback.
+
+    Raises:
+        InvalidObject: The pixel data is missing, inconsistently described, too large or undecodable.
+    """
+    with wrap_decoder_errors():
+        request = build_frame_request(parsed, frame_number, long_side, limits)
+        stored, used_fallback = decode_frame(request)
+        return to_monochrome2(stored, request), used_fallback
+
+
+def decode_thumbnail(
+    parsed: ParsedObject, size: int, *, frame_number: int = 1, limits: Limits
+) -> tuple[npt.NDArray[np.uint8], bool]:
+    """Decode one frame to the network's input, uint8[1, size, size]; otherwise as `decode_image`."""
+    image, used_fallback = decode_image(parsed, size, frame_number=frame_number, limits=limits)
+    return preprocess(image, size), used_fallback
