@@ -136,7 +136,7 @@ def test_a_store_that_refuses_writes_makes_the_run_incomplete_and_the_rerun_comp
         writes = "^POST /upload"
         store.fault(writes, count=4, status=403)  # the lock, the journal and two objects
         assert main(["route", "--input", str(images), "--lake", lake]) == 1
-        assert "see to its permissions" in capsys.readouterr().err
+        assert "check its permissions" in capsys.readouterr().err
         store.mend()
     else:
         store.fault(writes, count=3, status=403)

@@ -157,5 +157,5 @@ def test_a_lake_without_permission_is_said(images: Path, tmp_path: Path) -> None
     )
     assert done.returncode == 1
     assert "Permission denied" in done.stderr
-    assert "see to its permissions" in done.stderr
+    assert "check its permissions" in done.stderr
     assert "Traceback" not in done.stderr

@@ -10,10 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.stores import S3, Store
-from transforms.storage import lease, s3
+from transforms.storage import s3
 from transforms.storage.base import ObjectChanged, ObjectInfo, SupportsServerSideCopy, sha256_of
-from transforms.storage.lease import LockingUnsupported, hold_lease
-from transforms.storage.schemes import object_store, storage_of
+from transforms.storage.schemes import storage_of
 
 DATA = bytes(range(256)) * 5000
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -225,30 +224,6 @@ def test_a_sha256_without_a_note_is_computed(store: Store) -> None:
     assert sha256_of(storage_of(uri), uri) == SHA
 
 
-def unexpected() -> None:
-    raise AssertionError("must not be called")
-
-
-def test_a_lease_is_held_by_one_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "POLL_S", 0.05)
-    monkeypatch.setattr(lease, "RENEW_S", 0.05)
-    client, lock = object_store(store.scheme), f"{store.root}/.lock"
-    inside, most, waits = [0], [0], []
-
-    def work() -> None:
-        with hold_lease(client, lock, on_wait=lambda: waits.append(1), on_lost=unexpected):
-            inside[0] += 1
-            most[0] = max(most[0], inside[0])
-            threading.Event().wait(0.3)
-            inside[0] -= 1
-
-    with ThreadPoolExecutor(4) as pool:
-        for future in [pool.submit(work) for _ in range(4)]:
-            future.result()
-    assert most == [1]
-    assert waits
-
-
 @pytest.mark.parametrize("store", [S3], indirect=True)
 def test_a_write_while_another_goes_on_is_tried_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
@@ -260,110 +235,3 @@ def test_a_write_while_another_goes_on_is_tried_again(
     store.fault("^PUT ", status=409)
     with pytest.raises(OSError, match="nothing stands there"):
         put(f"{store.root}/b.dcm")
-
-
-@pytest.mark.parametrize("store", [S3], indirect=True)
-def test_a_lease_needs_conditional_writes(store: Store) -> None:
-    store.fault("^PUT ", status=501)
-    with (
-        pytest.raises(LockingUnsupported),
-        hold_lease(
-            object_store(store.scheme),
-            f"{store.root}/.lock",
-            on_wait=unexpected,
-            on_lost=unexpected,
-        ),
-    ):
-        pass
-
-
-def test_a_lease_in_no_bucket_is_said(store: Store) -> None:
-    client, lock = object_store(store.scheme), f"{store.scheme}://no-such-bucket/.lock"
-    with (
-        pytest.raises(FileNotFoundError),
-        hold_lease(client, lock, on_wait=unexpected, on_lost=unexpected),
-    ):
-        pass
-
-
-def test_a_holder_whose_renewal_hangs_hears_of_it(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The client's own retries go on for minutes; another would take the lock meanwhile."""
-    for name, value in {"RENEW_S": 0.05, "WATCH_S": 0.05, "GIVE_UP_S": 0.5}.items():
-        monkeypatch.setattr(lease, name, value)
-    lost = threading.Event()
-    client, lock = object_store(store.scheme), f"{store.root}/.lock"
-    with hold_lease(client, lock, on_wait=unexpected, on_lost=lost.set):
-        store.fault(".", status=503)
-        assert lost.wait(5)
-    store.mend()
-
-
-def test_a_lease_that_nobody_renews_lapses(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "POLL_S", 0.05)
-    monkeypatch.setattr(lease, "LAPSE_S", 0.3)
-    store.write(".lock", b'{"free": false, "boot": "another machine", "pid": 1}')
-    waits: list[int] = []
-    client, lock = object_store(store.scheme), f"{store.root}/.lock"
-    with hold_lease(client, lock, on_wait=lambda: waits.append(1), on_lost=unexpected):
-        assert waits == [1]
-
-
-def test_the_lease_of_a_process_that_is_gone_is_taken_at_once(store: Store) -> None:
-    boot, processes = lease._machine()
-    dead = f'{{"free": false, "boot": "{boot}", "processes": {processes}, "pid": 4194304}}'
-    store.write(".lock", dead.encode())
-    with hold_lease(
-        object_store(store.scheme), f"{store.root}/.lock", on_wait=unexpected, on_lost=unexpected
-    ):
-        pass
-
-
-def test_a_lost_answer_does_not_lose_a_lease(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "RENEW_S", 0.05)
-    store.fault("^(POST|PUT) ", count=1, after=True, reset=True)
-    with hold_lease(
-        object_store(store.scheme), f"{store.root}/.lock", on_wait=unexpected, on_lost=unexpected
-    ):
-        assert store.hits() == [1]
-        store.fault("^(POST|PUT) ", count=3, after=True, reset=True)
-        while store.hits()[1] < 3:
-            threading.Event().wait(0.01)
-
-
-@pytest.mark.parametrize("how", ["taken", "unreachable"])
-def test_who_loses_a_lease_hears_of_it(
-    store: Store, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    monkeypatch.setattr(lease, "RENEW_S", 0.05)
-    monkeypatch.setattr(lease, "GIVE_UP_S", 0.5)
-    monkeypatch.setattr(lease, "WATCH_S", 0.05)
-    lost = threading.Event()
-    client, lock = object_store(store.scheme), f"{store.root}/.lock"
-    with hold_lease(client, lock, on_wait=unexpected, on_lost=lost.set):
-        if how == "taken":
-            store.write(".lock", b"another's")
-        else:
-            store.fault(".", status=403)
-        assert lost.wait(10)
-    store.mend()
-
-
-def test_a_store_that_ignores_conditions_is_found_out(store: Store) -> None:
-    class Careless:
-        def __init__(self) -> None:
-            self._store = object_store(store.scheme)
-
-        def __getattr__(self, name: str):
-            return getattr(self._store, name)
-
-        def swap(self, uri: str, data: bytes, version: str | None) -> str | None:
-            store.write(uri.removeprefix(f"{store.root}/"), data)
-            return "1"
-
-    with (
-        pytest.raises(LockingUnsupported),
-        hold_lease(Careless(), f"{store.root}/.lock", on_wait=unexpected, on_lost=unexpected),
-    ):
-        pass

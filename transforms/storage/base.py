@@ -36,6 +36,13 @@ class ObjectChanged(OSError):
     """An object is no longer the version that was asked for."""
 
 
+class LockLost(RuntimeError):
+    """A lock lapsed, was taken by another process, or was released; made from its URI."""
+
+    def __str__(self) -> str:
+        return f"the lock {self.args[0]} is no longer held; run the same command again"
+
+
 class ConditionalWritesUnsupported(OSError):
     """A store knows no conditional writes."""
 

@@ -1,6 +1,9 @@
-"""A lock in an object store: an object that its holder renews, and that others take when it stops.
+"""A lock in an object store: a lease, an object that its holder renews and others take when it lapses.
 
-No clocks are compared: who waits takes the lock over once it has seen it unchanged for a while.
+Clocks of different hosts are never compared: a waiter takes the lock once it has seen it unchanged for
+`LAPSE_S`. Its own clock (`time.monotonic`) may stand still while it is suspended, which only makes it
+wait longer. The holder's clock must run on then, or a holder that was suspended would resume writing
+beside its successor.
 """
 
 from __future__ import annotations
@@ -12,25 +15,34 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
 from transforms.storage.base import (
     ConditionalWritesUnsupported,
+    LockLost,
+    Storage,
     SupportsConditionalWrites,
     read_whole,
+)
+from transforms.storage.processes import (
+    boot_id,
+    boottime,
+    is_running,
+    pid_namespace,
+    start_ticks,
 )
 
 RENEW_S: Final = 10.0
 LAPSE_S: Final = 60.0
-"""An unchanged lock is taken over after so long; its holder gives up well before."""
+"""A lock that has not changed for so long is taken by a waiter."""
 GIVE_UP_S: Final = 40.0
+"""A holder that could not renew for so long gives up, well before `LAPSE_S`."""
 POLL_S: Final = 2.0
 WATCH_S: Final = 1.0
 
 
 class LockingUnsupported(OSError):
-    """The store knows no conditional writes, or lets one through that it should have refused."""
+    """The store has no conditional writes, or ignores their conditions."""
 
 
 @contextlib.contextmanager
@@ -40,106 +52,145 @@ def hold_lease(
     *,
     on_wait: Callable[[], None],
     on_lost: Callable[[], None],
-) -> Iterator[None]:
+) -> Iterator[Lease]:
     """Hold a lock while the block runs.
 
     Args:
-        store: where it stands.
+        store: of the lock.
         uri: the lock's object.
-        on_wait: called once if somebody else holds it.
-        on_lost: called, in another thread, if the lock could not be renewed in time or was taken:
+        on_wait: called once if another process holds the lock.
+        on_lost: called in another thread if the lock was taken or could not be renewed in time:
             whatever it protects must stop at once.
 
     Raises:
-        Unprotected: the store knows no conditional writes, so that nothing can be locked there.
+        LockingUnsupported: the store has no conditional writes, so that nothing can be locked.
         OSError: the store refused.
     """
+    epoch = str(uuid.uuid4())
     try:
-        version, asked_at = _acquire(store, uri, on_wait)
+        version, acquired_at = _acquire(store, uri, epoch, on_wait)
     except ConditionalWritesUnsupported as error:
-        raise LockingUnsupported(f"{uri}: the store knows no conditional writes") from error
-    if store.compare_and_swap(uri, _content(free=True), None) is not None:
-        raise LockingUnsupported(f"{uri}: the store does not honour conditional writes")
-    holder = _Holder(store, uri, version, asked_at, on_lost)
-    holder.start()
+        raise LockingUnsupported(f"{uri}: the store has no conditional writes") from error
+    if store.compare_and_swap(uri, _content(epoch, free=True), None) is not None:
+        raise LockingUnsupported(f"{uri}: the store ignores the conditions of writes")
+    lease = Lease(store, uri, epoch, version, acquired_at, on_lost)
+    lease.start()
     try:
-        yield
+        yield lease
     finally:
-        holder.release()
+        lease.release()
 
 
-class _Holder:
-    """Renews a lock in one thread and watches in another that it was, whatever hangs in the first."""
+class Lease:
+    """A held lock. One thread renews it, another notices if the first one hangs.
+
+    Attributes:
+        epoch: identifies this holder; each new holder writes another one into the lock.
+    """
 
     def __init__(
         self,
         store: SupportsConditionalWrites,
         uri: str,
+        epoch: str,
         version: str,
-        asked_at: float,
+        acquired_at: float,
         on_lost: Callable[[], None],
     ) -> None:
+        self.epoch = epoch
         self._store, self._uri, self._version = store, uri, version
-        self._held_since = asked_at
+        self._renewed_at = acquired_at
         self._on_lost = on_lost
-        self._done = threading.Event()
+        self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=work, daemon=True) for work in (self._renew, self._watch)
         ]
 
     def start(self) -> None:
+        """Begin to renew."""
         for thread in self._threads:
             thread.start()
 
     def release(self) -> None:
-        """Let go: the lock says that nobody holds it, since a store may not delete on condition."""
-        self._done.set()
+        """Mark the lock as free; it is not deleted, as stores may not delete on condition."""
+        self._ended.set()
         for thread in self._threads:
             thread.join(GIVE_UP_S)
         with contextlib.suppress(OSError):
-            _swap(self._store, self._uri, self._version, free=True)
+            _swap(self._store, self._uri, self._content(free=True), self._version)
+
+    def assert_held(self, *, reread: bool = False) -> None:
+        """Raise unless the lock is still held.
+
+        Args:
+            reread: also read the lock's object, for the moment before a write that must not be
+                repeated by a successor.
+
+        Raises:
+            LockLost: the lock lapsed, was taken or was released.
+            OSError: the lock's object cannot be read.
+        """
+        if self._ended.is_set() or self._has_lapsed():
+            raise LockLost(self._uri)
+        if reread and read_epoch(self._store, self._uri) != self.epoch:
+            raise LockLost(self._uri)
+
+    def _has_lapsed(self) -> bool:
+        return boottime() - self._renewed_at > GIVE_UP_S
 
     def _renew(self) -> None:
-        while not self._done.wait(RENEW_S):
-            asked_at = time.monotonic()
+        while not self._ended.wait(RENEW_S):
+            requested_at = boottime()
             try:
-                version = _swap(self._store, self._uri, self._version)
+                version = _swap(self._store, self._uri, self._content(), self._version)
             except OSError:
-                continue  # the watch knows how long that may go on
+                continue  # _watch limits how long
             if version is None:
                 self._lose()
                 return
-            self._version, self._held_since = version, asked_at
+            self._version, self._renewed_at = version, requested_at
 
     def _watch(self) -> None:
-        while not self._done.wait(WATCH_S):
-            if time.monotonic() - self._held_since > GIVE_UP_S:
+        while not self._ended.wait(WATCH_S):
+            if self._has_lapsed():
                 self._lose()
                 return
 
     def _lose(self) -> None:
-        if not self._done.is_set():
-            self._done.set()
+        if not self._ended.is_set():
+            self._ended.set()
             self._on_lost()
+
+    def _content(self, *, free: bool = False) -> bytes:
+        return _content(self.epoch, free=free)
+
+
+def read_epoch(storage: Storage, uri: str) -> str | None:
+    """Return the epoch of the latest holder of a lock, a lease or a `FileLock`; None: there is none.
+
+    Raises:
+        OSError: the lock cannot be read.
+    """
+    return _parse(_read(storage, uri)).get("epoch")
 
 
 def _acquire(
-    store: SupportsConditionalWrites, uri: str, on_wait: Callable[[], None]
+    store: SupportsConditionalWrites, uri: str, epoch: str, on_wait: Callable[[], None]
 ) -> tuple[str, float]:
-    """Return the lock's version once it is ours, and when it was asked for."""
+    """Wait for the lock; return its version and the `boottime` when it was requested."""
     seen, since, waited = "", 0.0, False
     while True:
         found = store.stat(uri)
-        asked_at = time.monotonic()
+        requested_at, now = boottime(), time.monotonic()
         if found is None:
-            taken = _swap(store, uri, None)
+            taken = _swap(store, uri, _content(epoch), None)
         else:
             if found.version != seen:
-                seen, since = found.version, asked_at
-            free = asked_at - since > LAPSE_S or _is_free(_said(_read(store, uri)))
-            taken = _swap(store, uri, found.version) if free else None
+                seen, since = found.version, now
+            free = now - since > LAPSE_S or _is_free(_parse(_read(store, uri)))
+            taken = _swap(store, uri, _content(epoch), found.version) if free else None
         if taken is not None:
-            return taken, asked_at
+            return taken, requested_at
         if found is not None and not waited:
             waited = True
             on_wait()
@@ -147,10 +198,9 @@ def _acquire(
 
 
 def _swap(
-    store: SupportsConditionalWrites, uri: str, version: str | None, *, free: bool = False
+    store: SupportsConditionalWrites, uri: str, data: bytes, version: str | None
 ) -> str | None:
-    """As `SupportsConditionalWrites.compare_and_swap`; a lost answer is read from the lock itself."""
-    data = _content(free=free)
+    """As `compare_and_swap`; where the answer was lost, the lock's own content tells."""
     swapped = store.compare_and_swap(uri, data, version)
     if swapped is None and _read(store, uri) == data:
         found = store.stat(uri)
@@ -158,44 +208,43 @@ def _swap(
     return swapped
 
 
-def _content(*, free: bool = False) -> bytes:
-    """What a lock says; never the same twice, so that each has a version of its own."""
-    boot, processes = _machine()
-    said = {"free": free, "boot": boot, "processes": processes, "pid": os.getpid()}
-    return json.dumps({**said, "written": str(uuid.uuid4())}).encode()
+def _content(epoch: str, *, free: bool = False) -> bytes:
+    """Return a lock's content; it is never the same twice, so that each has its own version."""
+    pid = os.getpid()
+    holder = {
+        "epoch": epoch,
+        "free": free,
+        "boot": boot_id(),
+        "pid_namespace": pid_namespace(),
+        "pid": pid,
+        "started": start_ticks(pid),
+        "written": str(uuid.uuid4()),
+    }
+    return json.dumps(holder).encode()
 
 
-def _is_free(said: dict[str, Any]) -> bool:
-    """Whether a lock was let go, or its holder was a process of this machine that is gone."""
-    if said.get("free"):
+def _is_free(found: dict[str, Any]) -> bool:
+    """Return whether a lock was released, or its holder was a process of this machine and has ended."""
+    if found.get("free"):
         return True
-    if (said.get("boot"), said.get("processes")) != _machine():
+    if (found.get("boot"), found.get("pid_namespace")) != (boot_id(), pid_namespace()):
         return False
     try:
-        os.kill(int(said["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError, KeyError, TypeError, ValueError):
-        pass  # somebody else's process is a process
-    return False
+        return not is_running(int(found["pid"]), found.get("started"))
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
-def _machine() -> tuple[str, int]:
-    """What tells this boot of this machine, and this container's processes, from all others."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return boot, Path("/proc/self/ns/pid").stat().st_ino
-
-
-def _said(data: bytes) -> dict[str, Any]:
+def _parse(data: bytes) -> dict[str, Any]:
     try:
-        said: dict[str, Any] = json.loads(data)
+        found = json.loads(data)
     except ValueError:
         return {}
-    return said
+    return found if isinstance(found, dict) else {}
 
 
-def _read(store: SupportsConditionalWrites, uri: str) -> bytes:
+def _read(storage: Storage, uri: str) -> bytes:
     try:
-        return read_whole(store, uri)
+        return read_whole(storage, uri)
     except FileNotFoundError:
         return b""

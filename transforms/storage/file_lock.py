@@ -1,0 +1,80 @@
+"""A lock on a local or mounted file system: flock(2), which ends with the process that holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from transforms.storage.base import LockLost
+from transforms.storage.lease import read_epoch
+from transforms.storage.local import LocalStorage, path_to_uri
+
+
+@dataclass(frozen=True)
+class FileLock:
+    """A held lock.
+
+    Attributes:
+        path: of the file.
+        epoch: identifies this holder; it stays in the file until the next one writes its own.
+    """
+
+    path: Path
+    epoch: str
+
+    def assert_held(self, *, reread: bool = False) -> None:
+        """Raise unless the lock is still held.
+
+        The system holds it as long as the process lives. A network file system may give it to
+        another host after a suspension, and a file can be removed: `reread` notices both.
+
+        Args:
+            reread: also read the file.
+
+        Raises:
+            LockLost: another process has written its epoch.
+            OSError: the file cannot be read.
+        """
+        uri = path_to_uri(str(self.path))
+        if reread and read_epoch(LocalStorage(), uri) != self.epoch:
+            raise LockLost(uri)
+
+
+@contextlib.contextmanager
+def hold_file_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[FileLock]:
+    """Hold a lock while the block runs.
+
+    Args:
+        path: of the file; its folder is made.
+        on_wait: called once if another process holds the lock.
+
+    Raises:
+        OSError: the file cannot be written or has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield FileLock(path, _write_epoch(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def _write_epoch(descriptor: int) -> str:
+    """Write a new epoch in place, as a full disk has no block for a longer file."""
+    epoch = str(uuid.uuid4())
+    data = json.dumps({"epoch": epoch}).encode()
+    os.pwrite(descriptor, data, 0)
+    os.ftruncate(descriptor, len(data))
+    os.fsync(descriptor)
+    return epoch
