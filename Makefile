@@ -71,10 +71,12 @@ bench: install ## the router beside its floor and what one would write instead; 
 scale: install ## cost per object and memory as runs grow; SIZES="1000 10000 50000" ENGINES="in-process flink"
 	$(BIN)/python -m benchmarks.scale --sizes $(or $(SIZES),1000 10000 50000) --engines $(or $(ENGINES),in-process flink) --out benchmarks/results/scale.json
 
-check: install ## lint, format, types, import rules
+check: install ## lint, format, types, import rules, spelling, terminology
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	git ls-files -z | xargs -0 $(BIN)/codespell
+	$(BIN)/python -m docs.terms
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
 docs: install ## write docs/index-schema.md and docs/metrics.md from the tables in the code

@@ -53,6 +53,7 @@ EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["train"],
     "atheris>=3.0,<3.1; sys_platform == 'linux'",
+    "codespell>=2.4",
     "google-cloud-dataflow-client>=0.13,<0.14",  # of the extra gcp, all that its tests need
     "hypothesis>=6",
     "moto[server]>=5",

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import ablation
+from docs import terms
 from docs.generate import PAGES, REASONS_OF
 from docs.make_picture import MODEL_KEY, TARGET
 from models.bundle import read_info
@@ -108,6 +109,20 @@ def test_the_ablation_is_shown_as_it_was_measured() -> None:
     page = (ROOT / "docs" / "model.md").read_text()
     for line in filter(None, ablation.table(results).splitlines()):
         assert line in page, line
+
+
+@pytest.mark.parametrize("text", ["an Outstanding object", "is_outstanding", "IsOutstanding = 1"])
+def test_a_private_word_is_reported_also_in_an_identifier(text: str) -> None:
+    assert list(terms.violations(f"\n{text}")) == [(2, "outstanding", "outstanding")]
+
+
+def test_a_part_of_a_word_and_a_fixed_name_are_no_private_words() -> None:
+    assert not list(terms.violations("ticketing; settled_by_age; Reason.SETTLED_BY_AGE"))
+    assert not list(terms.violations("outstanding", allowed={"outstanding"}))
+
+
+def test_the_repository_uses_standard_terms() -> None:
+    assert terms.main() == 0
 
 
 def test_links_between_documents_lead_somewhere() -> None:
