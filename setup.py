@@ -15,6 +15,7 @@ SERVING = [
     "duckdb>=1.2",
     "fsspec",  # translates glob patterns
     "google-cloud-storage>=3",
+    "msgpack>=1.1",
     "numpy>=1.26",
     "pillow>=11",
     "pyarrow>=18",
