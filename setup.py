@@ -19,6 +19,7 @@ SERVING = [
     "numpy>=1.26",
     "pillow>=11",
     "pyarrow>=18",
+    "pydantic>=2.10,<3",
     "pydicom>=3.0.2,<4",
     "pyyaml>=6",
     "safetensors>=0.5",

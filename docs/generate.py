@@ -1,10 +1,11 @@
-"""Write docs/index-schema.md and docs/metrics.md from tables in the code; a test keeps them equal."""
+"""Write the files that follow from tables in the code; a test keeps them up to date."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
 
+from transforms.config.policy_file import SCHEMA_NAME, json_schema
 from transforms.core.reasons import MEANINGS, Reason, Stage, Status
 from transforms.lake.schema import COLUMNS, PARTITION, SCHEMA
 from transforms.metrics import (
@@ -17,6 +18,7 @@ from transforms.metrics import (
 
 SCHEMA_PAGE: Final = Path(__file__).parent / "index-schema.md"
 METRICS_PAGE: Final = Path(__file__).parent / "metrics.md"
+POLICY_SCHEMA: Final = Path(__file__).parents[1] / "templates" / SCHEMA_NAME
 
 _ALL: Final = list(Reason)
 REASONS_OF: Final = {
@@ -129,7 +131,11 @@ def metrics_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES: Final = {SCHEMA_PAGE: schema_page, METRICS_PAGE: metrics_page}
+PAGES: Final = {
+    SCHEMA_PAGE: schema_page,
+    METRICS_PAGE: metrics_page,
+    POLICY_SCHEMA: json_schema,
+}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from models.default_bundle import BUILT_IN
-from transforms.config.policy import Policy, PolicyError, parse_policy
+from transforms.config.policy import Policy
+from transforms.config.policy_file import PolicyError, parse_policy
 from transforms.config.route_config import ConfigError
 from transforms.imaging.limits import Limits
 from transforms.storage.local import uri_to_path

@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reprocess",
         choices=REPROCESS,
         default=REPROCESS_NONE,
-        help="none: skip what the lake holds; model: decide again what another model decided; all: "
+        help="none: skip what the lake holds; model: decide again what another model decided; "
+        "policy: decide again what another model or policy decided; all: "
         "read, decide and place everything again, which brings back objects that the lake has lost; "
         "a row that the lake holds for the same model stands as it is",
     )

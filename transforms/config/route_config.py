@@ -17,7 +17,12 @@ from transforms.core.errors import UsageError
 from transforms.imaging.limits import Limits
 from transforms.lake.append_log import MAX_SHARDS
 from transforms.lake.layout import Layout
-from transforms.lake.resolve_duplicates import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE
+from transforms.lake.resolve_duplicates import (
+    REPROCESS_ALL,
+    REPROCESS_MODEL,
+    REPROCESS_NONE,
+    REPROCESS_POLICY,
+)
 from transforms.storage.local import uri_to_path
 from transforms.storage.names import MAGIC
 from transforms.storage.schemes import is_installed, is_local, uri_problem
@@ -32,7 +37,7 @@ NOT_DECISIVE: Final = (
 ).split()
 """Fields of a configuration that do not bear on what becomes of an object."""
 PLACEMENTS: Final = (COPY, LINK, INDEX_ONLY)
-REPROCESS: Final = (REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_ALL)
+REPROCESS: Final = (REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_POLICY, REPROCESS_ALL)
 _SUBSCRIPTION: Final = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
 MIN_PATIENT_KEY_BYTES: Final = 16
 _ACCELERATOR: Final = re.compile(r"type:[^;\s]+;count:[1-9][0-9]*(;[^;\s]+)*")
@@ -92,7 +97,7 @@ class RouteConfig:
         own_policy: the same as the operator gave it, without what the bundle filled in.
         limits: on one object.
         placement: copy, link or index_only.
-        reprocess: none, model or all.
+        reprocess: none, model, policy or all.
         patient_key_file: key of the hash of Patient ID; read on the workers, never in the graph.
         index_shards: files that a batch run writes into the index, at most; chains of a stream.
         allow_empty: whether inputs may match nothing.
@@ -129,6 +134,11 @@ class RouteConfig:
     def is_streaming(self) -> bool:
         """Whether the run goes on until it is stopped."""
         return self.source in STREAMING_SOURCES
+
+    @property
+    def policy_id(self) -> str:
+        """Digest of everything in the policy that decides, the bundle's defaults filled in."""
+        return self.policy.policy_id
 
     def check(self) -> None:
         """Raise `ConfigError` with every problem found."""

@@ -18,7 +18,9 @@ from transforms.lake.schema import IndexRow
 
 _Row = TypeVar("_Row", IndexRow, ExistingRow)
 
-REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_ALL = "none", "model", "all"
+REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_POLICY, REPROCESS_ALL = (
+    "none", "model", "policy", "all",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

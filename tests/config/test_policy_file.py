@@ -1,0 +1,134 @@
+"""The policy file is checked whole, and every error is reported with its path."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.config.test_policy import POLICY, decided, probabilities
+from transforms.config.policy import Policy
+from transforms.config.policy_file import (
+    PolicyError,
+    PolicyFile,
+    Sinks,
+    Thresholds,
+    json_schema,
+    parse_policy,
+)
+from transforms.core.labels import LABELS, SPINE
+from transforms.lake.layout import SINKS
+
+TEMPLATE = Path(__file__).parents[2] / "templates" / "policy.yaml"
+
+
+def errors_of(text: str) -> list[str]:
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(text)
+    return [line.strip() for line in str(caught.value).splitlines()]
+
+
+def test_the_template_is_valid_and_equals_the_defaults() -> None:
+    policy = parse_policy(TEMPLATE.read_text())
+    assert policy == Policy()
+
+
+def test_every_key_of_a_file_reaches_the_policy() -> None:
+    policy = parse_policy("""
+thresholds: {spine: 0.95}
+ood_threshold: -2
+min_long_side: 10
+age: {adult_from_years: 16, contradiction: 0.9, on_contradiction: review}
+sinks: {spine: /mnt/spine}
+radiographs:
+  sop_classes: [1.2.840.10008.5.1.4.1.1.12.1]
+  modalities: [xa]
+  excluded_image_types: []
+""")
+    assert policy.thresholds == {SPINE: 0.95}
+    assert policy.ood_threshold == -2.0
+    assert policy.adult_from_years == 16
+    assert (policy.age_contradiction, policy.on_age_contradiction) == (0.9, "review")
+    assert policy.min_long_side == 10
+    assert policy.sinks == {SPINE: "/mnt/spine"}
+    assert (
+        policy.radiographs.exclusion_reason("1.2.840.10008.5.1.4.1.1.12.1", "XA", ("SCREEN SAVE",))
+        is None
+    )
+    assert decided(
+        probabilities(spine=0.9), -5, None, policy.with_defaults(POLICY.thresholds, 0)
+    ) == (decided(probabilities(spine=0.9), -5, None, policy.with_defaults(POLICY.thresholds, 9)))
+
+
+def test_every_error_is_listed_at_once() -> None:
+    assert errors_of("""
+threshold: {}
+thresholds: {spine: 2, hand: 0.5, others: true, abdominal: .nan}
+ood_threshold: high
+min_long_side: 0
+age: {adult_from_years: 120, contradiction: 0.2, on_contradiction: ask}
+sinks: {spine: relative/path, elsewhere: /x, review: "s3://"}
+radiographs: {sop_classes: ["../x", 1.2], modalities: CR}
+""") == [
+        "16 errors",
+        "thresholds.abdominal: must be finite",
+        "thresholds.spine: must be ≤ 1",
+        "thresholds.others: must be a number",
+        f"thresholds.hand: unknown; known: {', '.join(LABELS)}",
+        "ood_threshold: must be a number",
+        "min_long_side: must be ≥ 1",
+        "age.adult_from_years: must be < 120",
+        "age.contradiction: must be > 0.5",
+        "age.on_contradiction: must be 'route' or 'review'",
+        "sinks.spine: must be an absolute local path, gs:// or s3://",
+        "sinks.review: s3:// names no bucket",
+        f"sinks.elsewhere: unknown; known: {', '.join(SINKS)}",
+        "radiographs.sop_classes[0]: '../x' is not a UID",
+        "radiographs.sop_classes[1]: must be text; put it in quotes",
+        "radiographs.modalities: must be a list",
+        "threshold: unknown; did you mean thresholds?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("thresholds: {spin: 0.9}", "thresholds.spin: unknown; did you mean spine?"),
+        ("age: {adult_from: 18}", "age.adult_from: unknown; did you mean adult_from_years?"),
+        ("thresholds: 3", "thresholds: must be a mapping"),
+        ("thresholds: {1: 0.5}", "thresholds[1]: keys must be text"),
+        ("min_long_side: 1.5", "min_long_side: must be a whole number"),
+        ("[1, 2]", "the policy must be a mapping"),
+    ],
+)
+def test_an_error_names_its_path_and_what_was_meant(text: str, error: str) -> None:
+    assert errors_of(text) == [error]
+
+
+@pytest.mark.parametrize("text", ["a: [", "min_long_side: 1\nmin_long_side: 2"])
+def test_what_is_not_yaml_is_refused_with_its_place(text: str) -> None:
+    (message, *_), lines = errors_of(text), errors_of(text)
+    assert message.startswith("not valid YAML")
+    assert any("line 1, column" in line for line in lines)
+
+
+@pytest.mark.parametrize("text", ["", "thresholds:\n#  spine: 0.9\n", "thresholds: {spine: null}"])
+def test_an_empty_policy_or_section_is_the_default(text: str) -> None:
+    assert parse_policy(text) == Policy()
+
+
+def test_labels_and_sinks_are_those_of_the_router() -> None:
+    assert tuple(Thresholds.model_fields) == LABELS
+    assert tuple(Sinks.model_fields) == SINKS
+
+
+def test_editors_are_given_a_schema_of_every_key() -> None:
+    first, *_ = TEMPLATE.read_text().splitlines()
+    path = TEMPLATE.parent / first.removeprefix("# yaml-language-server: $schema=")
+    schema = json.loads(path.read_text())
+    assert schema == json.loads(json_schema())
+    assert set(schema["properties"]) == set(PolicyFile.model_fields)
+    assert set(yaml.safe_load(TEMPLATE.read_text())) == set(PolicyFile.model_fields)
+    assert all(of["description"] for of in schema["properties"].values())

@@ -1,0 +1,288 @@
+"""The policy file: YAML, checked whole, so that every error is reported at once with its path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable
+from typing import Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from transforms.config.policy import Policy
+from transforms.core.errors import UsageError, did_you_mean
+from transforms.imaging.header import MAX_PLAUSIBLE_AGE_YEARS
+from transforms.imaging.radiograph_table import RadiographTable
+from transforms.imaging.uids import is_valid_uid
+from transforms.storage.schemes import is_local, uri_problem
+
+SCHEMA_NAME: Final = "policy.schema.json"
+_DEFAULT: Final = Policy()
+
+
+class PolicyError(UsageError):
+    """The policy file cannot be used; the message lists every error in it."""
+
+
+def _require_root(root: str) -> str:
+    if is_local(root) and not root.startswith("/"):
+        raise _problem_of("must be an absolute local path, gs:// or s3://")
+    if why := uri_problem(root):
+        raise _problem_of(why)
+    return root
+
+
+def _require_uid(uid: str) -> str:
+    if not is_valid_uid(uid.strip()):
+        raise _problem_of(f"{uid!r} is not a UID")
+    return uid.strip()
+
+
+def _problem_of(text: str) -> PydanticCustomError:
+    return PydanticCustomError("problem", "{problem}", {"problem": text})
+
+
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Root = Annotated[
+    str,
+    AfterValidator(_require_root),
+    WithJsonSchema({"type": "string", "pattern": "^(/|gs://|s3://)"}),
+]
+Uid = Annotated[
+    str,
+    AfterValidator(_require_uid),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)*$", "maxLength": 64}),
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    def given(self) -> dict[str, Any]:
+        """Return the values that are not null, by name."""
+        return {name: value for name, value in self if value is not None}
+
+
+class Thresholds(_Section):
+    """Minimum confidence by label; null takes the model bundle's."""
+
+    abdominal: Share | None = None
+    adult_chest: Share | None = None
+    pediatric_chest: Share | None = None
+    spine: Share | None = None
+    others: Share | None = None
+
+
+class Sinks(_Section):
+    """Roots of sinks outside the lake."""
+
+    abdominal: Root | None = None
+    adult_chest: Root | None = None
+    pediatric_chest: Root | None = None
+    spine: Root | None = None
+    others: Root | None = None
+    review: Root | None = None
+    not_xray: Root | None = None
+    quarantine: Root | None = None
+
+
+class AgeRule(_Section):
+    """How Patient's Age (0010,1010) decides between adult and pediatric chest."""
+
+    adult_from_years: FiniteFloat = Field(
+        default=_DEFAULT.adult_from_years,
+        gt=0,
+        lt=MAX_PLAUSIBLE_AGE_YEARS,
+        description="Age in years from which a chest is an adult's.",
+    )
+    contradiction: FiniteFloat = Field(
+        default=_DEFAULT.age_contradiction,
+        gt=0.5,
+        le=1,
+        description="Probability of the other chest, relative to both, from which the pixels "
+        "contradict the age.",
+    )
+    on_contradiction: Literal["route", "review"] = Field(
+        default="route",
+        description="What becomes of an image whose age and pixels contradict each other: route it "
+        "by age if the confidence suffices, or send it to review.",
+    )
+
+
+class Radiographs(_Section):
+    """What counts as a projection radiograph, beyond the default table."""
+
+    sop_classes: list[Uid] = Field(
+        default=[], description="SOP Class UIDs to add to the default table."
+    )
+    modalities: list[str] = Field(
+        default=[], description="Modalities of secondary captures to add to the default table."
+    )
+    excluded_image_types: list[str] | None = Field(
+        default=None,
+        description="Values of Image Type (0008,0008) that exclude; replaces the default.",
+    )
+
+    def table(self) -> RadiographTable:
+        """Return the default table with the additions."""
+        default = RadiographTable()
+        excluded = self.excluded_image_types
+        return RadiographTable(
+            sop_classes=default.sop_classes | {uid.strip() for uid in self.sop_classes},
+            modalities=default.modalities | _upper(self.modalities),
+            excluded_image_types=default.excluded_image_types
+            if excluded is None
+            else _upper(excluded),
+        )
+
+
+class PolicyFile(_Section):
+    """Policy of the DICOM Imaging Router."""
+
+    thresholds: Thresholds = Field(
+        default_factory=Thresholds,
+        description="Minimum calibrated confidence, 0 to 1, from which an image is routed to a "
+        "label; a label that is absent takes the model bundle's threshold.",
+    )
+    ood_threshold: FiniteFloat | None = Field(
+        default=None, description="Highest OOD score that is routed; null takes the model bundle's."
+    )
+    min_long_side: int = Field(
+        default=_DEFAULT.min_long_side,
+        ge=1,
+        description="Minimum of the larger of Rows and Columns of a routed image, in pixels.",
+    )
+    age: AgeRule = Field(default_factory=AgeRule, description="Adult and pediatric chest.")
+    sinks: Sinks = Field(
+        default_factory=Sinks,
+        description="Roots of sinks outside the lake, by label, review, not_xray or quarantine: "
+        "absolute local paths, gs:// or s3:// URIs.",
+    )
+    radiographs: Radiographs = Field(
+        default_factory=Radiographs, description="What counts as a projection radiograph."
+    )
+
+    def policy(self) -> Policy:
+        """Return the policy that the file describes."""
+        return Policy(
+            thresholds=self.thresholds.given(),
+            ood_threshold=self.ood_threshold,
+            min_long_side=self.min_long_side,
+            adult_from_years=self.age.adult_from_years,
+            age_contradiction=self.age.contradiction,
+            on_age_contradiction=self.age.on_contradiction,
+            sinks=self.sinks.given(),
+            radiographs=self.radiographs.table(),
+        )
+
+
+def parse_policy(text: str) -> Policy:
+    """Return the policy of a YAML file.
+
+    Raises:
+        PolicyError: with every error in the file, each with its path.
+    """
+    try:
+        document = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise PolicyError(f"not valid YAML: {error}") from error
+    if document is None:
+        document = {}
+    if not isinstance(document, dict):
+        raise PolicyError("the policy must be a mapping")
+    given = {name: value for name, value in document.items() if value is not None}
+    try:
+        return PolicyFile.model_validate(given).policy()
+    except ValidationError as error:
+        problems = [_problem(one) for one in error.errors(include_url=False)]
+        lines = problems if len(problems) == 1 else [f"{len(problems)} errors", *problems]
+        raise PolicyError("\n  ".join(lines)) from error
+
+
+def json_schema() -> str:
+    """Return the JSON schema of the policy file, for editors."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **PolicyFile.model_json_schema(schema_generator=_Untitled),
+    }
+    return json.dumps(schema, indent=2) + "\n"
+
+
+class _Untitled(GenerateJsonSchema):
+    """Leaves out the titles of fields, which only repeat their names."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+class _Loader(yaml.SafeLoader):
+    """Loads plain data; a key that stands twice in a mapping is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        found = [key.value for key, _ in node.value]
+        if twice := sorted({key for key in found if found.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{', '.join(twice)}: given twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_MESSAGES: Final[dict[str, str]] = {
+    "float_type": "must be a number",
+    "finite_number": "must be finite",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "greater_than": "must be > {gt:g}",
+    "greater_than_equal": "must be ≥ {ge:g}",
+    "less_than": "must be < {lt:g}",
+    "less_than_equal": "must be ≤ {le:g}",
+    "literal_error": "must be {expected}",
+    "string_type": "must be text; put it in quotes",
+    "invalid_key": "keys must be text",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "model_attributes_type": "must be a mapping",
+}
+"""What an operator is told, by pydantic's type of the error."""
+
+
+def _problem(error: ErrorDetails) -> str:
+    """Return an error as "path: what is wrong"."""
+    path = error["loc"]
+    if error["type"] == "extra_forbidden":
+        known = _keys_of(path[:-1])
+        near = did_you_mean(str(path[-1]), known)
+        what = f"unknown; did you mean {near}?" if near else f"unknown; known: {', '.join(known)}"
+    elif error["type"] in _MESSAGES:
+        what = _MESSAGES[error["type"]].format(**error.get("ctx", {}))
+    else:
+        what = error["msg"]
+    return f"{_written(path)}: {what}"
+
+
+def _written(path: tuple[int | str, ...]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
+
+
+def _keys_of(section: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that a section may have; the file itself is the empty path."""
+    model: type[BaseModel] = PolicyFile
+    for name in section:
+        model = type(model.model_fields[str(name)].get_default(call_default_factory=True))
+    return list(model.model_fields)
+
+
+def _upper(values: list[str]) -> frozenset[str]:
+    return frozenset(value.strip().upper() for value in values)
