@@ -1,4 +1,4 @@
-"""The real graph as a proto, with nothing run."""
+"""The pipeline graphs, built without being run."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ IN_STORE = ["--input", "gs://hospital/incoming", "--lake", "gs://hospital/lake"]
 
 
 def route_parser() -> argparse.ArgumentParser:
-    """The options of `route`."""
+    """Return the argument parser of `route`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_arguments(parser)
     return parser
 
 
 def config_of(*arguments: str) -> RouteConfig:
-    """The configuration of a run over an object store, with options besides."""
+    """Return the configuration of a run over an object store, with additional options."""
     return route_config(route_parser().parse_args([*IN_STORE, *arguments]))
 
 
-def attach(pipeline: beam.Pipeline, config: RouteConfig, clock: str = PERIODIC) -> beam.Pipeline:
-    """Attach the graph of a configuration to a pipeline, which it gives back."""
+def attach(pipeline: beam.Pipeline, config: RouteConfig, impulse: str = PERIODIC) -> beam.Pipeline:
+    """Attach the graph of a configuration to a pipeline, and return the pipeline."""
     if config.is_streaming:
-        build_streaming(pipeline, config, clock)
+        build_streaming(pipeline, config, impulse)
     else:
         build(pipeline, config)
     return pipeline
 
 
 def batch() -> beam.Pipeline:
-    """The batch graph, which nobody runs."""
+    """Return the batch graph."""
     return attach(beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"])), config_of())
 
 
-def streaming(clock: str) -> beam.Pipeline:
-    """The streaming graph by one of the clocks, which nobody runs."""
+def streaming(impulse: str) -> beam.Pipeline:
+    """Return the streaming graph with an impulse of `PeriodicTrigger`."""
     options = PipelineOptions(["--runner=FnApiRunner", "--streaming"])
-    return attach(beam.Pipeline(options=options), config_of("--source=watch"), clock)
+    return attach(beam.Pipeline(options=options), config_of("--source=watch"), impulse)
 
 
 def proto_of(pipeline: beam.Pipeline, image: str = "image") -> Any:
-    """What an engine with containers is given."""
+    """Return the proto that an engine with containers receives."""
     return pipeline.to_runner_api(default_environment=DockerEnvironment.from_container_image(image))

@@ -1,7 +1,7 @@
 """Kills runs at random moments and runs again: python -m tests.soak --kills 20 --objects 300.
 
-A lake that was killed over must equal one that was not: the same objects with the same bytes, and
-the same rows but for run ids and times.
+The lake must equal the baseline lake of an uninterrupted run: the same objects, byte for byte, and the
+same rows except for run ids and times.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ VOLATILE = {"run_id", "ingested_at", "object_uri"}
 
 @dataclass
 class Trial:
-    """One lake: killed some times, then run to its end.
+    """The result for one lake whose runs were killed before one ran to completion.
 
     Attributes:
-        kills: runs that were killed.
-        placed: objects that stood in the lake at the last kill.
-        recovered: rows that the last run took over.
-        seconds: of the last run.
-        lost: rows or objects of the undisturbed lake that are missing.
-        doubled: rows or objects too many.
-        corrupted: objects or rows that differ, and breaches of the audit.
+        kills: number of killed runs.
+        placed: objects in the lake after the last kill.
+        recovered: rows that the last run recovered.
+        seconds: duration of the last run.
+        lost: rows and objects that only the baseline lake has.
+        duplicated: rows and objects that the baseline lake does not have.
+        corrupted: rows and objects that differ, contract violations, and leftover temporary files.
     """
 
     kills: int
@@ -50,16 +50,16 @@ class Trial:
     recovered: int
     seconds: float
     lost: int
-    doubled: int
+    duplicated: int
     corrupted: int
 
     @property
-    def sound(self) -> bool:
-        return not (self.lost or self.doubled or self.corrupted)
+    def ok(self) -> bool:
+        return not (self.lost or self.duplicated or self.corrupted)
 
 
 def build(folder: Path, objects: int) -> None:
-    """Write films in several syntaxes, duplicates, conflicts, a CT and broken files."""
+    """Write radiographs in several transfer syntaxes, duplicates, conflicts, CTs and truncated files."""
     folder.mkdir(parents=True)
     for number in range(objects):
         kind = number % 10
@@ -74,7 +74,7 @@ def build(folder: Path, objects: int) -> None:
 
 
 def start(source: Path, lake: Path) -> subprocess.Popen[bytes]:
-    """Start a run in a process group of its own."""
+    """Start a run as the leader of a new process group."""
     command = [sys.executable, "-m", "pipeline", "route", "--input", str(source)]
     return subprocess.Popen(
         [*command, "--lake", str(lake), "--json"],
@@ -85,22 +85,22 @@ def start(source: Path, lake: Path) -> subprocess.Popen[bytes]:
 
 
 def finish(source: Path, lake: Path) -> tuple[dict[str, Any], float]:
-    """Run to the end; give back the summary and the seconds it took."""
+    """Run to completion; return the summary and the duration in seconds."""
     started = time.monotonic()
     out, _ = (run := start(source, lake)).communicate()
     if run.returncode:
-        raise RuntimeError(f"the run ended with {run.returncode}: {out[-2000:]!r}")
+        raise RuntimeError(f"the run exited with {run.returncode}: {out[-2000:]!r}")
     summary: dict[str, Any] = json.loads(out)
     return summary, time.monotonic() - started
 
 
 def placed(lake: Path) -> int:
-    """Objects that stand in a lake."""
+    """Return the number of objects in a lake."""
     return sum(1 for part in ("objects", "quarantine") for _ in (lake / part).rglob("*.dcm"))
 
 
 def kill_at(source: Path, lake: Path, objects: int, delay_s: float) -> bool:
-    """Start a run and kill its group once so many objects stand; False if it ended before."""
+    """Start a run and kill its process group once `objects` are placed; False if it ended before."""
     run = start(source, lake)
     try:
         while run.poll() is None:
@@ -117,7 +117,7 @@ def kill_at(source: Path, lake: Path, objects: int, delay_s: float) -> bool:
 
 
 def rows_of(lake: Path) -> dict[str, dict[str, Any]]:
-    """Rows by source, less what differs between two runs."""
+    """Return the rows by source URI, without the columns that differ between runs."""
     return {
         row["source_uri"]: {k: v for k, v in row.items() if k not in VOLATILE}
         for row in Lake(lake).rows()
@@ -125,36 +125,36 @@ def rows_of(lake: Path) -> dict[str, dict[str, Any]]:
 
 
 def objects_of(lake: Path) -> dict[str, str]:
-    """sha256 of each object by its name in the lake."""
+    """Return the sha256 of each object by its name in the lake."""
     tree = Lake(lake).tree()
     return {name: sha for name, sha in tree.items() if name.startswith(("objects", "quarantine"))}
 
 
 def compare(lake: Path, baseline_lake: Path) -> tuple[int, int, int]:
-    """Return what is lost, doubled and corrupted in a lake against an undisturbed one."""
-    lost = doubled = corrupted = 0
-    for mine, theirs in (
+    """Return the numbers of lost, duplicated and corrupted rows and objects: see `Trial`."""
+    lost = duplicated = corrupted = 0
+    for actual, expected in (
         (rows_of(lake), rows_of(baseline_lake)),
         (objects_of(lake), objects_of(baseline_lake)),
     ):
-        lost += len(theirs.keys() - mine.keys())
-        doubled += len(mine.keys() - theirs.keys())
-        corrupted += sum(mine[key] != theirs[key] for key in mine.keys() & theirs.keys())
-    doubled += len(Lake(lake).rows()) - len(rows_of(lake))
+        lost += len(expected.keys() - actual.keys())
+        duplicated += len(actual.keys() - expected.keys())
+        corrupted += sum(actual[key] != expected[key] for key in actual.keys() & expected.keys())
+    duplicated += len(Lake(lake).rows()) - len(rows_of(lake))
     corrupted += len(verify_lake(Layout(str(lake)), deep=True).violations)
-    left = [p for part in ("journal", ".tmp") for p in (lake / part).glob("*")]
-    return lost, doubled, corrupted + len(left)
+    leftover = [p for part in ("journal", ".tmp") for p in (lake / part).glob("*")]
+    return lost, duplicated, corrupted + len(leftover)
 
 
 def trial(source: Path, baseline_lake: Path, lake: Path, moments: list[tuple[int, float]]) -> Trial:
-    """Kill a run at each moment (objects placed, then seconds), run to the end and compare."""
+    """Kill a run at each moment (objects placed, then seconds), run to completion and compare."""
     kills = 0
     for objects, delay_s in moments:
         kills += kill_at(source, lake, objects, delay_s)
-    stood = placed(lake)
+    placed_before = placed(lake)
     summary, seconds = finish(source, lake)
     return Trial(
-        kills, stood, summary["counts"]["recovered"], seconds, *compare(lake, baseline_lake)
+        kills, placed_before, summary["counts"]["recovered"], seconds, *compare(lake, baseline_lake)
     )
 
 
@@ -166,34 +166,34 @@ def main() -> int:
     args = parser.parse_args()
     rng = random.Random(args.seed)
     work = Path(tempfile.mkdtemp(prefix="soak-"))
-    source, baseline_lake = work / "source", work / "calm"
+    source, baseline_lake = work / "source", work / "baseline"
     build(source, args.objects)
-    _, calm_s = finish(source, baseline_lake)
-    whole = placed(baseline_lake)
-    print(f"{args.objects} objects; an undisturbed run takes {calm_s:.1f} s and places {whole}")
-    heads = (("kills", 6), ("placed", 8), ("recovered", 11), ("last run", 10))
-    heads += (("lost", 6), ("doubled", 9), ("corrupted", 11))
-    print("".join(f"{head:>{width}}" for head, width in heads))
+    _, baseline_s = finish(source, baseline_lake)
+    total = placed(baseline_lake)
+    print(f"{args.objects} objects; the baseline run places {total} in {baseline_s:.1f} s")
+    headings = (("kills", 6), ("placed", 8), ("recovered", 11), ("last run", 10))
+    headings += (("lost", 6), ("duplicated", 12), ("corrupted", 11), ("", 8))
+    print("".join(f"{heading:>{width}}" for heading, width in headings))
     trials: list[Trial] = []
     while sum(t.kills for t in trials) < args.kills:
         count = min(rng.randint(1, 3), args.kills - sum(t.kills for t in trials))
-        moments = [(rng.randint(0, whole), rng.uniform(0, 0.3)) for _ in range(count)]
+        moments = [(rng.randint(0, total), rng.uniform(0, 0.3)) for _ in range(count)]
         lake = work / f"lake{len(trials)}"
         trials.append(one := trial(source, baseline_lake, lake, sorted(moments)))
         print(
             f"{one.kills:>6}{one.placed:>8}{one.recovered:>11}{one.seconds:>9.1f}s"
-            f"{one.lost:>6}{one.doubled:>9}{one.corrupted:>11}",
+            f"{one.lost:>6}{one.duplicated:>12}{one.corrupted:>11}{'OK' if one.ok else 'FAILED':>8}",
             flush=True,
         )
-        if one.sound:
+        if one.ok:
             shutil.rmtree(lake)
     kills = sum(t.kills for t in trials)
     sums = {
-        name: sum(getattr(t, name) for t in trials) for name in ("lost", "doubled", "corrupted")
+        name: sum(getattr(t, name) for t in trials) for name in ("lost", "duplicated", "corrupted")
     }
     print(f"{kills} kills: " + ", ".join(f"{name} {number}" for name, number in sums.items()))
     if any(sums.values()):
-        print(f"the lakes that differ are kept under {work}")
+        print(f"FAILED: the lakes that differ are kept in {work}")
         return 1
     shutil.rmtree(work)
     return 0

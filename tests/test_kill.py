@@ -1,4 +1,4 @@
-"""SIGKILL to the whole process group at several moments; then the lake is as if nothing happened."""
+"""After SIGKILL to the process group at several moments, the next run completes the lake."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
 
 OBJECTS = 100
-"""Enough that batches of films are still to be classified when a run is killed at 25."""
+"""Enough that images are still to be classified when a run is killed at 25 placed objects."""
 
 
 @pytest.fixture(scope="module")
@@ -24,27 +24,25 @@ def source(images: Path) -> Path:
     return images
 
 
-def killed(source: Path, lake: Path, objects: int) -> None:
-    """Kill a run once so many objects stand; it must not have ended before."""
+def interrupt_run(source: Path, lake: Path, objects: int) -> None:
+    """Kill a run once `objects` are placed; it must not have ended before."""
     assert soak.kill_at(source, lake, objects, 0.0)
     assert list((lake / "journal").iterdir())
 
 
-def test_a_lake_that_was_killed_over_equals_one_that_was_not(
+def test_a_lake_of_killed_runs_equals_the_baseline(
     source: Path, baseline_lake: Path, tmp_path: Path
 ) -> None:
-    done = soak.trial(source, baseline_lake, tmp_path / "lake", [(5, 0.0), (15, 0.0), (25, 0.0)])
-    assert done.kills >= 2
-    assert done.recovered > 0
-    assert (done.lost, done.doubled, done.corrupted) == (0, 0, 0)
+    trial = soak.trial(source, baseline_lake, tmp_path / "lake", [(5, 0.0), (15, 0.0), (25, 0.0)])
+    assert trial.kills >= 2
+    assert trial.recovered > 0
+    assert (trial.lost, trial.duplicated, trial.corrupted) == (0, 0, 0)
 
 
-def test_another_policy_after_a_kill_leaves_no_object_without_a_row(
-    source: Path, tmp_path: Path
-) -> None:
+def test_a_changed_policy_after_a_kill_leaves_no_orphans(source: Path, tmp_path: Path) -> None:
     lake, policy = tmp_path / "lake", tmp_path / "policy.yaml"
-    killed(source, lake, 20)
-    policy.write_text("min_long_side: 4000\n")  # everything is reviewed
+    interrupt_run(source, lake, 20)
+    policy.write_text("min_long_side: 4000\n")  # sends every image to review
     command = [sys.executable, "-m", "pipeline", "route", "--input", str(source), "--lake"]
     done = subprocess.run(
         [*command, str(lake), "--policy", str(policy), "--json"], capture_output=True, check=True
@@ -56,27 +54,27 @@ def test_another_policy_after_a_kill_leaves_no_object_without_a_row(
     assert len(Lake(lake).rows()) == OBJECTS
 
 
-def test_what_a_killed_run_placed_is_indexed_even_if_its_source_is_gone(
+def test_objects_of_a_killed_run_are_indexed_even_without_their_source(
     source: Path, tmp_path: Path
 ) -> None:
-    lake, mine = tmp_path / "lake", tmp_path / "source"
-    shutil.copytree(source, mine)
-    killed(mine, lake, 20)
-    for path in mine.iterdir():
+    lake, copy = tmp_path / "lake", tmp_path / "source"
+    shutil.copytree(source, copy)
+    interrupt_run(copy, lake, 20)
+    for path in copy.iterdir():
         path.unlink()
-    (mine / "other.txt").write_bytes(b"no DICOM")
-    summary, _ = soak.finish(mine, lake)
+    (copy / "other.txt").write_bytes(b"not DICOM")
+    summary, _ = soak.finish(copy, lake)
     recovered = summary["counts"]["recovered"]
     assert recovered >= 16
     assert summary["counts"]["discovered"] == recovered + 1
     assert verify_lake(Layout(str(lake)), deep=True).holds
 
 
-def test_a_journaled_object_with_other_bytes_is_not_taken_over(
+def test_a_journaled_object_with_altered_bytes_is_not_recovered(
     source: Path, tmp_path: Path
 ) -> None:
     lake = tmp_path / "lake"
-    killed(source, lake, 20)
+    interrupt_run(source, lake, 20)
     altered = min((lake / "objects").rglob("*.dcm"))
     data = bytearray(altered.read_bytes())
     data[-1] ^= 1
@@ -86,6 +84,6 @@ def test_a_journaled_object_with_other_bytes_is_not_taken_over(
     assert done.returncode == 1
     failures = json.loads(done.stdout)["failures"]
     assert {failure["reason"] for failure in failures} == {"name_taken"}
-    assert not altered.exists()  # no row ever named it
+    assert not altered.exists()  # no row referenced it
     soak.finish(source, lake)
     assert verify_lake(Layout(str(lake)), deep=True).holds

@@ -1,4 +1,4 @@
-"""Manifests name the objects to route; what they name and is not there makes the run incomplete."""
+"""Manifests list the objects to route; a listed object that does not exist makes a run incomplete."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def as_parquet(path: Path, uris: list[str]) -> None:
 @pytest.mark.parametrize(
     ("name", "write_list"), [("list.txt", as_text), ("L.CSV", as_csv), ("l.parquet", as_parquet)]
 )
-def test_what_a_manifest_names_is_routed(
+def test_objects_in_a_manifest_are_routed(
     images: list[Path],
     lake: Lake,
     route,
@@ -65,7 +65,7 @@ def test_standard_input_is_a_manifest(
     assert [row["source_uri"] for row in lake.rows()] == sorted([str(images[0]), str(images[2])])
 
 
-def test_what_is_not_there_makes_the_run_incomplete(
+def test_a_missing_object_makes_the_run_incomplete(
     images: list[Path], lake: Lake, route, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "list"
@@ -80,7 +80,7 @@ def test_what_is_not_there_makes_the_run_incomplete(
     assert len(lake.rows()) == 1
 
 
-def test_a_manifest_in_a_store_of_objects_in_the_store(
+def test_a_manifest_in_a_store_lists_objects_in_a_store(
     store: Store, lake: Lake, route, images: list[Path]
 ) -> None:
     uris = [store.write(f"in/{path.name}", path.read_bytes()) for path in images]

@@ -1,4 +1,4 @@
-"""What streaming sources give out, and when: by the index alone, with a clock of the test's own."""
+"""Which objects the streaming sources emit, and when: pollers without an engine, with a manual clock."""
 
 from __future__ import annotations
 
@@ -48,14 +48,15 @@ def watcher(config: RouteConfig, clock: Clock) -> Iterator[Watcher]:
     replica_of(config.layout).close()
 
 
-def look(watcher: Watcher, clock: Clock, after: float = 0) -> list[str]:
+def poll(watcher: Watcher, clock: Clock, after: float = 0) -> list[str]:
+    """Poll after some seconds, and return the names of the files that were emitted."""
     clock.now += after
     found = list(watcher.poll(draining=False))
     return [Path(ref.uri).name for ref in found if isinstance(ref, ObjectRef)]
 
 
 def index(config: RouteConfig, *paths: Path) -> None:
-    """Bring rows of files into the index, as a worker does elsewhere."""
+    """Append rows of files to the index, as a worker does."""
     for path in paths:
         status = path.stat()
         version = f"{status.st_size}-{status.st_mtime_ns}"
@@ -63,75 +64,75 @@ def index(config: RouteConfig, *paths: Path) -> None:
         assert append(config.layout, replica_of(config.layout), "r", ONE, [one]).rows
 
 
-def test_a_file_is_given_out_once_it_stays_as_it_is(
+def test_a_file_is_emitted_once_it_stops_changing(
     watcher: Watcher, clock: Clock, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "in", "a", b"1")
-    assert look(watcher, clock) == []
-    assert look(watcher, clock, 4) == []
+    assert poll(watcher, clock) == []
+    assert poll(watcher, clock, 4) == []
     path.write_bytes(b"12")
-    assert look(watcher, clock, 4) == [], "it grew meanwhile"
-    assert look(watcher, clock, 6) == ["a"]
-    assert look(watcher, clock, 6) == []
+    assert poll(watcher, clock, 4) == [], "it changed since the last poll"
+    assert poll(watcher, clock, 6) == ["a"]
+    assert poll(watcher, clock, 6) == []
 
 
-def test_no_more_are_given_out_than_may_be_in_flight(
+def test_max_in_flight_bounds_the_pending_objects(
     watcher: Watcher, clock: Clock, config: RouteConfig, tmp_path: Path
 ) -> None:
     paths = [write(tmp_path / "in", name, b"x") for name in "abcde"]
-    look(watcher, clock)
-    assert look(watcher, clock, 6) == ["a", "b", "c"]
+    poll(watcher, clock)
+    assert poll(watcher, clock, 6) == ["a", "b", "c"]
     index(config, paths[1])
-    assert look(watcher, clock, 1) == ["d"]
+    assert poll(watcher, clock, 1) == ["d"]
 
 
-def test_what_failed_is_tried_again_and_gives_its_place_to_others(
+def test_a_stalled_object_is_retried_and_frees_capacity(
     watcher: Watcher, clock: Clock, config: RouteConfig, tmp_path: Path
 ) -> None:
     paths = {name: write(tmp_path / "in", name, b"x") for name in "abcd"}
-    look(watcher, clock)
-    assert look(watcher, clock, 6) == ["a", "b", "c"]
+    poll(watcher, clock)
+    assert poll(watcher, clock, 6) == ["a", "b", "c"]
     index(config, paths["b"], paths["c"])
-    assert look(watcher, clock, 10) == ["d"]
-    index(config, paths["d"])  # given out after a, and done: a is not merely queued
-    assert look(watcher, clock, 80) == []
-    assert look(watcher, clock, 11) == ["a"]
-    assert look(watcher, clock, 150) == [], "twice as long the second time"
-    assert look(watcher, clock, 60) == ["a"]
+    assert poll(watcher, clock, 10) == ["d"]
+    index(config, paths["d"])  # emitted after a and ingested before it: a has stalled
+    assert poll(watcher, clock, 80) == []
+    assert poll(watcher, clock, 11) == ["a"]
+    assert poll(watcher, clock, 150) == [], "the delay doubles"
+    assert poll(watcher, clock, 60) == ["a"]
 
 
-def test_a_queue_that_moves_is_not_given_out_again(
+def test_queued_objects_are_not_retried_while_others_progress(
     watcher: Watcher, clock: Clock, config: RouteConfig, tmp_path: Path
 ) -> None:
     paths = {name: write(tmp_path / "in", name, b"x") for name in "abc"}
-    look(watcher, clock)
-    assert look(watcher, clock, 6) == ["a", "b", "c"]
+    poll(watcher, clock)
+    assert poll(watcher, clock, 6) == ["a", "b", "c"]
     index(config, paths["a"])
-    assert look(watcher, clock, 90) == []
+    assert poll(watcher, clock, 90) == []
     index(config, paths["b"])
-    assert look(watcher, clock, 90) == [], "c waits for long, as it is last"
+    assert poll(watcher, clock, 90) == [], "c is last in the queue"
 
 
-def test_what_the_lake_holds_is_not_given_out(
+def test_ingested_versions_are_not_emitted(
     watcher: Watcher, clock: Clock, config: RouteConfig, tmp_path: Path
 ) -> None:
     index(config, write(tmp_path / "in", "a", b"x"))
     write(tmp_path / "in", "b", b"x")
-    look(watcher, clock)
-    assert look(watcher, clock, 6) == ["b"]
+    poll(watcher, clock)
+    assert poll(watcher, clock, 6) == ["b"]
     os.utime(tmp_path / "in" / "a", ns=(1, 1))  # another version
-    look(watcher, clock, 1)
-    assert look(watcher, clock, 6) == ["a"]
+    poll(watcher, clock, 1)
+    assert poll(watcher, clock, 6) == ["a"]
 
 
-def test_what_is_removed_is_waited_for_no_more(
+def test_a_removed_file_is_no_longer_pending(
     watcher: Watcher, clock: Clock, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "in", "a", b"x")
-    look(watcher, clock)
-    assert look(watcher, clock, 6) == ["a"]
+    poll(watcher, clock)
+    assert poll(watcher, clock, 6) == ["a"]
     path.unlink()
-    assert look(watcher, clock, 200) == []
+    assert poll(watcher, clock, 200) == []
     assert len(watcher.pending) == 0
 
 
@@ -144,9 +145,9 @@ ATTRIBUTES = {
 }
 
 
-def test_a_notification_tells_of_one_version_of_one_object() -> None:
-    told = parse_notification(ATTRIBUTES, b'{"size": "123"}')
-    assert told == Notification("gs://b/dir/a b.dcm", "17", 123, 1772359200.123456)
+def test_notifications_are_parsed() -> None:
+    whole = parse_notification(ATTRIBUTES, b'{"size": "123"}')
+    assert whole == Notification("gs://b/dir/a b.dcm", "17", 123, 1772359200.123456)
     bare = parse_notification({**ATTRIBUTES, "eventTime": "?"}, b"")
     assert bare == Notification("gs://b/dir/a b.dcm", "17", None, None)
     assert parse_notification({**ATTRIBUTES, "eventType": "OBJECT_DELETE"}, b"") is None
@@ -156,13 +157,13 @@ def test_a_notification_tells_of_one_version_of_one_object() -> None:
     "broken",
     [{"eventType": None}, {"bucketId": None}, {"objectId": None}, {"objectGeneration": "x"}],
 )
-def test_what_is_no_notification_is_said(broken: dict[str, str | None]) -> None:
+def test_a_malformed_notification_is_rejected(broken: dict[str, str | None]) -> None:
     attributes = {k: v for k, v in {**ATTRIBUTES, **broken}.items() if v is not None}
     with pytest.raises(MalformedNotification):
         parse_notification(attributes, b"{}")
 
 
-@pytest.mark.parametrize(("options", "says"), [
+@pytest.mark.parametrize(("options", "message"), [
     (["--source=watch", "--input=/no/such"], "input 1 does not exist"),
     (["--source=pubsub", "--input=gs://bucket"], "write projects/PROJECT/subscriptions/NAME"),
     (["--source=watch", "--input=.", "--ingest_date=2026-01-01"], "partition of the day"),
@@ -170,9 +171,11 @@ def test_what_is_no_notification_is_said(broken: dict[str, str | None]) -> None:
     (["--source=watch", "--input=.", "--runner=FlinkRunner", "--job_endpoint=h:1",
       "--environment_type=LOOPBACK"], "needs --flink_master"),
 ])  # fmt: skip
-def test_wrong_usage(tmp_path: Path, capsys, options: list[str], says: str) -> None:
+def test_invalid_options_are_refused(
+    tmp_path: Path, capsys, options: list[str], message: str
+) -> None:
     runner = [] if any("--runner" in o for o in options) else ["--runner=PrismRunner"]
     prism = [] if not runner else ["--prism_location=setup.py"]
     assert main(["route", "--lake", str(tmp_path / "lake"), *options, *runner, *prism]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "lake").exists()
