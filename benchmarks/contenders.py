@@ -142,9 +142,9 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
     from transforms.lake.journal import sweep_journal, write_journal
     from transforms.lake.resolve_duplicates import resolve_all
     from transforms.lake.schema import to_table
-    from transforms.place import BATCH_ROWS, place, with_object_uri
+    from transforms.place import place, with_object_uri
+    from transforms.sandbox.child_process import SandboxProcess
     from transforms.sandbox.examine import examine
-    from transforms.sandbox.isolation import SandboxProcess
     from transforms.storage.schemes import storage_of
 
     parser = argparse.ArgumentParser()
@@ -162,10 +162,12 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
     handler = RadiographModelHandler(DEFAULT_BUNDLE, max_batch_size=config.batch_size)
     model = handler.load_model()
 
-    def examined(ref: ObjectRef) -> Any:
+    options = ExamineOptions.from_config(config)
+
+    def examine_one(ref: ObjectRef) -> Examined:
         child = idle.get()
         try:
-            return examine(ref, config, None, child)
+            return examine(ref, options, child)
         finally:
             idle.put(child)
 
@@ -174,17 +176,19 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
     ]
     rows = []
     with ThreadPoolExecutor(config.fetch_threads) as pool:
-        for some in batched(refs, config.batch_size):
-            batch = list(pool.map(examined, some))
-            films = [one for one in batch if one.film is not None]
-            results = handler.run_inference([one.film for one in films], model)
-            decided = [decide_row(o.row, r, policy) for o, r in zip(films, results, strict=True)]
-            decided += [one.row for one in batch if one.film is None]
-            for bound in batched((with_object_uri(row, config) for row in decided), BATCH_ROWS):
-                write_journal(config.layout, bound, config.fingerprint())
-                for row in bound:
-                    place(row, config)
-                rows += bound
+        for batch in batched(refs, config.batch_size):
+            examined = list(pool.map(examine_one, batch))
+            images = [e.image for e in examined if e.image is not None]
+            undecided = [e.row for e in examined if e.image is not None]
+            results = handler.run_inference(images, model)
+            decided = [decide_row(r, s, policy) for r, s in zip(undecided, results, strict=True)]
+            decided += [e.row for e in examined if e.image is None]
+            targets = (with_object_uri(row, config.layout, config.placement) for row in decided)
+            for placed in batched(targets, PLACE_BATCH):
+                write_journal(config.layout, placed, config.fingerprint())
+                for row in placed:
+                    place(row, config.layout, config.placement)
+                rows += placed
     for child in children:
         child.close()
     for shard in range(config.index_shards):

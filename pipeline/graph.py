@@ -31,6 +31,7 @@ from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow
 from transforms.place import PLACED, Place
+from transforms.sandbox.examine import ExamineOptions
 
 Rows: TypeAlias = "beam.PCollection[IndexRow]"
 Failures: TypeAlias = "beam.PCollection[Failure]"
@@ -43,12 +44,24 @@ def decide_and_place(
 
     Only references and rows cross a shuffle; pixels live from `Fetch` to `Classify`, which run fused.
     """
-    examined = refs | "Fetch" >> FetchAndExamine(config)
+    examined = refs | "Fetch" >> FetchAndExamine(
+        ExamineOptions.from_config(config),
+        threads=config.fetch_threads,
+        patient_key_file=config.patient_key_file,
+        log_uris=config.log_uris,
+    )
     classified = examined[IMAGES] | "Classify" >> ClassifyAndDecide(config)
 
     # Placed branch by branch: a Flatten before would hold every object back until all are decided.
-    images = classified | "PlaceFilms" >> Place(config)
-    others = examined[DECIDED] | "PlaceOthers" >> Place(config)
+    place = Place(
+        config.layout,
+        placement=config.placement,
+        fingerprint=config.fingerprint(),
+        threads=config.fetch_threads,
+        log_uris=config.log_uris,
+    )
+    images = classified | "PlaceFilms" >> place
+    others = examined[DECIDED] | "PlaceOthers" >> place
     failed = (examined[FAILED], images[FAILED], others[FAILED])
     return (images[PLACED], others[PLACED]), failed
 
@@ -69,7 +82,8 @@ def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, clock: str) ->
         len(config.inputs), config.stream.poll_every, clock
     )
     found = triggers | "Discover" >> SOURCES[config.source](config)
-    placed, failed = decide_and_place(found[REFS] | "Gather" >> BatchRefs(config), config)
+    batches = BatchRefs(config.batch_size, max_wait_s=config.stream.max_batch_wait)
+    placed, failed = decide_and_place(found[REFS] | "Gather" >> batches, config)
     _ = placed | "Rows" >> beam.Flatten() | "Index" >> AppendIndexStream(config)
     _ = triggers | "SweepJournal" >> beam.ParDo(SweepJournalFn(config))
     _ = (found[FAILED], *failed) | "AllFailed" >> beam.Flatten() | "Say" >> beam.Map(log_failure)

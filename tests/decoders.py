@@ -1,4 +1,4 @@
-"""What a child may do in the place of decoding; it imports this module, so it is kept light."""
+"""Functions that tests run in a child instead of `describe`; the child imports this module."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from transforms.lake.schema import IndexRow
 from transforms.sandbox.examine import Examined, describe
 
 
-def cut_off_what_is_mapped(descriptor: int, row: IndexRow, *_: Any) -> None:
-    """Reading a page that is gone ends it (SIGBUS, mmap(2))."""
+def truncate_the_source(descriptor: int, row: IndexRow, *_: Any) -> None:
+    """Truncate the mapped source and read beyond its end, which raises SIGBUS (mmap(2))."""
     data = mapped(descriptor)
     os.truncate(row.source_uri, 0)
     if data:
         data[0]
-    os.abort()  # the second try
+    os.abort()  # in the retry the source is empty
 
 
-def crash_over_the_source(descriptor: int, row: IndexRow, *rest: Any) -> Examined:
-    """As if the disk failed under its map, and only there."""
+def crash_on_the_mapped_source(descriptor: int, row: IndexRow, *rest: Any) -> Examined:
+    """Crash as if the disk of the mapped source failed; a copy of its bytes is readable."""
     if os.path.samestat(os.fstat(descriptor), Path(row.source_uri).stat()):
         os.kill(os.getpid(), signal.SIGBUS)
     return describe(descriptor, row, *rest)
 
 
 def crash_always(*_: Any) -> None:
-    """Crash, whatever is given."""
+    """Crash for any input."""
     os.abort()

@@ -13,13 +13,14 @@ import pyarrow as pa
 from apache_beam import pvalue
 
 from transforms.config.route_config import RouteConfig
+from transforms.core.batch_sizes import SHUFFLE_BATCH
 from transforms.existing_rows import ReadExistingRows
 from transforms.lake.index_files import ExistingRow, ExistingVersion, hash_of, write_index
 from transforms.lake.resolve_duplicates import REPROCESS_NONE, resolve_all
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow, pack_rows, to_table, unpack_rows
 from transforms.metrics import DistributionName, count_indexed, record_seconds
-from transforms.shuffle_batching import BATCH, BatchForShuffleFn
+from transforms.shuffle_batching import BatchForShuffleFn
 from transforms.storage.schemes import storage_of
 
 FRESH, HELD, STALE, LEDGER = "fresh", "held", "stale", "ledger"
@@ -142,7 +143,7 @@ def _write(shard: int, packs: Iterable[Pack], config: RouteConfig) -> Iterator[R
 
 def _in_parts(packs: Sequence[Pack]) -> Iterator[dict[str, list[Any]]]:
     """Give what meets in a shard in up to `SLICES` parts of some `PART_ROWS`, an identity's in one."""
-    parts = min(SLICES, 1 + BATCH * len(packs) // PART_ROWS)
+    parts = min(SLICES, 1 + SHUFFLE_BATCH * len(packs) // PART_ROWS)
     for number in range(parts):
         part: dict[str, list[Any]] = {kind: [] for kind in (FRESH, HELD, STALE, LEDGER)}
         for kind, slice_number, packed in packs:

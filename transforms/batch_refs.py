@@ -1,40 +1,38 @@
-"""Gathers references of a stream into batches: small in state, so that no pixels need to be."""
+"""Micro-batches of a stream's references: the state of the grouping holds no pixels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import apache_beam as beam
 
-from transforms.config.route_config import RouteConfig
+from transforms.core.batch_sizes import STREAM_BATCH_KEYS
 from transforms.core.object_ref import ObjectRef
-
-KEYS: Final = 16
-"""References are spread over so many keys, and these over the workers."""
 
 
 @dataclass
 class BatchRefs(beam.PTransform):  # type: ignore[misc]
-    """Unbounded references to the same ones, those of a batch one after the other in one bundle.
+    """Group unbounded references so that those of a batch are consecutive in one bundle.
 
-    What comes after works on bundles: a trickle of objects would otherwise reach the model one by one.
+    Later steps batch within bundles: without grouping, a slow stream would give the model single images.
+
+    Attributes:
+        batch_size: Maximum number of references in a batch.
+        max_wait_s: Maximum time in seconds that a reference waits for its batch to fill.
     """
 
-    config: RouteConfig
+    batch_size: int
+    max_wait_s: float
 
     def expand(self, refs: beam.PCollection[ObjectRef]) -> beam.PCollection[ObjectRef]:
-        assert self.config.stream is not None
         return (
             refs
             | "KeyRefs"
             >> beam.Map(
-                lambda ref: (int.from_bytes(ref.digest()[:4]) % KEYS, ref)
+                lambda ref: (int.from_bytes(ref.digest()[:4]) % STREAM_BATCH_KEYS, ref)
             ).with_output_types(tuple[int, Any])
             | "Batch"
-            >> beam.GroupIntoBatches(
-                self.config.batch_size,
-                max_buffering_duration_secs=self.config.stream.max_batch_wait,
-            )
+            >> beam.GroupIntoBatches(self.batch_size, max_buffering_duration_secs=self.max_wait_s)
             | "Refs" >> beam.FlatMapTuple(lambda _, batch: batch).with_output_types(Any)
         )

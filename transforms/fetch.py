@@ -1,17 +1,18 @@
-"""Reads and decodes objects, several at once."""
+"""Read, parse and decode objects, several concurrently."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any, Final
 
 import apache_beam as beam
 from apache_beam import pvalue
 
-from transforms.config.route_config import RouteConfig, read_patient_key
+from transforms.config.route_config import read_patient_key
+from transforms.core.batch_sizes import EXAMINE_BATCH
 from transforms.core.object_ref import FAILED, ObjectRef, failure_of
 from transforms.core.reasons import ProcessingFailure
 from transforms.in_flight_pool import InFlightPool
@@ -23,64 +24,80 @@ from transforms.metrics import (
     record,
     record_seconds,
 )
-from transforms.sandbox.examine import Examined, examine
-from transforms.sandbox.isolation import SandboxProcess
+from transforms.sandbox.child_process import SandboxProcess
+from transforms.sandbox.examine import Examined, ExamineOptions, examine
 
-IMAGES, DECIDED = "films", "decided"
-BATCH_REFS = 8
-MIN_AHEAD: Final = 16
-"""References that are worked on while the model or the disk is waited for, at least; two for each thread
-if that is more. With the batches behind them they are what `OBJECT_CACHE` has room
-for, if images are large."""
+IMAGES, DECIDED = "images", "decided"
+MIN_IN_FLIGHT: Final = 16
+"""Minimum number of references that are processed while the model and placement run; at least two per
+thread. `OBJECT_CACHE` has room for these and the batches downstream, even of large images."""
 
 
 @dataclass
 class FetchAndExamine(beam.PTransform):  # type: ignore[misc]
-    """References to (row, film) in `IMAGES`, rows that need no model in `DECIDED`, and `FAILED`."""
+    """Examine objects.
 
-    config: RouteConfig
+    Takes references. Returns (row, network input) in `IMAGES`, rows that need no model in `DECIDED`, and
+    failures in `FAILED`.
+
+    Attributes:
+        options: Options of `examine`.
+        threads: Number of objects that a worker processes concurrently, each in a child process.
+        patient_key_file: File with the key of the hash of Patient ID, read on the worker, or None.
+        log_uris: Whether failures may contain source URIs.
+    """
+
+    options: ExamineOptions
+    threads: int
+    patient_key_file: str | None = None
+    log_uris: bool = False
 
     def expand(self, refs: beam.PCollection[ObjectRef]) -> pvalue.DoOutputsTuple:
         return (
             refs
             | "BatchRefs"
-            >> beam.BatchElements(min_batch_size=BATCH_REFS, max_batch_size=BATCH_REFS)
+            >> beam.BatchElements(min_batch_size=EXAMINE_BATCH, max_batch_size=EXAMINE_BATCH)
             | "Examine"
-            >> beam.ParDo(ExamineFn(self.config))
+            >> beam.ParDo(
+                ExamineFn(self.options, self.threads, self.patient_key_file, self.log_uris)
+            )
             .with_output_types(Any)
             .with_outputs(DECIDED, FAILED, main=IMAGES)
         )
 
 
+@dataclass(eq=False)  # Beam hashes DoFns by identity
 class ExamineFn(beam.DoFn):  # type: ignore[misc]
-    """Examines references, in as many threads as child processes.
+    """Examine references in threads, each of which waits for a child process.
 
-    Some stay in hand beyond those that were just given, so that decoders are at work while the model and
-    placement are; what they came to is given out in their order.
+    References stay in flight between calls of `process`, so that decoders work while the model and
+    placement run. Results are emitted in input order. Attributes are those of `FetchAndExamine`.
     """
 
-    def __init__(self, config: RouteConfig) -> None:
-        self._config = config
+    options: ExamineOptions
+    threads: int
+    patient_key_file: str | None
+    log_uris: bool
 
     def setup(self) -> None:
-        key_file = self._config.patient_key_file
-        self._patient_key = read_patient_key(key_file) if key_file else None
-        self._pool = ThreadPoolExecutor(self._config.fetch_threads)
-        self._idle: SimpleQueue[SandboxProcess] = SimpleQueue()
-        limits = self._config.limits
-        for _ in range(self._config.fetch_threads):
+        key = read_patient_key(self.patient_key_file) if self.patient_key_file else None
+        self._options = replace(self.options, patient_key=key)
+        self._executor = ThreadPoolExecutor(self.threads)
+        self._idle_children: SimpleQueue[SandboxProcess] = SimpleQueue()
+        limits = self.options.limits
+        for _ in range(self.threads):
             child = SandboxProcess(
                 timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes
             )
-            self._idle.put(child)
+            self._idle_children.put(child)
 
     def teardown(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        while not self._idle.empty():
-            self._idle.get().close()
+        self._executor.shutdown(cancel_futures=True)
+        while not self._idle_children.empty():
+            self._idle_children.get().close()
 
     def start_bundle(self) -> None:
-        self._in_flight = InFlightPool(self._pool, self._examine)
+        self._in_flight = InFlightPool(self._executor, self._examine)
 
     def process(
         self,
@@ -90,20 +107,21 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
     ) -> Iterator[Any]:
         for ref in refs:
             self._in_flight.submit(ref, timestamp, window)
-        yield from self._finished(ahead=max(MIN_AHEAD, 2 * self._config.fetch_threads))
+        yield from self._emit_completed(max_in_flight=max(MIN_IN_FLIGHT, 2 * self.threads))
 
     def finish_bundle(self) -> Iterator[Any]:
-        yield from self._finished(ahead=0)
+        yield from self._emit_completed(max_in_flight=0)
 
-    def _finished(self, ahead: int) -> Iterator[Any]:
-        for ref, outcome, stamped in self._in_flight.completed(ahead=ahead):
-            tag, value = self._told(ref, outcome)
-            yield stamped(value) if tag == IMAGES else pvalue.TaggedOutput(tag, stamped(value))
+    def _emit_completed(self, max_in_flight: int) -> Iterator[Any]:
+        for ref, outcome, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
+            tag, value = self._to_output(ref, outcome)
+            yield windowed(value) if tag == IMAGES else pvalue.TaggedOutput(tag, windowed(value))
 
-    def _told(self, ref: ObjectRef, outcome: Examined | ProcessingFailure) -> tuple[str, Any]:
+    def _to_output(self, ref: ObjectRef, outcome: Examined | ProcessingFailure) -> tuple[str, Any]:
+        """Record metrics, and return the output's tag and value."""
         if isinstance(outcome, ProcessingFailure):
             count_failed(outcome.reason)
-            return FAILED, failure_of(ref.uri, outcome, log_uris=self._config.log_uris)
+            return FAILED, failure_of(ref.uri, outcome, log_uris=self.log_uris)
         count(CounterName.EXAMINED)
         count(CounterName.BYTES_READ, ref.size)
         record(DistributionName.OBJECT_BYTES, ref.size)
@@ -117,10 +135,10 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
         return IMAGES, (outcome.row, outcome.image)
 
     def _examine(self, ref: ObjectRef) -> Examined | ProcessingFailure:
-        child = self._idle.get()
+        child = self._idle_children.get()
         try:
-            return examine(ref, self._config, self._patient_key, child)
+            return examine(ref, self._options, child)
         except ProcessingFailure as error:
             return error
         finally:
-            self._idle.put(child)
+            self._idle_children.put(child)

@@ -12,6 +12,7 @@ import apache_beam as beam
 from apache_beam import pvalue
 
 from transforms.config.route_config import RouteConfig
+from transforms.core.batch_sizes import SHUFFLE_BATCH
 from transforms.core.object_ref import ObjectRef
 from transforms.core.packed import pack, unpack
 from transforms.lake.index_files import ExistingVersion, hash_of
@@ -19,7 +20,7 @@ from transforms.lake.journal import JournalRow, recovered_row
 from transforms.lake.resolve_duplicates import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE
 from transforms.lake.run_counts import RunCounts
 from transforms.metrics import CounterName, count
-from transforms.shuffle_batching import BATCH, BatchForShuffleFn
+from transforms.shuffle_batching import BatchForShuffleFn
 
 TO_PROCESS, RECOVERED, STALE, TALLIES = "todo", "recovered", "stale", "tallies"
 """Tags of `FilterIngested`: references that need work, in batches; rows recovered from the journal, also
@@ -124,8 +125,8 @@ def _partition(
     counts: Counter[str] = Counter()
     for _uri, source in sorted(sources.items()):
         todo += yield from _partition_source(source, config, fingerprint, counts)
-    for start in range(0, len(todo), BATCH):
-        yield ObjectRef.pack(todo[start : start + BATCH])
+    for start in range(0, len(todo), SHUFFLE_BATCH):
+        yield ObjectRef.pack(todo[start : start + SHUFFLE_BATCH])
     yield pvalue.TaggedOutput(TALLIES, RunCounts(counts))
 
 

@@ -1,4 +1,4 @@
-"""What a DoFn has begun in threads and not yet given out."""
+"""Concurrent processing of a bundle's elements in a thread pool, with results in input order."""
 
 from __future__ import annotations
 
@@ -15,25 +15,34 @@ R = TypeVar("R")
 
 
 class InFlightPool(Generic[T, R]):
-    """Elements of one bundle that are worked on, in their order. Not safe between threads."""
+    """Elements of one bundle that are submitted and not yet returned. Not thread-safe.
 
-    def __init__(self, pool: Executor, work: Callable[[T], R]) -> None:
-        self._pool, self._work = pool, work
-        self._begun: deque[tuple[T, Future[R], Any, Any]] = deque()
+    Args:
+        executor: Thread pool.
+        function: Called with each element in the pool.
+    """
+
+    def __init__(self, executor: Executor, function: Callable[[T], R]) -> None:
+        self._executor, self._function = executor, function
+        self._in_flight: deque[tuple[T, Future[R], Any, Any]] = deque()
 
     def submit(self, element: T, timestamp: Any, window: Any) -> None:
-        """Begin the work on an element."""
-        self._begun.append((element, self._pool.submit(self._work, element), timestamp, window))
+        """Start processing an element."""
+        future = self._executor.submit(self._function, element)
+        self._in_flight.append((element, future, timestamp, window))
 
-    def completed(self, *, ahead: int = 0) -> Iterator[tuple[T, R, Callable[[Any], WindowedValue]]]:
-        """Wait for all but the last `ahead` elements.
+    def completed(
+        self, *, max_in_flight: int = 0
+    ) -> Iterator[tuple[T, R, Callable[[Any], WindowedValue]]]:
+        """Yield results in input order until at most `max_in_flight` elements remain.
 
-        Gives each with what its work came to, and what puts a value where the element came from.
+        Yields:
+            The element, its result, and a function that gives a value the element's timestamp and window.
         """
-        while len(self._begun) > ahead:
-            element, future, timestamp, window = self._begun.popleft()
-            yield element, future.result(), partial(_stamped, timestamp, window)
+        while len(self._in_flight) > max_in_flight:
+            element, future, timestamp, window = self._in_flight.popleft()
+            yield element, future.result(), partial(_windowed_value, timestamp, window)
 
 
-def _stamped(timestamp: Any, window: Any, value: Any) -> WindowedValue:
+def _windowed_value(timestamp: Any, window: Any, value: Any) -> WindowedValue:
     return WindowedValue(value, timestamp, (window,))

@@ -1,4 +1,4 @@
-"""Puts each object's bytes where its row says, before any row of it is written."""
+"""Store each object at the location in its row, before the row is written to the index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import apache_beam as beam
 from apache_beam import pvalue
 
-from transforms.config.route_config import INDEX_ONLY, LINK, RouteConfig
+from transforms.config.route_config import INDEX_ONLY, LINK
+from transforms.core.batch_sizes import PLACE_BATCH
 from transforms.core.object_ref import FAILED, Failure, failure_of
 from transforms.core.reasons import ProcessingFailure
 from transforms.in_flight_pool import InFlightPool
@@ -24,45 +25,64 @@ from transforms.metrics import CounterName, DistributionName, count, count_faile
 from transforms.sandbox.object_cache import OBJECT_CACHE
 
 PLACED = "placed"
-BATCH_ROWS = 16
 
 
 @dataclass
 class Place(beam.PTransform):  # type: ignore[misc]
-    """Decided rows to rows with `object_uri` in `PLACED`, and `FAILED`."""
+    """Place the objects of decided rows.
 
-    config: RouteConfig
+    Takes decided rows. Returns rows with `object_uri` in `PLACED`, and failures in `FAILED`.
+
+    Attributes:
+        layout: Layout of the lake.
+        placement: copy, link or index_only.
+        fingerprint: Fingerprint of the configuration, written to the journal.
+        threads: Number of objects that a worker places concurrently.
+        log_uris: Whether failures may contain source URIs.
+    """
+
+    layout: Layout
+    placement: str
+    fingerprint: str
+    threads: int
+    log_uris: bool = False
 
     def expand(self, rows: beam.PCollection[IndexRow]) -> pvalue.DoOutputsTuple:
         return (
             rows
             | "BatchRows"
-            >> beam.BatchElements(min_batch_size=BATCH_ROWS, max_batch_size=BATCH_ROWS)
+            >> beam.BatchElements(min_batch_size=PLACE_BATCH, max_batch_size=PLACE_BATCH)
             | "Put"
-            >> beam.ParDo(PlaceFn(self.config))
+            >> beam.ParDo(
+                PlaceFn(self.layout, self.placement, self.fingerprint, self.threads, self.log_uris)
+            )
             .with_output_types(Any)
             .with_outputs(FAILED, main=PLACED)
         )
 
 
+@dataclass(eq=False)  # Beam hashes DoFns by identity
 class PlaceFn(beam.DoFn):  # type: ignore[misc]
-    """Journals a batch of rows, then places their objects. Running it again changes nothing.
+    """Write a batch of rows to the journal, then place their objects. Idempotent.
 
-    A batch's rows are given out when the next one has been journalled: its objects are placed meanwhile.
+    A batch is emitted after the next one is in the journal, so that its objects are placed meanwhile.
+    Attributes are those of `Place`.
     """
 
-    def __init__(self, config: RouteConfig) -> None:
-        self._config = config
+    layout: Layout
+    placement: str
+    fingerprint: str
+    threads: int
+    log_uris: bool = False
 
     def setup(self) -> None:
-        self._decided_by = self._config.fingerprint()
-        self._pool = ThreadPoolExecutor(self._config.fetch_threads)
+        self._executor = ThreadPoolExecutor(self.threads)
 
     def teardown(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._executor.shutdown(cancel_futures=True)
 
     def start_bundle(self) -> None:
-        self._in_flight = InFlightPool(self._pool, self._place)
+        self._in_flight = InFlightPool(self._executor, self._place)
 
     def process(
         self,
@@ -70,73 +90,73 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
         timestamp: Any = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
-        bound = [with_object_uri(row, self._config) for row in rows]
+        rows = [with_object_uri(row, self.layout, self.placement) for row in rows]
         try:
-            write_journal(self._config.layout, bound, self._decided_by)
+            write_journal(self.layout, rows, self.fingerprint)
         except ProcessingFailure as error:
-            for row in bound:
-                yield pvalue.TaggedOutput(FAILED, self._failure(row, error))
+            for row in rows:
+                yield pvalue.TaggedOutput(FAILED, self._to_failure(row, error))
             return
-        for row in bound:
+        for row in rows:
             self._in_flight.submit(row, timestamp, window)
-        yield from self._finished(ahead=len(bound))
+        yield from self._emit_completed(max_in_flight=len(rows))
 
     def finish_bundle(self) -> Iterator[Any]:
-        yield from self._finished(ahead=0)
+        yield from self._emit_completed(max_in_flight=0)
 
-    def _finished(self, ahead: int) -> Iterator[Any]:
-        for row, outcome, stamped in self._in_flight.completed(ahead=ahead):
+    def _emit_completed(self, max_in_flight: int) -> Iterator[Any]:
+        for row, outcome, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
             if isinstance(outcome, ProcessingFailure):
-                yield pvalue.TaggedOutput(FAILED, stamped(self._failure(row, outcome)))
+                yield pvalue.TaggedOutput(FAILED, windowed(self._to_failure(row, outcome)))
                 continue
             count(CounterName.PLACED)
             record_seconds(DistributionName.PLACE_MS, outcome)
-            yield stamped(row)
+            yield windowed(row)
 
     def _place(self, row: IndexRow) -> float | ProcessingFailure:
+        """Place one object; return the duration in seconds, or the failure."""
         started = time.monotonic()
         try:
-            place(row, self._config)
+            place(row, self.layout, self.placement)
         except ProcessingFailure as error:
             return error
         return time.monotonic() - started
 
-    def _failure(self, row: IndexRow, error: ProcessingFailure) -> Failure:
+    def _to_failure(self, row: IndexRow, error: ProcessingFailure) -> Failure:
         count_failed(error.reason)
-        return failure_of(row.source_uri, error, log_uris=self._config.log_uris)
+        return failure_of(row.source_uri, error, log_uris=self.log_uris)
 
 
-def with_object_uri(row: IndexRow, config: RouteConfig) -> IndexRow:
-    """Return a decided row that says where its object is to stand."""
-    if config.placement == INDEX_ONLY:
+def with_object_uri(row: IndexRow, layout: Layout, placement: str) -> IndexRow:
+    """Return a decided row with the URI at which its object will be placed."""
+    if placement == INDEX_ONLY:
         return replace(row, object_uri=row.source_uri)
-    return replace(row, object_uri=target_of(row, config.layout))
+    return replace(row, object_uri=_target_uri(row, layout))
 
 
-def place(row: IndexRow, config: RouteConfig) -> None:
-    """Put an object where its row says.
+def place(row: IndexRow, layout: Layout, placement: str) -> None:
+    """Store an object at its row's `object_uri`, if it is not there yet.
 
     Raises:
-        Unaccounted: the source changed meanwhile, or the lake's storage refused.
+        ProcessingFailure: The source has changed, or the storage refused the write.
     """
-    if config.placement == INDEX_ONLY:
+    if placement == INDEX_ONLY:
         return
     sha256 = str(row.content_sha256)
-    target, scratch = str(row.object_uri), config.layout.scratch(row.destination)
-    if config.placement == LINK:
+    target, scratch = str(row.object_uri), layout.scratch(row.destination)
+    if placement == LINK:
         files.put_link(target, row.source_uri, row.source_version, sha256, scratch=scratch)
         return
-    with OBJECT_CACHE.pop(sha256) or contextlib.nullcontext() as held:
+    with OBJECT_CACHE.pop(sha256) or contextlib.nullcontext() as cached:
         if files.copy_server_side(target, row.source_uri, row.source_version, sha256):
             return
-        if held is not None:
-            files.put_file(target, held.from_start(), sha256, scratch=scratch)
+        if cached is not None:
+            files.put_file(target, cached.from_start(), sha256, scratch=scratch)
         else:
             files.put_copy(target, row.source_uri, sha256, scratch=scratch)
 
 
-def target_of(row: IndexRow, layout: Layout) -> str:
-    """Return where an object belongs."""
+def _target_uri(row: IndexRow, layout: Layout) -> str:
     if row.destination == QUARANTINE:
         return layout.quarantine_uri(str(row.content_sha256))
     return layout.object_uri(

@@ -10,8 +10,8 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.windowed_value import WindowedValue
 
-BATCH: Final = 16
-"""Elements of a full pack."""
+from transforms.core.batch_sizes import SHUFFLE_BATCH
+
 MAX_WAITING: Final = 256
 """Places with elements that wait for their pack to be full."""
 
@@ -22,7 +22,7 @@ class BatchForShuffleFn(beam.DoFn):  # type: ignore[misc]
 
     Attributes:
         place_of: says where an element goes.
-        packed: makes the pack of a place and up to `BATCH` of its elements.
+        packed: makes the pack of a place and up to `SHUFFLE_BATCH` of its elements.
     """
 
     place_of: Callable[[Any], Hashable]
@@ -35,7 +35,7 @@ class BatchForShuffleFn(beam.DoFn):  # type: ignore[misc]
         place = self.place_of(element)
         waiting = self._waiting.setdefault(place, [])
         waiting.append(element)
-        if len(waiting) == BATCH:
+        if len(waiting) == SHUFFLE_BATCH:
             yield self.packed(place, self._waiting.pop(place))
         elif len(self._waiting) > MAX_WAITING:
             oldest = next(iter(self._waiting))

@@ -15,7 +15,7 @@ from pipeline import __version__
 from pipeline.allocator import let_arrow_free, limit_arenas
 from pipeline.cli.logs import add_log_arguments, configure_logging
 from transforms.core.errors import UsageError
-from transforms.sandbox import isolation
+from transforms.sandbox.child_process import start_forkserver
 
 COMMANDS = {
     "route": "route DICOM objects into a lake",
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elsewhere = any(a in ("-h", "--help") or a.startswith("--runner") for a in arguments)
     if chosen in RUN_COMMANDS and not elsewhere:
         with contextlib.suppress(OSError):  # the first object will say so
-            isolation.start_early()
+            start_forkserver()
     for name, text in COMMANDS.items():
         description = text[0].upper() + text[1:] + "."
         sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)

@@ -21,8 +21,8 @@ from transforms.core.labels import LABELS
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import MEANINGS, ProcessingFailure, Reason
 from transforms.lake.schema import IndexRow
-from transforms.sandbox.examine import Examined, examine
-from transforms.sandbox.isolation import SandboxProcess
+from transforms.sandbox.child_process import SandboxProcess
+from transforms.sandbox.examine import Examined, ExamineOptions, examine
 from transforms.storage.schemes import absolute, storage_of
 
 HEADER_COLUMNS = (
@@ -82,7 +82,8 @@ def _examined(name: str, config: RouteConfig, child: SandboxProcess) -> Examined
     found = storage_of(uri).stat(uri)
     if found is None:
         raise FileNotFoundError(errno.ENOENT, "no such file")
-    return examine(ObjectRef(uri, found.version, found.size), config, None, child)
+    options = ExamineOptions.from_config(config)
+    return examine(ObjectRef(uri, found.version, found.size), options, child)
 
 
 def _explained(row: IndexRow, image: npt.NDArray[np.uint8] | None, config: RouteConfig) -> str:

@@ -375,7 +375,7 @@ def test_a_shard_that_is_settled_in_parts_is_the_one_that_is_settled_whole(
     assert parts == [10]
     monkeypatch.setattr(transforms.append_index_batch, "PART_ROWS", 2)
     for module in (transforms.append_index_batch, transforms.shuffle_batching):
-        monkeypatch.setattr(module, "BATCH", 2)
+        monkeypatch.setattr(module, "SHUFFLE_BATCH", 2)
     parted = route("--index_shards", "1")
     assert sum(parts[1:]) == 10 and len(parts) > 3
     assert parted["counts"] == whole["counts"] and whole["counts"]["duplicate"] == 3

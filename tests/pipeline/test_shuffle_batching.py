@@ -13,7 +13,7 @@ from tests.graphs import config_of
 from transforms.core.object_ref import ObjectRef
 from transforms.lake.journal import JournalRow
 from transforms.lake.schema import IndexRow, pack_rows, unpack_rows
-from transforms.sandbox.examine import new_row
+from transforms.sandbox.examine import ExamineOptions, new_row
 from transforms.shuffle_batching import BatchForShuffleFn
 
 
@@ -22,8 +22,8 @@ def place_of(row: IndexRow) -> int:
 
 
 def rows(count: int) -> list[IndexRow]:
-    config = config_of()
-    made = (new_row(ObjectRef(f"gs://a/{n}", str(n), 1), config) for n in range(count))
+    options = ExamineOptions.from_config(config_of())
+    made = (new_row(ObjectRef(f"gs://a/{n}", str(n), 1), options) for n in range(count))
     return [replace(row, content_sha256=f"{n:064d}") for n, row in enumerate(made)]
 
 
@@ -33,7 +33,7 @@ def in_packs() -> BatchForShuffleFn:
 
 @pytest.mark.parametrize("max_waiting", [1, 256])
 def test_each_element_is_in_one_pack_of_its_place(monkeypatch, max_waiting: int) -> None:
-    monkeypatch.setattr(transforms.shuffle_batching, "BATCH", 4)
+    monkeypatch.setattr(transforms.shuffle_batching, "SHUFFLE_BATCH", 4)
     monkeypatch.setattr(transforms.shuffle_batching, "MAX_WAITING", max_waiting)
     given, fn = rows(100), in_packs()
     fn.start_bundle()

@@ -1,4 +1,4 @@
-"""One object examined: what is not copied is read where it stands, if it stays as it is."""
+"""Examination of one object. Objects that are not copied are mapped in place and must not change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import transforms.core.object_ref
-from tests.decoders import crash_always, crash_over_the_source, cut_off_what_is_mapped
+from tests.decoders import crash_always, crash_on_the_mapped_source, truncate_the_source
 from tests.graphs import config_of
 from tests.synthetic import dicom_bytes, image
 from transforms.config.route_config import INDEX_ONLY, PLACEMENTS
@@ -20,8 +20,8 @@ from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import ProcessingFailure, Reason
 from transforms.core.shared_bytes import can_be_mapped
 from transforms.lake.layout import Layout
-from transforms.sandbox.examine import examine
-from transforms.sandbox.isolation import SandboxProcess
+from transforms.sandbox.child_process import SandboxProcess
+from transforms.sandbox.examine import Examined, ExamineOptions, examine
 from transforms.storage.local import LocalStorage
 
 DATA = dicom_bytes(image(1, (900, 700)))
@@ -41,78 +41,79 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def examined(source: Path, tmp_path: Path, isolated: Any, placement: str) -> Any:
-    found = LocalStorage().stat(str(source))
-    assert found is not None
+def examine_with(placement: str, source: Path, tmp_path: Path, child: Any) -> Examined:
+    info = LocalStorage().stat(str(source))
+    assert info is not None
     config = replace(config_of(), layout=Layout(str(tmp_path / "lake")), placement=placement)
-    return examine(ObjectRef.of(found), config, None, isolated)
+    return examine(ObjectRef.of(info), ExamineOptions.from_config(config), child)
 
 
-def test_however_it_is_placed_an_object_is_what_it_is(
+def test_every_placement_gives_the_same_result(
     source: Path, tmp_path: Path, child: SandboxProcess
 ) -> None:
-    several = [examined(source, tmp_path, child, placement) for placement in PLACEMENTS]
-    assert {one.row.content_sha256 for one in several} == {hashlib.sha256(DATA).hexdigest()}
-    assert len({one.image.tobytes() for one in several}) == 1
+    results = [examine_with(placement, source, tmp_path, child) for placement in PLACEMENTS]
+    assert {result.row.content_sha256 for result in results} == {hashlib.sha256(DATA).hexdigest()}
+    assert len({result.image.tobytes() for result in results}) == 1
 
 
-class Meddled:
-    """A child, before which something happens to the source, or which does something else."""
+class InterceptedChild:
+    """A child that changes the source before each call, or runs another function instead."""
 
     def __init__(
         self,
         child: SandboxProcess,
-        meddle: Callable[[], object] = lambda: None,
-        instead: Callable[..., Any] | None = None,
+        before: Callable[[], object] = lambda: None,
+        function: Callable[..., Any] | None = None,
     ) -> None:
-        self._child, self._meddle, self._instead = child, meddle, instead
+        self._child, self._before, self._function = child, before, function
 
-    def call(self, function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
-        self._meddle()
-        return self._child.call(self._instead or function, *arguments, **more)
+    def call(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        self._before()
+        return self._child.call(self._function or function, *arguments, **keywords)
 
 
 @pytest.mark.parametrize(
-    "meddle",
+    "change",
     [
         lambda path: path.write_bytes(dicom_bytes(image(2, (900, 700)))),
         lambda path: os.truncate(path, 5000),
         lambda path: os.utime(path, (0, 0)),
     ],
-    ids=["written over", "cut off", "touched"],
+    ids=["overwritten", "truncated", "touched"],
 )
-def test_what_is_not_copied_must_not_change_while_it_is_read(
-    source: Path, tmp_path: Path, child: SandboxProcess, meddle: Callable[[Path], object]
+def test_a_mapped_source_must_not_change(
+    source: Path, tmp_path: Path, child: SandboxProcess, change: Callable[[Path], object]
 ) -> None:
-    meddled = Meddled(child, lambda: meddle(source))
+    intercepted = InterceptedChild(child, before=lambda: change(source))
     with pytest.raises(ProcessingFailure) as caught:
-        examined(source, tmp_path, meddled, INDEX_ONLY)
+        examine_with(INDEX_ONLY, source, tmp_path, intercepted)
     assert caught.value.reason is Reason.CHANGED
 
 
-def test_a_file_that_is_cut_off_under_the_map_has_changed(
+def test_a_mapped_source_that_is_truncated_has_changed(
     source: Path, tmp_path: Path, child: SandboxProcess
 ) -> None:
+    intercepted = InterceptedChild(child, function=truncate_the_source)
     with pytest.raises(ProcessingFailure) as caught:
-        examined(source, tmp_path, Meddled(child, instead=cut_off_what_is_mapped), INDEX_ONLY)
+        examine_with(INDEX_ONLY, source, tmp_path, intercepted)
     assert caught.value.reason is Reason.CHANGED
 
 
-def test_a_disk_that_fails_under_the_map_is_read(
+def test_a_source_that_crashes_the_child_when_mapped_is_read_instead(
     source: Path, tmp_path: Path, child: SandboxProcess
 ) -> None:
-    """Only what crashes its decoder from memory too is called that."""
-    meddled = Meddled(child, instead=crash_over_the_source)
-    assert examined(source, tmp_path, meddled, INDEX_ONLY).image is not None
-    never = Meddled(child, instead=crash_always)
-    assert examined(source, tmp_path, never, INDEX_ONLY).row.reason == Reason.CRASHED_DECODER
+    failing_disk = InterceptedChild(child, function=crash_on_the_mapped_source)
+    assert examine_with(INDEX_ONLY, source, tmp_path, failing_disk).image is not None
+    crashing = InterceptedChild(child, function=crash_always)
+    row = examine_with(INDEX_ONLY, source, tmp_path, crashing).row
+    assert row.reason == Reason.CRASHED_DECODER
 
 
-def test_what_cannot_be_mapped_is_read(
+def test_a_source_that_cannot_be_mapped_is_read(
     source: Path, tmp_path: Path, child: SandboxProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transforms.core.object_ref, "can_be_mapped", lambda file: False)
-    assert examined(source, tmp_path, child, INDEX_ONLY).image is not None
+    assert examine_with(INDEX_ONLY, source, tmp_path, child).image is not None
     with source.open("rb") as mappable:
         assert can_be_mapped(mappable)
     with Path("/sys/kernel/mm/transparent_hugepage/enabled").open("rb") as unmappable:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from transforms.config.policy import Policy
+from transforms.core.batch_sizes import MODEL_BATCH
 from transforms.core.errors import UsageError
 from transforms.imaging.limits import Limits
 from transforms.lake.append_log import MAX_SHARDS
@@ -116,7 +117,7 @@ class RouteConfig:
     source: str = FILES
     device: str = "auto"
     accelerator: str | None = None
-    batch_size: int = 32
+    batch_size: int = MODEL_BATCH
     fetch_threads: int = field(default_factory=lambda: min(8, (os.cpu_count() or 1) + 1))
     frame_number: int = 1
     policy: Policy = field(default_factory=Policy)

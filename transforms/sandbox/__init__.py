@@ -1,1 +1,1 @@
-"""One untrusted object, read and decoded in a child process with limits."""
+"""Processing of one untrusted object in isolation, without Beam."""

@@ -1,6 +1,6 @@
-"""From a reference to all that the object itself tells: its row so far and, for films, the input.
+"""Examine one object: read and hash it, then parse and decode it in a child process.
 
-Everything that needs the bytes happens here. No Beam, no model.
+The result is its index row so far and, for radiographs, the network's input.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,24 +26,79 @@ from transforms.core.reasons import InvalidObject, ProcessingFailure, Reason, St
 from transforms.core.shared_bytes import SharedBytes, mapped
 from transforms.imaging.header import Header, read_header, require_uids
 from transforms.imaging.header_label import header_label
+from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
+from transforms.imaging.radiograph_table import RadiographTable
 from transforms.imaging.read_image import decode_thumbnail
 from transforms.lake.layout import NOT_XRAY, QUARANTINE
 from transforms.lake.schema import IndexRow
-from transforms.sandbox.isolation import Crashed, Killed, SandboxProcess, TimedOut
+from transforms.sandbox.child_process import (
+    ChildCrashed,
+    ChildKilled,
+    ChildTimedOut,
+    SandboxProcess,
+)
 from transforms.sandbox.object_cache import OBJECT_CACHE
 from transforms.storage.schemes import is_local
 
 
-@dataclass(frozen=True)
-class Examined:
-    """What an object tells of itself.
+@dataclass(frozen=True, kw_only=True)
+class ExamineOptions:
+    """Options of `examine`.
 
     Attributes:
-        row: decided (quarantined, not_xray), or waiting for the model.
-        film: uint8[1, S, S] for the model, or None where the row is decided.
-        fetch_s: seconds that reading and hashing took.
-        decode_s: seconds that parsing and decoding took, or None where it never came to that.
+        run_id: Identifier of the run.
+        ingest_date: Partition of the index, YYYY-MM-DD.
+        router_version: Version of this package.
+        input_size: Side of the network's input in pixels.
+        frame_number: Frame of multi-frame objects to classify, from 1.
+        limits: Resource limits of an object.
+        radiographs: Criteria for projection radiographs.
+        adult_from_years: Age from which a chest is adult.
+        cache_objects: Whether to keep the bytes in `OBJECT_CACHE` for placement.
+        scratch: Folder on the lake's disk for cached bytes, or None to cache them in memory.
+        patient_key: Key of the hash of Patient ID, or None. Set it on the worker: options are part of the
+            graph.
+    """
+
+    run_id: str
+    ingest_date: str
+    router_version: str
+    input_size: int
+    frame_number: int
+    limits: Limits
+    radiographs: RadiographTable
+    adult_from_years: float
+    cache_objects: bool
+    scratch: str | None
+    patient_key: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_config(cls, config: RouteConfig) -> ExamineOptions:
+        """Return the options of a run, without the patient key."""
+        return cls(
+            run_id=config.run_id,
+            ingest_date=config.ingest_date,
+            router_version=config.router_version,
+            input_size=config.model_input_size,
+            frame_number=config.frame_number,
+            limits=config.limits,
+            radiographs=config.policy.radiographs,
+            adult_from_years=config.policy.adult_from_years,
+            cache_objects=config.placement == COPY,
+            scratch=config.layout.local_scratch,
+        )
+
+
+@dataclass(frozen=True)
+class Examined:
+    """The result of examining an object.
+
+    Attributes:
+        row: Index row, either decided (quarantined, not_xray) or to be completed by the model.
+        image: uint8[1, S, S], the network's input, or None if the row is decided.
+        fetch_s: Duration of reading and hashing in seconds.
+        decode_s: Duration of parsing and decoding in seconds, or None if the object was not parsed.
         used_fallback: Whether the image was decoded by the pydicom fallback.
     """
 
@@ -54,57 +109,50 @@ class Examined:
     used_fallback: bool = False
 
 
-def examine(
-    ref: ObjectRef, config: RouteConfig, patient_key: bytes | None, isolated: SandboxProcess
-) -> Examined:
-    """Read and hash one object here, parse and decode it in a child process.
+def examine(ref: ObjectRef, options: ExamineOptions, child: SandboxProcess) -> Examined:
+    """Read and hash one object in this process, then parse and decode it in a child process.
 
-    A local object that is not copied is hashed and mapped where it stands, and must not change meanwhile.
+    The child maps the bytes; they are not pickled. A local object that will not be copied is mapped in
+    place, and must not change during that time.
 
     Args:
-        ref: the object.
-        config: of the run.
-        patient_key: key of the hash of Patient ID, or None.
-        isolated: the child; it maps the bytes, none are pickled.
+        ref: The object.
+        options: Options of the run.
+        child: Process that parses and decodes.
 
     Raises:
-        Unaccounted: the object could not be read, or the child was killed from outside.
+        ProcessingFailure: The object cannot be read or has changed, or the child was killed from outside.
     """
-    row, started = new_row(ref, config), time.monotonic()
-    if ref.size > config.limits.max_object_bytes:
+    row, started = new_row(ref, options), time.monotonic()
+    if ref.size > options.limits.max_object_bytes:
         row = replace(row, content_sha256=hash_ref(ref))
         row = quarantined(row, InvalidObject(Stage.FETCH, Reason.TOO_LARGE))
         return Examined(row, None, time.monotonic() - started)
-
-    def examined(data: SharedBytes) -> Examined:
-        return _examined(data, row, config, patient_key, isolated, started)
-
-    if config.placement == COPY:
-        data = read_ref(ref, config.layout.local_scratch)
+    if options.cache_objects:
+        data = read_ref(ref, options.scratch)
         try:
-            found = examined(data)
+            examined = _hash_and_describe(data, row, options, child, started)
         except BaseException:
             data.close()
             raise
-        OBJECT_CACHE.put(str(found.row.content_sha256), data)
-        return found
+        OBJECT_CACHE.put(str(examined.row.content_sha256), data)
+        return examined
     if is_local(ref.uri):
         with open_ref(ref) as data:
-            found = examined(data)
+            examined = _hash_and_describe(data, row, options, child, started)
             require_unchanged(ref, data)
-        if found.row.reason != Reason.CRASHED_DECODER:
-            return found
-        # A disk that fails under a map ends the child, too: what reads says so.
+        if examined.row.reason != Reason.CRASHED_DECODER:
+            return examined
+        # A read error of the mapped disk also crashes the child (SIGBUS): read instead of mapping.
     with read_ref(ref) as data:
-        return examined(data)
+        return _hash_and_describe(data, row, options, child, started)
 
 
-def _examined(
+def _hash_and_describe(
     data: SharedBytes,
     row: IndexRow,
-    config: RouteConfig,
-    patient_key: bytes | None,
-    isolated: SandboxProcess,
+    options: ExamineOptions,
+    child: SandboxProcess,
     started: float,
 ) -> Examined:
     try:
@@ -112,35 +160,27 @@ def _examined(
     except OSError as error:
         raise processing_failure(error, Stage.FETCH) from error
     fetched = time.monotonic()
-    found = _isolated(data, row, config, patient_key, isolated)
-    return replace(found, fetch_s=fetched - started, decode_s=time.monotonic() - fetched)
-
-
-def _isolated(
-    data: SharedBytes,
-    row: IndexRow,
-    config: RouteConfig,
-    patient_key: bytes | None,
-    isolated: SandboxProcess,
-) -> Examined:
     try:
-        return isolated.call(describe, row, config, patient_key, descriptor=data.file.fileno())
-    except TimedOut:
-        return Examined(quarantined(row, InvalidObject(Stage.DECODE, Reason.TOOK_TOO_LONG)), None)
-    except Crashed:
-        return Examined(quarantined(row, InvalidObject(Stage.DECODE, Reason.CRASHED_DECODER)), None)
-    except Killed as error:
+        examined = child.call(describe, row, options, descriptor=data.file.fileno())
+    except ChildTimedOut:
+        error_row = quarantined(row, InvalidObject(Stage.DECODE, Reason.TOOK_TOO_LONG))
+        examined = Examined(error_row, None)
+    except ChildCrashed:
+        error_row = quarantined(row, InvalidObject(Stage.DECODE, Reason.CRASHED_DECODER))
+        examined = Examined(error_row, None)
+    except ChildKilled as error:
         raise ProcessingFailure(Stage.DECODE, Reason.KILLED) from error
+    return replace(examined, fetch_s=fetched - started, decode_s=time.monotonic() - fetched)
 
 
-def new_row(ref: ObjectRef, config: RouteConfig) -> IndexRow:
-    """Return the row of an object of which nothing is known yet."""
+def new_row(ref: ObjectRef, options: ExamineOptions) -> IndexRow:
+    """Return the index row of an object before it is read."""
     return IndexRow(
-        run_id=config.run_id,
+        run_id=options.run_id,
         object_key=ref.key,
-        ingest_date=config.ingest_date,
+        ingest_date=options.ingest_date,
         ingested_at=time.time_ns() // 1000,
-        router_version=config.router_version,
+        router_version=options.router_version,
         source_uri=ref.uri,
         source_version=ref.version,
         source_size_bytes=ref.size,
@@ -148,91 +188,71 @@ def new_row(ref: ObjectRef, config: RouteConfig) -> IndexRow:
     )
 
 
-def describe(
-    descriptor: int, row: IndexRow, config: RouteConfig, patient_key: bytes | None
-) -> Examined:
-    """Parse and decode one object.
+def describe(descriptor: int, row: IndexRow, options: ExamineOptions) -> Examined:
+    """Parse and decode one object; runs in the child.
 
     Args:
-        descriptor: of its bytes.
-        row: its row so far.
-        config: of the run.
-        patient_key: key of the hash of Patient ID, or None.
+        descriptor: File descriptor of the object's bytes.
+        row: Index row of the object so far.
+        options: Options of the run.
     """
+    limits = options.limits
     try:
-        parsed = parse(mapped(descriptor), config.limits)
+        parsed = parse(mapped(descriptor), limits)
         header = read_header(parsed)
-        row = with_header(row, header, config, patient_key)
+        row = _with_header(row, header, options)
         require_uids(parsed)
-        table = config.policy.radiographs
-        if why := table.exclusion_reason(header.sop_class_uid, header.modality, header.image_type):
-            return Examined(_not_xray(row, why), None)
+        if reason := options.radiographs.exclusion_reason(
+            header.sop_class_uid, header.modality, header.image_type
+        ):
+            return Examined(_not_xray(row, reason), None)
         image, used_fallback = decode_thumbnail(
-            parsed,
-            config.model_input_size,
-            frame_number=config.frame_number,
-            limits=config.limits,
+            parsed, options.input_size, frame_number=options.frame_number, limits=limits
         )
         return Examined(row, image, used_fallback=used_fallback)
-    except InvalidObject as rejected:
-        return Examined(quarantined(row, rejected), None)
+    except InvalidObject as error:
+        return Examined(quarantined(row, error), None)
     except MemoryError:
         return Examined(quarantined(row, InvalidObject(Stage.DECODE, Reason.TOO_MUCH_MEMORY)), None)
-    except Exception as error:  # one object never stops the rest, whatever was not foreseen
-        unforeseen = InvalidObject(Stage.HEADER, Reason.UNREADABLE_HEADER, type(error).__name__)
-        return Examined(quarantined(row, unforeseen), None)
+    except Exception as error:  # one object must never stop the others
+        unexpected = InvalidObject(Stage.HEADER, Reason.UNREADABLE_HEADER, type(error).__name__)
+        return Examined(quarantined(row, unexpected), None)
 
 
-def quarantined(row: IndexRow, why: InvalidObject) -> IndexRow:
-    """Return a row that says why its object is quarantined."""
+def quarantined(row: IndexRow, error: InvalidObject) -> IndexRow:
+    """Return the row of an object that is quarantined because of an error."""
     return replace(
         row,
         status=Status.QUARANTINED,
-        stage=why.stage,
-        reason=why.reason,
+        stage=error.stage,
+        reason=error.reason,
         destination=QUARANTINE,
         conflict=False,
     )
 
 
-def with_header(
-    row: IndexRow, header: Header, config: RouteConfig, patient_key: bytes | None
-) -> IndexRow:
-    """Return a row with the header values that the index may hold."""
-    adult_from = config.policy.adult_from_years
-    return replace(
-        row,
-        sop_class_uid=header.sop_class_uid,
-        sop_instance_uid=header.sop_instance_uid,
-        series_instance_uid=header.series_instance_uid,
-        study_instance_uid=header.study_instance_uid,
-        transfer_syntax_uid=header.transfer_syntax_uid,
-        modality=header.modality,
-        body_part_examined=header.body_part_examined,
-        view_position=header.view_position,
-        laterality=header.laterality,
-        patient_age_years=header.patient_age_years,
-        patient_sex=header.patient_sex,
-        patient_key=_patient_key(header.patient_id, patient_key),
-        manufacturer=header.manufacturer,
-        manufacturer_model_name=header.manufacturer_model_name,
-        rows=header.rows,
-        columns=header.columns,
-        bits_stored=header.bits_stored,
-        photometric_interpretation=header.photometric_interpretation,
-        number_of_frames=header.number_of_frames,
-        header_label=header_label(header.body_part_examined, header.patient_age_years, adult_from),
-    )
-
-
-def _not_xray(row: IndexRow, why: Reason) -> IndexRow:
+def _not_xray(row: IndexRow, reason: Reason) -> IndexRow:
     return replace(
         row,
         status=Status.NOT_XRAY,
         stage=Stage.HEADER,
-        reason=why,
+        reason=reason,
         destination=NOT_XRAY,
         conflict=False,
+    )
+
+
+def _with_header(row: IndexRow, header: Header, options: ExamineOptions) -> IndexRow:
+    """Return the row with the header values; all fields of `Header` but two are index columns."""
+    columns = asdict(header)
+    del columns["image_type"], columns["patient_id"]
+    return replace(
+        row,
+        **columns,
+        patient_key=_patient_key(header.patient_id, options.patient_key),
+        header_label=header_label(
+            header.body_part_examined, header.patient_age_years, options.adult_from_years
+        ),
     )
 
 
