@@ -4,7 +4,7 @@
 
 Trains every recipe once for each fold of `FOLDS`, without the fold's sources, by the command line, and
 asks how the network does on them. The test split of no source is looked at. Trainings that stand in
-`--work` already are not repeated, whatever films they were of: give other films another one. Results
+`--work` already are not repeated, whatever images they were of: give other images another one. Results
 are added to those that `--out` holds, which may be another machine's (the same seed is another training
 there): they hold no times.
 """
@@ -24,49 +24,49 @@ from transforms.core.labels import LABELS
 
 FOLDS: Final = {
     "one hospital": ["unifesp", "unifesp_test", "unifesp_other"],
-    "teaching films and others": [
+    "teaching files and others": [
         "openi", "wikimedia_gotcha", "wikimedia_pinpoint", "nih14", "fraiwan_spine",
     ],
 }  # fmt: skip
 """Sources that are left out together: each fold leaves every label to be learnt from somewhere."""
 
-COMMON: Final = "--input_size 128 --passes 5 --device cpu"
-SIMULATED: Final = "--variation wide --freeze 3 --more_data SIMULATED --more_weight 0.2"
-BOTH: Final = f"{SIMULATED} --region_weight 0.5 --pairs 0.15"
-SHOWN_OTHERWISE: Final = f"{SIMULATED} --pairs 0.08 --frames 0.1 --passes 12"
+COMMON: Final = "--input_size 128 --epochs 5 --device cpu"
+SIMULATED: Final = "--augmentation strong --freeze 3 --more_data SIMULATED --more_weight 0.2"
+REGIONS_AND_PAIRS: Final = f"{SIMULATED} --region_weight 0.5 --pairs 0.15"
+FEWER_PAIRS: Final = f"{SIMULATED} --pairs 0.08 --frames 0.1 --epochs 12"
 RECIPES: Final = {
-    "plain augmentation": "--variation plain",
-    "wide augmentation": "--variation wide",
-    "wide, first stages frozen": "--variation wide --freeze 3",
-    "frozen, spectra mixed": "--variation wide --freeze 3 --style_mix 0.4",
-    "frozen, films blended": "--variation wide --freeze 3 --mixup 0.2",
-    "frozen, simulated films too": SIMULATED,
-    "the same, twelve passes": f"{SIMULATED} --passes 12",
-    "the same, 192 pixels": f"{SIMULATED} --input_size 192",
-    "the same, twelve passes, 192 pixels": f"{SIMULATED} --passes 12 --input_size 192",
-    "two of 128 pixels, twelve passes": "calibrate --ensemble, seeds 0 and 1",
-    "192 and 128 pixels, twelve passes": "calibrate --ensemble",
-    "the same, films cut": f"{SIMULATED} --cutmix 1",
-    "the same, Lite2": f"{SIMULATED} --architecture tf_efficientnet_lite2",
-    "the same, taught by Lite2": f"{SIMULATED} --teachers TEACHERS",
-    "the same, regions too": f"{SIMULATED} --region_weight 0.5",
-    "the same, in pairs and frames": f"{SIMULATED} --pairs 0.15 --frames 0.2",
-    "fewer pairs and frames, twelve passes": SHOWN_OTHERWISE,
-    "fewer pairs and frames, twelve passes, 192 pixels": f"{SHOWN_OTHERWISE} --input_size 192",
-    "fewer pairs and frames, 192 and 128 pixels": "calibrate --ensemble",
-    "regions and pairs, twelve passes": f"{BOTH} --passes 12",
-    "regions and pairs, twelve passes, 192 pixels": f"{BOTH} --passes 12 --input_size 192",
+    "plain augmentation": "--augmentation plain",
+    "strong augmentation": "--augmentation strong",
+    "strong, frozen stages": "--augmentation strong --freeze 3",
+    "frozen, style mixing": "--augmentation strong --freeze 3 --style_mix 0.4",
+    "frozen, mixup": "--augmentation strong --freeze 3 --mixup 0.2",
+    "frozen, simulated images": SIMULATED,
+    "simulated, 12 epochs": f"{SIMULATED} --epochs 12",
+    "simulated, 192 pixels": f"{SIMULATED} --input_size 192",
+    "simulated, 12 epochs, 192 pixels": f"{SIMULATED} --epochs 12 --input_size 192",
+    "ensemble of two, 128 pixels, 12 epochs": "calibrate --ensemble, seeds 0 and 1",
+    "ensemble of 192 and 128 pixels, 12 epochs": "calibrate --ensemble",
+    "simulated, CutMix": f"{SIMULATED} --cutmix 1",
+    "simulated, Lite2": f"{SIMULATED} --architecture tf_efficientnet_lite2",
+    "simulated, distilled from Lite2": f"{SIMULATED} --teachers TEACHERS",
+    "simulated, regions": f"{SIMULATED} --region_weight 0.5",
+    "simulated, pairs and frames": f"{SIMULATED} --pairs 0.15 --frames 0.2",
+    "fewer pairs and frames, 12 epochs": FEWER_PAIRS,
+    "fewer pairs and frames, 12 epochs, 192 pixels": f"{FEWER_PAIRS} --input_size 192",
+    "fewer pairs and frames, ensemble of 192 and 128 pixels": "calibrate --ensemble",
+    "regions and pairs, 12 epochs": f"{REGIONS_AND_PAIRS} --epochs 12",
+    "regions and pairs, 12 epochs, 192 pixels": f"{REGIONS_AND_PAIRS} --epochs 12 --input_size 192",
 }
 """Options beside those of `COMMON`; SIMULATED and TEACHERS stand for a manifest and for bundles."""
-TEACHERS: Final = {"the same, taught by Lite2": ["the same, Lite2"]}
+TEACHERS: Final = {"simulated, distilled from Lite2": ["simulated, Lite2"]}
 """Recipes of the bundles that others learn from, of the same fold and seed."""
 ENSEMBLES: Final = {
-    "two of 128 pixels, twelve passes": ("the same, twelve passes", "the same, twelve passes"),
-    "192 and 128 pixels, twelve passes": (
-        "the same, twelve passes, 192 pixels", "the same, twelve passes",
+    "ensemble of two, 128 pixels, 12 epochs": ("simulated, 12 epochs", "simulated, 12 epochs"),
+    "ensemble of 192 and 128 pixels, 12 epochs": (
+        "simulated, 12 epochs, 192 pixels", "simulated, 12 epochs",
     ),
-    "fewer pairs and frames, 192 and 128 pixels": (
-        "fewer pairs and frames, twelve passes, 192 pixels", "fewer pairs and frames, twelve passes",
+    "fewer pairs and frames, ensemble of 192 and 128 pixels": (
+        "fewer pairs and frames, 12 epochs, 192 pixels", "fewer pairs and frames, 12 epochs",
     ),
 }  # fmt: skip
 """Recipes of bundles that serve side by side: the first of seed 0, the second of the seed asked for, or
@@ -91,7 +91,7 @@ def train(data: Path, simulated: Path, recipe: str, fold: str, work: Path, seed:
             command = ["train", "--seed", str(seed)]
             for word in f"{COMMON} {RECIPES[recipe]}".split():
                 command += stands_for.get(word, [word])
-        command += ["--data", str(data), "--output", str(folder), "--leave_out", *FOLDS[fold]]
+        command += ["--data", str(data), "--output", str(folder), "--holdout_sources", *FOLDS[fold]]
         subprocess.run(
             [sys.executable, "-m", "pipeline", *command], check=True, stdout=subprocess.DEVNULL
         )
@@ -101,7 +101,7 @@ def train(data: Path, simulated: Path, recipe: str, fold: str, work: Path, seed:
 def figures(folder: Path) -> dict[str, Any]:
     """Return what counts of a training, as its bundle says."""
     bundle: dict[str, Any] = json.loads((folder / "bundle.json").read_text())
-    strange = bundle["metrics"]["left_out"]
+    strange = bundle["metrics"]["holdout"]
     return {
         "val_macro_f1": bundle["metrics"]["val"]["macro_f1"],
         "macro_recall": strange["macro_recall"],
@@ -109,9 +109,9 @@ def figures(folder: Path) -> dict[str, Any]:
         "ece": strange["ece"],
         "aurc": strange.get("aurc"),
         "recall": {
-            label: of["recall"] for label, of in strange["labels"].items() if of["films"]
+            label: of["recall"] for label, of in strange["labels"].items() if of["images"]
         },
-        "films": strange["films"],
+        "images": strange["images"],
         "confusion": strange["confusion"],
     }  # fmt: skip
 
@@ -161,8 +161,10 @@ def slug(name: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="manifest of the films")
-    parser.add_argument("--simulated", type=Path, required=True, help="manifest of simulated films")
+    parser.add_argument("--data", type=Path, required=True, help="manifest of the images")
+    parser.add_argument(
+        "--simulated", type=Path, required=True, help="manifest of simulated images"
+    )
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--folds", nargs="+", default=list(FOLDS), choices=list(FOLDS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

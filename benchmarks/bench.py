@@ -36,7 +36,7 @@ from pydicom.uid import (
 from benchmarks import processes
 from benchmarks.ablation import slug
 from benchmarks.profile_route import machine
-from models.training.markdown import markdown_table
+from models.training.evaluation.markdown import markdown_table
 from tests.synthetic import dicom_bytes, image
 
 SHAPE: Final = (2800, 2300)

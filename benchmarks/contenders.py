@@ -35,7 +35,7 @@ from pydicom.uid import JPEGLosslessSV1
 
 from models.bundle import load_network, read_info
 from models.default_bundle import DEFAULT_BUNDLE
-from models.fused import CPU_FORWARD_FILMS, fuse
+from models.fused import CPU_FORWARD_BATCH, fuse
 from transforms.core.labels import LABELS
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
@@ -116,7 +116,7 @@ def floor(files: Sequence[Path], output: Path) -> Iterator[Said]:
 
     def share(mine: Sequence[Path]) -> list[Said]:
         said = []
-        for some in batched(mine, CPU_FORWARD_FILMS):
+        for some in batched(mine, CPU_FORWARD_BATCH):
             films = []
             for file in some:
                 data = file.read_bytes()

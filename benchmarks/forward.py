@@ -1,7 +1,7 @@
 """What a forward costs: python -m benchmarks.forward.
 
 The default bundle as it serves, beside networks as the paper ran them (Pham, Do, Nguyen 2021: 512 x 512
-pixels, one film at a time, float32), interleaved in one run.
+pixels, one image at a time, float32), interleaved in one run.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ ROUNDS: Final = 9
 
 
 def served() -> Callable[[], int]:
-    """Return a call of the default bundle on a full batch; it gives the number of films."""
+    """Return a call of the default bundle on a full batch; it gives the number of images."""
     handler = RadiographModelHandler(DEFAULT_BUNDLE, device="cpu", max_batch_size=BATCH)
     model = handler.load_model()
-    side = model.now().info.input_size
-    films = list(np.random.default_rng(0).integers(0, 256, (BATCH, 1, side, side), np.uint8))
+    side = model.current().info.input_size
+    images = list(np.random.default_rng(0).integers(0, 256, (BATCH, 1, side, side), np.uint8))
 
     def call() -> int:
-        return len(list(handler.run_inference(films, model)))
+        return len(list(handler.run_inference(images, model)))
 
     return call
 
@@ -57,17 +57,17 @@ def alone(architecture: str, side: int) -> Callable[[], int]:
 
 
 def measure(calls: dict[str, Callable[[], int]]) -> dict[str, dict[str, float]]:
-    """Return median and spread of ms per film, each call once in every round."""
+    """Return median and spread of ms per image, each call once in every round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(ROUNDS + 1):
         for name, call in calls.items():
             started = time.perf_counter()
-            films = call()
+            images = call()
             if number:  # the first one warms up
-                times[name].append(1000 * (time.perf_counter() - started) / films)
+                times[name].append(1000 * (time.perf_counter() - started) / images)
     return {
         name: {
-            "ms_per_film": round(statistics.median(of), 2),
+            "ms_per_image": round(statistics.median(of), 2),
             "from": round(min(of), 2),
             "to": round(max(of), 2),
         }
@@ -94,7 +94,7 @@ def main() -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(results, indent=1) + "\n")
     for name, of in results["forward"].items():
-        print(f"{name}: {of['ms_per_film']} ms a film ({of['from']} to {of['to']})")
+        print(f"{name}: {of['ms_per_image']} ms an image ({of['from']} to {of['to']})")
     return 0
 
 

@@ -1,8 +1,8 @@
 """The paper's table, redone: python -m benchmarks.paper_table --data MANIFEST.
 
-Trains the seven networks of Pham, Do, Nguyen 2021 on one split of the given films, from random weights
-and alike, and evaluates each on its test films: figures with 95 % bootstrap intervals by patient group,
-parameters, and time per image as the paper took it (one by one). The films are not the paper's, so its
+Trains the seven networks of Pham, Do, Nguyen 2021 on one split of the given images, from random weights
+and alike, and evaluates each on its test images: figures with 95 % bootstrap intervals by patient group,
+parameters, and time per image as the paper took it (one by one). The images are not the paper's, so its
 numbers cannot be compared with these.
 """
 
@@ -30,22 +30,22 @@ NETWORKS: Final = {
     "EfficientNet-B1": "efficientnet_b1",
     "EfficientNet-B2": "efficientnet_b2",
 }
-OPTIONS: Final = "--init none --variation plain --learning_rate 2e-3 --device cpu"
+OPTIONS: Final = "--init none --augmentation plain --learning_rate 2e-3 --device cpu"
 """From random weights, and so with larger steps than the default model was tuned with."""
 CLAIMED: Final = {"MobileNet-V1": "recall 0.982, precision 0.985, F1 0.981, 29.5 ms"}
 """What the paper's abstract says of its best network, on its own 2,419 test images; of no other one."""
 
 
-def figures_of(architecture: str, args: argparse.Namespace) -> dict[str, Any]:
+def evaluate_network(architecture: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate one network by the command line; what stands in `--work` is not repeated.
 
-    Films are known by the name of their manifest or folder only: give other ones another `--work`.
+    Images are known by the name of their manifest or folder only: give other ones another `--work`.
     """
-    setting = f"{args.data.stem}-{args.input_size}-{args.passes}"
+    setting = f"{args.data.stem}-{args.input_size}-{args.epochs}"
     folder = args.work / setting / architecture
     router = [sys.executable, "-m", "pipeline"]
     if not (folder / "bundle.json").exists():
-        options = f"{OPTIONS} --input_size {args.input_size} --passes {args.passes}"
+        options = f"{OPTIONS} --input_size {args.input_size} --epochs {args.epochs}"
         command = [*router, "train", "--data", str(args.data), "--output", str(folder)]
         command += ["--architecture", architecture, *shlex.split(options)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -65,7 +65,7 @@ def figures_of(architecture: str, args: argparse.Namespace) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     lines = [
-        "| network | recall | precision | F1 | parameters | ms an image | the paper, on other films |",
+        "| network | recall | precision | F1 | parameters | ms an image | the paper, on other images |",
         "| --- | --- | --- | --- | ---: | ---: | --- |",
     ]
     for name, of in results["networks"].items():
@@ -75,26 +75,26 @@ def table(results: dict[str, Any]) -> str:
         ]
         lines.append(
             f"| {name} | {' | '.join(cells)} | {of['parameters'] / 1e6:.1f} M | "
-            f"{of['ms_per_film']:.1f} | {CLAIMED.get(name, '')} |"
+            f"{of['ms_per_image']:.1f} | {CLAIMED.get(name, '')} |"
         )
     return "\n".join(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="manifest of the films")
+    parser.add_argument("--data", type=Path, required=True, help="manifest of the images")
     parser.add_argument("--input_size", type=int, default=128)
-    parser.add_argument("--passes", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--work", type=Path, default=Path("build/paper_table"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/paper_table.json"))
     args = parser.parse_args()
-    networks = {name: figures_of(timm_name, args) for name, timm_name in NETWORKS.items()}
+    networks = {name: evaluate_network(timm_name, args) for name, timm_name in NETWORKS.items()}
     calls = {name: alone(timm_name, args.input_size) for name, timm_name in NETWORKS.items()}
     for name, times in measure(calls).items():
         network = timm.create_model(NETWORKS[name], pretrained=False, num_classes=5)
         networks[name]["parameters"] = sum(p.numel() for p in network.parameters())
-        networks[name]["ms_per_film"] = times["ms_per_film"]
-    options = {"input_size": args.input_size, "passes": args.passes, "train": OPTIONS}
+        networks[name]["ms_per_image"] = times["ms_per_image"]
+    options = {"input_size": args.input_size, "epochs": args.epochs, "train": OPTIONS}
     results = {"machine": machine(), "options": options, "networks": networks}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(results, indent=1) + "\n")

@@ -29,7 +29,7 @@ from pydicom.dataset import Dataset
 from benchmarks import processes
 from benchmarks.chart import Panel, draw
 from benchmarks.profile_route import machine
-from models.training.markdown import markdown_table
+from models.training.evaluation.markdown import markdown_table
 from tests.engines.flink import HOME, LIBS, READY, flink_cluster
 from tests.synthetic import dicom_bytes, image
 from transforms.lake.layout import Layout

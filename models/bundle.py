@@ -16,10 +16,10 @@ from typing import Any, Final
 import safetensors.torch
 from torch import Tensor
 
-from models.default_bundle import located
+from models.default_bundle import resolve_uri
 from models.ensemble import Ensemble
-from models.networks import FilmClassifier
-from models.ood_vim import HighestVirtualLogit, VirtualLogit
+from models.networks import BodyPartClassifier
+from models.ood_vim import MaxVirtualLogit, VirtualLogit
 from transforms.core.errors import UsageError
 from transforms.imaging.preprocessing import PREPROCESSING
 from transforms.storage.base import read_whole
@@ -30,9 +30,9 @@ BUNDLE_FILE: Final = "bundle.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
 OOD_PREFIX: Final = "ood."
 """Of the names of the tensors that belong to the OOD score; the others are the network's."""
-MOST_MEMBERS: Final = 16
-LEAST_SIDE: Final = 32
-MOST_SIDE: Final = 1024
+MAX_MEMBERS: Final = 16
+MIN_INPUT_SIZE: Final = 32
+MAX_INPUT_SIZE: Final = 1024
 """Of the input, in pixels."""
 
 
@@ -49,15 +49,15 @@ class BundleInfo:
         labels: label of each output, in order.
         input_size: side of the square uint8 input, in pixels.
         temperature: divisor of the logits, > 0.
-        thresholds: least confidence per label for a film to be routed, each in [0, 1].
-        ood_threshold: films with a higher OOD score are reviewed.
+        thresholds: least confidence per label for an image to be routed, each in [0, 1].
+        ood_threshold: images with a higher OOD score are reviewed.
         weights_sha256: hex digest of the weights file.
-        preprocessing: what is done to films before the network sees them; see `preprocess`.
+        preprocessing: what is done to images before the network sees them; see `preprocess`.
         calibration: the data, coverage and error that the thresholds were set for.
         training: data sources, licences, options and versions.
         metrics: figures on validation data, and on sources that were left out.
         members: side of the input of each of several networks of the architecture, whose logits' mean
-            counts, in pixels; the largest is `input_size`, for others films are shrunk. Empty: one.
+            counts, in pixels; the largest is `input_size`, for others images are shrunk. Empty: one.
     """
 
     architecture: str
@@ -112,7 +112,7 @@ def read_info(uri: str) -> BundleInfo:
     return info
 
 
-def load_network(uri: str) -> FilmClassifier:
+def load_network(uri: str) -> BodyPartClassifier:
     """Load the network of a bundle on the CPU, in float32, ready for inference.
 
     Raises:
@@ -127,7 +127,7 @@ def load_network(uri: str) -> FilmClassifier:
             f"model bundle {uri}: {WEIGHTS_FILE} has sha256 {digest[:12]}…, {BUNDLE_FILE} names "
             f"{info.weights_sha256[:12]}…; copy the bundle again, whole"
         )
-    network = FilmClassifier(
+    network = BodyPartClassifier(
         info.architecture, info.labels, members=info.members, temperature=info.temperature
     )
     try:
@@ -149,21 +149,21 @@ def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
 
 
-def _ood_of(state: Mapping[str, Tensor], members: int) -> VirtualLogit | HighestVirtualLogit:
+def _ood_of(state: Mapping[str, Tensor], members: int) -> VirtualLogit | MaxVirtualLogit:
     if not members:
         return VirtualLogit(**state)
     parts = [_below(f"{i}.", state) for i in range(members)]
     if sum(map(len, parts)) < len(state):
         raise TypeError(f"OOD scores of more or other than {members} members")
-    return HighestVirtualLogit(VirtualLogit(**part) for part in parts)
+    return MaxVirtualLogit(VirtualLogit(**part) for part in parts)
 
 
-def as_stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def round_to_stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights as they come back from a bundle, which keeps them in fp16."""
     return {name: t.half().float() if t.is_floating_point() else t for name, t in state.items()}
 
 
-def save(directory: Path, network: FilmClassifier, fields: dict[str, Any]) -> BundleInfo:
+def save(directory: Path, network: BodyPartClassifier, fields: dict[str, Any]) -> BundleInfo:
     """Write a bundle, weights in fp16.
 
     Args:
@@ -209,19 +209,22 @@ def _problems(info: BundleInfo) -> list[str]:
         found.append("temperature must be a number above 0")
     if not _is_finite(info.ood_threshold):
         found.append("ood_threshold must be a finite number")
-    if not isinstance(info.input_size, int) or not LEAST_SIDE <= info.input_size <= MOST_SIDE:
-        found.append(f"input_size must be a whole number in {LEAST_SIDE}..{MOST_SIDE}")
-    if len(info.members) > MOST_MEMBERS:
-        found.append(f"{len(info.members)} members, this router takes {MOST_MEMBERS}")
+    if (
+        not isinstance(info.input_size, int)
+        or not MIN_INPUT_SIZE <= info.input_size <= MAX_INPUT_SIZE
+    ):
+        found.append(f"input_size must be a whole number in {MIN_INPUT_SIZE}..{MAX_INPUT_SIZE}")
+    if len(info.members) > MAX_MEMBERS:
+        found.append(f"{len(info.members)} members, this router takes {MAX_MEMBERS}")
     if info.members and not _are_sides(info.members, info.input_size):
         found.append(
-            f"members must be whole numbers, {LEAST_SIDE} or more, the largest of them input_size"
+            f"members must be whole numbers, {MIN_INPUT_SIZE} or more, the largest of them input_size"
         )
     return found
 
 
 def _are_sides(members: tuple[object, ...], input_size: int) -> bool:
-    sides = [side for side in members if isinstance(side, int) and side >= LEAST_SIDE]
+    sides = [side for side in members if isinstance(side, int) and side >= MIN_INPUT_SIZE]
     return len(sides) == len(members) and max(sides) == input_size
 
 
@@ -230,9 +233,9 @@ def _is_finite(value: object) -> bool:
 
 
 def _read(uri: str, name: str) -> bytes:
-    if problem := uri_problem(located(uri)):
+    if problem := uri_problem(resolve_uri(uri)):
         raise BundleError(f"model bundle {uri}: {problem}")
-    file = join(located(uri), name)
+    file = join(resolve_uri(uri), name)
     try:
         return read_whole(storage_of(file), file)
     except OSError as error:

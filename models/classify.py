@@ -1,4 +1,4 @@
-"""Runs the model on films and decides their rows."""
+"""Runs the model on images and decides their rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from transforms.sandbox.examine import quarantined
 
 @dataclass
 class ClassifyAndDecide(beam.PTransform):  # type: ignore[misc]
-    """(row, film) to decided rows; the film ends here."""
+    """(row, image) to decided rows; the image ends here."""
 
     config: RouteConfig
 
@@ -63,10 +63,10 @@ class ClassifyAndDecide(beam.PTransform):  # type: ignore[misc]
 
 
 def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> IndexRow:
-    """Fill in what the model said of a film and what the policy makes of it.
+    """Fill in what the model said of an image and what the policy makes of it.
 
     Args:
-        row: of the film.
+        row: of the image.
         result: of the model.
         policy: as the operator gave it; what it leaves open, the bundle that decided fills in.
     """

@@ -11,6 +11,6 @@ BUILT_IN: Final = "builtin:default"
 """What names it in a graph: workers on other machines have it elsewhere."""
 
 
-def located(uri: str) -> str:
+def resolve_uri(uri: str) -> str:
     """Return where a bundle stands, on whichever machine this is."""
     return DEFAULT_BUNDLE if uri == BUILT_IN else uri

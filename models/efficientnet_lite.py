@@ -31,7 +31,7 @@ class Stage(NamedTuple):
     channels: int
 
 
-VARIANTS: Final = {
+CORRUPTIONS: Final = {
     "tf_efficientnet_lite0": Scale(1.0, 1.0),
     "tf_efficientnet_lite1": Scale(1.0, 1.1),
     "tf_efficientnet_lite2": Scale(1.1, 1.2),
@@ -63,7 +63,7 @@ class EfficientNetLite(nn.Module):
         self, variant: str, *, in_chans: int = 3, num_classes: int = 1000, drop_rate: float = 0.0
     ) -> None:
         super().__init__()
-        scale = VARIANTS[variant]
+        scale = CORRUPTIONS[variant]
         self.drop_rate = drop_rate
         self.conv_stem = SameConv2d(in_chans, STEM_CHANNELS, 3, stride=2)
         self.bn1 = _batch_norm(STEM_CHANNELS)
@@ -99,17 +99,17 @@ class EfficientNetLite(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return feature maps, float[N, HEAD_CHANNELS, H / 32, W / 32]."""
-        return self.forward_rest(self.forward_start(images, 0), 0)
+        return self.forward_remaining_stages(self.forward_first_stages(images, 0), 0)
 
-    def forward_start(self, images: Tensor, stages: int) -> Tensor:
+    def forward_first_stages(self, images: Tensor, stages: int) -> Tensor:
         """Return the maps behind the stem and the first stages."""
         maps: Tensor = self.act(self.bn1(self.conv_stem(images)))
         for stage in self.blocks[:stages]:
             maps = stage(maps)
         return maps
 
-    def forward_rest(self, maps: Tensor, stages: int) -> Tensor:
-        """Return feature maps of what `forward_start` returned for as many stages."""
+    def forward_remaining_stages(self, maps: Tensor, stages: int) -> Tensor:
+        """Return feature maps of what `forward_first_stages` returned for as many stages."""
         for stage in self.blocks[stages:]:
             maps = stage(maps)
         out: Tensor = self.act(self.bn2(self.conv_head(maps)))

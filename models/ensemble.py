@@ -52,7 +52,7 @@ class Ensemble(nn.ModuleList):
     def _each(self, images: Tensor) -> Iterator[tuple[Any, Tensor]]:
         """Give every member and the images as it wants them."""
         for member, side in zip(self, self.sides, strict=True):
-            yield member, of_side(images, side)
+            yield member, resize(images, side)
 
 
 class MeanOfLogits(nn.Module):
@@ -77,7 +77,7 @@ def members_of(module: nn.Module) -> list[Any]:
     return list(module) if isinstance(module, nn.ModuleList) else [module]
 
 
-def of_side(images: Tensor, side: int) -> Tensor:
+def resize(images: Tensor, side: int) -> Tensor:
     """Return images [N, C, S, S] at another size, averaged where they shrink."""
     if images.shape[-1] == side:
         return images

@@ -24,7 +24,7 @@ from models.efficientnet_lite import (
     same_padding,
 )
 from models.ensemble import Ensemble, members_of
-from models.networks import FilmClassifier
+from models.networks import BodyPartClassifier
 
 LOG = logging.getLogger(__name__)
 TOLERANCE: Final = 1e-4
@@ -36,34 +36,35 @@ CLAMP: Final = ("hardtanh", [0.0, 6.0])
 NO_CLAMP: Final[tuple[str, list[float]]] = ("none", [])
 UNDILATED: Final = [1, 1]
 Block: TypeAlias = SeparableBlock | InvertedResidual
-CPU_FORWARD_FILMS: Final = 8
-"""Films in one forward on the CPU, short ones filled up: results then do not depend on neighbours."""
+CPU_FORWARD_BATCH: Final = 8
+"""Images in one forward on the CPU, short ones filled up: results then do not depend on neighbours."""
 
 
-def fuse(network: FilmClassifier, side: int, films: int = CPU_FORWARD_FILMS) -> None:
+def fuse(network: BodyPartClassifier, side: int, images: int = CPU_FORWARD_BATCH) -> None:
     """Let a classifier serve by a fused backbone, where there is one and it gives the same values.
 
     Args:
         network: on the CPU, ready for inference.
-        side: of a film, in pixels; others give wrong values afterwards.
-        films: in each forward; any other number works, and is slower.
+        side: of an image, in pixels; others give wrong values afterwards.
+        images: in each forward; any other number works, and is slower.
     """
     plain = network.backbone
     members = [member for member in members_of(plain) if isinstance(member, EfficientNetLite)]
     if len(members) < len(members_of(plain)) or network.dtype != torch.float32:
         return
     noise = torch.Generator().manual_seed(0)
-    probe = torch.randint(256, (films, 1, side, side), generator=noise, dtype=torch.uint8)
+    probe = torch.randint(256, (images, 1, side, side), generator=noise, dtype=torch.uint8)
     with torch.inference_mode():
         expected = network(probe[-1:])
         try:
             if isinstance(plain, Ensemble):
                 each = zip(members, plain.sides, strict=True)
                 network.backbone = Ensemble(
-                    (FusedEfficientNetLite(m, films, its_side) for m, its_side in each), plain.sides
+                    (FusedEfficientNetLite(m, images, its_side) for m, its_side in each),
+                    plain.sides,
                 )
             else:
-                network.backbone = FusedEfficientNetLite(members[0], films, side)
+                network.backbone = FusedEfficientNetLite(members[0], images, side)
             difference = float((network(probe)[-1:] - expected).abs().max())
         except (AttributeError, RuntimeError, TypeError) as error:
             network.backbone = plain
@@ -74,8 +75,8 @@ def fuse(network: FilmClassifier, side: int, films: int = CPU_FORWARD_FILMS) -> 
         LOG.warning("the fused backbone's values differ by %.1g: serving without it", difference)
 
 
-def fused_start(plain: nn.Module, stages: int, side: int) -> FusedStages | None:
-    """Return the stem and the first stages of a network on the CPU, for films of one size.
+def fuse_first_stages(plain: nn.Module, stages: int, side: int) -> FusedStages | None:
+    """Return the stem and the first stages of a network on the CPU, for images of one size.
 
     Returns:
         None where the network has no fused ones, or they give other values.
@@ -83,11 +84,11 @@ def fused_start(plain: nn.Module, stages: int, side: int) -> FusedStages | None:
     if not isinstance(plain, EfficientNetLite) or plain.conv_stem.weight.device.type != "cpu":
         return None
     noise = torch.Generator().manual_seed(0)
-    probe = torch.rand(CPU_FORWARD_FILMS, 1, side, side, generator=noise)
+    probe = torch.rand(CPU_FORWARD_BATCH, 1, side, side, generator=noise)
     with torch.no_grad():
-        expected = plain.forward_start(probe, stages)
+        expected = plain.forward_first_stages(probe, stages)
         try:
-            start = FusedStages(plain, Size(CPU_FORWARD_FILMS, side), stages)
+            start = FusedStages(plain, Size(CPU_FORWARD_BATCH, side), stages)
             has_same_content = torch.allclose(start(probe), expected, rtol=RELATIVE, atol=RELATIVE)
         except (AttributeError, RuntimeError, TypeError) as error:
             LOG.info("no fused stages on this machine (%s): training is slower", error)
@@ -99,11 +100,11 @@ def fused_start(plain: nn.Module, stages: int, side: int) -> FusedStages | None:
 
 
 class FusedEfficientNetLite(nn.Module):
-    """What an `EfficientNetLite` computes, for films of one size, without gradients."""
+    """What an `EfficientNetLite` computes, for images of one size, without gradients."""
 
-    def __init__(self, plain: EfficientNetLite, films: int, side: int) -> None:
+    def __init__(self, plain: EfficientNetLite, images: int, side: int) -> None:
         super().__init__()
-        size = Size(films, side)
+        size = Size(images, side)
         self.stages = FusedStages(plain, size, len(plain.blocks))
         self.head = FusedConv2d(plain.conv_head, plain.bn2, size, CLAMP)
         self.classifier = plain.classifier
@@ -129,10 +130,10 @@ class FusedEfficientNetLite(nn.Module):
 
 
 class Size:
-    """Films in a forward and the side of their maps, as convolutions are laid one after the other."""
+    """Images in a forward and the side of their maps, as convolutions are laid one after the other."""
 
-    def __init__(self, films: int, side: int) -> None:
-        self.films, self.side = films, side
+    def __init__(self, images: int, side: int) -> None:
+        self.images, self.side = images, side
 
 
 class FusedStages(nn.Module):
@@ -140,7 +141,7 @@ class FusedStages(nn.Module):
 
     def __init__(self, plain: EfficientNetLite, size: Size, stages: int) -> None:
         super().__init__()
-        self.films = size.films
+        self.images = size.images
         self.stem = FusedConv2d(plain.conv_stem, plain.bn1, size, CLAMP)
         self.blocks = nn.ModuleList(
             FusedBlock(block, size)
@@ -149,7 +150,7 @@ class FusedStages(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return maps, as `EfficientNetLite.forward_start` does."""
+        """Return maps, as `EfficientNetLite.forward_first_stages` does."""
         maps: Tensor = self.stem(images)
         for block in self.blocks:
             maps = block(maps)
@@ -192,7 +193,7 @@ class FusedConv2d(nn.Module):
         self._bias = bias.detach()
         self._how = ([far, far], [stride, stride], UNDILATED, conv.groups)
         self._clamp = clamp
-        shape = [size.films, conv.in_channels, size.side, size.side]
+        shape = [size.images, conv.in_channels, size.side, size.side]
         self._weight = torch.ops.mkldnn._reorder_convolution_weight(even, *self._how, shape)
         size.side = math.ceil(size.side / stride)
 

@@ -1,4 +1,4 @@
-"""The OOD score of a film: how far its features lie outside what films span, with the energy.
+"""The OOD score of an image: how far its features lie outside what images span, with the energy.
 
 Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching".
 """
@@ -14,11 +14,11 @@ from models.ensemble import MeanOfLogits
 
 
 class VirtualLogit(nn.Module):
-    """Residual of features outside the principal subspace of films, set off against the logits.
+    """Residual of features outside the principal subspace of images, set off against the logits.
 
     Attributes:
-        mean: float[F], of the features of films.
-        axes: float[F, D], orthonormal: the directions that films' features vary in.
+        mean: float[F], of the features of images.
+        axes: float[F, D], orthonormal: the directions that images' features vary in.
         scale: float[], which makes residuals as large as logits.
     """
 
@@ -33,7 +33,7 @@ class VirtualLogit(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, features: Tensor, layer: nn.Module) -> Tensor:
-        """Return float32[N], higher for what is less like films.
+        """Return float32[N], higher for what is less like images.
 
         Args:
             features: float[N, F].
@@ -45,8 +45,8 @@ class VirtualLogit(nn.Module):
         return self.scale.float() * residual - torch.logsumexp(layer(features).float(), dim=1)
 
 
-class HighestVirtualLogit(nn.ModuleList):
-    """The OOD score of networks side by side: that of the member that finds a film the strangest."""
+class MaxVirtualLogit(nn.ModuleList):
+    """The OOD score of networks side by side: that of the member that finds an image the strangest."""
 
     def __init__(self, members: Iterable[VirtualLogit]) -> None:
         super().__init__(members)

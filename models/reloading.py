@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from models.bundle import BUNDLE_FILE, BundleInfo
-from models.networks import FilmClassifier
+from models.networks import BodyPartClassifier
 from transforms.lake.files import list_files
 
 LOG: Final = logging.getLogger("dicom_router")
@@ -26,7 +26,7 @@ Versions = tuple[tuple[str, str], ...]
 class LoadedBundle:
     """A bundle, ready to classify."""
 
-    network: FilmClassifier
+    network: BodyPartClassifier
     info: BundleInfo
 
 
@@ -60,7 +60,7 @@ class ReloadingModel:
         self._seen: Versions = ()
         self._lock = threading.Lock()
 
-    def now(self) -> LoadedBundle:
+    def current(self) -> LoadedBundle:
         """Return the bundle for the next batch; while one thread looks, the others go on."""
         if (
             self._folder is not None

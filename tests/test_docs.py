@@ -17,7 +17,7 @@ from docs.generate import PAGES, REASONS_OF
 from docs.make_picture import MODEL_KEY, TARGET
 from models.bundle import read_info
 from models.default_bundle import DEFAULT_BUNDLE
-from models.training.card import CARD_FILE, EVALUATION_FILE, FAILURES_FILE, card
+from models.training.evaluation.card import CARD_FILE, EVALUATION_FILE, FAILURES_FILE, card
 from pipeline import __version__
 from pipeline.cli import COMMANDS
 from pipeline.cli.evaluate import table

@@ -1,4 +1,4 @@
-"""What a bundle says of where it comes from: films, licences, options, versions, other bundles."""
+"""What a bundle says of where it comes from: images, licences, options, versions, other bundles."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from models.bundle import BundleError, BundleInfo
-from models.training.films import Film, split_of
+from models.training.data.images import LabeledImage, select_split
 from models.training.options import FitOptions
 
 
 def of_training(
-    films: Sequence[Film],
+    images: Sequence[LabeledImage],
     data: Path,
     more: tuple[Sequence[Path], float],
     options: FitOptions,
@@ -26,7 +26,7 @@ def of_training(
     """Return `training` of a bundle; there are no paths of the machine that it ran on.
 
     Args:
-        films: all of them.
+        images: all of them.
         data: where those come from that figures are of.
         more: where others come from, and how often they are drawn.
         options: of the training.
@@ -39,7 +39,7 @@ def of_training(
         "data": data.name,
         "more_data": [path.name for path in more_data],
         "more_weight": more_weight,
-        "sources": _sources(split_of(films, "train"), teachers),
+        "sources": _sources(select_split(images, "train"), teachers),
         "options": shown,
         "versions": {
             "python": platform.python_version(),
@@ -67,12 +67,12 @@ def options_of(info: BundleInfo) -> dict[str, Any]:
     return options
 
 
-def require_not_learnt(uri: str, info: BundleInfo, leave_out: Sequence[str]) -> None:
+def require_unseen(uri: str, info: BundleInfo, holdout_sources: Sequence[str]) -> None:
     """Raise a `BundleError` if a bundle has learnt from a source that is left out."""
     learnt = {of.get("source") for of in info.training.get("sources", [])}
-    if seen := learnt & set(leave_out):
+    if seen := learnt & set(holdout_sources):
         raise BundleError(
-            f"model bundle {uri}: has learnt from {', '.join(sorted(seen))}, which --leave_out "
+            f"model bundle {uri}: has learnt from {', '.join(sorted(seen))}, which --holdout_sources "
             "leaves out; give one that was trained without"
         )
 
@@ -85,19 +85,19 @@ def _members(info: BundleInfo) -> list[dict[str, Any]]:
     return [{"model_id": info.model_id, **kept}]
 
 
-def _sources(films: Sequence[Film], others: Sequence[BundleInfo]) -> list[dict[str, Any]]:
-    """What was learnt from, films and bundles.
+def _sources(images: Sequence[LabeledImage], others: Sequence[BundleInfo]) -> list[dict[str, Any]]:
+    """What was learnt from, images and bundles.
 
     What teachers or members have learnt from is learnt from through them: it counts, licence and all.
     """
     counts: dict[tuple[str, str], int] = {}
-    for film in films:
-        key = (film.source, film.license)
+    for image in images:
+        key = (image.source, image.license)
         counts[key] = counts.get(key, 0) + 1
     for of in [of for info in others for of in info.training.get("sources", [])]:
         key = (of.get("source", ""), of.get("license", ""))
-        counts[key] = max(counts.get(key, 0), of.get("films", 0))
+        counts[key] = max(counts.get(key, 0), of.get("images", 0))
     return [
-        {"source": source, "license": license_, "films": count}
+        {"source": source, "license": license_, "images": count}
         for (source, license_), count in sorted(counts.items())
     ]

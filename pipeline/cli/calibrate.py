@@ -1,4 +1,4 @@
-"""`dicom-router calibrate`: set the thresholds of a bundle on films of one's own."""
+"""`dicom-router calibrate`: set the thresholds of a bundle on images of one's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_device_argument, add_model_argument
-from pipeline.cli.left_out import add_leave_out_argument, print_left_out
+from pipeline.cli.left_out import add_holdout_argument, print_holdout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="PATH",
         help="manifest or folder per label, as for train; its val split is used, and for "
-        "--leave_out and --without its train split too",
+        "--holdout_sources and --holdout_bundles its train split too",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="folder of the new bundle"
@@ -33,20 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="more bundles of the same architecture: all become one, which takes the mean of their "
         "logits and the time of them all",
     )
-    add_leave_out_argument(parser)
+    add_holdout_argument(parser)
     parser.add_argument(
-        "--without",
+        "--holdout_bundles",
         nargs="+",
         default=[],
         metavar="BUNDLE",
-        help="bundles of the same training with --leave_out: what they say of the films that they did "
-        "not see counts in the thresholds, and stands in the card",
+        help="bundles of the same training with --holdout_sources: their predictions on the images that "
+        "they did not see count in the thresholds, and stand in the card",
     )
     parser.add_argument(
         "--target_error",
         type=float,
         metavar="E",
-        help="share of wrong films that may be routed under a label, 0 to 1 [0.02]",
+        help="share of wrong images that may be routed under a label, 0 to 1 [0.02]",
     )
     add_device_argument(parser)
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Calibrate and print what the thresholds cost."""
     from models.handler import choose_device
     from models.training.bundles import calibrate_bundle
-    from models.training.calibrate import TARGET_ERROR
+    from models.training.calibration.calibrate import TARGET_ERROR
 
     target = TARGET_ERROR if args.target_error is None else args.target_error
     info = calibrate_bundle(
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
         args.data,
         args.output,
         target,
-        leave_out=args.leave_out,
-        without=args.without,
+        holdout_sources=args.holdout_sources,
+        holdout_bundles=args.holdout_bundles,
         device=choose_device(args.device),
     )
     print(f"{info.model_id} written to {args.output}; temperature {info.temperature}")
@@ -79,10 +79,10 @@ def run(args: argparse.Namespace) -> int:
     if not info.calibration["target_proved"]:
         print(f"the target error of {target:.1%} is not proved: see the bound")
     for figures, of in zip(
-        info.training.get("left_out", ()), info.calibration["elsewhere"], strict=True
+        info.training.get("holdout", ()), info.calibration["holdout"], strict=True
     ):
         print(_summary(f"elsewhere ({', '.join(figures['sources'])})", of))
-    print_left_out(info.metrics)
+    print_holdout(info.metrics)
     return 0
 
 

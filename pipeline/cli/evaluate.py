@@ -1,4 +1,4 @@
-"""`dicom-router evaluate`: figures of a bundle on labelled films."""
+"""`dicom-router evaluate`: figures of a bundle on labelled images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="manifest or folder per label, as for train",
     )
     parser.add_argument(
-        "--split", choices=("train", "val", "test"), default="test", help="films to evaluate"
+        "--split", choices=("train", "val", "test"), default="test", help="images to evaluate"
     )
     parser.add_argument(
         "--output",
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, write the card and print a table."""
     from models.bundle import read_info
     from models.handler import choose_device
-    from models.training.card import write_card
-    from models.training.evaluation import evaluate_bundle
+    from models.training.evaluation.card import write_card
+    from models.training.evaluation.evaluate import evaluate_bundle
 
     evaluated = evaluate_bundle(args.model, args.data, args.split, choose_device(args.device))
     evaluation = evaluated.figures
@@ -56,7 +56,7 @@ def table(evaluation: dict[str, Any]) -> str:
     """Return what `evaluate` prints of the figures in `evaluation.json`."""
     figures, decided = evaluation["figures"], evaluation["decisions"]
     lines = [
-        f"{evaluation['model_id']} on {figures['images']} films ({evaluation['data']['split']})",
+        f"{evaluation['model_id']} on {figures['images']} images ({evaluation['data']['split']})",
         "",
         f"{'label':<17}{'images':>7}{'precision':>11}{'recall':>8}{'F1':>8}",
     ]
@@ -76,12 +76,12 @@ def table(evaluation: dict[str, Any]) -> str:
     if aged := evaluation.get("with_age"):
         made = aged["decisions"]
         lines.append(
-            f"with the patient's age of {aged['films_with_age']} films: "
+            f"with the patient's age of {aged['images_with_age']} images: "
             f"macro F1 {aged['macro_f1']:.4f}, routed {made['coverage']:.1%}, "
             f"wrong among them {made['error']:.2%}"
         )
     lines += [
-        f"{kind}: {of['reviewed']:.0%} of {of['pictures']} reviewed, AUROC {of['auroc']:.3f}"
-        for kind, of in evaluation["strangers"].items()
+        f"{kind}: {of['reviewed']:.0%} of {of['images']} reviewed, AUROC {of['auroc']:.3f}"
+        for kind, of in evaluation["outliers"].items()
     ]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_device_argument
-from pipeline.cli.left_out import add_leave_out_argument, print_left_out
+from pipeline.cli.left_out import add_holdout_argument, print_holdout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input_size", type=int, default=224, help="side of the network's input, pixels"
     )
-    parser.add_argument("--passes", type=int, default=6, help="passes over the train split")
-    parser.add_argument("--batch_size", type=int, default=32, help="films a step")
+    parser.add_argument("--epochs", type=int, default=6, help="passes over the train split")
+    parser.add_argument("--batch_size", type=int, default=32, help="images a step")
     parser.add_argument("--learning_rate", type=float, default=6e-4, help="peak learning rate")
     parser.add_argument(
         "--freeze",
@@ -45,17 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="first stages of the network that keep their starting weights; passes are faster",
     )
     parser.add_argument(
-        "--variation",
-        choices=("plain", "wide"),
-        default="wide",
-        help="how far augmented films differ from their originals",
+        "--augmentation",
+        choices=("plain", "strong"),
+        default="strong",
+        help="how far augmented images differ from their originals",
     )
     parser.add_argument(
         "--pairs",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of films that are shown with another one of their label on the same film, as "
+        help="share of images that are shown with another one of their label on the same image, as "
         "consoles and articles show two views",
     )
     parser.add_argument(
@@ -63,28 +63,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of films within a wide frame, as on a page or on a plate that is too large",
+        help="share of images within a wide frame, as on a page or on a plate that is too large",
     )
     parser.add_argument(
         "--style_mix",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of films that take on tone and texture of another one (Xu et al. 2021)",
+        help="share of images that take on tone and texture of another one (Xu et al. 2021)",
     )
     parser.add_argument(
         "--mixup",
         type=float,
         default=0.0,
         metavar="ALPHA",
-        help="of the Beta distribution that two films are blended by (Zhang et al. 2018); 0: none are",
+        help="of the Beta distribution that two images are blended by (Zhang et al. 2018); 0: none are",
     )
     parser.add_argument(
         "--cutmix",
         type=float,
         default=0.0,
         metavar="ALPHA",
-        help="of the Beta distribution that rectangles are cut by, to be shown in other films (Yun et "
+        help="of the Beta distribution that rectangles are cut by, to be shown in other images (Yun et "
         "al. 2019); 0: none are",
     )
     parser.add_argument(
@@ -103,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of the loss that is the disagreement with --teachers",
     )
     parser.add_argument(
-        "--doubt",
+        "--outlier_exposure",
         type=float,
         default=0.0,
         metavar="SHARE",
@@ -123,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="P",
-        help="a source of n films of a class is drawn in proportion to n to this power: 1 as they "
+        help="a source of n images of a class is drawn in proportion to n to this power: 1 as they "
         "are, 0 each source alike",
     )
     parser.add_argument(
@@ -132,17 +132,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="PATH",
-        help="further data sets that are only learnt from, whatever their splits: simulated films, say",
+        help="further data sets that are only learnt from, whatever their splits: simulated images, say",
     )
     parser.add_argument(
         "--more_weight",
         type=float,
         default=1.0,
         metavar="FACTOR",
-        help="draw the films of --more_data so many times as often",
+        help="draw the images of --more_data so many times as often",
     )
-    add_leave_out_argument(parser)
-    parser.add_argument("--workers", type=int, default=1, help="processes that augment films")
+    add_holdout_argument(parser)
+    parser.add_argument("--workers", type=int, default=1, help="processes that augment images")
     parser.add_argument("--seed", type=int, default=0, help="of sampling and augmentation")
     add_device_argument(parser)
 
@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
     from models.handler import choose_device
     from models.training.bundles import train_bundle
     from models.training.options import FitOptions
-    from models.training.starting import imagenet_weights
+    from models.training.pretrained import imagenet_weights
 
     init = None if args.init == "none" else args.init
     if init == "imagenet":
@@ -161,11 +161,11 @@ def run(args: argparse.Namespace) -> int:
         architecture=args.architecture,
         init=init,
         input_size=args.input_size,
-        passes=args.passes,
+        epochs=args.epochs,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
         freeze=args.freeze,
-        variation=args.variation,
+        augmentation=args.augmentation,
         pairs=args.pairs,
         frames=args.frames,
         style_mix=args.style_mix,
@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
         cutmix=args.cutmix,
         teachers=tuple(args.teachers),
         teacher_weight=args.teacher_weight,
-        doubt=args.doubt,
+        outlier_exposure=args.outlier_exposure,
         region_weight=args.region_weight,
         source_power=args.source_power,
         workers=args.workers,
@@ -187,10 +187,10 @@ def run(args: argparse.Namespace) -> int:
         device,
         more_data=args.more_data,
         more_weight=args.more_weight,
-        leave_out=args.leave_out,
+        holdout_sources=args.holdout_sources,
     )
     figures = info.metrics["val"]
     print(f"{info.model_id} written to {args.output}")
     print(f"macro-F1 on val {figures['macro_f1']} {figures['macro_f1_interval_95']}")
-    print_left_out(info.metrics)
+    print_holdout(info.metrics)
     return 0

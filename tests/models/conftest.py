@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.training.films import read_films
+from models.training.data.images import read_dataset
 from tests.synthetic import dicom_bytes, image
 from transforms.core.labels import LABELS
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per label, films as PNG, JPEG and DICOM, labels told apart by brightness."""
-    root = tmp_path_factory.mktemp("films")
+    """A folder per label, images as PNG, JPEG and DICOM, labels told apart by brightness."""
+    root = tmp_path_factory.mktemp("images")
     for index, label in enumerate(LABELS):
         (root / label).mkdir()
         for number in range(12):
@@ -32,11 +32,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def manifest(folders: Path) -> Path:
-    """The same films as of two sources."""
+    """The same images as of two sources."""
     path = folders.parent / "manifest.csv"
     with path.open("w") as stream:
         print("path,label,source,group", file=stream)
-        for film_ in read_films(folders):
-            source = "far" if film_.path.stem in ("3", "4", "5") else "near"
-            print(f"{film_.path},{film_.label},{source},{film_.group}", file=stream)
+        for item in read_dataset(folders):
+            source = "far" if item.path.stem in ("3", "4", "5") else "near"
+            print(f"{item.path},{item.label},{source},{item.group}", file=stream)
     return path

@@ -9,10 +9,10 @@ import pytest
 import timm
 import torch
 
-from models.efficientnet_lite import VARIANTS, EfficientNetLite
+from models.efficientnet_lite import CORRUPTIONS, EfficientNetLite
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", CORRUPTIONS)
 @pytest.mark.parametrize("side", [64, 75])
 def test_outputs_are_those_of_timm(variant: str, side: int) -> None:
     torch.manual_seed(0)

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from models.bundle import BUNDLE_FILE, BundleError, load_network, read_info, save
-from models.ensemble import Ensemble, of_side
+from models.ensemble import Ensemble, resize
 from models.fused import FusedEfficientNetLite, fuse
 from models.handler import RadiographModelHandler
-from models.networks import FilmClassifier
-from models.ood_vim import HighestVirtualLogit, VirtualLogit
-from models.training.films import read_films
-from models.training.subspace import fit_virtual_logit
+from models.networks import BodyPartClassifier
+from models.ood_vim import MaxVirtualLogit, VirtualLogit
+from models.training.calibration.fit_vim import fit_virtual_logit
+from models.training.data.images import read_dataset
 from pipeline.cli import main
 from tests.models.test_fused import classifier
 from tests.models.test_training import TINY
@@ -26,12 +26,12 @@ from transforms.core.labels import LABELS
 FIELDS = {"input_size": 64, "ood_threshold": 1.0, "thresholds": dict.fromkeys(LABELS, 0.5)}
 
 
-def films(count: int, side: int) -> torch.Tensor:
+def images(count: int, side: int) -> torch.Tensor:
     noise = torch.Generator().manual_seed(0)
     return torch.randint(256, (count, 1, side, side), generator=noise, dtype=torch.uint8)
 
 
-def of_two(architecture: str, *sides: int) -> tuple[FilmClassifier, list[FilmClassifier]]:
+def of_two(architecture: str, *sides: int) -> tuple[BodyPartClassifier, list[BodyPartClassifier]]:
     """Return a classifier and the two that it is made of."""
     members = [classifier(architecture, seed) for seed in range(2)]
     whole = classifier(architecture, 2)
@@ -39,7 +39,7 @@ def of_two(architecture: str, *sides: int) -> tuple[FilmClassifier, list[FilmCla
     return whole, members
 
 
-def fitted(member: FilmClassifier, to: torch.Tensor) -> VirtualLogit:
+def fitted(member: BodyPartClassifier, to: torch.Tensor) -> VirtualLogit:
     score = fit_virtual_logit(member, to)
     assert score is not None
     return score
@@ -49,7 +49,7 @@ def fitted(member: FilmClassifier, to: torch.Tensor) -> VirtualLogit:
 @torch.inference_mode()
 def test_the_mean_of_the_logits_counts(architecture: str) -> None:
     whole, (a, b) = of_two(architecture, 160, 160)
-    given = films(3, 160)
+    given = images(3, 160)
     assert torch.allclose(whole.logits(given), (a.logits(given) + b.logits(given)) / 2, atol=1e-5)
     features = whole.features(given)
     assert torch.equal(features, torch.cat((a.features(given), b.features(given)), dim=1))
@@ -63,7 +63,7 @@ def test_films_are_shrunk_for_a_member_of_smaller_ones() -> None:
     shown = torch.arange(0, 256, 4, dtype=torch.uint8).repeat(2, 1, 64, 1)
     larger = shown.repeat_interleave(2, 2).repeat_interleave(2, 3)
     inner = (slice(None), slice(None), slice(4, -4), slice(4, -4))
-    shrunk = of_side(larger.float(), 64)
+    shrunk = resize(larger.float(), 64)
     assert torch.allclose(shrunk[inner], shown[inner].float(), atol=1.0)
     expected = (a.logits(larger) + b.logits(shrunk)) / 2
     assert torch.allclose(whole.logits(larger), expected, atol=1e-4)
@@ -72,9 +72,9 @@ def test_films_are_shrunk_for_a_member_of_smaller_ones() -> None:
 @torch.inference_mode()
 def test_the_member_that_finds_a_film_strangest_counts() -> None:
     whole, members = of_two("test_efficientnet", 64, 64)
-    rough, smooth = films(64, 64), (films(64, 64) // 64).cumsum(2).to(torch.uint8)
+    rough, smooth = images(64, 64), (images(64, 64) // 64).cumsum(2).to(torch.uint8)
     scores = [fitted(m, to) for m, to in zip(members, (rough, smooth), strict=True)]
-    whole.ood = HighestVirtualLogit(scores)
+    whole.ood = MaxVirtualLogit(scores)
     given = torch.cat((rough[:4], smooth[:4]))
     for member, score in zip(members, scores, strict=True):
         member.ood = score
@@ -86,9 +86,9 @@ def test_the_member_that_finds_a_film_strangest_counts() -> None:
 @torch.inference_mode()
 def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
     whole, members = of_two("tf_efficientnet_lite0", 48, 64)
-    given = films(8, 64)
-    scores = [fitted(m, films(64, s)) for m, s in zip(members, (48, 64), strict=True)]
-    whole.ood = HighestVirtualLogit(scores)
+    given = images(8, 64)
+    scores = [fitted(m, images(64, s)) for m, s in zip(members, (48, 64), strict=True)]
+    whole.ood = MaxVirtualLogit(scores)
     save(tmp_path, whole, {"architecture": "tf_efficientnet_lite0", **FIELDS})
     assert read_info(str(tmp_path)).members == (48, 64)
     loaded = load_network(str(tmp_path))
@@ -99,14 +99,14 @@ def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
     fuse(loaded, 64)
     assert [type(member) for member in loaded.backbone] == [FusedEfficientNetLite] * 2
     assert torch.allclose(loaded(given), expected, rtol=0, atol=1e-4)
-    served = RadiographModelHandler(str(tmp_path), device="cpu").load_model().now().network
+    served = RadiographModelHandler(str(tmp_path), device="cpu").load_model().current().network
     assert torch.equal(served(given), loaded(given))
 
 
 @torch.inference_mode()
 def test_a_score_too_many_is_refused(tmp_path: Path) -> None:
     whole, members = of_two("test_efficientnet", 64, 64)
-    whole.ood = HighestVirtualLogit(fitted(m, films(64, 64)) for m in [*members, members[0]])
+    whole.ood = MaxVirtualLogit(fitted(m, images(64, 64)) for m in [*members, members[0]])
     save(tmp_path, whole, {"architecture": "test_efficientnet", **FIELDS})
     with pytest.raises(BundleError, match="other than 2 members"):
         load_network(str(tmp_path))
@@ -117,13 +117,13 @@ def test_a_member_without_a_score_leaves_all_the_energy(manifest: Path, tmp_path
     bundles = [str(tmp_path / name) for name in ("a", "b")]
     for seed, path in enumerate(bundles):
         member = classifier("test_efficientnet", seed)
-        member.ood = fitted(member, films(64, 64)) if seed else None
+        member.ood = fitted(member, images(64, 64)) if seed else None
         save(Path(path), member, {"architecture": "test_efficientnet", **FIELDS})
     joined = str(tmp_path / "joined")
     calibrate = ["calibrate", "--data", str(manifest), "--model", bundles[0], "--output", joined]
     assert main([*calibrate, "--ensemble", bundles[1]]) == 0
     network = load_network(joined)
-    given = films(2, 64)
+    given = images(2, 64)
     energy = -torch.logsumexp(network.logits(given), dim=1)
     assert torch.allclose(network(given)[:, -1], energy, atol=1e-4)
 
@@ -178,18 +178,18 @@ def test_bundles_become_one_that_routes(
     manifest: Path, source: Path, lake, tmp_path: Path, capsys
 ) -> None:
     simulated = tmp_path / "simulated.csv"
-    (path, *_) = [f.path for f in read_films(manifest) if f.source == "near"]
+    (path, *_) = [f.path for f in read_dataset(manifest) if f.source == "near"]
     simulated.write_text(f"path,label,source,license\n{path},{LABELS[0]},simulated,CC0\n")
     bundles = [str(tmp_path / name) for name in ("a", "b", "other", "all")]
     options = (("--seed", "0"), ("--input_size", "48", "--more_data", str(simulated)),
                ("--architecture", "test_resnet"), ())  # fmt: skip
     for bundle, more in zip(bundles, options, strict=True):
         train = ["train", "--data", str(manifest), "--output", bundle, *TINY, *more]
-        assert main(train if not more else [*train, "--leave_out", "far"]) == 0
+        assert main(train if not more else [*train, "--holdout_sources", "far"]) == 0
     joined = str(tmp_path / "joined")
     calibrate = ["calibrate", "--data", str(manifest), "--model", bundles[0], "--ensemble"]
     capsys.readouterr()
-    assert main([*calibrate, bundles[1], "--output", joined, "--leave_out", "far"]) == 0
+    assert main([*calibrate, bundles[1], "--output", joined, "--holdout_sources", "far"]) == 0
     assert "on far: macro-F1" in capsys.readouterr().out
     info, of_one = read_info(joined), read_info(bundles[0])
     assert (info.members, info.input_size) == ((32, 48), 48)
@@ -199,22 +199,22 @@ def test_bundles_become_one_that_routes(
     assert [of["options"]["input_size"] for of in info.training["members"]] == [32, 48]
     assert info.training["sources"] == [
         *of_one.training["sources"],
-        {"source": "simulated", "license": "CC0", "films": 1},
+        {"source": "simulated", "license": "CC0", "images": 1},
     ]
-    known = [f for f in read_films(manifest) if f.source == "near" and f.split == "val"]
-    assert info.calibration["films"] == len(known)
-    assert info.metrics["left_out"]["films"] == of_one.metrics["left_out"]["films"]
+    known = [f for f in read_dataset(manifest) if f.source == "near" and f.split == "val"]
+    assert info.calibration["images"] == len(known)
+    assert info.metrics["holdout"]["images"] == of_one.metrics["holdout"]["images"]
 
     assert main([*calibrate, bundles[2], "--output", str(tmp_path / "none")]) == 2
     assert "make no ensemble" in capsys.readouterr().err
-    assert main([*calibrate, bundles[3], "--output", joined, "--leave_out", "far"]) == 2
+    assert main([*calibrate, bundles[3], "--output", joined, "--holdout_sources", "far"]) == 2
     assert "all: has learnt from far" in capsys.readouterr().err
     assert main([*calibrate, *[bundles[1]] * 16, "--output", joined]) == 2
     assert "at most 16" in capsys.readouterr().err
 
     three = str(tmp_path / "three")
     again = ["calibrate", "--data", str(manifest), "--model", joined, "--ensemble", bundles[1]]
-    assert main([*again, "--output", three, "--without", joined]) == 0
+    assert main([*again, "--output", three, "--holdout_bundles", joined]) == 0
     assert len(load_network(three).ood or ()) == 3
     assert read_info(three).members == (32, 48, 48)
     assert len(read_info(three).training["members"]) == 3

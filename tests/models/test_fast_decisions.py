@@ -28,7 +28,7 @@ from models.default_bundle import DEFAULT_BUNDLE
 from models.handler import ModelOutput, RadiographModelHandler
 from tests.synthetic import dicom_bytes, image
 from transforms.core.labels import LABELS
-from transforms.imaging import film as film_module
+from transforms.imaging.codecs import registry
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.imaging.read_image import decode_thumbnail
@@ -75,19 +75,19 @@ def packaged(name: str) -> Path | None:
 
 
 def both(data: bytes, plain: bytes, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """The input of the network from a fast decode, and from a whole one of the same film."""
+    """Return the network's input from a fast decode and from a full one of the same image."""
     fast, used_fallback = decode_thumbnail(parse(data, Limits()), SIDE, limits=Limits())
     assert not used_fallback
-    monkeypatch.setattr(film_module, "_FAST", {})
-    whole, used_fallback = decode_thumbnail(parse(plain, Limits()), SIDE, limits=Limits())
+    monkeypatch.setattr(registry, "_FAST_DECODERS", {})
+    full, used_fallback = decode_thumbnail(parse(plain, Limits()), SIDE, limits=Limits())
     assert used_fallback
-    return [fast, whole]
+    return [fast, full]
 
 
 def require_same_decision(
-    films: list[np.ndarray], handler: RadiographModelHandler, within: float = PROBABILITY
+    images: list[np.ndarray], handler: RadiographModelHandler, within: float = PROBABILITY
 ) -> None:
-    fast, whole = (r.inference for r in handler.run_inference(films, handler.load_model()))
+    fast, whole = (r.inference for r in handler.run_inference(images, handler.load_model()))
     assert isinstance(fast, ModelOutput)
     assert isinstance(whole, ModelOutput)
     assert fast.values[:-1].argmax() == whole.values[:-1].argmax()
@@ -105,12 +105,12 @@ def is_routed(scored: ModelOutput) -> bool:
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: UID(uid).name)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_generated_films(syntax: str, seed: int, handler, monkeypatch) -> None:
-    """Against the uncompressed film: pydicom reads not every syntax by codecs that are free to use."""
+    """Against the uncompressed image: pydicom reads not every syntax by codecs that are free to use."""
     pixels = image(seed, (1400, 1150))
     if syntax in EIGHT_BITS:
         pixels = (pixels >> 4).astype(np.uint8)
-    films = both(dicom_bytes(pixels, syntax=syntax), dicom_bytes(pixels), monkeypatch)
-    require_same_decision(films, handler, PROBABILITY_OF_GENERATED)
+    images = both(dicom_bytes(pixels, syntax=syntax), dicom_bytes(pixels), monkeypatch)
+    require_same_decision(images, handler, PROBABILITY_OF_GENERATED)
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -10,15 +10,15 @@ import torch
 from models import fused
 from models.efficientnet_lite import EfficientNetLite
 from models.ensemble import members_of
-from models.fused import CPU_FORWARD_FILMS, FusedEfficientNetLite, fuse
+from models.fused import CPU_FORWARD_BATCH, FusedEfficientNetLite, fuse
 from models.handler import RadiographModelHandler
-from models.networks import FilmClassifier
+from models.networks import BodyPartClassifier
 from transforms.core.labels import LABELS
 
 
-def classifier(architecture: str, seed: int = 0) -> FilmClassifier:
+def classifier(architecture: str, seed: int = 0) -> BodyPartClassifier:
     torch.manual_seed(seed)
-    network = FilmClassifier(architecture, LABELS).eval()
+    network = BodyPartClassifier(architecture, LABELS).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.1, 0.1)
@@ -26,7 +26,7 @@ def classifier(architecture: str, seed: int = 0) -> FilmClassifier:
     return network
 
 
-def films(count: int, side: int) -> torch.Tensor:
+def images(count: int, side: int) -> torch.Tensor:
     return torch.randint(256, (count, 1, side, side), dtype=torch.uint8)
 
 
@@ -35,7 +35,7 @@ def films(count: int, side: int) -> torch.Tensor:
 @torch.inference_mode()
 def test_values_are_those_of_the_plain_backbone(architecture: str, side: int) -> None:
     network = classifier(architecture)
-    given = films(3, side)
+    given = images(3, side)
     expected, features = network(given), network.features(given)
     fuse(network, side)
     assert isinstance(network.backbone, FusedEfficientNetLite)
@@ -47,7 +47,7 @@ def test_values_are_those_of_the_plain_backbone(architecture: str, side: int) ->
 def test_a_film_has_the_same_values_whatever_else_is_in_its_forward() -> None:
     network = classifier("tf_efficientnet_lite0")
     fuse(network, 64)
-    given = films(CPU_FORWARD_FILMS, 64)
+    given = images(CPU_FORWARD_BATCH, 64)
     alone = torch.cat((given[3:4], torch.zeros_like(given[1:])))
     assert torch.equal(network(given)[3], network(alone)[0])
 
@@ -79,7 +79,7 @@ def test_other_networks_are_left_alone() -> None:
 
 def test_the_default_bundle_serves_fused_on_the_cpu() -> None:
     handler = RadiographModelHandler("builtin:default", device="cpu")
-    served = handler.load_model().now()
+    served = handler.load_model().current()
     members = members_of(served.network.backbone)
     assert len(members) == (len(served.info.members) or 1)
     assert all(isinstance(member, FusedEfficientNetLite) for member in members)

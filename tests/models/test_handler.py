@@ -1,4 +1,4 @@
-"""The handler: one bad film costs one film, the device is what was asked for, results are paired."""
+"""The handler: one bad image costs one image, the device is what was asked for, results are paired."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from models.bundle import load_network, read_info
 from models.default_bundle import DEFAULT_BUNDLE
-from models.fused import CPU_FORWARD_FILMS
+from models.fused import CPU_FORWARD_BATCH
 from models.handler import (
     DeviceError,
     InferenceError,
@@ -17,7 +17,7 @@ from models.handler import (
     choose_device,
     effective_batch_size,
 )
-from models.networks import FilmClassifier
+from models.networks import BodyPartClassifier
 from models.reloading import LoadedBundle, ReloadingModel
 from tests.synthetic import image
 from transforms.core.labels import LABELS
@@ -36,11 +36,11 @@ def model(handler: RadiographModelHandler) -> ReloadingModel:
     return handler.load_model()
 
 
-def films(count: int) -> list[np.ndarray]:
+def images(count: int) -> list[np.ndarray]:
     return [preprocess(image(seed, (300, 260)).astype(np.float32), SIDE) for seed in range(count)]
 
 
-def served(network: FilmClassifier) -> ReloadingModel:
+def served(network: BodyPartClassifier) -> ReloadingModel:
     return ReloadingModel(LoadedBundle(network, read_info(DEFAULT_BUNDLE)), load_network, None, 0)
 
 
@@ -50,7 +50,7 @@ def inferences(handler, model, batch) -> list:
 
 
 def test_probabilities_sum_to_one_and_the_film_is_dropped(handler, model) -> None:
-    (result,) = handler.run_inference(films(1), model)
+    (result,) = handler.run_inference(images(1), model)
     assert result.example is None
     assert result.inference.values.shape == (len(LABELS) + 1,)
     assert result.inference.values[:-1].sum() == pytest.approx(1, abs=1e-5)
@@ -58,7 +58,7 @@ def test_probabilities_sum_to_one_and_the_film_is_dropped(handler, model) -> Non
 
 
 def test_a_result_does_not_depend_on_its_neighbours(handler, model) -> None:
-    batch = films(11)
+    batch = images(11)
     together = inferences(handler, model, batch)
     for index in (0, 5, 10):
         (alone,) = inferences(handler, model, [batch[index]])
@@ -66,9 +66,9 @@ def test_a_result_does_not_depend_on_its_neighbours(handler, model) -> None:
 
 
 @pytest.mark.parametrize("position", [0, 3, 6])
-@pytest.mark.parametrize("culprit", [np.zeros((1, SIDE, 9), np.uint8), "no film"])
+@pytest.mark.parametrize("culprit", [np.zeros((1, SIDE, 9), np.uint8), "no image"])
 def test_only_the_culprit_fails(handler, model, position: int, culprit) -> None:
-    good = films(6)
+    good = images(6)
     batch = [*good[:position], culprit, *good[position:]]
     results = inferences(handler, model, batch)
     assert len(results) == 7
@@ -78,7 +78,7 @@ def test_only_the_culprit_fails(handler, model, position: int, culprit) -> None:
 
 
 def test_values_that_are_not_finite_are_an_error(handler) -> None:
-    class Broken(FilmClassifier):
+    class Broken(BodyPartClassifier):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             out = torch.zeros(len(batch), len(LABELS) + 1)
             out[batch.flatten(1).amax(1) == 255] = torch.nan
@@ -91,29 +91,29 @@ def test_values_that_are_not_finite_are_an_error(handler) -> None:
 
 
 def test_a_model_that_fails_on_every_film_stops_the_run(handler) -> None:
-    class Full(FilmClassifier):
+    class Full(BodyPartClassifier):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             raise torch.OutOfMemoryError
 
-    with pytest.raises(RuntimeError, match="fails on every film"):
-        handler.run_inference(films(2), served(Full("test_efficientnet", LABELS).eval()))
+    with pytest.raises(RuntimeError, match="fails on every image"):
+        handler.run_inference(images(2), served(Full("test_efficientnet", LABELS).eval()))
 
 
 def test_a_model_that_gives_too_few_results_is_caught(handler) -> None:
-    class Short(FilmClassifier):
+    class Short(BodyPartClassifier):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             return torch.zeros(1, len(LABELS) + 1)
 
-    with pytest.raises(AssertionError, match="results for 3 films"):
-        handler.run_inference(films(3), served(Short("test_efficientnet", LABELS).eval()))
+    with pytest.raises(AssertionError, match="results for 3 images"):
+        handler.run_inference(images(3), served(Short("test_efficientnet", LABELS).eval()))
 
 
 def test_bytes_are_counted_in_full(handler) -> None:
-    assert handler.get_num_bytes(films(2)) == 2 * SIDE * SIDE
+    assert handler.get_num_bytes(images(2)) == 2 * SIDE * SIDE
 
 
 def test_a_cpu_is_handed_the_films_of_one_forward() -> None:
-    assert effective_batch_size("cpu", 32) == CPU_FORWARD_FILMS
+    assert effective_batch_size("cpu", 32) == CPU_FORWARD_BATCH
     assert effective_batch_size("cpu", 4) == 4
     assert effective_batch_size("cuda", 32) == 32, "workers may have what this machine has not"
 
@@ -128,7 +128,7 @@ def test_cuda_is_never_replaced_silently() -> None:
 
 
 def test_halving_frees_memory_on_a_device(handler, model, monkeypatch) -> None:
-    """Past a batch of four this 'device' is out of memory; each film still gets its result."""
+    """Past a batch of four this 'device' is out of memory; each image still gets its result."""
     seen: list[int] = []
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
@@ -140,24 +140,24 @@ def test_halving_frees_memory_on_a_device(handler, model, monkeypatch) -> None:
     class Device:
         type = "cuda"
 
-    small = FilmClassifier("test_efficientnet", LABELS).eval()
-    monkeypatch.setattr(FilmClassifier, "device", Device())
+    small = BodyPartClassifier("test_efficientnet", LABELS).eval()
+    monkeypatch.setattr(BodyPartClassifier, "device", Device())
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self)
     pinned: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     small.forward = forward  # type: ignore[method-assign]
-    results = inferences(handler, served(small), films(9))
+    results = inferences(handler, served(small), images(9))
     assert not any(isinstance(r, InferenceError) for r in results)
     assert max(seen) == 32
     assert seen[-1] <= 4
-    assert all(films.dtype is torch.uint8 for films in pinned)
+    assert all(images.dtype is torch.uint8 for images in pinned)
     assert pinned
 
 
 def test_half_precision_as_on_a_device_gives_nearly_the_same() -> None:
     network = load_network(DEFAULT_BUNDLE)
-    given = torch.from_numpy(np.stack(films(4)))
+    given = torch.from_numpy(np.stack(images(4)))
     with torch.inference_mode():
         expected, half = network(given), network.half()(given)
     assert half.dtype is torch.float32

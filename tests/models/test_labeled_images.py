@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.training.films import Film, FilmsError, age_of, load_film, load_grays, read_films
+from models.training.data.images import (
+    DatasetError,
+    LabeledImage,
+    age_of,
+    load_image,
+    load_resized,
+    read_dataset,
+)
 from tests.synthetic import dicom_bytes, image
 
 
@@ -22,16 +29,16 @@ def test_a_manifest_is_checked_whole(tmp_path: Path) -> None:
         "b.png,spine,train,s,3\n"
         "a.png,spine,val,s,3\n"
     )
-    with pytest.raises(FilmsError) as caught:
-        read_films(manifest)
+    with pytest.raises(DatasetError) as caught:
+        read_dataset(manifest)
     for part in ("'hand'", "'later'", "b.png", "1 groups of s stand in two splits"):
         assert part in str(caught.value)
 
 
 def test_a_group_never_spans_splits(folders: Path) -> None:
-    films = read_films(folders)
-    assert {f.split for f in films} == {"train", "val", "test"}
-    assert read_films(folders) == films
+    images = read_dataset(folders)
+    assert {f.split for f in images} == {"train", "val", "test"}
+    assert read_dataset(folders) == images
 
 
 def test_ages_come_from_the_manifest_or_the_header(tmp_path: Path) -> None:
@@ -46,7 +53,7 @@ def test_ages_come_from_the_manifest_or_the_header(tmp_path: Path) -> None:
     (tmp_path / "anonymised.dcm").write_bytes(dicom_bytes(image(1), PatientAge="000Y"))
     lines += ["aged.dcm,spine,", "aged.dcm,spine,30", "bare.dcm,spine,", "anonymised.dcm,spine,"]
     (tmp_path / "manifest.csv").write_text("\n".join(["path,label,age", *lines]))
-    ages = [age_of(one) for one in read_films(tmp_path / "manifest.csv")]
+    ages = [age_of(one) for one in read_dataset(tmp_path / "manifest.csv")]
     assert ages == [*told.values(), 0.5, 30.0, None, None]
 
 
@@ -57,27 +64,27 @@ def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
     manifest.write_text(
         "Path,label,Split\na.png,Spine,Train\n,,\nb.png,Adult,validation\n", encoding="utf-8-sig"
     )
-    films = read_films(manifest)
-    assert [film.label for film in films] == ["spine", "adult_chest"]
-    assert [film.split for film in films] == ["train", "val"]
+    images = read_dataset(manifest)
+    assert [image.label for image in images] == ["spine", "adult_chest"]
+    assert [image.split for image in images] == ["train", "val"]
     manifest.write_bytes("path,label\nMüller.png,spine\n".encode("cp1252"))
-    with pytest.raises(FilmsError, match=r"manifest.csv: no CSV in UTF-8 .* save it as such"):
-        read_films(manifest)
+    with pytest.raises(DatasetError, match=r"manifest.csv: no CSV in UTF-8 .* save it as such"):
+        read_dataset(manifest)
     manifest.write_text("path,label\na.png\n")
-    with pytest.raises(FilmsError, match=r"unknown label '';.*known labels are abdominal"):
-        read_films(manifest)
+    with pytest.raises(DatasetError, match=r"unknown label '';.*known labels are abdominal"):
+        read_dataset(manifest)
 
 
 def test_folders_for_validation_may_be_called_valid(tmp_path: Path) -> None:
     for split in ("Train", "valid", "test"):
         (tmp_path / split / "spine").mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / split / "spine" / "a.png")
-    assert sorted(film.split for film in read_films(tmp_path)) == ["test", "train", "val"]
+    assert sorted(image.split for image in read_dataset(tmp_path)) == ["test", "train", "val"]
     (tmp_path / "Others").mkdir()
     with pytest.raises(
-        FilmsError, match=r"folders of labels \(Others\) stand beside those of splits"
+        DatasetError, match=r"folders of labels \(Others\) stand beside those of splits"
     ):
-        read_films(tmp_path)
+        read_dataset(tmp_path)
 
 
 def test_hidden_files_are_passed_over_and_others_named(tmp_path: Path) -> None:
@@ -88,8 +95,8 @@ def test_hidden_files_are_passed_over_and_others_named(tmp_path: Path) -> None:
     (tmp_path / "spine" / ".checkpoints" / "a.png").write_bytes(b"x")
     (tmp_path / "spine" / ".DS_Store").write_bytes(b"x")
     Image.new("L", (8, 8)).save(tmp_path / "spine" / "a.PNG")
-    (one,) = read_films(tmp_path)
-    assert load_film(one.path, 8).shape == (8, 8)
+    (one,) = read_dataset(tmp_path)
+    assert load_image(one.path, 8).shape == (8, 8)
     for name, data in (
         ("Thumbs.db", b"x"),
         ("cut.png", one.path.read_bytes()[:40]),
@@ -97,8 +104,8 @@ def test_hidden_files_are_passed_over_and_others_named(tmp_path: Path) -> None:
     ):
         path = tmp_path / "spine" / name
         path.write_bytes(data)
-        with pytest.raises(FilmsError, match=rf"{name}: no PNG, JPEG or DICOM .* take it out"):
-            load_film(path, 8)
+        with pytest.raises(DatasetError, match=rf"{name}: no PNG, JPEG or DICOM .* take it out"):
+            load_image(path, 8)
 
 
 def test_depth_and_polarity_of_a_file_do_not_matter(tmp_path: Path) -> None:
@@ -109,11 +116,11 @@ def test_depth_and_polarity_of_a_file_do_not_matter(tmp_path: Path) -> None:
         (4095 - pixels).astype(np.uint16), PhotometricInterpretation="MONOCHROME1"
     )
     (tmp_path / "one.dcm").write_bytes(inverted)
-    films = [
-        Film(tmp_path / name, "spine", "train", "s", name)
+    images = [
+        LabeledImage(tmp_path / name, "spine", "train", "s", name)
         for name in ("deep.png", "two.dcm", "one.dcm")
     ]
-    deep, two, one = (gray.astype(int) for gray in load_grays(films, 60))
+    deep, two, one = (gray.astype(int) for gray in load_resized(images, 60))
     assert deep.shape == two.shape == one.shape == (60, 40)
     assert deep.std() > 20
     assert abs(deep - two).max() <= 2

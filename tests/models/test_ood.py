@@ -1,4 +1,4 @@
-"""What is no film of a person is far from films in what the network sees."""
+"""What is no image of a person is far from images in what the network sees."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 
 from models.bundle import WEIGHTS_FILE, BundleError, load_network, save
-from models.networks import FilmClassifier
-from models.training.subspace import fit_virtual_logit
+from models.networks import BodyPartClassifier
+from models.training.calibration.fit_vim import fit_virtual_logit
 from transforms.core.labels import LABELS
 
 FIELDS = {
@@ -23,13 +23,13 @@ FIELDS = {
 
 
 @pytest.fixture(scope="module")
-def network() -> FilmClassifier:
+def network() -> BodyPartClassifier:
     torch.manual_seed(0)
-    return FilmClassifier("test_efficientnet", LABELS).eval()
+    return BodyPartClassifier("test_efficientnet", LABELS).eval()
 
 
 @pytest.fixture(scope="module")
-def films() -> torch.Tensor:
+def images() -> torch.Tensor:
     """Smooth pictures: mixtures of two."""
     generator = torch.Generator().manual_seed(1)
     ramp = torch.linspace(0, 255, 32)
@@ -39,48 +39,50 @@ def films() -> torch.Tensor:
 
 
 def test_the_score_is_the_residual_against_the_energy(
-    network: FilmClassifier, films: torch.Tensor
+    network: BodyPartClassifier, images: torch.Tensor
 ) -> None:
-    ood = fit_virtual_logit(network, films)
+    ood = fit_virtual_logit(network, images)
     with torch.inference_mode():
-        seen = network.features(films)
+        seen = network.features(images)
         features = seen.numpy().astype(np.float64)
-        logits = network.logits(films).numpy()
+        logits = network.logits(images).numpy()
         score = ood(seen, network.backbone.get_classifier()).numpy()
     axes = np.linalg.svd(features - features.mean(0))[2][: ood.axes.shape[1]].T
     away = features - features.mean(0)
     residual = np.linalg.norm(away - away @ axes @ axes.T, axis=1)
     energy = -np.log(np.exp(logits).sum(1))
     scale = logits.max(1).mean() / residual.mean()
-    assert ood.axes.shape[1] == len(films) // 4
+    assert ood.axes.shape[1] == len(images) // 4
     np.testing.assert_allclose(score, scale * residual + energy, rtol=0.02, atol=0.02)
 
 
-def test_noise_is_stranger_than_films(network: FilmClassifier, films: torch.Tensor) -> None:
-    noise = torch.randint(0, 256, films.shape, dtype=torch.uint8)
-    network.ood = fit_virtual_logit(network, films[::2])
+def test_noise_is_stranger_than_films(network: BodyPartClassifier, images: torch.Tensor) -> None:
+    noise = torch.randint(0, 256, images.shape, dtype=torch.uint8)
+    network.ood = fit_virtual_logit(network, images[::2])
     with torch.inference_mode():
-        assert network(noise)[:, -1].min() > network(films[1::2])[:, -1].max()
+        assert network(noise)[:, -1].min() > network(images[1::2])[:, -1].max()
     network.ood = None
 
 
-def test_a_bundle_keeps_it(network: FilmClassifier, films: torch.Tensor, tmp_path: Path) -> None:
+def test_a_bundle_keeps_it(
+    network: BodyPartClassifier, images: torch.Tensor, tmp_path: Path
+) -> None:
     save(tmp_path / "plain", network, FIELDS)
-    network.ood = fit_virtual_logit(network, films)
+    network.ood = fit_virtual_logit(network, images)
     save(tmp_path / "whole", network, FIELDS)
     plain, whole = (load_network(str(tmp_path / name)) for name in ("plain", "whole"))
     with torch.inference_mode():
-        energy = -torch.logsumexp(plain.logits(films), dim=1)
-        assert torch.allclose(plain(films)[:, -1], energy)
-        assert torch.allclose(whole(films)[:, -1], network(films)[:, -1], atol=0.05)
-        assert torch.allclose(whole(films)[:, :-1], plain(films)[:, :-1], atol=1e-5)
+        energy = -torch.logsumexp(plain.logits(images), dim=1)
+        assert torch.allclose(plain(images)[:, -1], energy)
+        assert torch.allclose(whole(images)[:, -1], network(images)[:, -1], atol=0.05)
+        assert torch.allclose(whole(images)[:, :-1], plain(images)[:, :-1], atol=1e-5)
     network.ood = None
 
 
 def test_half_of_it_is_refused(
-    network: FilmClassifier, films: torch.Tensor, tmp_path: Path
+    network: BodyPartClassifier, images: torch.Tensor, tmp_path: Path
 ) -> None:
-    network.ood = fit_virtual_logit(network, films)
+    network.ood = fit_virtual_logit(network, images)
     state = network.ood.state_dict()
     network.ood.state_dict = lambda prefix: {f"{prefix}mean": state["mean"]}  # type: ignore[method-assign]
     save(tmp_path, network, FIELDS)
@@ -90,27 +92,27 @@ def test_half_of_it_is_refused(
         load_network(str(tmp_path))
 
 
-def test_a_network_with_a_longer_head_keeps_the_energy(films: torch.Tensor) -> None:
+def test_a_network_with_a_longer_head_keeps_the_energy(images: torch.Tensor) -> None:
     """Here a norm stands between what timm calls features and the last layer."""
-    network = FilmClassifier("efficientvit_m0", LABELS).eval()
-    inputs = torch.nn.functional.interpolate(films[:8].float(), 64).to(torch.uint8)
+    network = BodyPartClassifier("efficientvit_m0", LABELS).eval()
+    inputs = torch.nn.functional.interpolate(images[:8].float(), 64).to(torch.uint8)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             module.running_mean += 1.0
     assert fit_virtual_logit(network, inputs) is None
 
 
-def test_a_network_that_ends_in_a_convolution_keeps_the_energy(films: torch.Tensor) -> None:
-    network = FilmClassifier("resnetv2_18", LABELS).eval()
-    assert fit_virtual_logit(network, films[:8]) is None
+def test_a_network_that_ends_in_a_convolution_keeps_the_energy(images: torch.Tensor) -> None:
+    network = BodyPartClassifier("resnetv2_18", LABELS).eval()
+    assert fit_virtual_logit(network, images[:8]) is None
 
 
 @pytest.mark.parametrize(
     "architecture", ["test_resnet", "test_convnext", "test_vit", "mobilenetv1_100"]
 )
 def test_features_are_what_any_network_decides_by(architecture: str) -> None:
-    network = FilmClassifier(architecture, LABELS).eval()
-    films = torch.randint(0, 256, (2, 1, 160, 160), dtype=torch.uint8)
+    network = BodyPartClassifier(architecture, LABELS).eval()
+    images = torch.randint(0, 256, (2, 1, 160, 160), dtype=torch.uint8)
     with torch.inference_mode():
-        logits = network.backbone.get_classifier()(network.features(films))
-        assert torch.allclose(logits, network.logits(films), atol=1e-4)
+        logits = network.backbone.get_classifier()(network.features(images))
+        assert torch.allclose(logits, network.logits(images), atol=1e-4)

@@ -10,37 +10,37 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from models.bundle import load_network, read_info
-from models.training.draws import STRANGER, AugmentedFilms
-from models.training.films import Film, read_films
+from models.training.data.images import LabeledImage, read_dataset
+from models.training.data.regions import MIN_IMAGES, UNKNOWN, number_regions, region_loss
+from models.training.data.weighted_sampler import OUTLIER, AugmentedImages
 from models.training.loss import supervised_loss
 from models.training.options import FitOptions
-from models.training.regions import LEAST_FILMS, UNKNOWN, number_regions, region_loss
 from pipeline.cli import main
 from transforms.core.errors import UsageError
 from transforms.core.labels import LABELS
 
 
-def films_of(*regions: tuple[str, str]) -> list[Film]:
+def images_of(*regions: tuple[str, str]) -> list[LabeledImage]:
     return [
-        Film(Path(), label, "train", "s", str(i), region=region)
+        LabeledImage(Path(), label, "train", "s", str(i), region=region)
         for i, (label, region) in enumerate(regions)
     ]
 
 
 def test_regions_are_numbered_within_labels() -> None:
     many = [
-        *[("others", "Knee")] * (LEAST_FILMS - 1),
+        *[("others", "Knee")] * (MIN_IMAGES - 1),
         ("others", "pred:knee"),
-        *[("spine", "Knee")] * LEAST_FILMS,
-        *[("spine", "rare")] * (LEAST_FILMS - 1),
+        *[("spine", "Knee")] * MIN_IMAGES,
+        *[("spine", "rare")] * (MIN_IMAGES - 1),
         ("others", ""),
     ]
-    numbers, count = number_regions(films_of(*many))
+    numbers, count = number_regions(images_of(*many))
     assert count == 2
-    knees = [0] * LEAST_FILMS + [1] * LEAST_FILMS
-    assert numbers == knees + [UNKNOWN] * LEAST_FILMS
+    knees = [0] * MIN_IMAGES + [1] * MIN_IMAGES
+    assert numbers == knees + [UNKNOWN] * MIN_IMAGES
     with pytest.raises(UsageError, match="no region has"):
-        number_regions(films_of(("spine", "rare"), ("others", "")))
+        number_regions(images_of(("spine", "rare"), ("others", "")))
 
 
 def test_films_of_no_known_region_do_not_count() -> None:
@@ -56,20 +56,20 @@ def test_regions_are_learnt_and_stay_out_of_the_bundle(
 ) -> None:
     manifest = tmp_path / "manifest.csv"
     train = ["train", "--data", str(manifest), "--architecture", "test_efficientnet"]
-    train += ["--init", "none", "--input_size", "32", "--passes", "1", "--batch_size", "8"]
+    train += ["--init", "none", "--input_size", "32", "--epochs", "1", "--batch_size", "8"]
     train += ["--workers", "0", "--device", "cpu"]
 
     def trained_on(regions: str, weight: str) -> int:
         lines = ["path,label,split,group,region"]
-        for number, film in enumerate(read_films(folders)):
+        for number, image in enumerate(read_dataset(folders)):
             split = "val" if number % 12 == 0 else "train"
             region = regions[number % len(regions)]
-            lines.append(f"{film.path},{film.label},{split},{number},{region}")
+            lines.append(f"{image.path},{image.label},{split},{number},{region}")
         manifest.write_text("\n".join(lines))
         return main([*train, "--region_weight", weight, "--output", str(tmp_path / weight)])
 
     assert trained_on("ABC", "1") == 2
-    assert "--region_weight: no region has 8 train films" in capsys.readouterr().err
+    assert "--region_weight: no region has 8 train images" in capsys.readouterr().err
     assert trained_on("A", "1") == 0
     info = read_info(str(tmp_path / "1"))
     assert info.training["options"]["region_weight"] == 1.0
@@ -81,7 +81,7 @@ def test_regions_count_as_much_as_they_are_to() -> None:
     features = torch.randn(5, 8)
     to_labels, to_regions = torch.nn.Linear(8, len(LABELS)), torch.nn.Linear(8, 3)
     labels, regions = (
-        torch.tensor([0, 1, STRANGER, 3, 4]),
+        torch.tensor([0, 1, OUTLIER, 3, 4]),
         torch.tensor([0, 1, UNKNOWN, 2, UNKNOWN]),
     )
 
@@ -99,16 +99,16 @@ def test_regions_count_as_much_as_they_are_to() -> None:
 
 
 def test_a_second_film_of_a_pair_is_of_the_same_label_and_drawn_by_weight() -> None:
-    """Films of one gray level each; those of no weight never stand beside another."""
+    """Images of one gray level each; those of no weight never stand beside another."""
     levels = (40, 100, 160, 220)
     grays = [np.full((40, 40), level, np.uint8) for level in levels]
     labels, regions, weights = [0, 0, 0, 1], [0, 1, 0, 2], [0.5, 0.0, 0.5, 1.0]
-    options = FitOptions(input_size=32, pairs=1.0, variation="plain")
-    films = AugmentedFilms(grays, labels, regions, weights, options)
+    options = FitOptions(input_size=32, pairs=1.0, augmentation="plain")
+    images = AugmentedImages(grays, labels, regions, weights, options)
     told: dict[int, set[int]] = {}
     for index in range(len(grays)):
-        drawn = [films[index, seed] for seed in range(30)]
+        drawn = [images[index, seed] for seed in range(30)]
         assert {label for _, label, _ in drawn} == {labels[index]}
         told[index] = {region for *_, region in drawn}
-    # film 1 is never the second: beside film 0 and 2 stand only films of their region
+    # image 1 is never the second: beside image 0 and 2 stand only images of their region
     assert told == {0: {0}, 1: {UNKNOWN}, 2: {0}, 3: {2}}

@@ -12,7 +12,7 @@ from models.bundle import BUNDLE_FILE, WEIGHTS_FILE, read_info
 from models.default_bundle import DEFAULT_BUNDLE
 from models.handler import RadiographModelHandler
 from models.reloading import ReloadingModel
-from tests.models.test_handler import films
+from tests.models.test_handler import images
 
 
 class Clock:
@@ -46,7 +46,7 @@ def model(tmp_path: Path, clock: Clock) -> ReloadingModel:
 
 def look(model: ReloadingModel, clock: Clock) -> str:
     clock.now += 31
-    return model.now().info.model_id
+    return model.current().info.model_id
 
 
 def test_the_last_by_name_decides_once_it_is_there(
@@ -56,7 +56,7 @@ def test_the_last_by_name_decides_once_it_is_there(
     assert look(model, clock) == default
     second = read_info(str(drop(tmp_path, "2026-02", temperature=2.0))).model_id
     clock.now += 1
-    assert model.now().info.model_id == default, "it looked before it was time"
+    assert model.current().info.model_id == default, "it looked before it was time"
     assert look(model, clock) == second != default
     drop(tmp_path, "2026-01", temperature=3.0)
     assert look(model, clock) == second
@@ -99,7 +99,7 @@ def test_rows_take_the_thresholds_of_the_bundle_that_decided(
     thresholds = {label: 0.99 for label in read_info(DEFAULT_BUNDLE).labels}
     drop(tmp_path, "strict", thresholds=thresholds, ood_threshold=-5.0)
     clock.now += 31
-    (result,) = handler.run_inference(films(1), model)
+    (result,) = handler.run_inference(images(1), model)
     assert result.inference.thresholds == thresholds
     assert result.inference.ood_threshold == -5.0
     assert result.model_id == read_info(str(tmp_path / "strict")).model_id

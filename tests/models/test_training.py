@@ -16,22 +16,22 @@ from scipy.special import softmax
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from models.bundle import read_info, save
-from models.networks import FilmClassifier
-from models.training.augment import Variation, augment, beside, framed, mix_style
-from models.training.evaluation import auroc
-from models.training.films import Film, read_films
-from models.training.fit import LOG_FILE, UNFINISHED_FILE, Training, fit
+from models.networks import BodyPartClassifier
+from models.training.data.augmentation import Augmentation, augment, beside, framed, mix_style
+from models.training.data.images import LabeledImage, read_dataset
+from models.training.data.outliers import SYNTHETIC_KINDS, shuffle_tiles
+from models.training.evaluation.corruptions import CORRUPTIONS, PAIRED
+from models.training.evaluation.evaluate import auroc
+from models.training.evaluation.metrics import risk_coverage, score
+from models.training.fit import CHECKPOINT_FILE, LOG_FILE, Training, fit
 from models.training.options import FitOptions
-from models.training.score import risk_coverage, score
-from models.training.strangers import DRAWN, shuffled
-from models.training.views import PAIRED, VARIANTS
 from pipeline.cli import main
 from tests.synthetic import dicom_bytes, image
 from transforms.core.errors import UsageError
 from transforms.core.labels import CHESTS, LABELS
 
 TINY = ("--architecture", "test_efficientnet", "--init", "none", "--input_size", "32",
-        "--passes", "1", "--batch_size", "8", "--workers", "0", "--device", "cpu")  # fmt: skip
+        "--epochs", "1", "--batch_size", "8", "--workers", "0", "--device", "cpu")  # fmt: skip
 
 
 def test_folders_become_a_bundle_that_routes(folders: Path, tmp_path: Path, capsys) -> None:
@@ -41,14 +41,14 @@ def test_folders_become_a_bundle_that_routes(folders: Path, tmp_path: Path, caps
     assert info.architecture == "test_efficientnet"
     assert set(info.thresholds) == set(LABELS)
     (line,) = (bundle / "training.jsonl").read_text().splitlines()
-    assert json.loads(line)["pass"] == 1
+    assert json.loads(line)["epoch"] == 1
     capsys.readouterr()
     arguments = ["evaluate", "--model", str(bundle), "--data", str(folders), "--split", "val"]
     arguments += ["--output", str(tmp_path / "evaluation")]
     assert main([*arguments, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)["figures"]
-    assert figures["films"] == sum(f.split == "val" for f in read_films(folders))
-    assert sum(map(sum, figures["confusion"])) == figures["films"]
+    assert figures["images"] == sum(f.split == "val" for f in read_dataset(folders))
+    assert sum(map(sum, figures["confusion"])) == figures["images"]
     assert figures["macro_f1"] == info.metrics["val"]["macro_f1"]
     assert main(arguments) == 0
     assert "macro" in capsys.readouterr().out
@@ -78,22 +78,24 @@ def assert_the_card_shows_what_was_measured(folder: Path, model_id: str) -> None
     assert low <= figures["macro_f1"] <= high
     assert f"{figures['macro_f1']:.3f} ({low:.3f} to {high:.3f})" in card
     for label, of in figures["labels"].items():
-        assert f"| {label} | {of['films']} |" in card
-    for name in (*VARIANTS, PAIRED):
-        of = evaluation["variants"][name]
-        assert of["films"] == figures["films"]
-        assert f"| {name} | {of['films']} | {of['accuracy']} |" in card
-    assert f"{sum(map(sum, figures['confusion']))} films" in card
-    counts = evaluation["data"]["films"]
-    assert sum(counts[evaluation["data"]["split"]].values()) == figures["films"]
+        assert f"| {label} | {of['images']} |" in card
+    for name in (*CORRUPTIONS, PAIRED):
+        of = evaluation["corruptions"][name]
+        assert of["images"] == figures["images"]
+        assert f"| {name} | {of['images']} | {of['accuracy']} |" in card
+    assert f"{sum(map(sum, figures['confusion']))} images" in card
+    counts = evaluation["data"]["images"]
+    assert sum(counts[evaluation["data"]["split"]].values()) == figures["images"]
     assert all(
         f"| {split} | {' | '.join(map(str, of.values()))} |" in card for split, of in counts.items()
     )
     assert {"noise", "blank", "test pattern", "photograph", "CT", "MR", "US"} < set(
-        evaluation["strangers"]
+        evaluation["outliers"]
     )
     assert ("failures.png" in card) == (folder / "failures.png").exists()
-    routed = [of["reviewed"] < 1 for kind, of in evaluation["strangers"].items() if kind in DRAWN]
+    routed = [
+        of["reviewed"] < 1 for kind, of in evaluation["outliers"].items() if kind in SYNTHETIC_KINDS
+    ]
     assert ("failures.png" in card) == any(routed)
     for drawing in ("reliability.svg", "risk_coverage.svg"):
         assert drawing in card
@@ -109,11 +111,11 @@ def test_the_layout_of_the_papers_data_set_is_read(folders: Path, tmp_path: Path
             split = "test" if path.stem in ("0", "1", "2") else "train"
             (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, tmp_path / split / name)
-    films = read_films(tmp_path)
-    assert len(films) == 12 * len(LABELS)
-    assert {f.label for f in films} == set(LABELS)
-    assert {f.path.parent.parent.name for f in films if f.split == "val"} == {"train"}
-    assert all((f.split == "test") == (f.path.parent.parent.name == "test") for f in films)
+    images = read_dataset(tmp_path)
+    assert len(images) == 12 * len(LABELS)
+    assert {f.label for f in images} == set(LABELS)
+    assert {f.path.parent.parent.name for f in images if f.split == "val"} == {"train"}
+    assert all((f.split == "test") == (f.path.parent.parent.name == "test") for f in images)
     bundle = tmp_path / "bundle"
     assert main(["train", "--data", str(tmp_path), "--output", str(bundle), *TINY]) == 0
 
@@ -123,22 +125,22 @@ def test_a_source_that_is_left_out_is_only_looked_at(
 ) -> None:
     bundle = tmp_path / "bundle"
     train = ["train", "--data", str(manifest), "--output", str(bundle), *TINY]
-    assert main([*train, "--leave_out", "elsewhere"]) == 2
-    assert "no source elsewhere" in capsys.readouterr().err
-    assert main([*train, "--leave_out", "far"]) == 0
+    assert main([*train, "--holdout_sources", "unknown"]) == 2
+    assert "no source unknown" in capsys.readouterr().err
+    assert main([*train, "--holdout_sources", "far"]) == 0
     info = read_info(str(bundle))
     assert {source["source"] for source in info.training["sources"]} == {"near"}
-    strange = [f for f in read_films(manifest) if f.source == "far" and f.split != "test"]
-    assert info.metrics["left_out"]["films"] == len(strange) > 0
+    strange = [f for f in read_dataset(manifest) if f.source == "far" and f.split != "test"]
+    assert info.metrics["holdout"]["images"] == len(strange) > 0
     whole = tmp_path / "whole"
     again = ["calibrate", "--model", str(bundle), "--data", str(manifest), "--output", str(whole)]
-    assert main([*again, "--without", str(bundle)]) == 0
+    assert main([*again, "--holdout_bundles", str(bundle)]) == 0
     calibrated = read_info(str(whole))
-    of_training = {"input_size": 32, "passes": 1, "members": []}
-    assert calibrated.training["left_out"] == [{**of_training, **info.metrics["left_out"]}]
-    assert [of["films"] for of in calibrated.calibration["elsewhere"]] == [len(strange)]
-    assert main([*again, "--without", str(whole)]) == 2
-    assert "without --leave_out" in capsys.readouterr().err
+    of_training = {"input_size": 32, "epochs": 1, "members": []}
+    assert calibrated.training["holdout"] == [{**of_training, **info.metrics["holdout"]}]
+    assert [of["images"] for of in calibrated.calibration["holdout"]] == [len(strange)]
+    assert main([*again, "--holdout_bundles", str(whole)]) == 2
+    assert "without --holdout_sources" in capsys.readouterr().err
     capsys.readouterr()
     later = tmp_path / "later"
     again = ["calibrate", "--model", str(whole), "--data", str(manifest), "--output", str(later)]
@@ -154,42 +156,43 @@ def test_a_source_that_is_left_out_is_only_looked_at(
 
 def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkeypatch) -> None:
     options = FitOptions(
-        architecture="test_efficientnet", input_size=32, passes=3, batch_size=8, workers=0,
-        mixup=0.2, cutmix=0.5, pairs=0.3, style_mix=0.5, doubt=0.3, freeze=1, region_weight=0.5,
+        architecture="test_efficientnet", input_size=32, epochs=3, batch_size=8, workers=0,
+        mixup=0.2, cutmix=0.5, pairs=0.3, style_mix=0.5, outlier_exposure=0.3, freeze=1,
+        region_weight=0.5,
     )  # fmt: skip
-    films = [replace(film, region=film.label) for film in read_films(folders)]
+    images = [replace(image, region=image.label) for image in read_dataset(folders)]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    expected = fit(films, options, "cpu", whole).state_dict()
+    expected = fit(images, options, "cpu", whole).state_dict()
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("models.training.fit.Training.end_pass", end)
+        patched.setattr("models.training.fit.Training.end_epoch", end)
         with pytest.raises(KeyboardInterrupt):
-            fit(films, options, "cpu", broken)  # in its first pass: nothing to go on from
-    original = Training.keep
+            fit(images, options, "cpu", broken)  # in its first pass: nothing to go on from
+    original = Training.save_checkpoint
 
-    def keep_and_end(self: Training, *args: object) -> None:
+    def save_and_interrupt(self: Training, *args: object) -> None:
         original(self, *args)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("models.training.fit.Training.keep", keep_and_end)
+        patched.setattr("models.training.fit.Training.save_checkpoint", save_and_interrupt)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
-                fit(films, options, "cpu", broken)
+                fit(images, options, "cpu", broken)
     for other_films, other_options in (
-        (films, replace(options, seed=1)),
-        ([replace(films[0], weight=2.0), *films[1:]], options),
-        ([f for f in films if f.path.stem != "3"], options),  # as if a source were left out
+        (images, replace(options, seed=1)),
+        ([replace(images[0], weight=2.0), *images[1:]], options),
+        ([f for f in images if f.path.stem != "3"], options),  # as if a source were left out
     ):
-        with pytest.raises(UsageError, match="other films or with other options"):
+        with pytest.raises(UsageError, match="other images or with other options"):
             fit(other_films, other_options, "cpu", broken)
-    found = fit(films, replace(options, workers=1), "cpu", broken).state_dict()
-    assert [json.loads(line)["pass"] for line in (broken / LOG_FILE).read_text().splitlines()] == [
+    found = fit(images, replace(options, workers=1), "cpu", broken).state_dict()
+    assert [json.loads(line)["epoch"] for line in (broken / LOG_FILE).read_text().splitlines()] == [
         1,
         2,
         3,
@@ -210,12 +213,12 @@ def test_a_training_is_kept_until_its_bundle_is_there(
         patched.setattr("models.training.bundles.fit_virtual_logit", end)
         assert main(train) == 1
     assert "run the same command again" in capsys.readouterr().err
-    assert (bundle / UNFINISHED_FILE).exists()
+    assert (bundle / CHECKPOINT_FILE).exists()
     unlogged = Path(shutil.copytree(bundle, tmp_path / "unlogged"))
     (unlogged / LOG_FILE).unlink()
     assert main(train) == 0
     assert '"pass"' not in capsys.readouterr().out, "no pass was trained again"
-    assert not (bundle / UNFINISHED_FILE).exists()
+    assert not (bundle / CHECKPOINT_FILE).exists()
     assert len((bundle / LOG_FILE).read_text().splitlines()) == 1
     assert main([*train, "--output", str(unlogged)]) == 0
     assert read_info(str(unlogged)).model_id == read_info(str(bundle)).model_id
@@ -235,8 +238,8 @@ def test_more_data_is_only_learnt_from(folders: Path, tmp_path: Path) -> None:
     more.write_text(f"path,label,split,source,license\n{path},{LABELS[0]},val,simulated,CC0\n")
     assert main([*train, "--more_data", str(more), "--more_weight", "0.5"]) == 0
     info = read_info(str(bundle))
-    assert {"source": "simulated", "license": "CC0", "films": 1} in info.training["sources"]
-    assert info.calibration["films"] == sum(f.split == "val" for f in read_films(folders))
+    assert {"source": "simulated", "license": "CC0", "images": 1} in info.training["sources"]
+    assert info.calibration["images"] == sum(f.split == "val" for f in read_dataset(folders))
     assert info.calibration["data"] == folders.name
 
 
@@ -251,7 +254,7 @@ def test_a_source_that_is_left_out_is_left_out_of_more_data(
     (far,) = (row for row in rows if f"{LABELS[0]}/3.png,{LABELS[0]},far" in row)
     more = tmp_path / "more.csv"
     more.write_text(f"{header}\n{far}9\n{far.replace(',far,', ',simulated,')}\n")  # of new groups
-    assert main([*train, "--more_data", str(more), "--leave_out", "far"]) == 0
+    assert main([*train, "--more_data", str(more), "--holdout_sources", "far"]) == 0
     training = read_info(str(bundle)).training
     assert {of["source"] for of in training["sources"]} == {"near", "simulated"}
     assert (training["more_data"], training["more_weight"]) == (["more.csv"], 1.0)
@@ -263,7 +266,7 @@ def test_a_source_that_is_left_out_is_left_out_of_more_data(
         (("--input_size", "16"), "--input_size 16: give 32 to 1024 pixels"),
         (
             ("--architecture", "vit_tiny_patch16_224"),
-            "vit_tiny_patch16_224 takes no films of --input_size 32",
+            "vit_tiny_patch16_224 takes no images of --input_size 32",
         ),
     ],
     ids=str,
@@ -279,7 +282,7 @@ def test_a_size_that_cannot_be_is_refused_before_the_training(
 
 
 def test_labels_without_films_are_said(folders: Path, tmp_path: Path, capsys, caplog) -> None:
-    """A collection of two labels, its films of no known group, not one of them for validation."""
+    """A collection of two labels, its images of no known group, not one of them for validation."""
     data, bundle, card = tmp_path / "data", tmp_path / "bundle", tmp_path / "card"
     for label in LABELS[:2]:
         for split, numbers in (("train", range(9)), ("test", range(9, 12))):
@@ -290,12 +293,12 @@ def test_labels_without_films_are_said(folders: Path, tmp_path: Path, capsys, ca
     train = ["train", "--data", str(data), "--output", str(bundle), *TINY]
     (data / "val").mkdir()
     assert main(train) == 2
-    assert "no films in split 'val'" in capsys.readouterr().err
+    assert "no images in split 'val'" in capsys.readouterr().err
     (data / "train").rename(data / "valid")
     shutil.copytree(data / "valid", data / "train")
     (data / "val").rmdir()
     assert main(train) == 0
-    assert f"no train films of {', '.join(LABELS[2:])}" in caplog.text
+    assert f"no train images of {', '.join(LABELS[2:])}" in caplog.text
     capsys.readouterr()
     evaluate = ["evaluate", "--model", str(bundle), "--data", str(data), "--output", str(card)]
     assert main([*evaluate, "--device", "cpu"]) == 0
@@ -303,7 +306,7 @@ def test_labels_without_films_are_said(folders: Path, tmp_path: Path, capsys, ca
     assert line.split() == [LABELS[2], "0"]
     text = (card / "card.md").read_text()
     assert f"| {LABELS[2]} | 0 |  |  |  |" in text
-    assert "No two films of the data are of one group" in text
+    assert "No two images of the data are of one group" in text
     assert "it is exceeded for" in text
     assert "| test | 3 | 3 | 0 | 0 | 0 |" in text
 
@@ -330,7 +333,7 @@ def test_a_second_model_decides_again_only_when_asked(
 def test_ages_settle_what_pixels_cannot(folders: Path, tmp_path: Path, capsys) -> None:
     """A network that has learnt nothing, sure of a chest: ages alone tell adult from child."""
     torch.manual_seed(0)
-    network = FilmClassifier("test_efficientnet", LABELS).eval()
+    network = BodyPartClassifier("test_efficientnet", LABELS).eval()
     with torch.no_grad():
         for weights in network.backbone.get_classifier().parameters():
             weights.zero_()
@@ -338,7 +341,7 @@ def test_ages_settle_what_pixels_cannot(folders: Path, tmp_path: Path, capsys) -
     fields = {"architecture": "test_efficientnet", "input_size": 32, "ood_threshold": 99.0}
     bundle = tmp_path / "bundle"
     save(bundle, network, {**fields, "thresholds": dict.fromkeys(LABELS, 0.9)})
-    chests = [f for f in read_films(folders) if f.label in CHESTS and f.path.suffix == ".png"]
+    chests = [f for f in read_dataset(folders) if f.label in CHESTS and f.path.suffix == ".png"]
     age = {"adult_chest": "50", "pediatric_chest": "005Y"}
     data = tmp_path / "manifest.csv"
     evaluate = ["evaluate", "--model", str(bundle), "--data", str(data), "--json"]
@@ -356,20 +359,20 @@ def test_ages_settle_what_pixels_cannot(folders: Path, tmp_path: Path, capsys) -
     figures = evaluated(with_age=True)
     assert figures["figures"]["accuracy"] == 0.5
     assert figures["decisions"]["wrong"] == len(chests) / 2
-    assert figures["with_age"]["films_with_age"] == len(chests)
+    assert figures["with_age"]["images_with_age"] == len(chests)
     assert figures["with_age"]["accuracy"] == figures["with_age"]["macro_f1"] == 1.0
     assert figures["with_age"]["decisions"]["wrong"] == 0
     assert figures["with_age"]["decisions"]["routed"] == len(chests)
     card = (tmp_path / "evaluation" / "card.md").read_text()
-    assert f"for {len(chests)} of the {len(chests)} films, the macro-averaged F1 is 1.000" in card
+    assert f"for {len(chests)} of the {len(chests)} images, the macro-averaged F1 is 1.000" in card
 
 
-@pytest.mark.parametrize("variation", ["plain", "wide"])
-def test_augmentation_is_repeatable_and_keeps_the_range(variation: Variation) -> None:
+@pytest.mark.parametrize("augmentation", ["plain", "strong"])
+def test_augmentation_is_repeatable_and_keeps_the_range(augmentation: Augmentation) -> None:
     gray = (image(shape=(120, 90)) >> 4).astype(np.uint8)
     for seed in range(60):
-        one = augment(gray, np.random.default_rng(seed), variation)
-        assert np.array_equal(one, augment(gray, np.random.default_rng(seed), variation))
+        one = augment(gray, np.random.default_rng(seed), augmentation)
+        assert np.array_equal(one, augment(gray, np.random.default_rng(seed), augmentation))
         assert 0 <= one.min() <= one.max() <= 255
         assert min(one.shape) >= 8
 
@@ -419,19 +422,19 @@ def test_a_frame_leaves_the_film_whole() -> None:
 
 def test_a_shuffled_film_has_the_same_tiles_elsewhere() -> None:
     one = (image(shape=(60, 60)) >> 4).astype(np.uint8)[None]
-    mixed = shuffled(one, np.random.default_rng(3))
+    mixed = shuffle_tiles(one, np.random.default_rng(3))
     assert not np.array_equal(mixed, one)
     assert np.array_equal(np.sort(mixed, axis=None), np.sort(one, axis=None))
 
 
 def test_figures_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(2)
-    labels = rng.integers(0, 4, 300)  # the last label has no film
+    labels = rng.integers(0, 4, 300)  # the last label has no image
     logits = rng.normal(0, 1, (300, len(LABELS))).astype(np.float32)
     logits[np.arange(300), labels] += 1.5
     logits[:, 4] -= 9
-    films = [Film(Path(), "", "val", "s", str(i // 3)) for i in range(300)]
-    found = score(films, softmax(logits, axis=1), labels)
+    images = [LabeledImage(Path(), "", "val", "s", str(i // 3)) for i in range(300)]
+    found = score(images, softmax(logits, axis=1), labels)
     precision, recall, f1, _ = precision_recall_fscore_support(labels, logits.argmax(1))
     assert found["macro_recall"] == pytest.approx(recall.mean(), abs=1e-4)
     for i, label in enumerate(LABELS[:4]):
@@ -443,7 +446,7 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert curve[-1]["error"] == pytest.approx((logits.argmax(1) != labels).mean(), abs=1e-4)
     surest = np.argsort(-softmax(logits, axis=1).max(1), kind="stable")
     errors = [(logits.argmax(1) != labels)[surest[:n]].mean() for n in range(1, len(labels) + 1)]
-    assert score(films, softmax(logits, axis=1), labels)["aurc"] == pytest.approx(
+    assert score(images, softmax(logits, axis=1), labels)["aurc"] == pytest.approx(
         np.mean(errors), abs=1e-4
     )
     scores = rng.normal(0, 1, 200)

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from models.bundle import load_network, read_info, save
-from models.networks import FilmClassifier
-from models.training.teachers import TEMPERATURE, Teachers, disagreement
+from models.networks import BodyPartClassifier
+from models.training.distillation import TEMPERATURE, Teachers, distillation_loss
 from pipeline.cli import main
 from tests.synthetic import image
 from transforms.core.labels import LABELS, SPINE
@@ -22,7 +22,7 @@ TINY = ("--architecture", "test_efficientnet", "--init", "none", "--input_size",
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("films")
+    root = tmp_path_factory.mktemp("images")
     lines = ["path,label,source,group"]
     for index, label in enumerate(LABELS):
         for number in range(12):
@@ -44,7 +44,7 @@ def train(manifest: Path, output: Path, *options: str) -> str:
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Takes everything for a spine, and has learnt from two sources."""
     torch.manual_seed(0)
-    network = FilmClassifier("test_efficientnet", LABELS)
+    network = BodyPartClassifier("test_efficientnet", LABELS)
     with torch.no_grad():
         network.backbone.classifier.bias[LABELS.index(SPINE)] = 8.0
     folder = tmp_path_factory.mktemp("teacher")
@@ -55,8 +55,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
         "ood_threshold": 0.0,
         "training": {
             "sources": [
-                {"source": "near", "license": "", "films": 1},
-                {"source": "clinic", "license": "CC BY 4.0", "films": 7},
+                {"source": "near", "license": "", "images": 1},
+                {"source": "clinic", "license": "CC BY 4.0", "images": 7},
             ]
         },
     }
@@ -73,7 +73,7 @@ def test_a_student_comes_to_hold_what_its_teacher_does(
     )
     spines = {}
     for weight in (0, 1):
-        how = ("--passes", "1", "--batch_size", "2", "--learning_rate", "3e-3")
+        how = ("--epochs", "1", "--batch_size", "2", "--learning_rate", "3e-3")
         student = train(manifest, tmp_path / str(weight), *how, "--teachers", teacher,
                         "--teacher_weight", str(weight))  # fmt: skip
         with torch.no_grad():
@@ -89,33 +89,33 @@ def test_a_student_comes_to_hold_what_its_teacher_does(
 def test_a_teacher_must_not_have_seen_what_is_left_out(
     manifest: Path, teacher: str, tmp_path: Path, capsys
 ) -> None:
-    how = ("--teachers", teacher, "--passes", "1")
-    fair = read_info(train(manifest, tmp_path / "fair", *how, "--leave_out", "far"))
+    how = ("--teachers", teacher, "--epochs", "1")
+    fair = read_info(train(manifest, tmp_path / "fair", *how, "--holdout_sources", "far"))
     learnt = {of["source"]: of for of in fair.training["sources"]}
     assert learnt.keys() == {"near", "clinic"}
-    assert learnt["clinic"] == {"source": "clinic", "license": "CC BY 4.0", "films": 7}
-    assert learnt["near"]["films"] > 1
+    assert learnt["clinic"] == {"source": "clinic", "license": "CC BY 4.0", "images": 7}
+    assert learnt["near"]["images"] > 1
     capsys.readouterr()
     leaky = tmp_path / "leaky"
     command = ["train", "--data", str(manifest), "--output", str(leaky), *TINY, *how]
-    assert main([*command, "--leave_out", "near"]) == 2
+    assert main([*command, "--holdout_sources", "near"]) == 2
     assert "has learnt from near" in capsys.readouterr().err
     assert not leaky.exists()
 
 
 def test_opinions_are_means_of_softened_probabilities_and_leave_films_alone() -> None:
     torch.manual_seed(0)
-    networks = [FilmClassifier("test_efficientnet", LABELS).eval() for _ in range(2)]
+    networks = [BodyPartClassifier("test_efficientnet", LABELS).eval() for _ in range(2)]
     teachers = Teachers([], "cpu")
     teachers.networks = [(network, 32) for network in networks]
-    films = torch.rand(3, 1, 32, 32) * 255
-    before = films.clone()
-    found = teachers.probabilities(films)
-    assert torch.equal(films, before)
+    images = torch.rand(3, 1, 32, 32) * 255
+    before = images.clone()
+    found = teachers.probabilities(images)
+    assert torch.equal(images, before)
     with torch.no_grad():
-        logits = [network.logits(films) / TEMPERATURE for network in networks]
+        logits = [network.logits(images) / TEMPERATURE for network in networks]
     expected = sum(part.softmax(1) for part in logits) / 2
     assert torch.allclose(found, expected, atol=1e-6)
-    assert torch.allclose(disagreement(logits[0] * TEMPERATURE, logits[0].softmax(1)),
+    assert torch.allclose(distillation_loss(logits[0] * TEMPERATURE, logits[0].softmax(1)),
                           torch.zeros(3), atol=1e-5)  # fmt: skip
-    assert (disagreement(logits[0], found) > 0).all()
+    assert (distillation_loss(logits[0], found) > 0).all()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from models import bundle
-from models.ensemble import of_side
+from models.ensemble import resize
 from transforms.core.labels import LABELS
 
 TEMPERATURE: Final = 2.0
@@ -17,9 +17,9 @@ TEMPERATURE: Final = 2.0
 
 
 class Teachers:
-    """What bundles say, in the mean, of the very films that a student sees.
+    """What bundles say, in the mean, of the very images that a student sees.
 
-    Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"; the same augmented film for both
+    Hinton et al. 2015, "Distilling the Knowledge in a Neural Network"; the same augmented image for both
     sides as in Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent".
     """
 
@@ -39,17 +39,17 @@ class Teachers:
             self.networks.append((network, info.input_size))
 
     @torch.no_grad()
-    def probabilities(self, films: Tensor) -> Tensor:
+    def probabilities(self, images: Tensor) -> Tensor:
         """Return float32[N, n_labels], softened, for [N, 1, S, S] in 0..255, of any size."""
         opinions = [
-            torch.softmax(network.logits(of_side(films, side)).float() / TEMPERATURE, dim=1)
+            torch.softmax(network.logits(resize(images, side)).float() / TEMPERATURE, dim=1)
             for network, side in self.networks
         ]
         return torch.stack(opinions).mean(0)
 
 
-def disagreement(logits: Tensor, taught: Tensor) -> Tensor:
-    """Return, for every film, how far a student is from what it is taught, as its gradient weighs.
+def distillation_loss(logits: Tensor, taught: Tensor) -> Tensor:
+    """Return, for every image, how far a student is from what it is taught, as its gradient weighs.
 
     Args:
         logits: float32[N, n_labels] of the student.

@@ -1,4 +1,4 @@
-"""Temperature, thresholds and OOD limit, all set on films that were not trained on."""
+"""Temperature, thresholds and OOD limit, all set on images that were not trained on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from models.training.score import expected_calibration_error
-from models.training.thresholds import (
-    ELSEWHERE_FACTOR,
+from models.training.calibration.thresholds import (
+    HOLDOUT_ERROR_FACTOR,
     Flags,
     Indices,
     Predictions,
@@ -22,10 +21,11 @@ from models.training.thresholds import (
     choose_rule,
     upper_bound,
 )
+from models.training.evaluation.metrics import expected_calibration_error
 from transforms.core.labels import LABELS
 
 TARGET_ERROR: Final = 0.02
-"""Share of wrong films that may be routed, on validation films."""
+"""Share of wrong images that may be routed, on validation images."""
 LEAST_DEVIATION: Final = 1e-6
 
 Logits = npt.NDArray[np.float32]
@@ -54,37 +54,35 @@ def calibrate(
     labels: Indices,
     *,
     target_error: float = TARGET_ERROR,
-    elsewhere: Sequence[Predictions] = (),
+    holdout: Sequence[Predictions] = (),
 ) -> Calibration:
     """Fit a temperature, then choose what is routed; see `thresholds.choose_rule`.
 
-    The evidence says of each of `elsewhere` what a rule that was chosen without it makes of it.
+    The evidence says of each of `holdout` what a rule that was chosen without it makes of it.
 
     Args:
-        logits: float32[N, n_labels] of films that were not trained on.
+        logits: float32[N, n_labels] of images that were not trained on.
         ood_scores: float[N] of these.
         labels: int64[N].
-        target_error: share of wrong films among those routed under a label.
-        elsewhere: what networks say of films of sources that they were trained without.
+        target_error: share of wrong images among those routed under a label.
+        holdout: what networks say of images of sources that they were trained without.
     """
     temperature = fit_temperature(logits, labels)
     mine = Predictions(
         softmax(logits / temperature, axis=1), labels, strangeness(ood_scores, ood_scores)
     )
-    rule = choose_rule(mine, elsewhere, target_error)
+    rule = choose_rule(mine, holdout, target_error)
     evidence = {
         "target_error": target_error,
         "target_proved": rule.is_proved,
         **_routed(mine, rule, target_error),
-        "elsewhere": [
+        "holdout": [
             _routed(
                 there,
-                choose_rule(
-                    mine, [other for other in elsewhere if other is not there], target_error
-                ),
-                ELSEWHERE_FACTOR * target_error,
+                choose_rule(mine, [other for other in holdout if other is not there], target_error),
+                HOLDOUT_ERROR_FACTOR * target_error,
             )
-            for there in elsewhere
+            for there in holdout
         ],
         "ece": round(expected_calibration_error(mine.probabilities, labels), 4),
     }
@@ -94,7 +92,7 @@ def calibrate(
 
 
 def strangeness(ood_scores: Reals, of_val: Reals) -> Reals:
-    """Return scores in standard deviations above the mean of those of the network's val films."""
+    """Return scores in standard deviations above the mean of those of the network's val images."""
     deviation = max(float(of_val.std()), LEAST_DEVIATION)
     return np.asarray((ood_scores - of_val.mean()) / deviation)
 
@@ -122,7 +120,7 @@ def _routed(of: Predictions, rule: Rule, target_error: float) -> dict[str, Any]:
             "target_met": error["routed"] > 0 and error["wrong"] <= target_error * error["routed"],
         }
     return {
-        "films": len(of.labels),
+        "images": len(of.labels),
         "ood_false_review": round(float((of.strangeness > rule.limit).mean()), 4),
         "coverage": round(float(routed.mean()), 4),
         **_error(of.wrong[routed]),
@@ -131,10 +129,10 @@ def _routed(of: Predictions, rule: Rule, target_error: float) -> dict[str, Any]:
 
 
 def _error(wrong: Flags) -> dict[str, Any]:
-    errors, films = int(wrong.sum()), len(wrong)
+    errors, images = int(wrong.sum()), len(wrong)
     return {
-        "routed": films,
+        "routed": images,
         "wrong": errors,
-        "error": round(errors / max(1, films), 4),
-        "error_upper_95": round(upper_bound(errors, films), 4),
+        "error": round(errors / max(1, images), 4),
+        "error_upper_95": round(upper_bound(errors, images), 4),
     }

@@ -1,4 +1,4 @@
-"""Temperature and thresholds: what they promise of films to come, and what films elsewhere ask for."""
+"""Temperature and thresholds: what they promise of images to come, and what images elsewhere ask for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from models.training.calibrate import calibrate, fit_temperature
-from models.training.score import expected_calibration_error
-from models.training.thresholds import LEAST_TELLING, Predictions, choose_rule, upper_bound
+from models.training.calibration.calibrate import calibrate, fit_temperature
+from models.training.calibration.thresholds import (
+    MIN_HOLDOUT_IMAGES,
+    Predictions,
+    choose_rule,
+    upper_bound,
+)
+from models.training.evaluation.metrics import expected_calibration_error
 from transforms.core.labels import LABELS
 
 
@@ -45,7 +50,7 @@ def test_thresholds_keep_the_target_error_on_their_data() -> None:
 
 
 def test_what_is_proved_is_true_of_films_to_come() -> None:
-    """Of sets of 600 films to calibrate on, at most one in twenty may promise too much."""
+    """Of sets of 600 images to calibrate on, at most one in twenty may promise too much."""
     rng = np.random.default_rng(2)
     logits, _, labels = drawn(rng, 200_000)
     promised = broken = 0
@@ -72,13 +77,13 @@ def test_a_label_that_fails_elsewhere_is_asked_for_more() -> None:
     strangeness = rng.normal(3, 1, 3000)
     alone = calibrate(*here)
     there = Predictions(softmax(logits, axis=1), labels, strangeness)
-    found = calibrate(*here, elsewhere=[there])
+    found = calibrate(*here, holdout=[there])
     assert (found.ood_threshold + 5) / 2 == pytest.approx(3 + 1.28, abs=0.1)
     assert (alone.ood_threshold + 5) / 2 == pytest.approx(2.58, abs=0.2)
     assert found.thresholds[LABELS[0]] > alone.thresholds[LABELS[0]]
     assert found.temperature == alone.temperature
-    (said,) = found.evidence["elsewhere"]
-    assert said["films"] == 3000
+    (said,) = found.evidence["holdout"]
+    assert said["images"] == 3000
     as_if_alone = choose_rule(_predictions(here, alone.temperature), [], 0.02)
     assert said["routed"] == as_if_alone.routes(there).sum()
     assert not said["labels"][LABELS[0]]["target_met"]
@@ -94,7 +99,7 @@ def test_few_films_elsewhere_do_not_count() -> None:
     rng = np.random.default_rng(5)
     mine = _predictions(drawn(rng, 3000), 1.0)
     logits, scores, labels = drawn(rng, 1000)
-    some = np.flatnonzero(logits.argmax(1) == 2)[: LEAST_TELLING - 1]
+    some = np.flatnonzero(logits.argmax(1) == 2)[: MIN_HOLDOUT_IMAGES - 1]
     wrong = Predictions(softmax(logits[some], axis=1), (labels[some] + 1) % 5, scores[some] * 0)
     assert choose_rule(mine, [wrong], 0.02) == choose_rule(mine, [], 0.02)
 

@@ -1,4 +1,4 @@
-"""Figures of a model on labelled films: what `train` writes into the bundle and `evaluate` prints."""
+"""Figures of a model on labelled images: what `train` writes into the bundle and `evaluate` prints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from models.training.films import Film
+from models.training.data.images import LabeledImage
 from transforms.core.labels import LABELS
 
 BOOTSTRAP_ROUNDS: Final = 2000
@@ -19,11 +19,11 @@ Reals = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int64]
 
 
-def score(films: Sequence[Film], probabilities: Reals, labels: Indices) -> dict[str, Any]:
-    """Return figures of films; macro averages are over the labels that have films among them.
+def score(images: Sequence[LabeledImage], probabilities: Reals, labels: Indices) -> dict[str, Any]:
+    """Return figures of images; macro averages are over the labels that have images among them.
 
     Args:
-        films: their groups, patients where known, are the unit of the bootstrap.
+        images: their groups, patients where known, are the unit of the bootstrap.
         probabilities: float[N, n_labels], calibrated.
         labels: int64[N].
 
@@ -31,11 +31,11 @@ def score(films: Sequence[Film], probabilities: Reals, labels: Indices) -> dict[
         Shares in 0..1; names that end in `_interval_95` are percentile bootstrap intervals.
     """
     predicted = probabilities.argmax(1)
-    of_group = _confusion_by_group(films, labels, predicted)
+    of_group = _confusion_by_group(images, labels, predicted)
     total = of_group.sum(0)
     rng = np.random.default_rng(0)
-    draws = rng.multinomial(len(of_group), [1 / len(of_group)] * len(of_group), BOOTSTRAP_ROUNDS)
-    drawn = np.tensordot(draws.astype(np.float64), of_group, axes=1)
+    sampler = rng.multinomial(len(of_group), [1 / len(of_group)] * len(of_group), BOOTSTRAP_ROUNDS)
+    drawn = np.tensordot(sampler.astype(np.float64), of_group, axes=1)
     mine, spread = rates(total[None]), rates(drawn)
     present = total.sum(1) > 0
 
@@ -51,7 +51,7 @@ def score(films: Sequence[Film], probabilities: Reals, labels: Indices) -> dict[
         }
 
     return {
-        "films": len(labels),
+        "images": len(labels),
         "groups": len(of_group),
         "accuracy": round(float((predicted == labels).mean()), 4),
         **figure("precision"),
@@ -61,7 +61,7 @@ def score(films: Sequence[Film], probabilities: Reals, labels: Indices) -> dict[
         "aurc": round(area_under_risk_coverage(probabilities, labels), 4),
         "labels": {
             label: {
-                "films": int(total[i].sum()),
+                "images": int(total[i].sum()),
                 **figure("precision", i),
                 **figure("recall", i),
                 **figure("f1", i),
@@ -88,22 +88,22 @@ def rates(confusions: Reals) -> dict[str, Reals]:
 
 def expected_calibration_error(probabilities: Reals, labels: Indices) -> float:
     """Return the ECE over equal-width bins of confidence (Naeini et al. 2015), 0..1."""
-    films = len(labels)
+    images = len(labels)
     return float(
         sum(
-            abs(b["accuracy"] - b["confidence"]) * b["films"] / films
+            abs(b["accuracy"] - b["confidence"]) * b["images"] / images
             for b in reliability(probabilities, labels)
         )
     )
 
 
 def reliability(probabilities: Reals, labels: Indices) -> list[dict[str, float]]:
-    """Return films, mean confidence and accuracy of each bin of confidence that has films."""
+    """Return images, mean confidence and accuracy of each bin of confidence that has images."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     which = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     return [
         {
-            "films": int((which == b).sum()),
+            "images": int((which == b).sum()),
             "confidence": float(confidence[which == b].mean()),
             "accuracy": float(right[which == b].mean()),
         }
@@ -113,7 +113,7 @@ def reliability(probabilities: Reals, labels: Indices) -> list[dict[str, float]]
 
 
 def risk_coverage(probabilities: Reals, labels: Indices) -> list[dict[str, float]]:
-    """Return the error among the most confident films, for shares of films from 5 % to all.
+    """Return the error among the most confident images, for shares of images from 5 % to all.
 
     El-Yaniv and Wiener 2010, "On the Foundations of Noise-free Selective Classification".
     """
@@ -122,7 +122,7 @@ def risk_coverage(probabilities: Reals, labels: Indices) -> list[dict[str, float
     for percent in range(5, 101, 5):
         kept = max(1, round(len(labels) * percent / 100))
         error = round(float(errors[kept - 1]), 4)
-        curve.append({"coverage": percent / 100, "films": kept, "error": error})
+        curve.append({"coverage": percent / 100, "images": kept, "error": error})
     return curve
 
 
@@ -135,16 +135,18 @@ def area_under_risk_coverage(probabilities: Reals, labels: Indices) -> float:
 
 
 def _errors_of_most_confident(probabilities: Reals, labels: Indices) -> Reals:
-    """Return float[N]: the error among the one, two, ... N most confident films."""
+    """Return float[N]: the error among the one, two, ... N most confident images."""
     order = np.argsort(-probabilities.max(1), kind="stable")
     wrong = np.cumsum((probabilities.argmax(1) != labels)[order])
     return np.asarray(wrong / np.arange(1, len(labels) + 1))
 
 
-def _confusion_by_group(films: Sequence[Film], labels: Indices, predicted: Indices) -> Reals:
+def _confusion_by_group(
+    images: Sequence[LabeledImage], labels: Indices, predicted: Indices
+) -> Reals:
     """float[groups, true, said]."""
     numbers: dict[tuple[str, str], int] = {}
-    of_film = [numbers.setdefault((f.source, f.group), len(numbers)) for f in films]
+    of_film = [numbers.setdefault((f.source, f.group), len(numbers)) for f in images]
     tables = np.zeros((len(numbers), N, N))
     np.add.at(tables, (np.array(of_film), labels, predicted), 1)
     return tables

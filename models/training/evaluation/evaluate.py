@@ -1,4 +1,4 @@
-"""All that is measured of a bundle on labelled films, and on what is no film."""
+"""All that is measured of a bundle on labelled images, and on what is no image."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from models import bundle
-from models.networks import FilmClassifier
-from models.training.films import SPLITS, Film, age_of, read_films, split_of
-from models.training.predict import load_to_predict, predict, predict_logits
-from models.training.score import reliability, risk_coverage, score
-from models.training.strangers import DRAWN, arriving
-from models.training.thresholds import upper_bound
-from models.training.views import AS_IT_IS, load_views
+from models.networks import BodyPartClassifier
+from models.training.calibration.thresholds import upper_bound
+from models.training.data.images import SPLITS, LabeledImage, age_of, read_dataset, select_split
+from models.training.data.outliers import SYNTHETIC_KINDS, evaluation_outliers
+from models.training.evaluation.corruptions import ORIGINAL, load_corrupted
+from models.training.evaluation.metrics import reliability, risk_coverage, score
+from models.training.evaluation.predict import load_to_predict, predict, predict_logits
 from transforms.config.policy import Decision, Policy, decide
 from transforms.core.labels import LABELS
 from transforms.imaging.preprocessing import Gray, preprocess
@@ -36,7 +36,7 @@ SHOWN_PER_KIND: Final = 3
 
 @dataclass(frozen=True)
 class Failure:
-    """A generated picture of no film that was routed as one.
+    """A generated picture of no image that was routed as one.
 
     Attributes:
         kind: of picture.
@@ -57,7 +57,7 @@ class Evaluation(NamedTuple):
     Attributes:
         figures: what `evaluation.json` holds: "model_id", "data", "figures" of the labels, "reliability",
             "risk_coverage", "decisions" of the bundle's own policy, "with_age", "sources",
-            "variants" and "strangers".
+            "variants" and "outliers".
         failures: the first of each kind.
     """
 
@@ -70,41 +70,41 @@ def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Ev
 
     Args:
         uri: of the bundle.
-        data: manifest or folder per label, see `films.read_films`.
+        data: manifest or folder per label, see `images.read_dataset`.
         split: train, val or test.
         device: "cpu" or "cuda", where the network runs.
 
     Raises:
         BundleError: the bundle cannot be read.
-        FilmsError: the data set cannot be used, or has no films in the split.
+        DatasetError: the data set cannot be used, or has no images in the split.
     """
     info = bundle.read_info(uri)
     network = load_to_predict(uri, device)
-    known = read_films(data)
-    films = split_of(known, split)
-    labels = np.array([LABELS.index(film.label) for film in films])
-    views = load_views(films, info.input_size)
-    inputs = views.pop(AS_IT_IS)
+    known = read_dataset(data)
+    images = select_split(known, split)
+    labels = np.array([LABELS.index(image.label) for image in images])
+    corrupted = load_corrupted(images, info.input_size)
+    inputs = corrupted.pop(ORIGINAL)
     outputs, energies = predict(network, inputs), _energies(network, inputs)
     policy = Policy().with_defaults(info.thresholds, info.ood_threshold)
-    strangers, failures = _strangers(network, info.input_size, outputs, energies, policy)
+    outliers, failures = _outliers(network, info.input_size, outputs, energies, policy)
     figures = {
         "model_id": info.model_id,
         "data": {
-            "name": data.name, "split": split, "sha256": _digest(data), "films": _counts(known),
-            "groups": len({(film.source, film.group) for film in known}),
+            "name": data.name, "split": split, "sha256": _digest(data), "images": _counts(known),
+            "groups": len({(image.source, image.group) for image in known}),
         },
-        "figures": score(films, outputs[:, :-1], labels),
+        "figures": score(images, outputs[:, :-1], labels),
         "reliability": reliability(outputs[:, :-1], labels),
         "risk_coverage": risk_coverage(outputs[:, :-1], labels),
         "decisions": decisions(outputs, labels, policy),
-        "with_age": _with_age(films, outputs, labels, policy),
-        "sources": _by_source(films, outputs, labels, policy),
-        "variants": {
-            name: _of_variant(predict(network, changed), outputs, labels, policy)
-            for name, changed in views.items()
+        "with_age": _with_age(images, outputs, labels, policy),
+        "sources": _by_source(images, outputs, labels, policy),
+        "corruptions": {
+            name: _corruption_figures(predict(network, changed), outputs, labels, policy)
+            for name, changed in corrupted.items()
         },
-        "strangers": strangers,
+        "outliers": outliers,
     }  # fmt: skip
     return Evaluation(figures, failures)
 
@@ -115,10 +115,10 @@ def decisions(
     policy: Policy,
     ages: Sequence[float | None] | None = None,
 ) -> dict[str, Any]:
-    """Return what the policy makes of films: how many are routed, and how many of them wrongly.
+    """Return what the policy makes of images: how many are routed, and how many of them wrongly.
 
     Args:
-        outputs: float32[N, n_labels + 1] as `FilmClassifier.forward` gives.
+        outputs: float32[N, n_labels + 1] as `BodyPartClassifier.forward` gives.
         labels: int64[N].
         policy: with thresholds for every label.
         ages: of the patients in years, None where it is not known; None: all are unknown.
@@ -134,7 +134,7 @@ def decisions(
         wrong[decision.destination] += decision.destination != LABELS[label]
     total, errors = routed.total(), wrong.total()
     return {
-        "films": len(labels),
+        "images": len(labels),
         "accuracy": _rounded((outputs[:, :-1].argmax(1) == labels).mean()),
         "routed": total,
         "coverage": _rounded(total / len(labels)),
@@ -160,11 +160,11 @@ def auroc(ordinary: npt.NDArray[np.floating], strange: npt.NDArray[np.floating])
     return float(below / (len(ordinary) * len(strange)))
 
 
-def _strangers(
-    network: FilmClassifier, size: int, ordinary: Outputs, energies: Energies, policy: Policy
+def _outliers(
+    network: BodyPartClassifier, size: int, ordinary: Outputs, energies: Energies, policy: Policy
 ) -> tuple[dict[str, Any], list[Failure]]:
     kinds: dict[str, list[Gray]] = defaultdict(list)
-    for kind, picture in arriving():
+    for kind, picture in evaluation_outliers():
         kinds[kind].append(picture)
     found: dict[str, Any] = {}
     failures: list[Failure] = []
@@ -172,7 +172,7 @@ def _strangers(
         inputs = _stacked(pictures, size)
         outputs = predict(network, inputs)
         made = decisions(outputs, np.zeros(len(outputs), np.int64), policy)
-        if kind in DRAWN:
+        if kind in SYNTHETIC_KINDS:
             routed = [
                 Failure(kind, decision.destination, max(values[:-1]), picture)
                 for picture, values in zip(pictures, outputs.tolist(), strict=True)
@@ -180,7 +180,7 @@ def _strangers(
             ]
             failures += routed[:SHOWN_PER_KIND]
         found[kind] = {
-            "pictures": len(pictures),
+            "images": len(pictures),
             "auroc": _rounded(auroc(ordinary[:, -1], outputs[:, -1])),
             "auroc_of_energy": _rounded(auroc(energies, _energies(network, inputs))),
             "auroc_of_confidence": _rounded(
@@ -192,15 +192,15 @@ def _strangers(
     return found, failures
 
 
-def _of_variant(
+def _corruption_figures(
     changed: Outputs, ordinary: Outputs, labels: npt.NDArray[np.int64], policy: Policy
 ) -> dict[str, Any]:
-    """What is decided of films shown otherwise, and how well the OOD score tells them from others."""
+    """What is decided of images shown otherwise, and how well the OOD score tells them from others."""
     told = auroc(ordinary[:, -1], changed[:, -1])
     return {**decisions(changed, labels, policy), "auroc": _rounded(told)}
 
 
-def _energies(network: FilmClassifier, inputs: torch.Tensor) -> Energies:
+def _energies(network: BodyPartClassifier, inputs: torch.Tensor) -> Energies:
     """What the OOD score would be without the residual."""
     return np.asarray(-logsumexp(predict_logits(network, inputs), axis=1))
 
@@ -211,10 +211,10 @@ def _decide(values: Sequence[float], policy: Policy, age_years: float | None = N
 
 
 def _with_age(
-    films: Sequence[Film], outputs: Outputs, labels: npt.NDArray[np.int64], policy: Policy
+    images: Sequence[LabeledImage], outputs: Outputs, labels: npt.NDArray[np.int64], policy: Policy
 ) -> dict[str, Any] | None:
     """What is decided when the patients' ages are known, as routing knows them; None if none is."""
-    ages = [age_of(film) for film in films]
+    ages = [age_of(image) for image in images]
     known = sum(age is not None for age in ages)
     if not known:
         return None
@@ -222,25 +222,25 @@ def _with_age(
         _decide(v, policy, a).decided_label for v, a in zip(outputs.tolist(), ages, strict=True)
     ]
     certain = np.eye(len(LABELS))[[LABELS.index(label) for label in decided]]
-    figures = score(films, certain, labels)
+    figures = score(images, certain, labels)
     names = ("accuracy", "macro_f1", "macro_f1_interval_95", "confusion")
     return {
-        "films_with_age": known,
+        "images_with_age": known,
         **{name: figures[name] for name in names},
         "decisions": decisions(outputs, labels, policy, ages),
     }
 
 
-def _counts(films: Sequence[Film]) -> dict[str, dict[str, int]]:
-    """How many films of each label stand in each split."""
-    counts = Counter((film.split, film.label) for film in films)
+def _counts(images: Sequence[LabeledImage]) -> dict[str, dict[str, int]]:
+    """How many images of each label stand in each split."""
+    counts = Counter((image.split, image.label) for image in images)
     return {split: {label: counts[split, label] for label in LABELS} for split in SPLITS}
 
 
 def _by_source(
-    films: Sequence[Film], outputs: Outputs, labels: npt.NDArray[np.int64], policy: Policy
+    images: Sequence[LabeledImage], outputs: Outputs, labels: npt.NDArray[np.int64], policy: Policy
 ) -> dict[str, Any]:
-    sources = np.array([film.source for film in films])
+    sources = np.array([image.source for image in images])
     return {
         str(source): decisions(outputs[sources == source], labels[sources == source], policy)
         for source in np.unique(sources)

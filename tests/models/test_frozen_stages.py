@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.networks import FilmClassifier
-from models.training.films import read_films
+from models.networks import BodyPartClassifier
+from models.training.data.images import read_dataset
 from models.training.fit import Training, fit
-from models.training.frozen import FrozenStages
+from models.training.frozen_stages import FrozenStages
 from models.training.options import FitOptions
 from pipeline.cli import main
 from transforms.core.labels import LABELS
@@ -25,24 +25,24 @@ FROZEN = ("conv_stem", "bn1", "blocks.0.", "blocks.1.")
 def test_frozen_stages_keep_their_weights(
     architecture: str, folders: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    after_pass: list[dict[str, torch.Tensor]] = []
-    original = Training.end_pass
+    after_epoch: list[dict[str, torch.Tensor]] = []
+    original = Training.end_epoch
 
-    def end_pass(self: Training, macro_f1: float) -> None:
-        after_pass.append(copy.deepcopy(self.network.backbone.state_dict()))
+    def end_epoch(self: Training, macro_f1: float) -> None:
+        after_epoch.append(copy.deepcopy(self.network.backbone.state_dict()))
         original(self, macro_f1)
 
-    monkeypatch.setattr(Training, "end_pass", end_pass)
+    monkeypatch.setattr(Training, "end_epoch", end_epoch)
     options = FitOptions(
-        architecture=architecture, input_size=32, passes=2, batch_size=8, workers=0, freeze=2
+        architecture=architecture, input_size=32, epochs=2, batch_size=8, workers=0, freeze=2
     )
-    found = fit(read_films(folders), options, "cpu", tmp_path).backbone.state_dict()
-    first, second = after_pass
+    found = fit(read_dataset(folders), options, "cpu", tmp_path).backbone.state_dict()
+    first, second = after_epoch
     means = [name for name in first if name.endswith("running_mean")]
-    settled = {name for name in means if torch.equal(first[name], second[name])}
-    assert settled == {name for name in means if name.startswith(FROZEN)}
+    frozen_means = {name for name in means if torch.equal(first[name], second[name])}
+    assert frozen_means == {name for name in means if name.startswith(FROZEN)}
     torch.manual_seed(FitOptions().seed)
-    started = FilmClassifier(architecture, LABELS, drop_rate=0.2).backbone.state_dict()
+    started = BodyPartClassifier(architecture, LABELS, drop_rate=0.2).backbone.state_dict()
     for name in started:
         if name.endswith("weight"):
             is_frozen = name.startswith(FROZEN)
@@ -52,28 +52,28 @@ def test_frozen_stages_keep_their_weights(
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "tf_efficientnet_lite0"])
 def test_statistics_settle_and_the_maps_stay_the_same(architecture: str) -> None:
     torch.manual_seed(0)
-    network = FilmClassifier(architecture, LABELS)
+    network = BodyPartClassifier(architecture, LABELS)
     frozen = FrozenStages(network, 3)
-    films = torch.randint(256, (12, 1, SIDE, SIDE), dtype=torch.uint8)
+    images = torch.randint(256, (12, 1, SIDE, SIDE), dtype=torch.uint8)
     network.train()
     with torch.no_grad():
         for _ in range(20):
-            frozen.feature_maps(films)
+            frozen.feature_maps(images)
     moved = network.backbone.bn1.running_mean.clone()
     assert not torch.equal(moved, torch.zeros_like(moved))
     network.eval()
     with torch.no_grad():
-        expected = network.backbone.forward_features(network.scaled(films))
-    frozen.settle(SIDE)
+        expected = network.backbone.forward_features(network.normalize(images))
+    frozen.freeze_statistics(SIDE)
     assert (frozen.fused is not None) == (architecture != "test_efficientnet")
-    maps = frozen.feature_maps(films)
+    maps = frozen.feature_maps(images)
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-3)
     maps.sum().backward()
     network.train()
-    frozen.settle(SIDE)
+    frozen.freeze_statistics(SIDE)
     later = network.backbone.blocks[-1].state_dict()
     before = {name: of.clone() for name, of in later.items()}
-    frozen.feature_maps(films)
+    frozen.feature_maps(images)
     assert torch.equal(network.backbone.bn1.running_mean, moved)
     learnt = {
         name.split(".")[1]: parameter.grad is not None

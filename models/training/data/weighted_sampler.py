@@ -1,4 +1,4 @@
-"""What a training is shown: which films are drawn how often, and in what variants."""
+"""What a training is shown: which images are drawn how often, and in what variants."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from models.training.augment import augment, beside, framed, mix_style
-from models.training.films import Film
+from models.training.data.augmentation import augment, beside, framed, mix_style
+from models.training.data.images import LabeledImage
+from models.training.data.outliers import shuffle_tiles, synthetic_outlier
+from models.training.data.regions import UNKNOWN
 from models.training.options import FitOptions
-from models.training.regions import UNKNOWN
-from models.training.strangers import generated, shuffled
 from transforms.imaging.preprocessing import preprocess
 
-STRANGER: Final = -1
+OUTLIER: Final = -1
 """Stands for the label of a picture of no anatomy."""
-STRANGE: Final = (STRANGER, UNKNOWN)
+OUTLIER_TARGETS: Final = (OUTLIER, UNKNOWN)
 
 
-class AugmentedFilms(Dataset[tuple[Tensor, int, int]]):
+class AugmentedImages(Dataset[tuple[Tensor, int, int]]):
     """Items are asked for by index and seed: they do not depend on the number of workers."""
 
     def __init__(
@@ -49,9 +49,11 @@ class AugmentedFilms(Dataset[tuple[Tensor, int, int]]):
         index, seed = drawn
         rng = np.random.default_rng(seed)
         size = self.options.input_size
-        is_stranger = rng.random() < self.options.doubt
-        if is_stranger and rng.random() < 0.5:
-            return torch.from_numpy(preprocess(generated(rng, size), size)), *STRANGE
+        is_outlier = rng.random() < self.options.outlier_exposure
+        if is_outlier and rng.random() < 0.5:
+            return torch.from_numpy(
+                preprocess(synthetic_outlier(rng, size), size)
+            ), *OUTLIER_TARGETS
         gray, region = self.grays[index], self.regions[index]
         if self.options.pairs and rng.random() < self.options.pairs:
             alike, chances = self.of_label[self.labels[index]]
@@ -60,17 +62,17 @@ class AugmentedFilms(Dataset[tuple[Tensor, int, int]]):
             region = region if region == self.regions[second] else UNKNOWN
         if self.options.frames and rng.random() < self.options.frames:
             gray = framed(gray, rng)
-        film = preprocess(augment(gray, rng, self.options.variation), size)
+        image = preprocess(augment(gray, rng, self.options.augmentation), size)
         if rng.random() < self.options.style_mix:
             other = self.grays[int(rng.integers(len(self.grays)))]
-            film = mix_style(film, preprocess(other, size), rng)
-        if is_stranger:
-            return torch.from_numpy(shuffled(film, rng)), *STRANGE
-        return torch.from_numpy(film), self.labels[index], region
+            image = mix_style(image, preprocess(other, size), rng)
+        if is_outlier:
+            return torch.from_numpy(shuffle_tiles(image, rng)), *OUTLIER_TARGETS
+        return torch.from_numpy(image), self.labels[index], region
 
 
-class Draws(Sampler[tuple[int, int]]):
-    """Indices by weight, each with a seed, as many as there are films; another lot for each pass."""
+class WeightedSampler(Sampler[tuple[int, int]]):
+    """Indices by weight, each with a seed, as many as there are images; another lot for each pass."""
 
     def __init__(self, weights: list[float], seed: int) -> None:
         self.weights, self.seed, self.number = np.array(weights) / sum(weights), seed, 0
@@ -85,11 +87,11 @@ class Draws(Sampler[tuple[int, int]]):
         yield from zip(indices.tolist(), seeds.tolist(), strict=True)
 
 
-def weights_of(films: list[Film], source_power: float) -> list[float]:
+def sampling_weights(images: list[LabeledImage], source_power: float) -> list[float]:
     """Each class equally often; within a class, sources by a power of their size."""
-    of_source = Counter((f.label, f.source) for f in films)
-    shares = [f.weight * of_source[f.label, f.source] ** (source_power - 1) for f in films]
+    of_source = Counter((f.label, f.source) for f in images)
+    shares = [f.weight * of_source[f.label, f.source] ** (source_power - 1) for f in images]
     of_class: dict[str, float] = defaultdict(float)
-    for film, share in zip(films, shares, strict=True):
-        of_class[film.label] += share
-    return [share / of_class[f.label] for f, share in zip(films, shares, strict=True)]
+    for image, share in zip(images, shares, strict=True):
+        of_class[image.label] += share
+    return [share / of_class[f.label] for f, share in zip(images, shares, strict=True)]

@@ -7,23 +7,23 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from models.fused import FusedStages, fused_start
-from models.networks import FilmClassifier
+from models.fused import FusedStages, fuse_first_stages
+from models.networks import BodyPartClassifier
 from transforms.core.errors import UsageError
 
 
 class FrozenStages:
-    """The stem and the first stages: their weights stay, their batch statistics move until `settle`.
+    """The stem and the first stages: fixed weights, batch statistics that move until `freeze_statistics`.
 
     Attributes:
         fused: what computes them once they have settled, if there is such.
 
     What an edge is need not be learnt again, and these stages cost most of the time. Once their
-    statistics are those of films, nothing about them changes any more: then they are evaluated as in
+    statistics are those of images, nothing about them changes any more: then they are evaluated as in
     serving, and on a CPU EfficientNet-Lites without gradients and fused (`models/fused.py`).
     """
 
-    def __init__(self, network: FilmClassifier, stages: int) -> None:
+    def __init__(self, network: BodyPartClassifier, stages: int) -> None:
         """Fix the weights.
 
         Args:
@@ -39,26 +39,26 @@ class FrozenStages:
             part.requires_grad_(requires_grad=False)
         self.fused: FusedStages | None = None
 
-    def settle(self, side: int) -> None:
-        """Fix the batch statistics too, as they are now, for films of `side` pixels.
+    def freeze_statistics(self, side: int) -> None:
+        """Fix the batch statistics too, as they are now, for images of `side` pixels.
 
         To be called whenever the network has been put in training mode.
         """
         for part in self._parts:
             part.eval()
         if self._parts and self.fused is None:
-            self.fused = fused_start(self.network.backbone, self.stages, side)
+            self.fused = fuse_first_stages(self.network.backbone, self.stages, side)
 
-    def feature_maps(self, films: Tensor) -> Tensor:
+    def feature_maps(self, images: Tensor) -> Tensor:
         """Return the maps of the whole network for [N, 1, S, S] in 0..255."""
-        images, backbone = self.network.scaled(films), self.network.backbone
+        images, backbone = self.network.normalize(images), self.network.backbone
         maps: Tensor
         if self.fused is None:
             maps = backbone.forward_features(images)
             return maps
         with torch.no_grad():
-            maps = torch.cat([self.fused(part) for part in torch.split(images, self.fused.films)])
-        maps = backbone.forward_rest(maps, self.stages)
+            maps = torch.cat([self.fused(part) for part in torch.split(images, self.fused.images)])
+        maps = backbone.forward_remaining_stages(maps, self.stages)
         return maps
 
 

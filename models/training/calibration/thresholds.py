@@ -1,4 +1,4 @@
-"""Which films are routed: thresholds by label and an OOD limit, chosen on predictions."""
+"""Which images are routed: thresholds by label and an OOD limit, chosen on predictions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ GRID: Final = tuple(
     round(float(t), 2) for t in np.arange(MIN_THRESHOLD, MAX_THRESHOLD + 0.001, 0.01)
 )
 """Thresholds to choose from, rising."""
-ELSEWHERE_FACTOR: Final = 2.5
-"""How many times as often films of hospitals that were not learnt may be wrong."""
-LEAST_TELLING: Final = 20
-"""Films elsewhere that have to be called a label before they count in its threshold."""
+HOLDOUT_ERROR_FACTOR: Final = 2.5
+"""How many times as often images of hospitals that were not learnt may be wrong."""
+MIN_HOLDOUT_IMAGES: Final = 20
+"""Images elsewhere that have to be called a label before they count in its threshold."""
 OOD_FALSE_REVIEW: Final = 0.005
-"""Share of validation films that the OOD limit may send to review."""
-OOD_FALSE_REVIEW_ELSEWHERE: Final = 0.1
-"""The same of films of hospitals that were not learnt."""
+"""Share of validation images that the OOD limit may send to review."""
+HOLDOUT_OOD_FALSE_REVIEW: Final = 0.1
+"""The same of images of hospitals that were not learnt."""
 BOUND_CONFIDENCE: Final = 0.95
 """Of the upper bounds of errors."""
 
@@ -35,13 +35,13 @@ Indices = npt.NDArray[np.int64]
 
 
 class Predictions(NamedTuple):
-    """What a network says of films, and what they are.
+    """What a network says of images, and what they are.
 
     Attributes:
         probabilities: float[N, n_labels].
         labels: int64[N].
         strangeness: float[N], OOD scores in standard deviations above the mean of the network's own
-            val films.
+            val images.
     """
 
     probabilities: Reals
@@ -50,7 +50,7 @@ class Predictions(NamedTuple):
 
     @property
     def predicted(self) -> Indices:
-        """The likeliest label of each film, int64[N]."""
+        """The likeliest label of each image, int64[N]."""
         return np.asarray(self.probabilities.argmax(1))
 
     @property
@@ -64,7 +64,7 @@ class Predictions(NamedTuple):
         return np.asarray(self.predicted != self.labels)
 
     def told(self, label: int) -> tuple[Reals, Flags]:
-        """Confidence of the films that are called a label, and whether they are something else."""
+        """Confidence of the images that are called a label, and whether they are something else."""
         mine = self.predicted == label
         return self.confidence[mine], self.wrong[mine]
 
@@ -84,40 +84,40 @@ class Rule:
     is_proved: bool
 
     def routes(self, of: Predictions) -> Flags:
-        """Return which films are routed, bool[N]."""
+        """Return which images are routed, bool[N]."""
         least = np.array([self.thresholds[label] for label in LABELS])
         return (of.confidence >= least[of.predicted]) & (of.strangeness <= self.limit)
 
 
-def choose_rule(mine: Predictions, elsewhere: Sequence[Predictions], target_error: float) -> Rule:
+def choose_rule(mine: Predictions, holdout: Sequence[Predictions], target_error: float) -> Rule:
     """Return the rule that routes the most within these demands.
 
-    - Of the films that are called a label, no more than the target error are wrong, and of films of
-      hospitals that were not learnt, taken together, no more than `ELSEWHERE_FACTOR` times that.
-    - The OOD limit reviews no more than `OOD_FALSE_REVIEW` of the films, or
-      `OOD_FALSE_REVIEW_ELSEWHERE` of strange hospitals', whichever is the higher limit.
+    - Of the images that are called a label, no more than the target error are wrong, and of images of
+      hospitals that were not learnt, taken together, no more than `HOLDOUT_ERROR_FACTOR` times that.
+    - The OOD limit reviews no more than `OOD_FALSE_REVIEW` of the images, or
+      `HOLDOUT_OOD_FALSE_REVIEW` of strange hospitals', whichever is the higher limit.
     - No threshold is below a common one, which falls as long as the upper bound of the error of all
       that it routes alone is within the target: fixed sequence testing, Angelopoulos et al. 2021,
       "Learn then Test".
-    - `is_proved` says whether the bound holds of what the whole rule routes. It is meant for films that
+    - `is_proved` says whether the bound holds of what the whole rule routes. It is meant for images that
       are drawn as these were, one by one, as if temperature and labels' own thresholds had not been
-      chosen on the same films.
+      chosen on the same images.
 
     Args:
-        mine: validation films.
-        elsewhere: films of sources, by networks that were trained without them.
+        mine: validation images.
+        holdout: images of sources, by networks that were trained without them.
         target_error: in 0..1.
     """
-    strange = Predictions(*map(np.concatenate, zip(*elsewhere, strict=True))) if elsewhere else None
+    strange = Predictions(*map(np.concatenate, zip(*holdout, strict=True))) if holdout else None
     own, limit = [], float(np.quantile(mine.strangeness, 1 - OOD_FALSE_REVIEW))
     for index in range(len(LABELS)):
         threshold = _threshold(*mine.told(index), target_error)
-        if strange is not None and len(strange.told(index)[0]) >= LEAST_TELLING:
-            there = _threshold(*strange.told(index), ELSEWHERE_FACTOR * target_error)
+        if strange is not None and len(strange.told(index)[0]) >= MIN_HOLDOUT_IMAGES:
+            there = _threshold(*strange.told(index), HOLDOUT_ERROR_FACTOR * target_error)
             threshold = max(threshold, there)
         own.append(threshold)
     if strange is not None:
-        there = float(np.quantile(strange.strangeness, 1 - OOD_FALSE_REVIEW_ELSEWHERE))
+        there = float(np.quantile(strange.strangeness, 1 - HOLDOUT_OOD_FALSE_REVIEW))
         limit = max(limit, there)
     common = _common_threshold(mine, limit, target_error)
     thresholds = {label: max(common, least) for label, least in zip(LABELS, own, strict=True)}
@@ -125,20 +125,20 @@ def choose_rule(mine: Predictions, elsewhere: Sequence[Predictions], target_erro
     return replace(rule, is_proved=_error_bound(mine, rule.routes(mine)) <= target_error)
 
 
-def upper_bound(errors: int, films: int) -> float:
+def upper_bound(errors: int, images: int) -> float:
     """Return the one-sided 95 % bound of an error rate (Clopper and Pearson 1934), 0..1.
 
-    For films that are drawn as those were; of films from elsewhere it says nothing.
+    For images that are drawn as those were; of images from elsewhere it says nothing.
     """
-    if errors >= films:
+    if errors >= images:
         return 1.0
-    return float(beta.ppf(BOUND_CONFIDENCE, errors + 1, films - errors))
+    return float(beta.ppf(BOUND_CONFIDENCE, errors + 1, images - errors))
 
 
 def _threshold(confidence: Reals, wrong: Flags, target_error: float) -> float:
-    """The lowest threshold of the grid whose accepted films keep the target error.
+    """The lowest threshold of the grid whose accepted images keep the target error.
 
-    The highest where none does, or where no film tells.
+    The highest where none does, or where no image tells.
     """
     for threshold in GRID:
         kept = confidence >= threshold
@@ -150,7 +150,7 @@ def _threshold(confidence: Reals, wrong: Flags, target_error: float) -> float:
 def _common_threshold(mine: Predictions, limit: float, target_error: float) -> float:
     """The last of the falling thresholds that proves the target; the lowest where none does.
 
-    Thresholds that leave too few films to prove anything, right or wrong, are passed over.
+    Thresholds that leave too few images to prove anything, right or wrong, are passed over.
     """
     familiar, common = mine.strangeness <= limit, None
     for threshold in reversed(GRID):

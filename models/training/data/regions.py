@@ -13,31 +13,33 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from models.training.films import Film
+from models.training.data.images import LabeledImage
 from transforms.core.errors import UsageError
 
 UNKNOWN: Final = -1
-"""Stands for the region of a film that is of none, or of a rare one."""
-LEAST_FILMS: Final = 8
+"""Stands for the region of an image that is of none, or of a rare one."""
+MIN_IMAGES: Final = 8
 GUESSED: Final = "pred:"
 """Stands before a region that a model named; it counts like any other."""
 
 
-def number_regions(films: Sequence[Film]) -> tuple[list[int], int]:
-    """Return each film's region as a number, or `UNKNOWN`, and how many regions there are.
+def number_regions(images: Sequence[LabeledImage]) -> tuple[list[int], int]:
+    """Return each image's region as a number, or `UNKNOWN`, and how many regions there are.
 
     A region is what the manifest calls so, of one label, in whatever case: collections write it in
-    their own, and telling them apart is not to be learnt. It takes `LEAST_FILMS` films to be one.
+    their own, and telling them apart is not to be learnt. It takes `MIN_IMAGES` images to be one.
 
     Raises:
         UsageError: there is none.
     """
-    names = [(film.label, film.region.removeprefix(GUESSED).strip().casefold()) for film in films]
+    names = [
+        (image.label, image.region.removeprefix(GUESSED).strip().casefold()) for image in images
+    ]
     counts = Counter(name for name in names if name[1])
-    known = sorted(name for name, count in counts.items() if count >= LEAST_FILMS)
+    known = sorted(name for name, count in counts.items() if count >= MIN_IMAGES)
     if not known:
         raise UsageError(
-            f"--region_weight: no region has {LEAST_FILMS} train films; give a manifest with a "
+            f"--region_weight: no region has {MIN_IMAGES} train images; give a manifest with a "
             "column region, or 0"
         )
     number = {name: i for i, name in enumerate(known)}
@@ -45,7 +47,7 @@ def number_regions(films: Sequence[Film]) -> tuple[list[int], int]:
 
 
 def region_loss(logits: Tensor, regions: Tensor, label_smoothing: float) -> Tensor:
-    """Return the mean cross-entropy over films, 0 for those of `UNKNOWN` region.
+    """Return the mean cross-entropy over images, 0 for those of `UNKNOWN` region.
 
     Args:
         logits: float32[N, n_regions].

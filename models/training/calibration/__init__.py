@@ -1,0 +1,1 @@
+"""Temperature, thresholds and the OOD score."""
