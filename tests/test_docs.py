@@ -21,6 +21,7 @@ from models.training.evaluation.card import CARD_FILE, EVALUATION_FILE, FAILURES
 from pipeline import __version__
 from pipeline.cli import COMMANDS
 from pipeline.cli.evaluate import table
+from tests.test_imports import LAYERS
 from transforms.core.reasons import MEANINGS, Reason, Status
 from transforms.lake.schema import SCHEMA
 from transforms.metrics import (
@@ -32,6 +33,11 @@ from transforms.metrics import (
 
 ROOT = Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+PROSE = [
+    page
+    for pattern in ("*.md", "docs/**/*.md", "templates/**/*.md", "benchmarks/*.md")
+    for page in sorted(ROOT.glob(pattern))
+]
 MAX_PICTURE_BYTES = 250_000
 
 
@@ -77,6 +83,11 @@ def test_a_decision_record_has_date_and_status_and_is_listed(record: Path) -> No
     assert title and date and status
     row = f"| [{record.name[:4]}]({record.name}) | {title[1]} | {date[1]} | {status[1]} |"
     assert row in (record.parent / "README.md").read_text()
+
+
+def test_the_architecture_lists_the_packages_in_order_of_their_dependencies() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert tuple(re.findall(r"^\| `([a-z.]+)` \|", page, re.M)) == LAYERS
 
 
 def test_every_page_is_listed() -> None:
@@ -125,7 +136,15 @@ def test_the_repository_uses_standard_terms() -> None:
     assert terms.main() == 0
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+def anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub derives them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target, _, anchor in re.findall(r"\]\(([^)#:]*)(#([^)]+))?\)", page.read_text()):
+        linked = page.parent / target if target else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
