@@ -17,6 +17,6 @@ def module_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster
 
 @pytest.fixture
 def cluster(module_cluster: Cluster) -> Iterator[Cluster]:
-    """A cluster that is whole and idle, whatever the test before did to it."""
+    """A complete and idle cluster, whatever the previous test did to it."""
     yield module_cluster
-    module_cluster.tidy()
+    module_cluster.reset()

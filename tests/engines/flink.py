@@ -1,6 +1,6 @@
-"""A Flink cluster on this machine: JobManager, TaskManager, job server and a supervised worker pool.
+"""A Flink cluster on this machine: JobManager, TaskManager, job server and worker pool.
 
-Each is a process of its own, to be killed as a test likes. `make flink` fetches what they need.
+Each is a separate process that a test can kill. `make flink` downloads what they need.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ CLASSES = {
     "jm": "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
     "tm": "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
 }
-CLUSTERS_OWN = ("flink-", "slf4j-", "log4j-", "listenablefuture")
-"""Jars that Flink brings itself, in versions of its own."""
-OPENED = (
+JARS_OF_FLINK = ("flink-", "slf4j-", "log4j-", "listenablefuture")
+"""Prefixes of jars that the Flink distribution includes in other versions."""
+OPENED_PACKAGES = (
     "java.lang java.net java.io java.nio sun.nio.ch java.lang.reflect java.text java.time java.util "
     "java.util.concurrent java.util.concurrent.atomic java.util.concurrent.locks"
 ).split()
-EXPORTED = (
+EXPORTED_PACKAGES = (
     "java.base/sun.net.util java.rmi/sun.rmi.registry jdk.compiler/com.sun.tools.javac.api "
     "java.security.jgss/sun.security.krb5"
 ).split()
-OPENS = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED]
-"""Flink 1.16 is documented for Java 8 and 11; with these it runs on 17."""
-JVM = [*OPENS, *(f"--add-exports={module}=ALL-UNNAMED" for module in EXPORTED)]
+OPENS = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED_PACKAGES]
+"""Flink 1.16 supports Java 8 and 11; these options let it run on 17."""
+JVM = [*OPENS, *(f"--add-exports={module}=ALL-UNNAMED" for module in EXPORTED_PACKAGES)]
 START_S = 90
 
 
 class Cluster:
-    """The processes of a cluster.
+    """A running cluster.
 
     Attributes:
         jobs: HOST:PORT of the job server.
@@ -69,37 +69,35 @@ class Cluster:
 
     def start(self, kind: str) -> None:
         """Start the JobManager (jm) or a TaskManager (tm)."""
-        parameters = _memory_parameters(kind, self._folder)
         jars = [str(jar) for jar in sorted((HOME / "lib").glob("*.jar"))]
-        jars += [str(j) for j in sorted(LIBS.glob("*.jar")) if not j.name.startswith(CLUSTERS_OWN)]
+        jars += [str(j) for j in sorted(LIBS.glob("*.jar")) if not j.name.startswith(JARS_OF_FLINK)]
         log4j = f"-Dlog4j.configurationFile=file:{SERVER / 'log4j.properties'}"
-        jvm, dynamic = parameters
-        where = ["--configDir", str(self._folder)]
-        command = ["java", *jvm, *JVM, log4j, "-cp", ":".join(jars), CLASSES[kind], *where]
-        self._start(kind, [*command, *dynamic])
+        jvm, dynamic = _memory_parameters(kind, self._folder)
+        command = ["java", *jvm, *JVM, log4j, "-cp", ":".join(jars), CLASSES[kind]]
+        self._start(kind, [*command, "--configDir", str(self._folder), *dynamic])
 
     def kill(self, name: str) -> None:
-        """SIGKILL to a process and all of its group: jm, tm, server, or pool with its workers."""
+        """Send SIGKILL to the process group of jm, tm, server, or pool (with its workers)."""
         process = self._processes.pop(name)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def start_pool(self) -> None:
-        """Start the pool again, where it stood."""
+        """Restart the worker pool on the same port."""
         self._start_pool(int(self.workers.rpartition(":")[2]))
 
     def log(self, name: str) -> str:
-        """What a process wrote."""
+        """Return the output of a process."""
         return (self._folder / f"{name}.log").read_text(errors="replace")
 
     @property
     def master(self) -> str:
-        """HOST:PORT of the REST interface."""
+        """HOST:PORT of the REST API."""
         return f"localhost:{self._rest}"
 
     def rest(self, path: str, data: dict[str, Any] | None = None, method: str | None = None) -> Any:
-        """Answer of Flink's REST interface."""
+        """Call Flink's REST API and return its JSON response."""
         body = None if data is None else json.dumps(data).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self._rest}{path}",
@@ -107,26 +105,26 @@ class Cluster:
             method=method,
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read() or b"{}")
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.loads(response.read() or b"{}")
 
-    def tidy(self) -> None:
-        """Start what was killed, cancel the jobs that still run, and wait until they have ended."""
+    def reset(self) -> None:
+        """Restart killed processes, cancel unfinished jobs, and wait until they have ended."""
         if "tm" not in self._processes:
             self.start("tm")
         if "pool" not in self._processes:
             self.start_pool()
         for job in self._unfinished():
-            with contextlib.suppress(urllib.error.HTTPError):  # it ended meanwhile
+            with contextlib.suppress(urllib.error.HTTPError):  # it has just ended
                 self.rest(f"/jobs/{job}", method="PATCH")
-        until = time.monotonic() + START_S
+        deadline = time.monotonic() + START_S
         while self._unfinished():
-            if time.monotonic() > until:
-                raise TimeoutError(f"a job does not end:\n{self.log('jm')[-2000:]}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"a job is still running:\n{self.log('jm')[-2000:]}")
             time.sleep(0.25)
 
     def close(self) -> None:
-        """End everything."""
+        """Kill all processes."""
         for name in list(self._processes):
             self.kill(name)
 
@@ -145,13 +143,13 @@ class Cluster:
         return process
 
     def _wait_for_slots(self) -> None:
-        until = time.monotonic() + START_S
-        while time.monotonic() < until:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 if self.rest("/overview")["slots-total"]:
                     return
             time.sleep(0.25)
-        raise TimeoutError(f"no TaskManager came:\n{self.log('jm')[-2000:]}")
+        raise TimeoutError(f"no TaskManager registered:\n{self.log('jm')[-2000:]}")
 
     def _start_job_server(self) -> str:
         port = free_port()
@@ -178,7 +176,7 @@ def _configuration(folder: Path, rest: int, rpc: int, blobs: int) -> dict[str, o
         "taskmanager.host": "127.0.0.1",
         "taskmanager.bind-host": "127.0.0.1",
         "taskmanager.memory.process.size": "2048m",
-        "taskmanager.memory.network.min": "384m",  # the default is too small for many small steps
+        "taskmanager.memory.network.min": "384m",  # the default is too small for a graph of many steps
         "taskmanager.memory.network.max": "384m",
         "taskmanager.memory.managed.size": "256m",
         "taskmanager.numberOfTaskSlots": 2,
@@ -187,7 +185,7 @@ def _configuration(folder: Path, rest: int, rpc: int, blobs: int) -> dict[str, o
         "rest.bind-address": "127.0.0.1",
         "rest.port": rest,
         "blob.server.port": blobs,
-        "classloader.check-leaked-classloader": "false",  # else every second job with state fails
+        "classloader.check-leaked-classloader": "false",  # otherwise every second stateful job fails
         "restart-strategy": "fixed-delay",
         "restart-strategy.fixed-delay.attempts": 20,
         "restart-strategy.fixed-delay.delay": "1s",
@@ -201,21 +199,23 @@ def _configuration(folder: Path, rest: int, rpc: int, blobs: int) -> dict[str, o
 
 
 def _memory_parameters(kind: str, configuration: Path) -> tuple[list[str], list[str]]:
-    """What Flink's own start script asks its helper for: options of the JVM, and of the process."""
+    """Return JVM and process options, from the helper of Flink's own start script."""
     (dist,) = (HOME / "lib").glob("flink-dist-*.jar")
     folders = ["--configDir", configuration, "--binDir", HOME / "bin", "--libDir", HOME / "lib"]
     helper = "org.apache.flink.runtime.util.bash.BashJavaUtils"
     classes = f"{HOME / 'bin' / 'bash-java-utils.jar'}:{dist}"
     command = ["java", "-cp", classes, helper, f"GET_{kind.upper()}_RESOURCE_PARAMS", *folders]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    mark = "BASH_JAVA_UTILS_EXEC_RESULT:"
-    jvm, dynamic = [line.removeprefix(mark).split() for line in said.splitlines() if mark in line]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    prefix = "BASH_JAVA_UTILS_EXEC_RESULT:"
+    jvm, dynamic = [
+        line.removeprefix(prefix).split() for line in output.splitlines() if prefix in line
+    ]
     return jvm, dynamic
 
 
 @contextlib.contextmanager
 def flink_cluster(folder: Path) -> Iterator[Cluster]:
-    """Run a cluster whose files stand in a folder."""
+    """Run a cluster with its files in a folder."""
     (folder / "tmp").mkdir(parents=True)
     cluster = Cluster(folder)
     try:

@@ -1,4 +1,4 @@
-"""Starts Prism and Beam's worker pool as processes of their own, and ends them, children and all."""
+"""Runs Prism and Beam's worker pool as process groups that end with the test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POOL_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-"""Where a pool finds the `python` that it starts."""
+"""Makes the pool start this `python`, and limits the memory that its workers retain."""
 
 
 def free_port() -> int:
@@ -30,19 +30,19 @@ def free_port() -> int:
 
 
 def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until somebody listens on a port."""
-    until = time.monotonic() + START_S
-    while time.monotonic() < until:
-        assert process.poll() is None, "the server ended"
+    """Wait until a process listens on a port."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the server exited"
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.1)
-    raise TimeoutError(f"nobody listens on {port}")
+    raise TimeoutError(f"no process listens on port {port}")
 
 
 @contextlib.contextmanager
 def running(command: list[str], port: int, **environment: str) -> Iterator[str]:
-    """Run a server; gives HOST:PORT. Its process group ends with the block."""
+    """Run a server and yield its HOST:PORT; kill its process group afterwards."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -61,7 +61,7 @@ def running(command: list[str], port: int, **environment: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def prism_server() -> Iterator[str]:
-    """Prism as a job server."""
+    """Run Prism as a job server and yield its HOST:PORT."""
     port = free_port()
     options = [f"--job_port={port}", "--serve_http=false", "--log_level=error"]
     with running([str(PRISM), *options], port) as endpoint:
@@ -69,14 +69,14 @@ def prism_server() -> Iterator[str]:
 
 
 def pool_command(port: int) -> list[str]:
-    """What starts a worker pool on a port."""
+    """Return the command of a worker pool on a port."""
     module = "apache_beam.runners.worker.worker_pool_main"
     return [sys.executable, "-m", module, f"--service_port={port}"]
 
 
 @contextlib.contextmanager
 def worker_pool() -> Iterator[str]:
-    """Beam's pool of Python workers; it starts `python` from the path."""
+    """Run Beam's pool of Python workers and yield its HOST:PORT."""
     port = free_port()
     with running(pool_command(port), port, **POOL_ENVIRONMENT) as endpoint:
         yield endpoint

@@ -1,4 +1,4 @@
-"""Streams as an operator has them: started, fed, watched, stopped and killed."""
+"""Runs streams as an operator does: start, feed, observe, stop and kill."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.conftest import Lake, counts
 from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
 
-PATIENCE_S = 150
+TIMEOUT_S = 150
 FAST = ["--poll_every=1", "--settle_for=1", "--max_batch_wait=1"]
 VOLATILE = soak.VOLATILE | {"model_id", "status", "stage", "reason", "conflict", "ingest_date"}
 
 
 class Stream:
-    """A `dicom-router route` that goes on until it is stopped."""
+    """A `dicom-router route` process that runs until it is stopped."""
 
     def __init__(self, lake: Path, options: list[str], log: Path, **environment: str) -> None:
         self._lake = lake
@@ -39,63 +39,64 @@ class Stream:
             )  # fmt: skip
 
     @property
-    def said(self) -> str:
-        """What it wrote to stderr."""
+    def stderr(self) -> str:
+        """Its output on stderr."""
         return self._log.read_text(errors="replace")
 
-    def wait_until(self, condition: Callable[[], Any], what: str) -> None:
-        """Wait until something is so."""
-        until = time.monotonic() + PATIENCE_S
+    def wait_until(self, condition: Callable[[], Any], description: str) -> None:
+        """Wait until a condition holds."""
+        deadline = time.monotonic() + TIMEOUT_S
         while not condition():
-            assert self._process.poll() is None, f"it ended: {self.said[-3000:]}"
-            assert time.monotonic() < until, f"{what}: not so: {self.said[-3000:]}"
+            assert self._process.poll() is None, f"the stream ended: {self.stderr[-3000:]}"
+            assert time.monotonic() < deadline, f"timeout: {description}: {self.stderr[-3000:]}"
             time.sleep(0.2)
 
     def wait_for_rows(self, number: int) -> None:
-        """Wait until the index has so many rows."""
+        """Wait until the index has at least `number` rows."""
         self.wait_until(lambda: rows_in(self._lake) >= number, f"{number} rows")
 
     def stop(self) -> dict[str, Any]:
-        """Ask it to stop, as a service manager does; gives back its summary."""
+        """Send SIGTERM, as a service manager does, and return the summary."""
         self._process.send_signal(signal.SIGTERM)
-        return self.ended()
+        return self.wait()
 
-    def ended(self) -> dict[str, Any]:
-        """Wait for its end and give back its summary."""
-        out, _ = self._process.communicate(timeout=PATIENCE_S)
-        assert self._process.returncode == 0, self.said[-3000:]
+    def wait(self) -> dict[str, Any]:
+        """Wait until it ends successfully, and return the summary."""
+        out, _ = self._process.communicate(timeout=TIMEOUT_S)
+        assert self._process.returncode == 0, self.stderr[-3000:]
         summary: dict[str, Any] = json.loads(out)
         assert summary["complete"]
         return summary
 
-    def failed(self) -> int:
-        """Wait for its end by itself and give back its exit code."""
-        self._process.communicate(timeout=PATIENCE_S)
+    def wait_for_exit_code(self) -> int:
+        """Wait until it ends, and return its exit code."""
+        self._process.communicate(timeout=TIMEOUT_S)
         return self._process.returncode
 
     def kill(self) -> None:
-        """SIGKILL to it and all that it started here."""
+        """Send SIGKILL to its process group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
 @contextlib.contextmanager
-def stream(lake: Path, *options: str, **environment: str) -> Iterator[Stream]:
-    one = Stream(lake, list(options), lake.parent / f"{lake.name}.log", **environment)
+def start_stream(lake: Path, *options: str, **environment: str) -> Iterator[Stream]:
+    """Start a stream, which is killed at the end of the block if it still runs."""
+    stream = Stream(lake, list(options), lake.parent / f"{lake.name}.log", **environment)
     try:
-        yield one
+        yield stream
     finally:
-        one.kill()
+        stream.kill()
 
 
 def rows_in(lake: Path) -> int:
-    """Rows of the index, which is read while it grows."""
+    """Return the number of rows in the index of a running stream."""
     return len(Lake(lake).rows()) if list(lake.glob("index/*/*.parquet")) else 0
 
 
-def drop(images: Path, folder: Path, start: int, end: int) -> None:
-    """Put some of the films there, whole at once."""
+def copy_images(images: Path, folder: Path, start: int, end: int) -> None:
+    """Copy some of the images to a folder, each by an atomic rename."""
     folder.mkdir(exist_ok=True)
     for path in sorted(images.iterdir())[start:end]:
         part = folder.parent / f".{path.name}"
@@ -104,32 +105,32 @@ def drop(images: Path, folder: Path, start: int, end: int) -> None:
 
 
 def assert_same(lake: Path, baseline_lake: Path) -> None:
-    """Require that a stream's lake holds what a batch made of the same files in another folder.
+    """Assert that the lake of a stream equals that of a batch run over the same files in another folder.
 
-    Which of several sources of the same bytes is the first one depends, in a stream, on which came
-    first; that there is one, and the conflict on what came after, do not.
+    Which of several sources of the same bytes is the original depends on arrival order in a stream;
+    that exactly one is, and that its conflicts are marked, does not.
     """
-    mine, theirs = by_name(lake), by_name(baseline_lake)
-    assert mine.keys() == theirs.keys()
-    for name, row in theirs.items():
+    actual, expected = by_name(lake), by_name(baseline_lake)
+    assert actual.keys() == expected.keys()
+    for name, row in expected.items():
         stable = row.keys() - VOLATILE - {"source_uri", "source_version", "object_key"}
-        assert {k: mine[name][k] for k in stable} == {k: row[k] for k in stable}
-    assert statuses(mine) == statuses(theirs)
-    in_conflict = {r["sop_instance_uid"] for r in theirs.values() if r["conflict"]}
-    assert {r["sop_instance_uid"] for r in mine.values() if r["conflict"]} == in_conflict
+        assert {k: actual[name][k] for k in stable} == {k: row[k] for k in stable}
+    assert statuses(actual) == statuses(expected)
+    in_conflict = {r["sop_instance_uid"] for r in expected.values() if r["conflict"]}
+    assert {r["sop_instance_uid"] for r in actual.values() if r["conflict"]} == in_conflict
     assert soak.objects_of(lake) == soak.objects_of(baseline_lake)
-    assert_sound(lake)
+    assert_ok(lake)
 
 
-def assert_sound(lake: Path) -> None:
-    """Require that the contract holds, and that nothing is left over."""
+def assert_ok(lake: Path) -> None:
+    """Assert that a lake has no contract violations and no leftover temporary files."""
     assert not verify_lake(Layout(str(lake)), deep=True).violations
-    left = [p for part in ("journal", ".tmp", ".stream") for p in (lake / part).glob("*")]
-    assert not left
+    leftover = [p for part in ("journal", ".tmp", ".stream") for p in (lake / part).glob("*")]
+    assert not leftover
 
 
 def by_name(lake: Path) -> dict[str, dict[str, Any]]:
-    """Rows by the file names of their sources; each once."""
+    """Return the rows by the file names of their sources, which must be unique."""
     rows = Lake(lake).rows()
     found = {Path(row["source_uri"]).name: row for row in rows}
     assert len(found) == len(rows)
@@ -137,6 +138,7 @@ def by_name(lake: Path) -> dict[str, dict[str, Any]]:
 
 
 def statuses(rows: dict[str, dict[str, Any]]) -> dict[str, Counter[str]]:
+    """Return how often each content has each status."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows.values():
         found[row["content_sha256"]][row["status"]] += 1
@@ -144,6 +146,6 @@ def statuses(rows: dict[str, dict[str, Any]]) -> dict[str, Counter[str]]:
 
 
 def accounted(summary: dict[str, Any]) -> int:
-    """Objects that a summary accounts for."""
+    """Return the number of objects that a summary accounts for; it must be all that were discovered."""
     assert sum(counts(summary).values()) == summary["counts"]["discovered"]
     return int(summary["counts"]["discovered"])

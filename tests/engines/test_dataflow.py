@@ -1,4 +1,4 @@
-"""What is sent to Dataflow, built here without a network or credentials; nothing runs there."""
+"""The job that is sent to Dataflow, built without network or credentials; it is not run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True, scope="module")
 def extra() -> Iterator[None]:
-    """As if the extra gcp were there, of which these tests need only the client."""
+    """Pretend that the extra `gcp` is installed: these tests need only its client."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runners, "is_installed", lambda module: True)
         yield
@@ -46,7 +46,7 @@ def extra() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def job() -> Callable[..., Any]:
-    """What Beam's own runner makes of the graph, up to where it would reach for the network."""
+    """Return a function that builds the job as Beam's runner does, up to the first request."""
     pytest.importorskip("google.cloud.dataflow", reason="needs google-cloud-dataflow-client")
     from apache_beam.runners.dataflow.internal import apiclient
 
@@ -69,12 +69,12 @@ def job() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="module", params=["files", "watch"])
-def plain(request: pytest.FixtureRequest, job: Callable[..., Any]) -> Any:
+def default_job(request: pytest.FixtureRequest, job: Callable[..., Any]) -> Any:
     return job(f"--source={request.param}")
 
 
 @pytest.fixture(scope="module")
-def fitted(job: Callable[..., Any]) -> Any:
+def gpu_job(job: Callable[..., Any]) -> Any:
     return job("--accelerator", HINT, "--device", "cuda")
 
 
@@ -85,7 +85,7 @@ def image_of(environment: Any) -> str:
 
 
 def hints_by_step(pipeline: Any) -> dict[str, bytes | None]:
-    """Accelerator of each step that runs code."""
+    """Return the accelerator hint of each step that runs code."""
     return {
         step.unique_name: pipeline.components.environments[step.environment_id].resource_hints.get(
             ACCELERATOR
@@ -96,7 +96,7 @@ def hints_by_step(pipeline: Any) -> dict[str, bytes | None]:
 
 
 def texts_of(data: bytes) -> Iterator[bytes]:
-    """The bytes of a proto and of the pickles in it."""
+    """Yield the bytes of a proto and of the pickles in it."""
     yield data
     for found in re.findall(rb"[A-Za-z0-9+/]{40,}={0,2}", data):
         for unpacked in (zlib.decompress, bz2.decompress, bytes):
@@ -106,36 +106,40 @@ def texts_of(data: bytes) -> Iterator[bytes]:
                 continue
 
 
-def test_the_job_runs_in_the_given_image(plain: Any) -> None:
-    streams = plain.options.view_as(StandardOptions).streaming
-    kind = "JOB_TYPE_STREAMING" if streams else "JOB_TYPE_BATCH"
-    assert plain.proto.type_.name == kind
-    environments = plain.proto_pipeline.components.environments.values()
+def test_the_job_runs_in_the_given_image(default_job: Any) -> None:
+    is_streaming = default_job.options.view_as(StandardOptions).streaming
+    kind = "JOB_TYPE_STREAMING" if is_streaming else "JOB_TYPE_BATCH"
+    assert default_job.proto.type_.name == kind
+    environments = default_job.proto_pipeline.components.environments.values()
     assert {image_of(e) for e in environments} == {IMAGE}
     staged = [d.role_payload for e in environments for d in e.dependencies]
-    listing = b"submission_environment_dependencies.txt"  # for the job's page, where pip is there
-    assert [s for s in staged if listing not in s] == [], "nothing is staged beside it"
-    (pool,) = plain.proto.environment.worker_pools
+    listing = b"submission_environment_dependencies.txt"  # for the job page, where pip is available
+    assert [s for s in staged if listing not in s] == [], "nothing else is staged"
+    (pool,) = default_job.proto.environment.worker_pools
     assert {i.container_image for i in pool.sdk_harness_container_images} == {IMAGE}
-    assert f'"{kind}"' in plain.json()
+    assert f'"{kind}"' in default_job.json()
 
 
-def test_main_is_not_pickled(plain: Any) -> None:
-    assert plain.options.view_as(SetupOptions).save_main_session is False
+def test_main_is_not_pickled(default_job: Any) -> None:
+    assert default_job.options.view_as(SetupOptions).save_main_session is False
 
 
-def test_every_step_is_rebuilt_from_what_is_sent(plain: Any) -> None:
-    rebuilt = beam.Pipeline.from_runner_api(plain.proto_pipeline, "FnApiRunner", PipelineOptions())
+def test_every_step_is_deserialized_from_the_proto(default_job: Any) -> None:
+    rebuilt = beam.Pipeline.from_runner_api(
+        default_job.proto_pipeline, "FnApiRunner", PipelineOptions()
+    )
     assert rebuilt.to_runner_api().components.transforms
 
 
-def test_all_labels_differ(plain: Any) -> None:
-    names = Counter(t.unique_name for t in plain.proto_pipeline.components.transforms.values())
+def test_labels_are_unique(default_job: Any) -> None:
+    names = Counter(
+        t.unique_name for t in default_job.proto_pipeline.components.transforms.values()
+    )
     assert [name for name, number in names.items() if number > 1] == []
 
 
-def test_all_keys_have_deterministic_coders(plain: Any) -> None:
-    components = plain.proto_pipeline.components
+def test_all_keys_have_deterministic_coders(default_job: Any) -> None:
+    components = default_job.proto_pipeline.components
     context = PipelineContext(components)
     grouped = [
         (step.unique_name, components.pcollections[next(iter(step.inputs.values()))].coder_id)
@@ -147,23 +151,23 @@ def test_all_keys_have_deterministic_coders(plain: Any) -> None:
         assert context.coders.get_by_id(coder_id).key_coder().is_deterministic(), name
 
 
-def test_no_path_of_this_machine_is_sent(fitted: Any) -> None:
-    """Names of source files apart, which tracebacks show."""
-    places = "|".join(re.escape(str(place)) for place in (ROOT, Path(sys.prefix), Path.home()))
-    pattern = re.compile(rb"(?<![\w/.:-])(?:%s)/[-\w./]*" % places.encode())
-    sent = texts_of(fitted.proto_pipeline.SerializeToString())
-    named = {path for text in sent for path in pattern.findall(text)}
-    assert named, "pickles were looked into"
-    assert {path for path in named if not path.endswith(b".py")} == set()
+def test_no_local_path_is_sent(gpu_job: Any) -> None:
+    """Except names of source files, which tracebacks contain."""
+    roots = "|".join(re.escape(str(root)) for root in (ROOT, Path(sys.prefix), Path.home()))
+    pattern = re.compile(rb"(?<![\w/.:-])(?:%s)/[-\w./]*" % roots.encode())
+    sent = texts_of(gpu_job.proto_pipeline.SerializeToString())
+    paths = {path for text in sent for path in pattern.findall(text)}
+    assert paths, "pickles were searched"
+    assert {path for path in paths if not path.endswith(b".py")} == set()
 
 
-def test_the_model_runs_where_the_accelerator_is(plain: Any, fitted: Any) -> None:
-    assert set(hints_by_step(plain.proto_pipeline).values()) == {None}
-    hints = hints_by_step(fitted.proto_pipeline)
+def test_only_inference_has_the_accelerator_hint(default_job: Any, gpu_job: Any) -> None:
+    assert set(hints_by_step(default_job.proto_pipeline).values()) == {None}
+    hints = hints_by_step(gpu_job.proto_pipeline)
     inner = "Classify/RunInference"
     assert {hint for name, hint in hints.items() if name.startswith(inner)} == {HINT.encode()}
     assert {hint for name, hint in hints.items() if not name.startswith(inner)} == {None}
-    (pool,) = fitted.proto.environment.worker_pools
+    (pool,) = gpu_job.proto.environment.worker_pools
     assert len(pool.sdk_harness_container_images) == 2
 
 
@@ -173,15 +177,15 @@ def test_service_options_reach_the_job(job: Callable[..., Any]) -> None:
     assert list(made.proto.environment.service_options) == [option]
 
 
-def test_what_dataflow_lacks_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_dataflow_options_are_reported_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["route", *IN_STORE, "--runner=DataflowRunner"]) == 2
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     for option in RUNNERS["DataflowRunner"].needs:
-        assert f"needs --{option}: " in said
+        assert f"needs --{option}: " in message
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--input", "{here}", "--lake", "gs://b/lake"], "input 1: the workers of DataflowRunner"),
         (["--input", "gs://b/in", "--lake", "{here}"], "--lake: the workers of DataflowRunner"),
@@ -193,21 +197,21 @@ def test_what_dataflow_lacks_is_said_at_once(capsys: pytest.CaptureFixture[str])
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_workers_cannot_see_is_refused(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], says: str
+def test_local_paths_are_refused_for_remote_workers(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "policy.yaml").write_text(f"sinks: {{review: {tmp_path / 'review'}}}")
     (tmp_path / "key").write_bytes(b"sixteen bytes and more")
-    places = {
+    paths = {
         "here": tmp_path, "policy": tmp_path / "policy.yaml", "key": tmp_path / "key",
         "bundle": ROOT / "models" / "default",
     }  # fmt: skip
-    given = [a.format(**places) for a in arguments]
+    given = [a.format(**paths) for a in arguments]
     assert main(["route", "--runner=DataflowRunner", *OPTIONS, *given]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_the_extra_that_is_missing_is_named(
+def test_a_missing_extra_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runners, "is_installed", lambda module: False)
@@ -215,21 +219,21 @@ def test_the_extra_that_is_missing_is_named(
     assert "pip install 'dicom-imaging-router[gcp]'" in capsys.readouterr().err
 
 
-def test_a_template_is_described_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    described: list[str] = []
+def test_a_template_is_built_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
     monkeypatch.setattr("pipeline.run_batch._require_matches", lambda config: None)
-    monkeypatch.setattr(beam.Pipeline, "run", lambda self: described.append("made"))
+    monkeypatch.setattr(beam.Pipeline, "run", lambda self: built.append("template"))
     monkeypatch.setattr(
         "apache_beam.options.pipeline_options.GoogleCloudOptions._warn_if_soft_delete_policy_enabled",
         lambda self, name: None,
     )
     template = "--template_location=gs://hospital-tmp/job"
     assert main(["route", *IN_STORE, "--runner=DataflowRunner", *OPTIONS, template]) == 0
-    assert described == ["made"]
+    assert built == ["template"]
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ([], "needs --flink_master: HOST:PORT of the JobManager"),
         (["--flink_master=h:8081"], "needs --flink_job_server_jar: "),
@@ -238,16 +242,16 @@ def test_a_template_is_described_and_not_waited_for(monkeypatch: pytest.MonkeyPa
         (["--job_endpoint=h:8099"], "needs --environment_type: EXTERNAL"),
     ],
 )
-def test_what_flink_lacks_is_said(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], says: str
+def test_missing_flink_options_are_reported(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], message: str
 ) -> None:
     arguments = ["route", "--input", str(ROOT), "--lake", str(tmp_path / "lake")]
     assert main([*arguments, "--runner=FlinkRunner", *options]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "lake").exists()
 
 
-def test_flink_takes_a_job_server_that_runs() -> None:
+def test_flink_accepts_a_running_job_server() -> None:
     given = ["--job_endpoint=h:8099", "--environment_type=EXTERNAL", "--environment_config=h:1"]
     options = beam_options_of(given, "FlinkRunner").get_all_options()
     assert (options["runner"], options["job_endpoint"]) == ("FlinkRunner", "h:8099")

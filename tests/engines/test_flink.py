@@ -1,4 +1,4 @@
-"""Batch runs on a real Flink cluster, with its processes killed, equal the in-process run."""
+"""Batch runs on a real Flink cluster, with and without kills, equal the in-process run."""
 
 from __future__ import annotations
 
@@ -20,24 +20,28 @@ OBJECTS = 300
 
 pytestmark = [
     pytest.mark.skipif(
-        not READY.exists(), reason="Flink is not fetched: install Java, Maven and run 'make flink'"
+        not READY.exists(),
+        reason="Flink is not downloaded: install Java, Maven and run 'make flink'",
     ),
     pytest.mark.timeout(600),
 ]
 
 
 @contextlib.contextmanager
-def started(
+def start_run(
     images: Path, lake: Path, cluster: Cluster, *more: str
 ) -> Iterator[subprocess.Popen[str]]:
-    module = [sys.executable, "-m", "pipeline", "route", "--json"]
-    where = ["--input", str(images), "--lake", str(lake), "--runner=PortableRunner"]
+    command = [sys.executable, "-m", "pipeline", "route", "--json"]
+    arguments = ["--input", str(images), "--lake", str(lake), "--runner=PortableRunner"]
     engine = [
         f"--job_endpoint={cluster.jobs}", "--environment_type=EXTERNAL",
         f"--environment_config={cluster.workers}", "--parallelism=2",
     ]  # fmt: skip
     run = subprocess.Popen(
-        [*module, *where, *engine, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *arguments, *engine, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         yield run
@@ -46,7 +50,7 @@ def started(
         run.wait()
 
 
-def ended(run: subprocess.Popen[str], cluster: Cluster) -> dict[str, int]:
+def wait_for_counts(run: subprocess.Popen[str], cluster: Cluster) -> dict[str, int]:
     out, err = run.communicate()
     assert run.returncode == 0, err + cluster.log("jm")[-3000:]
     return counts(json.loads(out))
@@ -58,24 +62,24 @@ def wait_until_placed(run: subprocess.Popen[str], lake: Path, objects: int) -> N
         time.sleep(0.01)
 
 
-def test_flink_gives_the_same_lake(
+def test_flink_produces_the_same_lake(
     images: Path, baseline_lake: Path, tmp_path: Path, cluster: Cluster
 ) -> None:
-    cached = "--environment_cache_millis=10000"  # workers serve one step after the other
-    with started(images, tmp_path, cluster, cached) as run:
-        ended(run, cluster)
+    cached = "--environment_cache_millis=10000"  # a worker serves several steps
+    with start_run(images, tmp_path, cluster, cached) as run:
+        wait_for_counts(run, cluster)
     assert soak.compare(tmp_path, baseline_lake) == (0, 0, 0)
-    with started(images, tmp_path, cluster, cached, "--runner=FlinkRunner") as run:
-        assert ended(run, cluster) == {"unchanged": OBJECTS}
+    with start_run(images, tmp_path, cluster, cached, "--runner=FlinkRunner") as run:
+        assert wait_for_counts(run, cluster) == {"unchanged": OBJECTS}
     finished = [job["status"] for job in cluster.rest("/jobs")["jobs"]]
     assert finished == ["FINISHED", "FINISHED"]
 
 
 @pytest.mark.parametrize("killed", ["tm", "pool"])
-def test_a_process_that_is_killed_midway_costs_nothing_but_time(
+def test_a_killed_process_changes_nothing_in_the_lake(
     images: Path, baseline_lake: Path, tmp_path: Path, cluster: Cluster, killed: str
 ) -> None:
-    with started(images, tmp_path, cluster) as run:
+    with start_run(images, tmp_path, cluster) as run:
         wait_until_placed(run, tmp_path, 40)
         cluster.kill(killed)
         assert not list(tmp_path.glob("index/**/*.parquet"))
@@ -83,7 +87,7 @@ def test_a_process_that_is_killed_midway_costs_nothing_but_time(
             cluster.start("tm")
         else:
             cluster.start_pool()
-        ended(run, cluster)
+        wait_for_counts(run, cluster)
     assert soak.compare(tmp_path, baseline_lake) == (0, 0, 0)
     assert "RESTARTING" in cluster.log("jm") or "switched from RUNNING to FAILED" in cluster.log(
         "jm"

@@ -1,4 +1,4 @@
-"""The same batch on Prism, in this process and across a process boundary, equals the in-process run."""
+"""Batch runs on Prism, in this process and in a worker pool, equal the in-process run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def pool_options() -> Iterator[list[str]]:
-    """Prism and a pool of workers: the graph, its elements and its functions cross processes."""
+    """Prism with a worker pool: graph, elements and functions cross process boundaries."""
     with prism_server() as jobs, worker_pool() as workers:
         yield [
             "--runner=PortableRunner",
@@ -51,13 +51,13 @@ def routed(images: Path, lake: Path, options: list[str]) -> dict[str, int]:
     return counts(json.loads(done.stdout))
 
 
-def test_prism_gives_the_same_lake(images: Path, baseline_lake: Path, tmp_path: Path) -> None:
+def test_prism_produces_the_same_lake(images: Path, baseline_lake: Path, tmp_path: Path) -> None:
     routed(images, tmp_path, LOOPBACK)
     assert soak.compare(tmp_path, baseline_lake) == (0, 0, 0)
     assert routed(images, tmp_path, LOOPBACK) == {"unchanged": OBJECTS}
 
 
-def test_workers_in_a_pool_give_the_same_lake(
+def test_a_worker_pool_produces_the_same_lake(
     images: Path, baseline_lake: Path, tmp_path: Path, pool_options: list[str]
 ) -> None:
     routed(images, tmp_path, pool_options)
@@ -65,7 +65,7 @@ def test_workers_in_a_pool_give_the_same_lake(
     assert routed(images, tmp_path, pool_options) == {"unchanged": OBJECTS}
 
 
-def test_what_workers_in_a_pool_measured_is_told(
+def test_metrics_of_a_worker_pool_are_reported(
     images: Path, tmp_path: Path, pool_options: list[str]
 ) -> None:
     few = tmp_path / "few"
@@ -76,16 +76,16 @@ def test_what_workers_in_a_pool_measured_is_told(
         command(few, tmp_path / "lake", pool_options), capture_output=True, text=True
     )
     summary = json.loads(done.stdout)
-    counters, spreads = summary["metrics"]["counters"], summary["metrics"]["distributions"]
+    counters, distributions = summary["metrics"]["counters"], summary["metrics"]["distributions"]
     assert counters["discovered"] == counters["placed"] == 5
     assert {n: v for n, v in counters.items() if n.startswith("status_")} == {
         f"status_{term}": number for term, number in counts(summary).items()
     }
-    assert spreads["fetch_ms"]["count"] == spreads["object_bytes"]["count"] == 5
-    assert spreads["object_bytes"]["sum"] == summary["size_bytes"]
+    assert distributions["fetch_ms"]["count"] == distributions["object_bytes"]["count"] == 5
+    assert distributions["object_bytes"]["sum"] == summary["size_bytes"]
 
 
-def test_a_run_that_is_killed_on_prism_is_completed_by_the_next(
+def test_a_run_killed_on_prism_is_completed_by_the_next(
     images: Path, baseline_lake: Path, tmp_path: Path
 ) -> None:
     run = subprocess.Popen(
@@ -102,7 +102,7 @@ def test_a_run_that_is_killed_on_prism_is_completed_by_the_next(
     assert soak.compare(tmp_path, baseline_lake) == (0, 0, 0)
 
 
-def test_a_fault_on_prism_is_said_in_words(images: Path, tmp_path: Path, capfd) -> None:
+def test_an_error_on_prism_is_reported_to_the_user(images: Path, tmp_path: Path, capfd) -> None:
     source, lake = tmp_path / "source", tmp_path / "lake"
     source.mkdir()
     (source / "a.dcm").symlink_to(images / "00001.dcm")
@@ -112,13 +112,13 @@ def test_a_fault_on_prism_is_said_in_words(images: Path, tmp_path: Path, capfd) 
     done = subprocess.run(command(source, lake, LOOPBACK), capture_output=True, text=True)
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1  # beside what Prism logs
+    assert len(errors) == 1  # apart from the log of Prism
     assert str(index) in errors[0]
     assert "restore it from a backup" in errors[0]
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--runner=PrismRunner"], "needs --prism_location"),
         (["--runner=PrismRunner", "--prism_location=/no/such"], "there is no such file"),
@@ -126,10 +126,10 @@ def test_a_fault_on_prism_is_said_in_words(images: Path, tmp_path: Path, capfd) 
         (["--runner=PortableRunner", "--job_endpoint=h:1"], "needs --environment_type: EXTERNAL"),
     ],
 )
-def test_what_a_runner_lacks_is_said(
-    images: Path, tmp_path: Path, capsys, options: list[str], says: str
+def test_missing_runner_options_are_reported(
+    images: Path, tmp_path: Path, capsys, options: list[str], message: str
 ) -> None:
     arguments = ["route", "--input", str(images), "--lake", str(tmp_path / "lake")]
     assert main([*arguments, *options]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "lake").exists()

@@ -1,9 +1,8 @@
-"""Streams on Prism: folders that are watched, Pub/Sub, kills, and models that take over."""
+"""Streams on Prism: watched folders, Pub/Sub, kills, and model updates."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +18,11 @@ from tests.engines.streams import (
     FAST,
     Stream,
     accounted,
+    assert_ok,
     assert_same,
-    assert_sound,
-    drop,
+    copy_images,
     rows_in,
-    stream,
+    start_stream,
 )
 from tests.models.test_reloading import drop as drop_bundle
 from tests.stores import GS, Store
@@ -46,27 +45,25 @@ def watching(folder: Path, *more: str) -> list[str]:
     return ["--source=watch", "--input", str(folder), *ON_PRISM, *FAST, *more]
 
 
-def test_files_that_come_over_time_and_a_kill(
-    images: Path, baseline_lake: Path, tmp_path: Path
-) -> None:
+def test_a_watched_folder_and_a_kill(images: Path, baseline_lake: Path, tmp_path: Path) -> None:
     lake, folder = tmp_path / "lake", tmp_path / "incoming"
     options = watching(folder, "--index_every=3")
-    drop(images, folder, 0, 60)
-    with stream(lake, *options) as one:
-        one.wait_for_rows(20)
-        drop(images, folder, 60, 160)
-        one.wait_until(lambda: soak.placed(lake) > 80, "objects are placed")
-        one.kill()
+    copy_images(images, folder, 0, 60)
+    with start_stream(lake, *options) as stream:
+        stream.wait_for_rows(20)
+        copy_images(images, folder, 60, 160)
+        stream.wait_until(lambda: soak.placed(lake) > 80, "objects placed")
+        stream.kill()
     before = rows_in(lake)
     assert 20 <= before < 160
-    with stream(lake, *options) as one:
-        one.wait_for_rows(160)
-        drop(images, folder, 160, OBJECTS)
-        one.wait_for_rows(OBJECTS)
-        summary = one.stop()
-    assert accounted(summary) == OBJECTS - before, "what the lake held was not replayed"
-    metrics_of = summary["metrics"]["distributions"]["delay_s"]["count"]
-    assert 140 <= metrics_of <= OBJECTS - before, "rows taken over at the start are not measured"
+    with start_stream(lake, *options) as stream:
+        stream.wait_for_rows(160)
+        copy_images(images, folder, 160, OBJECTS)
+        stream.wait_for_rows(OBJECTS)
+        summary = stream.stop()
+    assert accounted(summary) == OBJECTS - before, "ingested objects are not emitted again"
+    measured = summary["metrics"]["distributions"]["delay_s"]["count"]
+    assert 140 <= measured <= OBJECTS - before, "recovered rows are not measured"
     assert_same(lake, baseline_lake)
 
 
@@ -74,21 +71,21 @@ def test_a_file_is_not_read_while_it_is_written(images: Path, tmp_path: Path) ->
     lake, folder = tmp_path / "lake", tmp_path / "incoming"
     folder.mkdir()
     whole = (images / "00000.dcm").read_bytes()
-    with stream(lake, *watching(folder, "--index_every=1", "--settle_for=4")) as one:
+    with start_stream(lake, *watching(folder, "--index_every=1", "--settle_for=4")) as stream:
         with (folder / "slow.dcm").open("wb", buffering=0) as slow:
             for start in range(0, len(whole), len(whole) // 8 + 1):
                 slow.write(whole[start : start + len(whole) // 8 + 1])
                 time.sleep(1.5)
-        one.wait_for_rows(1)
+        stream.wait_for_rows(1)
         assert main(["stop", str(lake)]) == 0
-        assert accounted(one.ended()) == 1
+        assert accounted(stream.wait()) == 1
     (row,) = Lake(lake).rows()
     assert row["source_size_bytes"] == len(whole)
     assert row["status"] in ("routed", "review")
     assert not is_requested(Layout(str(lake)))
 
 
-def test_another_model_takes_over_without_a_restart(images: Path, tmp_path: Path) -> None:
+def test_a_new_model_is_loaded_without_a_restart(images: Path, tmp_path: Path) -> None:
     lake, folder, models = tmp_path / "lake", tmp_path / "incoming", tmp_path / "models"
     models.mkdir()
     options = watching(folder, "--index_every=1", "--models", str(models), "--models_every=1")
@@ -96,80 +93,86 @@ def test_another_model_takes_over_without_a_restart(images: Path, tmp_path: Path
     def model_of(name: str) -> str:
         return str(Lake(lake).row(folder / name)["model_id"])
 
-    drop(images, folder, 0, 1)
-    with stream(lake, *options) as one:
-        one.wait_for_rows(1)
+    copy_images(images, folder, 0, 1)
+    with start_stream(lake, *options) as stream:
+        stream.wait_for_rows(1)
         first = model_of("00000.dcm")
         drop_bundle(models, "2026-01", temperature=2.0)
         time.sleep(2)
-        drop(images, folder, 1, 2)
-        one.wait_for_rows(2)
+        copy_images(images, folder, 1, 2)
+        stream.wait_for_rows(2)
         second = model_of("00001.dcm")
         assert second != first
         broken = drop_bundle(models, "2026-02", temperature=3.0)
-        (broken / "weights.safetensors").write_bytes(b"cut off")
+        (broken / "weights.safetensors").write_bytes(b"truncated")
         time.sleep(2)
-        drop(images, folder, 2, 3)
-        one.wait_for_rows(3)
+        copy_images(images, folder, 2, 3)
+        stream.wait_for_rows(3)
         assert model_of("00002.dcm") == second
-        assert accounted(one.stop()) == 3
-    assert_sound(lake)
+        assert accounted(stream.stop()) == 3
+    assert_ok(lake)
 
 
 def test_a_batch_waits_for_the_stream_to_end(images: Path, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
-    drop(images, tmp_path / "incoming", 0, 2)
-    with stream(lake, *watching(tmp_path / "incoming", "--index_every=1")) as one:
-        one.wait_for_rows(2)
+    copy_images(images, tmp_path / "incoming", 0, 2)
+    with start_stream(lake, *watching(tmp_path / "incoming", "--index_every=1")) as stream:
+        stream.wait_for_rows(2)
         batch = Stream(lake, ["--input", str(tmp_path / "incoming")], tmp_path / "batch.log")
         try:
-            batch.wait_until(lambda: "waiting for it to end" in batch.said, "the batch waits")
+            batch.wait_until(lambda: "waiting for it to end" in batch.stderr, "the batch waits")
             assert main(["compact", str(lake)]) == 0
-            one.stop()
-            assert batch.ended()["counts"]["unchanged"] == 2
+            stream.stop()
+            assert batch.wait()["counts"]["unchanged"] == 2
         finally:
             batch.kill()
 
 
-def test_a_stream_that_fails_says_why(images: Path, tmp_path: Path) -> None:
+def test_a_failed_stream_reports_the_error(images: Path, tmp_path: Path) -> None:
     lake, folder = tmp_path / "lake", tmp_path / "incoming"
-    drop(images, folder, 0, 2)
+    copy_images(images, folder, 0, 2)
     options = watching(folder, "--index_every=1")
-    with stream(lake, *options) as one:
-        one.wait_for_rows(2)
+    with start_stream(lake, *options) as stream:
+        stream.wait_for_rows(2)
         (partition,) = lake.glob("index/*")
         (damaged := partition / "part-00000-damaged.parquet").write_bytes(b"PAR1")
-        assert one.failed() == 1
-        errors = [line for line in one.said.splitlines() if line.startswith("error: ")]
+        assert stream.wait_for_exit_code() == 1
+        errors = [line for line in stream.stderr.splitlines() if line.startswith("error: ")]
         assert [str(damaged) in line for line in errors] == [True]
     damaged.unlink()
     assert not list(lake.glob("runs/*.json")), "no complete run"
-    drop(images, folder, 2, 3)
-    with stream(lake, *options) as one:
-        one.wait_for_rows(3)
-        assert accounted(one.stop()) == 1
-    assert_sound(lake)
+    copy_images(images, folder, 2, 3)
+    with start_stream(lake, *options) as stream:
+        stream.wait_for_rows(3)
+        assert accounted(stream.stop()) == 1
+    assert_ok(lake)
 
 
-def test_what_does_not_stream_says_so(images: Path, tmp_path: Path, capsys) -> None:
-    where = ["route", "--source=watch", "--input", str(images), "--lake", str(tmp_path / "lake")]
-    for options, says in [
+def test_options_that_do_not_stream_are_refused(images: Path, tmp_path: Path, capsys) -> None:
+    arguments = [
+        "route",
+        "--source=watch",
+        "--input",
+        str(images),
+        "--lake",
+        str(tmp_path / "lake"),
+    ]
+    for options, message in [
         (["--runner=FnApiRunner"], "cannot run a streaming source; use one of"),
         ([], "--runner PrismRunner needs --prism_location"),
         ([*ON_PRISM, "--reprocess=all"], "reprocess with --source files"),
         ([*ON_PRISM, "--poll_every=0"], "--poll_every must be above 0"),
     ]:
-        assert main([*where, *options]) == 2
-        assert says in capsys.readouterr().err
+        assert main([*arguments, *options]) == 2
+        assert message in capsys.readouterr().err
     assert main(["route", "--input", str(images), "--lake", str(tmp_path), "--models=/m"]) == 2
     assert "--models needs a streaming source" in capsys.readouterr().err
 
 
 class Topic:
-    """A topic with one subscription, and the bucket that it tells of."""
+    """A topic with one subscription, for notifications of one bucket."""
 
-    def __init__(self, endpoint: str, store: Store) -> None:
-        os.environ["PUBSUB_EMULATOR_HOST"] = endpoint
+    def __init__(self, store: Store) -> None:
         self._publisher = pubsub_v1.PublisherClient()
         self._subscriber = pubsub_v1.SubscriberClient()
         self._topic = "projects/test-project/topics/new"
@@ -180,8 +183,8 @@ class Topic:
         client = storage.Client(project="test")
         self._bucket = client.bucket(store.root.partition("://")[2])
 
-    def tell(self, name: str, *, payload: bool = True, **changed: str) -> None:
-        """Publish what Cloud Storage would about an object that stands there."""
+    def notify(self, name: str, *, payload: bool = True, **changed: str) -> None:
+        """Publish the notification that Cloud Storage sends about an object, with changed attributes."""
         blob = self._bucket.get_blob(name)
         attributes = {
             "eventType": "OBJECT_FINALIZE",
@@ -196,11 +199,11 @@ class Topic:
         attributes = {k: v for k, v in {**attributes, **changed}.items() if v}
         self._publisher.publish(self._topic, data, **attributes).result()
 
-    def left(self) -> int:
-        """Messages that would come to another subscriber now."""
+    def undelivered(self) -> int:
+        """Return the number of messages that another subscriber would receive now."""
         request = {"subscription": self.subscription, "max_messages": 1000}
-        answer = self._subscriber.pull(request={**request, "return_immediately": True})
-        return len(answer.received_messages)
+        response = self._subscriber.pull(request={**request, "return_immediately": True})
+        return len(response.received_messages)
 
 
 @pytest.fixture
@@ -210,7 +213,7 @@ def topic(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Topic]:
     port = free_port()
     with running([str(PSTEST), f"--port={port}"], port) as endpoint:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", endpoint.replace("localhost", "127.0.0.1"))
-        yield Topic(endpoint.replace("localhost", "127.0.0.1"), store)
+        yield Topic(store)
 
 
 @pytest.mark.parametrize("store", [GS], indirect=True)
@@ -223,37 +226,37 @@ def test_notifications_and_a_kill(
     def put(some: list[str]) -> None:
         for name in some:
             store.write(name, (images / name).read_bytes())
-            topic.tell(name, payload=name != "00001.dcm")
+            topic.notify(name, payload=name != "00001.dcm")
 
     subscribed = ["--source=pubsub", "--input", topic.subscription, "--ack_deadline=10"]
     options = [*subscribed, *ON_PRISM, *FAST, "--index_every=3", "--retry_after=8"]
     put(names[:20])
-    topic.tell(names[3])  # Pub/Sub brings messages again
-    topic.tell(names[0], eventType="OBJECT_DELETE")
-    topic.tell(names[0], objectId="")
-    with stream(lake, *options) as one:
-        one.wait_for_rows(10)
+    topic.notify(names[3])  # Pub/Sub redelivers messages
+    topic.notify(names[0], eventType="OBJECT_DELETE")
+    topic.notify(names[0], objectId="")
+    with start_stream(lake, *options) as stream:
+        stream.wait_for_rows(10)
         put(names[20:])
-        one.wait_until(lambda: soak.placed(lake) > 22, "objects are placed")
-        one.kill()
+        stream.wait_until(lambda: soak.placed(lake) > 22, "objects placed")
+        stream.kill()
     assert rows_in(lake) < len(names)
-    topic.tell("gone.dcm")
-    with stream(lake, *options) as one:
-        one.wait_for_rows(len(names))
-        one.wait_until(lambda: len(list(lake.glob("dead_letters/*"))) == 2, "dead letters")
-        topic.tell(names[5])  # long known
+    topic.notify("gone.dcm")
+    with start_stream(lake, *options) as stream:
+        stream.wait_for_rows(len(names))
+        stream.wait_until(lambda: len(list(lake.glob("dead_letters/*"))) == 2, "dead letters")
+        topic.notify(names[5])  # ingested already
         time.sleep(5)
-        one.stop()
-    time.sleep(11)  # whatever was not acknowledged would come again
-    assert topic.left() == 0
+        stream.stop()
+    time.sleep(11)  # past the deadline of any message that was not acknowledged
+    assert topic.undelivered() == 0
     rows = Lake(lake).rows()
     assert sorted(r["source_uri"] for r in rows) == sorted(f"{store.root}/{n}" for n in names)
-    theirs = {Path(r["source_uri"]).name: r for r in Lake(baseline_lake).rows()}
+    baseline = {Path(r["source_uri"]).name: r for r in Lake(baseline_lake).rows()}
     for row in rows:
-        expected = theirs[row["source_uri"].rpartition("/")[2]]
+        expected = baseline[row["source_uri"].rpartition("/")[2]]
         assert row["content_sha256"] == expected["content_sha256"]
         assert row["destination"] == expected["destination"]
     letters = [json.loads(path.read_text()) for path in lake.glob("dead_letters/*")]
     assert sorted(letter["reason"] for letter in letters) == ["KeyError", "disappeared"]
     assert not any("gone" in path.read_text() for path in lake.glob("dead_letters/*"))
-    assert_sound(lake)
+    assert_ok(lake)
