@@ -11,9 +11,8 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from apache_beam.metrics import MetricsFilter
 from apache_beam.metrics.execution import MetricResult
-from apache_beam.metrics.metric import MetricResults
+from apache_beam.metrics.metric import MetricResults, MetricsFilter
 from apache_beam.runners.runner import PipelineResult
 
 from transforms.config.route_config import RouteConfig

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
 from models.default_bundle import BUILT_IN
 from pipeline.sources.periodic_trigger import FLINK, PERIODIC
@@ -165,7 +164,7 @@ def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
             either, of which Beam itself would only warn.
     """
     runner = _runner(name)
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = _BeamArgumentParser(add_help=False, allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
     parsed, unknown = parser.parse_known_args(list(arguments))

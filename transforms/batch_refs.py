@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
 
 from transforms.core.batch_sizes import STREAM_BATCH_KEYS
 from transforms.core.object_ref import ObjectRef
 
 
 @dataclass
-class BatchRefs(beam.PTransform):  # type: ignore[misc]
+class BatchRefs(beam.PTransform[PCollection[ObjectRef], PCollection[ObjectRef]]):
     """Group unbounded references so that those of a batch are consecutive in one bundle.
 
     Later steps batch within bundles: without grouping, a slow stream would give the model single images.
@@ -25,14 +25,15 @@ class BatchRefs(beam.PTransform):  # type: ignore[misc]
     batch_size: int
     max_wait_s: float
 
-    def expand(self, refs: beam.PCollection[ObjectRef]) -> beam.PCollection[ObjectRef]:
-        return (
+    def expand(self, refs: PCollection[ObjectRef]) -> PCollection[ObjectRef]:
+        batched: PCollection[ObjectRef] = (
             refs
             | "KeyRefs"
             >> beam.Map(
                 lambda ref: (int.from_bytes(ref.digest()[:4]) % STREAM_BATCH_KEYS, ref)
-            ).with_output_types(tuple[int, Any])
+            ).with_output_types(tuple[int, ObjectRef])
             | "Batch"
             >> beam.GroupIntoBatches(self.batch_size, max_buffering_duration_secs=self.max_wait_s)
-            | "Refs" >> beam.FlatMapTuple(lambda _, batch: batch).with_output_types(Any)
+            | "Refs" >> beam.FlatMapTuple(lambda _, batch: batch).with_output_types(ObjectRef)
         )
+        return batched

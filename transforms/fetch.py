@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 import apache_beam as beam
-from apache_beam import pvalue
+from apache_beam.pvalue import DoOutputsTuple, PCollection, TaggedOutput
 
 from transforms.config.route_config import read_patient_key
 from transforms.core.batch_sizes import EXAMINE_BATCH
@@ -34,7 +34,7 @@ thread. `OBJECT_CACHE` has room for these and the batches downstream, even of la
 
 
 @dataclass
-class FetchAndExamine(beam.PTransform):  # type: ignore[misc]
+class FetchAndExamine(beam.PTransform[PCollection[ObjectRef], DoOutputsTuple]):
     """Examine objects.
 
     Takes references. Returns (row, network input) in `IMAGES`, rows that need no model in `DECIDED`, and
@@ -52,8 +52,8 @@ class FetchAndExamine(beam.PTransform):  # type: ignore[misc]
     patient_key_file: str | None = None
     log_uris: bool = False
 
-    def expand(self, refs: beam.PCollection[ObjectRef]) -> pvalue.DoOutputsTuple:
-        return (
+    def expand(self, refs: PCollection[ObjectRef]) -> DoOutputsTuple:
+        outputs: DoOutputsTuple = (
             refs
             | "BatchRefs"
             >> beam.BatchElements(min_batch_size=EXAMINE_BATCH, max_batch_size=EXAMINE_BATCH)
@@ -64,10 +64,11 @@ class FetchAndExamine(beam.PTransform):  # type: ignore[misc]
             .with_output_types(Any)
             .with_outputs(DECIDED, FAILED, main=IMAGES)
         )
+        return outputs
 
 
 @dataclass(eq=False)  # Beam hashes DoFns by identity
-class ExamineFn(beam.DoFn):  # type: ignore[misc]
+class ExamineFn(beam.DoFn):
     """Examine references in threads, each of which waits for a child process.
 
     References stay in flight between calls of `process`, so that decoders work while the model and
@@ -115,7 +116,7 @@ class ExamineFn(beam.DoFn):  # type: ignore[misc]
     def _emit_completed(self, max_in_flight: int) -> Iterator[Any]:
         for ref, outcome, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
             tag, value = self._to_output(ref, outcome)
-            yield windowed(value) if tag == IMAGES else pvalue.TaggedOutput(tag, windowed(value))
+            yield windowed(value) if tag == IMAGES else TaggedOutput(tag, windowed(value))
 
     def _to_output(self, ref: ObjectRef, outcome: Examined | ProcessingFailure) -> tuple[str, Any]:
         """Record metrics, and return the output's tag and value."""

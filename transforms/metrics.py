@@ -10,7 +10,7 @@ from collections import Counter
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from apache_beam.metrics import Metrics
+from apache_beam.metrics.metric import Metrics
 
 from transforms.core.reasons import Reason, Status
 from transforms.lake.run_counts import RunCounts

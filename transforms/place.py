@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
-from apache_beam import pvalue
+from apache_beam.pvalue import DoOutputsTuple, PCollection, TaggedOutput
 
 from transforms.config.route_config import INDEX_ONLY, LINK
 from transforms.core.batch_sizes import PLACE_BATCH
@@ -28,7 +28,7 @@ PLACED = "placed"
 
 
 @dataclass
-class Place(beam.PTransform):  # type: ignore[misc]
+class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
     """Place the objects of decided rows.
 
     Takes decided rows. Returns rows with `object_uri` in `PLACED`, and failures in `FAILED`.
@@ -47,8 +47,8 @@ class Place(beam.PTransform):  # type: ignore[misc]
     threads: int
     log_uris: bool = False
 
-    def expand(self, rows: beam.PCollection[IndexRow]) -> pvalue.DoOutputsTuple:
-        return (
+    def expand(self, rows: PCollection[IndexRow]) -> DoOutputsTuple:
+        outputs: DoOutputsTuple = (
             rows
             | "BatchRows"
             >> beam.BatchElements(min_batch_size=PLACE_BATCH, max_batch_size=PLACE_BATCH)
@@ -59,10 +59,11 @@ class Place(beam.PTransform):  # type: ignore[misc]
             .with_output_types(Any)
             .with_outputs(FAILED, main=PLACED)
         )
+        return outputs
 
 
 @dataclass(eq=False)  # Beam hashes DoFns by identity
-class PlaceFn(beam.DoFn):  # type: ignore[misc]
+class PlaceFn(beam.DoFn):
     """Write a batch of rows to the journal, then place their objects. Idempotent.
 
     A batch is emitted after the next one is in the journal, so that its objects are placed meanwhile.
@@ -95,7 +96,7 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
             write_journal(self.layout, rows, self.fingerprint)
         except ProcessingFailure as error:
             for row in rows:
-                yield pvalue.TaggedOutput(FAILED, self._to_failure(row, error))
+                yield TaggedOutput(FAILED, self._to_failure(row, error))
             return
         for row in rows:
             self._in_flight.submit(row, timestamp, window)
@@ -107,7 +108,7 @@ class PlaceFn(beam.DoFn):  # type: ignore[misc]
     def _emit_completed(self, max_in_flight: int) -> Iterator[Any]:
         for row, outcome, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
             if isinstance(outcome, ProcessingFailure):
-                yield pvalue.TaggedOutput(FAILED, windowed(self._to_failure(row, outcome)))
+                yield TaggedOutput(FAILED, windowed(self._to_failure(row, outcome)))
                 continue
             count(CounterName.PLACED)
             record_seconds(DistributionName.PLACE_MS, outcome)

@@ -17,7 +17,7 @@ MAX_WAITING: Final = 256
 
 
 @dataclass(eq=False)  # a DoFn is hashed by who it is
-class BatchForShuffleFn(beam.DoFn):  # type: ignore[misc]
+class BatchForShuffleFn(beam.DoFn):
     """Elements to packs, in the global window. Few wait: what is not packed is large.
 
     Attributes:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import apache_beam as beam
+from apache_beam.pvalue import DoOutputsTuple
 
 from pipeline.sources.files import MatchFiles
 from pipeline.sources.manifest import ReadManifests
@@ -15,7 +16,7 @@ from pipeline.sources.pubsub import Subscription
 from pipeline.sources.watch import Watcher
 from transforms.config.route_config import FILES, MANIFEST, PUBSUB, WATCH, RouteConfig
 
-SOURCES: Final[dict[str, Callable[[RouteConfig], beam.PTransform]]] = {
+SOURCES: Final[dict[str, Callable[[RouteConfig], beam.PTransform[Any, DoOutputsTuple]]]] = {
     FILES: MatchFiles,
     MANIFEST: ReadManifests,
     WATCH: partial(PollInputs, poller=Watcher),

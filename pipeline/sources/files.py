@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
-from apache_beam import pvalue
+from apache_beam.pvalue import DoOutputsTuple, PBegin
 
 from pipeline.sources.outputs import REFS, to_output
 from transforms.config.route_config import RouteConfig
@@ -17,13 +17,13 @@ from transforms.storage.schemes import scheme_of, storage_of
 
 
 @dataclass
-class MatchFiles(beam.PTransform):  # type: ignore[misc]
+class MatchFiles(beam.PTransform[PBegin, DoOutputsTuple]):
     """List input patterns: references in `REFS`, folders that cannot be listed in `FAILED`."""
 
     config: RouteConfig
 
-    def expand(self, pbegin: pvalue.PBegin) -> pvalue.DoOutputsTuple:
-        return (
+    def expand(self, pbegin: PBegin) -> DoOutputsTuple:
+        outputs: DoOutputsTuple = (
             pbegin
             | "Patterns" >> beam.Create(self.config.inputs)
             | "Match"
@@ -31,6 +31,7 @@ class MatchFiles(beam.PTransform):  # type: ignore[misc]
             .with_output_types(Any)
             .with_outputs(FAILED, main=REFS)
         )
+        return outputs
 
 
 def _match(pattern: str, config: RouteConfig) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam import pvalue
+from apache_beam.pvalue import DoOutputsTuple, PBegin
 
 from pipeline.sources.outputs import REFS, to_output
 from transforms.config.route_config import RouteConfig
@@ -31,12 +31,12 @@ LOOKUP_THREADS: Final = 16
 
 
 @dataclass
-class ReadManifests(beam.PTransform):  # type: ignore[misc]
+class ReadManifests(beam.PTransform[PBegin, DoOutputsTuple]):
     """Read manifests: references in `REFS`, listed objects that cannot be found in `FAILED`."""
 
     config: RouteConfig
 
-    def expand(self, pbegin: pvalue.PBegin) -> pvalue.DoOutputsTuple:
+    def expand(self, pbegin: PBegin) -> DoOutputsTuple:
         piped = read_standard_input() if STANDARD_INPUT in self.config.inputs else []
         manifests = [uri for uri in self.config.inputs if uri != STANDARD_INPUT]
         listed = (
@@ -45,7 +45,7 @@ class ReadManifests(beam.PTransform):  # type: ignore[misc]
             | "Read" >> beam.FlatMap(read_manifest).with_output_types(str)
         )
         from_stdin = pbegin | "StandardInput" >> beam.Create(piped).with_output_types(str)
-        return (
+        outputs: DoOutputsTuple = (
             (listed, from_stdin)
             | "Flatten" >> beam.Flatten()
             | "Reshuffle" >> beam.Reshuffle()
@@ -58,6 +58,7 @@ class ReadManifests(beam.PTransform):  # type: ignore[misc]
             .with_output_types(Any)
             .with_outputs(FAILED, main=REFS)
         )
+        return outputs
 
 
 def read_manifest(uri: str) -> Iterator[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import apache_beam as beam
-from apache_beam import pvalue
 from apache_beam.io.flink.flink_streaming_impulse_source import FlinkStreamingImpulseSource
+from apache_beam.pvalue import PBegin, PCollection
 from apache_beam.transforms.periodicsequence import PeriodicImpulse, RebaseMode
 from apache_beam.transforms.trigger import AccumulationMode, AfterCount, Repeatedly
 from apache_beam.transforms.window import GlobalWindows
@@ -19,7 +19,7 @@ watermark runs ahead of its first element."""
 
 
 @dataclass
-class PeriodicTrigger(beam.PTransform):  # type: ignore[misc]
+class PeriodicTrigger(beam.PTransform[PBegin, PCollection[int]]):
     """Emit the number of each input, 0..inputs - 1, periodically.
 
     Grouping by the number sends all elements of one input to one worker, so that each input has one
@@ -35,9 +35,9 @@ class PeriodicTrigger(beam.PTransform):  # type: ignore[misc]
     interval: float
     impulse: str
 
-    def expand(self, pbegin: pvalue.PBegin) -> beam.PCollection[int]:
+    def expand(self, pbegin: PBegin) -> PCollection[int]:
         numbers = range(self.inputs)
-        return (
+        triggers: PCollection[int] = (
             pbegin
             | "Impulse" >> self._impulse()
             | "PerInput"
@@ -53,9 +53,12 @@ class PeriodicTrigger(beam.PTransform):  # type: ignore[misc]
             | "GroupByInput" >> beam.GroupByKey()
             | "InputNumber" >> beam.Keys().with_output_types(int)
         )
+        return triggers
 
-    def _impulse(self) -> beam.PTransform:
+    def _impulse(self) -> beam.PTransform[PBegin, PCollection[Any]]:
         if self.impulse == FLINK:
             interval_ms = max(1, round(self.interval * 1000))
-            return FlinkStreamingImpulseSource().set_interval_ms(interval_ms)
+            source = FlinkStreamingImpulseSource()
+            source.set_interval_ms(interval_ms)
+            return source
         return PeriodicImpulse(fire_interval=self.interval, rebase=RebaseMode.REBASE_START)

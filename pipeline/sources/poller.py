@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import apache_beam as beam
-from apache_beam import pvalue
+from apache_beam.pvalue import DoOutputsTuple, PCollection
 
 from pipeline.sources.outputs import REFS
 from pipeline.sources.retry_pending import PendingObjects
@@ -62,18 +62,19 @@ class Poller(ABC):
 
 
 @dataclass
-class PollInputs(beam.PTransform):  # type: ignore[misc]
+class PollInputs(beam.PTransform[PCollection[int], DoOutputsTuple]):
     """Poll inputs: from input numbers to references in `REFS` and failures in `FAILED`."""
 
     config: RouteConfig
     poller: Callable[[RouteConfig, str], Poller]
 
-    def expand(self, triggers: beam.PCollection[int]) -> pvalue.DoOutputsTuple:
+    def expand(self, triggers: PCollection[int]) -> DoOutputsTuple:
         polled = beam.ParDo(PollFn(self.config, self.poller)).with_output_types(Any)
-        return triggers | "Poll" >> polled.with_outputs(FAILED, main=REFS)
+        outputs: DoOutputsTuple = triggers | "Poll" >> polled.with_outputs(FAILED, main=REFS)
+        return outputs
 
 
-class PollFn(beam.DoFn):  # type: ignore[misc]
+class PollFn(beam.DoFn):
     """Poll the input of each number, in the process-wide session of that input."""
 
     def __init__(self, config: RouteConfig, poller: Callable[[RouteConfig, str], Poller]) -> None:
