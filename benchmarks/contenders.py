@@ -137,6 +137,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
     from models.classify import decide_row
     from models.handler import RadiographModelHandler
     from pipeline.cli.route import add_arguments, route_config
+    from transforms.core.batch_sizes import PLACE_BATCH
     from transforms.core.object_ref import ObjectRef
     from transforms.lake.index_files import shard_of, write_index
     from transforms.lake.journal import sweep_journal, write_journal
@@ -144,7 +145,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
     from transforms.lake.schema import to_table
     from transforms.place import place, with_object_uri
     from transforms.sandbox.child_process import SandboxProcess
-    from transforms.sandbox.examine import examine
+    from transforms.sandbox.examine import Examined, ExamineOptions, examine
     from transforms.storage.schemes import storage_of
 
     parser = argparse.ArgumentParser()
