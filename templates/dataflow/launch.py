@@ -1,4 +1,4 @@
-"""What Dataflow's launcher of flex templates starts: `route`, with the parameters of the template."""
+"""Run `route` with the parameters of a flex template; started by the launcher of Dataflow."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from pipeline.cli import main
 
 FLAGS = ("allow_empty", "log_uris")
-"""Options without a value; as parameters they are true or false."""
+"""Options without a value; their parameters are true or false."""
 
 
 def arguments(given: Iterable[str]) -> Iterator[str]:
-    """Return what stands on a launcher's command line as `route` wants it."""
+    """Yield the arguments of `route` for those that the launcher passes."""
     for argument in given:
         name, _, value = argument.removeprefix("--").partition("=")
         if name not in FLAGS or not value:
