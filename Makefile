@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-# Hospitals' networks often have a certificate authority of their own: trust what the system trusts.
+# Hospital networks often have their own certificate authority: trust the certificates of the system.
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
@@ -34,7 +34,7 @@ prism-test: install servers ## run the tests on Prism
 flink-test: install flink ## run the tests on a Flink cluster
 	$(BIN)/python -m pytest -s tests/engines/test_flink.py tests/engines/test_flink_stream.py
 
-servers: ## build the test servers that need Go; without it, the tests that need them are skipped
+servers: ## build the test servers that need Go; tests that need them are skipped without it
 	@if command -v go >/dev/null; then $(MAKE) --no-print-directory build/bin/storefake build/bin/pstest build/bin/prism; \
 	else echo "no Go on this machine: tests on Prism, object stores and Pub/Sub will be skipped"; fi
 
@@ -47,7 +47,7 @@ build/bin/pstest: $(wildcard tests/servers/pstest/*)
 build/bin/prism:
 	GOBIN=$(CURDIR)/build/bin go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
 
-flink: install ## fetch Flink and Beam's runner for it; without Java, the tests on Flink are skipped
+flink: install ## fetch Flink and its Beam runner; tests on Flink are skipped without Java and Maven
 	@if command -v java >/dev/null && command -v mvn >/dev/null; \
 	then $(MAKE) --no-print-directory build/flink/ready; \
 	else echo "no Java or Maven on this machine: tests on Flink will be skipped"; fi
@@ -65,10 +65,10 @@ fuzz: install ## fuzz parsing and decoding; SECONDS=600
 	mkdir -p build/fuzz
 	$(BIN)/python -m tests.fuzz.objects build/fuzz/corpus -max_total_time=$(or $(SECONDS),600) -artifact_prefix=build/fuzz/
 
-bench: install ## the router beside its floor and what one would write instead; FILMS=8 ROUNDS=3
+bench: install ## compare the router with its floor and with plain scripts; FILMS=8 ROUNDS=3
 	$(BIN)/python -m benchmarks.bench --films $(or $(FILMS),8) --rounds $(or $(ROUNDS),3)
 
-scale: install ## cost per object and memory as runs grow; SIZES="1000 10000 50000" ENGINES="in-process flink"
+scale: install ## measure cost per object and memory as runs grow; SIZES="1000 10000 50000" ENGINES="in-process flink"
 	$(BIN)/python -m benchmarks.scale --sizes $(or $(SIZES),1000 10000 50000) --engines $(or $(ENGINES),in-process flink) --out benchmarks/results/scale.json
 
 check: install ## lint, format, types, import rules, spelling, terminology
@@ -79,13 +79,13 @@ check: install ## lint, format, types, import rules, spelling, terminology
 	$(BIN)/python -m docs.terms
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
-docs: install ## write docs/index-schema.md and docs/metrics.md from the tables in the code
+docs: install ## write generated pages and schemas from the tables in the code
 	$(BIN)/python -m docs.generate
 
-picture: install ## write docs/images/decisions.png with the default model
+picture: install ## write docs/images/decisions.png from decisions of the default model
 	$(BIN)/python -m docs.make_picture
 
-lock: ## resolve the dependencies anew
+lock: ## resolve the dependencies again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev setup.py -o requirements/dev.lock
 	echo apache-flink-libraries==1.16.3 | $(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - -o requirements/flink.lock
 	echo uv | $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - -o requirements/uv.lock
