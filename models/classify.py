@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
+from apache_beam.pvalue import PCollection
 
 from models.handler import (
     Device,
@@ -34,12 +36,14 @@ from transforms.sandbox.examine import quarantined
 
 
 @dataclass
-class ClassifyAndDecide(beam.PTransform):  # type: ignore[misc]
+class ClassifyAndDecide(
+    beam.PTransform[PCollection[tuple[IndexRow, np.ndarray]], PCollection[IndexRow]]
+):
     """(row, image) to decided rows; the image ends here."""
 
     config: RouteConfig
 
-    def expand(self, images: beam.PCollection[Any]) -> beam.PCollection[IndexRow]:
+    def expand(self, images: PCollection[tuple[IndexRow, np.ndarray]]) -> PCollection[IndexRow]:
         device: Device = self.config.device  # type: ignore[assignment]
         films_on = "cuda" if self.config.accelerator else device
         handler = RadiographModelHandler(
@@ -48,18 +52,21 @@ class ClassifyAndDecide(beam.PTransform):  # type: ignore[misc]
             max_batch_size=effective_batch_size(films_on, self.config.batch_size),
             **_live(self.config.stream),
         )
-        infer = RunInference(KeyedModelHandler(handler))
+        infer = RunInference(KeyedModelHandler(handler)).with_output_types(
+            tuple[IndexRow, PredictionResult]
+        )
         if self.config.accelerator:
             infer = infer.with_resource_hints(accelerator=self.config.accelerator)
         policy = self.config.own_policy
-        return (
+        decided: PCollection[IndexRow] = (
             images
             | "RunInference" >> infer
             | "Decide"
             >> beam.MapTuple(lambda row, result: decide_row(row, result, policy)).with_output_types(
-                Any
+                IndexRow
             )
         )
+        return decided
 
 
 def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> IndexRow:

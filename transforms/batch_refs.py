@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
+import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.core.batch_sizes import STREAM_BATCH_KEYS
 from transforms.core.object_ref import ObjectRef
 

@@ -9,13 +9,16 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.pvalue import DoOutputsTuple, PCollection, TaggedOutput
 
+import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.config.route_config import read_patient_key
 from transforms.core.batch_sizes import EXAMINE_BATCH
-from transforms.core.object_ref import FAILED, ObjectRef, failure_of
+from transforms.core.object_ref import FAILED, Failure, ObjectRef, failure_of
 from transforms.core.reasons import ProcessingFailure
 from transforms.in_flight_pool import InFlightPool
+from transforms.lake.schema import IndexRow
 from transforms.metrics import (
     CounterName,
     DistributionName,
@@ -61,7 +64,7 @@ class FetchAndExamine(beam.PTransform[PCollection[ObjectRef], DoOutputsTuple]):
             >> beam.ParDo(
                 ExamineFn(self.options, self.threads, self.patient_key_file, self.log_uris)
             )
-            .with_output_types(Any)
+            .with_output_types(tuple[IndexRow, np.ndarray], **{DECIDED: IndexRow, FAILED: Failure})
             .with_outputs(DECIDED, FAILED, main=IMAGES)
         )
         return outputs

@@ -12,6 +12,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PCollection, TaggedOutput
 
+import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.config.route_config import INDEX_ONLY, LINK
 from transforms.core.batch_sizes import PLACE_BATCH
 from transforms.core.object_ref import FAILED, Failure, failure_of
@@ -56,7 +57,7 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
             >> beam.ParDo(
                 PlaceFn(self.layout, self.placement, self.fingerprint, self.threads, self.log_uris)
             )
-            .with_output_types(Any)
+            .with_output_types(IndexRow, **{FAILED: Failure})
             .with_outputs(FAILED, main=PLACED)
         )
         return outputs

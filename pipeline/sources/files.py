@@ -11,7 +11,7 @@ from apache_beam.pvalue import DoOutputsTuple, PBegin
 
 from pipeline.sources.outputs import REFS, to_output
 from transforms.config.route_config import RouteConfig
-from transforms.core.object_ref import FAILED, ObjectRef
+from transforms.core.object_ref import FAILED, Failure, ObjectRef
 from transforms.storage.local import path_to_uri
 from transforms.storage.schemes import scheme_of, storage_of
 
@@ -28,7 +28,7 @@ class MatchFiles(beam.PTransform[PBegin, DoOutputsTuple]):
             | "Patterns" >> beam.Create(self.config.inputs)
             | "Match"
             >> beam.FlatMap(_match, self.config)
-            .with_output_types(Any)
+            .with_output_types(ObjectRef, **{FAILED: Failure})
             .with_outputs(FAILED, main=REFS)
         )
         return outputs

@@ -17,7 +17,7 @@ from apache_beam.pvalue import DoOutputsTuple, PBegin
 from pipeline.sources.outputs import REFS, to_output
 from transforms.config.route_config import RouteConfig
 from transforms.core.errors import UsageError
-from transforms.core.object_ref import FAILED, ObjectRef
+from transforms.core.object_ref import FAILED, Failure, ObjectRef
 from transforms.lake.files import read_bytes
 from transforms.lake.index_files import parquet_file
 from transforms.storage.schemes import absolute, storage_of, uri_problem
@@ -55,7 +55,7 @@ class ReadManifests(beam.PTransform[PBegin, DoOutputsTuple]):
             )
             | "LookUp"
             >> beam.FlatMap(_look_up, self.config)
-            .with_output_types(Any)
+            .with_output_types(ObjectRef, **{FAILED: Failure})
             .with_outputs(FAILED, main=REFS)
         )
         return outputs

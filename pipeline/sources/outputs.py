@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from apache_beam import pvalue
 
+import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, ObjectRef, failure_of, processing_failure
 from transforms.core.reasons import Stage

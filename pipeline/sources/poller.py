@@ -17,7 +17,7 @@ from apache_beam.pvalue import DoOutputsTuple, PCollection
 from pipeline.sources.outputs import REFS
 from pipeline.sources.retry_pending import PendingObjects
 from transforms.config.route_config import RouteConfig
-from transforms.core.object_ref import FAILED
+from transforms.core.object_ref import FAILED, Failure, ObjectRef
 from transforms.lake import drain
 from transforms.lake.index_replica import replica_of
 
@@ -69,7 +69,9 @@ class PollInputs(beam.PTransform[PCollection[int], DoOutputsTuple]):
     poller: Callable[[RouteConfig, str], Poller]
 
     def expand(self, triggers: PCollection[int]) -> DoOutputsTuple:
-        polled = beam.ParDo(PollFn(self.config, self.poller)).with_output_types(Any)
+        polled = beam.ParDo(PollFn(self.config, self.poller)).with_output_types(
+            ObjectRef, **{FAILED: Failure}
+        )
         outputs: DoOutputsTuple = triggers | "Poll" >> polled.with_outputs(FAILED, main=REFS)
         return outputs
 

@@ -1,0 +1,78 @@
+"""Beam coders of everything that crosses a shuffle; importing this module registers them.
+
+Steps import it, so that it is imported wherever they run, also on workers of portable runners. A type
+without a coder of its own would be pickled, and a pickle does not survive a release that adds a field.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+from apache_beam.coders import Coder, typecoders
+
+from transforms.core.object_ref import Failure, ObjectRef
+from transforms.core.record_codec import RecordCodec
+from transforms.lake.schema import _REPEATED, IndexRow
+
+CODECS: Final[dict[type, RecordCodec[Any]]] = {
+    Failure: RecordCodec(Failure),
+    IndexRow: RecordCodec(IndexRow, interned=_REPEATED),
+    ObjectRef: RecordCodec(ObjectRef),
+}
+"""The codec of each record type that is an element of a PCollection."""
+
+
+class RecordCoder(Coder):
+    """Code records of one type with its codec; nothing is compressed."""
+
+    def __init__(self, record_type: type) -> None:
+        self._record_type = record_type
+        self._codec = CODECS[record_type]
+
+    def encode(self, value: Any) -> bytes:
+        return self._codec.encode(value)
+
+    def decode(self, encoded: bytes) -> Any:
+        return self._codec.decode(encoded)
+
+    def is_deterministic(self) -> bool:
+        return True
+
+    def to_type_hint(self) -> type:
+        return self._record_type
+
+    @classmethod
+    def from_type_hint(cls, typehint: type, registry: object) -> RecordCoder:  # type: ignore[override]
+        return cls(typehint)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecordCoder, (self._record_type,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RecordCoder) and other._record_type is self._record_type
+
+    def __hash__(self) -> int:
+        return hash(self._record_type)
+
+
+class ArrayCoder(Coder):
+    """Code arrays of numbers: network inputs between steps that an engine does not fuse."""
+
+    def encode(self, value: npt.NDArray[Any]) -> bytes:
+        encoded: bytes = msgpack.packb((value.dtype.str, value.shape, value.tobytes()))
+        return encoded
+
+    def decode(self, encoded: bytes) -> npt.NDArray[Any]:
+        dtype, shape, data = msgpack.unpackb(encoded)
+        return np.frombuffer(data, dtype).reshape(shape)
+
+    def is_deterministic(self) -> bool:
+        return True
+
+
+for record_type in CODECS:
+    typecoders.registry.register_coder(record_type, RecordCoder)
+typecoders.registry.register_coder(np.ndarray, ArrayCoder)
