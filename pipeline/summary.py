@@ -12,7 +12,7 @@ import apache_beam as beam
 
 from pipeline.metrics_report import metric_lines
 from transforms.config.route_config import RouteConfig
-from transforms.core.object_ref import Failure, describe_failure
+from transforms.core.object_ref import Failure, format_failure
 from transforms.core.reasons import MEANINGS, TERMS, Reason
 from transforms.lake.files import exists, put_if_absent, read_bytes
 from transforms.lake.layout import SINKS
@@ -143,4 +143,4 @@ def render(summary: dict[str, Any], lake: str) -> str:
 def failure_lines(summary: dict[str, Any]) -> list[str]:
     """Return what failed, an object a line: its key, the stage, what happened and what to do."""
     shown = summary["failures"][:MAX_FAILURES_PRINTED]
-    return [f"  {describe_failure(Failure(**failed))}" for failed in shown]
+    return [f"  {format_failure(Failure(**failed))}" for failed in shown]

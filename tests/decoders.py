@@ -7,14 +7,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from transforms.core.shared_bytes import mapped
+from transforms.core.shared_bytes import map_bytes
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.examine import Examined, describe
 
 
 def truncate_the_source(descriptor: int, row: IndexRow, *_: Any) -> None:
     """Truncate the mapped source and read beyond its end, which raises SIGBUS (mmap(2))."""
-    data = mapped(descriptor)
+    data = map_bytes(descriptor)
     os.truncate(row.source_uri, 0)
     if data:
         data[0]

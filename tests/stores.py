@@ -17,7 +17,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage as google_storage
 from moto.server import ThreadedMotoServer
 
-from transforms.storage.schemes import forget_connections
+from transforms.storage.schemes import reset_clients
 
 STOREFAKE = Path(__file__).parents[1] / "build" / "bin" / "storefake"
 GS, S3 = "gs", "s3"
@@ -98,7 +98,7 @@ class Store:
         """Have requests answered wrongly; `match` is tried on "METHOD /path?query"."""
         self._control("PUT", {"match": match, **rule})
 
-    def mend(self) -> None:
+    def clear_faults(self) -> None:
         """End all faults."""
         self._control("DELETE", None)
 
@@ -155,9 +155,9 @@ def store(
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    forget_connections()
+    reset_clients()
     bucket = Store(request.param, server)
-    bucket.mend()
+    bucket.clear_faults()
     yield bucket
-    bucket.mend()
-    forget_connections()
+    bucket.clear_faults()
+    reset_clients()

@@ -153,7 +153,7 @@ def place(row: IndexRow, layout: Layout, placement: str) -> None:
         if files.copy_server_side(target, row.source_uri, row.source_version, sha256):
             return
         if cached is not None:
-            files.put_file(target, cached.from_start(), sha256, scratch=scratch)
+            files.put_file(target, cached.rewind(), sha256, scratch=scratch)
         else:
             files.put_copy(target, row.source_uri, sha256, scratch=scratch)
 

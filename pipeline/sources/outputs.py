@@ -8,7 +8,8 @@ from apache_beam import pvalue
 
 import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.config.route_config import RouteConfig
-from transforms.core.object_ref import FAILED, ObjectRef, failure_of, processing_failure
+from transforms.core.error_reasons import read_failure
+from transforms.core.object_ref import FAILED, ObjectRef, failure_of
 from transforms.core.reasons import Stage
 from transforms.metrics import CounterName, count, count_failed
 
@@ -25,6 +26,6 @@ def to_output(found: ObjectRef | OSError, uri: str, config: RouteConfig) -> Any:
     if isinstance(found, ObjectRef):
         count(CounterName.DISCOVERED)
         return found
-    error = processing_failure(found, Stage.FETCH)
+    error = read_failure(found, Stage.FETCH)
     count_failed(error.reason)
     return pvalue.TaggedOutput(FAILED, failure_of(uri, error, log_uris=config.log_uris))

@@ -137,7 +137,7 @@ def test_a_store_that_refuses_writes_makes_the_run_incomplete_and_the_rerun_comp
         store.fault(writes, count=4, status=403)  # the lock, the journal and two objects
         assert main(["route", "--input", str(images), "--lake", lake]) == 1
         assert "check its permissions" in capsys.readouterr().err
-        store.mend()
+        store.clear_faults()
     else:
         store.fault(writes, count=3, status=403)
         summary = route("--lake", lake, inputs=(str(images),), expect=1)
@@ -198,7 +198,7 @@ def test_an_object_that_is_gone_fails_alone(store: Store, images: Path, route: R
     summary = route("--lake", f"{store.root}/lake", inputs=(source,), expect=1)
     (failure,) = summary["failures"]
     assert (failure["stage"], failure["reason"]) == ("fetch", "disappeared")
-    store.mend()
+    store.clear_faults()
     assert counts(route("--lake", f"{store.root}/lake", inputs=(source,)))["unchanged"] == 29
 
 
@@ -255,7 +255,7 @@ def test_a_killed_run_in_a_store_is_completed(
     assert run.poll() is None, run.communicate()
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate()
-    store.mend()
+    store.clear_faults()
     summary = route("--lake", lake, inputs=(source,))
     assert summary["counts"]["recovered"] > 0
     copy = store.download(tmp_path / "copy", "lake")

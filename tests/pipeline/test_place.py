@@ -16,7 +16,8 @@ from pipeline.cli.route import route_config
 from tests.graphs import route_parser
 from tests.synthetic import dicom_bytes, image
 from transforms.config.route_config import RouteConfig
-from transforms.core.object_ref import FAILED, ObjectRef, read_ref
+from transforms.core.object_ref import FAILED, ObjectRef
+from transforms.core.read_object import read_ref
 from transforms.core.reasons import ProcessingFailure, Reason, Stage, Status
 from transforms.lake.schema import IndexRow
 from transforms.place import PlaceFn

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import transforms.core.object_ref
+import transforms.core.read_object
 from tests.decoders import crash_always, crash_on_the_mapped_source, truncate_the_source
 from tests.graphs import config_of
 from tests.synthetic import dicom_bytes, image
@@ -112,7 +112,7 @@ def test_a_source_that_crashes_the_child_when_mapped_is_read_instead(
 def test_a_source_that_cannot_be_mapped_is_read(
     source: Path, tmp_path: Path, child: SandboxProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transforms.core.object_ref, "can_be_mapped", lambda file: False)
+    monkeypatch.setattr(transforms.core.read_object, "can_be_mapped", lambda file: False)
     assert examine_with(INDEX_ONLY, source, tmp_path, child).image is not None
     with source.open("rb") as mappable:
         assert can_be_mapped(mappable)

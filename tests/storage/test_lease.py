@@ -147,7 +147,7 @@ def test_a_lost_answer_does_not_lose_a_lease(store: Store, fast: None) -> None:
         while store.hits()[1] < 3:
             threading.Event().wait(0.01)
         lock.assert_held()
-        store.mend()
+        store.clear_faults()
 
 
 @pytest.mark.parametrize("how", ["taken", "unreachable", "hanging"])
@@ -165,7 +165,7 @@ def test_a_holder_that_loses_its_lease_is_notified(
         assert lost.wait(PATIENCE_S)
         with pytest.raises(LockLost):
             lock.assert_held()
-        store.mend()
+        store.clear_faults()
 
 
 def test_a_taken_lock_is_noticed_before_the_next_renewal(store: Store) -> None:

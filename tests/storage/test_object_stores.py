@@ -71,7 +71,7 @@ def test_a_store_copies_by_itself_and_on_condition(store: Store) -> None:
     assert found is not None
     store.fault("^POST /upload", status=403)
     assert storage.copy_server_side(target, source, found.version, SHA) is True
-    store.mend()
+    store.clear_faults()
     assert read(target) == DATA
     copied = storage.stat(target)
     assert copied is not None and copied.sha256 == SHA
@@ -228,10 +228,10 @@ def test_a_sha256_without_a_note_is_computed(store: Store) -> None:
 def test_a_write_while_another_goes_on_is_tried_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "WAITS_S", (0.01, 0.01))  # seconds between two tries
+    monkeypatch.setattr(s3, "BACKOFF_S", (0.01, 0.01))  # seconds between two tries
     store.fault("^PUT ", count=1, status=409)
     assert put(f"{store.root}/a.dcm") is True
-    store.mend()
+    store.clear_faults()
     store.fault("^PUT ", status=409)
-    with pytest.raises(OSError, match="nothing stands there"):
+    with pytest.raises(OSError, match="no such object"):
         put(f"{store.root}/b.dcm")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from transforms.core.object_ref import ObjectRef, read_ref
+from transforms.core.object_ref import ObjectRef
+from transforms.core.read_object import read_ref
 from transforms.core.reasons import ProcessingFailure, Reason
 from transforms.core.shared_bytes import SharedBytes
 from transforms.lake import files as store
@@ -42,7 +43,7 @@ def test_what_was_read_hashed_and_decoded_is_the_very_file_that_is_placed(
     with unnamed(ref, scratch) as data:
         assert data.sha256() == SHA256
         assert not list(scratch.iterdir()), "nothing to sweep after a kill"
-        assert store.put_file(str(target), data.from_start(), SHA256, scratch=str(scratch))
+        assert store.put_file(str(target), data.rewind(), SHA256, scratch=str(scratch))
         assert target.stat().st_ino == os.fstat(data.file.fileno()).st_ino
     assert target.read_bytes() == DATA
     umask = os.umask(0)
@@ -57,23 +58,23 @@ def test_a_name_that_is_taken_stays_as_it_is(ref: ObjectRef, tmp_path: Path) -> 
     target, scratch = lake / "a.dcm", lake / ".tmp"
     store.put_bytes(str(target), b"other", scratch=str(scratch))
     with unnamed(ref, scratch) as data, pytest.raises(ProcessingFailure) as caught:
-        store.put_file(str(target), data.from_start(), SHA256, scratch=str(scratch))
+        store.put_file(str(target), data.rewind(), SHA256, scratch=str(scratch))
     assert caught.value.reason == Reason.NAME_TAKEN
     assert target.read_bytes() == b"other"
     target.write_bytes(DATA)
     with unnamed(ref, scratch) as data:
-        assert not store.put_file(str(target), data.from_start(), SHA256, scratch=str(scratch))
+        assert not store.put_file(str(target), data.rewind(), SHA256, scratch=str(scratch))
 
 
 def test_bytes_in_memory_or_on_another_disk_are_copied(ref: ObjectRef, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     with read_ref(ref) as data:
         assert data.in_memory
-        assert store.put_file(str(lake / "a"), data.from_start(), SHA256, scratch=str(lake))
+        assert store.put_file(str(lake / "a"), data.rewind(), SHA256, scratch=str(lake))
     memory = Path("/dev/shm")
     if os.access(memory, os.W_OK):
         with read_ref(ref, str(memory)) as data:
-            assert store.put_file(str(lake / "b"), data.from_start(), SHA256, scratch=str(lake))
+            assert store.put_file(str(lake / "b"), data.rewind(), SHA256, scratch=str(lake))
     assert {p.name: p.read_bytes() for p in lake.iterdir()}.items() >= {"a": DATA}.items()
     assert all(p.read_bytes() == DATA for p in lake.iterdir())
 

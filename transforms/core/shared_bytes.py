@@ -1,4 +1,4 @@
-"""An object's bytes where another process can map them: read once, copied to nobody."""
+"""An object's bytes in a file that another process can map, so that they are read once and not copied."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import BinaryIO
 
 
 class SharedBytes:
-    """Bytes in a file without a name, gone when the last holder closes it; or, by `of`, in any file.
+    """The bytes of an unnamed file, which is gone when its last descriptor is closed.
 
     Args:
-        folder: where the bytes will probably be put, made if need be: the file is on its disk and may
-            be given a name there, so that nothing is copied again (O_TMPFILE, open(2)). None, or
-            one that cannot have such files: in memory (memfd_create(2)).
+        folder: on the disk where the bytes will probably be stored, made if missing: an unnamed file
+            there can be linked to a name without a copy (O_TMPFILE, open(2)). None, or a folder that
+            cannot hold such files: the bytes are in memory (memfd_create(2)).
 
     Attributes:
-        file: to write them into and to read them from; other holders of the descriptor that map it
-            instead do not disturb its position.
-        in_memory: whether they take up memory rather than a disk.
+        file: to write and read the bytes; processes that map its descriptor do not move its
+            position.
+        in_memory: whether the bytes take up memory rather than a disk.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -33,8 +33,8 @@ class SharedBytes:
         self.file: BinaryIO = os.fdopen(descriptor, "w+b", buffering=0)
 
     @classmethod
-    def of(cls, file: BinaryIO) -> SharedBytes:
-        """Return the bytes of a file that stands somewhere, not copied: they are as stable as it is."""
+    def from_file(cls, file: BinaryIO) -> SharedBytes:
+        """Return the bytes of an open file without a copy; whoever writes into it changes them."""
         data = cls.__new__(cls)
         data.file, data.in_memory = file, False
         return data
@@ -56,16 +56,16 @@ class SharedBytes:
         return os.fstat(self.file.fileno()).st_size
 
     def sha256(self) -> str:
-        """Return the hex sha256 of the bytes."""
-        return hashlib.file_digest(self.from_start(), "sha256").hexdigest()  # type: ignore[arg-type]
+        """Return the sha256 of the bytes, hex."""
+        return hashlib.file_digest(self.rewind(), "sha256").hexdigest()  # type: ignore[arg-type]
 
-    def from_start(self) -> BinaryIO:
-        """Return the file, at its start."""
+    def rewind(self) -> BinaryIO:
+        """Return the file, positioned at its start."""
         self.file.seek(0)
         return self.file
 
     def close(self) -> None:
-        """Give the bytes up."""
+        """Close the file."""
         self.file.close()
 
 
@@ -73,26 +73,26 @@ def _unnamed_file(folder: str) -> int | None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    except OSError:  # another kind of file system, or a folder that will say so when it is used
+    except OSError:  # unsupported, or a folder whose own error is reported when it is used
         return None
 
 
 def can_be_mapped(file: BinaryIO) -> bool:
-    """Whether a file's bytes can be mapped; some network file systems refuse it."""
+    """Return whether a file's bytes can be mapped; some network file systems refuse."""
     try:
-        mapped(file.fileno()).release()
+        map_bytes(file.fileno()).release()
     except (OSError, MemoryError):
         return False
     return True
 
 
-def mapped(descriptor: int) -> memoryview:
-    """Return the bytes behind a descriptor, not copied; unmapped with the last view of them.
+def map_bytes(descriptor: int) -> memoryview:
+    """Return a view of a file's bytes without a copy; they are unmapped with its last reference.
 
     Raises:
-        MemoryError: they do not fit into what this process may use.
+        MemoryError: the bytes exceed this process's address space limit.
     """
-    if os.fstat(descriptor).st_size == 0:  # mmap(2) refuses it
+    if os.fstat(descriptor).st_size == 0:  # mmap(2) refuses an empty file
         return memoryview(b"")
     try:
         return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))

@@ -1,74 +1,65 @@
-"""Writing into a lake, local or in an object store: whole objects or none, never over another."""
+"""Reads and writes the files of a lake: whole objects or none, and never over another."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import logging
 import tempfile
 from collections.abc import Callable
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
-from transforms.core.object_ref import processing_failure
+from transforms.core.error_reasons import read_failure, write_failure
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
-from transforms.storage.base import ObjectChanged, ObjectInfo, SupportsServerSideCopy, read_whole
+from transforms.storage.base import ObjectInfo, SupportsServerSideCopy, read_whole
 from transforms.storage.local import LocalStorage
 from transforms.storage.schemes import scheme_of, storage_of
 
 LOG = logging.getLogger(__name__)
-_REASONS: Final = {
-    errno.ENOSPC: Reason.NO_SPACE,
-    errno.EDQUOT: Reason.NO_SPACE,
-    errno.EACCES: Reason.PERMISSION_DENIED,
-    errno.EPERM: Reason.PERMISSION_DENIED,
-    errno.EROFS: Reason.PERMISSION_DENIED,
-    errno.EXDEV: Reason.OTHER_FILE_SYSTEM,
-}
 
 
 def put_bytes(target: str, data: bytes, *, scratch: str) -> bool:
-    """Write an object if it is absent; a repeat with the same bytes changes nothing.
+    """Write an object if it is absent; a repetition with the same bytes changes nothing.
 
     Args:
         target: path or URI; folders are made.
         data: all its bytes.
-        scratch: folder on the same file system for the file while it is not whole.
+        scratch: folder on the same file system for the partial file.
 
     Returns:
-        Whether it is new.
+        Whether the object is new.
 
     Raises:
-        Unaccounted: other bytes stand there, or the storage refused.
+        ProcessingFailure: the object exists with other bytes, or the storage refused.
     """
     return put_file(target, io.BytesIO(data), hashlib.sha256(data).hexdigest(), scratch=scratch)
 
 
 def put_if_absent(target: str, data: bytes, *, scratch: str) -> None:
-    """Like `put_bytes`, but what stands there stands, whatever it is: a retry writes other times."""
+    """As `put_bytes`, but an existing object may have other bytes: a retry has other timestamps."""
     if not exists(target):
         put_bytes(target, data, scratch=scratch)
 
 
 def put_file(target: str, source: BinaryIO, sha256: str, *, scratch: str) -> bool:
-    """Like `put_bytes`, from a file whose content is known."""
+    """As `put_bytes`, from a seekable file whose sha256 is known."""
     return _put(lambda: storage_of(target).put(target, source, sha256, scratch))
 
 
 def copy_server_side(target: str, source: str, version: str, sha256: str) -> bool:
-    """Like `put_bytes`, by a store that has both and copies by itself: nothing is sent.
+    """As `put_bytes`, copied within one store without sending the bytes.
 
     Args:
         target: as of `put_bytes`.
         source: the object to copy.
-        version: of the source, whose content is known.
-        sha256: of its bytes, hex.
+        version: of the source.
+        sha256: of the source's bytes, hex.
 
     Returns:
-        Whether the bytes stand there; False where they must be sent.
+        Whether the object exists now; False if the bytes must be sent.
 
     Raises:
-        Unaccounted: other bytes stand there.
+        ProcessingFailure: the object exists with other bytes.
     """
     if scheme_of(target) != scheme_of(source):
         return False
@@ -82,7 +73,7 @@ def copy_server_side(target: str, source: str, version: str, sha256: str) -> boo
         except FileExistsError:
             raise
         except OSError as error:
-            LOG.info("a store did not copy an object by itself: %s", type(error).__name__)
+            LOG.info("server-side copy failed: %s", type(error).__name__)
             return False
         return True
 
@@ -90,17 +81,16 @@ def copy_server_side(target: str, source: str, version: str, sha256: str) -> boo
 
 
 def put_copy(target: str, source: str, sha256: str, *, scratch: str) -> bool:
-    """Like `put_bytes`, from an object of any size whose content is known, read once more.
+    """As `put_bytes`, from an object of any size and known sha256, which is read again.
 
     Raises:
-        Unaccounted: also where the source cannot be read or its bytes are no longer those of
-            `sha256`.
+        ProcessingFailure: also if the source cannot be read or has another sha256.
     """
     with tempfile.TemporaryFile() as copy:
         try:
             storage_of(source).copy_to(source, None, copy)
         except OSError as error:
-            raise processing_failure(error, Stage.PLACE) from error
+            raise read_failure(error, Stage.PLACE) from error
         copy.seek(0)
         if hashlib.file_digest(copy, "sha256").hexdigest() != sha256:
             raise ProcessingFailure(Stage.PLACE, Reason.CHANGED)
@@ -109,13 +99,13 @@ def put_copy(target: str, source: str, sha256: str, *, scratch: str) -> bool:
 
 
 def put_link(target: str, source: str, version: str, sha256: str, *, scratch: str) -> bool:
-    """Like `put_copy`, by a hard link to a local source on the same file system, of this version."""
+    """As `put_copy`, by a hard link to this version of a local source on the same file system."""
 
     def link() -> bool:
         try:
             return LocalStorage().put_link(target, source, version, sha256, scratch)
         except FileNotFoundError as error:
-            raise processing_failure(error, Stage.PLACE) from error
+            raise read_failure(error, Stage.PLACE) from error
 
     return _put(link)
 
@@ -130,16 +120,16 @@ def read_bytes(uri: str) -> bytes:
 
 
 def list_files(folder: str, suffix: str = "") -> list[ObjectInfo]:
-    """Return the objects below a folder, in order; none where there is no folder.
+    """Return the objects below a folder, ordered by name; none if the folder is missing.
 
     Raises:
-        OSError: a folder may not be listed.
+        OSError: a folder cannot be listed.
     """
     return [f for f in storage_of(folder).list_below(folder) if f.uri.endswith(suffix)]
 
 
 def exists(uri: str) -> bool:
-    """Whether there is such an object; False where it may not be looked at."""
+    """Return whether an object exists; False if the storage refuses to answer."""
     try:
         return storage_of(uri).stat(uri) is not None
     except OSError:
@@ -149,11 +139,5 @@ def exists(uri: str) -> bool:
 def _put(put: Callable[[], bool]) -> bool:
     try:
         return put()
-    except ObjectChanged as error:
-        raise ProcessingFailure(Stage.PLACE, Reason.CHANGED) from error
-    except FileExistsError as error:
-        raise ProcessingFailure(Stage.PLACE, Reason.NAME_TAKEN) from error
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0, Reason.WRITE_FAILED)
-        code = errno.errorcode.get(error.errno or 0, type(error).__name__)
-        raise ProcessingFailure(Stage.PLACE, reason, code) from error
+        raise write_failure(error, Stage.PLACE) from error

@@ -14,16 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms.config.route_config import COPY, RouteConfig
-from transforms.core.object_ref import (
-    ObjectRef,
-    hash_ref,
-    open_ref,
-    processing_failure,
-    read_ref,
-    require_unchanged,
-)
+from transforms.core.error_reasons import read_failure
+from transforms.core.object_ref import ObjectRef
+from transforms.core.read_object import hash_ref, open_ref, read_ref, require_unchanged
 from transforms.core.reasons import InvalidObject, ProcessingFailure, Reason, Stage, Status
-from transforms.core.shared_bytes import SharedBytes, mapped
+from transforms.core.shared_bytes import SharedBytes, map_bytes
 from transforms.imaging.header import Header, read_header, require_uids
 from transforms.imaging.header_label import header_label
 from transforms.imaging.limits import Limits
@@ -158,7 +153,7 @@ def _hash_and_describe(
     try:
         row = replace(row, content_sha256=data.sha256())
     except OSError as error:
-        raise processing_failure(error, Stage.FETCH) from error
+        raise read_failure(error, Stage.FETCH) from error
     fetched = time.monotonic()
     try:
         examined = child.call(describe, row, options, descriptor=data.file.fileno())
@@ -198,7 +193,7 @@ def describe(descriptor: int, row: IndexRow, options: ExamineOptions) -> Examine
     """
     limits = options.limits
     try:
-        parsed = parse(mapped(descriptor), limits)
+        parsed = parse(map_bytes(descriptor), limits)
         header = read_header(parsed)
         row = _with_header(row, header, options)
         require_uids(parsed)

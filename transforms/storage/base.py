@@ -1,4 +1,4 @@
-"""What the router needs of a place that keeps objects: a file system or an object store."""
+"""The interface of a storage: a file system or an object store."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BLOCK_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One version of one object, as its place lists it.
+    """One version of one object, as its storage lists it.
 
     Attributes:
         uri: absolute path of a local file, or `gs://…`, `s3://…`.
         version: `<size>-<mtime_ns>` (local), generation (gs), ETag (s3).
         size: in bytes.
-        sha256: hex, where this router wrote the object and the place keeps such a note.
-        modified: when this version came to be there, seconds since 1970.
+        sha256: hex, where this program wrote the object and the storage keeps metadata.
+        modified: when this version was written, seconds since 1970.
     """
 
     uri: str
@@ -32,8 +32,13 @@ class ObjectInfo:
     modified: float | None = None
 
 
+
 class ObjectChanged(OSError):
-    """An object is no longer the version that was asked for."""
+    """An object is no longer the requested version."""
+
+
+class ConditionalWritesUnsupported(OSError):
+    """A store has no conditional writes."""
 
 
 class LockLost(RuntimeError):
@@ -43,160 +48,160 @@ class LockLost(RuntimeError):
         return f"the lock {self.args[0]} is no longer held; run the same command again"
 
 
-class ConditionalWritesUnsupported(OSError):
-    """A store knows no conditional writes."""
-
-
 class Storage(Protocol):
-    """A place that keeps objects. What it refuses is an `OSError`, of the kind that fits best."""
+    """A storage of objects. Every failure is an `OSError` of the closest kind."""
 
     def stat(self, uri: str) -> ObjectInfo | None:
-        """Return the object of this name, or None."""
+        """Return the current version of an object, or None where there is no such object."""
 
     def list_below(self, uri: str) -> Iterator[ObjectInfo]:
-        """List every object below a folder, in order of their names; nothing where there is none."""
+        """List every object below a folder, ordered by name; nothing if the folder is missing."""
 
     def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[ObjectInfo | OSError]:
-        """List the objects that a pattern names, in order of their names.
+        """List the objects that match a pattern, ordered by name.
 
-        What exists under the very name is taken literally, so that names with glob characters work.
+        An existing object or folder is taken literally, even if its name has glob characters.
 
         Args:
-            pattern: name of an object, of a folder (all below it), or a glob where ** spans folders.
+            pattern: name of an object, of a folder (everything below it), or a glob in which `**`
+                spans folders.
             excluded: folders whose objects are never listed.
 
         Yields:
-            What was found, and the error of each folder or object that cannot be looked at.
+            Each object, and the error of each folder or object that cannot be listed.
         """
 
     def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
-        """Write the bytes of exactly this version (None: whichever stands there) into a file.
+        """Copy the bytes of exactly this version into a file; None: of the current version.
 
         Raises:
-            Changed: it is another version, before or while it is read.
-            FileNotFoundError: it is gone.
+            ObjectChanged: the object has another version, before or while it is read.
+            FileNotFoundError: there is no such object.
         """
 
     def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
-        """Write an object if it is absent: whole or not at all, and never over another.
+        """Write an object if it is absent: completely or not at all, and never over another.
 
         Args:
-            uri: its name.
-            source: its bytes, from where the file stands; it can seek.
+            uri: name of the object.
+            source: a seekable file, read from its current position.
             sha256: of the bytes, hex.
-            scratch: local folder for the file while it is not whole; object stores need none.
+            scratch: local folder for the partial file; unused by object stores.
 
         Returns:
-            Whether it is new; False where the same bytes stand there.
+            True if the object is new; False if it exists with the same bytes.
 
         Raises:
-            FileExistsError: other bytes stand there.
+            FileExistsError: the object exists with other bytes.
         """
 
     def remove(self, uri: str) -> None:
-        """Remove an object; nothing where there is none."""
+        """Remove an object; do nothing where there is none."""
 
 
 @runtime_checkable
 class SupportsServerSideCopy(Protocol):
-    """A store that copies an object on condition, without a byte sent to or from here."""
+    """A store that copies an object conditionally, without sending its bytes through the client."""
 
     def copy_server_side(self, uri: str, source: str, version: str, sha256: str) -> bool:
-        """Like `Storage.put`, from another object of the store.
+        """Copy another object of the store if the target is absent, as `Storage.put` does.
 
         Args:
-            uri: as of `put`.
-            source: name of the other object.
-            version: of the other object.
-            sha256: of its bytes, hex.
+            uri: name of the target.
+            source: name of the source.
+            version: of the source.
+            sha256: of the source's bytes, hex.
+
+        Returns:
+            As `Storage.put`.
 
         Raises:
-            FileExistsError: other bytes stand there.
-            Changed: the source is another version.
-            FileNotFoundError: it is gone.
+            FileExistsError: the target exists with other bytes.
+            ObjectChanged: the source has another version.
+            FileNotFoundError: there is no source.
         """
 
 
 class SupportsConditionalWrites(Storage, Protocol):
-    """A store without file locks, where a lock is an object that its holder renews."""
+    """A store without file locks, in which a lock is an object that its holder renews."""
 
     def compare_and_swap(self, uri: str, data: bytes, version: str | None) -> str | None:
-        """Write a small object if its version is still this one; None: if there is none.
+        """Write a small object if it still has this version; None: if it is absent.
 
         Returns:
-            The new version, or None where another stands there.
+            The new version, or None if the object has another version.
 
         Raises:
             FileNotFoundError: there is no such bucket.
-            NoConditions: the store cannot do this.
+            ConditionalWritesUnsupported: the store cannot do this.
         """
 
 
-class Digest:
-    """A file to write into that keeps nothing but the sha256 of what it was given."""
+class HashingSink:
+    """A writable file that keeps only the sha256 of what is written."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
 
     def write(self, data: bytes) -> int:
-        """Take bytes in."""
+        """Hash bytes, and return their number."""
         self._sha256.update(data)
         return len(data)
 
     def flush(self) -> None:
-        """Do nothing: files have it."""
+        """Do nothing; part of the file interface."""
 
     def hexdigest(self) -> str:
-        """Return the sha256 so far."""
+        """Return the sha256 so far, hex."""
         return self._sha256.hexdigest()
 
 
 def sha256_of(storage: Storage, uri: str, version: str | None = None) -> str:
-    """Return the hex sha256 of an object's bytes, read whole.
+    """Return the hex sha256 of an object, from reading all its bytes.
 
     Raises:
         OSError: as `Storage.copy_to`.
     """
-    digest = Digest()
-    storage.copy_to(uri, version, digest)  # type: ignore[arg-type]
-    return digest.hexdigest()
+    sink = HashingSink()
+    storage.copy_to(uri, version, sink)  # type: ignore[arg-type]
+    return sink.hexdigest()
 
 
 def read_whole(storage: Storage, uri: str) -> bytes:
     """Return the bytes of an object.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: as `Storage.copy_to`.
     """
     data = io.BytesIO()
     storage.copy_to(uri, None, data)
     return data.getvalue()
 
 
-def bytes_left(source: BinaryIO) -> int:
-    """Return how many bytes a file has from where it stands."""
-    here = source.tell()
+def remaining_bytes(source: BinaryIO) -> int:
+    """Return the number of bytes from a file's current position to its end."""
+    position = source.tell()
     end = source.seek(0, os.SEEK_END)
-    source.seek(here)
-    return end - here
+    source.seek(position)
+    return end - position
 
 
 def already_stored(storage: Storage, uri: str, sha256: str) -> bool:
-    """Whether an object stands there.
+    """Return whether an object exists with these bytes.
 
     Raises:
-        FileExistsError: it has other bytes.
+        FileExistsError: it exists with other bytes.
     """
     found = storage.stat(uri)
     if found is None:
         return False
     if not has_same_content(storage, found, sha256):
-        raise FileExistsError(errno.EEXIST, "other bytes stand there", found.uri)
+        raise FileExistsError(errno.EEXIST, "the object exists with other bytes", found.uri)
     return True
 
 
 def has_same_content(storage: Storage, found: ObjectInfo, sha256: str) -> bool:
-    """Whether an object's bytes are those of a sha256; read only where no note tells."""
+    """Return whether an object has this sha256; read it only if its metadata has none."""
     if found.sha256 is not None:
         return found.sha256 == sha256
     return sha256_of(storage, found.uri) == sha256

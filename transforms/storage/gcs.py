@@ -1,6 +1,6 @@
-"""Google Cloud Storage: generations are versions, and a write is conditional on there being none.
+"""Google Cloud Storage: versions are generations, and a write requires that there is none.
 
-`STORAGE_EMULATOR_HOST` is honoured, as by every client of Google's.
+The client honours `STORAGE_EMULATOR_HOST`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from transforms.storage.base import ObjectChanged, ObjectInfo, already_stored, bytes_left
-from transforms.storage.names import below, is_folder_mark, matched, split
+from transforms.storage.base import ObjectChanged, ObjectInfo, already_stored, remaining_bytes
+from transforms.storage.names import folder_prefix, is_folder_marker, match_objects, split_uri
 
 TIMEOUT_S: Final = (10, 60)
-"""To connect, and between two bytes; failures that pass are tried again for two minutes."""
+"""To connect, and between two reads; the client retries transient failures for two minutes."""
 BRIEF_TIMEOUT_S: Final = (5, 5)
 BRIEF_RETRY: Final = DEFAULT_RETRY.with_timeout(10)
-"""For locks, since who cannot renew one must know soon; and for copies."""
+"""For locks, whose holder must soon learn that it cannot renew; and for copies, which have a fallback."""
 CONTENT_TYPE: Final = "application/dicom"
-LISTED: Final = "items(name,generation,size,metadata,updated),nextPageToken"
+LISTED_FIELDS: Final = "items(name,generation,size,metadata,updated),nextPageToken"
 NO_CREDENTIALS: Final = (
     "no Google Cloud credentials; set GOOGLE_APPLICATION_CREDENTIALS, or run "
     "'gcloud auth application-default login'"
@@ -36,7 +36,7 @@ NO_CREDENTIALS: Final = (
 
 
 class GoogleStorage:
-    """Objects in `gs://` buckets. Safe between threads.
+    """Objects in `gs://` buckets. Thread-safe.
 
     Raises:
         PermissionError: there are no credentials.
@@ -50,18 +50,18 @@ class GoogleStorage:
 
     def stat(self, uri: str) -> ObjectInfo | None:
         with _os_errors(uri):
-            bucket, name = split(uri)
+            bucket, name = split_uri(uri)
             blob = self._client.bucket(bucket).get_blob(name, timeout=TIMEOUT_S)
-            return None if blob is None else _found(bucket, blob)
+            return None if blob is None else _info(bucket, blob)
 
     def list_below(self, uri: str) -> Iterator[ObjectInfo]:
-        return self._list(below(uri))
+        return self._list(folder_prefix(uri))
 
     def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[ObjectInfo | OSError]:
-        return matched(pattern, self.stat, self._list, excluded)
+        return match_objects(pattern, self.stat, self._list, excluded)
 
     def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
-        """As `Storage.copy_to`; the stored bytes, also of objects that are stored gzipped."""
+        """As `Storage.copy_to`; the stored bytes, even of objects with `Content-Encoding: gzip`."""
         with _os_errors(uri):
             condition = {} if version is None else {"if_generation_match": int(version)}
             self._blob(uri).download_to_file(
@@ -71,39 +71,39 @@ class GoogleStorage:
     def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
         """As `Storage.put`.
 
-        A refusal need not mean that somebody else was there: where an answer was lost, the
-        client's second try finds what the first has written.
+        A failed condition need not mean another writer: where a response was lost, the client's
+        retry finds the object that its first request wrote.
         """
-        blob = self._noted(uri, sha256)
+        blob = self._blob_with_sha256(uri, sha256)
         try:
             with _os_errors(uri):
                 blob.upload_from_file(
                     source,
-                    size=bytes_left(source),  # a small object takes one request then, not two
+                    size=remaining_bytes(source),  # a known size takes one request, not two
                     content_type=CONTENT_TYPE,
                     if_generation_match=0,
                     timeout=TIMEOUT_S,
                 )
         except ObjectChanged:
             if not already_stored(self, uri, sha256):
-                raise OSError(errno.EAGAIN, "refused, and nothing stands there", uri) from None
+                raise OSError(errno.EAGAIN, "write refused, but no such object", uri) from None
             return False
         return True
 
     def copy_server_side(self, uri: str, source: str, version: str, sha256: str) -> bool:
-        """As `SupportsServerSideCopy.copy_server_side`: rewrites, as many as the store asks for."""
-        blob, token = self._noted(uri, sha256), None
+        """As `SupportsServerSideCopy.copy_server_side`, in as many requests as the store asks for."""
+        blob, token = self._blob_with_sha256(uri, sha256), None
         blob.content_type = CONTENT_TYPE
         try:
             with _os_errors(source):
                 while True:
-                    token, _done, _bytes = blob.rewrite(
+                    token, _written, _total = blob.rewrite(
                         self._blob(source),
                         token=token,
                         if_generation_match=0,
                         if_source_generation_match=int(version),
                         timeout=TIMEOUT_S,
-                        retry=BRIEF_RETRY,  # there is another way
+                        retry=BRIEF_RETRY,
                     )
                     if token is None:
                         return True
@@ -129,41 +129,41 @@ class GoogleStorage:
         except ObjectChanged:
             return None
         except FileNotFoundError:
-            if version is None:  # it is the bucket that is not there
+            if version is None:  # the bucket is missing
                 raise
             return None
         return str(blob.generation)
 
-    def _noted(self, uri: str, sha256: str) -> Any:
+    def _blob_with_sha256(self, uri: str, sha256: str) -> Any:
         blob = self._blob(uri)
         blob.metadata = {"sha256": sha256}
         return blob
 
     def _blob(self, uri: str) -> Any:
-        bucket, name = split(uri)
+        bucket, name = split_uri(uri)
         return self._client.bucket(bucket).blob(name)
 
     def _list(self, prefix: str) -> Iterator[ObjectInfo]:
-        bucket, name = split(prefix)
+        bucket, name = split_uri(prefix)
         with _os_errors(prefix):
             for blob in self._client.list_blobs(
-                bucket, prefix=name, fields=LISTED, timeout=TIMEOUT_S
+                bucket, prefix=name, fields=LISTED_FIELDS, timeout=TIMEOUT_S
             ):
-                found = _found(bucket, blob)
-                if not is_folder_mark(found):
+                found = _info(bucket, blob)
+                if not is_folder_marker(found):
                     yield found
 
 
-def _found(bucket: str, blob: Any) -> ObjectInfo:
-    note = (blob.metadata or {}).get("sha256")
+def _info(bucket: str, blob: Any) -> ObjectInfo:
+    sha256 = (blob.metadata or {}).get("sha256")
     modified = None if blob.updated is None else blob.updated.timestamp()
     uri = f"gs://{bucket}/{blob.name}"
-    return ObjectInfo(uri, str(blob.generation), blob.size or 0, note, modified)
+    return ObjectInfo(uri, str(blob.generation), blob.size or 0, sha256, modified)
 
 
 @contextlib.contextmanager
 def _os_errors(uri: str) -> Iterator[None]:
-    """Raise what the client raises as the `OSError` that it means."""
+    """Translate the client's errors into `OSError`s."""
     try:
         yield
     except exceptions.NotFound as error:
@@ -171,10 +171,10 @@ def _os_errors(uri: str) -> Iterator[None]:
     except (exceptions.Forbidden, exceptions.Unauthorized, GoogleAuthError) as error:
         raise PermissionError(errno.EACCES, "permission denied", uri) from error
     except exceptions.PreconditionFailed as error:
-        raise ObjectChanged(errno.ESTALE, "another generation stands there", uri) from error
+        raise ObjectChanged(errno.ESTALE, "the object has another generation", uri) from error
     except InvalidResponse as error:
         if error.response.status_code == requests.codes.precondition_failed:
-            raise ObjectChanged(errno.ESTALE, "another generation stands there", uri) from error
+            raise ObjectChanged(errno.ESTALE, "the object has another generation", uri) from error
         raise OSError(errno.EIO, type(error).__name__, uri) from error
     except (exceptions.GoogleAPIError, requests.RequestException, DataCorruption) as error:
         raise OSError(errno.EIO, type(error).__name__, uri) from error

@@ -1,4 +1,4 @@
-"""Which storage a URI means."""
+"""URI schemes: which storage a URI means, and what all URIs have in common."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 from transforms.storage.base import Storage, SupportsConditionalWrites
 from transforms.storage.local import LocalStorage, path_to_uri, uri_to_path
-from transforms.storage.names import MAGIC, split
+from transforms.storage.names import MAGIC, split_uri
 
 LOCAL: Final = "file"
 GS: Final = "gs"
@@ -19,7 +19,7 @@ STORES: Final = {
     GS: ("google.cloud.storage", "google-cloud-storage"),
     S3: ("boto3", "'dicom-imaging-router[aws]'"),
 }
-"""Object stores by scheme: the module that reaches them, and what to install for it."""
+"""Object stores by scheme: the client's module, and the package to install for it."""
 
 
 def scheme_of(uri: str) -> str:
@@ -29,22 +29,22 @@ def scheme_of(uri: str) -> str:
 
 
 def is_local(uri: str) -> bool:
-    """Whether a URI is a path or a `file://` URI."""
+    """Return whether this is a path or a `file://` URI."""
     return scheme_of(uri) == LOCAL
 
 
 def uri_problem(uri: str) -> str | None:
-    """Return why a URI cannot be reached and what to do about it, or None."""
+    """Return why a URI cannot be used and what to do about it, or None if it can."""
     scheme = scheme_of(uri)
     if scheme == LOCAL:
-        meant = uri.partition(":/")[0]
-        return f"write {meant}://" if meant in STORES else None
+        intended = uri.partition(":/")[0]
+        return f"write {intended}://" if intended in STORES else None
     if scheme not in STORES:
         return f"{scheme}:// is not supported; use a local path, gs:// or s3://"
     module, package = STORES[scheme]
     if not is_installed(module):
         return f"{scheme}:// needs a package that is not installed: pip install {package}"
-    bucket, _ = split(uri)
+    bucket, _ = split_uri(uri)
     if not bucket:
         return f"{scheme}:// names no bucket"
     if MAGIC.search(bucket):
@@ -53,10 +53,10 @@ def uri_problem(uri: str) -> str | None:
 
 
 def storage_of(uri: str) -> Storage:
-    """Return the storage that a URI means; one client for each process.
+    """Return the storage that a URI means; each process has one client for each scheme.
 
     Raises:
-        ValueError: there is none for the scheme.
+        ValueError: the scheme is not supported.
     """
     scheme = scheme_of(uri)
     return _LOCAL if scheme == LOCAL else object_store(scheme)
@@ -66,19 +66,19 @@ def object_store(scheme: str) -> SupportsConditionalWrites:
     """Return the object store of a scheme.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the scheme is not supported.
     """
-    with _CONNECTING:  # a cache does not wait for who is just filling it
-        return _connected(scheme)
+    with _CONNECTING:  # functools.cache does not wait for a thread that is filling it
+        return _connect(scheme)
 
 
-def forget_connections() -> None:
-    """Have stores connected anew: their addresses have changed."""
-    _connected.cache_clear()
+def reset_clients() -> None:
+    """Make new clients on the next use, as the environment that configures them has changed."""
+    _connect.cache_clear()
 
 
 @functools.cache
-def _connected(scheme: str) -> SupportsConditionalWrites:
+def _connect(scheme: str) -> SupportsConditionalWrites:
     if scheme == GS:
         from transforms.storage.gcs import GoogleStorage
 
@@ -91,7 +91,7 @@ def _connected(scheme: str) -> SupportsConditionalWrites:
 
 
 def canonical(root: str) -> str:
-    """Return one name for one root: the real path, or the URI without a slash at its end."""
+    """Return the one name of a root: its real path, or its URI without a trailing slash."""
     if not is_local(root):
         scheme, separator, name = root.partition("://")
         return scheme + separator + name.rstrip("/")
@@ -99,22 +99,22 @@ def canonical(root: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """Return a URI, or the absolute path of a local file, links not followed."""
+    """Return a URI, or the absolute path of a local file; links are not followed."""
     return path_to_uri(os.path.abspath(uri_to_path(uri))) if is_local(uri) else uri
 
 
 def join(root: str, *parts: str) -> str:
-    """Return a name below a root, path or URI."""
+    """Return the name of something below a root, a path or a URI."""
     return "/".join((root.rstrip("/"), *parts))
 
 
 def is_below(uri: str, root: str) -> bool:
-    """Whether a path or URI stands below a root of the same place."""
+    """Return whether a path or URI is below a root of the same storage."""
     return uri.startswith(root.rstrip("/") + "/")
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module can be imported."""
+    """Return whether a module can be imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
