@@ -64,6 +64,18 @@ def index(config: RouteConfig, *paths: Path) -> None:
         assert append(config.layout, replica_of(config.layout), "r", ONE, [one]).rows
 
 
+def test_a_file_with_an_extreme_mtime_is_emitted_without_event_time(
+    watcher: Watcher, clock: Clock, tmp_path: Path
+) -> None:
+    for name, seconds in (("before 1970", -5_000_000_000), ("year 2300", 10_413_792_000)):
+        os.utime(write(tmp_path / "in", name, b"1"), (seconds, seconds))
+    assert poll(watcher, clock) == []
+    clock.now += 6
+    refs = [found for found in watcher.poll(draining=False) if isinstance(found, ObjectRef)]
+    assert [ref.modified for ref in refs] == [None, None]
+    assert [ref.version for ref in refs] == [f"1-{Path(r.uri).stat().st_mtime_ns}" for r in refs]
+
+
 def test_a_file_is_emitted_once_it_stops_changing(
     watcher: Watcher, clock: Clock, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from transforms.core.packed import pack, unpack
 from transforms.core.reasons import MEANINGS, ProcessingFailure, Reason
-from transforms.storage.base import ObjectInfo
+from transforms.storage.base import ObjectInfo, plausible_time
 
 
 def object_key(source_uri: str) -> str:
@@ -26,13 +26,17 @@ class ObjectRef:
         uri: absolute path of a local file, or `gs://…`, `s3://…`.
         version: as `storage.base.ObjectInfo.version`.
         size: in bytes.
-        modified: when this version was written, seconds since 1970: its event time.
+        modified: when this version was written, seconds since 1970: its event time; None: as
+            `storage.base.plausible_time`.
     """
 
     uri: str
     version: str
     size: int
     modified: float | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modified", plausible_time(self.modified))
 
     @classmethod
     def of(cls, found: ObjectInfo) -> ObjectRef:

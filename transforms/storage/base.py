@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol, runtime_checkable
 
 BLOCK_BYTES: Final = 1 << 20
+MAX_TIME: Final = 7_258_118_400
+"""2200-01-01 UTC, in seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class ObjectInfo:
         version: `<size>-<mtime_ns>` (local), generation (gs), ETag (s3).
         size: in bytes.
         sha256: hex, where this program wrote the object and the storage keeps metadata.
-        modified: when this version was written, seconds since 1970.
+        modified: when this version was written, seconds since 1970; None: as `plausible_time`.
     """
 
     uri: str
@@ -31,6 +33,16 @@ class ObjectInfo:
     sha256: str | None = None
     modified: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modified", plausible_time(self.modified))
+
+
+def plausible_time(seconds: float | None) -> float | None:
+    """Return a time in seconds since 1970; None if it is unknown or outside 0..`MAX_TIME`.
+
+    A file system may hold any time, of which Beam's timestamps and dates do not hold all.
+    """
+    return seconds if seconds is not None and 0 <= seconds <= MAX_TIME else None
 
 
 class ObjectChanged(OSError):
