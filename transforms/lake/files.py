@@ -6,14 +6,15 @@ import hashlib
 import io
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from transforms.core.error_reasons import read_failure, write_failure
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
+from transforms.lake.layout import is_lake_name
 from transforms.storage.base import ObjectInfo, SupportsServerSideCopy, read_whole
-from transforms.storage.local import LocalStorage
-from transforms.storage.schemes import scheme_of, storage_of
+from transforms.storage.local import LocalStorage, uri_to_path
+from transforms.storage.schemes import is_below, scheme_of, storage_of
 
 LOG = logging.getLogger(__name__)
 
@@ -120,12 +121,21 @@ def read_bytes(uri: str) -> bytes:
 
 
 def list_files(folder: str, suffix: str = "") -> list[ObjectInfo]:
-    """Return the objects below a folder, ordered by name; none if the folder is missing.
+    """Return the lake's files below a folder, as `iter_files`."""
+    return [found for found in iter_files(folder) if found.uri.endswith(suffix)]
+
+
+def iter_files(folder: str) -> Iterator[ObjectInfo]:
+    """Yield the lake's files below a folder, ordered by name; none if the folder is missing.
+
+    Hidden and foreign files are left out: see `layout.is_lake_name`, applied below the folder.
 
     Raises:
         OSError: a folder cannot be listed.
     """
-    return [f for f in storage_of(folder).list_below(folder) if f.uri.endswith(suffix)]
+    for found in storage_of(folder).list_below(folder):
+        if is_lake_name(_relative(found.uri, folder)):
+            yield found
 
 
 def exists(uri: str) -> bool:
@@ -134,6 +144,12 @@ def exists(uri: str) -> bool:
         return storage_of(uri).stat(uri) is not None
     except OSError:
         return False
+
+
+def _relative(uri: str, folder: str) -> str:
+    if is_below(uri, folder):
+        return uri[len(folder.rstrip("/")) + 1 :]
+    return str(uri_to_path(uri).relative_to(uri_to_path(folder)))  # a name that is not Unicode
 
 
 def _put(put: Callable[[], bool]) -> bool:

@@ -23,6 +23,18 @@ WRITER_LOCK: Final = ".writer.lock"
 PARTITION_PREFIX: Final = "ingest_date="
 
 
+def is_lake_name(relative: str) -> bool:
+    """Return whether a name is part of a lake: no part of it starts with `.` or `_`.
+
+    Others belong to file managers, engines and the lake's own bookkeeping: `.DS_Store`, `_SUCCESS`,
+    `._part-….parquet`, `_temporary/…`.
+
+    Args:
+        relative: the name, relative to the folder that is listed.
+    """
+    return not any(part.startswith((".", "_")) for part in relative.split("/"))
+
+
 @dataclass(frozen=True)
 class Layout:
     """A lake and its sinks; every name is a local path or a URI.

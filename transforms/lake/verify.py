@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from transforms.core.reasons import TERMS
 from transforms.lake import verify_queries as queries
-from transforms.lake.files import list_files, read_bytes
+from transforms.lake.files import iter_files, list_files, read_bytes
 from transforms.lake.index_files import list_index, parquet_file
 from transforms.lake.layout import Layout
 from transforms.lake.schema import PARTITION, missing_columns
@@ -166,7 +166,7 @@ def _load_objects(
     tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport, progress: Progress
 ) -> None:
     listed = itertools.chain.from_iterable(
-        storage_of(root).list_below(join(root, part))
+        iter_files(join(root, part))
         for root in layout.object_roots
         for part in ("objects", "quarantine")
     )
