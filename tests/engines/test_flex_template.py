@@ -1,6 +1,6 @@
-"""The flex template's parameters are options of `route` or of Beam, and say the same.
+"""The parameters of the flex template match the options of `route` and of Beam.
 
-`python -m tests.engines.test_flex_template` writes metadata.json anew.
+`python -m tests.engines.test_flex_template` regenerates metadata.json.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ OF_ROUTE = {
     "ingest_date": None, "reprocess": None, "index_shards": None, "allow_empty": None,
     "log_uris": None,
 }  # fmt: skip
-"""Options of `route` that the template offers, with what they must look like."""
+"""Options of `route` that are parameters of the template, with the pattern of their values."""
 OF_BEAM = (
     "sdk_container_image dataflow_service_options experiments number_of_worker_harness_threads"
 ).split()
-"""Options of Beam's that have no flag of gcloud's own."""
+"""Options of Beam that have no flag in gcloud."""
 
 
 def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -91,17 +91,17 @@ def launcher() -> Any:
     return module
 
 
-def test_the_metadata_says_what_the_options_say() -> None:
+def test_the_metadata_matches_the_options() -> None:
     regenerate = "run 'python -m tests.engines.test_flex_template'"
     assert METADATA.read_text() == text(), regenerate
 
 
-def test_what_route_and_dataflow_need_is_no_option() -> None:
+def test_required_options_are_required_parameters() -> None:
     needed = {p["name"] for p in metadata()["parameters"] if not p["isOptional"]}
     assert needed == {"input", "lake", "sdk_container_image"}
 
 
-def test_the_launcher_knows_every_flag() -> None:
+def test_the_launcher_lists_every_flag() -> None:
     route = options_of(route_parser())
     assert set(launcher().FLAGS) == {name for name in OF_ROUTE if route[name].nargs == 0}
 
@@ -113,11 +113,11 @@ def test_the_launcher_knows_every_flag() -> None:
         (["--lake=gs://b/true", "--allow_empty"], ["--lake=gs://b/true", "--allow_empty"]),
     ],
 )
-def test_flags_come_as_words(given: list[str], passed: list[str]) -> None:
+def test_flags_are_parsed_from_true_and_false(given: list[str], passed: list[str]) -> None:
     assert list(launcher().arguments(given)) == passed
 
 
-def test_defaults_pass_their_own_patterns() -> None:
+def test_defaults_match_their_patterns() -> None:
     given = dict(zip([a.removeprefix("--") for a in IN_STORE[::2]], IN_STORE[1::2], strict=True))
     route = options_of(route_parser())
     for name, regex in OF_ROUTE.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
+from pipeline.sources.poller import PollFn
 from pipeline.sources.pubsub import MalformedNotification, Notification, parse_notification
 from pipeline.sources.watch import Watcher
 from tests.conftest import write
@@ -17,7 +19,9 @@ from tests.graphs import config_of
 from tests.lake.test_stream_index import ONE, row
 from transforms.config.route_config import RouteConfig, StreamConfig
 from transforms.core.object_ref import ObjectRef
+from transforms.lake import drain
 from transforms.lake.append import append
+from transforms.lake.dead_letters import write_dead_letter
 from transforms.lake.index_replica import replica_of
 from transforms.lake.layout import Layout
 
@@ -146,6 +150,53 @@ def test_a_removed_file_is_no_longer_pending(
     path.unlink()
     assert poll(watcher, clock, 200) == []
     assert len(watcher.pending) == 0
+
+
+@pytest.fixture
+def draining(config: RouteConfig, tmp_path: Path) -> Iterator[RouteConfig]:
+    """A source that polls at every trigger, with one file in flight and a drain requested."""
+    stream = StreamConfig(poll_every=1e-9, settle_for=1e-9, index_every=30)
+    config = replace(config, stream=stream)
+    write(tmp_path / "in", "a", b"x")
+    emitted = [ref for _ in range(3) for ref in PollFn(config, Watcher).process(0)]
+    assert [Path(ref.uri).name for ref in emitted] == ["a"]
+    drain.request(config.layout)
+    yield config
+    replica_of(config.layout).close()
+
+
+def test_a_drained_source_reports_once_its_objects_have_rows(
+    draining: RouteConfig, tmp_path: Path
+) -> None:
+    write(tmp_path / "in", "b", b"x")
+    assert not list(PollFn(draining, Watcher).process(0)), "nothing new is emitted"
+    assert not drain.reports(draining.layout, draining.run_id, 1), "a is in flight"
+    index(draining, tmp_path / "in" / "a")
+    assert not list(PollFn(draining, Watcher).process(0))
+    assert drain.reports(draining.layout, draining.run_id, 1) == [drain.DrainReport(())]
+
+
+def test_a_source_that_waits_too_long_reports_its_objects_in_flight(
+    draining: RouteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.sources.poller.DRAIN_TIMEOUT_FACTOR", 0)
+    for _ in range(2):
+        assert not list(PollFn(draining, Watcher).process(0))
+    (report,) = drain.reports(draining.layout, draining.run_id, 1)
+    assert len(report.object_keys) == 1
+
+
+def test_a_dead_letter_names_an_object_by_its_key(config: RouteConfig) -> None:
+    for _ in range(2):  # redelivered messages are written once
+        write_dead_letter(config.layout, "../17", "disappeared", "gs://b/DOE^JANE.dcm")
+    (path,) = Path(config.layout.root).glob("dead_letters/*")
+    letter = json.loads(path.read_text())
+    assert letter == {
+        "message": "___17",
+        "object_key": letter["object_key"],
+        "reason": "disappeared",
+    }
+    assert "DOE" not in path.read_text()
 
 
 ATTRIBUTES = {
