@@ -1,9 +1,9 @@
-"""The router beside its floor and what one would write instead: python -m benchmarks.bench.
+"""Compare the router with a lower bound and with simpler scripts: python -m benchmarks.bench.
 
-Builds films of real size in every kind of transfer syntax, and lets each of `CONTENDERS` sort them in a
-process of its own, interleaved in one run. What an object costs is told by runs over many films and
-over a single one, so that imports and start-up do not count; how soon the first object is placed is
-measured beside the bare imports of torch and apache_beam.
+Generates images of realistic size in every transfer syntax. Each of `CONTENDERS` sorts them in a process
+of its own; the contenders are interleaved. The cost per object is derived from runs over many images and
+over one, so that imports and start-up do not count. The time to the first placed object is compared with
+the imports of torch and apache_beam alone.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SYNTAXES: Final = {
 }
 ROUTER: Final = "router"
 WITHOUT_BEAM: Final = "without_beam"
-"""One step after the other: what it takes of the processors is of interest, not how long it waits."""
+"""It runs its steps sequentially: its CPU time is of interest, not its wall time."""
 CONTENDERS: Final = {
     ROUTER: 24,
     WITHOUT_BEAM: 24,
@@ -62,55 +62,55 @@ CONTENDERS: Final = {
     "naive": 2,
     "paper": 1,
 }
-"""Names, and how many times `--films` each gets: what is fast needs more to be told from noise."""
+"""Multiples of `--images` by contender: fast ones need more images for a precise result."""
 DISTINCT: Final = 24
-"""Films of a syntax whose pixels differ; the others are the same again under other UIDs."""
+"""Images of a syntax with distinct pixels; the others are copies with other UIDs."""
 STARTS: Final = 2
-"""Runs over a single film, of each contender in each round."""
+"""Runs over a single image, per contender and round."""
 IMPORTS: Final = "import torch, apache_beam"
 SAMPLE_EVERY_S: Final = 1.0
 MB: Final = 1e6
 
 
-def build(folder: Path, films: int) -> None:
-    """Write a folder of films for each syntax; what stands there is kept."""
+def build(folder: Path, images: int) -> None:
+    """Write a folder of images for each syntax; existing images are kept."""
     bases: list[np.ndarray] = []
     for name, syntax in SYNTAXES.items():
-        below = folder / slug(name)
-        below.mkdir(parents=True, exist_ok=True)
-        for number in range(films):
-            path = below / f"{number:04d}.dcm"
+        subfolder = folder / slug(name)
+        subfolder.mkdir(parents=True, exist_ok=True)
+        for number in range(images):
+            path = subfolder / f"{number:04d}.dcm"
             if path.exists():
                 continue
-            own = f"{list(SYNTAXES).index(name) + 1}{number:04d}"
+            uid_suffix = f"{list(SYNTAXES).index(name) + 1}{number:04d}"
             scratch = path.with_suffix(".tmp")
             if number < DISTINCT:
                 bases = bases or [image(seed, SHAPE) for seed in range(BASES)]
                 pixels = np.roll(bases[number % BASES], number, axis=1)
                 if syntax == JPEGBaseline8Bit:
                     pixels = (pixels >> 4).astype(np.uint8)
-                scratch.write_bytes(dicom_bytes(pixels, name=own, syntax=syntax))
+                scratch.write_bytes(dicom_bytes(pixels, name=uid_suffix, syntax=syntax))
             else:
-                again = dcmread(below / f"{number % DISTINCT:04d}.dcm")
-                again.SOPInstanceUID = f"{again.SOPInstanceUID}.{number}"
-                again.file_meta.MediaStorageSOPInstanceUID = again.SOPInstanceUID
-                again.save_as(scratch)
+                copy = dcmread(subfolder / f"{number % DISTINCT:04d}.dcm")
+                copy.SOPInstanceUID = f"{copy.SOPInstanceUID}.{number}"
+                copy.file_meta.MediaStorageSOPInstanceUID = copy.SOPInstanceUID
+                copy.save_as(scratch)
             scratch.rename(path)
 
 
-def link(corpus: Path, name: str, films: int) -> Path:
-    """Return a folder of the first films of a syntax: hard links."""
-    folder = corpus / f"{slug(name)}-{films}"
+def link(corpus: Path, name: str, images: int) -> Path:
+    """Return a folder with hard links to the first images of a syntax."""
+    folder = corpus / f"{slug(name)}-{images}"
     if not folder.exists():
         folder.mkdir()
-        for path in sorted((corpus / slug(name)).iterdir())[:films]:
+        for path in sorted((corpus / slug(name)).iterdir())[:images]:
             (folder / path.name).hardlink_to(path)
     return folder
 
 
 def measure(contender: str, source: Path, work: Path) -> dict[str, Any]:
-    """Let one sort a folder into a fresh place."""
-    output, began = work / "output", time.time()
+    """Run one contender over a folder; return its resource usage."""
+    output, started = work / "output", time.time()
     if contender == ROUTER:
         command = [sys.executable, "-m", "pipeline", "route", "--json"]
         command += ["--input", str(source), "--lake", str(output)]
@@ -131,26 +131,26 @@ def measure(contender: str, source: Path, work: Path) -> dict[str, Any]:
         "read": usage.read,
         "written": usage.written,
         "peak": usage.pss[processes.TOTAL],
-        "first_placed": min(placed) - began if placed else None,
+        "first_placed": min(placed) - started if placed else None,
     }
 
 
-def imports() -> float:
-    """Return the seconds from a process's start to the end of the bare imports."""
-    began = time.time()
+def measure_imports() -> float:
+    """Return the duration of starting a process and importing torch and Beam, in seconds."""
+    started = time.time()
     command = [sys.executable, "-c", f"{IMPORTS}; import time; print(time.time())"]
-    return float(subprocess.check_output(command, stderr=subprocess.DEVNULL)) - began
+    return float(subprocess.check_output(command, stderr=subprocess.DEVNULL)) - started
 
 
-def take(args: argparse.Namespace) -> dict[str, Any]:
-    """Take all figures; they are written after every run."""
+def measure_all(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure everything; the results are written after every run."""
     processes.adopt_orphans()
-    build(args.work, args.films * max(CONTENDERS.values()))
-    figures: dict[str, Any] = {
+    build(args.work, args.images * max(CONTENDERS.values()))
+    results: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": machine(),
         "shape": SHAPE,
-        "films": {name: args.films * factor for name, factor in CONTENDERS.items()},
+        "images": {name: args.images * factor for name, factor in CONTENDERS.items()},
         "bytes": {
             name: int(statistics.mean(p.stat().st_size for p in (args.work / slug(name)).iterdir()))
             for name in args.syntaxes
@@ -160,58 +160,65 @@ def take(args: argparse.Namespace) -> dict[str, Any]:
     }
     for number in range(args.rounds):
         for contender, factor in CONTENDERS.items():
-            figures["imports"].append(imports())
+            results["imports"].append(measure_imports())
             starts = [(args.syntaxes[0], 1)] * STARTS
-            for name, films in [*starts, *((name, args.films * factor) for name in args.syntaxes)]:
-                used = measure(contender, link(args.work, name, films), args.work)
-                run = {"round": number, "contender": contender, "syntax": name, "films": films}
-                figures["runs"].append({**run, **used})
+            for name, images in [
+                *starts,
+                *((name, args.images * factor) for name in args.syntaxes),
+            ]:
+                usage = measure(contender, link(args.work, name, images), args.work)
+                run = {"round": number, "contender": contender, "syntax": name, "images": images}
+                results["runs"].append({**run, **usage})
                 args.out.parent.mkdir(parents=True, exist_ok=True)
-                args.out.write_text(json.dumps(figures, indent=1) + "\n")
+                args.out.write_text(json.dumps(results, indent=1) + "\n")
                 print(f"round {number + 1}: {contender}, {name}", file=sys.stderr, flush=True)
-    return figures
+    return results
 
 
-def costs(figures: dict[str, Any], contender: str, name: str, what: str) -> list[float]:
-    """Return what an object costs in every round, in the unit of `what`, less the start-up."""
-    runs = [r for r in figures["runs"] if r["contender"] == contender]
-    long = [r for r in runs if r["films"] > 1]
-    of_one = statistics.median(r[what] for r in runs if r["films"] == 1)
-    first_syntax = next(iter(figures["bytes"]))  # which that one film is of
-    its_cost = statistics.median(
-        (r[what] - of_one) / (r["films"] - 1) for r in long if r["syntax"] == first_syntax
+def costs(results: dict[str, Any], contender: str, syntax: str, metric: str) -> list[float]:
+    """Return the cost per object of every round, without start-up, in the unit of the metric."""
+    runs = [r for r in results["runs"] if r["contender"] == contender]
+    long = [r for r in runs if r["images"] > 1]
+    single = statistics.median(r[metric] for r in runs if r["images"] == 1)
+    first_syntax = next(iter(results["bytes"]))  # the syntax of the single image
+    cost = statistics.median(
+        (r[metric] - single) / (r["images"] - 1) for r in long if r["syntax"] == first_syntax
     )
-    return [(r[what] - (of_one - its_cost)) / r["films"] for r in long if r["syntax"] == name]
+    start_up = single - cost
+    return [(r[metric] - start_up) / r["images"] for r in long if r["syntax"] == syntax]
 
 
-def tables(figures: dict[str, Any]) -> str:
-    """Return the figures as Markdown."""
-    return "\n\n".join(_tables(figures))
+def tables(results: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
+    return "\n\n".join(_tables(results))
 
 
-def _tables(figures: dict[str, Any]) -> Iterator[str]:
-    syntaxes = list(figures["bytes"])
-    for what, title, unit in (
-        ("wall", "Wall time of an object, ms: median (least to most)", 1e-3),
-        ("cpu", "Processor time of an object, ms: median (least to most)", 1e-3),
-        ("read", "Read by system calls for an object, MB: median (least to most)", MB),
-        ("written", "Written by system calls for an object, MB: median (least to most)", MB),
+def _tables(results: dict[str, Any]) -> Iterator[str]:
+    syntaxes = list(results["bytes"])
+    for metric, title, unit in (
+        ("wall", "Wall time per object, ms: median (min to max)", 1e-3),
+        ("cpu", "CPU time per object, ms: median (min to max)", 1e-3),
+        ("read", "Read by system calls per object, MB: median (min to max)", MB),
+        ("written", "Written by system calls per object, MB: median (min to max)", MB),
     ):
         yield title
         yield markdown_table(
             ["", *syntaxes],
             [
-                [name, *(_spread(costs(figures, name, syntax, what), unit) for syntax in syntaxes)]
+                [
+                    name,
+                    *(_spread(costs(results, name, syntax, metric), unit) for syntax in syntaxes),
+                ]
                 for name in CONTENDERS
-                if (name, what) != (WITHOUT_BEAM, "wall")
+                if (name, metric) != (WITHOUT_BEAM, "wall")
             ],
         )
-    yield "How many times as much"
+    yield "Ratios"
     ratios = [
         ("naive / router, wall", "naive", "wall", ROUTER, "wall"),
         ("loader / router, wall", "loader", "wall", ROUTER, "wall"),
         ("paper / router, wall", "paper", "wall", ROUTER, "wall"),
-        ("router / without Beam, processor", ROUTER, "cpu", WITHOUT_BEAM, "cpu"),
+        ("router / without Beam, CPU", ROUTER, "cpu", WITHOUT_BEAM, "cpu"),
         ("router / floor, wall", ROUTER, "wall", "floor", "wall"),
     ]
     yield markdown_table(
@@ -220,75 +227,82 @@ def _tables(figures: dict[str, Any]) -> Iterator[str]:
             [
                 title,
                 *(
-                    f"{_median(figures, one, s, what) / _median(figures, other, s, of):.2f}"
+                    f"{_median(results, a, s, metric_a) / _median(results, b, s, metric_b):.2f}"
                     for s in syntaxes
                 ),
             ]
-            for title, one, what, other, of in ratios
+            for title, a, metric_a, b, metric_b in ratios
         ],
     )
     yield "Start-up and memory"
     yield markdown_table(
-        ["", "run over one film, s", "peak memory of all its runs, MB (PSS)"],
-        [[name, *_start_and_peak(figures, name)] for name in CONTENDERS],
+        ["", "run over one image, s", "peak memory of all runs, MB (PSS)"],
+        [[name, *_start_and_peak(results, name)] for name in CONTENDERS],
     )
     placed = [
         r["first_placed"]
-        for r in figures["runs"]
-        if r["contender"] == ROUTER and r["films"] == 1 and r["first_placed"]
+        for r in results["runs"]
+        if r["contender"] == ROUTER and r["images"] == 1 and r["first_placed"]
     ]
-    first, bare = statistics.median(placed), statistics.median(figures["imports"])
+    first, imports = statistics.median(placed), statistics.median(results["imports"])
     yield (
-        f"First object placed {first:.2f} s after the router's start; `{IMPORTS}` alone is done "
-        f"{bare:.2f} s after a process's start: {first / bare:.2f} times."
+        f"The first object is placed {first:.2f} s after the router's start; `{IMPORTS}` alone takes "
+        f"{imports:.2f} s: {first / imports:.2f} times."
     )
 
 
-def _start_and_peak(figures: dict[str, Any], contender: str) -> list[str]:
-    runs = [r for r in figures["runs"] if r["contender"] == contender]
-    start = statistics.median(r["wall"] for r in runs if r["films"] == 1)
+def _start_and_peak(results: dict[str, Any], contender: str) -> list[str]:
+    runs = [r for r in results["runs"] if r["contender"] == contender]
+    start = statistics.median(r["wall"] for r in runs if r["images"] == 1)
     return [f"{start:.1f}", f"{max(r['peak'] for r in runs) / MB:,.0f}"]
 
 
-def _median(figures: dict[str, Any], contender: str, syntax: str, what: str) -> float:
-    return statistics.median(costs(figures, contender, syntax, what))
+def _median(results: dict[str, Any], contender: str, syntax: str, metric: str) -> float:
+    return statistics.median(costs(results, contender, syntax, metric))
 
 
 def _spread(values: Sequence[float], unit: float) -> str:
-    low, middle, high = (f(values) / unit for f in (min, statistics.median, max))
-    return f"{middle:.1f}" if len(values) == 1 else f"{middle:.1f} ({low:.1f} to {high:.1f})"
+    low, median, high = (f(values) / unit for f in (min, statistics.median, max))
+    return f"{median:.1f}" if len(values) == 1 else f"{median:.1f} ({low:.1f} to {high:.1f})"
 
 
-def draw(figures: dict[str, Any], path: Path) -> None:
-    """Draw wall time per object as bars, on a logarithmic scale."""
-    syntaxes = list(figures["bytes"])
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw the wall time per object as a bar chart with a logarithmic scale."""
+    syntaxes = list(results["bytes"])
     chart = Figure(figsize=(1.6 * len(syntaxes), 4), layout="constrained")
     axes = chart.add_subplot()
-    shown = [name for name in CONTENDERS if name != WITHOUT_BEAM]
-    width = 0.8 / len(shown)
-    for number, name in enumerate(shown):
-        heights = [1000 * _median(figures, name, syntax, "wall") for syntax in syntaxes]
+    contenders = [name for name in CONTENDERS if name != WITHOUT_BEAM]
+    width = 0.8 / len(contenders)
+    for number, name in enumerate(contenders):
+        heights = [1000 * _median(results, name, syntax, "wall") for syntax in syntaxes]
         axes.bar(
             np.arange(len(syntaxes)) + number * width, np.maximum(heights, 0.1), width, label=name
         )
     axes.set_xticks(np.arange(len(syntaxes)) + 0.4 - width / 2, syntaxes)
-    axes.set(yscale="log", ylabel="ms an object, wall")
+    axes.set(yscale="log", ylabel="wall time per object, ms")
     axes.legend()
     chart.savefig(path, metadata={"Date": None})
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--films", type=int, default=8, help="films that the slowest ones get")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--images", type=int, default=8, help="number of images for the slowest contender"
+    )
+    parser.add_argument(
+        "--films", dest="images", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="number of repetitions")
     parser.add_argument("--syntaxes", nargs="+", default=list(SYNTAXES), choices=list(SYNTAXES))
-    parser.add_argument("--work", type=Path, default=Path("build/bench"))
+    parser.add_argument("--work", type=Path, default=Path("build/bench"), help="working folder")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bench.json"))
-    parser.add_argument("--plot-only", action="store_true", help="draw anew from the JSON file")
+    parser.add_argument(
+        "--plot-only", action="store_true", help="draw the chart from an existing JSON file"
+    )
     args = parser.parse_args()
-    figures = json.loads(args.out.read_text()) if args.plot_only else take(args)
-    draw(figures, args.out.with_suffix(".svg"))
-    print(tables(figures))
+    results = json.loads(args.out.read_text()) if args.plot_only else measure_all(args)
+    draw(results, args.out.with_suffix(".svg"))
+    print(tables(results))
     return 0
 
 

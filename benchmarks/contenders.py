@@ -1,11 +1,10 @@
-"""Programs that sort a folder of films by body part, to compare the router with.
+"""Alternatives to the router that sort a folder of radiographs by body part.
 
     python -m benchmarks.contenders NAME FOLDER OUTPUT
 
-Each reads every film of FOLDER, classifies it with the default bundle's network (`paper`: with the
-paper's own recipe), copies its bytes below OUTPUT by label and writes a table of what it decided. They
-differ in how much they decode, in what overlaps, and in what they promise: only `without_beam` does
-all that the router does.
+Each reads the images in FOLDER, classifies them with the network of the default bundle (`paper`: with the
+network of the paper), copies them to OUTPUT by label and writes the labels to a table. They differ in
+decoding, concurrency and guarantees: only `without_beam` does everything that the router does.
 """
 
 from __future__ import annotations
@@ -42,98 +41,99 @@ from transforms.imaging.part10 import parse
 from transforms.imaging.read_image import decode_thumbnail
 
 LOADER_BATCH: Final = 8
-"""A batch is one worker's: small ones keep all of them busy."""
+"""Each batch is decoded by one worker: small batches keep all workers busy."""
 
 T = TypeVar("T")
 Input = npt.NDArray[np.uint8]
-Said = tuple[str, str]
-"""Name of a file, and its label."""
+Labeled = tuple[str, str]
+"""File name and label."""
 
 
-def naive(files: Sequence[Path], output: Path) -> Iterator[Said]:
-    """What one writes first: a film at a time, decoded whole, resized, classified alone."""
+def naive(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
+    """The simplest script: one image at a time, decoded at full resolution, without batches."""
     network = load_network(DEFAULT_BUNDLE)
-    side = _side()
+    size = _input_size()
     for file in files:
-        film = torch.from_numpy(decoded_whole(file, side))
+        image = torch.from_numpy(decode_at_full_resolution(file, size))
         with torch.inference_mode():
-            label = LABELS[int(network(film[None])[0, :-1].argmax())]
-        shutil.copyfile(file, _place(output, label) / file.name)
+            label = LABELS[int(network(image[None])[0, :-1].argmax())]
+        shutil.copyfile(file, _folder(output, label) / file.name)
         yield file.name, label
 
 
-def paper(files: Sequence[Path], output: Path) -> Iterator[Said]:
-    """The recipe of Pham, Do, Nguyen 2021: MobileNet-V1 on 512 x 512 pixels, a film at a time."""
+def paper(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
+    """The method of Pham, Do, Nguyen 2021: MobileNet-V1 on 512 x 512 pixels, one image at a time."""
     import timm
 
     from benchmarks.forward import PAPER, PAPER_SIDE
 
     network = timm.create_model(PAPER, pretrained=False, num_classes=5).eval()
     for file in files:
-        film = torch.from_numpy(decoded_whole(file, PAPER_SIDE)).float() / 255
+        image = torch.from_numpy(decode_at_full_resolution(file, PAPER_SIDE)).float() / 255
         with torch.inference_mode():
-            label = LABELS[int(network(film.expand(1, 3, -1, -1))[0].argmax())]
-        shutil.copyfile(file, _place(output, label) / file.name)
+            label = LABELS[int(network(image.expand(1, 3, -1, -1))[0].argmax())]
+        shutil.copyfile(file, _folder(output, label) / file.name)
         yield file.name, label
 
 
-class WholeFilms(torch.utils.data.Dataset[tuple[int, Input]]):
-    """Films decoded whole, for the loader's workers."""
+class FullResolutionImages(torch.utils.data.Dataset[tuple[int, Input]]):
+    """Images decoded at full resolution, for the workers of a `DataLoader`."""
 
-    def __init__(self, files: Sequence[Path], side: int) -> None:
-        self._files, self._side = files, side
+    def __init__(self, files: Sequence[Path], size: int) -> None:
+        self._files, self._size = files, size
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, number: int) -> tuple[int, Input]:
-        return number, decoded_whole(self._files[number], self._side)
+        return number, decode_at_full_resolution(self._files[number], self._size)
 
 
-def loader(files: Sequence[Path], output: Path) -> Iterator[Said]:
-    """The best script by hand: PyTorch's loader with a worker for each core, films in batches."""
+def loader(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
+    """A good script: PyTorch's `DataLoader` with one worker per core, and batches."""
     network = load_network(DEFAULT_BUNDLE)
-    films = torch.utils.data.DataLoader(
-        WholeFilms(files, _side()), batch_size=LOADER_BATCH, num_workers=torch.get_num_threads()
+    images = FullResolutionImages(files, _input_size())
+    batches = torch.utils.data.DataLoader(
+        images, batch_size=LOADER_BATCH, num_workers=torch.get_num_threads()
     )
-    for numbers, batch in films:
+    for numbers, batch in batches:
         with torch.inference_mode():
             labels = network(batch)[:, :-1].argmax(1)
         for number, label in zip(numbers.tolist(), labels.tolist(), strict=True):
-            shutil.copyfile(files[number], _place(output, LABELS[label]) / files[number].name)
+            shutil.copyfile(files[number], _folder(output, LABELS[label]) / files[number].name)
             yield files[number].name, LABELS[label]
 
 
-def floor(files: Sequence[Path], output: Path) -> Iterator[Said]:
-    """The least that can be done: read, hash, the cheapest decode and a forward; nothing is written.
+def floor(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
+    """The lower bound: read, hash, decode at reduced resolution and classify; write nothing.
 
-    One thread a core, a core each: its wall time is what is left when nothing waits.
+    One thread per core, without any waiting between them.
     """
-    network, side, limits = load_network(DEFAULT_BUNDLE), _side(), Limits()
-    fuse(network, side)
+    network, size, limits = load_network(DEFAULT_BUNDLE), _input_size(), Limits()
+    fuse(network, size)
     cores = torch.get_num_threads()
     torch.set_num_threads(1)
 
-    def share(mine: Sequence[Path]) -> list[Said]:
-        said = []
-        for some in batched(mine, CPU_FORWARD_BATCH):
-            films = []
-            for file in some:
+    def classify(share: Sequence[Path]) -> list[Labeled]:
+        labeled = []
+        for batch in batched(share, CPU_FORWARD_BATCH):
+            images = []
+            for file in batch:
                 data = file.read_bytes()
                 hashlib.sha256(data).digest()
-                films.append(decode_thumbnail(parse(data, limits), side, limits=limits)[0])
+                images.append(decode_thumbnail(parse(data, limits), size, limits=limits)[0])
             with torch.inference_mode():
-                labels = network(torch.from_numpy(np.stack(films)))[:, :-1].argmax(1).tolist()
-            said += [(f.name, LABELS[label]) for f, label in zip(some, labels, strict=True)]
-        return said
+                labels = network(torch.from_numpy(np.stack(images)))[:, :-1].argmax(1).tolist()
+            labeled += [(f.name, LABELS[label]) for f, label in zip(batch, labels, strict=True)]
+        return labeled
 
     with ThreadPoolExecutor(cores) as pool:
-        for said in pool.map(share, [files[number::cores] for number in range(cores)]):
-            yield from said
+        for labeled in pool.map(classify, [files[number::cores] for number in range(cores)]):
+            yield from labeled
 
 
-def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
-    """Every step of the router, called one after the other as it calls them, without Beam."""
+def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
+    """Every step of the router, called in the same order, without Beam."""
     from models.classify import decide_row
     from models.handler import RadiographModelHandler
     from pipeline.cli.route import add_arguments, route_config
@@ -150,31 +150,29 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    where = ["--input", str(files[0].parent), "--lake", str(output)]
-    config = route_config(parser.parse_args(where))
+    arguments = ["--input", str(files[0].parent), "--lake", str(output)]
+    config = route_config(parser.parse_args(arguments))
     limits, policy = config.limits, config.policy
-    idle: SimpleQueue[SandboxProcess] = SimpleQueue()
+    idle_children: SimpleQueue[SandboxProcess] = SimpleQueue()
     children = [
         SandboxProcess(timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes)
         for _ in range(config.fetch_threads)
     ]
     for child in children:
-        idle.put(child)
+        idle_children.put(child)
     handler = RadiographModelHandler(DEFAULT_BUNDLE, max_batch_size=config.batch_size)
     model = handler.load_model()
 
     options = ExamineOptions.from_config(config)
 
     def examine_one(ref: ObjectRef) -> Examined:
-        child = idle.get()
+        child = idle_children.get()
         try:
             return examine(ref, options, child)
         finally:
-            idle.put(child)
+            idle_children.put(child)
 
-    refs = [
-        ObjectRef.of(found) for found in storage_of(str(output)).list_below(str(files[0].parent))
-    ]
+    refs = [ObjectRef.of(info) for info in storage_of(str(output)).list_below(str(files[0].parent))]
     rows = []
     with ThreadPoolExecutor(config.fetch_threads) as pool:
         for batch in batched(refs, config.batch_size):
@@ -193,52 +191,52 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Said]:
     for child in children:
         child.close()
     for shard in range(config.index_shards):
-        mine = [row for row in rows if shard_of(row.identity, config.index_shards) == shard]
-        if settled := resolve_all(mine, []).rows:
-            write_index(config.layout, config.ingest_date, to_table(settled), shard)
+        rows_of_shard = [r for r in rows if shard_of(r.identity, config.index_shards) == shard]
+        if resolved := resolve_all(rows_of_shard, []).rows:
+            write_index(config.layout, config.ingest_date, to_table(resolved), shard)
     sweep_journal(config.layout)
     yield from ((Path(row.source_uri).name, str(row.predicted_label)) for row in rows)
 
 
-CONTENDERS: Final[dict[str, Callable[[Sequence[Path], Path], Iterator[Said]]]] = {
-    one.__name__: one for one in (without_beam, naive, loader, paper, floor)
+CONTENDERS: Final[dict[str, Callable[[Sequence[Path], Path], Iterator[Labeled]]]] = {
+    contender.__name__: contender for contender in (without_beam, naive, loader, paper, floor)
 }
 
 
-def decoded_whole(file: Path, side: int) -> Input:
-    """Return uint8[1, side, side] of a film as pydicom decodes and presents it, padded to a square."""
+def decode_at_full_resolution(file: Path, size: int) -> Input:
+    """Return uint8[1, size, size], decoded by pydicom with its LUTs and padded to a square."""
     ds = dcmread(file)
-    values = apply_voi_lut(apply_modality_lut(_stored(ds), ds), ds).astype(np.float32)
+    values = apply_voi_lut(apply_modality_lut(_stored_values(ds), ds), ds).astype(np.float32)
     if ds.PhotometricInterpretation == "MONOCHROME1":
         values = -values
     low, high = float(values.min()), float(values.max())
     gray = ((values - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
     image = Image.fromarray(gray)
-    image.thumbnail((side, side), Image.Resampling.BILINEAR)
-    square = Image.new("L", (side, side))
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    image.thumbnail((size, size), Image.Resampling.BILINEAR)
+    square = Image.new("L", (size, size))
+    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
     return np.asarray(square)[None].copy()
 
 
-def _stored(ds: Dataset) -> npt.NDArray[Any]:
-    """Return the stored values; lossless JPEG by imagecodecs, as pydicom reads it by GPL codecs only."""
+def _stored_values(ds: Dataset) -> npt.NDArray[Any]:
+    """Return stored values; lossless JPEG by imagecodecs, as pydicom's only plug-ins for it are GPL."""
     if ds.file_meta.TransferSyntaxUID == JPEGLosslessSV1:
         return np.asarray(imagecodecs.jpeg8_decode(get_frame(ds.PixelData, 0)))
     return ds.pixel_array
 
 
-def batched(items: Iterable[T], number: int) -> Iterator[list[T]]:
-    """Give items in lists of so many."""
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of up to `size` items."""
     rest = iter(items)
-    while batch := list(islice(rest, number)):
+    while batch := list(islice(rest, size)):
         yield batch
 
 
-def _side() -> int:
+def _input_size() -> int:
     return read_info(DEFAULT_BUNDLE).input_size
 
 
-def _place(output: Path, label: str) -> Path:
+def _folder(output: Path, label: str) -> Path:
     folder = output / label
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -251,10 +249,10 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
     args.output.mkdir(parents=True)
-    said = list(CONTENDERS[args.name](sorted(args.folder.iterdir()), args.output))
+    labeled = list(CONTENDERS[args.name](sorted(args.folder.iterdir()), args.output))
     with (args.output / "labels.csv").open("w") as table:
-        csv.writer(table).writerows(said)
-    print(json.dumps({"films": len(said)}))
+        csv.writer(table).writerows(labeled)
+    print(json.dumps({"images": len(labeled)}))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Memory by kind and processor time of all the processes below this one, from /proc (Linux)."""
+"""Measure memory by kind, and CPU time, of all descendants of this process from /proc (Linux)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-LINGER_S = 5.0
+CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+ORPHAN_TIMEOUT_S = 5.0
 
 KINDS = {
     "multiprocessing.forkserver": "decoders",
@@ -28,36 +28,36 @@ KINDS = {
     "sdk_worker": "SDK workers",
     "\0pipeline\0route\0": "route",
 }
-"""What a command line holds, and the kind of process that it tells; the first that fits."""
+"""Kind of process by a substring of its command line; the first match counts."""
 OTHER = "other"
 TOTAL = "all"
 
 
 @dataclass(frozen=True)
 class Process:
-    """One line of /proc: its parent, whether it has ended, and clock ticks with its children's."""
+    """A process: its parent, whether it is a zombie, and its clock ticks with reaped children."""
 
     pid: int
     parent: int
     zombie: bool
-    triggers: int
+    ticks: int
 
 
 @dataclass
 class Usage:
-    """What a command and all the processes below this one used while it ran.
+    """Resource usage of a command and of all descendants of this process while it ran.
 
     Attributes:
-        code: its exit status.
-        wall_s: from its start to its end.
-        cpu_s: user and system time, of processes that ended meanwhile too.
-        rss: highest resident bytes by kind, each the sum over its processes at one moment; pages
-            that processes share count in each.
-        pss: the same with shared pages divided among those who share them, so that it adds up.
-        read: bytes that system calls read, mapped files excepted.
-        written: bytes that system calls wrote.
-        processes: most processes of a kind at one moment.
-        samples: moments.
+        code: Exit status of the command.
+        wall_s: Wall time in seconds.
+        cpu_s: User and system time in seconds, including processes that have ended.
+        rss: Peak resident set size in bytes by kind, summed over its processes; pages that processes
+            share count in each.
+        pss: Peak proportional set size in bytes by kind: shared pages are divided among processes.
+        read: Bytes read by system calls; mapped files are not included.
+        written: Bytes written by system calls.
+        processes: Peak number of processes by kind.
+        samples: Number of samples of memory.
     """
 
     code: int = 0
@@ -72,7 +72,7 @@ class Usage:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose parent ends, so that their times are told here."""
+    """Become the parent of orphaned descendants, so that their CPU time is reported to this process."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
 
@@ -80,30 +80,29 @@ def adopt_orphans() -> None:
 def watch(
     command: Sequence[str], *, every_s: float, stdout: Path, stderr: Path, kept: frozenset[int]
 ) -> Usage:
-    """Run a command to its end and measure it, with all else that runs below this process.
+    """Run a command and measure it together with all other descendants of this process.
 
-    Processor time is exact: who waits for a child is told its time by the kernel, and this process
-    waits for those whose parent has ended.
+    CPU time is exact: the kernel reports it to whoever reaps a process, and this process reaps orphans.
 
     Args:
-        command: to run, in a session of its own.
-        every_s: seconds between two samples of memory.
-        stdout: file for its standard output.
-        stderr: file for its standard error.
-        kept: children of this process that somebody else waits for.
+        command: Command to run, in a session of its own.
+        every_s: Interval of memory samples in seconds.
+        stdout: File for its standard output.
+        stderr: File for its standard error.
+        kept: Children of this process that other code reaps.
     """
     usage = Usage()
     reaped = 0.0
-    before, io_before = sum(p.triggers for p in descendants()) / TICKS_PER_S, _io()
+    cpu_before, io_before = sum(p.ticks for p in descendants()) / CLOCK_TICKS_PER_S, _io()
     started = time.monotonic()
     with stdout.open("wb") as out, stderr.open("wb") as err:
         run = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
         )
-    handle = os.pidfd_open(run.pid)
+    pidfd = os.pidfd_open(run.pid)
     try:
         ended = select.poll()
-        ended.register(handle, select.POLLIN)
+        ended.register(pidfd, select.POLLIN)
         while not ended.poll(1000 * max(0.0, started + every_s * usage.samples - time.monotonic())):
             _sample(usage)
             reaped += reap(kept | {run.pid})
@@ -111,55 +110,55 @@ def watch(
         _, status, own = os.wait4(run.pid, 0)
         run.returncode = usage.code = os.waitstatus_to_exitcode(status)
         reaped += own.ru_utime + own.ru_stime
-        until = time.monotonic() + LINGER_S
-        while _adopted(kept) and time.monotonic() < until:
+        deadline = time.monotonic() + ORPHAN_TIMEOUT_S
+        while _adopted(kept) and time.monotonic() < deadline:
             time.sleep(0.05)
             reaped += reap(kept)
-        after = sum(p.triggers for p in descendants()) / TICKS_PER_S
-        usage.cpu_s = reaped + after - before
+        cpu_after = sum(p.ticks for p in descendants()) / CLOCK_TICKS_PER_S
+        usage.cpu_s = reaped + cpu_after - cpu_before
         usage.read, usage.written = (now - then for now, then in zip(_io(), io_before, strict=True))
     finally:
-        os.close(handle)
+        os.close(pidfd)
         if run.returncode is None:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()
-        for left in _adopted(kept):
+        for orphan in _adopted(kept):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(left.pid, signal.SIGKILL)
-            os.waitpid(left.pid, 0)
+                os.kill(orphan.pid, signal.SIGKILL)
+            os.waitpid(orphan.pid, 0)
     return usage
 
 
 def _io() -> tuple[int, int]:
-    """Bytes that this process and those that it has waited for read and wrote (proc(5), io)."""
+    """Return bytes read and written by this process and the processes it has reaped (proc(5), io)."""
     lines = Path("/proc/self/io").read_text().splitlines()
     values = dict(line.split(": ") for line in lines)
     return int(values["rchar"]), int(values["wchar"])
 
 
 def children() -> frozenset[int]:
-    """Return the children of this process."""
+    """Return the ids of the children of this process."""
     return frozenset(p.pid for p in descendants() if p.parent == os.getpid())
 
 
 def descendants() -> list[Process]:
-    """Return all processes below this one."""
-    below: dict[int, list[Process]] = defaultdict(list)
+    """Return all descendants of this process."""
+    children_of: dict[int, list[Process]] = defaultdict(list)
     for process in _processes():
-        below[process.parent].append(process)
-    found, open_ = [], [os.getpid()]
-    while open_:
-        of_one = below.get(open_.pop(), [])
-        found += of_one
-        open_ += [process.pid for process in of_one]
+        children_of[process.parent].append(process)
+    found, pending = [], [os.getpid()]
+    while pending:
+        children = children_of.get(pending.pop(), [])
+        found += children
+        pending += [process.pid for process in children]
     return found
 
 
 def reap(kept: frozenset[int] = frozenset()) -> float:
-    """Wait for adopted processes that have ended; give back their seconds.
+    """Reap adopted processes that have ended; return their CPU time in seconds.
 
     Args:
-        kept: children of this process that somebody else waits for.
+        kept: Children of this process that other code reaps.
     """
     seconds = 0.0
     for process in _adopted(kept):
@@ -172,22 +171,22 @@ def reap(kept: frozenset[int] = frozenset()) -> float:
 def _processes() -> Iterator[Process]:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
-            with contextlib.suppress(OSError):  # it is gone
+            with contextlib.suppress(OSError):  # it has ended
                 stat = Path(entry.path, "stat").read_text(errors="replace")
                 fields = stat.rpartition(")")[2].split()
-                triggers = sum(map(int, fields[11:15]))  # proc(5): utime, stime, cutime, cstime
-                yield Process(int(entry.name), int(fields[1]), fields[0] == "Z", triggers)
+                ticks = sum(map(int, fields[11:15]))  # proc(5): utime, stime, cutime, cstime
+                yield Process(int(entry.name), int(fields[1]), fields[0] == "Z", ticks)
 
 
 def _sample(usage: Usage) -> None:
-    """Take one sample of memory into the peaks."""
+    """Sample memory once and update the peaks."""
     rss: dict[str, int] = defaultdict(int)
     pss: dict[str, int] = defaultdict(int)
     number: dict[str, int] = defaultdict(int)
     for process in descendants():
         if process.zombie:
             continue
-        with contextlib.suppress(OSError):  # it is gone
+        with contextlib.suppress(OSError):  # it has ended
             kind = _kind(Path(f"/proc/{process.pid}/cmdline").read_text(errors="replace"))
             sizes = _memory(Path(f"/proc/{process.pid}/smaps_rollup").read_text())
             for name in (kind, TOTAL):
@@ -204,7 +203,7 @@ def _kind(command: str) -> str:
 
 
 def _memory(rollup: str) -> dict[str, int]:
-    """Bytes by name from a smaps_rollup, which is empty for a process that has ended."""
+    """Return RSS and PSS in bytes from a smaps_rollup, which is empty for a process that has ended."""
     sizes = {"Rss": 0, "Pss": 0}
     for line in rollup.splitlines()[1:]:
         name, _, rest = line.partition(":")

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, per object: python -m benchmarks.profile_route [--films 200]."""
+"""Profile a run by stage, per object: python -m benchmarks.profile_route [--images 200]."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ SYNTAXES = (
 )
 STAGES = {
     "read": ("transforms.sandbox.examine", "read_ref"),
-    "examine, whole": ("transforms.fetch", "examine"),
+    "examine, total": ("transforms.fetch", "examine"),
     "forward": ("models.handler", "_forward"),
     "decide": ("models.classify", "decide_row"),
     "place": ("transforms.place", "place"),
-    "settle": ("transforms.append_index_batch", "resolve_all"),
+    "resolve duplicates": ("transforms.append_index_batch", "resolve_all"),
     "write index": ("transforms.append_index_batch", "write_index"),
 }
 
 
-class Clock:
-    """Adds up seconds by name, over all threads."""
+class Stopwatch:
+    """Total duration and number of calls by name, over all threads."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -79,10 +79,10 @@ class Clock:
         return timed
 
 
-def build(folder: Path, films: int) -> None:
-    """Write films of real size, no two alike, the syntaxes in turn; kept for the next call."""
+def build(folder: Path, images: int) -> None:
+    """Write distinct images of realistic size, cycling through the syntaxes; existing ones are kept."""
     bases = [image(seed, SHAPE) for seed in range(4)]
-    for number in range(films):
+    for number in range(images):
         syntax = SYNTAXES[number % len(SYNTAXES)]
         path = folder / f"{number:04d}-{UID(syntax).keyword}.dcm"
         if not path.exists():
@@ -92,42 +92,45 @@ def build(folder: Path, films: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--films", type=int, default=200)
-    parser.add_argument("--folder", type=Path, default=Path("build/profile"))
+    parser.add_argument("--images", type=int, default=200, help="number of images")
+    parser.add_argument(
+        "--films", dest="images", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )
+    parser.add_argument("--folder", type=Path, default=Path("build/profile"), help="working folder")
     args = parser.parse_args()
-    source, lake = args.folder / "films", args.folder / "lake"
+    source, lake = args.folder / "images", args.folder / "lake"
     source.mkdir(parents=True, exist_ok=True)
-    build(source, args.films)
+    build(source, args.images)
     shutil.rmtree(lake, ignore_errors=True)
 
     from pipeline.cli import main as router
 
-    clock = Clock()
+    stopwatch = Stopwatch()
     for name, (module, function) in STAGES.items():
         loaded = importlib.import_module(module)
-        setattr(loaded, function, clock.wrap(name, getattr(loaded, function)))
+        setattr(loaded, function, stopwatch.wrap(name, getattr(loaded, function)))
     wall, cpu = time.perf_counter(), time.process_time()
     code = router(["route", "--input", str(source), "--lake", str(lake), "--quiet"])
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    sizes = [path.stat().st_size for path in source.iterdir()]  # an earlier call may have made more
-    films = len(sizes)
+    sizes = [path.stat().st_size for path in source.iterdir()]  # including those of earlier calls
+    images = len(sizes)
     print(json.dumps(machine()))
-    print(f"exit {code}, {films} films, {sum(sizes) / 1e6:.0f} MB")
-    print(f"wall {wall:.1f} s, {1000 * wall / films:.1f} ms an object; CPU {cpu:.1f} s")
-    print(f"\n{'stage':<26}{'calls':>7}{'ms an object, over all threads':>32}")
+    print(f"exit {code}, {images} images, {sum(sizes) / 1e6:.0f} MB")
+    print(f"wall {wall:.1f} s, {1000 * wall / images:.1f} ms per object; CPU {cpu:.1f} s")
+    print(f"\n{'stage':<26}{'calls':>7}{'ms per object, over all threads':>32}")
     for name in STAGES:
-        per_object = 1000 * clock.seconds[name] / films
-        print(f"{name:<26}{clock.calls[name]:>7}{per_object:>32.2f}")
-    print(f"\nin the child, one film at a time, median of {ROUNDS}; ms")
+        per_object = 1000 * stopwatch.seconds[name] / images
+        print(f"{name:<26}{stopwatch.calls[name]:>7}{per_object:>32.2f}")
+    print(f"\nin the child, one image at a time, median of {ROUNDS}; ms")
     print(f"{'syntax':<28}{'hash':>8}{'parse':>8}{'header':>8}{'decode and thumbnail':>22}")
     for path in sorted(source.iterdir())[: len(SYNTAXES)]:
-        hashing, parsing, header, decoding = examined_ms(path)
+        hashing, parsing, header, decoding = examine_ms(path)
         name = path.stem.partition("-")[2]
         print(f"{name:<28}{hashing:>8.1f}{parsing:>8.1f}{header:>8.1f}{decoding:>22.1f}")
 
 
-def examined_ms(path: Path) -> list[float]:
-    """Return median milliseconds of hashing, parsing, reading the header and decoding a film."""
+def examine_ms(path: Path) -> list[float]:
+    """Return median milliseconds of hashing, parsing, reading the header and decoding an image."""
     data, limits = path.read_bytes(), Limits()
     parsed = parse(data, limits)
     steps: tuple[Callable[[], object], ...] = (
@@ -148,7 +151,7 @@ def examined_ms(path: Path) -> list[float]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were taken on."""
+    """Return the hardware and versions of this machine."""
     import apache_beam
     import torch
 

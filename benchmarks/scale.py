@@ -1,8 +1,8 @@
-"""Cost per object and peak memory as a run grows: python -m benchmarks.scale.
+"""Measure cost per object and peak memory by run size: python -m benchmarks.scale.
 
-Routes the first 1,000, 10,000, … of one corpus of small objects with large headers, each into a
-fresh lake by the command line, and measures every process that takes part. A run over one object,
-its start-up, is taken off: a cost per object that does not change with the size is what is hoped for.
+Routes the first 1,000, 10,000, … objects of one corpus of small objects with large headers, each into a
+new lake by the command line, and measures all processes involved. The cost of a run over one object, its
+start-up, is subtracted. The cost per object should not depend on the size.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from models.training.evaluation.markdown import markdown_table
 from tests.engines.flink import HOME, LIBS, READY, flink_cluster
 from tests.synthetic import dicom_bytes, image
 from transforms.lake.layout import Layout
-from transforms.lake.verify import audit
+from transforms.lake.verify import verify_lake
 
 IN_PROCESS, FLINK = "in-process", "flink"
 SHAPE = (64, 48)
 FIRST = 10_000_000
-"""Number of the first object; all have as many digits, so that a template's can be replaced."""
-PATTERNS = 16
-IN_A_FOLDER = 1_000
-AUDITED = 10_000
+"""Number of the first object; all numbers have as many digits, so that a template can be filled in."""
+TEMPLATES = 16
+OBJECTS_PER_FOLDER = 1_000
+MAX_VERIFIED = 10_000
 MB = 1e6
 
 
 def template(seed: int) -> list[bytes]:
-    """Return an object in pieces; its own number belongs between them, in UIDs and elsewhere."""
+    """Return the parts of an object between the occurrences of its number, in UIDs and other values."""
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "36643-5", "LN", "XR Chest 2V"
     step = Dataset()
@@ -128,37 +128,37 @@ def template(seed: int) -> list[bytes]:
         ViewCodeSequence=[code],
         RequestAttributesSequence=[step],
     )
-    pieces = data.split(number.encode())
-    assert len(pieces) == 7, "SOP Instance UID twice, two other UIDs, Patient ID, Accession Number"
-    return pieces
+    parts = data.split(number.encode())
+    assert len(parts) == 7, "SOP Instance UID twice, two other UIDs, Patient ID, Accession Number"
+    return parts
 
 
 def build(folder: Path, objects: int) -> None:
-    """Write the corpus: each object with UIDs of its own, a thousand to a folder."""
-    templates = [template(seed) for seed in range(PATTERNS)]
+    """Write the corpus: objects with distinct UIDs, a thousand per folder."""
+    templates = [template(seed) for seed in range(TEMPLATES)]
     for number in range(objects):
         path = _path(folder, number)
-        if not number % IN_A_FOLDER:
+        if not number % OBJECTS_PER_FOLDER:
             path.parent.mkdir(parents=True)
-        path.write_bytes(str(FIRST + number).encode().join(templates[number % PATTERNS]))
+        path.write_bytes(str(FIRST + number).encode().join(templates[number % TEMPLATES]))
 
 
 def link(corpus: Path, folder: Path, objects: int) -> None:
-    """Make a folder of the corpus's first objects: hard links."""
+    """Create a folder with hard links to the first objects of the corpus."""
     for number in range(objects):
         path = _path(folder, number)
-        if not number % IN_A_FOLDER:
+        if not number % OBJECTS_PER_FOLDER:
             path.parent.mkdir(parents=True)
         path.hardlink_to(_path(corpus, number))
 
 
 def _path(folder: Path, number: int) -> Path:
-    return folder / f"{number // IN_A_FOLDER:03d}" / f"{number:06d}.dcm"
+    return folder / f"{number // OBJECTS_PER_FOLDER:03d}" / f"{number:06d}.dcm"
 
 
 @contextlib.contextmanager
 def engine_options(engine: str, work: Path, flink_options: Sequence[str]) -> Iterator[list[str]]:
-    """Start what an engine needs, anew for each run; gives options of `route`."""
+    """Start the engine for one run; yield the options of `route`."""
     if engine == IN_PROCESS:
         yield []
         return
@@ -168,14 +168,14 @@ def engine_options(engine: str, work: Path, flink_options: Sequence[str]) -> Ite
             "--environment_type=EXTERNAL", f"--environment_config={cluster.workers}",
             *flink_options,
         ]  # fmt: skip
-    processes.reap()  # what the cluster's processes left
+    processes.reap()  # orphans of the cluster
     shutil.rmtree(work / "cluster")
 
 
 def measure(
     engine: str, source: Path, work: Path, objects: int, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Route a folder into a fresh lake, check the lake and delete it."""
+    """Route a folder into a new lake, check the lake and delete it."""
     lake, out, err = work / "lake", work / "out", work / "err"
     command = [sys.executable, "-m", "pipeline", "route", "--json"]
     command += ["--input", str(source), "--lake", str(lake)]
@@ -192,7 +192,7 @@ def measure(
         "engine": engine,
         "objects": objects,
         "problems": problems,
-        "audited": objects <= AUDITED,
+        "verified": objects <= MAX_VERIFIED,
         **asdict(usage),
         "counts": summary.get("counts"),
         "metrics": summary.get("metrics"),
@@ -200,40 +200,41 @@ def measure(
 
 
 def check(lake: Path, out: Path, code: int, objects: int) -> tuple[list[str], dict[str, Any]]:
-    """Return what is wrong with a run, and its summary."""
+    """Return the problems of a run, and its summary."""
     if code:
         return [f"exit code {code}"], {}
     summary: dict[str, Any] = json.loads(out.read_bytes())
     counts = summary["counts"]
     rows = ds.dataset(lake / "index", format="parquet", partitioning="hive").count_rows()
-    found = {
+    checks = {
         "incomplete": not summary["complete"],
         f"{counts['discovered']} discovered": counts["discovered"] != objects,
         f"{rows} rows": rows != objects,
-        "some are neither routed nor in review": counts["routed"] + counts["review"] != objects,
+        "some objects are neither routed nor in review": counts["routed"] + counts["review"]
+        != objects,
     }
-    if objects <= AUDITED:
-        violations = audit(Layout(str(lake))).violations
-        found[f"{len(violations)} breaches of the contract"] = bool(violations)
-    return [problem for problem, so in found.items() if so], summary
+    if objects <= MAX_VERIFIED:
+        violations = verify_lake(Layout(str(lake))).violations
+        checks[f"{len(violations)} violations of the contract"] = bool(violations)
+    return [problem for problem, is_present in checks.items() if is_present], summary
 
 
-def per_object(runs: Sequence[dict[str, Any]]) -> None:
-    """Give each good run its costs per object without start-up, in ms."""
+def add_cost_per_object(runs: Sequence[dict[str, Any]]) -> None:
+    """Add the cost per object without start-up, in ms, to each successful run."""
     for run in runs:
         starts = [r for r in runs if r["engine"] == run["engine"] and r["objects"] == 1]
         if run["objects"] == 1 or run["problems"] or any(s["problems"] for s in starts):
             continue
-        for what in ("wall", "cpu"):
-            start = statistics.median(s[f"{what}_s"] for s in starts)
-            cost = (run[f"{what}_s"] - start) / (run["objects"] - 1)
-            run[f"{what}_ms_per_object"] = round(1000 * cost, 3)
+        for metric in ("wall", "cpu"):
+            start = statistics.median(s[f"{metric}_s"] for s in starts)
+            cost = (run[f"{metric}_s"] - start) / (run["objects"] - 1)
+            run[f"{metric}_ms_per_object"] = round(1000 * cost, 3)
 
 
-def tables(figures: dict[str, Any]) -> str:
-    """Return the figures as Markdown."""
-    good = [run for run in figures["runs"] if not run["problems"]]
-    heads = ["engine", "objects", "wall, s", "CPU, s", "wall, ms an object", "CPU, ms an object"]
+def tables(results: dict[str, Any]) -> str:
+    """Return the results as Markdown."""
+    succeeded = [run for run in results["runs"] if not run["problems"]]
+    heads = ["engine", "objects", "wall, s", "CPU, s", "wall, ms per object", "CPU, ms per object"]
     heads += ["peak RSS, MB", "peak PSS, MB"]
     lines = [
         [
@@ -241,67 +242,69 @@ def tables(figures: dict[str, Any]) -> str:
             _number(run.get("wall_ms_per_object")), _number(run.get("cpu_ms_per_object")),
             f"{run['rss'][processes.TOTAL] / MB:,.0f}", f"{run['pss'][processes.TOTAL] / MB:,.0f}",
         ]
-        for run in good
+        for run in succeeded
     ]  # fmt: skip
     parts = [markdown_table(heads, lines)]
-    flat, memory = [], []
-    for engine in dict.fromkeys(run["engine"] for run in good):
-        by_size = {run["objects"]: run for run in good if run["engine"] == engine}
+    growth, memory = [], []
+    for engine in dict.fromkeys(run["engine"] for run in succeeded):
+        by_size = {run["objects"]: run for run in succeeded if run["engine"] == engine}
         sized = [by_size[size] for size in sorted(by_size) if "wall_ms_per_object" in by_size[size]]
         if len(sized) > 1:
             small, large = sized[0], sized[-1]
-            flat.append([
-                engine, f"{large['objects']:,} against {small['objects']:,}",
-                *(_change(large[f"{what}_ms_per_object"], small[f"{what}_ms_per_object"])
-                  for what in ("wall", "cpu")),
+            growth.append([
+                engine, f"{large['objects']:,} vs. {small['objects']:,}",
+                *(_change(large[f"{m}_ms_per_object"], small[f"{m}_ms_per_object"])
+                  for m in ("wall", "cpu")),
                 *(_change(large[m][processes.TOTAL], small[m][processes.TOTAL])
                   for m in ("rss", "pss")),
             ])  # fmt: skip
         for kind in kinds_of(by_size.values()):
-            cells = [_pair(by_size.get(size), kind) for size in sizes_of(good)]
+            cells = [_pair(by_size.get(size), kind) for size in sizes_of(succeeded)]
             memory.append([engine, kind, *cells])
-    heads = ["engine", "objects", "wall an object", "CPU an object", "peak RSS", "peak PSS"]
-    parts += ["How flat: the largest size against the smallest", markdown_table(heads, flat)]
-    heads = ["engine", "processes", *(f"{size:,}" for size in sizes_of(good))]
+    heads = ["engine", "objects", "wall per object", "CPU per object", "peak RSS", "peak PSS"]
+    parts += ["Growth: the largest size compared with the smallest", markdown_table(heads, growth)]
+    heads = ["engine", "processes", *(f"{size:,}" for size in sizes_of(succeeded))]
     parts += [
         "Peak RSS / PSS in MB by kind of process and number of objects",
         markdown_table(heads, memory),
     ]
     parts += [
         f"FAILED: {run['engine']}, {run['objects']:,} objects: {'; '.join(run['problems'])}"
-        for run in figures["runs"]
+        for run in results["runs"]
         if run["problems"]
     ]
     return "\n\n".join(parts)
 
 
 def sizes_of(runs: Sequence[dict[str, Any]]) -> list[int]:
-    """Return the sizes of runs, smallest first."""
+    """Return the sizes of runs in ascending order."""
     return sorted({run["objects"] for run in runs})
 
 
 def kinds_of(runs: Any) -> list[str]:
-    """Return the kinds of processes of runs, their sum last."""
+    """Return the kinds of processes of runs; the total is last."""
     kinds = {kind for run in runs for kind in run["rss"]} - {processes.TOTAL}
     return [*sorted(kinds, key=str.lower), processes.TOTAL]
 
 
-def chart(figures: dict[str, Any]) -> str:
-    """Return cost per object, and peak memory by kind for each engine, over the size, as SVG."""
-    good = sorted((r for r in figures["runs"] if not r["problems"]), key=lambda run: run["objects"])
-    engines = list(dict.fromkeys(run["engine"] for run in good))
+def chart(results: dict[str, Any]) -> str:
+    """Return charts of cost per object, and of peak memory by kind and engine, by run size, as SVG."""
+    succeeded = sorted(
+        (r for r in results["runs"] if not r["problems"]), key=lambda run: run["objects"]
+    )
+    engines = list(dict.fromkeys(run["engine"] for run in succeeded))
     costs = {
         f"{engine}, {name}": [
             (run["objects"], run[key])
-            for run in good
+            for run in succeeded
             if run["engine"] == engine and run.get(key, 0) > 0
         ]
         for engine in engines
         for name, key in (("wall", "wall_ms_per_object"), ("CPU", "cpu_ms_per_object"))
     }
-    panels = [Panel("Cost of an object, without start-up", "ms", costs, dashed="CPU")]
+    panels = [Panel("Cost per object, without start-up", "ms", costs, dashed_suffix="CPU")]
     for engine in engines:
-        by_size = {run["objects"]: run for run in good if run["engine"] == engine}
+        by_size = {run["objects"]: run for run in succeeded if run["engine"] == engine}
         lines = {
             kind: [(n, run["pss"][kind] / MB) for n, run in by_size.items() if kind in run["pss"]]
             for kind in kinds_of(by_size.values())
@@ -324,8 +327,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def setting(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the figures were taken on and with."""
+def environment(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the machine, versions and options of the measurement."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     versions = {"router": version("dicom-imaging-router")}
     if FLINK in args.engines:
@@ -341,35 +344,35 @@ def setting(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def take(args: argparse.Namespace) -> dict[str, Any]:
-    """Take all figures; they are written after every run."""
+def measure_all(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure everything; the results are written after every run."""
     processes.adopt_orphans()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a cluster ends with its block
-    figures: dict[str, Any] = {**setting(args), "runs": []}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves the context of the cluster
+    results: dict[str, Any] = {**environment(args), "runs": []}
     sizes = sorted({1, *args.sizes})
     with tempfile.TemporaryDirectory(prefix="scale-", dir=args.work) as folder:
         work = Path(folder)
         build(work / "corpus", max(sizes))
-        figures["object_bytes"] = _path(work / "corpus", 0).stat().st_size
+        results["object_bytes"] = _path(work / "corpus", 0).stat().st_size
         for size in sizes:
             link(work / "corpus", work / str(size), size)
         for engine in args.engines:
             for size in [1] * args.starts + sizes[1:]:
                 run = measure(engine, work / str(size), work, size, args)
-                figures["runs"].append(run)
-                per_object(figures["runs"])
-                write(figures, args.out)
+                results["runs"].append(run)
+                add_cost_per_object(results["runs"])
+                write(results, args.out)
                 print(
                     f"{time.strftime('%H:%M:%S')} {engine}, {size:,} objects: {run['wall_s']:.1f} s",
                     *run["problems"], sep="; ", file=sys.stderr, flush=True,
                 )  # fmt: skip
-    return figures
+    return results
 
 
-def write(figures: dict[str, Any], out: Path) -> None:
-    """Write figures as JSON."""
+def write(results: dict[str, Any], out: Path) -> None:
+    """Write results as JSON."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(figures, indent=1) + "\n")
+    out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def main() -> int:
@@ -379,23 +382,32 @@ def main() -> int:
         "--engines", nargs="+", choices=(IN_PROCESS, FLINK), default=[IN_PROCESS, FLINK]
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scale.json"))
-    parser.add_argument("--starts", type=int, default=3, help="runs over one object; the median")
-    parser.add_argument("--every", type=float, default=0.5, help="seconds between samples")
+    parser.add_argument(
+        "--starts",
+        type=int,
+        default=3,
+        help="number of runs over one object, of which the median counts",
+    )
+    parser.add_argument(
+        "--every", type=float, default=0.5, help="interval of memory samples in seconds"
+    )
     parser.add_argument("--work", type=Path, help="folder for the corpus and the lakes")
     parser.add_argument(
         "--flink-option", action="append", default=[], metavar="OPTION",
-        help="more for runs on Flink, as --flink-option=--environment_cache_millis=10000",
+        help="Beam option for runs on Flink; can be repeated",
     )  # fmt: skip
-    parser.add_argument("--plot-only", action="store_true", help="draw anew from the JSON file")
+    parser.add_argument(
+        "--plot-only", action="store_true", help="draw the chart from an existing JSON file"
+    )
     args = parser.parse_args()
     if args.starts < 1 or min(args.sizes) < 1:
-        parser.error("--starts and --sizes: at least 1")
+        parser.error("--starts and --sizes must be at least 1")
     if FLINK in args.engines and not args.plot_only and not READY.exists():
-        parser.error("Flink is not fetched: install Java and Maven, and run 'make flink'")
-    figures = json.loads(args.out.read_text()) if args.plot_only else take(args)
-    args.out.with_suffix(".svg").write_text(chart(figures))
-    print(tables(figures))
-    return int(any(run["problems"] for run in figures["runs"]))
+        parser.error("Flink is not installed: install Java and Maven, then run 'make flink'")
+    results = json.loads(args.out.read_text()) if args.plot_only else measure_all(args)
+    args.out.with_suffix(".svg").write_text(chart(results))
+    print(tables(results))
+    return int(any(run["problems"] for run in results["runs"]))
 
 
 if __name__ == "__main__":

@@ -85,11 +85,11 @@ class AppendFn(beam.DoFn):  # type: ignore[misc]
         replica = replica_of(config.layout)
         done = append(config.layout, replica, config.run_id, chain, list(rows))
         record_seconds(DistributionName.INDEX_MS, time.monotonic() - started)
-        count(CounterName.REPEATED, done.held)
+        count(CounterName.ALREADY_INDEXED, done.held)
         count_indexed(RunCounts.of_rows(done.rows))
         for row in done.rows:
             if row.event_time is not None:
-                record(DistributionName.DELAY_S, max(0, round(time.time() - row.event_time)))
+                record(DistributionName.LATENCY_S, max(0, round(time.time() - row.event_time)))
         yield from done.rows
 
 

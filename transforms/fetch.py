@@ -135,7 +135,7 @@ class ExamineFn(beam.DoFn):
         if outcome.image is None:
             return DECIDED, outcome.row
         if outcome.used_fallback:
-            count(CounterName.DECODED_IN_FULL)
+            count(CounterName.DECODED_BY_FALLBACK)
         return IMAGES, (outcome.row, outcome.image)
 
     def _examine(self, ref: ObjectRef) -> Examined | ProcessingFailure:

@@ -1,6 +1,6 @@
-"""Names of all metrics, and a tally of the counts in this process for the live progress line.
+"""Define and record metrics, in Beam and in this process for the progress line.
 
-The completeness equation never rests on these: engines count again what they run again.
+The completeness equation never depends on metrics: engines count retried work again.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ class CounterName(StrEnum):
     RECOVERED = "recovered"
     BYTES_READ = "bytes_read"
     EXAMINED = "examined"
-    DECODED_IN_FULL = "decoded_whole"
+    DECODED_BY_FALLBACK = "decoded_by_fallback"
     PLACED = "placed"
     FAILED = "failed"
-    REPEATED = "repeated"
+    ALREADY_INDEXED = "already_indexed"
 
 
 COUNTER_DESCRIPTIONS: Final[dict[CounterName, str]] = {
-    CounterName.DISCOVERED: "objects that the source named",
-    CounterName.UNCHANGED: "objects that the lake holds, skipped before they were read",
-    CounterName.RECOVERED: "rows taken over from a killed run",
-    CounterName.BYTES_READ: "bytes of the objects examined",
-    CounterName.EXAMINED: "objects read, whatever came of them",
-    CounterName.DECODED_IN_FULL: "films that no fast decoder read, decoded whole by pydicom instead",
-    CounterName.PLACED: "objects put where their rows say",
-    CounterName.FAILED: "objects that could not be accounted for",
-    CounterName.REPEATED: "placed objects of a stream whose rows the index held already",
+    CounterName.DISCOVERED: "objects that the source listed",
+    CounterName.UNCHANGED: "objects skipped before reading because the lake has a current row for them",
+    CounterName.RECOVERED: "results recovered from an interrupted run",
+    CounterName.BYTES_READ: "bytes of the examined objects",
+    CounterName.EXAMINED: "objects read, with any result",
+    CounterName.DECODED_BY_FALLBACK: "images decoded by pydicom because no fast decoder supports them",
+    CounterName.PLACED: "objects placed in their sink",
+    CounterName.FAILED: "objects that failed, which make the run incomplete",
+    CounterName.ALREADY_INDEXED: "placed objects of a stream that the index already had rows of",
 }
-"""What each counter counts."""
+"""Description of each counter."""
 
 
 class DistributionName(StrEnum):
@@ -52,11 +52,11 @@ class DistributionName(StrEnum):
     FETCH_MS = "fetch_ms"
     DECODE_MS = "decode_ms"
     INFERENCE_MS = "inference_ms"
-    BATCH_IMAGES = "batch_films"
+    BATCH_IMAGES = "batch_images"
     PLACE_MS = "place_ms"
     INDEX_MS = "index_ms"
     OBJECT_BYTES = "object_bytes"
-    DELAY_S = "delay_s"
+    LATENCY_S = "latency_s"
 
     @property
     def step(self) -> str:
@@ -65,16 +65,16 @@ class DistributionName(StrEnum):
 
     @property
     def unit(self) -> str:
-        """The unit of every value."""
+        """The unit of the values."""
         return self.rpartition("_")[2]
 
 
 class DistributionDescription(NamedTuple):
-    """What a distribution measures.
+    """Description of a distribution.
 
     Attributes:
-        each: what one value is of.
-        text: what one value says.
+        each: What has one value: object, call or file.
+        text: What is measured.
     """
 
     each: str
@@ -82,32 +82,34 @@ class DistributionDescription(NamedTuple):
 
 
 DISTRIBUTION_DESCRIPTIONS: Final[dict[DistributionName, DistributionDescription]] = {
-    DistributionName.FETCH_MS: DistributionDescription("object", "reading and hashing an object"),
+    DistributionName.FETCH_MS: DistributionDescription("object", "time to read and hash an object"),
     DistributionName.DECODE_MS: DistributionDescription(
-        "object", "parsing and decoding an object, seen from outside its child process"
+        "object",
+        "time to parse and decode an object, as seen by the parent process",
     ),
     DistributionName.INFERENCE_MS: DistributionDescription(
-        "call", "a call of the model, with a batch of films"
+        "call", "time of a model call, with a batch of images"
     ),
-    DistributionName.BATCH_IMAGES: DistributionDescription("call", "films in a call of the model"),
-    DistributionName.PLACE_MS: DistributionDescription("object", "putting an object into its sink"),
-    DistributionName.INDEX_MS: DistributionDescription("file", "writing an index file"),
-    DistributionName.OBJECT_BYTES: DistributionDescription(
-        "object", "size of an object that was examined"
+    DistributionName.BATCH_IMAGES: DistributionDescription("call", "images in a model call"),
+    DistributionName.PLACE_MS: DistributionDescription(
+        "object", "time to place an object in its sink"
     ),
-    DistributionName.DELAY_S: DistributionDescription(
-        "object", "from an object's coming to its source to its row, in a stream"
+    DistributionName.INDEX_MS: DistributionDescription("file", "time to write an index file"),
+    DistributionName.OBJECT_BYTES: DistributionDescription("object", "size of an examined object"),
+    DistributionName.LATENCY_S: DistributionDescription(
+        "object",
+        "end-to-end latency of a stream: from the event time of an object to its index row",
     ),
 }
 
 
 class BeamDistribution(NamedTuple):
-    """A distribution that a step of Beam's records.
+    """A distribution that Beam records.
 
     Attributes:
-        namespace: in which engines show it.
-        name: by which they show it.
-        divisor: that brings its values to our unit.
+        namespace: Namespace of the metric.
+        name: Name of the metric.
+        divisor: Converts its values to the unit of the `DistributionName`.
     """
 
     namespace: str
@@ -124,48 +126,48 @@ BEAM_DISTRIBUTIONS: Final[dict[DistributionName, BeamDistribution]] = {
         RUN_INFERENCE, "inference_request_batch_size", 1
     ),
 }
-"""What RunInference records by itself, so that nothing is measured twice."""
+"""Distributions that RunInference records."""
 
 
 class ProgressCounters:
-    """Counts of this process, safe between threads."""
+    """Counters of this process. Thread-safe."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def add(self, name: str, number: int) -> None:
-        """Add to a count."""
+        """Increment a counter."""
         with self._lock:
             self._counts[name] += number
 
     def snapshot(self) -> dict[str, int]:
-        """Return a copy of all counts."""
+        """Return a copy of all counters."""
         with self._lock:
             return dict(self._counts)
 
     def reset(self) -> None:
-        """Set all counts to zero."""
+        """Reset all counters to zero."""
         with self._lock:
             self._counts.clear()
 
 
 class WholeMilliseconds:
-    """Milliseconds as whole numbers, which is all that Beam's distributions hold.
+    """Convert seconds to whole milliseconds, as Beam's distributions only have integers.
 
-    What is below one is carried on to the next value, so that sums and means are right.
+    The remainder is carried over to the next value, so that sums and means are right. Thread-safe.
     """
 
     def __init__(self) -> None:
-        self._carried = 0.0
+        self._remainder_ms = 0.0
         self._lock = threading.Lock()
 
-    def of(self, seconds: float) -> int:
-        """Return the whole milliseconds that are due."""
+    def convert(self, seconds: float) -> int:
+        """Return whole milliseconds."""
         with self._lock:
-            due = self._carried + seconds * 1000
-            whole = int(due)
-            self._carried = due - whole
+            exact = self._remainder_ms + seconds * 1000
+            whole = int(exact)
+            self._remainder_ms = exact - whole
             return whole
 
 
@@ -173,40 +175,40 @@ PROGRESS: Final = ProgressCounters()
 _COUNTERS: Final = {name: Metrics.counter(NAMESPACE, name) for name in CounterName}
 _STATUSES: Final = {s: Metrics.counter(NAMESPACE, f"status_{s}") for s in Status}
 _REASONS: Final = {r: Metrics.counter(NAMESPACE, f"reason_{r}") for r in Reason}
-_SPREADS: Final = {
+_DISTRIBUTIONS: Final = {
     name: Metrics.distribution(NAMESPACE, name)
     for name in DistributionName
     if name not in BEAM_DISTRIBUTIONS
 }
-_WHOLE_MS: Final = {name: WholeMilliseconds() for name in _SPREADS if name.unit == "ms"}
+_WHOLE_MS: Final = {name: WholeMilliseconds() for name in _DISTRIBUTIONS if name.unit == "ms"}
 
 
 def count(name: CounterName, number: int = 1) -> None:
-    """Count in Beam's metrics and in this process's tally."""
+    """Increment a counter in Beam and in this process."""
     _COUNTERS[name].inc(number)
     PROGRESS.add(name, number)
 
 
 def count_failed(reason: Reason) -> None:
-    """Count an object that could not be accounted for."""
+    """Count an object that failed, by its reason."""
     count(CounterName.FAILED)
     _REASONS[reason].inc()
 
 
-def count_indexed(tally: RunCounts) -> None:
-    """Count rows by status and reason as they go into the index."""
+def count_indexed(counts: RunCounts) -> None:
+    """Count rows that are written to the index, by status and reason."""
     for status in Status:
-        if number := tally.counts[status]:
+        if number := counts.counts[status]:
             _STATUSES[status].inc(number)
-    for (_, _, reason), number in tally.reasons.items():
+    for (_, _, reason), number in counts.reasons.items():
         _REASONS[Reason(reason)].inc(number)
 
 
 def record(name: DistributionName, value: int) -> None:
-    """Add a value to a distribution; call it in the bundle's own thread, elsewhere it is lost."""
-    _SPREADS[name].update(value)
+    """Add a value to a distribution. Has no effect outside the thread that processes the bundle."""
+    _DISTRIBUTIONS[name].update(value)
 
 
 def record_seconds(name: DistributionName, seconds: float) -> None:
-    """Like `record`, of a distribution in milliseconds."""
-    record(name, _WHOLE_MS[name].of(seconds))
+    """Add a duration in seconds to a distribution in milliseconds; otherwise as `record`."""
+    record(name, _WHOLE_MS[name].convert(seconds))

@@ -62,7 +62,7 @@ def test_a_watched_folder_and_a_kill(images: Path, baseline_lake: Path, tmp_path
         stream.wait_for_rows(OBJECTS)
         summary = stream.stop()
     assert accounted(summary) == OBJECTS - before, "ingested objects are not emitted again"
-    measured = summary["metrics"]["distributions"]["delay_s"]["count"]
+    measured = summary["metrics"]["distributions"]["latency_s"]["count"]
     assert 140 <= measured <= OBJECTS - before, "recovered rows are not measured"
     assert_same(lake, baseline_lake)
 

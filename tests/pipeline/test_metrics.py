@@ -1,4 +1,4 @@
-"""What a run measured: in its summary, on the terminal, in the lake, and never in its way."""
+"""Metrics of a run: in the summary, on the terminal and in the lake. A run completes without them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from transforms.metrics import (
 
 SMALL = (96, 64)
 
-OF_A_BATCH = [name for name in DistributionName if name != DistributionName.DELAY_S]
+BATCH_DISTRIBUTIONS = [n for n in DistributionName if n != DistributionName.LATENCY_S]
 
 
 @pytest.fixture
 def sizes(source: Path) -> list[int]:
-    """A source with every status; gives the sizes of its objects."""
+    """Write objects of every status to the source; return their sizes."""
     images = [dicom_bytes(image(n, SMALL), name=str(n)) for n in range(5)]
     for number, data in enumerate(images):
         write(source, f"{number}.dcm", data)
@@ -43,16 +43,16 @@ def sizes(source: Path) -> list[int]:
     return [path.stat().st_size for path in source.iterdir()]
 
 
-def test_films_that_no_fast_decoder_reads_are_counted(route, source: Path) -> None:
+def test_images_decoded_by_the_fallback_are_counted(route, source: Path) -> None:
     write(source, "gray.dcm", dicom_bytes(image(1, SMALL), name="1"))
     gray = image(2, SMALL).astype("u1")
-    write(source, "colour.dcm", dicom_bytes(np.stack([gray] * 3, axis=2), name="2"))
-    assert route()["metrics"]["counters"]["decoded_whole"] == 1
+    write(source, "color.dcm", dicom_bytes(np.stack([gray] * 3, axis=2), name="2"))
+    assert route()["metrics"]["counters"]["decoded_by_fallback"] == 1
 
 
-def test_the_summary_tells_what_was_measured(route, lake: Lake, sizes: list[int]) -> None:
+def test_the_summary_has_the_metrics(route, lake: Lake, sizes: list[int]) -> None:
     summary = route()
-    counters, spreads = summary["metrics"]["counters"], summary["metrics"]["distributions"]
+    counters, distributions = summary["metrics"]["counters"], summary["metrics"]["distributions"]
     terms = counts(summary)
     objects, images = len(sizes), 6
 
@@ -66,27 +66,28 @@ def test_the_summary_tells_what_was_measured(route, lake: Lake, sizes: list[int]
         by_reason[name] = by_reason.get(name, 0) + entry["objects"]
     assert {n: v for n, v in counters.items() if n.startswith("reason_")} == by_reason
     assert counters["discovered"] == counters["examined"] == counters["placed"] == objects
-    assert counters["bytes_read"] == spreads["object_bytes"]["sum"] == sum(sizes)
+    assert counters["bytes_read"] == distributions["object_bytes"]["sum"] == sum(sizes)
 
-    assert list(spreads) == OF_A_BATCH
+    assert list(distributions) == BATCH_DISTRIBUTIONS
     for name in ("fetch_ms", "decode_ms", "place_ms", "object_bytes"):
-        assert spreads[name]["count"] == objects, name
-    assert (spreads["object_bytes"]["min"], spreads["object_bytes"]["max"]) == (
+        assert distributions[name]["count"] == objects, name
+    assert (distributions["object_bytes"]["min"], distributions["object_bytes"]["max"]) == (
         min(sizes),
         max(sizes),
     )
-    assert spreads["batch_films"]["sum"] == images
-    assert spreads["inference_ms"]["count"] == spreads["batch_films"]["count"]
-    assert 0 < spreads["inference_ms"]["mean"] < 60_000
-    assert spreads["decode_ms"]["sum"] > 0
-    assert spreads["index_ms"]["count"] == len(list(lake.root.glob("index/**/*.parquet")))
-    for spread in spreads.values():
-        assert set(spread) == {"count", "mean", "min", "max", "sum"}
-        assert spread["min"] <= spread["mean"] <= spread["max"]
-        assert spread["mean"] == pytest.approx(spread["sum"] / spread["count"], abs=0.001)
+    assert distributions["batch_images"]["sum"] == images
+    assert distributions["inference_ms"]["count"] == distributions["batch_images"]["count"]
+    assert 0 < distributions["inference_ms"]["mean"] < 60_000
+    assert distributions["decode_ms"]["sum"] > 0
+    assert distributions["index_ms"]["count"] == len(list(lake.root.glob("index/**/*.parquet")))
+    for distribution in distributions.values():
+        assert set(distribution) == {"count", "mean", "min", "max", "sum"}
+        assert distribution["min"] <= distribution["mean"] <= distribution["max"]
+        mean = distribution["sum"] / distribution["count"]
+        assert distribution["mean"] == pytest.approx(mean, abs=0.001)
 
 
-def test_the_lake_keeps_them_apart_from_the_summaries(
+def test_metrics_are_stored_separately_from_summaries(
     route, lake: Lake, sizes: list[int], capsys
 ) -> None:
     first, again = route(), route()
@@ -108,15 +109,17 @@ def test_the_lake_keeps_them_apart_from_the_summaries(
     assert json.loads(capsys.readouterr().out)["runs"] == 2
 
 
-def test_a_person_sees_a_few_lines(lake: Lake, source: Path, sizes: list[int], capsys) -> None:
+def test_the_terminal_shows_distributions(
+    lake: Lake, source: Path, sizes: list[int], capsys
+) -> None:
     assert main(["route", "--input", str(source), "--lake", str(lake.root)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "  max " in line]
-    assert [line.split()[0] for line in lines] == [name.step for name in OF_A_BATCH]
+    assert [line.split()[0] for line in lines] == [name.step for name in BATCH_DISTRIBUTIONS]
     assert lines[0].startswith("  fetch      mean ")
     assert lines[0].endswith(f" ms  ({len(sizes)} objects)")
 
 
-def test_what_fails_is_counted_by_its_reason(route, lake: Lake, source: Path, tmp_path) -> None:
+def test_failures_are_counted_by_reason(route, lake: Lake, source: Path, tmp_path) -> None:
     write(source, "a.dcm", dicom_bytes(image(1, SMALL)))
     manifest = write(
         tmp_path, "list.txt", f"{source}/a.dcm\n{source}/gone-1\n{source}/gone-2\n".encode()
@@ -127,7 +130,7 @@ def test_what_fails_is_counted_by_its_reason(route, lake: Lake, source: Path, tm
     assert (lake.root / "runs" / "metrics" / f"{summary['run_id']}.json").exists()
 
 
-def test_what_is_too_large_is_fetched_but_not_decoded(route, source: Path) -> None:
+def test_too_large_objects_are_fetched_but_not_decoded(route, source: Path) -> None:
     write(source, "a.dcm", dicom_bytes(image(1)))
     metrics = route("--max_object_bytes", "1000")["metrics"]
     assert metrics["counters"]["reason_too_large"] == metrics["counters"]["status_quarantined"] == 1
@@ -135,7 +138,7 @@ def test_what_is_too_large_is_fetched_but_not_decoded(route, source: Path) -> No
     assert "decode_ms" not in metrics["distributions"]
 
 
-def test_a_run_is_as_good_without(
+def test_a_run_completes_without_metrics(
     route, lake: Lake, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(result: RunnerResult) -> None:
@@ -149,7 +152,7 @@ def test_a_run_is_as_good_without(
     assert main(["verify", str(lake.root)]) == 0
 
 
-def test_a_lake_that_does_not_take_them_is_as_good(
+def test_a_run_completes_if_metrics_cannot_be_written(
     route, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(target: str, data: bytes, *, scratch: str) -> None:
@@ -161,22 +164,22 @@ def test_a_lake_that_does_not_take_them_is_as_good(
     assert summary["metrics"]["counters"]["discovered"] == len(sizes)
 
 
-class Told:
-    """A result as engines give it: steps apart, committed values or only attempted ones."""
+class EngineResult:
+    """A result as engines return it: by step, with committed or only attempted values."""
 
-    def metrics(self) -> Told:
+    def metrics(self) -> EngineResult:
         return self
 
-    def query(self, asked: object) -> dict[str, list[MetricResult]]:
+    def query(self, query_filter: object) -> dict[str, list[MetricResult]]:
         def of(step: str, name: str, committed, attempted, space: str = NAMESPACE) -> MetricResult:
             return MetricResult(MetricKey(step, MetricName(space, name)), committed, attempted)
 
-        def spread(*values: int) -> DistributionResult:
+        def distribution(*values: int) -> DistributionResult:
             return DistributionResult(
                 DistributionData(sum(values), len(values), min(values), max(values))
             )
 
-        nothing = DistributionResult(DistributionData(0, 0, 2**63 - 1, -(2**63)))
+        empty = DistributionResult(DistributionData(0, 0, 2**63 - 1, -(2**63)))
         latency = "inference_batch_latency_micro_secs"
         return {
             "counters": [
@@ -186,17 +189,17 @@ class Told:
                 of("d", "num_inferences", 1, 1, RUN_INFERENCE),
             ],
             "distributions": [
-                of("a", "place_ms", spread(1, 3), spread(1, 3, 50)),
-                of("b", "place_ms", None, spread(8)),
-                of("c", "place_ms", nothing, nothing),
-                of("d", latency, spread(1500, 2500), None, RUN_INFERENCE),
-                of("d", "model_byte_size", spread(5), None, RUN_INFERENCE),
+                of("a", "place_ms", distribution(1, 3), distribution(1, 3, 50)),
+                of("b", "place_ms", None, distribution(8)),
+                of("c", "place_ms", empty, empty),
+                of("d", latency, distribution(1500, 2500), None, RUN_INFERENCE),
+                of("d", "model_byte_size", distribution(5), None, RUN_INFERENCE),
             ],
         }
 
 
-def test_steps_are_added_up_committed_values_first() -> None:
-    assert metrics_report.metrics_of(Told()) == {
+def test_metrics_are_summed_over_steps_preferring_committed_values() -> None:
+    assert metrics_report.metrics_of(EngineResult()) == {
         "counters": {"placed": 5},
         "distributions": {
             "inference_ms": {"count": 2, "mean": 2.0, "min": 1.5, "max": 2.5, "sum": 4.0},
@@ -205,8 +208,8 @@ def test_steps_are_added_up_committed_values_first() -> None:
     }
 
 
-def test_parts_of_milliseconds_are_carried_on() -> None:
-    whole = WholeMilliseconds()
-    got = [whole.of(0.0004) for _ in range(1000)]
-    assert set(got) == {0, 1}
-    assert sum(got) in (399, 400)
+def test_fractions_of_milliseconds_are_carried_over() -> None:
+    milliseconds = WholeMilliseconds()
+    converted = [milliseconds.convert(0.0004) for _ in range(1000)]
+    assert set(converted) == {0, 1}
+    assert sum(converted) in (399, 400)
