@@ -162,7 +162,7 @@ def test_the_table_shows_sinks_reasons_and_the_equation(capsys, source: Path, la
     assert code == 0
     assert "2 discovered = " in out
     assert "1 quarantined" in out
-    assert "not_dicom: the bytes are no DICOM file" in out
+    assert "not_dicom: the object is not a DICOM file" in out
     assert "runner FnApiRunner" in err
     assert "DOE" not in out + err
 

@@ -1,4 +1,4 @@
-"""The closed enums behind the index's `status`, `stage` and `reason`, with what to do about each.
+"""The closed enums of the index columns `status`, `stage` and `reason`, with the remedy for each reason.
 
 `docs/index-schema.md` is generated from the tables here.
 """
@@ -20,13 +20,13 @@ class Status(StrEnum):
 
 
 UNCHANGED: Final = "unchanged"
-"""A term of the completeness equation that writes no row: the lake already holds one."""
+"""The term of the completeness equation without a new row: the lake already has one."""
 TERMS: Final = (*(str(status) for status in Status), UNCHANGED)
-"""Terms of the completeness equation, in the order in which it is shown."""
+"""Terms of the completeness equation, in display order."""
 
 
 class Stage(StrEnum):
-    """The step of the graph that decided a row, or that failed."""
+    """The step that decided a row, or that failed."""
 
     FETCH = "fetch"
     HEADER = "header"
@@ -39,7 +39,7 @@ class Stage(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a row has its status, or why an object could not be accounted for."""
+    """Why a row has its status, or why processing an object failed."""
 
     # routed, review
     CONFIDENT = "confident"
@@ -77,7 +77,7 @@ class Reason(StrEnum):
     TOO_MUCH_MEMORY = "too_much_memory"
     CRASHED_DECODER = "crashed_decoder"
     INFERENCE_FAILED = "inference_failed"
-    # not accounted for: the run is incomplete
+    # processing failures: no row, the run is incomplete
     DISAPPEARED = "disappeared"
     PERMISSION_DENIED = "permission_denied"
     READ_FAILED = "read_failed"
@@ -91,7 +91,7 @@ class Reason(StrEnum):
 
 
 class Meaning(NamedTuple):
-    """What a reason says and what a person can do about it."""
+    """Meaning of a reason, and its remedy; the remedy is empty if none is needed."""
 
     text: str
     remedy: str
@@ -100,72 +100,72 @@ class Meaning(NamedTuple):
 MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.CONFIDENT: Meaning("the calibrated confidence reaches the label's threshold", ""),
     Reason.SETTLED_BY_AGE: Meaning(
-        "the pixels say chest, the patient's age says adult or pediatric", ""
+        "the pixels show a chest, and the patient's age decides between adult and pediatric", ""
     ),
     Reason.AGE_CONTRADICTED: Meaning(
-        "the patient's age says adult or pediatric, the pixels are sure of the other",
+        "the patient's age means adult or pediatric, but the pixels clearly show the other",
         "check the age and the dates in the header; age.on_contradiction in the policy decides "
-        "whether such films are routed by age, if confidence suffices, or reviewed",
+        "whether such images are routed by age, if the confidence suffices, or sent to review",
     ),
     Reason.LOW_CONFIDENCE: Meaning(
         "the calibrated confidence is below the label's threshold",
-        "look at the film, or lower the threshold in the policy",
+        "inspect the image, or lower the threshold in the policy",
     ),
     Reason.OUT_OF_DISTRIBUTION: Meaning(
-        "the film looks unlike those that the model was trained on",
-        "look at the film, or raise ood_threshold in the policy",
+        "the image is unlike those that the model was trained on",
+        "inspect the image, or raise ood_threshold in the policy",
     ),
     Reason.TOO_SMALL: Meaning(
-        "the film has too few pixels to judge it by",
-        "look at the film, or lower min_long_side in the policy",
+        "the image has too few pixels to be classified",
+        "inspect the image, or lower min_long_side in the policy",
     ),
     Reason.SOP_CLASS: Meaning(
         "the SOP Class is not that of a projection radiograph",
         "extend radiographs.sop_classes in the policy if it should be",
     ),
     Reason.MODALITY: Meaning(
-        "a secondary capture whose Modality is not radiographic",
+        "the object is a secondary capture whose Modality is not radiographic",
         "extend radiographs.modalities in the policy if it should be",
     ),
     Reason.IMAGE_TYPE: Meaning(
-        "the Image Type says report or screen save",
+        "the Image Type is that of a report or screen save",
         "change radiographs.excluded_image_types in the policy if it should be routed",
     ),
-    Reason.SAME_CONTENT: Meaning("the lake holds these very bytes from another source", ""),
-    Reason.EMPTY: Meaning("the object has no bytes", "send it again from its source"),
+    Reason.SAME_CONTENT: Meaning("the lake already has this content from another source", ""),
+    Reason.EMPTY: Meaning("the object is empty", "send it again from its source"),
     Reason.TOO_LARGE: Meaning(
         "the object is larger than --max_object_bytes",
         "raise the limit and route it again with --reprocess all",
     ),
     Reason.NOT_DICOM: Meaning(
-        "the bytes are no DICOM file (PS3.10)", "remove it from the input, or repair it"
+        "the object is not a DICOM file (PS3.10)", "remove it from the input, or repair it"
     ),
     Reason.MEDIA_DIRECTORY: Meaning(
-        "a DICOMDIR lists objects and is none itself", "route the files that it lists"
+        "the object is a DICOMDIR, which lists objects", "route the files that it lists"
     ),
     Reason.UNREADABLE_HEADER: Meaning(
         "the data set cannot be parsed", "send it again from its source"
     ),
     Reason.TRUNCATED: Meaning(
-        "the bytes end before the data set does", "send it again from its source"
+        "the object ends before its data set does", "send it again from its source"
     ),
     Reason.INFLATES_TOO_FAR: Meaning(
-        "the deflated data set grows past --max_object_bytes or by more than --max_inflation",
+        "the deflated data set exceeds --max_object_bytes or grows by more than --max_inflation",
         "if it is genuine, raise the limit and route it again with --reprocess all",
     ),
     Reason.TOO_MANY_ITEMS: Meaning(
         "the object has more sequence items and fragments than --max_items",
-        "look at what sent it; if it is genuine, raise the limit and route it again with --reprocess all",
+        "check the sender; for a genuine object raise the limit and route it again with --reprocess all",
     ),
     Reason.MISSING_UID: Meaning(
         "Study, Series or SOP Instance UID is missing", "correct the header at its source"
     ),
     Reason.INVALID_UID: Meaning(
-        "Study, Series or SOP Instance UID breaks PS3.5 section 9.1",
+        "Study, Series or SOP Instance UID violates PS3.5 section 9.1",
         "correct the header at its source",
     ),
     Reason.NO_PIXEL_DATA: Meaning(
-        "a radiograph without Pixel Data", "send it again from its source"
+        "the radiograph has no Pixel Data", "send it again from its source"
     ),
     Reason.BAD_PIXEL_DESCRIPTION: Meaning(
         "Rows, Columns, Bits or Photometric Interpretation are missing or contradict each other",
@@ -180,19 +180,19 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "raise the limit and route it again with --reprocess all",
     ),
     Reason.SIZE_MISMATCH: Meaning(
-        "the compressed stream is of another size than Rows and Columns say",
+        "the codestream has another size than Rows and Columns",
         "correct the header at its source",
     ),
     Reason.UNSUPPORTED_SYNTAX: Meaning(
         "no installed codec reads the Transfer Syntax",
-        "install the codec and route it again with --reprocess all, or transcode it at its source",
+        "install a codec and route it again with --reprocess all, or transcode it at its source",
     ),
     Reason.UNDECODABLE_PIXELS: Meaning(
         "every codec for the Transfer Syntax failed", "send it again from its source"
     ),
     Reason.NESTED_TOO_DEEP: Meaning(
-        "sequences are nested deeper than --max_nesting, or than the parser can follow",
-        "look at what sent it; if it is genuine, raise the limit and route it again with --reprocess all",
+        "sequences are nested deeper than --max_nesting, or than the parser supports",
+        "check the sender; for a genuine object raise the limit and route it again with --reprocess all",
     ),
     Reason.TOOK_TOO_LONG: Meaning(
         "parsing and decoding took longer than --max_object_seconds",
@@ -202,35 +202,33 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "parsing and decoding needed more than --max_memory_bytes",
         "raise the limit and route it again with --reprocess all",
     ),
-    Reason.CRASHED_DECODER: Meaning(
-        "a decoder ended its process, twice", "send it again from its source"
-    ),
+    Reason.CRASHED_DECODER: Meaning("a decoder crashed twice", "send it again from its source"),
     Reason.INFERENCE_FAILED: Meaning(
-        "the model failed on this film alone", "run 'dicom-router inspect' on it"
+        "the model failed on this image only", "run 'dicom-router inspect' on it"
     ),
-    Reason.DISAPPEARED: Meaning("the object was gone when it was read", "run again"),
+    Reason.DISAPPEARED: Meaning("the object disappeared before it was read", "run again"),
     Reason.PERMISSION_DENIED: Meaning(
-        "the router may not read or write it", "grant the permission, then run again"
+        "the router has no permission to read or write it", "grant the permission, then run again"
     ),
-    Reason.READ_FAILED: Meaning("reading broke off", "check the storage, then run again"),
+    Reason.READ_FAILED: Meaning("reading the object failed", "check the storage, then run again"),
     Reason.CHANGED: Meaning(
-        "the object changed while it was routed", "run again when its writer is done"
+        "the object changed while it was processed", "run again when its writer has finished"
     ),
     Reason.NO_SPACE: Meaning("the lake's storage is full", "free space, then run again"),
     Reason.WRITE_FAILED: Meaning(
         "the lake's storage refused a write", "check the storage, then run again"
     ),
     Reason.KILLED: Meaning(
-        "a decoding process was ended from outside, perhaps for want of memory",
-        "see to memory or lower --fetch_threads, then run again",
+        "a decoding process was killed from outside, perhaps because memory ran out",
+        "add memory or lower --fetch_threads, then run again",
     ),
     Reason.NAME_TAKEN: Meaning(
-        "other bytes stand under the object's name in the lake",
+        "the lake has different content under the name of the object",
         "run 'dicom-router verify --deep', remove the damaged object, then run again",
     ),
     Reason.NO_ROW: Meaning(
         "the stream stopped before the object had a row",
-        "see what the workers' log says of it, then start the stream again",
+        "look up its key in the logs of the workers, then start the stream again",
     ),
     Reason.OTHER_FILE_SYSTEM: Meaning(
         "a hard link cannot cross file systems", "route with --placement copy"
@@ -239,12 +237,12 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
 
 
 class ObjectError(Exception):
-    """Something is wrong with one object; it never speaks of its content or its name.
+    """An error of one object; its message never contains values or the name of the object.
 
     Attributes:
-        stage: where it was noticed.
-        reason: what is wrong.
-        detail: technical words without values from the object, or "".
+        stage: The step that failed.
+        reason: What is wrong.
+        detail: Technical detail without values of the object, or "".
     """
 
     def __init__(self, stage: Stage, reason: Reason, detail: str = "") -> None:
@@ -258,8 +256,8 @@ class ObjectError(Exception):
 
 
 class InvalidObject(ObjectError):
-    """The object itself is unfit: it is quarantined and accounted for."""
+    """The object itself is at fault: it is quarantined, and has a row."""
 
 
 class ProcessingFailure(ObjectError):
-    """The object could not be handled for a reason outside it: the run is incomplete."""
+    """The object is not at fault (storage, memory, permissions): it has no row, the run is incomplete."""
