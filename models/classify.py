@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +29,15 @@ from transforms.core.labels import (
     REGIONS,
     SPINE,
 )
-from transforms.core.reasons import InvalidObject, Reason, Stage, Status
+from transforms.core.reasons import (
+    BY_MODEL,
+    BY_POLICY,
+    DECIDED_BY_POLICY,
+    InvalidObject,
+    Reason,
+    Stage,
+    Status,
+)
 from transforms.imaging.header_label import agrees
 from transforms.lake.layout import REVIEW
 from transforms.lake.schema import IndexRow
@@ -82,10 +91,11 @@ def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> Index
         return replace(quarantined(row, why), model_id=result.model_id)
     scored: ModelOutput = result.inference
     *probabilities, ood_score = map(float, scored.values)
+    complete = policy.with_defaults(scored.thresholds, scored.ood_threshold)
     decision = decide(
         probabilities,
         ood_score,
-        policy.with_defaults(scored.thresholds, scored.ood_threshold),
+        complete,
         age_years=row.patient_age_years,
         long_side=max(row.rows or 0, row.columns or 0),
     )
@@ -110,6 +120,9 @@ def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> Index
         header_agrees=agrees(row.header_label, decision.decided_label),
         region_code=region.code if region else None,
         region_meaning=region.meaning if region else None,
+        policy_id=complete.policy_id,
+        decided_by=BY_POLICY if decision.reason in DECIDED_BY_POLICY else BY_MODEL,
+        decided_at=time.time_ns() // 1000,
     )
 
 

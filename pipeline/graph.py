@@ -10,26 +10,24 @@ from models.classify import ClassifyAndDecide
 from pipeline.sources import SOURCES
 from pipeline.sources.outputs import REFS
 from pipeline.sources.periodic_trigger import PeriodicTrigger
-from pipeline.summary import CountAs, Summarise
-from transforms.append_index_batch import AppendIndexBatch
+from pipeline.summary import CountDiscovered, FinishRun
+from transforms.append_index_batch import ORPHANS, SEGMENTS, AppendIndexBatch
 from transforms.append_index_stream import AppendIndexStream, SweepJournalFn
 from transforms.batch_refs import BatchRefs
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, Failure, ObjectRef, log_failure
-from transforms.existing_rows import ListLakeFiles, ReadExistingVersions
+from transforms.existing_rows import ReadExistingVersions
 from transforms.fetch import DECIDED, IMAGES, FetchAndExamine
 from transforms.filter_ingested import (
-    RECOVERED,
-    STALE,
-    TALLIES,
+    COUNTS,
     TO_PROCESS,
     FilterIngested,
     RedistributeRefs,
+    Reprocessing,
 )
-from transforms.lake.index_files import list_index
-from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow
+from transforms.open_lake import FILES, LOG_ENDS, OpenLake
 from transforms.place import PLACED, Place
 from transforms.sandbox.examine import ExamineOptions
 
@@ -89,43 +87,50 @@ def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, clock: str) ->
     _ = (found[FAILED], *failed) | "AllFailed" >> beam.Flatten() | "Say" >> beam.Map(log_failure)
 
 
-def build(pipeline: beam.Pipeline, config: RouteConfig) -> beam.PCollection[Any]:
+def build(
+    pipeline: beam.Pipeline, config: RouteConfig, *, recovered: int = 0, epoch: str | None = None
+) -> beam.PCollection[Any]:
     """Attach the graph of a run that ends by itself.
+
+    Args:
+        pipeline: to attach it to.
+        config: of the run.
+        recovered: rows that were recovered from an interrupted run before.
+        epoch: of the lake's lock that is held for the run, if one is.
 
     Returns:
         One element: the run's summary as it was written.
     """
-    lake = config.layout
-    matched = pipeline | "Discover" >> SOURCES[config.source](config)
-    index = pipeline | "IndexFiles" >> ListLakeFiles(lake, list_index)
-    journal = (
-        pipeline
-        | "JournalFiles" >> ListLakeFiles(lake, list_journal)
-        | "Journal" >> beam.FlatMap(read_journal).with_output_types(Any)
+    layout = config.layout
+    lake = pipeline | "OpenLake" >> OpenLake(
+        layout, config.run_id, config.index_shards, config.fingerprint()
     )
-    keys = (
-        matched[REFS] | "KeysOfRefs" >> beam.Map(lambda ref: ref.key),
-        journal | "KeysOfJournal" >> beam.Map(lambda entry: entry.row.object_key),
-    ) | "Keys" >> beam.Flatten()
-    held = {"files": index, "keys": keys} | "Held" >> ReadExistingVersions()
+    index_files = lake[FILES] | "IndexFiles" >> beam.Reshuffle()
+    discovered = pipeline | "Discover" >> SOURCES[config.source](config)
+    keys = discovered[REFS] | "KeysOfRefs" >> beam.Map(lambda ref: ref.key).with_output_types(str)
+    versions = {"files": index_files, "keys": keys} | "Existing" >> ReadExistingVersions()
 
-    todo = {"refs": matched[REFS], "held": held, "journal": journal} | "Skip" >> FilterIngested(
-        config
+    filtered = {"refs": discovered[REFS], "existing": versions} | "Filter" >> FilterIngested(
+        Reprocessing(config.reprocess, config.model_id, config.policy_id)
     )
-    placed, failed = decide_and_place(todo[TO_PROCESS] | "Refs" >> RedistributeRefs(), config)
+    placed, failed = decide_and_place(filtered[TO_PROCESS] | "Refs" >> RedistributeRefs(), config)
     indexed = {
-        "rows": (*placed, todo[RECOVERED]),
-        "stale": todo[STALE],
-        "held": held,
-        "files": index,
-    } | "Index" >> AppendIndexBatch(config)
-
-    tallies = (
-        matched[REFS] | "Discovered" >> CountAs("discovered"),  # before anything can lose them
-        todo[TALLIES],
-        (matched[FAILED], *failed)
-        | "AllFailed" >> beam.Flatten()
-        | "Failed" >> beam.Map(RunCounts.of_failure),
-        indexed,
+        "rows": placed,
+        "versions": versions,
+        "files": index_files,
+        "log_ends": lake[LOG_ENDS],
+    } | "Index" >> AppendIndexBatch(
+        layout, config.run_id, config.ingest_date, config.index_shards, config.reprocess
     )
-    return tallies | "Tallies" >> beam.Flatten() | "Summary" >> Summarise(config)
+    counts = (
+        discovered[REFS] | "Discovered" >> CountDiscovered(),  # before anything can lose them
+        filtered[COUNTS],
+        (discovered[FAILED], *failed)
+        | "AllFailed" >> beam.Flatten()
+        | "Failed" >> beam.Map(RunCounts.of_failure).with_output_types(RunCounts),
+    )
+    return {
+        "counts": counts | "Counts" >> beam.Flatten(),
+        "segments": indexed[SEGMENTS],
+        "orphans": indexed[ORPHANS],
+    } | "FinishRun" >> FinishRun(config, recovered, epoch)

@@ -18,9 +18,10 @@ from pipeline.sources.manifest import STANDARD_INPUT, read_manifest
 from pipeline.summary import read_summary
 from pipeline.user_errors import to_user_error
 from transforms.config.route_config import FILES, ConfigError, RouteConfig
-from transforms.lake.journal import sweep_journal
 from transforms.lake.layout import SCRATCH
 from transforms.lake.lock import lock_lake
+from transforms.lake.marker import require_claimable
+from transforms.lake.opening import open_lake
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
 from transforms.storage.temporary import remove_abandoned
@@ -37,11 +38,14 @@ def run(
     """
     options = checked_options(config, runner, beam_options)
     _require_matches(config)
-    with lock_lake(config.layout, report_waiting):
+    require_claimable(config.layout)
+    with lock_lake(config.layout, report_waiting) as lock:
         remove_partial_files(config)
+        fingerprint = config.fingerprint()
+        recovered = open_lake(config.layout, config.index_shards, fingerprint=fingerprint)
         with Progress(quiet=quiet):
             pipeline = beam.Pipeline(options=options)
-            build(pipeline, config)
+            build(pipeline, config, recovered=recovered, epoch=lock.epoch)
             try:
                 result = pipeline.run()
                 result.wait_until_finish()
@@ -53,8 +57,7 @@ def run(
         if metrics := metrics_of(result):
             summary["metrics"] = metrics
             write_metrics(metrics, config)
-        if summary["complete"]:  # else a write that was reported as failed may have been done
-            sweep_journal(config.layout)
+        if summary["complete"]:
             remove_partial_files(config)  # of workers that an engine lost and replaced
     return summary
 

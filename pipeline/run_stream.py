@@ -31,11 +31,12 @@ from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.core.reasons import ProcessingFailure
 from transforms.lake import drain
 from transforms.lake.append import today
-from transforms.lake.count_rows import tally_of_run
 from transforms.lake.index_replica import replica_of
 from transforms.lake.layout import LOCK, WRITER_LOCK
 from transforms.lake.lock import lock_lake
-from transforms.lake.recovery import recover
+from transforms.lake.marker import require_claimable
+from transforms.lake.opening import open_lake
+from transforms.lake.run_counts import count_stream
 
 DRAIN_POLL_S: Final = 1.0
 CANCEL_TIMEOUT_S: Final = 60.0
@@ -67,6 +68,7 @@ def run_stream(
             f"--runner {runner} with a streaming source needs --flink_master: HOST:PORT of the "
             "JobManager's REST API, through which the job is cancelled"
         )
+    require_claimable(config.layout)
     started_on = today()
     with lock_lake(config.layout, report_waiting, names=[WRITER_LOCK]):
         drain.clear(config.layout)
@@ -92,8 +94,8 @@ def _finish(config: RouteConfig, started_on: str, *, completed: bool) -> dict[st
     drain.clear(config.layout)
     _recover(config, quiet=True)
     left = {key for report in drained for key in report.object_keys}
-    tally = tally_of_run(config.layout, config.run_id, started_on, left=left)
-    return write_summary(tally, config, ended_well=completed)
+    counts = count_stream(config.layout, config.run_id, started_on, left=left)
+    return write_summary(counts, config, ended_well=completed)
 
 
 class _StreamJob:
@@ -187,9 +189,9 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 def _recover(config: RouteConfig, *, quiet: bool) -> None:
     """Index the objects that an interrupted run placed without writing their rows."""
-    with lock_lake(config.layout, report_waiting, names=[LOCK]):
-        replica = replica_of(config.layout)
-        recovered = recover(config.layout, replica, config.run_id, config.index_shards)
+    layout = config.layout
+    with lock_lake(layout, report_waiting, names=[LOCK]):
+        recovered = open_lake(layout, config.index_shards, replica=replica_of(layout))
         remove_partial_files(config)
     if recovered and not quiet:
         print(f"recovered {recovered} rows from an interrupted run", file=sys.stderr, flush=True)

@@ -4,55 +4,144 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import apache_beam as beam
+from apache_beam import pvalue
 
 from pipeline.metrics_report import metric_lines
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import Failure, format_failure
 from transforms.core.reasons import MEANINGS, TERMS, Reason
+from transforms.lake.append import IndexOvertaken
 from transforms.lake.files import exists, put_if_absent, read_bytes
+from transforms.lake.journal import is_placed, list_journal, read_journal, sweep_journal
 from transforms.lake.layout import SINKS
-from transforms.lake.run_counts import RunCounts
+from transforms.lake.lock import read_epoch
+from transforms.lake.orphans import remove_orphans
+from transforms.lake.resolve_duplicates import REPROCESS_NONE
+from transforms.lake.run_counts import RunCounts, count_segments
+from transforms.lake.schema import IndexRow
+from transforms.lake.supersede import Superseded, supersede, version_of
 
 MAX_FAILURES_PRINTED = 20
 
 
 @dataclass
-class CountAs(beam.PTransform):  # type: ignore[misc]
-    """Elements to one `RunCounts`; engines may write all that enters a Flatten, so count before it."""
+class CountDiscovered(beam.PTransform):  # type: ignore[misc]
+    """References to one `RunCounts`; engines may write all that enters a Flatten, so count before it."""
 
-    term: str
-
-    def expand(self, elements: beam.PCollection[Any]) -> beam.PCollection[RunCounts]:
-        term = self.term
+    def expand(self, refs: beam.PCollection[Any]) -> beam.PCollection[RunCounts]:
         return (
-            elements
+            refs
             | "Count" >> beam.combiners.Count.Globally()
-            | "Tally"
-            >> beam.Map(lambda number: RunCounts.of_count(term, number)).with_output_types(Any)
+            | "Discovered"
+            >> beam.Map(lambda number: RunCounts.of_count("discovered", number)).with_output_types(
+                Any
+            )
         )
 
 
 @dataclass
-class Summarise(beam.PTransform):  # type: ignore[misc]
-    """Adds tallies up and writes `runs/<run_id>.json`; gives back what was written."""
+class FinishRun(beam.PTransform):  # type: ignore[misc]
+    """Finish a batch run once all its rows are in the index; gives its summary as it was written.
+
+    Input: a dict with "counts" (`RunCounts` of discovered, unchanged and failed objects), "segments" and
+    "orphans" (as of `AppendIndexBatch`).
+
+    Attributes:
+        config: of the run.
+        recovered: rows that were recovered from an interrupted run.
+        epoch: of the lake's lock, which the run must hold still; None: nobody holds it for the run.
+    """
 
     config: RouteConfig
+    recovered: int = 0
+    epoch: str | None = None
 
-    def expand(self, tallies: beam.PCollection[RunCounts]) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> beam.PCollection[dict[str, Any]]:
         return (
-            tallies
+            pcolls["counts"]
             | "Sum" >> beam.CombineGlobally(_sum)
-            | "WriteSummary" >> beam.Map(write_summary, self.config).with_output_types(Any)
+            | "Finish"
+            >> beam.Map(
+                finish_run,
+                pvalue.AsList(pcolls["segments"]),
+                pvalue.AsList(pcolls["orphans"]),
+                self.config,
+                self.recovered,
+                self.epoch,
+            ).with_output_types(Any)
         )
 
 
-def _sum(tallies: Iterable[RunCounts]) -> RunCounts:
-    return RunCounts.sum(tallies)
+def _sum(counts: Iterable[RunCounts]) -> RunCounts:
+    return RunCounts.sum(counts)
+
+
+def finish_run(
+    counts: RunCounts,
+    segments: Sequence[str],
+    orphans: Sequence[str],
+    config: RouteConfig,
+    recovered: int = 0,
+    epoch: str | None = None,
+) -> dict[str, Any]:
+    """Supersede rows, remove orphans, count the rows of the run and write its summary.
+
+    Repeating it changes nothing.
+
+    Args:
+        counts: of discovered, unchanged and failed objects.
+        segments: URIs of the run's segments of the index.
+        orphans: objects that were placed and that no row names.
+        config: of the run.
+        recovered: rows that were recovered from an interrupted run.
+        epoch: as of `FinishRun`.
+
+    Raises:
+        IndexOvertaken: another run took the lake's lock meanwhile.
+        DamagedFile: the index cannot be read.
+        ProcessingFailure: the lake's storage refused.
+    """
+    layout = config.layout
+    if epoch is not None and read_epoch(layout) != epoch:
+        raise IndexOvertaken(
+            f"another run has taken the lock of {layout.root}; nothing is lost: run the same command "
+            "again"
+        )
+    later = Superseded([], 0)
+    if config.reprocess != REPROCESS_NONE:
+        later = supersede(layout, _journaled(config), config.run_id)
+    remove_orphans(layout, orphans)
+    total = RunCounts.sum(
+        (
+            counts,
+            count_segments(segments),
+            RunCounts.of_rows(later.rows),
+            RunCounts.of_count("unchanged", later.unchanged),
+            RunCounts.of_count("recovered", recovered),
+        )
+    )
+    summary = write_summary(total, config)
+    if summary["complete"]:  # else a write that was reported as failed may have been done
+        sweep_journal(layout)
+    return summary
+
+
+def _journaled(config: RouteConfig) -> list[IndexRow]:
+    """Return the rows that the run placed, one for each version of a source."""
+    layout, fingerprint = config.layout, config.fingerprint()
+    rows = [
+        entry.row
+        for uri in list_journal(layout)
+        for entry in read_journal(uri, layout)
+        if entry.fingerprint == fingerprint and is_placed(entry.row, layout)
+    ]
+    rows.sort(key=lambda row: (row.ingested_at, str(row.object_uri)), reverse=True)
+    return list({version_of(row): row for row in rows}.values())
 
 
 def write_summary(

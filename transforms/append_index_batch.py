@@ -1,4 +1,4 @@
-"""Settles rows by identity and writes them as Parquet, one file for each shard."""
+"""Resolves duplicates among the rows of a batch run and appends them to the index, a segment a shard."""
 
 from __future__ import annotations
 
@@ -12,84 +12,135 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam import pvalue
 
-from transforms.config.route_config import RouteConfig
 from transforms.core.batch_sizes import SHUFFLE_BATCH
 from transforms.existing_rows import ReadExistingRows
-from transforms.lake.index_files import ExistingRow, ExistingVersion, hash_of, write_index
+from transforms.lake.append import append_planned
+from transforms.lake.append_log import LogShard
+from transforms.lake.index_files import ExistingRow, ExistingVersion, hash_of
+from transforms.lake.layout import Layout
 from transforms.lake.resolve_duplicates import REPROCESS_NONE, resolve_all
 from transforms.lake.run_counts import RunCounts
-from transforms.lake.schema import IndexRow, pack_rows, to_table, unpack_rows
+from transforms.lake.schema import IndexRow, in_order, pack_rows, to_table, unpack_rows
 from transforms.metrics import DistributionName, count_indexed, record_seconds
+from transforms.open_lake import EncodedEnd, decode_end
 from transforms.shuffle_batching import BatchForShuffleFn
-from transforms.storage.schemes import storage_of
 
-FRESH, HELD, STALE, LEDGER = "fresh", "held", "stale", "ledger"
-"""What meets in a shard: rows of this run; rows that the lake held already, met only after a forced
-second look; rows of a killed run that are not taken over; the lake's rows of the same identities."""
+SEGMENTS, ORPHANS = "segments", "orphans"
+"""Tags of `AppendIndexBatch`: URIs of what was appended; placed objects that no row names."""
+NEW, EXISTING = "new", "existing"
+"""Kinds of rows: of this run; of the index, of the same identities. Rows that decide again what has a
+current row are left out: they supersede it at the end of the run."""
 
 SLICES: Final = 16
-"""Of a shard, by the hash of identities: a pack's rows are of one."""
-PART_ROWS: Final = 1_024
-Pack: TypeAlias = tuple[str, int, bytes]
-"""Rows on their way to their shard: what they are, their slice of it, and the rows, packed."""
+"""Of a shard, by the hash of identities: a batch's rows are of one."""
+ROWS_AT_ONCE: Final = 1_024
+Batch: TypeAlias = tuple[str, int, bytes]
+"""Rows on their way to their shard: their kind, their slice of it, and the rows, encoded."""
 
 
 @dataclass
 class AppendIndexBatch(beam.PTransform):  # type: ignore[misc]
-    """Placed rows, settled by identity, to index files; gives back `RunCounts`s of what stands there.
+    """Placed rows, resolved by identity, to segments of the index.
 
-    Input: a dict with "rows" (several collections), "stale" (rows of a killed run that are not taken
-    over), "held" (as of `ReadExistingVersions`) and "files" of the index. All rows of an identity
-    belong to one shard, and one shuffle brings them there: a runner may hold every row in memory
-    at each, and at a Flatten. So rows are packed where they come from.
+    Input: a dict with "rows" (several collections), "versions" (as of `ReadExistingVersions`), "files" of
+    the index and "log_ends" (as of `OpenLake`). All rows of an identity belong to one shard, and one
+    shuffle brings them there: a runner may hold every row in memory at each, and at a Flatten. So rows
+    are batched where they come from.
+
+    Attributes:
+        layout: Layout of the lake.
+        run_id: Id of the run.
+        ingest_date: Partition that the rows are appended to.
+        shards: Number of logs.
+        reprocess: none, model, policy or all.
     """
 
-    config: RouteConfig
+    layout: Layout
+    run_id: str
+    ingest_date: str
+    shards: int
+    reprocess: str
 
-    def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> beam.PCollection[RunCounts]:
-        fresh = [(FRESH, rows) for rows in pcolls["rows"]]
-        if self.config.reprocess != REPROCESS_NONE:  # else what the lake holds never came this far
-            known = (
-                {
-                    "rows": pcolls["rows"]
-                    | "Rows" >> beam.Flatten()
-                    | "KeyBySource"
-                    >> beam.Map(lambda row: (row.source_uri, row.packed())).with_output_types(
-                        tuple[str, bytes]
-                    ),
-                    "held": pcolls["held"],
-                }
-                | "JoinBySource" >> beam.CoGroupByKey()
-                | "Known"
-                >> beam.FlatMap(_parted).with_output_types(Any).with_outputs(HELD, main=FRESH)
-            )
-            fresh = [(kind, known[kind]) for kind in (FRESH, HELD)]
-        parts = [*fresh, (STALE, pcolls["stale"])]
+    def expand(self, pcolls: dict[str, Any]) -> pvalue.DoOutputsTuple:
+        new: list[beam.PCollection[IndexRow]] = list(pcolls["rows"])
+        if self.reprocess != REPROCESS_NONE:  # else no row of an existing version comes this far
+            new = [self._without_later(pcolls)]
         identities = [
             rows | f"Identities{n}" >> beam.Map(lambda row: row.identity).with_output_types(str)
-            for n, (_, rows) in enumerate(parts)
+            for n, rows in enumerate(new)
         ]
-        ledger = {
+        existing = {
             "files": pcolls["files"],
             "identities": identities | "Identities" >> beam.Flatten(),
-        } | "Ledger" >> ReadExistingRows()
-        shard_of = partial(_where, shards=self.config.index_shards)
-        packs = [
+        } | "Existing" >> ReadExistingRows()
+        where = partial(_where, shards=self.shards)
+        kinds = [*((NEW, rows) for rows in new), (EXISTING, existing)]
+        batches = [
             rows
-            | f"Pack{n}"
-            >> beam.ParDo(BatchForShuffleFn(shard_of, partial(_packed, kind))).with_output_types(
+            | f"Batch{n}"
+            >> beam.ParDo(BatchForShuffleFn(where, partial(_encode, kind))).with_output_types(
                 tuple[int, tuple[str, int, bytes]]
             )
-            for n, (kind, rows) in enumerate([*parts, (LEDGER, ledger)])
+            for n, (kind, rows) in enumerate(kinds)
         ]
         return (
-            packs
-            | "Packs" >> beam.Flatten()
+            batches
+            | "Batches" >> beam.Flatten()
             | "GroupByShard" >> beam.GroupByKey()
-            | "SettleAndWrite"
-            >> beam.FlatMapTuple(lambda shard, packs: _write(shard, packs, self.config))
-            .with_output_types(Any)
+            | "ResolveAndAppend"
+            >> beam.FlatMap(
+                _append,
+                pvalue.AsList(pcolls["log_ends"]),
+                self.layout,
+                self.run_id,
+                self.ingest_date,
+                self.shards,
+            )
+            .with_output_types(str)
+            .with_outputs(ORPHANS, main=SEGMENTS)
         )  # fmt: skip
+
+    def _without_later(self, pcolls: dict[str, Any]) -> beam.PCollection[IndexRow]:
+        """Drop rows of versions that have a current row; the journal has them for the end of the run."""
+        keyed = (
+            pcolls["rows"]
+            | "Rows" >> beam.Flatten()
+            | "KeyBySource"
+            >> beam.Map(lambda row: (row.source_uri, row.packed())).with_output_types(
+                tuple[str, bytes]
+            )
+        )
+        return (
+            {"rows": keyed, "versions": pcolls["versions"]}
+            | "JoinBySource" >> beam.CoGroupByKey()
+            | "New" >> beam.FlatMap(_new_rows).with_output_types(Any)
+        )
+
+
+def _append(
+    group: tuple[int, Iterable[Batch]],
+    log_ends: list[EncodedEnd],
+    layout: Layout,
+    run_id: str,
+    ingest_date: str,
+    shards: int,
+) -> Iterator[str | pvalue.TaggedOutput[str, str]]:
+    shard, batches = group
+    tables: list[pa.Table] = []
+    for part in _in_parts(list(batches)):
+        resolution = resolve_all(part[NEW], part[EXISTING])
+        for uri in resolution.orphans:
+            yield pvalue.TaggedOutput(ORPHANS, uri)
+        if resolution.rows:
+            tables.append(to_table(resolution.rows))
+            count_indexed(RunCounts.of_rows(resolution.rows))
+    if tables:
+        started = time.monotonic()
+        log = LogShard(shards, shard)
+        rows = in_order(pa.concat_tables(tables))
+        end = decode_end(log_ends, log)
+        yield append_planned(layout, log, end, rows, run_id=run_id, ingest_date=ingest_date)
+        record_seconds(DistributionName.INDEX_MS, time.monotonic() - started)
 
 
 def _where(row: IndexRow | ExistingRow, shards: int) -> tuple[int, int]:
@@ -97,56 +148,30 @@ def _where(row: IndexRow | ExistingRow, shards: int) -> tuple[int, int]:
     return shard, rest % SLICES
 
 
-def _packed(kind: str, where: tuple[int, int], rows: Sequence[Any]) -> tuple[int, Pack]:
+def _encode(kind: str, where: tuple[int, int], rows: Sequence[Any]) -> tuple[int, Batch]:
     shard, part = where
-    return shard, (kind, part, ExistingRow.pack(rows) if kind == LEDGER else pack_rows(rows))
+    return shard, (kind, part, ExistingRow.pack(rows) if kind == EXISTING else pack_rows(rows))
 
 
-def _unpacked(kind: str, packed: bytes) -> Sequence[IndexRow | ExistingRow]:
-    return ExistingRow.unpack(packed) if kind == LEDGER else unpack_rows(packed)
+def _decode(kind: str, encoded: bytes) -> Sequence[IndexRow | ExistingRow]:
+    return ExistingRow.unpack(encoded) if kind == EXISTING else unpack_rows(encoded)
 
 
-def _parted(joined: tuple[str, dict[str, Any]]) -> Iterator[Any]:
+def _new_rows(joined: tuple[str, dict[str, Any]]) -> Iterator[IndexRow]:
     _, found = joined
-    held: set[ExistingVersion] = set(found["held"])
-    for packed in found["rows"]:
-        row = IndexRow.unpacked(packed)
-        is_ingested = (row.source_version, row.model_id) in held
-        yield pvalue.TaggedOutput(HELD, row) if is_ingested else row
+    existing = {ExistingVersion(*version).source_version for version in found["versions"]}
+    for encoded in found["rows"]:
+        row = IndexRow.unpacked(encoded)
+        if row.source_version not in existing:
+            yield row
 
 
-def _write(shard: int, packs: Iterable[Pack], config: RouteConfig) -> Iterator[RunCounts]:
-    tables: list[pa.Table] = []
-    tallies: list[RunCounts] = []
-    for part in _in_parts(list(packs)):
-        resolved = resolve_all(
-            part[FRESH],
-            part[LEDGER],
-            held=[*part[HELD], *part[STALE]],
-            reprocess=config.reprocess,
-        )
-        for uri in filter(config.layout.holds, resolved.orphans):
-            storage_of(uri).remove(uri)
-        if part[HELD]:
-            yield RunCounts.of_count("unchanged", len(part[HELD]))
-        if resolved.rows:
-            tables.append(to_table(resolved.rows))
-            tallies.append(RunCounts.of_rows(resolved.rows))
-    if tables:
-        started = time.monotonic()
-        write_index(config.layout, config.ingest_date, pa.concat_tables(tables), shard)
-        record_seconds(DistributionName.INDEX_MS, time.monotonic() - started)
-        tally = RunCounts.sum(tallies)
-        count_indexed(tally)
-        yield tally
-
-
-def _in_parts(packs: Sequence[Pack]) -> Iterator[dict[str, list[Any]]]:
-    """Give what meets in a shard in up to `SLICES` parts of some `PART_ROWS`, an identity's in one."""
-    parts = min(SLICES, 1 + SHUFFLE_BATCH * len(packs) // PART_ROWS)
+def _in_parts(batches: Sequence[Batch]) -> Iterator[dict[str, list[Any]]]:
+    """Give a shard in up to `SLICES` parts of some `ROWS_AT_ONCE`, an identity's rows in one."""
+    parts = min(SLICES, 1 + SHUFFLE_BATCH * len(batches) // ROWS_AT_ONCE)
     for number in range(parts):
-        part: dict[str, list[Any]] = {kind: [] for kind in (FRESH, HELD, STALE, LEDGER)}
-        for kind, slice_number, packed in packs:
+        part: dict[str, list[Any]] = {NEW: [], EXISTING: []}
+        for kind, slice_number, encoded in batches:
             if slice_number % parts == number:
-                part[kind] += _unpacked(kind, packed)
+                part[kind] += _decode(kind, encoded)
         yield part

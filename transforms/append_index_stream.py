@@ -72,7 +72,7 @@ class AppendIndexStream(beam.PTransform):  # type: ignore[misc]
 
 
 class AppendFn(beam.DoFn):  # type: ignore[misc]
-    """Appends the rows of one shard to its chain. Running it again changes nothing."""
+    """Appends the rows of one shard to its log. Running it again changes nothing."""
 
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
@@ -80,17 +80,16 @@ class AppendFn(beam.DoFn):  # type: ignore[misc]
     def process(self, group: tuple[int, Iterable[IndexRow]]) -> Iterator[IndexRow]:
         shard, rows = group
         config = self._config
-        chain = LogShard(config.index_shards, shard)
         started = time.monotonic()
-        replica = replica_of(config.layout)
-        done = append(config.layout, replica, config.run_id, chain, list(rows))
+        log = LogShard(config.index_shards, shard)
+        appended = append(config.layout, replica_of(config.layout), log, list(rows))
         record_seconds(DistributionName.INDEX_MS, time.monotonic() - started)
-        count(CounterName.ALREADY_INDEXED, done.held)
-        count_indexed(RunCounts.of_rows(done.rows))
-        for row in done.rows:
+        count(CounterName.ALREADY_INDEXED, appended.existing)
+        count_indexed(RunCounts.of_rows(appended.rows))
+        for row in appended.rows:
             if row.event_time is not None:
                 record(DistributionName.LATENCY_S, max(0, round(time.time() - row.event_time)))
-        yield from done.rows
+        yield from appended.rows
 
 
 class SweepJournalFn(beam.DoFn):  # type: ignore[misc]

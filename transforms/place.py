@@ -133,7 +133,7 @@ def with_object_uri(row: IndexRow, layout: Layout, placement: str) -> IndexRow:
     """Return a decided row with the URI at which its object will be placed."""
     if placement == INDEX_ONLY:
         return replace(row, object_uri=row.source_uri)
-    return replace(row, object_uri=_target_uri(row, layout))
+    return replace(row, object_uri=layout.relative(_target_uri(row, layout)))
 
 
 def place(row: IndexRow, layout: Layout, placement: str) -> None:
@@ -145,7 +145,7 @@ def place(row: IndexRow, layout: Layout, placement: str) -> None:
     if placement == INDEX_ONLY:
         return
     sha256 = str(row.content_sha256)
-    target, scratch = str(row.object_uri), layout.scratch(row.destination)
+    target, scratch = layout.absolute(str(row.object_uri)), layout.scratch(row.destination)
     if placement == LINK:
         files.put_link(target, row.source_uri, row.source_version, sha256, scratch=scratch)
         return

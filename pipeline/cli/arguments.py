@@ -11,8 +11,9 @@ from transforms.config.policy import Policy
 from transforms.config.policy_file import PolicyError, parse_policy
 from transforms.config.route_config import ConfigError
 from transforms.imaging.limits import Limits
+from transforms.lake.layout import Layout
 from transforms.storage.local import uri_to_path
-from transforms.storage.schemes import is_local, uri_problem
+from transforms.storage.schemes import canonical, is_local, uri_problem
 
 NEEDS_TRAIN_EXTRA: Final = "Needs the 'train' extra: pip install 'dicom-imaging-router[train]'."
 
@@ -93,12 +94,22 @@ def policy_of(args: argparse.Namespace) -> Policy:
         raise PolicyError(f"--policy {args.policy}: {error}") from error
 
 
-def require_lake(uri: str) -> None:
-    """Raise `ConfigError` if a name cannot be that of a lake that is there."""
+def existing_lake(uri: str) -> Layout:
+    """Return the layout of a lake that exists.
+
+    Raises:
+        ConfigError: the name cannot be that of a lake.
+        NotALake, ForeignLake: as `transforms.lake.marker.require_lake`.
+    """
+    from transforms.lake.marker import require_lake
+
     if why := uri_problem(uri):
         raise ConfigError(f"{uri}: {why}")
     if is_local(uri) and not uri_to_path(uri).is_dir():
-        raise ConfigError(f"{uri} is no folder; give the root of a lake")
+        raise ConfigError(f"{uri} is not a folder; give the root of a lake")
+    layout = Layout(canonical(uri))
+    require_lake(layout)
+    return layout
 
 
 def limits_of(args: argparse.Namespace) -> Limits:

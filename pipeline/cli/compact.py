@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.cli.arguments import require_lake
+from pipeline.cli.arguments import existing_lake
 from pipeline.run_batch import report_waiting
 from transforms.config.route_config import ConfigError, is_date
 from transforms.lake.append import today
 from transforms.lake.compaction import compact
-from transforms.lake.layout import LOCK, Layout
+from transforms.lake.layout import LOCK
 from transforms.lake.lock import lock_lake
-from transforms.storage.schemes import canonical
+from transforms.lake.marker import FORMAT, format_of
+from transforms.lake.migration import migrate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,17 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compact, and say what was done to each day."""
     before = args.before or today()
-    require_lake(args.lake)
+    layout = existing_lake(args.lake)
     if not is_date(before):
         raise ConfigError(f"--before {before!r} is no date; write YYYY-MM-DD")
     if before > today():
         raise ConfigError(
             f"--before {before}: streams write into today's partition; give {today()}"
         )
-    layout = Layout(canonical(args.lake))
+    if format_of(layout) != FORMAT:
+        with lock_lake(layout, report_waiting):
+            migrate(layout)
     with lock_lake(layout, report_waiting, names=[LOCK]):
         done = compact(layout, before)
     for one in done:
-        print(f"{one.ingest_date}: {one.files} files, {one.rows} rows, now one file")
+        print(f"{one.ingest_date}: {one.files} files merged, {one.rows} rows, now {one.left} files")
     print(f"{len(done)} days compacted")
     return 0

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.cli.arguments import require_lake
+from pipeline.cli.arguments import existing_lake
 from transforms.lake import drain
-from transforms.lake.layout import Layout
-from transforms.storage.schemes import canonical
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +15,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the request into the lake; the stream's own process reports when it has drained."""
-    require_lake(args.lake)
-    drain.request(Layout(canonical(args.lake)))
+    drain.request(existing_lake(args.lake))
     return 0

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.cli.arguments import policy_of, require_lake
+from pipeline.cli.arguments import existing_lake, policy_of
 from transforms.lake.layout import Layout
 from transforms.lake.verify import VerifyReport, verify_lake
 
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Audit and say what was found; 0 only if the contract holds."""
-    require_lake(args.lake)
+    layout = existing_lake(args.lake)
     policy = policy_of(args)
     on_terminal = sys.stderr.isatty() and not args.json
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         if on_terminal:
             print(f"\r{number} {what}", end="\x1b[K", file=sys.stderr, flush=True)
 
-    found = verify_lake(Layout(args.lake, policy.sinks), deep=args.deep, progress=progress)
+    found = verify_lake(Layout(layout.root, policy.sinks), deep=args.deep, progress=progress)
     if on_terminal:
         print(file=sys.stderr)
     print(found.to_json() if args.json else _table(found))
@@ -46,20 +46,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(found: VerifyReport) -> str:
-    lines = [f"{b.kind}: {b.object_key} {b.where}".rstrip() for b in found.violations[:MAX_SHOWN]]
+    lines = [f"{v.kind}: {v.object_key} {v.where}".rstrip() for v in found.violations[:MAX_SHOWN]]
     if len(found.violations) > MAX_SHOWN:
         lines.append(f"… and {len(found.violations) - MAX_SHOWN} more; --json lists all")
     lines += [
-        f"conflict (no breach): SOP Instance UID {uid}" for uid in found.conflicts[:MAX_SHOWN]
+        f"conflict (not a violation): SOP Instance UID {uid} has different contents"
+        for uid in found.conflicts[:MAX_SHOWN]
     ]
+    if found.journal_files:
+        lines.append(
+            f"{found.journal_files} journal files: a run is in progress, or was interrupted and the "
+            "next run recovers it"
+        )
     if found.incomplete_runs:
         lines.append(
-            f"{found.incomplete_runs} runs ended incomplete; a later run makes up for them"
+            f"{found.incomplete_runs} runs ended incomplete since the last complete one; run again"
         )
-    if found.journal_files:
-        lines.append(f"{found.journal_files} journal files of a run that was killed or goes on")
     if found.temporary_files:
-        lines.append(f"{found.temporary_files} temporary files; the next run sweeps them")
-    verdict = "the contract holds" if found.holds else f"{len(found.violations)} breaches"
-    lines.append(f"{found.rows} rows, {found.objects} objects, {found.runs} runs: {verdict}")
+        lines.append(f"{found.temporary_files} temporary files; the next run removes them")
+    verdict = "OK" if found.holds else f"FAILED, {len(found.violations)} violations"
+    superseded = f", {found.superseded_rows} superseded" if found.superseded_rows else ""
+    lines.append(
+        f"{found.rows} rows{superseded}, {found.objects} objects, {found.runs} runs, "
+        f"format {found.format}: {verdict}"
+    )
     return "\n".join(lines)

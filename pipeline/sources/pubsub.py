@@ -137,7 +137,7 @@ class Subscription(Poller):
                 self._acknowledge([one.ack_id])
             else:
                 refs.append((ref, one.ack_id))
-        ingested = self._replica.held([(ref.uri, ref.version) for ref, _ in refs])
+        ingested = self._replica.existing([(ref.uri, ref.version) for ref, _ in refs])
         self._acknowledge([ack_id for ref, ack_id in refs if (ref.uri, ref.version) in ingested])
         for ref, ack_id in refs:
             if (ref.uri, ref.version) in ingested:

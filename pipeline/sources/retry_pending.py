@@ -97,7 +97,9 @@ class PendingObjects:
     def pop_ingested(self, now: float) -> list[PendingObject]:
         """Remove and return the objects that have a row; refresh the replica first."""
         refs = {(ref.uri, ref.version): ref for ref in self._pending}
-        ingested = [self._pending.pop(refs[version]) for version in self._replica.held(list(refs))]
+        ingested = [
+            self._pending.pop(refs[version]) for version in self._replica.existing(list(refs))
+        ]
         if ingested:
             self._ingested_at = now
             self._newest_ingested = max(

@@ -70,7 +70,7 @@ class Watcher(Poller):
             for ref, digest in listed.items()
             if digest not in self._ingested and ref not in self.pending
         }
-        ingested = self._replica.held(list(unknown))
+        ingested = self._replica.existing(list(unknown))
         self._ingested |= {listed[unknown[version]] for version in ingested}
         capacity = self.pending.capacity(now)
         for version, ref in unknown.items():

@@ -90,6 +90,19 @@ class Reason(StrEnum):
     NO_ROW = "no_row"
 
 
+BY_MODEL, BY_POLICY, BY_PERSON = "model", "policy", "person"
+"""Values of the column `decided_by`."""
+DECIDED_BY_POLICY: Final = (
+    Reason.SETTLED_BY_AGE,
+    Reason.AGE_CONTRADICTED,
+    Reason.TOO_SMALL,
+    Reason.SOP_CLASS,
+    Reason.MODALITY,
+    Reason.IMAGE_TYPE,
+)
+"""Reasons of rows whose destination a rule of the policy decided, not the model's prediction."""
+
+
 class Meaning(NamedTuple):
     """Meaning of a reason, and its remedy; the remedy is empty if none is needed."""
 

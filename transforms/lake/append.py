@@ -1,22 +1,41 @@
-"""Brings placed rows of a stream into the index, each once, whoever else tries the same."""
+"""Append: brings placed rows into the index, each once, whoever else tries the same."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import pyarrow as pa
+
 from transforms.core.reasons import ProcessingFailure, Reason
-from transforms.lake.append_log import LogShard, last_segments, next_segment
+from transforms.lake.append_log import (
+    LogEnd,
+    LogShard,
+    Segment,
+    last_segments,
+    next_segment,
+    partition_for,
+)
 from transforms.lake.files import put_bytes
-from transforms.lake.index_files import list_index, number_of_rows, parquet_bytes
+from transforms.lake.index_files import (
+    NEXT_PARTITION_KEY,
+    RUN_ID_KEY,
+    list_index,
+    metadata_of,
+    parquet_bytes,
+)
 from transforms.lake.index_replica import IndexReplica
 from transforms.lake.layout import Layout
 from transforms.lake.resolve_duplicates import resolve_all
-from transforms.lake.schema import WINDOW_MARK, IndexRow, to_table
+from transforms.lake.schema import SEGMENT_MARK, IndexRow, to_table
 
 MAX_TRIES: Final = 1000
+
+
+class IndexOvertaken(RuntimeError):
+    """Another run has appended to the index since this one began."""
 
 
 @dataclass(frozen=True)
@@ -24,61 +43,152 @@ class Appended:
     """What became of rows.
 
     Attributes:
-        rows: that were written, as they stand in the index.
-        held: how many the index held already.
+        rows: that were written, as the index has them.
+        existing: how many the index had already.
     """
 
     rows: list[IndexRow]
-    held: int
+    existing: int
 
 
 def append(
-    layout: Layout, replica: IndexReplica, run_id: str, chain: LogShard, rows: Sequence[IndexRow]
+    layout: Layout, replica: IndexReplica, log: LogShard, rows: Sequence[IndexRow]
 ) -> Appended:
-    """Settle rows and append them to a chain; what the index holds is dropped.
+    """Resolve rows and append them to a log; what the index has already is dropped.
 
-    What is settled is the window: its rows are told apart from those of other windows by their run id,
-    which is that of the stream, a dot, and the number of the file in its chain.
-
-    An object that no row names in the end, as it was decided twice and differently, is left to
-    `recover`: rows that have not come here yet may name it.
+    The rows of a segment are told from those of others by their run id, which is that of the run that
+    decided them, a dot, and the number of the segment. An object that no row names in the end, as it
+    was decided twice and differently, is left to `lake.recovery`: a row still under way may name it.
 
     Args:
         layout: the lake.
-        replica: of the lake.
-        run_id: of the run that writes them, whichever decided them.
-        chain: of the shard that all identities of the rows belong to.
+        replica: of its index.
+        log: of the shard that all identities of the rows belong to.
         rows: placed; in any order, and perhaps more than one for a version of a source.
 
     Raises:
-        Unaccounted: the lake's storage refused.
-        RuntimeError: the index cannot be read.
+        ProcessingFailure: the lake's storage refused.
+        DamagedFile: the index cannot be read.
     """
     for _ in range(MAX_TRIES):
         replica.refresh()
-        tail, closed = replica.tail(chain)
-        link, closes = next_segment(tail, closed=closed, today=today())
-        fresh = _fresh(rows, replica)
-        if not fresh:
+        new = _without_existing(rows, replica)
+        if not new:
             return Appended([], len(rows))
-        named = f"{run_id}{WINDOW_MARK}{link.number}"
-        stamped = [replace(r, run_id=named, ingest_date=link.ingest_date) for r in fresh]
-        resolved = [] if closes else _resolved(stamped, replica)
-        if _put(layout, link.uri(layout, chain), resolved) and resolved:
+        end = replica.log_end(log)
+        segment, seal_to = next_segment(end, partition_for(end, today()))
+        if seal_to is not None:
+            _put_seal(layout, log, segment, seal_to)
+            continue
+        stamped = [
+            replace(row, run_id=_run_id(row, segment), ingest_date=segment.partition) for row in new
+        ]
+        existing = replica.rows_of({row.identity for row in stamped})
+        resolved = resolve_all(stamped, existing).rows
+        run_ids = ",".join(sorted({row.run_id for row in stamped}))
+        if _put(layout, log, segment, to_table(resolved), {RUN_ID_KEY: run_ids.encode()}):
             return Appended(resolved, len(rows) - len(resolved))
-    raise RuntimeError(f"shard {chain.shard} of the index: others were first {MAX_TRIES} times")
+    raise RuntimeError(f"shard {log.shard} of the index: others were first {MAX_TRIES} times")
+
+
+def append_planned(
+    layout: Layout,
+    log: LogShard,
+    planned: LogEnd,
+    rows: pa.Table,
+    *,
+    run_id: str,
+    ingest_date: str,
+) -> str:
+    """Append resolved rows of a batch run right after the end that its log had when the run began.
+
+    A retry of the same run finds its segment written, and what it would write later (times of a
+    second fetch) is dropped.
+
+    Args:
+        layout: the lake.
+        log: of the shard.
+        planned: end of the log when the run began; see `log_ends`.
+        rows: of `SCHEMA`.
+        run_id: of the run.
+        ingest_date: the partition.
+
+    Returns:
+        URI of the segment.
+
+    Raises:
+        IndexOvertaken: another run has appended meanwhile: this one lost its lock.
+        ProcessingFailure: the lake's storage refused.
+    """
+    end = planned
+    while True:
+        segment, seal_to = next_segment(end, ingest_date)
+        if seal_to is not None:
+            written = _put_seal(layout, log, segment, seal_to)
+        else:
+            written = _put(layout, log, segment, rows, {RUN_ID_KEY: run_id.encode()})
+        uri = segment.uri(layout, log)
+        if not written and (seal_to or metadata_of(uri).get(RUN_ID_KEY) != run_id.encode()):
+            raise IndexOvertaken(
+                f"another run has written into {layout.root} since this one began; nothing is lost: "
+                "run the same command again"
+            )
+        if seal_to is None:
+            return uri
+        end = LogEnd(segment, seal_to)
+
+
+def log_ends(layout: Layout, *, besides: str | None = None) -> Mapping[LogShard, LogEnd]:
+    """Return where each log of an index ends.
+
+    Args:
+        layout: the lake.
+        besides: id of a run whose own segments do not count, nor do the seals right before them.
+    """
+    listed = list_index(layout)
+    ends: dict[LogShard, LogEnd] = {}
+    remaining = listed
+    mine = None if besides is None else besides.encode()
+    while remaining:
+        again: set[LogShard] = set()
+        for log, segment in last_segments(remaining).items():
+            if log in ends:
+                continue
+            metadata = metadata_of(segment.uri(layout, log))
+            if mine is not None and metadata.get(RUN_ID_KEY) == mine:
+                again.add(log)
+                remaining = [uri for uri in remaining if uri != segment.uri(layout, log)]
+            else:
+                ends[log] = _end(segment, metadata)
+        if not again:
+            break
+    return ends
+
+
+def _end(segment: Segment, metadata: Mapping[bytes, bytes]) -> LogEnd:
+    sealed_to = metadata.get(NEXT_PARTITION_KEY)
+    return LogEnd(segment, None if sealed_to is None else sealed_to.decode())
 
 
 def seal_before(layout: Layout, before: str) -> None:
-    """See to it that no stream adds a file any more to the days before one.
+    """Move every log that would go on in a partition before a day to that day.
 
-    A stream that goes on with such a chain finds it closed, and begins the next day.
+    A writer that goes on with such a log finds it sealed.
     """
-    for chain, tail in last_segments(list_index(layout)).items():
-        link = tail
-        while link.ingest_date < before and number_of_rows(link.uri(layout, chain)):
-            link = replace(link, number=link.number + 1)
-            _put(layout, link.uri(layout, chain), [])
+    for log, end in log_ends(layout).items():
+        while (current := end.partition) is not None and current < before:
+            segment, seal_to = next_segment(end, before)
+            assert seal_to is not None
+            _put_seal(layout, log, segment, seal_to)
+            end = _end(segment, metadata_of(segment.uri(layout, log)))
+
+
+def keep_ends(layout: Layout, files: Sequence[str]) -> None:
+    """Extend each log whose last segment is among some files by a seal, so that they can be replaced."""
+    for log, end in log_ends(layout).items():
+        if end.last is not None and end.last.uri(layout, log) in files:
+            partition = str(end.partition)
+            _put_seal(layout, log, Segment(end.last.number + 1, partition), partition)
 
 
 def today() -> str:
@@ -86,10 +196,21 @@ def today() -> str:
     return time.strftime("%Y-%m-%d", time.gmtime())
 
 
-def _put(layout: Layout, uri: str, rows: Sequence[IndexRow]) -> bool:
-    """Write the next file of a chain; False if another writer was first."""
+def _run_id(row: IndexRow, segment: Segment) -> str:
+    return f"{row.run_id.partition(SEGMENT_MARK)[0]}{SEGMENT_MARK}{segment.number}"
+
+
+def _put_seal(layout: Layout, log: LogShard, segment: Segment, partition: str) -> bool:
+    return _put(layout, log, segment, to_table([]), {NEXT_PARTITION_KEY: partition.encode()})
+
+
+def _put(
+    layout: Layout, log: LogShard, segment: Segment, rows: pa.Table, metadata: Mapping[bytes, bytes]
+) -> bool:
+    """Write a segment; False if another writer was first."""
+    data = parquet_bytes(rows, metadata)
     try:
-        put_bytes(uri, parquet_bytes(to_table(rows)), scratch=layout.scratch())
+        put_bytes(segment.uri(layout, log), data, scratch=layout.scratch())
     except ProcessingFailure as error:
         if error.reason != Reason.NAME_TAKEN:
             raise
@@ -97,13 +218,9 @@ def _put(layout: Layout, uri: str, rows: Sequence[IndexRow]) -> bool:
     return True
 
 
-def _fresh(rows: Sequence[IndexRow], replica: IndexReplica) -> list[IndexRow]:
+def _without_existing(rows: Sequence[IndexRow], replica: IndexReplica) -> list[IndexRow]:
     """Return the rows that the index lacks, one for each version of a source."""
     ordered = sorted(rows, key=lambda r: (r.model_id or "", str(r.object_uri), r.ingested_at))
     by_version = {(row.source_uri, row.source_version): row for row in reversed(ordered)}
-    held = replica.held(list(by_version))
-    return [row for version, row in by_version.items() if version not in held]
-
-
-def _resolved(rows: Sequence[IndexRow], replica: IndexReplica) -> list[IndexRow]:
-    return resolve_all(rows, replica.rows_of({row.identity for row in rows})).rows
+    existing = replica.existing(list(by_version))
+    return [row for version, row in by_version.items() if version not in existing]

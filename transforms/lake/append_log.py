@@ -1,21 +1,21 @@
-"""Index files of streams: for each shard a chain whose next file only one writer can add.
+"""The append log of the index: for each shard a sequence of segments that only one writer can extend.
 
-A stream's rows are written while engines replay, lose and replace workers, and a worker that was
-given up may still be at work. Its writer therefore appends: it looks at the index, drops rows that
-stand there already, and puts the next file of its shard's chain if there is none. Who is refused has
-looked at an index that has grown meanwhile, and looks again (optimistic concurrency control, as in
-Delta Lake: Armbrust et al. 2020). The lake is right whichever attempt wins.
+A segment is an immutable Parquet file. A writer looks at the end of a log and puts the next number if
+it is absent; one that is refused has seen an older end (optimistic concurrency control, as in Delta
+Lake: Armbrust et al. 2020, VLDB 13). So a worker that was given up, or a run whose lock has passed to
+another, adds nothing.
 
-The files of a chain stand in the partition of the day on which they were written. A chain goes on to
-another day only after an empty file has closed the day before, so that late writers are refused there.
+Segments are in the partition of a day. A log moves to another day by a seal: an empty segment that
+names the next partition, so that a late writer finds the number taken. Days may go back: one wrong
+clock does not pin a log to the future.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Final
 
 from transforms.lake.layout import PARTITION_PREFIX, Layout
@@ -23,14 +23,16 @@ from transforms.storage.schemes import join
 
 _NAME: Final = re.compile(
     rf"{PARTITION_PREFIX}([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})/"
-    r"stream-([0-9]{3})-([0-9]{3})-([0-9]{9})\.parquet$"
+    r"log-([0-9]{3})-([0-9]{3})-([0-9]{9})\.parquet$"
 )
 MAX_SHARDS: Final = 999
+CLOCK_SKEW_DAYS: Final = 1
+"""A log stays in a partition that is this many days ahead of a writer's clock."""
 
 
 @dataclass(frozen=True, order=True)
 class LogShard:
-    """What a chain is told by: streams of another number of shards have chains of their own."""
+    """Which log: runs with another number of shards have logs of their own."""
 
     shards: int
     shard: int
@@ -38,24 +40,44 @@ class LogShard:
 
 @dataclass(frozen=True, order=True)
 class Segment:
-    """One file of a chain.
+    """One file of a log.
 
     Attributes:
-        number: from 1, over all days.
-        ingest_date: partition, YYYY-MM-DD.
+        number: from 1, over all partitions.
+        partition: YYYY-MM-DD.
     """
 
     number: int
-    ingest_date: str
+    partition: str
 
-    def uri(self, layout: Layout, chain: LogShard) -> str:
-        """Name of the file."""
-        name = f"stream-{chain.shards:03d}-{chain.shard:03d}-{self.number:09d}.parquet"
-        return join(layout.partition(self.ingest_date), name)
+    def uri(self, layout: Layout, log: LogShard) -> str:
+        """Return the name of the file."""
+        name = f"log-{log.shards:03d}-{log.shard:03d}-{self.number:09d}.parquet"
+        return join(layout.partition(self.partition), name)
+
+
+@dataclass(frozen=True)
+class LogEnd:
+    """Where a log ends.
+
+    Attributes:
+        last: the last segment; None: the log is empty.
+        next_partition: where the next segment belongs, if the last one is a seal.
+    """
+
+    last: Segment | None = None
+    next_partition: str | None = None
+
+    @property
+    def partition(self) -> str | None:
+        """Partition that the next segment belongs to; None: any."""
+        if self.next_partition is not None or self.last is None:
+            return self.next_partition
+        return self.last.partition
 
 
 def parse(uri: str) -> tuple[LogShard, Segment] | None:
-    """Return what a file's name says, or None where it is no file of a stream."""
+    """Return what a file's name says, or None where it is not a segment."""
     found = _NAME.search(uri)
     if found is None:
         return None
@@ -63,32 +85,36 @@ def parse(uri: str) -> tuple[LogShard, Segment] | None:
     return LogShard(int(shards), int(shard)), Segment(int(number), day)
 
 
-def last_segments(uris: Iterable[str]) -> Mapping[LogShard, Segment]:
-    """Return the last file of each chain."""
+def last_segments(uris: Iterable[str]) -> dict[LogShard, Segment]:
+    """Return the last segment of each log."""
     last: dict[LogShard, Segment] = {}
     for parsed in map(parse, uris):
         if parsed is not None:
-            chain, link = parsed
-            last[chain] = max(link, last.get(chain, link))
+            log, segment = parsed
+            last[log] = max(segment, last.get(log, segment))
     return last
 
 
-def next_segment(tail: Segment | None, *, closed: bool, today: str) -> tuple[Segment, bool]:
-    """Return the next file of a chain, and whether it must be an empty one that closes a day.
+def next_segment(end: LogEnd, partition: str) -> tuple[Segment, str | None]:
+    """Return the next segment on the way to a partition.
+
+    Returns:
+        The segment, and None where it may hold rows; else the partition that it must be a seal to.
+    """
+    number = 1 if end.last is None else end.last.number + 1
+    current = end.partition or partition
+    return Segment(number, current), None if current == partition else partition
+
+
+def partition_for(end: LogEnd, today: str) -> str:
+    """Return the partition that a stream's writer appends to.
 
     Args:
-        tail: the last file, if there is one.
-        closed: whether that file is empty.
-        today: as the writer's clock says; the chain's own day counts where that is later.
+        end: of its log.
+        today: by the writer's clock; one day behind the log is taken for clock skew.
     """
-    if tail is None:
-        return Segment(1, today), False
-    if closed:
-        return Segment(tail.number + 1, max(today, _day_after(tail.ingest_date))), False
-    if today <= tail.ingest_date:
-        return Segment(tail.number + 1, tail.ingest_date), False
-    return Segment(tail.number + 1, tail.ingest_date), True
-
-
-def _day_after(day: str) -> str:
-    return (date.fromisoformat(day) + timedelta(days=1)).isoformat()
+    current = end.partition
+    if current is None:
+        return today
+    ahead = (date.fromisoformat(current) - date.fromisoformat(today)).days
+    return current if 0 <= ahead <= CLOCK_SKEW_DAYS else today

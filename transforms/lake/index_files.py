@@ -1,30 +1,41 @@
-"""Index files: deterministic names, whole or absent, and the few columns that later runs read."""
+"""Index files: listing them, reading them whatever release wrote them, writing their bytes."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms.core.packed import pack, unpack
-from transforms.lake.files import list_files, put_if_absent, read_bytes
-from transforms.lake.layout import PARTITION_PREFIX, Layout
-from transforms.lake.schema import ROW_GROUP_ROWS, VERSION_COLUMNS, identity_of, in_order
+from transforms.core.reasons import ProcessingFailure, Reason, Stage
+from transforms.lake.files import list_files, read_bytes
+from transforms.lake.layout import PARTITION_PREFIX, Layout, partition_of
+from transforms.lake.rewrite_notes import replaced_files
+from transforms.lake.schema import HISTORY_SCHEMA, PARTITION, ROW_GROUP_ROWS, identity_of
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
+
+RUN_ID_KEY: Final = b"dicom_router.run_id"
+"""Key of a segment's metadata: the run that wrote it."""
+NEXT_PARTITION_KEY: Final = b"dicom_router.next_partition"
+"""Key of a seal's metadata: the partition that its log goes on in."""
+
+
+class DamagedFile(RuntimeError):
+    """A Parquet file of the lake cannot be read; the message says which, and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExistingRow:
-    """What a later run must know of a row that the lake holds."""
+    """What a later run must know of a row of the index."""
 
     source_uri: str
     source_version: str
@@ -52,8 +63,22 @@ class ExistingRow:
 
 
 EXISTING_COLUMNS = [f.name for f in fields(ExistingRow)]
-COMPACTED: Final = "compact-"
-"""How the names of index files begin that hold the rows of others."""
+
+
+class ExistingVersion(NamedTuple):
+    """What filtering needs of a row of the index: which version of a source, decided by what.
+
+    Attributes:
+        source_version: as of the row.
+        model_id: as of the row; None where no model decided it.
+        policy_id: as of the row; None where its object is unreadable, or in rows of format 1.
+        status: as of the row.
+    """
+
+    source_version: str
+    model_id: str | None
+    policy_id: str | None
+    status: str
 
 
 def list_index(layout: Layout) -> list[str]:
@@ -62,58 +87,48 @@ def list_index(layout: Layout) -> list[str]:
     Raises:
         OSError: a folder may not be listed; it is not taken for an empty one.
     """
-    notes = compaction_notes(layout)  # before the listing: a note stands before its merged file
+    replaced = replaced_files(layout)  # before the listing: a note is older than its merged file
     partitions = join(layout.index, PARTITION_PREFIX)
     files = [f.uri for f in list_files(layout.index, ".parquet") if f.uri.startswith(partitions)]
-    replaced: set[str] = set()
-    for _, note in notes:
-        partition = layout.partition(note["ingest_date"])
-        if join(partition, note["merged"]) in files:
-            replaced |= {join(partition, name) for name in note["replaced"]}
-    return [uri for uri in files if uri not in replaced]
-
-
-def compaction_notes(layout: Layout) -> list[tuple[str, dict[str, Any]]]:
-    """Return the notes of compactions that have not ended, with their URIs."""
-    notes = []
-    for found in list_files(layout.compaction, ".json"):
-        with contextlib.suppress(FileNotFoundError):
-            notes.append((found.uri, json.loads(read_bytes(found.uri))))
-    return notes
+    present = set(files)
+    gone = {uri for merged, uris in replaced for uri in uris if merged is None or merged in present}
+    return [uri for uri in files if uri not in gone]
 
 
 def number_of_rows(uri: str) -> int:
     """Return how many rows an index file has.
 
     Raises:
-        RuntimeError: it is damaged.
+        DamagedFile: it cannot be read.
     """
     with readable(uri) as file:
         rows: int = file.metadata.num_rows
     return rows
 
 
-def is_compacted(uri: str) -> bool:
-    """Whether an index file holds the rows of others, which it has replaced."""
-    return uri.rpartition("/")[2].startswith(COMPACTED)
+def metadata_of(uri: str) -> Mapping[bytes, bytes]:
+    """Return the key-value metadata of a Parquet file.
+
+    Raises:
+        DamagedFile: it cannot be read.
+    """
+    with readable(uri) as file:
+        return dict(file.metadata.metadata or {})
 
 
-ExistingVersion = tuple[str, str | None]
-"""What the skipping must know of a row: its source_version and model_id."""
-
-
-def read_versions(
-    uri: str, object_keys: pa.StringArray | None
-) -> Iterator[tuple[str, ExistingVersion]]:
-    """Read from one index file which versions of which sources it has, by source_uri.
+def read_versions(uri: str, object_keys: pa.StringArray | None) -> Iterator[tuple[str, Any]]:
+    """Read from one index file which versions of which sources it has.
 
     Args:
         uri: the file.
         object_keys: of the sources that matter; None: all do.
+
+    Yields:
+        Pairs of source_uri and `ExistingVersion`.
     """
-    wanted = {"object_key": object_keys}
-    for row in _read(uri, ("source_uri", "source_version", "model_id"), wanted):
-        yield row["source_uri"], (row["source_version"], row["model_id"])
+    columns = ("source_uri", *ExistingVersion._fields)
+    for row in _read(uri, columns, {"object_key": object_keys}):
+        yield row.pop("source_uri"), ExistingVersion(**row)
 
 
 def read_existing(uri: str, identities: pa.StringArray | None) -> Iterator[ExistingRow]:
@@ -128,14 +143,34 @@ def _read(
 ) -> Iterator[dict[str, Any]]:
     """Read the rows that have a wanted value in one of the columns of `wanted`."""
     values = {name: keys for name, keys in wanted.items() if keys is not None}
-    read = [*columns, *(name for name in wanted if name not in columns)]
+    names = [*columns, *(name for name in wanted if name not in columns)]
     with readable(uri) as file:
-        for batch in file.iter_batches(ROW_GROUP_ROWS, columns=read):
-            table = pa.Table.from_batches([batch])
+        for table in batches(file, names):
             if values:
                 masks = [pc.is_in(table[name], value_set=v) for name, v in values.items()]
                 table = table.filter(functools.reduce(pc.or_, masks))
             yield from table.select(columns).to_pylist()
+
+
+def batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Read columns of an index file, batch by batch; those that it lacks are null.
+
+    Args:
+        file: of any release.
+        columns: of `HISTORY_SCHEMA`, in any order.
+
+    Yields:
+        Tables of just these columns, in this order.
+    """
+    present = [name for name in columns if name in file.schema_arrow.names]
+    for batch in file.iter_batches(ROW_GROUP_ROWS, columns=present):
+        read = {
+            name: batch.column(name).cast(HISTORY_SCHEMA.field(name).type)
+            if name in present
+            else pa.nulls(len(batch), HISTORY_SCHEMA.field(name).type)
+            for name in columns
+        }
+        yield pa.table(read)
 
 
 @contextlib.contextmanager
@@ -143,16 +178,29 @@ def readable(uri: str) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file of the lake.
 
     Raises:
-        RuntimeError: it is damaged; it says which and what to do.
+        FileNotFoundError: it is gone, as a rewrite has replaced it.
+        DamagedFile: it cannot be read.
     """
     try:
-        with parquet_file(uri) as file:
-            yield file
+        file = parquet_file(uri)
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError) as error:
-        raise RuntimeError(
-            f"{uri} cannot be read ({type(error).__name__}); restore it from a backup, or move it "
-            "away: its objects are then routed again"
-        ) from error
+        raise _damaged(uri, error) from error
+    with file:
+        try:
+            yield file
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # of a copy that is being written, not of this file
+            raise _damaged(uri, error) from error
+
+
+def _damaged(uri: str, error: Exception) -> DamagedFile:
+    return DamagedFile(
+        f"{uri} cannot be read ({type(error).__name__}); restore it from a backup, or move it "
+        "away: its objects are then routed again"
+    )
 
 
 def parquet_file(uri: str) -> pq.ParquetFile:
@@ -176,28 +224,31 @@ def hash_of(identity: str) -> int:
     return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big")
 
 
-def write_index(layout: Layout, ingest_date: str, rows: pa.Table, shard: int) -> str:
-    """Write one index file, named by the versions that its rows are of, unless it stands already.
+def read_table(uri: str) -> pa.Table:
+    """Return all rows and columns of one index file, with its partition as a column.
 
-    A retry writes the same rows under the same name; what it would have written later (times of a
-    second fetch) is dropped with it.
-
-    Args:
-        layout: of the lake.
-        ingest_date: the partition.
-        rows: of `SCHEMA`, in any order.
-        shard: that the rows belong to.
+    Raises:
+        FileNotFoundError: it is gone.
+        DamagedFile: it cannot be read.
     """
-    versions = zip(*(rows[name].to_pylist() for name in VERSION_COLUMNS), strict=True)
-    lines = sorted("\0".join(value or "" for value in version) for version in versions)
-    digest = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-    target = join(layout.partition(ingest_date), f"part-{shard:05d}-{digest[:20]}.parquet")
-    put_if_absent(target, parquet_bytes(in_order(rows)), scratch=layout.scratch())
-    return target
+    with readable(uri) as file:
+        table = file.read().replace_schema_metadata(None)
+    if PARTITION in table.column_names:
+        return table
+    return table.append_column(PARTITION, pa.array([partition_of(uri)] * len(table), pa.string()))
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
-    """Return a table as a Parquet file."""
+def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> bytes:
+    """Return a table as a Parquet file, with metadata of the file."""
     sink = pa.BufferOutputStream()
+    if metadata:
+        table = table.replace_schema_metadata(dict(metadata))
     pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
     return bytes(sink.getvalue())
+
+
+def full_disk(error: OSError) -> ProcessingFailure | None:
+    """Return the failure that an error of a full disk means; None where it is another error."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ProcessingFailure(Stage.INDEX, Reason.NO_SPACE, "temporary folder")
+    return None

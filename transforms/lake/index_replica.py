@@ -1,8 +1,8 @@
-"""A copy of what the index says, on this machine's disk, kept up to date while a stream goes on.
+"""The index replica: what the index says, on this machine's disk, kept up to date by a stream's worker.
 
-Index files never change, so that only new ones are read. What is asked (is this version of this source
-held, which rows has this identity) is answered without the lake, from a database that need not fit
-into memory.
+Index files never change, so that only new ones are read, and of them the columns that are asked about.
+Whether a version of a source has a row, and which rows an identity has, is answered without the lake,
+from a database that need not fit into memory. Streams deduplicate by it.
 """
 
 from __future__ import annotations
@@ -17,38 +17,36 @@ from typing import Final
 import pyarrow as pa
 
 from transforms.core.reasons import Status
-from transforms.lake.append_log import LogShard, Segment, last_segments, parse
-from transforms.lake.files import exists
+from transforms.lake.append_log import LogEnd, LogShard, Segment, last_segments
 from transforms.lake.index_files import (
     EXISTING_COLUMNS,
+    NEXT_PARTITION_KEY,
     ExistingRow,
-    is_compacted,
+    batches,
     list_index,
     readable,
 )
 from transforms.lake.layout import Layout
-from transforms.lake.schema import ROW_GROUP_ROWS
 from transforms.storage.temporary import remove_abandoned, temporary_folder
 
 MEMORY_LIMIT: Final = "512MB"
 
 _TEXTS: Final = ", ".join(f"{column} VARCHAR" for column in EXISTING_COLUMNS)
-_CREATE: Final = f"CREATE TABLE ledger (version UHUGEINT, identity UHUGEINT, {_TEXTS})"
+_CREATE: Final = (
+    f"CREATE TABLE existing (file INTEGER, version UHUGEINT, identity UHUGEINT, {_TEXTS})"
+)
 _VERSION: Final = "md5_number(source_uri || chr(0) || source_version)"
 _IDENTITY: Final = f"""md5_number(
     CASE WHEN status = '{Status.QUARANTINED}' THEN content_sha256
     ELSE coalesce(nullif(sop_instance_uid, ''), content_sha256) END)"""
 _INSERT: Final = f"""
-INSERT INTO ledger SELECT {_VERSION}, {_IDENTITY}, {", ".join(EXISTING_COLUMNS)} FROM batch"""
-_INSERT_NEW: Final = f"""
-{_INSERT} ANTI JOIN ledger AS known
-ON known.version = md5_number(batch.source_uri || chr(0) || batch.source_version)
-AND known.model_id IS NOT DISTINCT FROM batch.model_id"""
-_HELD: Final = """
-SELECT number FROM wanted SEMI JOIN ledger ON md5_number(wanted.name) = ledger.version"""
+INSERT INTO existing SELECT ?, {_VERSION}, {_IDENTITY}, {", ".join(EXISTING_COLUMNS)} FROM batch"""
+_DELETE: Final = "DELETE FROM existing WHERE file IN (SELECT unnest(?))"
+_EXISTING: Final = """
+SELECT number FROM wanted SEMI JOIN existing ON md5_number(wanted.name) = existing.version"""
 _ROWS: Final = f"""
-SELECT {", ".join(EXISTING_COLUMNS)} FROM ledger WHERE rowid IN (
-    SELECT rowid FROM ledger WHERE identity IN (SELECT md5_number(name) FROM wanted))"""
+SELECT {", ".join(EXISTING_COLUMNS)} FROM existing WHERE rowid IN (
+    SELECT rowid FROM existing WHERE identity IN (SELECT md5_number(name) FROM wanted))"""
 
 Version = tuple[str, str]
 """A source's URI and version."""
@@ -66,38 +64,41 @@ class IndexReplica:
         self._tables = duckdb.connect(self._folder / "index.duckdb")
         self._tables.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; SET threads = 2")
         self._tables.execute(_CREATE)
-        self._read: set[str] = set()
-        self._empty: set[str] = set()
-        self._tails: Mapping[LogShard, Segment] = {}
+        self._files: dict[str, int] = {}
+        self._loaded = 0
+        self._sealed: dict[str, str] = {}
+        self._last: Mapping[LogShard, Segment] = {}
         self._lock = threading.RLock()
 
     def close(self) -> None:
-        """Remove the copy."""
+        """Remove the replica."""
         with self._lock:
             self._tables.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def refresh(self) -> None:
-        """Read what has been added to the index.
+        """Read the files that were added to the index, and drop the rows of those replaced.
 
         Raises:
-            RuntimeError: an index file is damaged.
+            DamagedFile: an index file cannot be read.
             OSError: the index cannot be listed.
         """
         with self._lock:
             while not self._load_all(listed := list_index(self._layout)):
                 pass
-            self._read = set(listed)
-            self._empty &= self._read
-            self._tails = last_segments(listed)
+            gone = self._files.keys() - set(listed)
+            if gone:
+                self._tables.execute(_DELETE, [[self._files.pop(uri) for uri in gone]])
+                self._sealed = {u: day for u, day in self._sealed.items() if u not in gone}
+            self._last = last_segments(listed)
 
-    def held(self, versions: Sequence[Version]) -> set[Version]:
-        """Return those versions of sources that have a row, whatever model decided it."""
+    def existing(self, versions: Sequence[Version]) -> set[Version]:
+        """Return those versions of sources that have a row, whatever decided it."""
         if not versions:
             return set()
         with self._lock:
             self._ask(f"{uri}\0{version}" for uri, version in versions)
-            found = self._tables.execute(_HELD).fetchall()
+            found = self._tables.execute(_EXISTING).fetchall()
         return {versions[number] for (number,) in found}
 
     def rows_of(self, identities: Iterable[str]) -> list[ExistingRow]:
@@ -107,11 +108,16 @@ class IndexReplica:
             rows = self._tables.execute(_ROWS).fetchall()
         return [ExistingRow(**dict(zip(EXISTING_COLUMNS, row, strict=True))) for row in rows]
 
-    def tail(self, chain: LogShard) -> tuple[Segment | None, bool]:
-        """Return the last file of a chain, and whether it is empty."""
+    def log_end(self, log: LogShard) -> LogEnd:
+        """Return where a log ends."""
         with self._lock:
-            link = self._tails.get(chain)
-            return link, link is not None and link.uri(self._layout, chain) in self._empty
+            last = self._last.get(log)
+            return (
+                LogEnd() if last is None else LogEnd(last, self._sealed.get(self._uri(log, last)))
+            )
+
+    def _uri(self, log: LogShard, segment: Segment) -> str:
+        return segment.uri(self._layout, log)
 
     def _ask(self, names: Iterable[str]) -> None:
         column = pa.array(list(names), pa.string())
@@ -119,28 +125,28 @@ class IndexReplica:
         self._tables.register("wanted", pa.table({"number": numbers, "name": column}))
 
     def _load_all(self, listed: Sequence[str]) -> bool:
-        """Read the files that are new; False if one is gone, as another took its rows over."""
+        """Read the files that are new; False if one is gone, as a rewrite has replaced it."""
         for uri in listed:
-            if uri in self._read:
-                continue
-            try:
-                self._load(uri)
-            except RuntimeError:
-                if exists(uri):
-                    raise
-                return False
-            self._read.add(uri)
+            if uri not in self._files:
+                try:
+                    self._load(uri)
+                except FileNotFoundError:
+                    return False
         return True
 
     def _load(self, uri: str) -> None:
-        insert = _INSERT_NEW if is_compacted(uri) else _INSERT
+        number = self._loaded
         with readable(uri) as file:
-            if parse(uri) and not file.metadata.num_rows:
-                self._empty.add(uri)
-            for batch in file.iter_batches(ROW_GROUP_ROWS, columns=EXISTING_COLUMNS):
-                self._tables.register("batch", pa.Table.from_batches([batch]))
-                self._tables.execute(insert)
-                self._tables.unregister("batch")
+            metadata = file.metadata.metadata or {}
+            tables = list(batches(file, EXISTING_COLUMNS))
+        if sealed_to := metadata.get(NEXT_PARTITION_KEY):
+            self._sealed[uri] = sealed_to.decode()
+        for table in tables:
+            self._tables.register("batch", table)
+            self._tables.execute(_INSERT, [number])
+            self._tables.unregister("batch")
+        self._files[uri] = number
+        self._loaded += 1
 
 
 _REPLICAS: Final[dict[str, IndexReplica]] = {}

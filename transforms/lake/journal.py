@@ -1,20 +1,19 @@
 """The journal: decided rows of a run that has not ended, written before their objects are placed.
 
-A killed run leaves its journal. The next run takes over the rows that it would decide the same way,
-so that their objects are not read again, and learns of every object that was placed but has no row.
+It is a write-ahead log: an interrupted run leaves it, and `lake.recovery` brings what was placed into
+the index and removes every object that was placed and has no row.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from transforms.core.packed import pack, unpack
 from transforms.lake.files import list_files, put_if_absent
 from transforms.lake.index_files import parquet_bytes, readable
 from transforms.lake.layout import Layout
-from transforms.lake.schema import PARTITION, IndexRow, to_table
+from transforms.lake.schema import IndexRow, from_table, to_table
 from transforms.storage.base import has_same_content
 from transforms.storage.schemes import join, storage_of
 
@@ -24,35 +23,23 @@ class JournalRow:
     """A row that a run decided and began to place.
 
     Attributes:
-        row: with the `object_uri` where its object was to stand.
-        decided_by: digest of everything that decided it.
+        row: with the `object_uri` that its object was to have.
+        fingerprint: of everything that decided it; see `RouteConfig.fingerprint`.
     """
 
     row: IndexRow
     fingerprint: str
 
-    @staticmethod
-    def pack(entries: Iterable[JournalRow]) -> bytes:
-        """Return entries as bytes."""
-        return pack((entry.row.packed(), entry.fingerprint) for entry in entries)
 
-    @staticmethod
-    def unpack(packed: bytes) -> list[JournalRow]:
-        """Return what was packed by `pack`."""
-        return [JournalRow(IndexRow.unpacked(row), digest) for row, digest in unpack(packed)]
-
-    @property
-    def is_placed(self) -> bool:
-        """Whether the very bytes that were decided stand where the row says."""
-        uri = str(self.row.object_uri)
-        storage = storage_of(uri)
-        try:
-            found = storage.stat(uri)
-            return found is not None and has_same_content(
-                storage, found, str(self.row.content_sha256)
-            )
-        except OSError:
-            return False
+def is_placed(row: IndexRow, layout: Layout) -> bool:
+    """Whether the very bytes that were decided are where a row says."""
+    uri = layout.absolute(str(row.object_uri))
+    storage = storage_of(uri)
+    try:
+        found = storage.stat(uri)
+        return found is not None and has_same_content(storage, found, str(row.content_sha256))
+    except OSError:
+        return False
 
 
 def write_journal(layout: Layout, rows: Sequence[IndexRow], fingerprint: str) -> None:
@@ -68,23 +55,20 @@ def list_journal(layout: Layout) -> list[str]:
     return [found.uri for found in list_files(layout.journal, ".parquet")]
 
 
-def read_journal(uri: str) -> Iterator[JournalRow]:
-    """Read one file of the journal."""
+def read_journal(uri: str, layout: Layout) -> Iterator[JournalRow]:
+    """Read one file of the journal.
+
+    Raises:
+        DamagedFile: it cannot be read.
+    """
     fingerprint = uri.rpartition("/")[2].partition("-")[0]
     with readable(uri) as file:
-        for row in file.read().to_pylist():
-            taken_at = row.pop("ingested_at")
-            microseconds = int(taken_at.timestamp()) * 1_000_000 + taken_at.microsecond
-            fields = {**row, PARTITION: "", "ingested_at": microseconds}
-            yield JournalRow(IndexRow(**fields), fingerprint)
-
-
-def recovered_row(entry: JournalRow, run_id: str, ingest_date: str) -> IndexRow:
-    """Return the row as the run that takes it over writes it."""
-    return replace(entry.row, run_id=run_id, ingest_date=ingest_date)
+        for row in from_table(file.read(), ingest_date=""):
+            relative = replace(row, object_uri=layout.relative(str(row.object_uri)))  # of format 1
+            yield JournalRow(relative, fingerprint)
 
 
 def sweep_journal(layout: Layout) -> None:
-    """Remove the journal of a run whose rows all stand in the index."""
+    """Remove the journal of a run whose rows are all in the index."""
     for uri in list_journal(layout):
         storage_of(uri).remove(uri)

@@ -21,6 +21,7 @@ LOCK: Final = ".lock"
 WRITER_LOCK: Final = ".writer.lock"
 """File of each root that the one run routing into it holds locked, a stream as long as it goes on."""
 PARTITION_PREFIX: Final = "ingest_date="
+MARKER: Final = "lake.json"
 
 
 def is_lake_name(relative: str) -> bool:
@@ -70,9 +71,19 @@ class Layout:
         return join(self.root, "index")
 
     @property
-    def compaction(self) -> str:
-        """Folder of notes on index files whose rows others have taken over."""
-        return join(self.root, ".compaction")
+    def history(self) -> str:
+        """Folder of superseded rows."""
+        return join(self.root, "history")
+
+    @property
+    def rewrites(self) -> str:
+        """Folder of notes on index files that a rewrite has replaced; see `lake.rewrite`."""
+        return join(self.root, ".rewrite")
+
+    @property
+    def marker(self) -> str:
+        """File that makes a folder a lake; see `lake.marker`."""
+        return join(self.root, MARKER)
 
     @property
     def journal(self) -> str:
@@ -101,6 +112,18 @@ class Layout:
     def partition(self, ingest_date: str) -> str:
         """Folder of one day's index files."""
         return join(self.index, f"{PARTITION_PREFIX}{ingest_date}")
+
+    def history_partition(self, ingest_date: str) -> str:
+        """Folder of the superseded rows of one day."""
+        return join(self.history, f"{PARTITION_PREFIX}{ingest_date}")
+
+    def relative(self, uri: str) -> str:
+        """Return an object's name as the index holds it: below the root where it is there."""
+        return uri[len(self.root.rstrip("/")) + 1 :] if is_below(uri, self.root) else uri
+
+    def absolute(self, object_uri: str) -> str:
+        """Return where an `object_uri` of the index is, as a path or URI."""
+        return join(self.root, object_uri) if is_relative(object_uri) else object_uri
 
     def run_summary(self, run_id: str, *, complete: bool) -> str:
         """Name of a run's summary."""
@@ -132,3 +155,13 @@ class Layout:
         if destination not in SINKS:
             raise ValueError(f"no sink named {destination!r}")
         return self.sinks.get(destination, self.root)
+
+
+def is_relative(object_uri: str) -> bool:
+    """Whether an `object_uri` is relative to its lake."""
+    return not object_uri.startswith("/") and "://" not in object_uri
+
+
+def partition_of(uri: str) -> str:
+    """Return the day of the partition, YYYY-MM-DD, that an index file is in."""
+    return uri.rpartition("/")[0].rpartition(PARTITION_PREFIX)[2]

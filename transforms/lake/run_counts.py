@@ -1,17 +1,25 @@
-"""What a run came to, added up from its data rather than from metrics."""
+"""The counts of a run, read from the index: engines count again what they run again."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Final
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from transforms.core.object_ref import Failure
-from transforms.core.reasons import TERMS, Status
-from transforms.lake.schema import IndexRow
+from transforms.core.reasons import TERMS, Reason, Stage, Status
+from transforms.lake.index_files import batches, list_index, readable
+from transforms.lake.layout import Layout, partition_of
+from transforms.lake.schema import SEGMENT_MARK, IndexRow
 
 MAX_FAILURES_SHOWN: Final = 100
+COUNTED_COLUMNS: Final = (
+    "run_id", "object_key", "status", "stage", "reason", "destination", "conflict", "source_size_bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,3 +101,63 @@ class RunCounts:
         terms = " + ".join(f"{self.counts[term]} {term}" for term in TERMS)
         sign = "=" if self.balanced else "≠"
         return f"{self.counts['discovered']} discovered {sign} {terms}"
+
+
+def count_segments(uris: Iterable[str]) -> RunCounts:
+    """Return the counts of all rows of some index files.
+
+    Raises:
+        DamagedFile: one cannot be read.
+    """
+    counts = RunCounts()
+    for uri in sorted(set(uris)):
+        with readable(uri) as file:
+            counts = RunCounts.sum([counts, *map(_of_table, batches(file, COUNTED_COLUMNS))])
+    return counts
+
+
+def count_stream(layout: Layout, run_id: str, since: str, *, left: Set[str]) -> RunCounts:
+    """Return the counts of a stream's run.
+
+    Args:
+        layout: the lake.
+        run_id: of the run.
+        since: first partition that it may have written to, YYYY-MM-DD.
+        left: keys of objects that its sources emitted and that had no row when they stopped.
+    """
+    counts, late = RunCounts(), set(left)
+    for uri in list_index(layout):
+        if partition_of(uri) >= since:
+            with readable(uri) as file:
+                for rows in batches(file, COUNTED_COLUMNS):
+                    own = rows.filter(pc.starts_with(rows["run_id"], run_id + SEGMENT_MARK))
+                    counts = RunCounts.sum((counts, _of_table(own)))
+                    late -= set(own["object_key"].to_pylist())
+    discovered = sum(counts.counts.values()) + len(late)
+    failures = [Failure(key, Stage.INDEX, Reason.NO_ROW, "") for key in late]
+    return RunCounts.sum(
+        (
+            counts,
+            RunCounts.of_count("discovered", discovered),
+            *map(RunCounts.of_failure, failures),
+        )
+    )
+
+
+def _of_table(rows: pa.Table) -> RunCounts:
+    groups = rows.group_by(["status", "stage", "reason", "destination"]).aggregate(
+        [("source_size_bytes", "sum"), ("conflict", "sum"), ("run_id", "count")]
+    )
+    counts: Counter[str] = Counter()
+    destinations: Counter[str] = Counter()
+    reasons: Counter[tuple[str, str, str]] = Counter()
+    conflicts = size = 0
+    for group in groups.to_pylist():
+        number = group["run_id_count"]
+        counts[group["status"]] += number
+        reasons[group["status"], group["stage"], group["reason"]] += number
+        if group["status"] != Status.DUPLICATE:
+            destinations[group["destination"]] += number
+        conflicts += group["conflict_sum"] or 0
+        size += group["source_size_bytes_sum"]
+    return RunCounts(counts, destinations, reasons, conflicts, size)

@@ -18,7 +18,7 @@ from transforms.core.packed import pack, unpack
 from transforms.core.reasons import Status
 
 ROW_GROUP_ROWS: Final = 65_536
-WINDOW_MARK: Final = "."
+SEGMENT_MARK: Final = "."
 """Parts the run id of a stream from the number of a window."""
 PARTITION: Final = "ingest_date"
 """Stands in the folder name (hive style) and so not in the files."""
@@ -31,7 +31,7 @@ def _column(description: str, arrow_type: pa.DataType, *, required: bool = False
     return field(metadata=metadata) if required else field(default=None, metadata=metadata)
 
 
-_TEXT, _REAL, _INT = pa.string(), pa.float32(), pa.int32()
+_TEXT, _REAL, _INT, _TIME = pa.string(), pa.float32(), pa.int32(), pa.timestamp("us", tz="UTC")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,9 +52,7 @@ class IndexRow:
         required=True,
     )
     ingest_date: str = _column("Date given with --ingest_date; the partition", _TEXT, required=True)
-    ingested_at: int = _column(
-        "When the object was fetched, UTC", pa.timestamp("us", tz="UTC"), required=True
-    )
+    ingested_at: int = _column("When the object was fetched, UTC", _TIME, required=True)
     router_version: str = _column("Version of the router", _TEXT, required=True)
     source_uri: str = _column(
         "Where the object came from; may hold what its sender put in the file name",
@@ -70,7 +68,10 @@ class IndexRow:
     stage: str | None = _column("Step that decided the row; see docs/index-schema.md", _TEXT)
     reason: str | None = _column("Why; a closed list, see docs/index-schema.md", _TEXT)
     destination: str | None = _column("Sink: a label, review, not_xray or quarantine", _TEXT)
-    object_uri: str | None = _column("Where the object's bytes stand in the lake", _TEXT)
+    object_uri: str | None = _column(
+        "Where the object's bytes are: relative to the lake's root, absolute in a sink elsewhere",
+        _TEXT,
+    )
     conflict: bool | None = _column(
         "Other bytes are known under the same SOP Instance UID", pa.bool_()
     )
@@ -121,6 +122,14 @@ class IndexRow:
         "Photometric Interpretation (0028,0004)", _TEXT
     )
     number_of_frames: int | None = _column("Number of Frames (0028,0008), 1 where absent", _INT)
+    policy_id: str | None = _column(
+        "Policy in force, thresholds included: first 16 hex digits of its sha256", _TEXT
+    )
+    decided_by: str | None = _column(
+        "What decided the destination: model, policy or person; null where the object is unreadable",
+        _TEXT,
+    )
+    decided_at: int | None = _column("When the row was decided, UTC", _TIME)
 
     event_time: float | None = None
     """When the object came to be where it was found, seconds since 1970; no column of the index."""
@@ -202,6 +211,47 @@ def in_order(table: pa.Table) -> pa.Table:
     return table.take(pc.sort_indices(pa.table(versions), sort_keys=order))
 
 
+DECIDED_COLUMNS: Final = ("policy_id", "decided_by", "decided_at")
+"""What format 2 of the lake adds to the columns of format 1."""
+FORMAT_1_COLUMNS: Final = tuple(name for name in COLUMNS if name not in DECIDED_COLUMNS)
+
+_HISTORY_ONLY: Final = (
+    pa.field("superseded_at", _TIME, metadata={"description": "When the row was superseded, UTC"}),
+    pa.field(
+        "superseded_by", _TEXT, metadata={"description": "Run whose decision replaced the row"}
+    ),
+)
+HISTORY_SCHEMA: Final[pa.Schema] = pa.schema([*SCHEMA, *_HISTORY_ONLY])
+
+
+def conform(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """Return a table with the columns of a schema, in its order and types, and any others after.
+
+    A column that another release did not write is null; one that it has beyond ours is kept.
+    """
+    columns, extended = [], list(schema)
+    for column in schema:
+        if column.name in table.column_names:
+            columns.append(table[column.name].cast(column.type))
+        else:
+            columns.append(pa.nulls(len(table), column.type))
+    for column in table.schema:
+        if column.name not in schema.names and column.name != PARTITION:
+            extended.append(column)
+            columns.append(table[column.name])
+    return pa.Table.from_arrays(columns, schema=pa.schema(extended))
+
+
+def from_table(table: pa.Table, ingest_date: str) -> list[IndexRow]:
+    """Return the rows of a table, those columns of it that this release knows."""
+    known = conform(table).select(SCHEMA.names)
+    times = [name for name in SCHEMA.names if SCHEMA.field(name).type == _TIME]
+    for name in times:
+        position = known.column_names.index(name)
+        known = known.set_column(position, name, known[name].cast(pa.int64()))
+    return [IndexRow(ingest_date=ingest_date, **row) for row in known.to_pylist()]
+
+
 def missing_columns(names: Sequence[str]) -> list[str]:
-    """Return the contract's columns that a list of names lacks."""
-    return [name for name in COLUMNS if name not in names]
+    """Return the columns of every format of the lake that a list of names lacks."""
+    return [name for name in FORMAT_1_COLUMNS if name not in names]

@@ -1,11 +1,12 @@
-"""Audits a lake against the delivery contract, from the lake alone.
+"""Verifies a lake against the delivery contract, from the lake alone.
 
-The index and a listing of the objects become two tables of a database on disk, so that an audit's
-memory does not grow with the lake; each kind of breach is one query over them.
+The index, the history and a listing of the objects become tables of a database on disk, so that memory
+does not grow with the lake; each kind of violation is one query over them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -22,8 +23,10 @@ import pyarrow as pa
 from transforms.core.reasons import TERMS
 from transforms.lake import verify_queries as queries
 from transforms.lake.files import iter_files, list_files, read_bytes
-from transforms.lake.index_files import list_index, parquet_file
+from transforms.lake.index_files import DamagedFile, batches, list_index, readable
+from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
+from transforms.lake.marker import require_lake
 from transforms.lake.schema import PARTITION, missing_columns
 from transforms.storage.base import ObjectInfo, sha256_of
 from transforms.storage.local import path_to_uri, uri_to_path
@@ -52,20 +55,24 @@ class Violation:
 
 @dataclass
 class VerifyReport:
-    """What an audit found.
+    """What verification found.
 
     Attributes:
+        format: format of the lake.
         rows: rows of the index.
+        superseded_rows: rows of the history.
         objects: files among the lake's objects.
         runs: complete runs.
-        incomplete_runs: runs that ended incomplete; the next complete one makes up for them.
-        journal_files: of a run that was killed or goes on; the next run takes them over.
-        temporary_files: left by a killed run, or of one that goes on; the next run sweeps them.
-        conflicts: SOP Instance UIDs that stand for several contents; no breach, but worth a look.
-        breaches: all that must not be.
+        incomplete_runs: runs that ended incomplete since the last complete one.
+        journal_files: of a run in progress or an interrupted one; the next run recovers them.
+        temporary_files: of a run in progress or an interrupted one; the next run removes them.
+        conflicts: SOP Instance UIDs with several contents; not a violation, but worth a look.
+        violations: of the contract.
     """
 
+    format: int = 1
     rows: int = 0
+    superseded_rows: int = 0
     objects: int = 0
     runs: int = 0
     incomplete_runs: int = 0
@@ -80,7 +87,7 @@ class VerifyReport:
         return not self.violations
 
     def to_json(self) -> str:
-        """Return the audit for machines."""
+        """Return the report for machines."""
         return json.dumps({"holds": self.holds, **asdict(self)}, indent=2)
 
 
@@ -99,19 +106,24 @@ def verify_lake(
         progress: called now and then.
 
     Raises:
+        NotALake: there is no lake.
+        ForeignLake: the lake is of a later format than this release knows.
         OSError: the lake may not be listed.
     """
     layout = Layout(
         canonical(layout.root), {sink: canonical(root) for sink, root in layout.sinks.items()}
     )
-    found = VerifyReport()
-    with tempfile.TemporaryDirectory(prefix="audit-") as folder:
-        tables = duckdb.connect(Path(folder) / "audit.duckdb")
+    found = VerifyReport(format=require_lake(layout))
+    found.journal_files = len(list_files(layout.journal))
+    with tempfile.TemporaryDirectory(prefix="dicom-router-verify-") as folder:
+        tables = duckdb.connect(Path(folder) / "verify.duckdb")
         try:
             tables.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             tables.execute(queries.CREATE_TABLES)
             _load_rows(tables, layout, found, progress)
+            _load_history(tables, layout, found)
             _load_objects(tables, layout, found, progress)
+            _load_journal(tables, layout)
             _query(tables, found)
             _check_outside(tables, found)
             _check_runs(tables, layout, found)
@@ -119,7 +131,6 @@ def verify_lake(
                 _check_bytes(tables, found, progress)
         finally:
             tables.close()
-    found.journal_files = len(list_files(layout.journal))
     found.temporary_files = sum(
         len(list_files(layout.scratch(sink))) for sink in (None, *layout.sinks)
     )
@@ -129,37 +140,80 @@ def verify_lake(
 def _load_rows(
     tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport, progress: Progress
 ) -> None:
-    for uri in list_index(layout):
+    """Load the index as of one moment: a rewrite that replaces a listed file begins it anew."""
+    while True:
+        tables.execute("DELETE FROM rows")
+        found.rows = 0
+        violations: list[Violation] = []
         try:
-            with parquet_file(uri) as file:
-                if missing := missing_columns([*file.schema_arrow.names, PARTITION]):
-                    where = f"{uri}: {', '.join(missing)}"
-                    found.violations.append(
-                        Violation("columns missing in an index file", "", where)
-                    )
-                    continue
-                for batch in file.iter_batches(BATCH_ROWS, columns=queries.ROW_COLUMNS):
-                    _insert(tables, "rows", _with_place(pa.Table.from_batches([batch]), layout))
-                    found.rows += len(batch)
-                    progress("rows", found.rows)
-        except (OSError, ValueError):
-            found.violations.append(Violation("unreadable index file", "", uri))
+            for uri in list_index(layout):
+                found.rows += _load_file(tables, "rows", uri, layout, violations)
+                progress("rows", found.rows)
+        except FileNotFoundError:
+            continue
+        found.violations += violations
+        return
 
 
-def _with_place(rows: pa.Table, layout: Layout) -> pa.Table:
-    """Add each object's name as a listing gives it, and whether it stands in the lake."""
-    names = [_listed_name(uri, layout) for uri in rows["object_uri"].to_pylist()]
+def _load_history(tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport) -> None:
+    for file in list_files(layout.history, ".parquet"):
+        found.superseded_rows += _load_file(tables, "history", file.uri, layout, found.violations)
+
+
+def _load_file(
+    tables: duckdb.DuckDBPyConnection,
+    name: str,
+    uri: str,
+    layout: Layout,
+    violations: list[Violation],
+) -> int:
+    """Load one Parquet file into a table; returns the number of its rows.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    number = 0
+    try:
+        with readable(uri) as file:
+            if missing := missing_columns([*file.schema_arrow.names, PARTITION]):
+                where = f"{layout.relative(uri)}: {', '.join(missing)}"
+                violations.append(Violation("columns missing in an index file", "", where))
+            for batch in batches(file, queries.ROW_COLUMNS):
+                _insert(tables, name, _with_location(batch, layout))
+                number += len(batch)
+    except DamagedFile:
+        violations.append(Violation("unreadable index file", "", layout.relative(uri)))
+    return number
+
+
+def _with_location(rows: pa.Table, layout: Layout) -> pa.Table:
+    """Make object URIs absolute, and add each object's name as a listing gives it."""
+    uris = [None if u is None else layout.absolute(u) for u in rows["object_uri"].to_pylist()]
+    names = [_listed_name(uri, layout) for uri in uris]
     inside = [name is not None and layout.holds(name) for name in names]
-    return rows.append_column("object", pa.array(names, pa.string())).append_column(
-        "inside", pa.array(inside, pa.bool_())
+    position = rows.column_names.index("object_uri")
+    return (
+        rows.set_column(position, "object_uri", pa.array(uris, pa.string()))
+        .append_column("object", pa.array(names, pa.string()))
+        .append_column("inside", pa.array(inside, pa.bool_()))
     )
 
 
 def _listed_name(uri: str | None, layout: Layout) -> str | None:
-    """A lake may be reached by another name, through a link, than when it was written."""
+    """Return the name that a listing gives: a lake of format 1 may be reached by another name, a link."""
     if uri is None or layout.holds(uri) or not is_local(uri):
         return uri
     return path_to_uri(os.path.realpath(uri_to_path(uri)))
+
+
+def _load_journal(tables: duckdb.DuckDBPyConnection, layout: Layout) -> None:
+    """Load the objects that a run in progress, or an interrupted one, has begun to place."""
+    for uri in list_journal(layout):
+        with contextlib.suppress(DamagedFile, FileNotFoundError):  # swept meanwhile
+            placed = [
+                layout.absolute(str(entry.row.object_uri)) for entry in read_journal(uri, layout)
+            ]
+            _insert(tables, "journal", pa.table({"object": pa.array(placed, pa.string())}))
 
 
 def _load_objects(
@@ -178,14 +232,15 @@ def _load_objects(
 
 
 def _query(tables: duckdb.DuckDBPyConnection, found: VerifyReport) -> None:
-    for kind, query in queries.VIOLATIONS.items():
+    by_format = queries.SECOND_ROW if found.format > 1 else queries.SECOND_ROW_FORMAT_1
+    for kind, query in {**queries.VIOLATIONS, "second row for one source": by_format}.items():
         for key, where in tables.execute(query).fetchall():
             found.violations.append(Violation(kind, key, where))
     found.conflicts = [uid for (uid,) in tables.execute(queries.CONFLICTS).fetchall()]
 
 
 def _check_outside(tables: duckdb.DuckDBPyConnection, found: VerifyReport) -> None:
-    """Objects that were only indexed, or stand in sinks that the policy at hand does not name."""
+    """Check objects that were only indexed, or are in sinks that the policy at hand does not name."""
     for violation in _in_threads(tables, queries.EXTERNAL_OBJECTS, _external_violation):
         found.violations.append(violation)
 
@@ -221,28 +276,34 @@ def _check_bytes(
 
 
 def _check_runs(tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport) -> None:
-    of_runs: dict[tuple[str, str], int] = {
+    rows_of_runs: dict[tuple[str, str], int] = {
         (run, status): number
         for run, status, number in tables.execute(queries.ROWS_OF_RUNS).fetchall()
     }
+    complete: list[str] = []
+    incomplete: list[str] = []
     for summary in list_files(layout.runs, ".json"):
         if is_below(summary.uri, layout.metrics):
             continue
+        run_id = summary.uri.rpartition("/")[2].removesuffix(".json")
         if is_below(summary.uri, layout.incomplete_runs):
-            found.incomplete_runs += 1
+            incomplete.append(run_id)
             continue
-        found.runs += 1
-        found.violations += _run_violations(summary, of_runs)
-    if not found.runs and not found.incomplete_runs:
-        found.violations.append(Violation("no run summary: is this a lake?", "", layout.runs))
+        complete.append(run_id)
+        found.violations += _run_violations(summary, rows_of_runs)
+    found.runs = len(complete)
+    last = max(complete, default="")
+    found.incomplete_runs = sum(run_id > last for run_id in incomplete)
+    if not complete and not incomplete and not found.journal_files and found.format == 1:
+        found.violations.append(Violation("no run summary", "", layout.relative(layout.runs)))
 
 
 def _run_violations(
     summary: ObjectInfo, of_runs: dict[tuple[str, str], int]
 ) -> Iterator[Violation]:
     try:
-        said = json.loads(read_bytes(summary.uri))
-        run, counts = said["run_id"], said["counts"]
+        content = json.loads(read_bytes(summary.uri))
+        run, counts = content["run_id"], content["counts"]
         balanced = counts["discovered"] == sum(counts[term] for term in TERMS)
         indexed = all(of_runs.get((run, term), 0) == counts[term] for term in queries.STATUSES)
     except (OSError, ValueError, KeyError, TypeError):

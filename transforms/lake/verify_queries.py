@@ -1,4 +1,4 @@
-"""What an audit asks of a lake's rows and objects, in DuckDB's SQL.
+"""The queries of verification over a lake's rows and objects, in DuckDB's SQL.
 
 Quarantined rows are not grouped: damaged bytes have no identity.
 """
@@ -8,16 +8,20 @@ from __future__ import annotations
 from typing import Final
 
 from transforms.core.reasons import Status
-from transforms.lake.schema import WINDOW_MARK
+from transforms.lake.schema import SEGMENT_MARK
 
 STATUSES: Final = tuple(str(status) for status in Status)
 ROW_COLUMNS: Final = (
     "run_id object_key source_uri source_version source_size_bytes model_id status stage reason "
     "destination object_uri content_sha256 sop_instance_uid series_instance_uid "
-    "study_instance_uid conflict"
+    "study_instance_uid conflict superseded_at"
 ).split()
 
-_TYPES: Final = {"source_size_bytes": "BIGINT", "conflict": "BOOLEAN"}
+_TYPES: Final = {
+    "source_size_bytes": "BIGINT",
+    "conflict": "BOOLEAN",
+    "superseded_at": "TIMESTAMPTZ",
+}
 _COLUMNS: Final = ", ".join(f"{name} {_TYPES.get(name, 'VARCHAR')}" for name in ROW_COLUMNS)
 _NAMED: Final = ", ".join(f"'{status}'" for status in STATUSES)
 _GROUPED: Final = f"status <> '{Status.QUARANTINED}' AND sop_instance_uid IS NOT NULL"
@@ -26,6 +30,8 @@ _FILE: Final = "'~' || left(content_sha256, 16) || '.dcm'"
 
 CREATE_TABLES: Final = f"""
 CREATE TABLE rows ({_COLUMNS}, object VARCHAR, inside BOOLEAN);
+CREATE TABLE history ({_COLUMNS}, object VARCHAR, inside BOOLEAN);
+CREATE TABLE journal (object VARCHAR);
 CREATE TABLE objects (uri VARCHAR, size BIGINT);
 """
 
@@ -37,10 +43,6 @@ VIOLATIONS: Final = {
         WHERE coalesce(stage, '') = '' OR coalesce(reason, '') = ''""",
     "row without an object": """
         SELECT object_key, '' FROM rows WHERE coalesce(object_uri, '') = ''""",
-    "second row for one source": """
-        SELECT object_key, '' FROM rows
-        GROUP BY object_key, source_uri, source_version, coalesce(model_id, '')
-        HAVING count(*) > 1""",
     "same content routed twice in a run": f"""
         SELECT min(object_key), '' FROM rows WHERE {_FIRST}
         GROUP BY sop_instance_uid, content_sha256, run_id, coalesce(model_id, '')
@@ -50,14 +52,14 @@ VIOLATIONS: Final = {
         ANTI JOIN (SELECT sop_instance_uid, content_sha256 FROM rows WHERE {_FIRST})
         USING (sop_instance_uid, content_sha256)
         WHERE {_GROUPED} AND status = '{Status.DUPLICATE}'""",
-    "conflict not said": f"""
+    "conflict not flagged": f"""
         SELECT object_key, '' FROM rows
         SEMI JOIN (
             SELECT sop_instance_uid, run_id FROM rows WHERE {_GROUPED}
             GROUP BY ALL HAVING count(DISTINCT content_sha256) > 1
         ) USING (sop_instance_uid, run_id)
         WHERE {_GROUPED} AND NOT coalesce(conflict, false)""",
-    "object stands where its row does not say": f"""
+    "object is not where its row says": f"""
         SELECT object_key, '' FROM rows
         WHERE object_uri <> source_uri AND NOT CASE
             WHEN status = '{Status.QUARANTINED}' THEN ends_with(
@@ -82,9 +84,21 @@ VIOLATIONS: Final = {
         JOIN objects ON rows.object = objects.uri
         WHERE size <> source_size_bytes""",
     "object without a row": """
-        SELECT '', uri FROM objects ANTI JOIN rows ON rows.object = objects.uri""",
+        SELECT '', uri FROM objects
+        ANTI JOIN rows ON rows.object = objects.uri
+        ANTI JOIN journal ON journal.object = objects.uri""",
+    "superseded row without a current one": """
+        SELECT object_key, '' FROM history
+        ANTI JOIN rows USING (source_uri, source_version)""",
 }
-"""Query of each kind of breach: object key, and a file of the lake."""
+"""Query of each kind of violation: object key, and a file of the lake."""
+
+SECOND_ROW: Final = """
+SELECT object_key, '' FROM rows
+GROUP BY object_key, source_uri, source_version HAVING count(*) > 1"""
+SECOND_ROW_FORMAT_1: Final = """
+SELECT object_key, '' FROM rows
+GROUP BY object_key, source_uri, source_version, coalesce(model_id, '') HAVING count(*) > 1"""
 
 CONFLICTS: Final = f"""
 SELECT DISTINCT sop_instance_uid FROM rows WHERE {_GROUPED} AND conflict ORDER BY 1"""
@@ -99,4 +113,12 @@ WHERE object <> '' AND (uri IS NOT NULL OR NOT inside)
 GROUP BY object, content_sha256"""
 
 ROWS_OF_RUNS: Final = f"""
-SELECT split_part(run_id, '{WINDOW_MARK}', 1), status, count(*) FROM rows GROUP BY ALL"""
+WITH written AS (
+    SELECT split_part(run_id, '{SEGMENT_MARK}', 1) AS run, source_uri, source_version,
+        arg_min(status, coalesce(superseded_at, 'infinity'::TIMESTAMPTZ)) AS status
+    FROM (SELECT * FROM rows UNION ALL SELECT * FROM history)
+    GROUP BY ALL
+)
+SELECT run, status, count(*) FROM written GROUP BY ALL"""
+"""How many rows of each status each run has written, as they were then: a row whose first was decided
+again is in the history too."""

@@ -17,7 +17,14 @@ from transforms.config.route_config import COPY, RouteConfig
 from transforms.core.error_reasons import read_failure
 from transforms.core.object_ref import ObjectRef
 from transforms.core.read_object import hash_ref, open_ref, read_ref, require_unchanged
-from transforms.core.reasons import InvalidObject, ProcessingFailure, Reason, Stage, Status
+from transforms.core.reasons import (
+    BY_POLICY,
+    InvalidObject,
+    ProcessingFailure,
+    Reason,
+    Stage,
+    Status,
+)
 from transforms.core.shared_bytes import SharedBytes, map_bytes
 from transforms.imaging.header import Header, read_header, require_uids
 from transforms.imaging.header_label import header_label
@@ -49,6 +56,7 @@ class ExamineOptions:
         frame_number: Frame of multi-frame objects to classify, from 1.
         limits: Resource limits of an object.
         radiographs: Criteria for projection radiographs.
+        policy_id: Id of the policy in force.
         adult_from_years: Age from which a chest is adult.
         cache_objects: Whether to keep the bytes in `OBJECT_CACHE` for placement.
         scratch: Folder on the lake's disk for cached bytes, or None to cache them in memory.
@@ -63,6 +71,7 @@ class ExamineOptions:
     frame_number: int
     limits: Limits
     radiographs: RadiographTable
+    policy_id: str
     adult_from_years: float
     cache_objects: bool
     scratch: str | None
@@ -79,6 +88,7 @@ class ExamineOptions:
             frame_number=config.frame_number,
             limits=config.limits,
             radiographs=config.policy.radiographs,
+            policy_id=config.policy_id,
             adult_from_years=config.policy.adult_from_years,
             cache_objects=config.placement == COPY,
             scratch=config.layout.local_scratch,
@@ -170,15 +180,18 @@ def _hash_and_describe(
 
 def new_row(ref: ObjectRef, options: ExamineOptions) -> IndexRow:
     """Return the index row of an object before it is read."""
+    now = time.time_ns() // 1000
     return IndexRow(
         run_id=options.run_id,
         object_key=ref.key,
         ingest_date=options.ingest_date,
-        ingested_at=time.time_ns() // 1000,
+        ingested_at=now,
         router_version=options.router_version,
         source_uri=ref.uri,
         source_version=ref.version,
         source_size_bytes=ref.size,
+        policy_id=options.policy_id,
+        decided_at=now,
         event_time=ref.modified,
     )
 
@@ -234,6 +247,7 @@ def _not_xray(row: IndexRow, reason: Reason) -> IndexRow:
         reason=reason,
         destination=NOT_XRAY,
         conflict=False,
+        decided_by=BY_POLICY,
     )
 
 
