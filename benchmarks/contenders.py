@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import JPEGLosslessSV1
 
 from models.bundle import load_network, read_info

@@ -20,7 +20,7 @@ import pydicom
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from pydicom.data import get_testdata_file
-from pydicom.pixels import apply_voi_lut
+from pydicom.pixels.processing import apply_voi_lut
 from pydicom.uid import ComputedRadiographyImageStorage, generate_uid
 
 TARGET: Final = Path(__file__).parent / "images" / "decisions.png"

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Set
+from typing import Any, NamedTuple
 
 import imagecodecs
 import numpy as np
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     HTJ2KLossless,
@@ -44,7 +45,7 @@ class Killer(NamedTuple):
     """A crafted object, and what may be said of it."""
 
     data: bytes
-    reasons: set[Reason | None]
+    reasons: Set[Reason | None]
 
 
 def inserted(junk: bytes) -> bytes:
@@ -77,11 +78,11 @@ def deflated(data_set: bytes) -> bytes:
 
 
 def encapsulated(
-    stream: bytes, syntax: str, pixels: np.ndarray = PIXELS_8, **elements: object
+    stream: bytes, syntax: str, pixels: np.ndarray = PIXELS_8, **elements: Any
 ) -> bytes:
     """An object as of some pixels, whose pixel data is this one stream, whatever it is."""
     ds = dataset(pixels, syntax=JPEGBaseline8Bit, **elements)
-    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
     ds.PixelData = encapsulate([stream])
     ds["PixelData"].is_undefined_length = True
     return to_bytes(ds)

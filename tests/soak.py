@@ -171,8 +171,8 @@ def main() -> int:
     _, baseline_s = finish(source, baseline_lake)
     total = placed(baseline_lake)
     print(f"{args.objects} objects; the baseline run places {total} in {baseline_s:.1f} s")
-    headings = (("kills", 6), ("placed", 8), ("recovered", 11), ("last run", 10))
-    headings += (("lost", 6), ("duplicated", 12), ("corrupted", 11), ("", 8))
+    headings = [("kills", 6), ("placed", 8), ("recovered", 11), ("last run", 10)]
+    headings += [("lost", 6), ("duplicated", 12), ("corrupted", 11), ("", 8)]
     print("".join(f"{heading:>{width}}" for heading, width in headings))
     trials: list[Trial] = []
     while sum(t.kills for t in trials) < args.kills:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     JPEG2000,
+    UID,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -56,7 +58,7 @@ def dataset(
     """A DX object. `name` makes its UIDs; `elements` are keywords to set, or None to delete."""
     pixels = image() if pixels is None else pixels
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = syntax
+    meta.TransferSyntaxUID = UID(syntax)
     ds = FileDataset(
         "",
         {},
@@ -94,7 +96,7 @@ def dataset(
             setattr(ds, keyword, value)
     if "SOPClassUID" in ds:
         meta.MediaStorageSOPClassUID = ds.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = f"{ROOT}.3.{name}"
+    meta.MediaStorageSOPInstanceUID = UID(f"{ROOT}.3.{name}")
     return ds
 
 
@@ -123,12 +125,13 @@ def _set_pixels(ds: FileDataset, pixels: np.ndarray, syntax: str) -> None:
         return
     if encode := _ENCODERS.get(syntax):
         frames = pixels if pixels.ndim == 3 and ds.SamplesPerPixel == 1 else [pixels]
-        ds.PixelData = encapsulate([encode(frame) for frame in frames])
+        ds.PixelData = encapsulate([bytes(encode(frame)) for frame in frames])
         ds["PixelData"].VR = "OB"
         ds["PixelData"].is_undefined_length = True
         return
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    ds.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    big_endian = syntax == ExplicitVRBigEndian
+    dtype = pixels.dtype.newbyteorder(">" if big_endian else "<")
+    ds.PixelData = pixels.astype(dtype).tobytes()
     ds["PixelData"].VR = "OW" if ds.BitsAllocated > 8 else "OB"
 
 
@@ -138,7 +141,7 @@ def _baseline(frame: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-_ENCODERS = {
+_ENCODERS: dict[str, Callable[[np.ndarray], bytes | bytearray]] = {
     JPEGBaseline8Bit: _baseline,
     JPEGExtended12Bit: lambda a: imagecodecs.jpeg8_encode(a, level=95, bitspersample=12),
     JPEGLossless: lambda a: imagecodecs.jpeg8_encode(a, lossless=True, bitspersample=12),

@@ -201,7 +201,14 @@ def _configuration(folder: Path, rest: int, rpc: int, blobs: int) -> dict[str, o
 def _memory_parameters(kind: str, configuration: Path) -> tuple[list[str], list[str]]:
     """Return JVM and process options, from the helper of Flink's own start script."""
     (dist,) = (HOME / "lib").glob("flink-dist-*.jar")
-    folders = ["--configDir", configuration, "--binDir", HOME / "bin", "--libDir", HOME / "lib"]
+    folders = [
+        "--configDir",
+        str(configuration),
+        "--binDir",
+        f"{HOME}/bin",
+        "--libDir",
+        f"{HOME}/lib",
+    ]
     helper = "org.apache.flink.runtime.util.bash.BashJavaUtils"
     classes = f"{HOME / 'bin' / 'bash-java-utils.jar'}:{dist}"
     command = ["java", "-cp", classes, helper, f"GET_{kind.upper()}_RESOURCE_PARAMS", *folders]

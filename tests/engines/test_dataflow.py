@@ -18,6 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, 
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.pipeline_context import PipelineContext
+from apache_beam.runners.runner import create_runner
 
 from pipeline import runners
 from pipeline.cli import main
@@ -55,7 +56,8 @@ def job() -> Callable[..., Any]:
         given = [*OPTIONS, *(options or []), "--dry_run=true"]
         beam_options = beam_options_of(given, "DataflowRunner")
         beam_options.view_as(StandardOptions).streaming = config.is_streaming
-        job = attach(beam.Pipeline(options=beam_options), config).run().job
+        result: Any = attach(beam.Pipeline(options=beam_options), config).run()
+        job = result.job
         job.proto.environment = apiclient.Environment(
             proto_pipeline_staged_url="gs://hospital-tmp/pipeline.pb",
             packages=[],
@@ -126,7 +128,7 @@ def test_main_is_not_pickled(default_job: Any) -> None:
 
 def test_every_step_is_deserialized_from_the_proto(default_job: Any) -> None:
     rebuilt = beam.Pipeline.from_runner_api(
-        default_job.proto_pipeline, "FnApiRunner", PipelineOptions()
+        default_job.proto_pipeline, create_runner("FnApiRunner"), PipelineOptions()
     )
     assert rebuilt.to_runner_api().components.transforms
 

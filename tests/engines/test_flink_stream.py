@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,14 @@ class Job:
             time.sleep(0.2)
 
 
+def has_placed(lake: Path, objects: float) -> bool:
+    return soak.placed(lake) > objects
+
+
+def is_restored(cluster: Cluster, before: int) -> bool:
+    return restores(cluster) > before
+
+
 def restores(cluster: Cluster) -> int:
     """Return how often a job was restored from a checkpoint or savepoint, by the JobManager's log."""
     return len(
@@ -118,16 +127,14 @@ def test_kills_and_a_savepoint_resumed_with_another_model(
             job.wait_for_checkpoints(stream)
             restored = restores(cluster)
             copy_images(images, folder, start, start + 60)
-            stream.wait_until(
-                lambda end=start + 10: soak.placed(lake) > end * 0.8, "objects placed"
-            )
+            stream.wait_until(partial(has_placed, lake, 0.8 * (start + 10)), "objects placed")
             cluster.kill(killed)
             if killed == "tm":
                 cluster.start("tm")
             else:
                 cluster.start_pool()
             stream.wait_for_rows(start + 60)
-            stream.wait_until(lambda r=restored: restores(cluster) > r, "a restore")
+            stream.wait_until(partial(is_restored, cluster, restored), "a restore")
             assert job.checkpoints["restored"] > 0
             print(f"job {job.id}: {killed} killed, restored; checkpoints {job.checkpoints}")
         copy_images(images, folder, 180, 200)

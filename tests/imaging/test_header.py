@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
@@ -18,7 +19,7 @@ from transforms.imaging.radiograph_table import RadiographTable
 from transforms.lake.schema import IndexRow
 
 
-def header(**elements: object) -> Header:
+def header(**elements: Any) -> Header:
     return read_header(parse(to_bytes(dataset(**elements)), Limits()))
 
 

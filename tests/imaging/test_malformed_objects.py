@@ -50,8 +50,8 @@ def reason_of(data: bytes) -> Reason:
     return caught.value.reason
 
 
-def with_codestream(codestream: bytes, syntax: str, **elements: object) -> bytes:
-    return encapsulated(codestream, syntax, PIXELS_8, **elements)
+def with_codestream(codestream: bytes | bytearray, syntax: str, **elements: object) -> bytes:
+    return encapsulated(bytes(codestream), syntax, PIXELS_8, **elements)
 
 
 def test_codestreams_that_crashed_a_codec() -> None:
@@ -286,7 +286,7 @@ def test_lossless_color_jpeg_is_decoded() -> None:
     ds = dataset(color)
     ds.file_meta.TransferSyntaxUID = JPEGLosslessSV1
     stream = imagecodecs.jpeg8_encode(color, lossless=True, predictor=1, colorspace="RGB")
-    ds.PixelData = encapsulate([stream])
+    ds.PixelData = encapsulate([bytes(stream)])
     ds["PixelData"].is_undefined_length = True
     assert np.abs(preprocessed(to_bytes(ds)) - preprocessed(dicom_bytes(color))).max() <= 1
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.uid import (
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -145,7 +147,7 @@ def test_invalid_uids_are_rejected(keyword: str, value: str | None, reason: Reas
     ],
     ids=str,
 )
-def test_pixel_descriptions_are_validated(change: dict[str, object], reason: Reason | None) -> None:
+def test_pixel_descriptions_are_validated(change: dict[str, Any], reason: Reason | None) -> None:
     data = dicom_bytes(**change)
     if reason is None:  # the first frame is complete
         assert read_image(data, 224).size
@@ -155,7 +157,7 @@ def test_pixel_descriptions_are_validated(change: dict[str, object], reason: Rea
 
 def test_an_unsupported_transfer_syntax_is_rejected() -> None:
     ds = dataset(syntax=RLELossless)
-    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"  # MPEG2
+    ds.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.100")  # MPEG2
     assert reason_of(to_bytes(ds)) is Reason.UNSUPPORTED_SYNTAX
 
 

@@ -114,7 +114,7 @@ def test_opinions_are_means_of_softened_probabilities_and_leave_films_alone() ->
     assert torch.equal(images, before)
     with torch.no_grad():
         logits = [network.logits(images) / TEMPERATURE for network in networks]
-    expected = sum(part.softmax(1) for part in logits) / 2
+    expected = torch.stack([part.softmax(1) for part in logits]).mean(0)
     assert torch.allclose(found, expected, atol=1e-6)
     assert torch.allclose(distillation_loss(logits[0] * TEMPERATURE, logits[0].softmax(1)),
                           torch.zeros(3), atol=1e-5)  # fmt: skip

@@ -215,7 +215,8 @@ def test_bundles_become_one_that_routes(
     three = str(tmp_path / "three")
     again = ["calibrate", "--data", str(manifest), "--model", joined, "--ensemble", bundles[1]]
     assert main([*again, "--output", three, "--holdout_bundles", joined]) == 0
-    assert len(load_network(three).ood or ()) == 3
+    ood = load_network(three).ood
+    assert isinstance(ood, MaxVirtualLogit) and len(ood) == 3
     assert read_info(three).members == (32, 48, 48)
     assert len(read_info(three).training["members"]) == 3
     assert main(["evaluate", "--model", three, "--data", str(manifest), "--output", three]) == 0

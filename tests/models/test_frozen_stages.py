@@ -68,7 +68,7 @@ def test_statistics_settle_and_the_maps_stay_the_same(architecture: str) -> None
     assert (frozen.fused is not None) == (architecture != "test_efficientnet")
     maps = frozen.feature_maps(images)
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-3)
-    maps.sum().backward()
+    maps.sum().backward()  # type: ignore[no-untyped-call]
     network.train()
     frozen.freeze_statistics(SIDE)
     later = network.backbone.blocks[-1].state_dict()

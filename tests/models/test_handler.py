@@ -41,7 +41,10 @@ def images(count: int) -> list[np.ndarray]:
 
 
 def served(network: BodyPartClassifier) -> ReloadingModel:
-    return ReloadingModel(LoadedBundle(network, read_info(DEFAULT_BUNDLE)), load_network, None, 0)
+    def load(uri: str) -> LoadedBundle:
+        return LoadedBundle(load_network(uri), read_info(uri))
+
+    return ReloadingModel(LoadedBundle(network, read_info(DEFAULT_BUNDLE)), load, None, 0)
 
 
 def inferences(handler, model, batch) -> list:
@@ -144,9 +147,14 @@ def test_halving_frees_memory_on_a_device(handler, model, monkeypatch) -> None:
     monkeypatch.setattr(BodyPartClassifier, "device", Device())
     monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **k: self)
     pinned: list[torch.Tensor] = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+
+    def pin(self: torch.Tensor) -> torch.Tensor:
+        pinned.append(self)
+        return self
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    small.forward = forward  # type: ignore[method-assign]
+    small.forward = forward  # type: ignore[assignment, method-assign]
     results = inferences(handler, served(small), images(9))
     assert not any(isinstance(r, InferenceError) for r in results)
     assert max(seen) == 32

@@ -42,6 +42,7 @@ def test_the_score_is_the_residual_against_the_energy(
     network: BodyPartClassifier, images: torch.Tensor
 ) -> None:
     ood = fit_virtual_logit(network, images)
+    assert ood is not None
     with torch.inference_mode():
         seen = network.features(images)
         features = seen.numpy().astype(np.float64)
@@ -98,7 +99,7 @@ def test_a_network_with_a_longer_head_keeps_the_energy(images: torch.Tensor) -> 
     inputs = torch.nn.functional.interpolate(images[:8].float(), 64).to(torch.uint8)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
-            module.running_mean += 1.0
+            module.running_mean.add_(1.0)
     assert fit_virtual_logit(network, inputs) is None
 
 

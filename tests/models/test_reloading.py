@@ -10,7 +10,7 @@ import pytest
 
 from models.bundle import BUNDLE_FILE, WEIGHTS_FILE, read_info
 from models.default_bundle import DEFAULT_BUNDLE
-from models.handler import RadiographModelHandler
+from models.handler import ModelOutput, RadiographModelHandler
 from models.reloading import ReloadingModel
 from tests.models.test_handler import images
 
@@ -100,6 +100,7 @@ def test_rows_take_the_thresholds_of_the_bundle_that_decided(
     drop(tmp_path, "strict", thresholds=thresholds, ood_threshold=-5.0)
     clock.now += 31
     (result,) = handler.run_inference(images(1), model)
+    assert isinstance(result.inference, ModelOutput)
     assert result.inference.thresholds == thresholds
     assert result.inference.ood_threshold == -5.0
     assert result.model_id == read_info(str(tmp_path / "strict")).model_id

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from apache_beam.metrics.cells import DistributionData, DistributionResult
 from apache_beam.metrics.execution import MetricKey, MetricResult
-from apache_beam.metrics.metric import MetricName
+from apache_beam.metrics.metricbase import MetricName
 from apache_beam.runners.portability.fn_api_runner.fn_runner import RunnerResult
+from apache_beam.runners.runner import PipelineResult
 from pydicom.uid import CTImageStorage
 
 from pipeline import metrics_report
@@ -164,8 +165,11 @@ def test_a_run_completes_if_metrics_cannot_be_written(
     assert summary["metrics"]["counters"]["discovered"] == len(sizes)
 
 
-class EngineResult:
+class EngineResult(PipelineResult):
     """A result as engines return it: by step, with committed or only attempted values."""
+
+    def __init__(self) -> None:
+        super().__init__("DONE")  # type: ignore[no-untyped-call]
 
     def metrics(self) -> EngineResult:
         return self

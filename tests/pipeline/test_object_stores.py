@@ -216,8 +216,8 @@ def test_what_was_written_though_it_was_reported_failed_is_not_forgotten(
 
     real, lake = place.place, f"{store.root}/lake"
 
-    def write_and_fail(row, config):
-        real(row, config)
+    def write_and_fail(*arguments):
+        real(*arguments)
         raise ProcessingFailure(Stage.PLACE, Reason.WRITE_FAILED)
 
     monkeypatch.setattr(place, "place", write_and_fail)

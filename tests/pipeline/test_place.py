@@ -36,7 +36,9 @@ def config(tmp_path: Path, source: Path) -> RouteConfig:
 def decided_row(config: RouteConfig, source: Path, number: int) -> IndexRow:
     path = source / f"{number}.dcm"
     path.write_bytes(dicom_bytes(image(number, (64, 48)), name=str(number)))
-    ref = ObjectRef.of(storage_of(str(path)).stat(str(path)))
+    found = storage_of(str(path)).stat(str(path))
+    assert found is not None
+    ref = ObjectRef.of(found)
     options = ExamineOptions.from_config(config)
     with read_ref(ref) as data:
         row = replace(new_row(ref, options), content_sha256=data.sha256())

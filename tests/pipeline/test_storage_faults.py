@@ -123,8 +123,9 @@ def test_a_source_that_is_removed_meanwhile_fails_alone(
     images: Path, lake: Lake, route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import transforms.fetch as fetch
+    from transforms.sandbox.examine import examine
 
-    gone, real = images / "3.dcm", fetch.examine
+    gone, real = images / "3.dcm", examine
 
     def remove_first(ref, *rest):
         if ref.uri == str(gone):

@@ -7,12 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.leftovers import name_of_dead_process
-from transforms.storage import temporary
 from transforms.storage.processes import boottime, is_running, start_ticks
 from transforms.storage.temporary import (
     is_abandoned,
@@ -121,7 +121,7 @@ def test_names_differ_and_change_with_the_process() -> None:
 def test_a_temporary_folder_is_for_this_user_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(temporary.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder = temporary_folder()
     assert folder.parent == tmp_path
     assert folder.stat().st_mode & 0o777 == 0o700
