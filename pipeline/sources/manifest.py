@@ -16,6 +16,7 @@ from apache_beam.pvalue import DoOutputsTuple, PBegin
 
 from pipeline.sources.outputs import REFS, to_output
 from transforms.config.route_config import RouteConfig
+from transforms.core.batch_sizes import MANIFEST_LOOKUP_BATCH
 from transforms.core.errors import UsageError
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
 from transforms.lake.files import read_bytes
@@ -25,7 +26,6 @@ from transforms.storage.schemes import absolute, storage_of, uri_problem
 STANDARD_INPUT: Final = "-"
 COLUMNS: Final = ("uri", "source_uri", "path", "file")
 """Accepted names of the URI column in CSV and Parquet, in order of precedence."""
-LOOKUP_BATCH_SIZE: Final = 64
 LOOKUP_THREADS: Final = 16
 """Lookups in parallel: a store's latency, not its bandwidth, limits them."""
 
@@ -51,7 +51,7 @@ class ReadManifests(beam.PTransform[PBegin, DoOutputsTuple]):
             | "Reshuffle" >> beam.Reshuffle()
             | "Batch"
             >> beam.BatchElements(
-                min_batch_size=LOOKUP_BATCH_SIZE, max_batch_size=LOOKUP_BATCH_SIZE
+                min_batch_size=MANIFEST_LOOKUP_BATCH, max_batch_size=MANIFEST_LOOKUP_BATCH
             )
             | "LookUp"
             >> beam.FlatMap(_look_up, self.config)

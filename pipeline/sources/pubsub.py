@@ -19,14 +19,13 @@ from pipeline.sources.outputs import to_output
 from pipeline.sources.poller import Poller
 from pipeline.sources.retry_pending import PendingObject
 from transforms.config.route_config import RouteConfig
+from transforms.core.batch_sizes import PUBSUB_ACK_BATCH, PUBSUB_PULL_BATCH
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import Reason
 from transforms.lake.dead_letters import write_dead_letter
 from transforms.storage.schemes import storage_of
 
 FINALIZE: Final = "OBJECT_FINALIZE"
-PULL_BATCH_SIZE: Final = 1000
-ACK_BATCH_SIZE: Final = 1000
 PULL_TIMEOUT_S: Final = 2.0
 LOG: Final = logging.getLogger("dicom_router")
 
@@ -110,7 +109,7 @@ class Subscription(Poller):
     def _pull(self) -> Iterator[Any]:
         until = self._clock() + max(PULL_TIMEOUT_S, self._stream.poll_every)
         while (capacity := self.pending.capacity(self._clock())) and self._clock() < until:
-            received = self._receive(min(capacity, PULL_BATCH_SIZE))
+            received = self._receive(min(capacity, PUBSUB_PULL_BATCH))
             if not received:
                 return
             self._set_deadline([one.ack_id for one in received])
@@ -207,5 +206,5 @@ class Subscription(Poller):
 
 
 def _batches(ack_ids: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(ack_ids), ACK_BATCH_SIZE):
-        yield ack_ids[start : start + ACK_BATCH_SIZE]
+    for start in range(0, len(ack_ids), PUBSUB_ACK_BATCH):
+        yield ack_ids[start : start + PUBSUB_ACK_BATCH]

@@ -17,3 +17,9 @@ SHUFFLE_BATCH: Final = 16
 """Elements that cross a shuffle as one."""
 STREAM_BATCH_KEYS: Final = 16
 """Keys over which `transforms.batch_refs` distributes the references of a stream."""
+MANIFEST_LOOKUP_BATCH: Final = 64
+"""Objects of a manifest that are looked up in parallel."""
+PUBSUB_PULL_BATCH: Final = 1000
+"""Messages of one pull, at most."""
+PUBSUB_ACK_BATCH: Final = 1000
+"""Ack ids of one request, at most."""
