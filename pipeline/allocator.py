@@ -1,4 +1,4 @@
-"""How much freed memory glibc and Arrow keep."""
+"""Limit the freed memory that glibc and Arrow retain."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import os
 from typing import Final
 
 M_ARENA_MAX: Final = -8
-"""The parameter's number in malloc.h."""
-ARENAS: Final = 2
+"""Parameter of `mallopt`, from malloc.h."""
+MAX_ARENAS: Final = 2
 
 
 def limit_arenas() -> None:
-    """Let the threads of this process share two of glibc's arenas; other C libraries have no say.
+    """Limit this process to two malloc arenas, if its C library is glibc.
 
-    By default every thread gets an arena of its own, up to eight for each core, and each keeps what
-    its thread freed: rows that are made in one thread and dropped in another would be held many times.
-    See `M_ARENA_MAX` in mallopt(3). Who sets `MALLOC_ARENA_MAX` is obeyed.
+    By default glibc creates up to eight arenas per core, and each retains memory that its threads freed:
+    rows that are created in one thread and freed in another would be retained many times. See
+    `M_ARENA_MAX` in mallopt(3). The environment variable `MALLOC_ARENA_MAX` takes precedence.
     """
     if "MALLOC_ARENA_MAX" in os.environ:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_ARENA_MAX, ARENAS)
+        mallopt(M_ARENA_MAX, MAX_ARENAS)
 
 
-def let_arrow_free() -> None:
-    """Let Arrow take memory by malloc; to be called before pyarrow is imported.
+def use_system_allocator_for_arrow() -> None:
+    """Make Arrow allocate with malloc. Call this before pyarrow is imported.
 
-    A pool of its own keeps what an index file took for as long as the process runs. Who sets
-    `ARROW_DEFAULT_MEMORY_POOL` is obeyed.
+    Arrow's own memory pools retain the memory of an index file until the process ends. The environment
+    variable `ARROW_DEFAULT_MEMORY_POOL` takes precedence.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")

@@ -1,7 +1,4 @@
-"""Objects crafted to kill a reader: bombs, deep nesting, absurd lengths and offsets, cut streams.
-
-Each says which reasons a quarantine may give; None stands for an object that is harmless after all.
-"""
+"""Malicious objects: bombs, deep nesting, invalid lengths and offsets, truncated codestreams."""
 
 from __future__ import annotations
 
@@ -41,27 +38,27 @@ ANY_HEADER = {Reason.UNREADABLE_HEADER, Reason.TRUNCATED, Reason.NOT_DICOM}
 ANY_PIXELS = {Reason.UNDECODABLE_PIXELS, Reason.TRUNCATED, Reason.SIZE_MISMATCH}
 
 
-class Killer(NamedTuple):
-    """A crafted object, and what may be said of it."""
+class MaliciousFile(NamedTuple):
+    """A malicious object and its acceptable reasons; None if it need not be quarantined."""
 
     data: bytes
     reasons: Set[Reason | None]
 
 
 def inserted(junk: bytes) -> bytes:
-    """A film with bytes put in before group 0028."""
+    """Return an object with bytes inserted before group 0028."""
     plain = dicom_bytes(PIXELS)
-    at = plain.index(struct.pack("<HH", 0x28, 2))
-    return plain[:at] + junk + plain[at:]
+    position = plain.index(struct.pack("<HH", 0x28, 2))
+    return plain[:position] + junk + plain[position:]
 
 
 def nested(depth: int) -> bytes:
-    """Sequences of undefined length within each other."""
+    """Return an object with nested sequences of undefined length."""
     return inserted((SEQUENCE_HEAD + ITEM_HEAD) * depth + (ITEM_END + SEQUENCE_END) * depth)
 
 
 def nested_defined(depth: int) -> bytes:
-    """Sequences that say their length, within each other."""
+    """Return an object with nested sequences of defined length."""
     inner = b""
     for _ in range(depth):
         item = b"\xfe\xff\x00\xe0" + struct.pack("<L", len(inner)) + inner
@@ -70,7 +67,7 @@ def nested_defined(depth: int) -> bytes:
 
 
 def deflated(data_set: bytes) -> bytes:
-    """A deflated object of these bytes."""
+    """Return a deflated object whose data set is these bytes."""
     head = dicom_bytes(PIXELS, syntax=DeflatedExplicitVRLittleEndian)
     (length,) = struct.unpack_from("<L", head, 140)
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -78,49 +75,49 @@ def deflated(data_set: bytes) -> bytes:
 
 
 def encapsulated(
-    stream: bytes, syntax: str, pixels: np.ndarray = PIXELS_8, **elements: Any
+    codestream: bytes, syntax: str, pixels: np.ndarray = PIXELS_8, **elements: Any
 ) -> bytes:
-    """An object as of some pixels, whose pixel data is this one stream, whatever it is."""
+    """Return an object with the header of `pixels` and this codestream as its pixel data."""
     ds = dataset(pixels, syntax=JPEGBaseline8Bit, **elements)
     ds.file_meta.TransferSyntaxUID = UID(syntax)
-    ds.PixelData = encapsulate([stream])
+    ds.PixelData = encapsulate([codestream])
     ds["PixelData"].is_undefined_length = True
     return to_bytes(ds)
 
 
-def jpeg2000_claims(rows: int, columns: int, tile: int) -> bytes:
-    """A JPEG 2000 stream whose SIZ marker claims another image (ISO/IEC 15444-1, A.5.1)."""
-    stream = bytearray(imagecodecs.jpeg2k_encode(PIXELS_8, level=0, codecformat="j2k"))
-    at = stream.index(b"\xff\x51")
-    struct.pack_into(">8L", stream, at + 6, columns, rows, 0, 0, tile, tile, 0, 0)
-    return bytes(stream)
+def jpeg2000_of_claimed_size(rows: int, columns: int, tile: int) -> bytes:
+    """Return a JPEG 2000 codestream with another size in SIZ (ISO/IEC 15444-1 A.5.1)."""
+    codestream = bytearray(imagecodecs.jpeg2k_encode(PIXELS_8, level=0, codecformat="j2k"))
+    position = codestream.index(b"\xff\x51")
+    struct.pack_into(">8L", codestream, position + 6, columns, rows, 0, 0, tile, tile, 0, 0)
+    return bytes(codestream)
 
 
-def jpeg_claims(rows: int, columns: int) -> bytes:
-    """A JPEG stream whose frame header claims another image (ITU-T T.81, B.2.2)."""
-    stream = bytearray(imagecodecs.jpeg8_encode(PIXELS_8))
-    at = stream.index(b"\xff\xc0")
-    struct.pack_into(">HH", stream, at + 5, rows, columns)
-    return bytes(stream)
+def jpeg_of_claimed_size(rows: int, columns: int) -> bytes:
+    """Return a JPEG codestream with another size in its frame header (ISO/IEC 10918-1 B.2.2)."""
+    codestream = bytearray(imagecodecs.jpeg8_encode(PIXELS_8))
+    position = codestream.index(b"\xff\xc0")
+    struct.pack_into(">HH", codestream, position + 5, rows, columns)
+    return bytes(codestream)
 
 
 def rle(offsets: list[int]) -> bytes:
-    """An RLE frame whose header has these offsets (PS3.5 annex G.5)."""
+    """Return an object with these segment offsets in its RLE header (PS3.5 annex G.5)."""
     padded = [len(offsets), *offsets, *[0] * (15 - len(offsets))]
     return encapsulated(struct.pack("<16L", *padded) + b"\x81\x00" * 40, RLELossless)
 
 
 def offset_table(offsets: list[int], frames: int) -> bytes:
-    """Encapsulated frames under a Basic Offset Table of one's own (PS3.5 annex A.4)."""
+    """Return an object with this Basic Offset Table (PS3.5 annex A.4)."""
     ds = dataset(PIXELS, syntax=JPEGLSLossless, NumberOfFrames=frames)
-    stream = ds.PixelData[8:]
+    fragments = ds.PixelData[8:]
     table = struct.pack(f"<{len(offsets)}L", *offsets)
-    ds.PixelData = b"\xfe\xff\x00\xe0" + struct.pack("<L", len(table)) + table + stream
+    ds.PixelData = b"\xfe\xff\x00\xe0" + struct.pack("<L", len(table)) + table + fragments
     return to_bytes(ds)
 
 
 def extended_offset_table(offset: int, length: int) -> bytes:
-    """A frame that the Extended Offset Table (7FE0,0001) places anywhere."""
+    """Return an object with this Extended Offset Table (7FE0,0001)."""
     return dicom_bytes(
         PIXELS,
         syntax=JPEGLSLossless,
@@ -130,116 +127,132 @@ def extended_offset_table(offset: int, length: int) -> bytes:
 
 
 def with_text(keyword: str, value: bytes) -> bytes:
-    """A film with a value of any bytes."""
+    """Return an object with any bytes as the value of a text element."""
     plain = dataset(PIXELS, **{keyword: "MARK"})
     data, mark = to_bytes(plain), b"MARK"
-    at = data.index(mark)
+    position = data.index(mark)
     padded = value + b" " * (len(value) % 2)
-    return data[: at - 2] + struct.pack("<H", len(padded)) + padded + data[at + len(mark) :]
+    length = struct.pack("<H", len(padded))
+    return data[: position - 2] + length + padded + data[position + len(mark) :]
 
 
-def cut_streams() -> Iterator[tuple[str, Killer]]:
-    """Objects that end early, in each transfer syntax."""
+def truncated_files() -> Iterator[tuple[str, MaliciousFile]]:
+    """Yield truncated objects in each transfer syntax."""
     for syntax in (
         ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, RLELossless,
         JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless,
         HTJ2KLossless,
     ):  # fmt: skip
-        whole = dicom_bytes(PIXELS_8 if syntax == JPEGBaseline8Bit else PIXELS, syntax=syntax)
+        complete = dicom_bytes(PIXELS_8 if syntax == JPEGBaseline8Bit else PIXELS, syntax=syntax)
         for share in (0.5, 0.95):
-            data = whole[: int(len(whole) * share)]
-            yield f"cut {syntax} at {share}", Killer(data, {*ANY_HEADER, *ANY_PIXELS})
+            data = complete[: int(len(complete) * share)]
+            yield f"{syntax} truncated at {share}", MaliciousFile(data, {*ANY_HEADER, *ANY_PIXELS})
 
 
-CRAFTED: dict[str, Callable[[], Killer]] = {
-    "deflate bomb": lambda: Killer(deflated(bytes(1 << 28)), {Reason.INFLATES_TOO_FAR}),
-    "deflated items": lambda: Killer(
+BUILDERS: dict[str, Callable[[], MaliciousFile]] = {
+    "deflate bomb": lambda: MaliciousFile(deflated(bytes(1 << 28)), {Reason.INFLATES_TOO_FAR}),
+    "deflated items": lambda: MaliciousFile(
         deflated(SEQUENCE_HEAD + b"\xfe\xff\x00\xe0\0\0\0\0" * 400_000), {Reason.TOO_MANY_ITEMS}
     ),
-    "deflate noise": lambda: Killer(
+    "deflate noise": lambda: MaliciousFile(
         deflated(b"")[:-2] + bytes(range(256)) * 10, {Reason.UNREADABLE_HEADER, Reason.TRUNCATED}
     ),
-    "nested 60 deep": lambda: Killer(nested(60), {None}),
-    "nested 70 deep": lambda: Killer(nested(70), {Reason.NESTED_TOO_DEEP}),
-    "nested 90,000 deep": lambda: Killer(nested(90_000), {Reason.NESTED_TOO_DEEP}),
-    "nested 2,000 deep, lengths said": lambda: Killer(
+    "nested 60 deep": lambda: MaliciousFile(nested(60), {None}),
+    "nested 70 deep": lambda: MaliciousFile(nested(70), {Reason.NESTED_TOO_DEEP}),
+    "nested 90,000 deep": lambda: MaliciousFile(nested(90_000), {Reason.NESTED_TOO_DEEP}),
+    "nested 2,000 deep, defined length": lambda: MaliciousFile(
         nested_defined(2_000), {None, Reason.NESTED_TOO_DEEP}
     ),
-    "sequence without end": lambda: Killer(
+    "unterminated sequence": lambda: MaliciousFile(
         inserted(SEQUENCE_HEAD + ITEM_HEAD), {*ANY_HEADER, None}
     ),
-    "sequence longer than the object": lambda: Killer(
+    "sequence longer than the object": lambda: MaliciousFile(
         inserted(struct.pack("<HH2sHL", 9, 0x1001, b"SQ", 0, 0x7FFFFFFF)), ANY_HEADER
     ),
-    "value of 4 GB": lambda: Killer(
+    "value of 4 GB": lambda: MaliciousFile(
         inserted(struct.pack("<HH2sHL", 9, 0x1001, b"UT", 0, 0xFFFFFFFE)), ANY_HEADER
     ),
-    "unknown VR": lambda: Killer(
+    "unknown VR": lambda: MaliciousFile(
         inserted(struct.pack("<HH2sH", 9, 0x1001, b"\xff\xff", 4) + b"abcd"),
         {*ANY_HEADER, Reason.NO_PIXEL_DATA, None},
     ),
-    "jpeg 2000 of 60,000 x 60,000": lambda: Killer(
+    "jpeg 2000 of 60,000 x 60,000": lambda: MaliciousFile(
         encapsulated(
-            jpeg2000_claims(60_000, 60_000, 60_000), JPEG2000Lossless, Rows=60_000, Columns=60_000
+            jpeg2000_of_claimed_size(60_000, 60_000, 60_000),
+            JPEG2000Lossless,
+            Rows=60_000,
+            Columns=60_000,
         ),
         {Reason.TOO_MANY_PIXELS},
     ),
-    "jpeg 2000 larger than its header": lambda: Killer(
-        encapsulated(jpeg2000_claims(60_000, 60_000, 60_000), JPEG2000Lossless),
+    "jpeg 2000 larger than its header": lambda: MaliciousFile(
+        encapsulated(jpeg2000_of_claimed_size(60_000, 60_000, 60_000), JPEG2000Lossless),
         {Reason.SIZE_MISMATCH},
     ),
-    "jpeg 2000 in 64 million tiles": lambda: Killer(
-        encapsulated(jpeg2000_claims(8_000, 8_000, 1), JPEG2000Lossless, Rows=8000, Columns=8000),
+    "jpeg 2000 of 64 million tiles": lambda: MaliciousFile(
+        encapsulated(
+            jpeg2000_of_claimed_size(8_000, 8_000, 1), JPEG2000Lossless, Rows=8000, Columns=8000
+        ),
         {*ANY_PIXELS, Reason.TOOK_TOO_LONG, Reason.TOO_MUCH_MEMORY},
     ),
-    "jpeg of 65,500 x 65,500": lambda: Killer(
-        encapsulated(jpeg_claims(65_500, 65_500), JPEGBaseline8Bit, Rows=65_500, Columns=65_500),
+    "jpeg of 65,500 x 65,500": lambda: MaliciousFile(
+        encapsulated(
+            jpeg_of_claimed_size(65_500, 65_500), JPEGBaseline8Bit, Rows=65_500, Columns=65_500
+        ),
         {Reason.TOO_MANY_PIXELS},
     ),
-    "jpeg larger than its header": lambda: Killer(
-        encapsulated(jpeg_claims(65_500, 65_500), JPEGBaseline8Bit), {Reason.SIZE_MISMATCH}
+    "jpeg larger than its header": lambda: MaliciousFile(
+        encapsulated(jpeg_of_claimed_size(65_500, 65_500), JPEGBaseline8Bit), {Reason.SIZE_MISMATCH}
     ),
-    "jpeg of 10,000 x 10,000 in a kilobyte": lambda: Killer(
-        encapsulated(jpeg_claims(10_000, 10_000), JPEGBaseline8Bit, Rows=10_000, Columns=10_000),
+    "jpeg of 10,000 x 10,000 in a kilobyte": lambda: MaliciousFile(
+        encapsulated(
+            jpeg_of_claimed_size(10_000, 10_000), JPEGBaseline8Bit, Rows=10_000, Columns=10_000
+        ),
         {*ANY_PIXELS, None},
     ),
-    "rle segments past the end": lambda: Killer(rle([64, 0xFFFFFFF0]), ANY_PIXELS),
-    "rle segments going back": lambda: Killer(rle([128, 64]), ANY_PIXELS),
-    "rle segments in one place": lambda: Killer(rle([64, 64]), ANY_PIXELS),
-    "rle of four billion segments": lambda: Killer(
+    "rle segments beyond the end": lambda: MaliciousFile(rle([64, 0xFFFFFFF0]), ANY_PIXELS),
+    "rle segments in descending order": lambda: MaliciousFile(rle([128, 64]), ANY_PIXELS),
+    "overlapping rle segments": lambda: MaliciousFile(rle([64, 64]), ANY_PIXELS),
+    "rle of four billion segments": lambda: MaliciousFile(
         encapsulated(struct.pack("<16L", *[0xFFFFFFFF] * 16), RLELossless), ANY_PIXELS
     ),
-    "offset table past the end": lambda: Killer(
+    "offset table beyond the end": lambda: MaliciousFile(
         offset_table([0, 0xFFFFFF00], 2), {*ANY_PIXELS, None}
     ),
-    "offset table in a circle": lambda: Killer(offset_table([0, 0, 0], 3), {*ANY_PIXELS, None}),
-    "offset table of 100,000": lambda: Killer(
+    "offset table of equal offsets": lambda: MaliciousFile(
+        offset_table([0, 0, 0], 3), {*ANY_PIXELS, None}
+    ),
+    "offset table of 100,000 frames": lambda: MaliciousFile(
         offset_table(list(range(100_000)), 100_000), {*ANY_PIXELS, None}
     ),
-    "extended offsets past the end": lambda: Killer(
+    "extended offset table beyond the end": lambda: MaliciousFile(
         extended_offset_table(1 << 62, 1 << 62), {*ANY_PIXELS, None}
     ),
-    "two billion frames": lambda: Killer(
+    "two billion frames": lambda: MaliciousFile(
         dicom_bytes(PIXELS, NumberOfFrames=2**31 - 1), {Reason.TOO_MANY_FRAMES}
     ),
-    "frames that are not there": lambda: Killer(
+    "missing frames": lambda: MaliciousFile(
         dicom_bytes(PIXELS, NumberOfFrames=1000), {*ANY_PIXELS, Reason.BAD_PIXEL_DESCRIPTION, None}
     ),
-    "65,535 x 65,535 without pixels": lambda: Killer(
+    "65,535 x 65,535 without pixels": lambda: MaliciousFile(
         dicom_bytes(PIXELS, Rows=65_535, Columns=65_535), {Reason.TOO_MANY_PIXELS}
     ),
-    "10,000 x 10,000 in a few bytes": lambda: Killer(
+    "10,000 x 10,000 in a few bytes": lambda: MaliciousFile(
         dicom_bytes(PIXELS, Rows=10_000, Columns=10_000), {*ANY_PIXELS}
     ),
-    "pixel data too long": lambda: Killer(
+    "pixel data too long": lambda: MaliciousFile(
         dicom_bytes(PIXELS, Rows=PIXELS.shape[0] // 2), {None, *ANY_PIXELS}
     ),
-    "no bits": lambda: Killer(dicom_bytes(PIXELS, BitsAllocated=0), {Reason.BAD_PIXEL_DESCRIPTION}),
-    "character sets that are none": lambda: Killer(
+    "zero Bits Allocated": lambda: MaliciousFile(
+        dicom_bytes(PIXELS, BitsAllocated=0), {Reason.BAD_PIXEL_DESCRIPTION}
+    ),
+    "invalid character sets": lambda: MaliciousFile(
         with_text("StudyDescription", b"\x1b$)C\xff\xfe\x1b[31m\x00<script>"), {None}
     ),
-    "a comment of 60 kB": lambda: Killer(with_text("StudyDescription", b"x" * 60_000), {None}),
-    "100,000 private elements": lambda: Killer(
+    "description of 60 kB": lambda: MaliciousFile(
+        with_text("StudyDescription", b"x" * 60_000), {None}
+    ),
+    "100,000 private elements": lambda: MaliciousFile(
         inserted(
             b"".join(
                 struct.pack("<HH2sH", 9, 0x1000 + n % 0xEFFF, b"LO", 2) + b"ab"
@@ -248,16 +261,18 @@ CRAFTED: dict[str, Callable[[], Killer]] = {
         ),
         {None, *ANY_HEADER},
     ),
-    "pixel data twice": lambda: Killer(
+    "two pixel data elements": lambda: MaliciousFile(
         dicom_bytes(PIXELS) + struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, 4) + b"abcd", {None}
     ),
-    "zeros": lambda: Killer(bytes(1 << 20), {Reason.NOT_DICOM}),
-    "only a preamble": lambda: Killer(bytes(128) + b"DICM", {*ANY_HEADER, Reason.MISSING_UID}),
-    "a meta group of 4 GB": lambda: Killer(
+    "only zeros": lambda: MaliciousFile(bytes(1 << 20), {Reason.NOT_DICOM}),
+    "only a preamble": lambda: MaliciousFile(
+        bytes(128) + b"DICM", {*ANY_HEADER, Reason.MISSING_UID}
+    ),
+    "meta group of 4 GB": lambda: MaliciousFile(
         bytes(128) + b"DICM" + struct.pack("<HH2sHL", 2, 0, b"UL", 4, 0xFFFFFFFF),
         {*ANY_HEADER, Reason.MISSING_UID},
     ),
-    "a transfer syntax of 10 kB": lambda: Killer(
+    "transfer syntax of 10 kB": lambda: MaliciousFile(
         bytes(128)
         + b"DICM"
         + struct.pack("<HH2sH", 2, 0x10, b"UI", 10_000)
@@ -268,8 +283,8 @@ CRAFTED: dict[str, Callable[[], Killer]] = {
 }
 
 
-def malicious_files() -> Iterator[tuple[str, Killer]]:
-    """Every crafted object by name."""
-    for name, craft in CRAFTED.items():
-        yield name, craft()
-    yield from cut_streams()
+def malicious_files() -> Iterator[tuple[str, MaliciousFile]]:
+    """Yield every malicious object with its name."""
+    for name, build in BUILDERS.items():
+        yield name, build()
+    yield from truncated_files()

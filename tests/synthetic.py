@@ -1,4 +1,4 @@
-"""DICOM objects of stated properties, written with pydicom."""
+"""Generate DICOM objects with pydicom."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROOT = "1.2.826.0.1.3680043.10.1473"
 
 
 def image(seed: int = 0, shape: tuple[int, int] = (640, 512), bits: int = 12) -> np.ndarray:
-    """A smooth film with edges and a marker: uint16[H, W] in 0..2**bits - 1, no two seeds alike."""
+    """Return a smooth image with edges and a marker: uint16[H, W] in 0..2**bits - 1."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     y, x = y / shape[0], x / shape[1]
@@ -55,7 +55,14 @@ def dataset(
     syntax: str = ExplicitVRLittleEndian,
     **elements: Any,
 ) -> FileDataset:
-    """A DX object. `name` makes its UIDs; `elements` are keywords to set, or None to delete."""
+    """Return a DX object.
+
+    Args:
+        pixels: uint8, uint16 or int16; [H, W], [H, W, 3] for RGB, or [N, H, W] for frames.
+        name: Suffix of its UIDs.
+        syntax: Transfer syntax UID.
+        **elements: Values by keyword; None deletes the element.
+    """
     pixels = image() if pixels is None else pixels
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = UID(syntax)
@@ -74,12 +81,12 @@ def dataset(
     ds.Modality = "DX"
     ds.PatientID = "P1"
     ds.PatientName = "SECRET^NAME"
-    colour = pixels.ndim == 3 and pixels.shape[-1] == 3
-    frames = 1 if colour or pixels.ndim == 2 else pixels.shape[0]
-    ds.Rows, ds.Columns = pixels.shape[-3:-1] if colour else pixels.shape[-2:]
-    ds.SamplesPerPixel = 3 if colour else 1
-    ds.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-    if colour:
+    color = pixels.ndim == 3 and pixels.shape[-1] == 3
+    frames = 1 if color or pixels.ndim == 2 else pixels.shape[0]
+    ds.Rows, ds.Columns = pixels.shape[-3:-1] if color else pixels.shape[-2:]
+    ds.SamplesPerPixel = 3 if color else 1
+    ds.PhotometricInterpretation = "RGB" if color else "MONOCHROME2"
+    if color:
         ds.PlanarConfiguration = 0
     if frames > 1:
         ds.NumberOfFrames = frames
@@ -101,15 +108,15 @@ def dataset(
 
 
 def dicom_bytes(pixels: np.ndarray | None = None, **properties: Any) -> bytes:
-    """The bytes of `dataset(...)`."""
+    """Return `dataset(...)` as bytes."""
     return to_bytes(dataset(pixels, **properties))
 
 
 def to_bytes(ds: Dataset) -> bytes:
-    """The bytes of a data set with file meta information, malformed values kept."""
-    sink = BytesIO()
-    ds.save_as(sink, enforce_file_format=True)
-    return sink.getvalue()
+    """Return a data set as bytes with file meta information; malformed values are kept."""
+    buffer = BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def _set_pixels(ds: FileDataset, pixels: np.ndarray, syntax: str) -> None:
@@ -136,9 +143,9 @@ def _set_pixels(ds: FileDataset, pixels: np.ndarray, syntax: str) -> None:
 
 
 def _baseline(frame: np.ndarray) -> bytes:
-    sink = BytesIO()
-    Image.fromarray(frame).save(sink, "JPEG", quality=95)
-    return sink.getvalue()
+    buffer = BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
 
 
 _ENCODERS: dict[str, Callable[[np.ndarray], bytes | bytearray]] = {

@@ -1,4 +1,4 @@
-"""Threads share few of glibc's arenas, and Arrow has none, unless the operator says otherwise."""
+"""Limits of malloc arenas and of Arrow's memory pool, and their environment variables."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ libc.fclose(stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_threads_share_two_arenas() -> None:
-    assert arenas("limited") <= 2 < arenas("free")
-    assert arenas("limited", MALLOC_ARENA_MAX="5") == 5
+def test_threads_share_at_most_two_arenas() -> None:
+    assert count_arenas("limited") <= 2 < count_arenas("unlimited")
+    assert count_arenas("limited", MALLOC_ARENA_MAX="5") == 5
 
 
-def arenas(how: str, **environment: str) -> int:
+def count_arenas(mode: str, **environment: str) -> int:
     inherited = {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"}
-    told = subprocess.run(
-        [sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True,
+    run = subprocess.run(
+        [sys.executable, "-c", CODE, mode], capture_output=True, text=True, check=True,
         env={**inherited, **environment},
     )  # fmt: skip
-    return told.stdout.count("<heap nr=")
+    return run.stdout.count("<heap nr=")
 
 
-def test_arrow_has_no_pool_of_its_own() -> None:
+def test_arrow_uses_malloc() -> None:
     code = (
         "from pipeline.cli import main\n"
         "from contextlib import suppress\nwith suppress(SystemExit): main(['--version'])\n"
         "import pyarrow; print(pyarrow.default_memory_pool().backend_name)"
     )
-    assert said(code) == "system"
-    assert said(code, ARROW_DEFAULT_MEMORY_POOL="mimalloc") == "mimalloc"
+    assert last_word(code) == "system"
+    assert last_word(code, ARROW_DEFAULT_MEMORY_POOL="mimalloc") == "mimalloc"
 
 
-def said(code: str, **environment: str) -> str:
+def last_word(code: str, **environment: str) -> str:
     kept = {k: v for k, v in os.environ.items() if k != "ARROW_DEFAULT_MEMORY_POOL"}
     run = subprocess.run(
         [sys.executable, "-c", code], env={**kept, **environment}, capture_output=True, check=True

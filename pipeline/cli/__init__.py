@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from pipeline import __version__
-from pipeline.allocator import let_arrow_free, limit_arenas
+from pipeline.allocator import limit_arenas, use_system_allocator_for_arrow
 from pipeline.cli.logs import add_log_arguments, configure_logging
 from transforms.core.errors import UsageError
 from transforms.sandbox.child_process import start_forkserver
@@ -48,7 +48,7 @@ def _imported(command: str) -> ModuleType:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 done and complete, 1 failed or incomplete, 2 wrong usage."""
     limit_arenas()
-    let_arrow_free()
+    use_system_allocator_for_arrow()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="dicom-router",

@@ -1,8 +1,8 @@
-"""Coverage-guided fuzzing of parsing, header and thumbnail: python -m tests.fuzz.objects CORPUS.
+"""Coverage-guided fuzzing of parsing and decoding: python -m tests.fuzz.objects CORPUS [OPTION…].
 
-Whatever the bytes are, they end in a film or in `InvalidObject`. Anything else that escapes, a crash, a
-hang or more than two gigabytes is a finding; libFuzzer leaves the input in the current folder.
-Options after CORPUS are libFuzzer's, such as -max_total_time=60.
+Any bytes must give an image or `InvalidObject`. Any other exception, a crash, a hang or more than 2 GB of
+memory is a finding; libFuzzer writes the input to the current folder. Options after CORPUS are passed to
+libFuzzer, such as -max_total_time=60.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ SYNTAXES = (
 )
 
 
-def one_object(data: bytes) -> None:
-    """Do with bytes what a child process does with an object."""
+def fuzz_one(data: bytes) -> None:
+    """Parse and decode bytes as a child process does."""
     try:
         parsed = parse(data, LIMITS)
         read_header(parsed)
@@ -62,7 +62,7 @@ def one_object(data: bytes) -> None:
 
 
 def write_seeds(corpus: Path) -> None:
-    """Write one small film in each transfer syntax."""
+    """Write a small image in each transfer syntax."""
     corpus.mkdir(parents=True, exist_ok=True)
     for number, syntax in enumerate(SYNTAXES):
         pixels = image(number, (64, 48))
@@ -76,7 +76,7 @@ def main() -> None:
     corpus = Path(sys.argv[1])
     write_seeds(corpus)
     options = ["-rss_limit_mb=2048", "-timeout=20", "-max_len=32768", *sys.argv[2:]]
-    atheris.Setup([sys.argv[0], str(corpus), *options], one_object)
+    atheris.Setup([sys.argv[0], str(corpus), *options], fuzz_one)
     atheris.Fuzz()
 
 

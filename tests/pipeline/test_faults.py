@@ -1,4 +1,4 @@
-"""Limits, faults of the storage and interruptions: said in words, and a rerun completes."""
+"""Limits, storage errors and interruptions: the message names a remedy, and a second run completes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.conftest import Lake, counts, write
 from tests.synthetic import dicom_bytes, image
 
 
-def test_limits_have_reasons_of_their_own(route, lake: Lake, source: Path) -> None:
+def test_each_limit_has_its_own_reason(route, lake: Lake, source: Path) -> None:
     large = write(source, "large.dcm", dicom_bytes(image(1), name="1"))
     wide = write(source, "wide.dcm", dicom_bytes(image(2, (400, 300)), name="2"))
-    slow = write(source, "slow.dcm", dicom_bytes(image(3, (200, 200)), name="3"))
+    valid = write(source, "valid.dcm", dicom_bytes(image(3, (200, 200)), name="3"))
     route("--max_object_bytes", "300000", "--max_pixels", "100000")
-    assert lake.row(slow)["status"] in ("routed", "review")
+    assert lake.row(valid)["status"] in ("routed", "review")
     assert lake.row(large)["reason"] == "too_large"
     assert Path(lake.row(large)["object_uri"]).read_bytes() == large.read_bytes()
     assert lake.row(wide)["reason"] == "too_many_pixels"
@@ -37,7 +37,7 @@ def test_limits_have_reasons_of_their_own(route, lake: Lake, source: Path) -> No
         ("--max_memory_bytes", "4000000", "too_much_memory"),
     ],
 )
-def test_time_and_memory_of_one_object_are_bounded(
+def test_time_and_memory_per_object_are_limited(
     route, lake: Lake, source: Path, option: str, value: str, reason: str
 ) -> None:
     path = write(source, "large.dcm", dicom_bytes(np.zeros((9000, 9000), np.uint16)))
@@ -48,7 +48,7 @@ def test_time_and_memory_of_one_object_are_bounded(
     assert lake.row(small)["status"] == "quarantined"
 
 
-def test_an_unreadable_object_makes_the_run_incomplete_and_the_rerun_completes(
+def test_an_unreadable_object_makes_the_run_incomplete(
     route, lake: Lake, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(source, "a.dcm", dicom_bytes(image(1), name="1"))
@@ -73,24 +73,25 @@ def test_an_unreadable_object_makes_the_run_incomplete_and_the_rerun_completes(
 
 
 @pytest.mark.parametrize("how", ["link", "move"])
-def test_a_lake_under_another_name_keeps_its_objects(
+def test_a_moved_lake_keeps_its_objects(
     route, lake: Lake, source: Path, tmp_path: Path, how: str
 ) -> None:
-    """Its index names the objects by the old root; they are no strays."""
+    """Its index has the URIs of the old root; their objects are not orphans."""
     for number in range(3):
         write(source, f"{number}.dcm", dicom_bytes(image(number, (96, 64)), name=str(number)))
     route()
-    before = lake.tree()
+    before = {name: digest for name, digest in lake.tree().items() if name[0] != "."}  # no locks
     other = tmp_path / "other"
     if how == "link":
         other.symlink_to(lake.root)
     else:
         lake.root.rename(other)
     assert counts(route("--reprocess", "all", "--lake", str(other))) == {"unchanged": 3}
-    assert {k: v for k, v in Lake(other).tree().items() if k in before} == before
+    after = Lake(other).tree()
+    assert {name: after.get(name) for name in before} == before
 
 
-def test_a_damaged_index_file_is_named_with_a_remedy(
+def test_a_damaged_index_file_is_reported_with_a_remedy(
     lake: Lake, source: Path, route, capsys
 ) -> None:
     write(source, "a.dcm", dicom_bytes(image(1, (96, 64))))
@@ -105,7 +106,7 @@ def test_a_damaged_index_file_is_named_with_a_remedy(
     assert "Traceback" not in err
 
 
-def test_a_partition_that_may_not_be_listed_is_no_empty_one(
+def test_a_partition_without_list_permission_fails_the_run(
     lake: Lake, source: Path, route, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(source, "a.dcm", dicom_bytes(image(1, (96, 64))))
@@ -123,7 +124,7 @@ def test_a_partition_that_may_not_be_listed_is_no_empty_one(
     assert len(lake.rows()) == 1
 
 
-def test_a_full_disk_at_the_index_is_said_in_words_and_the_rerun_completes(
+def test_a_full_disk_is_reported_and_a_second_run_completes(
     lake: Lake, source: Path, route, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import transforms.lake.index_files as index_files
@@ -145,7 +146,7 @@ def test_a_full_disk_at_the_index_is_said_in_words_and_the_rerun_completes(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
-def test_ctrl_c_says_what_to_do(source: Path, lake: Lake) -> None:
+def test_an_interrupted_run_tells_how_to_complete_it(source: Path, lake: Lake) -> None:
     for number in range(200):
         data = dicom_bytes(image(number, (160, 128)), name=str(number), syntax=JPEG2000Lossless)
         write(source, f"{number}.dcm", data)
@@ -162,7 +163,7 @@ def test_ctrl_c_says_what_to_do(source: Path, lake: Lake) -> None:
     assert b"Traceback" not in err
 
 
-def test_an_incomplete_quiet_run_still_names_what_failed(
+def test_quiet_runs_report_failures(
     lake: Lake, source: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(source, "a.dcm", dicom_bytes())

@@ -1,4 +1,4 @@
-"""A runner that retries bundles: side effects twice, results once."""
+"""Retried bundles: side effects happen twice, the results are the same."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ RETRIES = ("--runner", "BundleBasedDirectRunner")
 
 
 def fail_once(monkeypatch: pytest.MonkeyPatch, module, name: str) -> list[int]:
-    """Make a function do its work and then fail, the first time."""
-    real, calls = getattr(module, name), []
+    """Make the first call of a function fail after its side effects; return a list of its calls."""
+    original, calls = getattr(module, name), []
 
-    def once(*args, **kwargs):
-        result = real(*args, **kwargs)
+    def failing(*args, **kwargs):
+        result = original(*args, **kwargs)
         calls.append(1)
         if len(calls) == 1:
             raise OSError("injected after the side effect")
         return result
 
-    monkeypatch.setattr(module, name, once)
+    monkeypatch.setattr(module, name, failing)
     return calls
 
 
@@ -33,25 +33,25 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, module, name: str) -> list[int]:
     ("module", "function"),
     [(transforms.place, "place"), (transforms.append_index_batch, "write_index")],
 )
-def test_a_retried_bundle_leaves_the_lake_of_an_undisturbed_run(
+def test_a_retried_bundle_gives_the_same_lake_as_a_run_without_faults(
     route, lake: Lake, source: Path, tmp_path: Path, monkeypatch, module, function: str
 ) -> None:
     for number in range(4):
         data = dicom_bytes(image(number, (128, 96)), name=str(number))
         (source / f"{number}.dcm").write_bytes(data)
-    (source / "twin.dcm").write_bytes((source / "0.dcm").read_bytes())
+    (source / "duplicate.dcm").write_bytes((source / "0.dcm").read_bytes())
     calls = fail_once(monkeypatch, module, function)
-    disturbed = route(*RETRIES, "--index_shards", "1")
+    retried = route(*RETRIES, "--index_shards", "1")
     assert len(calls) > 1
-    baseline_lakes = route("--index_shards", "1", "--lake", str(tmp_path / "calm"))
-    assert disturbed["counts"] == baseline_lakes["counts"]
+    baseline = route("--index_shards", "1", "--lake", str(tmp_path / "baseline"))
+    assert retried["counts"] == baseline["counts"]
 
-    def comparable(of: Lake) -> list[dict]:
-        drop = {"run_id", "ingested_at", "object_uri"}
-        return [{k: v for k, v in row.items() if k not in drop} for row in of.rows()]
+    def comparable_rows(lake: Lake) -> list[dict]:
+        excluded = {"run_id", "ingested_at", "object_uri"}
+        return [{k: v for k, v in row.items() if k not in excluded} for row in lake.rows()]
 
-    baseline_lake = Lake(tmp_path / "calm")
-    assert comparable(lake) == comparable(baseline_lake)
+    baseline_lake = Lake(tmp_path / "baseline")
+    assert comparable_rows(lake) == comparable_rows(baseline_lake)
     objects = [
         {p for p in tree if p.startswith("objects")} for tree in (lake.tree(), baseline_lake.tree())
     ]
