@@ -24,6 +24,7 @@ SERVING = [
     "pyyaml>=6",
     "safetensors>=0.5",
     "timm>=1.0.31,<2",
+    "shtab>=1.8",  # shell completion
     "torch>=2.8",
     # Codec plug-ins of pydicom, all permissively licensed.
     "pyjpegls>=1.5",  # JPEG-LS

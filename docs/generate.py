@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from docs.flex_template import flex_template
+from pipeline.cli.arguments import default_of, metavar_of
 from transforms.config.policy_file import SCHEMA_NAME, json_schema
+from transforms.config.run_options import CommandOptions
+from transforms.core.option import Option, options_by_group
 from transforms.core.reasons import MEANINGS, Reason, Stage, Status
 from transforms.lake.schema import COLUMNS, PARTITION, SCHEMA
 from transforms.metrics import (
@@ -18,7 +22,8 @@ from transforms.metrics import (
 
 SCHEMA_PAGE: Final = Path(__file__).parent / "index-schema.md"
 METRICS_PAGE: Final = Path(__file__).parent / "metrics.md"
-POLICY_SCHEMA: Final = Path(__file__).parents[1] / "templates" / SCHEMA_NAME
+OPTIONS_PAGE: Final = Path(__file__).parent / "options.md"
+TEMPLATES: Final = Path(__file__).parents[1] / "templates"
 
 _ALL: Final = list(Reason)
 REASONS_OF: Final = {
@@ -131,10 +136,37 @@ def metrics_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def options_page() -> str:
+    """Return the page on the options of `route`."""
+    lines = [
+        "# Options of `route`",
+        "",
+        "<!-- Written by `make docs` from transforms/config/run_options.py. -->",
+        "",
+        "`dicom-router route --help` shows the same. Hyphens may be written for underscores. Options of",
+        "Beam and its runners ([engines.md](engines.md)) are passed on to it; every command also takes",
+        "`--log_level` and `--debug`, which prints the traceback of an error. `dicom-router completion",
+        "bash` (zsh, fish) prints a script that completes commands and options in a shell.",
+    ]
+    for group, options in options_by_group(CommandOptions).items():
+        title = group[0].upper() + group[1:]
+        lines += ["", f"## {title}", "", "| option | meaning | default |", "|---|---|---|"]
+        lines += [_option_row(one) for one in options]
+    return "\n".join(lines) + "\n"
+
+
+def _option_row(one: Option) -> str:
+    value = "" if one.kind is bool else f" {metavar_of(one)}"
+    default = "required" if one.is_required else default_of(one) or ""
+    return f"| `--{one.flag}{value}` | {one.declaration.help} | {default} |"
+
+
 PAGES: Final = {
     SCHEMA_PAGE: schema_page,
     METRICS_PAGE: metrics_page,
-    POLICY_SCHEMA: json_schema,
+    OPTIONS_PAGE: options_page,
+    TEMPLATES / SCHEMA_NAME: json_schema,
+    TEMPLATES / "dataflow" / "metadata.json": flex_template,
 }
 
 

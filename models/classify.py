@@ -19,7 +19,8 @@ from models.handler import (
     effective_batch_size,
 )
 from transforms.config.policy import Policy, decide
-from transforms.config.route_config import RouteConfig, StreamConfig
+from transforms.config.route_config import RouteConfig
+from transforms.config.run_options import StreamConfig
 from transforms.core.labels import (
     ABDOMINAL,
     ADULT_CHEST,
@@ -128,4 +129,8 @@ def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> Index
 
 def _live(stream: StreamConfig | None) -> dict[str, Any]:
     """What lets a stream's model be followed by another one."""
-    return {} if stream is None else {"models": stream.models, "models_every": stream.models_every}
+    return (
+        {}
+        if stream is None
+        else {"models": stream.models, "models_every": stream.model_poll_interval}
+    )

@@ -1,9 +1,12 @@
-"""Limit the freed memory that glibc and Arrow retain."""
+"""Limit the freed memory that glibc and Arrow retain, and what the garbage collector searches."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import os
+from collections.abc import Iterator
 from typing import Final
 
 M_ARENA_MAX: Final = -8
@@ -32,3 +35,19 @@ def use_system_allocator_for_arrow() -> None:
     variable `ARROW_DEFAULT_MEMORY_POOL` takes precedence.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
+
+@contextlib.contextmanager
+def imports_without_collection(*, freeze: bool) -> Iterator[None]:
+    """Import without garbage collection: what a module creates lives as long as the process.
+
+    Args:
+        freeze: whether to exempt it from later collections, too.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        if freeze:
+            gc.freeze()
+        gc.enable()

@@ -77,7 +77,7 @@ def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, clock: str) ->
     """
     assert config.stream is not None
     triggers = pipeline | "Ticks" >> PeriodicTrigger(
-        len(config.inputs), config.stream.poll_every, clock
+        len(config.inputs), config.stream.poll_interval, clock
     )
     found = triggers | "Discover" >> SOURCES[config.source](config)
     batches = BatchRefs(config.batch_size, max_wait_s=config.stream.max_batch_wait)

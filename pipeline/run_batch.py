@@ -17,7 +17,8 @@ from pipeline.sources.files import list_objects
 from pipeline.sources.manifest import STANDARD_INPUT, read_manifest
 from pipeline.summary import read_summary
 from pipeline.user_errors import to_user_error
-from transforms.config.route_config import FILES, ConfigError, RouteConfig
+from transforms.config.route_config import ConfigError, RouteConfig
+from transforms.core.choices import FILES
 from transforms.lake.layout import SCRATCH
 from transforms.lake.lock import lock_lake
 from transforms.lake.marker import require_claimable
@@ -102,25 +103,24 @@ def remove_partial_files(config: RouteConfig) -> None:
 
 
 def report_waiting() -> None:
-    """Say why nothing happens."""
+    """Report why nothing happens."""
     print("another run writes into this lake; waiting for it to end", file=sys.stderr, flush=True)
 
 
 def _require_matches(config: RouteConfig) -> None:
-    """Inputs that match nothing are most often a typing error or a share that is not mounted."""
+    """Raise `ConfigError` if an input matches nothing: a misspelled path, or a share not mounted."""
     if config.allow_empty:
         return
     empty = []
     for number, given in enumerate(config.inputs, 1):
+        name = f"input {number} ({given})"
         first = _first_of(given, config)
         if isinstance(first, OSError) and not is_local(given):
-            raise ConfigError(f"input {number} cannot be listed ({first.strerror}); correct it")
+            raise ConfigError(f"{name} cannot be listed ({first.strerror}); correct it")
         if first is None:
-            empty.append(str(number))
+            empty.append(f"{name} matches no object")
     if empty:
-        raise ConfigError(
-            f"input {', '.join(empty)} matches no object; correct it, or allow it with --allow_empty"
-        )
+        raise ConfigError(f"{'; '.join(empty)}; correct it, or allow it with --allow_empty")
 
 
 def _first_of(given: str, config: RouteConfig) -> object | None:

@@ -1,17 +1,18 @@
-"""Which runner a name means, with its defaults, chosen openly and never by what is installed."""
+"""The Beam runner that a name stands for, with its defaults and what it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
-from models.default_bundle import BUILT_IN
+from pipeline.beam_options import FLINK_OPTIONS
 from pipeline.sources.periodic_trigger import FLINK, PERIODIC
-from transforms.config.route_config import PUBSUB, ConfigError, RouteConfig
+from transforms.config.route_config import ConfigError, RouteConfig
+from transforms.config.run_options import BUILT_IN_MODEL
 from transforms.storage.schemes import is_installed, is_local
 
 IN_PROCESS: Final = "FnApiRunner"
@@ -21,42 +22,29 @@ POOL: Final = (
 )
 
 
-FLINK_OPTIONS: Final = (
-    "allow_non_restored_state attached_mode auto_watermark_interval checkpoint_timeout_millis "
-    "checkpointing_interval checkpointing_mode execution_mode_for_batch execution_retry_delay "
-    "externalized_checkpoints_enabled fail_on_checkpointing_errors finish_bundle_before_checkpointing "
-    "latency_tracking_interval max_bundle_size max_bundle_time_mills max_parallelism "
-    "min_pause_between_checkpoints number_of_execution_retries object_reuse operator_chaining "
-    "parallelism re_iterable_group_by_key_result retain_externalized_checkpoints_on_cancellation "
-    "savepoint_path shutdown_sources_after_idle_ms state_backend state_backend_storage_path "
-    "unaligned_checkpoint_enabled"
-).split()
-"""Options that Beam's job server for Flink knows; not all of them are known to Beam's Python."""
-
-
 @dataclass(frozen=True)
 class Runner:
-    """A runner of Beam's, and what it needs to run this graph.
+    """A Beam runner, and what it needs to run this graph.
 
     Attributes:
-        beam_name: as Beam knows it.
-        needs: options that must be given, with what to give.
-        needs_unless: the same, where the option that stands as key is not given.
-        defaults: options that are given unless the operator gives them; flags without a value.
+        beam_name: its name in Beam.
+        needs: options that are required, with what to give.
+        needs_unless: the same, by the option that makes them unnecessary.
+        defaults: options that are added unless given; a flag has no value.
         files: options that must name a file of this machine.
         options: names that the job server knows beyond Beam's own.
         impulse: of `PeriodicTrigger` for streaming sources; None: it does not stream.
-        streams_as: the runner that it means for a streaming source.
-        begins: options that must begin in a certain way.
-        modules: what must be installed, and the extra that brings it.
-        remote: whether workers see nothing of this machine.
+        streams_as: the runner to use for a streaming source.
+        begins: options that must begin with a text.
+        modules: modules that must be installed, with the extra that installs them.
+        remote: whether workers cannot read files of this machine.
     """
 
     beam_name: str
     needs: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
-    options: Sequence[str] = ()
+    options: Collection[str] = ()
     impulse: str | None = None
     streams_as: str | None = None
     needs_unless: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -121,15 +109,15 @@ RUNNERS: Final[Mapping[str, Runner]] = {
         impulse=PERIODIC,
     ),
 }
-"""What `--runner` may name. Beam's own DirectRunner picks one of three runners by what it finds; here
-it is always the in-process one for batch, and Prism for streams."""
+"""Runners by the name that `--runner` takes. Beam's own DirectRunner picks one of three runners by what
+is installed; here it is always the in-process one for batch, and Prism for streams."""
 
 
 def for_source(name: str, *, streaming: bool) -> str:
-    """Return the name that a runner has for a source: `DirectRunner` streams on Prism.
+    """Return the runner to use for a source: `DirectRunner` streams on Prism.
 
     Raises:
-        ConfigError: this version does not run on it.
+        ConfigError: the runner is unknown.
     """
     return _runner(name).streams_as or name if streaming else name
 
@@ -148,10 +136,10 @@ def impulse_of(name: str) -> str:
 
 
 def resolve(name: str) -> str:
-    """Return the runner of Beam's that a name means here.
+    """Return Beam's name of a runner.
 
     Raises:
-        ConfigError: this version does not run on it.
+        ConfigError: the runner is unknown.
     """
     return _runner(name).beam_name
 
@@ -160,8 +148,8 @@ def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
     """Return Beam's options for a runner.
 
     Raises:
-        ConfigError: the runner is unknown or lacks an option, or an argument is no option of Beam
-            either, of which Beam itself would only warn.
+        ConfigError: the runner is unknown or lacks an option, or Beam does not know an argument,
+            which Beam itself would only warn of.
     """
     runner = _runner(name)
     parser = _BeamArgumentParser(add_help=False, allow_abbrev=False)
@@ -172,7 +160,7 @@ def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
         given for given in unknown if given.lstrip("-").partition("=")[0] not in runner.options
     ]
     if unknown:
-        raise ConfigError(f"unknown options: {' '.join(unknown)}; see --help")
+        raise ConfigError(f"unknown options: {' '.join(unknown)}; see 'dicom-router route --help'")
     given = {o: value for o, value in vars(parsed).items() if value != parser.get_default(o)}
     problems = [
         f"--runner {name} needs a package that is not installed: pip install "
@@ -188,12 +176,12 @@ def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
         if not given.get(option)
     ]
     problems += [
-        f"--{option} {given[option]}: there is no such file"
+        f"--{option} {given[option]}: no such file"
         for option in runner.files
         if given.get(option) and not Path(given[option]).is_file()
     ]
     problems += [
-        f"--{option} {given[option]}: it must begin with {beginning}"
+        f"--{option} {given[option]}: must begin with {beginning}"
         for option, beginning in runner.begins.items()
         if given.get(option) and not given[option].startswith(beginning)
     ]
@@ -209,10 +197,10 @@ def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
 
 
 def is_remote(name: str) -> bool:
-    """Whether the workers of a runner see nothing of this machine.
+    """Return whether the workers of a runner cannot read files of this machine.
 
     Raises:
-        ConfigError: this version does not run on it.
+        ConfigError: the runner is unknown.
     """
     return _runner(name).remote
 
@@ -221,39 +209,34 @@ def require_reach(config: RouteConfig, name: str) -> None:
     """Raise `ConfigError` if the workers of a runner cannot reach what a configuration names."""
     if not is_remote(name):
         return
-    named = () if config.source == PUBSUB else config.inputs
-    inputs = {f"input {number}": text for number, text in enumerate(named, 1)}
-    sinks = {f"sinks.{sink}": root for sink, root in config.layout.sinks.items()}
+    no_access = f"the workers of {name} cannot read files of this machine"
+    places = config.places()
+    if config.stream is not None and config.stream.models:
+        places["--models"] = config.stream.models
     problems = [
-        f"{what}: the workers of {name} cannot see this machine; give a gs:// or s3:// URI"
-        for what, text in {**inputs, "--lake": config.layout.root, **sinks}.items()
+        f"{what}: {no_access}; give a gs:// or s3:// URI"
+        for what, text in places.items()
         if is_local(text)
     ]
-    if is_local(config.model_uri) and config.model_uri != BUILT_IN:
+    if is_local(config.model_uri) and config.model_uri != BUILT_IN_MODEL:
         problems.append(
-            f"--model: the workers of {name} cannot see this machine; copy the bundle to gs:// or "
-            "s3://, or leave the option out for the bundle that comes with the router"
-        )
-    if config.stream is not None and config.stream.models and is_local(config.stream.models):
-        problems.append(
-            f"--models: the workers of {name} cannot see this machine; give a gs:// or s3:// URI"
+            f"--model: {no_access}; copy the bundle to gs:// or s3://, or omit the option for the "
+            "bundle that comes with the router"
         )
     if config.patient_key_file:
         problems.append(
-            f"--patient_key_file: the workers of {name} cannot see this machine; leave it out, or run "
-            "on an engine whose workers have the file"
+            f"--patient_key_file: {no_access}; omit it, or run on an engine whose workers have the file"
         )
     if problems:
         raise ConfigError("; ".join(problems))
 
 
 def starts_later(arguments: Sequence[str]) -> bool:
-    """Whether Beam's options ask only for a job's description, as a launcher of templates does."""
+    """Return whether Beam's options ask only for a job's description, as a flex template does."""
     return any(a.partition("=")[0] == "--template_location" for a in arguments)
 
 
 def _runner(name: str) -> Runner:
     if name not in RUNNERS:
-        known = ", ".join(sorted(RUNNERS))
-        raise ConfigError(f"--runner {name}: this version runs on {known}")
+        raise ConfigError(f"--runner {name}: unknown; use one of {', '.join(RUNNERS)}")
     return RUNNERS[name]

@@ -13,6 +13,7 @@ from apache_beam import pvalue
 
 from pipeline.metrics_report import metric_lines
 from transforms.config.route_config import RouteConfig
+from transforms.core.choices import REPROCESS_NONE
 from transforms.core.object_ref import Failure, format_failure
 from transforms.core.reasons import MEANINGS, TERMS, Reason
 from transforms.lake.append import IndexOvertaken
@@ -21,7 +22,6 @@ from transforms.lake.journal import is_placed, list_journal, read_journal, sweep
 from transforms.lake.layout import SINKS
 from transforms.lake.lock import read_epoch
 from transforms.lake.orphans import remove_orphans
-from transforms.lake.resolve_duplicates import REPROCESS_NONE
 from transforms.lake.run_counts import RunCounts, count_segments
 from transforms.lake.schema import IndexRow
 from transforms.lake.supersede import Superseded, supersede, version_of

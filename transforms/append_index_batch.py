@@ -13,12 +13,13 @@ import pyarrow as pa
 from apache_beam import pvalue
 
 from transforms.core.batch_sizes import SHUFFLE_BATCH
+from transforms.core.choices import REPROCESS_NONE
 from transforms.existing_rows import ReadExistingRows
 from transforms.lake.append import append_planned
 from transforms.lake.append_log import LogShard
 from transforms.lake.index_files import ExistingRow, ExistingVersion, hash_of
 from transforms.lake.layout import Layout
-from transforms.lake.resolve_duplicates import REPROCESS_NONE, resolve_all
+from transforms.lake.resolve_duplicates import resolve_all
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow, in_order, pack_rows, to_table, unpack_rows
 from transforms.metrics import DistributionName, count_indexed, record_seconds

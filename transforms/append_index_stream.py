@@ -42,7 +42,7 @@ SWEEP_EVERY_S: Final = 60.0
 
 @dataclass
 class AppendIndexStream(beam.PTransform):  # type: ignore[misc]
-    """Placed rows to the rows that were written; `index_every` seconds later at most.
+    """Placed rows to the rows that were written; `index_interval` seconds later at most.
 
     Groups by processing time in the global window: nothing here waits for a watermark, which on some
     engines does not move behind a source that polls.
@@ -52,7 +52,7 @@ class AppendIndexStream(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, rows: beam.PCollection[IndexRow]) -> beam.PCollection[IndexRow]:
         assert self.config.stream is not None
-        shards, every = self.config.index_shards, self.config.stream.index_every
+        shards, every = self.config.index_shards, self.config.stream.index_interval
         return (
             rows
             | "EventTime" >> beam.Map(_stamped).with_output_types(Any)

@@ -12,16 +12,11 @@ import apache_beam as beam
 from apache_beam import pvalue
 
 from transforms.core.batch_sizes import SHUFFLE_BATCH
+from transforms.core.choices import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE, REPROCESS_POLICY
 from transforms.core.object_ref import ObjectRef
 from transforms.core.packed import pack, unpack
 from transforms.core.reasons import Status
 from transforms.lake.index_files import ExistingVersion, hash_of
-from transforms.lake.resolve_duplicates import (
-    REPROCESS_ALL,
-    REPROCESS_MODEL,
-    REPROCESS_NONE,
-    REPROCESS_POLICY,
-)
 from transforms.lake.run_counts import RunCounts
 from transforms.metrics import CounterName, count
 from transforms.shuffle_batching import BatchForShuffleFn

@@ -13,8 +13,8 @@ import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PCollection, TaggedOutput
 
 import transforms.coders  # noqa: F401  # registers the coders of its elements
-from transforms.config.route_config import INDEX_ONLY, LINK
 from transforms.core.batch_sizes import PLACE_BATCH
+from transforms.core.choices import INDEX_ONLY, LINK
 from transforms.core.object_ref import FAILED, Failure, failure_of
 from transforms.core.reasons import ProcessingFailure
 from transforms.in_flight_pool import InFlightPool

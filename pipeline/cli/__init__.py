@@ -1,80 +1,54 @@
-"""The command line: one module for each command."""
+"""The command line: one module for each command, which imports what it needs when it runs."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import importlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
+from typing import Final
 
 from pipeline import __version__
 from pipeline.allocator import limit_arenas, use_system_allocator_for_arrow
-from pipeline.cli.logs import add_log_arguments, configure_logging
-from transforms.core.errors import UsageError
-from transforms.sandbox.child_process import start_forkserver
+from pipeline.beam_options import BEAM_OPTIONS, FLINK_OPTIONS
+from pipeline.cli.logs import add_general_options, configure_logging
+from pipeline.cli.parser import Parser, normalize, unknown_options
+from transforms.config.run_options import DEFAULT_RUNNER
+from transforms.core.errors import UsageError, did_you_mean
 
-COMMANDS = {
+COMMANDS: Final = {
     "route": "route DICOM objects into a lake",
-    "stop": "ask the stream that writes into a lake to end",
+    "stop": "drain and stop the stream that writes into a lake",
     "verify": "check a lake against its delivery contract",
-    "compact": "merge the small index files that streams leave",
+    "compact": "merge the small index files of a lake",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",
     "demo": "route real DICOM files that the pydicom packages carry",
     "train": "fine-tune a network and write a model bundle",
-    "calibrate": "set the thresholds of a model bundle on labelled films",
-    "evaluate": "measure a model bundle on labelled films",
+    "calibrate": "set the thresholds of a model bundle on labelled images",
+    "evaluate": "measure a model bundle on labelled images",
+    "completion": "print a completion script for a shell",
 }
-
-RUN_COMMANDS = ("route", "demo")
-"""Those that run the graph."""
+RUN_COMMANDS: Final = ("route", "demo")
+"""Commands that run the graph; what they do not know are options of Beam."""
 DONE, FAILED, USAGE = 0, 1, 2
-
-
-def _imported(command: str) -> ModuleType:
-    """Import a command's module; what imports make is not searched for garbage meanwhile."""
-    gc.disable()
-    try:
-        return importlib.import_module(f"pipeline.cli.{command}")
-    finally:
-        if command in RUN_COMMANDS:
-            gc.freeze()  # nor later, nor at the end
-        gc.enable()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 done and complete, 1 failed or incomplete, 2 wrong usage."""
     limit_arenas()
     use_system_allocator_for_arrow()
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="dicom-router",
-        allow_abbrev=False,
-        description="Routes medical X-rays by body part. Not a medical device.",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = next((a for a in arguments if a in COMMANDS), None)
-    elsewhere = any(a in ("-h", "--help") or a.startswith("--runner") for a in arguments)
-    if chosen in RUN_COMMANDS and not elsewhere:
-        with contextlib.suppress(OSError):  # the first object will say so
-            start_forkserver()
-    for name, text in COMMANDS.items():
-        description = text[0].upper() + text[1:] + "."
-        sub = commands.add_parser(name, help=text, description=description, allow_abbrev=False)
-        if name == chosen:  # the others' imports would cost seconds
-            _imported(name).add_arguments(sub)
-            add_log_arguments(sub)
-    args, rest = parser.parse_known_args(arguments)
-    if rest and args.command not in RUN_COMMANDS:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.beam_options = rest
-    configure_logging(args.log_level, debug=args.debug)
     try:
-        code: int = _imported(args.command).run(args)
+        args = parse(sys.argv[1:] if argv is None else argv)
+    except SystemExit as stop:  # after help, or an error that was reported
+        return int(stop.code or DONE)
+    configure_logging(args.log_level, debug=args.debug)
+    if args.command in RUN_COMMANDS and getattr(args, "runner", DEFAULT_RUNNER) == DEFAULT_RUNNER:
+        _start_decoders()
+    try:
+        code: int = _module(args.command).run(args)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to complete", file=sys.stderr)
         return FAILED
@@ -88,6 +62,74 @@ def main(argv: Sequence[str] | None = None) -> int:
         _report(str(error), debug=args.debug)
         return FAILED
     return code
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return parsed arguments: `command`, its options, and `beam_options`.
+
+    Raises:
+        SystemExit: after help, or an error that was reported.
+    """
+    arguments = normalize(argv)
+    command = arguments[0] if arguments else ""
+    parser = build_parser([command] if command in COMMANDS else [])
+    if not command:
+        parser.error(f"give a command: {', '.join(COMMANDS)}")
+    if command not in COMMANDS and not command.startswith("-"):
+        near = did_you_mean(command, COMMANDS)
+        parser.error(f"unknown command {command!r}" + (f": did you mean {near}?" if near else ""))
+    if command in COMMANDS and not {"-h", "--help"} & set(arguments):
+        own = command_parser(parser, command)
+        passed_on = BEAM_OPTIONS | FLINK_OPTIONS if command in RUN_COMMANDS else ()
+        if unknown := unknown_options(own, arguments, passed_on):
+            own.error("; ".join(unknown))
+    args, rest = parser.parse_known_args(arguments)
+    args.beam_options = rest
+    if args.beam_options and command not in RUN_COMMANDS:
+        command_parser(parser, command).error(f"unexpected: {' '.join(args.beam_options)}")
+    return args
+
+
+def build_parser(commands: Iterable[str]) -> Parser:
+    """Return the parser of the program, with the options of some of its commands."""
+    parser = Parser(
+        prog="dicom-router",
+        usage="dicom-router COMMAND [options]",
+        description="Route medical X-rays by body part. Not a medical device.",
+        epilog="'dicom-router COMMAND --help' shows the options of a command.",
+    )
+    parser.add_argument("-h", "--help", action="help", help="show this help and exit")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    added = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND", prog=parser.prog
+    )
+    for name, text in COMMANDS.items():
+        tail = "[options] [Beam options]" if name in RUN_COMMANDS else "[options]"
+        description = text[0].upper() + text[1:] + "."
+        sub = added.add_parser(name, help=text, description=description, usage_tail=tail)
+        if name in commands:
+            _module(name).add_arguments(sub)
+            add_general_options(sub)
+    return parser
+
+
+def command_parser(parser: Parser, command: str) -> Parser:
+    """Return the parser of a command."""
+    (added,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    found: Parser = added.choices[command]
+    return found
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"pipeline.cli.{command}")
+
+
+def _start_decoders() -> None:
+    """Start the server that decoders are forked from, so that it imports while this process does."""
+    from transforms.sandbox.child_process import start_forkserver
+
+    with contextlib.suppress(OSError):  # the first object reports it
+        start_forkserver()
 
 
 def _report(message: str, *, debug: bool) -> None:

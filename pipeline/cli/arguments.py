@@ -1,97 +1,108 @@
-"""Options that several commands share."""
+"""Options that several commands share, from their declarations; imports nothing heavy."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from models.default_bundle import BUILT_IN
-from transforms.config.policy import Policy
-from transforms.config.policy_file import PolicyError, parse_policy
-from transforms.config.route_config import ConfigError
-from transforms.imaging.limits import Limits
-from transforms.lake.layout import Layout
-from transforms.storage.local import uri_to_path
-from transforms.storage.schemes import canonical, is_local, uri_problem
+from transforms.config.run_options import ObjectOptions
+from transforms.core.option import Option, options_by_group, options_of
+
+if TYPE_CHECKING:
+    from transforms.config.policy import Policy
+    from transforms.lake.layout import Layout
 
 NEEDS_TRAIN_EXTRA: Final = "Needs the 'train' extra: pip install 'dicom-imaging-router[train]'."
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
 
-LIMITS: Final[dict[str, tuple[type, float, str]]] = {
-    "max_object_bytes": (int, Limits.max_object_bytes, "larger objects are quarantined"),
-    "max_pixels": (int, Limits.max_pixels, "objects with more Rows x Columns are quarantined"),
-    "max_frames": (int, Limits.max_frames, "objects with more frames are quarantined"),
-    "max_items": (int, Limits.max_items, "objects with more sequence items are quarantined"),
-    "max_nesting": (int, Limits.max_nesting, "objects with deeper sequences are quarantined"),
-    "max_inflation": (
-        int,
-        Limits.max_inflation,
-        "deflated objects that grow by more are quarantined; small ones may",
-    ),
-    "max_object_seconds": (
-        float,
-        Limits.max_object_seconds,
-        "objects that take more processor time to parse and decode, or four times as much on the "
-        "clock, are quarantined",
-    ),
-    "max_memory_bytes": (
-        int,
-        Limits.max_memory_bytes,
-        "objects that take more memory to parse and decode are quarantined",
-    ),
-}
-"""Options for the limits on one object: type, default, help."""
+
+def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
+    """Add the options of a dataclass to a parser, in their groups."""
+    for title, options in options_by_group(cls).items():
+        group = parser.add_argument_group(title)
+        for one in options:
+            add_option(group, one)
+
+
+def add_option(to: argparse._ActionsContainer, one: Option) -> None:
+    """Add an option to a parser or a group."""
+    declared = one.declaration
+    help_text = help_of(one).replace("%", "%%")
+    if one.kind is bool:
+        to.add_argument(f"--{one.flag}", action="store_true", help=help_text)
+        return
+    more: dict[str, Any] = {"nargs": "+", "action": "extend"} if one.repeated else {}
+    to.add_argument(
+        f"--{one.flag}",
+        type=_PARSERS.get(one.kind, one.kind),
+        required=one.is_required,
+        default=None if one.is_required else one.default,
+        choices=declared.choices or None,
+        metavar=metavar_of(one),
+        help=help_text,
+        **more,
+    )
 
 
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
     """Add --model."""
-    parser.add_argument(
-        "--model",
-        default=BUILT_IN,
-        metavar="URI",
-        help="model bundle: a folder, local, gs:// or s3://; default: the one that comes with the router",
-    )
+    add_option(parser, _OBJECT_OPTIONS["model"])
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where the model runs; cuda without a usable GPU is an error",
-    )
+    add_option(parser, _OBJECT_OPTIONS["device"])
 
 
-def add_object_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what decides how one object is read and judged."""
-    parser.add_argument(
-        "--policy", type=Path, metavar="FILE", help="YAML policy; see templates/policy.yaml"
-    )
-    add_device_argument(parser)
-    parser.add_argument(
-        "--frame",
-        type=int,
-        default=1,
-        metavar="N",
-        help="frame of multi-frame objects to classify, from 1; shorter objects use their last",
-    )
-    for name, (kind, default, text) in LIMITS.items():
-        parser.add_argument(
-            f"--{name}", type=kind, default=default, metavar="N", help=f"{text}; default {default}"
-        )
+def help_of(one: Option) -> str:
+    """Return the help of an option, with its default."""
+    default = default_of(one)
+    return f"{one.declaration.help} [default: {default}]" if default else one.declaration.help
 
 
-def policy_of(args: argparse.Namespace) -> Policy:
-    """Return the policy of --policy, or the default one."""
-    if args.policy is None:
+def metavar_of(one: Option) -> str:
+    """Return what stands for an option's value in help and docs."""
+    declared = one.declaration
+    choices = f"{{{','.join(declared.choices)}}}" if declared.choices else None
+    return declared.metavar or choices or (declared.unit or "N").upper()
+
+
+def default_of(one: Option) -> str | None:
+    """Return the default of an option as a person reads it, or None where it has none."""
+    declared = one.declaration
+    if declared.default_text:
+        return declared.default_text
+    if one.is_required or one.default in (None, False, ""):
+        return None
+    if declared.unit == "bytes" and one.default % MIB == 0:
+        large = one.default % GIB == 0
+        size = f"{one.default // GIB} GiB" if large else f"{one.default // MIB} MiB"
+        return f"{one.default} ({size})"
+    return f"{one.default:g}" if isinstance(one.default, float) else str(one.default)
+
+
+def read_policy(path: Path | None) -> Policy:
+    """Return the policy of --policy, or the default one.
+
+    Raises:
+        PolicyError: the file cannot be used.
+    """
+    from transforms.config.policy import Policy
+
+    if path is None:
         return Policy()
+    from transforms.config.policy_file import PolicyError, parse_policy
+
     try:
-        return parse_policy(args.policy.read_text())
-    except OSError as error:
-        raise PolicyError(f"--policy {args.policy}: cannot be read ({error.strerror})") from error
+        return parse_policy(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise PolicyError(f"--policy {path}: cannot be read ({why})") from error
     except PolicyError as error:
-        raise PolicyError(f"--policy {args.policy}: {error}") from error
+        raise PolicyError(f"--policy {path}: {error}") from error
 
 
 def existing_lake(uri: str) -> Layout:
@@ -101,17 +112,37 @@ def existing_lake(uri: str) -> Layout:
         ConfigError: the name cannot be that of a lake.
         NotALake, ForeignLake: as `transforms.lake.marker.require_lake`.
     """
+    from transforms.config.route_config import ConfigError
+    from transforms.lake.layout import Layout
     from transforms.lake.marker import require_lake
+    from transforms.storage.local import uri_to_path
+    from transforms.storage.schemes import canonical, is_local, uri_problem
 
     if why := uri_problem(uri):
         raise ConfigError(f"{uri}: {why}")
     if is_local(uri) and not uri_to_path(uri).is_dir():
-        raise ConfigError(f"{uri} is not a folder; give the root of a lake")
+        raise ConfigError(f"{uri}: no such folder; give the root of a lake")
     layout = Layout(canonical(uri))
     require_lake(layout)
     return layout
 
 
-def limits_of(args: argparse.Namespace) -> Limits:
-    """Return the limits on one object."""
-    return Limits(**{name: getattr(args, name) for name in LIMITS})
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+_PARSERS: Final[dict[type, Any]] = {int: _whole_number, float: _number}
+_OBJECT_OPTIONS: Final = {one.flag: one for one in options_of(ObjectOptions)}

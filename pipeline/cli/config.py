@@ -1,4 +1,4 @@
-"""From parsed arguments to a `RouteConfig`."""
+"""From options to the configuration of a run."""
 
 from __future__ import annotations
 
@@ -6,46 +6,88 @@ import argparse
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 from models import bundle
 from pipeline import __version__
-from pipeline.cli.arguments import limits_of, policy_of
+from pipeline.cli.arguments import read_policy
 from transforms.config.route_config import ConfigError, RouteConfig
+from transforms.config.run_options import ObjectOptions, RouteOptions
+from transforms.core.choices import STREAMING_SOURCES
 from transforms.core.labels import LABELS
+from transforms.core.option import Group, from_values, options_of
 from transforms.lake.layout import Layout
 from transforms.storage.schemes import canonical, uri_problem
 
 
-def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) -> RouteConfig:
-    """Return what decides how objects are read and judged; the rest has its defaults.
+def route_config(args: argparse.Namespace) -> RouteConfig:
+    """Return the configuration of `route`.
 
     Raises:
-        BundleError: the model cannot be used.
-        PolicyError: the policy cannot be used.
+        UsageError: an option, the model or the policy cannot be used.
     """
-    if why := uri_problem(lake):
+    return resolve(from_values(RouteOptions, vars(args)))
+
+
+def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) -> RouteConfig:
+    """Return the configuration of a command that has the options for single objects alone.
+
+    Raises:
+        UsageError: as `route_config`.
+    """
+    given = _values(from_values(ObjectOptions, vars(args)), ObjectOptions)
+    return resolve(RouteOptions(**given, inputs=tuple(inputs), lake=lake))
+
+
+def resolve(options: RouteOptions) -> RouteConfig:
+    """Return the configuration that options describe: model and policy are read.
+
+    Raises:
+        UsageError: as `route_config`.
+    """
+    if why := uri_problem(options.lake):
         raise ConfigError(f"--lake: {why}")
-    info = bundle.read_info(args.model)
+    is_streaming = options.source in STREAMING_SOURCES
+    _require_applicable(options, is_streaming=is_streaming)
+    info = bundle.read_info(options.model_uri)
     if info.labels != LABELS:
         raise bundle.BundleError(
-            f"model bundle {args.model}: its labels are {', '.join(info.labels)}; the router needs "
-            f"{', '.join(LABELS)}, in this order"
+            f"model bundle {options.model_uri}: its labels are {', '.join(info.labels)}; the router "
+            f"needs {', '.join(LABELS)}, in this order"
         )
-    own_policy = policy_of(args)
+    own_policy = read_policy(options.policy_file)
     policy = own_policy.with_defaults(info.thresholds, info.ood_threshold)
     sinks = {sink: canonical(root) for sink, root in policy.sinks.items()}
+    given = _values(options, RouteOptions)
+    given["ingest_date"] = options.ingest_date or time.strftime("%Y-%m-%d", time.gmtime())
+    given["stream"] = options.stream if is_streaming else None
+    given["policy_file"] = None  # read; workers elsewhere have no such file
     return RouteConfig(
-        inputs=tuple(inputs),
-        layout=Layout(canonical(lake), sinks),
+        **given,
+        layout=Layout(canonical(options.lake), sinks),
         run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}",
-        ingest_date=time.strftime("%Y-%m-%d", time.gmtime()),
         router_version=__version__,
-        model_uri=args.model,
         model_id=info.model_id,
         model_input_size=info.input_size,
-        device=args.device,
-        frame_number=args.frame,
         policy=policy,
         own_policy=own_policy,
-        limits=limits_of(args),
     )
+
+
+def _values(options: object, cls: type) -> dict[str, Any]:
+    return {field.name: getattr(options, field.name) for field in fields(cls)}
+
+
+def _require_applicable(options: RouteOptions, *, is_streaming: bool) -> None:
+    """Raise `ConfigError` if an option was given that the source does not have."""
+    if is_streaming and options.ingest_date:
+        raise ConfigError("--ingest_date: a stream writes into the partition of the day; omit it")
+    if not is_streaming:
+        given = [
+            f"--{one.flag} needs a streaming source (--source watch or pubsub)"
+            for one in options_of(RouteOptions)
+            if one.declaration.group is Group.STREAMING and one.value_in(options) != one.default
+        ]
+        if given:
+            raise ConfigError("; ".join(given))

@@ -5,21 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow.dataset as ds
-
-from models.handler import choose_device
-from pipeline.cli.arguments import add_model_argument, add_object_arguments
-from pipeline.cli.config import object_config
+from pipeline.allocator import imports_without_collection
+from pipeline.cli.arguments import add_options
 from pipeline.cli.route import announce, exit_code
-from pipeline.run_batch import run as run_pipeline
-from pipeline.summary import render
-from transforms.config.route_config import ConfigError
-from transforms.storage.local import uri_to_path
+from transforms.config.run_options import DEFAULT_RUNNER, ObjectOptions
+from transforms.core.option import Group, option
 
-RUNNER: Final = "DirectRunner"
 PACKAGES: Final = {"pydicom-data": "data_store/data", "pydicom": "pydicom/data/test_files"}
 FILES: Final = (
     ("pydicom-data", "RG1_UNCR.dcm", "chest, frontal"),
@@ -39,23 +34,36 @@ FILES: Final = (
 QUERY: Final = "select destination, count(*) from '{lake}/index/**/*.parquet' group by 1"
 
 
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(ObjectOptions):
+    """The options of `demo`."""
+
+    lake: str = option(
+        "demo-lake", group=Group.INPUT_OUTPUT, metavar="ROOT", help="folder of the lake"
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `demo`."""
     parser.epilog = "Needs the 'demo' extra: pip install 'dicom-imaging-router[demo]'."
-    parser.add_argument("--lake", default="demo-lake", metavar="ROOT", help="folder of the lake")
-    add_model_argument(parser)
-    add_object_arguments(parser)
+    add_options(parser, DemoOptions)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Route the files and print a table of what became of each."""
+    """Route the files and print a table of the outcomes."""
+    with imports_without_collection(freeze=True):
+        from models.handler import choose_device
+        from pipeline.cli.config import object_config
+        from pipeline.run_batch import run as run_batch
+        from pipeline.summary import render
+
     sources = {str(path): text for path, text in _sources()}
     config = object_config(args, list(sources), args.lake)
-    announce(config, choose_device(args.device), RUNNER)
-    summary = run_pipeline(config, runner=RUNNER, beam_options=args.beam_options, quiet=False)
+    announce(config, choose_device(args.device), DEFAULT_RUNNER)
+    summary = run_batch(config, runner=DEFAULT_RUNNER, beam_options=args.beam_options, quiet=False)
     print(_table(sources, _rows(Path(config.layout.root))))
     print(render(summary, config.layout.root))
-    print("\nGo on with:\n")
+    print("\nNext:\n")
     query = QUERY.format(lake=args.lake)
     print(f'  .venv/bin/python -c "import duckdb; print(duckdb.sql(\\"{query}\\"))"')
     print(f"  .venv/bin/dicom-router verify {args.lake} --deep\n")
@@ -63,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sources() -> list[tuple[Path, str]]:
+    from transforms.config.route_config import ConfigError
+
     found = []
     for package, name, text in FILES:
         folder = PACKAGES[package]
@@ -76,6 +86,10 @@ def _sources() -> list[tuple[Path, str]]:
 
 
 def _rows(lake: Path) -> dict[str, dict[str, Any]]:
+    import pyarrow.dataset as ds
+
+    from transforms.storage.local import uri_to_path
+
     table = ds.dataset(lake / "index", format="parquet", partitioning="hive").to_table()
     return {os.path.realpath(uri_to_path(row["source_uri"])): row for row in table.to_pylist()}
 

@@ -11,12 +11,17 @@ LOGGERS: Final = ("dicom_router", "pipeline", "transforms", "models")
 """Roots of the router's own loggers."""
 
 
-def add_log_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --log_level and --debug."""
-    parser.add_argument(
-        "--log_level", choices=LEVELS, default="WARNING", help="least level of the router's log"
+def add_general_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command."""
+    group = parser.add_argument_group("general")
+    group.add_argument("-h", "--help", action="help", help="show this help and exit")
+    group.add_argument(
+        "--log_level",
+        choices=LEVELS,
+        default="WARNING",
+        help="lowest level of the router's messages that is logged [default: WARNING]",
     )
-    parser.add_argument(
+    group.add_argument(
         "--debug",
         action="store_true",
         help="print the traceback of an error and log at level DEBUG; both may name source files",

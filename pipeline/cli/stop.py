@@ -1,11 +1,10 @@
-"""`dicom-router stop`: drains a stream, which stops after finishing objects in flight."""
+"""`dicom-router stop`: drain and stop a stream."""
 
 from __future__ import annotations
 
 import argparse
 
 from pipeline.cli.arguments import existing_lake
-from transforms.lake import drain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,5 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the request into the lake; the stream's own process reports when it has drained."""
+    from transforms.lake import drain
+
     drain.request(existing_lake(args.lake))
     return 0

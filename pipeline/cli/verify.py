@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from pipeline.cli.arguments import existing_lake, policy_of
-from transforms.lake.layout import Layout
-from transforms.lake.verify import VerifyReport, verify_lake
+from pipeline.cli.arguments import existing_lake, read_policy
 
-MAX_SHOWN = 50
+if TYPE_CHECKING:
+    from transforms.lake.verify import VerifyReport
+
+MAX_SHOWN: Final = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the policy that the lake was routed with, if it names sinks",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    parser.add_argument(
+        "--json", action="store_true", help="print only the report, as JSON for machines"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Audit and say what was found; 0 only if the contract holds."""
-    layout = existing_lake(args.lake)
-    policy = policy_of(args)
+    """Audit, and print the findings; return 0 only if there is no violation."""
+    from transforms.lake.layout import Layout
+    from transforms.lake.verify import verify_lake
+
+    layout, policy = existing_lake(args.lake), read_policy(args.policy)
     on_terminal = sys.stderr.isatty() and not args.json
 
     def progress(what: str, number: int) -> None:

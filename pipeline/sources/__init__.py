@@ -14,7 +14,8 @@ from pipeline.sources.manifest import ReadManifests
 from pipeline.sources.poller import PollInputs
 from pipeline.sources.pubsub import Subscription
 from pipeline.sources.watch import Watcher
-from transforms.config.route_config import FILES, MANIFEST, PUBSUB, WATCH, RouteConfig
+from transforms.config.route_config import RouteConfig
+from transforms.core.choices import FILES, MANIFEST, PUBSUB, WATCH
 
 SOURCES: Final[dict[str, Callable[[RouteConfig], beam.PTransform[Any, DoOutputsTuple]]]] = {
     FILES: MatchFiles,

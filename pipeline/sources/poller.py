@@ -23,7 +23,7 @@ from transforms.lake.index_replica import replica_of
 
 LOG: Final = logging.getLogger("dicom_router")
 DRAIN_TIMEOUT_FACTOR: Final = 3
-"""A draining source stops waiting when no row has come for this many times `index_every`."""
+"""A draining source stops waiting when no row has come for this many times `index_interval`."""
 
 
 class Poller(ABC):
@@ -109,7 +109,7 @@ class _PollSession:
             return
         try:
             now = time.monotonic()
-            if now - self._polled_at < self._stream.poll_every / 2:
+            if now - self._polled_at < self._stream.poll_interval / 2:
                 return
             self._polled_at = now
             self._draining = self._draining or drain.is_requested(self._config.layout)
@@ -129,7 +129,7 @@ class _PollSession:
         now = time.monotonic()
         if len(pending) < self._fewest_pending:
             self._fewest_pending, self._progress_at = len(pending), now
-        timeout = DRAIN_TIMEOUT_FACTOR * self._stream.index_every + self._stream.poll_every
+        timeout = DRAIN_TIMEOUT_FACTOR * self._stream.index_interval + self._stream.poll_interval
         if pending and now - self._progress_at < timeout:
             return
         found = drain.DrainReport(pending)

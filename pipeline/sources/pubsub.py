@@ -107,7 +107,7 @@ class Subscription(Poller):
             yield from self._pull()
 
     def _pull(self) -> Iterator[Any]:
-        until = self._clock() + max(PULL_TIMEOUT_S, self._stream.poll_every)
+        until = self._clock() + max(PULL_TIMEOUT_S, self._stream.poll_interval)
         while (capacity := self.pending.capacity(self._clock())) and self._clock() < until:
             received = self._receive(min(capacity, PUBSUB_PULL_BATCH))
             if not received:

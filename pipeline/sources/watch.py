@@ -19,7 +19,7 @@ class Watcher(Poller):
     """Watch one input pattern.
 
     A local file may be listed while it is still being written, so it is emitted only after two polls,
-    at least `settle_for` seconds apart, found the same version. Objects in stores appear whole.
+    at least `stable_for` seconds apart, found the same version. Objects in stores appear whole.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Watcher(Poller):
     ) -> None:
         super().__init__(config, clock)
         self._pattern = pattern
-        self._settle_for = self._stream.settle_for if is_local(pattern) else 0.0
+        self._stable_for = self._stream.stable_for if is_local(pattern) else 0.0
         self._ingested: set[bytes] = set()
         self._unreadable: set[str] = set()
         self._first_seen: dict[ObjectRef, float] = {}
@@ -76,7 +76,7 @@ class Watcher(Poller):
         for version, ref in unknown.items():
             if version in ingested:
                 continue
-            if now - self._first_seen.setdefault(ref, now) < self._settle_for:
+            if now - self._first_seen.setdefault(ref, now) < self._stable_for:
                 continue
             if capacity <= 0:
                 return

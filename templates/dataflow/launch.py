@@ -6,8 +6,10 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from pipeline.cli import main
+from transforms.config.run_options import RouteOptions
+from transforms.core.option import options_of
 
-FLAGS = ("allow_empty", "log_uris")
+FLAGS = {one.flag for one in options_of(RouteOptions) if one.kind is bool}
 """Options without a value; their parameters are true or false."""
 
 

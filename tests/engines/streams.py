@@ -21,7 +21,7 @@ from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
 
 TIMEOUT_S = 150
-FAST = ["--poll_every=1", "--settle_for=1", "--max_batch_wait=1"]
+FAST = ["--poll_interval=1", "--stable_for=1", "--max_batch_wait=1"]
 VOLATILE = soak.VOLATILE | {"model_id", "status", "stage", "reason", "conflict", "ingest_date"}
 
 

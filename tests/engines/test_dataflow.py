@@ -189,12 +189,15 @@ def test_missing_dataflow_options_are_reported_at_once(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--input", "{here}", "--lake", "gs://b/lake"], "input 1: the workers of DataflowRunner"),
+        (
+            ["--input", "{here}", "--lake", "gs://b/lake"],
+            "{here}): the workers of DataflowRunner cannot read files of this machine",
+        ),
         (["--input", "gs://b/in", "--lake", "{here}"], "--lake: the workers of DataflowRunner"),
         ([*IN_STORE, "--model", "{bundle}"], "--model: the workers of DataflowRunner"),
         ([*IN_STORE, "--policy", "{policy}"], "sinks.review: the workers of DataflowRunner"),
         ([*IN_STORE, "--patient_key_file", "{key}"], "--patient_key_file: the workers of"),
-        ([*IN_STORE, "--temp_location=/tmp/x"], "--temp_location /tmp/x: it must begin with gs://"),
+        ([*IN_STORE, "--temp_location=/tmp/x"], "--temp_location /tmp/x: must begin with gs://"),
         ([*IN_STORE, "--accelerator", "gpu"], "--accelerator 'gpu': write it as type:nvidia-l4"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -210,7 +213,7 @@ def test_local_paths_are_refused_for_remote_workers(
     }  # fmt: skip
     given = [a.format(**paths) for a in arguments]
     assert main(["route", "--runner=DataflowRunner", *OPTIONS, *given]) == 2
-    assert message in capsys.readouterr().err
+    assert message.format(**paths) in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_named(
@@ -240,7 +243,7 @@ def test_a_template_is_built_without_waiting(monkeypatch: pytest.MonkeyPatch) ->
         ([], "needs --flink_master: HOST:PORT of the JobManager"),
         (["--flink_master=h:8081"], "needs --flink_job_server_jar: "),
         (["--flink_master=[auto]"], "needs --flink_master"),
-        (["--flink_master=h:8081", "--flink_job_server_jar=/no/such"], "there is no such file"),
+        (["--flink_master=h:8081", "--flink_job_server_jar=/no/such"], "no such file"),
         (["--job_endpoint=h:8099"], "needs --environment_type: EXTERNAL"),
     ],
 )

@@ -107,7 +107,7 @@ def test_a_stream_on_flink_gives_the_rows_of_a_batch(
 ) -> None:
     """The rows are equal because all arrive in one window."""
     lake = tmp_path / "lake"
-    with start_stream(lake, *options(cluster, images, "--index_every=60")) as stream:
+    with start_stream(lake, *options(cluster, images, "--index_interval=60")) as stream:
         stream.wait_for_rows(OBJECTS)
         assert accounted(stream.stop()) == OBJECTS
     assert soak.compare(lake, baseline_lake) == (0, 0, 0)
@@ -118,7 +118,7 @@ def test_kills_and_a_savepoint_resumed_with_another_model(
     images: Path, baseline_lake: Path, tmp_path: Path, cluster: Cluster
 ) -> None:
     lake, folder, models = tmp_path / "lake", tmp_path / "incoming", tmp_path / "models"
-    watched = options(cluster, folder, "--index_every=3")
+    watched = options(cluster, folder, "--index_interval=3")
     copy_images(images, folder, 0, 60)
     with start_stream(lake, *watched) as stream:
         job = Job(cluster, stream)

@@ -121,7 +121,7 @@ def test_an_error_on_prism_is_reported_to_the_user(images: Path, tmp_path: Path,
     ("options", "message"),
     [
         (["--runner=PrismRunner"], "needs --prism_location"),
-        (["--runner=PrismRunner", "--prism_location=/no/such"], "there is no such file"),
+        (["--runner=PrismRunner", "--prism_location=/no/such"], "no such file"),
         (["--runner=PortableRunner"], "needs --job_endpoint"),
         (["--runner=PortableRunner", "--job_endpoint=h:1"], "needs --environment_type: EXTERNAL"),
     ],

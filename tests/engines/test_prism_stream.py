@@ -47,7 +47,7 @@ def watching(folder: Path, *more: str) -> list[str]:
 
 def test_a_watched_folder_and_a_kill(images: Path, baseline_lake: Path, tmp_path: Path) -> None:
     lake, folder = tmp_path / "lake", tmp_path / "incoming"
-    options = watching(folder, "--index_every=3")
+    options = watching(folder, "--index_interval=3")
     copy_images(images, folder, 0, 60)
     with start_stream(lake, *options) as stream:
         stream.wait_for_rows(20)
@@ -71,7 +71,7 @@ def test_a_file_is_not_read_while_it_is_written(images: Path, tmp_path: Path) ->
     lake, folder = tmp_path / "lake", tmp_path / "incoming"
     folder.mkdir()
     whole = (images / "00000.dcm").read_bytes()
-    with start_stream(lake, *watching(folder, "--index_every=1", "--settle_for=4")) as stream:
+    with start_stream(lake, *watching(folder, "--index_interval=1", "--stable_for=4")) as stream:
         with (folder / "slow.dcm").open("wb", buffering=0) as slow:
             for start in range(0, len(whole), len(whole) // 8 + 1):
                 slow.write(whole[start : start + len(whole) // 8 + 1])
@@ -88,7 +88,9 @@ def test_a_file_is_not_read_while_it_is_written(images: Path, tmp_path: Path) ->
 def test_a_new_model_is_loaded_without_a_restart(images: Path, tmp_path: Path) -> None:
     lake, folder, models = tmp_path / "lake", tmp_path / "incoming", tmp_path / "models"
     models.mkdir()
-    options = watching(folder, "--index_every=1", "--models", str(models), "--models_every=1")
+    options = watching(
+        folder, "--index_interval=1", "--models", str(models), "--model_poll_interval=1"
+    )
 
     def model_of(name: str) -> str:
         return str(Lake(lake).row(folder / name)["model_id"])
@@ -116,7 +118,7 @@ def test_a_new_model_is_loaded_without_a_restart(images: Path, tmp_path: Path) -
 def test_a_batch_waits_for_the_stream_to_end(images: Path, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     copy_images(images, tmp_path / "incoming", 0, 2)
-    with start_stream(lake, *watching(tmp_path / "incoming", "--index_every=1")) as stream:
+    with start_stream(lake, *watching(tmp_path / "incoming", "--index_interval=1")) as stream:
         stream.wait_for_rows(2)
         batch = Stream(lake, ["--input", str(tmp_path / "incoming")], tmp_path / "batch.log")
         try:
@@ -131,7 +133,7 @@ def test_a_batch_waits_for_the_stream_to_end(images: Path, tmp_path: Path) -> No
 def test_a_failed_stream_reports_the_error(images: Path, tmp_path: Path) -> None:
     lake, folder = tmp_path / "lake", tmp_path / "incoming"
     copy_images(images, folder, 0, 2)
-    options = watching(folder, "--index_every=1")
+    options = watching(folder, "--index_interval=1")
     with start_stream(lake, *options) as stream:
         stream.wait_for_rows(2)
         (partition,) = lake.glob("index/*")
@@ -161,7 +163,7 @@ def test_options_that_do_not_stream_are_refused(images: Path, tmp_path: Path, ca
         (["--runner=FnApiRunner"], "cannot run a streaming source; use one of"),
         ([], "--runner PrismRunner needs --prism_location"),
         ([*ON_PRISM, "--reprocess=all"], "reprocess with --source files"),
-        ([*ON_PRISM, "--poll_every=0"], "--poll_every must be above 0"),
+        ([*ON_PRISM, "--poll_interval=0"], "--poll_interval must be above 0"),
     ]:
         assert main([*arguments, *options]) == 2
         assert message in capsys.readouterr().err
@@ -229,7 +231,7 @@ def test_notifications_and_a_kill(
             topic.notify(name, payload=name != "00001.dcm")
 
     subscribed = ["--source=pubsub", "--input", topic.subscription, "--ack_deadline=10"]
-    options = [*subscribed, *ON_PRISM, *FAST, "--index_every=3", "--retry_after=8"]
+    options = [*subscribed, *ON_PRISM, *FAST, "--index_interval=3", "--retry_after=8"]
     put(names[:20])
     topic.notify(names[3])  # Pub/Sub redelivers messages
     topic.notify(names[0], eventType="OBJECT_DELETE")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +13,14 @@ from pathlib import Path
 import pytest
 
 from pipeline import __version__
-from pipeline.cli import COMMANDS, main
+from pipeline.cli import COMMANDS, build_parser, command_parser, main
 from tests.conftest import Lake
 from tests.synthetic import dicom_bytes, image
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     capsys.readouterr()
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
+    code = main(arguments)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 
@@ -35,23 +33,29 @@ def test_version_and_help(capsys) -> None:
         assert "usage: dicom-router" in out
 
 
-def test_every_option_has_help(capsys) -> None:
-    import argparse
-    import importlib
-
+def test_every_option_has_help() -> None:
+    parser = build_parser(COMMANDS)
     for command in COMMANDS:
-        parser = argparse.ArgumentParser()
-        importlib.import_module(f"pipeline.cli.{command}").add_arguments(parser)
-        assert [a.dest for a in parser._actions if not a.help] == []
+        assert [a.dest for a in command_parser(parser, command)._actions if not a.help] == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "required"),
-        (["route"], "--input"),
-        (["unheard"], "invalid choice"),
-        (["route", "--input", "{missing}", "--lake", "{lake}"], "matches no object"),
+        ([], "give a command: route, "),
+        (["route"], "required: --input, --lake"),
+        (["rout"], "unknown command 'rout': did you mean route?"),
+        (["unheard"], "unknown command 'unheard'"),
+        (["route", "--inp", "{here}"], "unknown option --inp: did you mean --input?"),
+        (["route", "--prism-locatoin=x"], "--prism_locatoin: did you mean --prism_location?"),
+        (["verify", "{here}", "--dep"], "unknown option --dep: did you mean --deep?"),
+        (["verify", "{here}", "{here}"], "unexpected: {here}"),
+        (["inspect", "{here}"], "file 1 ({here}) is a folder; give the files in it"),
+        (["completion", "tcsh"], "invalid choice: 'tcsh'"),
+        (
+            ["route", "--input", "{missing}", "--lake", "{lake}"],
+            "input 1 ({missing}) matches no object",
+        ),
         (["route", "--input", "", "--lake", "{lake}"], "input 1 is empty"),
         (
             ["route", "--source", "manifest", "--input", "{missing}", "--lake", "{lake}"],
@@ -62,7 +66,7 @@ def test_every_option_has_help(capsys) -> None:
         (["route", "--input", "{here}", "--lake", "gs://"], "names no bucket"),
         (["route", "--input", "{here}", "--lake", "gs:/b/x"], "write gs://"),
         (["route", "--input", "gs://b*/x", "--lake", "{lake}"], "must be named in full"),
-        (["route", "--input", "{here}", "--lake", "{lake}\udcff"], "no Unicode"),
+        (["route", "--input", "{here}", "--lake", "{lake}\udcff"], "not valid Unicode"),
         (
             ["route", "--input", "{here}", "--lake", "gs://b/x", "--placement", "link"],
             "an object store has no links",
@@ -76,7 +80,18 @@ def test_every_option_has_help(capsys) -> None:
             ["route", "--input", "{here}", "--lake", "{lake}", "--policy", "{bad}"],
             "thresholds.hand",
         ),
-        (["route", "--input", "{here}", "--lake", "{lake}", "--runner", "SparkRunner"], "runs on"),
+        (
+            ["route", "--input", "{here}", "--lake", "{lake}", "--runner", "SparkRunner"],
+            "--runner: invalid choice: 'SparkRunner'",
+        ),
+        (
+            ["route", "--input", "{here}", "--lake", "{lake}", "--max-frames", "many"],
+            "--max_frames: 'many' is not a whole number",
+        ),
+        (
+            ["route", "--input", "{here}", "--lake", "{lake}", "--max-object-seconds", "nan"],
+            "--max_object_seconds: 'nan' is not a number",
+        ),
         (
             ["route", "--input", "{here}", "--lake", "{lake}", "--patient_key_file", "{file}"],
             "fewer than 16",
@@ -87,7 +102,7 @@ def test_every_option_has_help(capsys) -> None:
             "fetch_threads",
         ),
         (["route", "--input", "{here}", "--lake", "{lake}", "--ingest_date", "20260101"], "YYYY"),
-        (["verify", "{missing}"], "no folder"),
+        (["verify", "{missing}"], "no such folder"),
     ],
     ids=str,
 )
@@ -105,9 +120,38 @@ def test_wrong_usage_is_exit_2_and_says_what_to_do(
     }  # fmt: skip
     code, out, err = run(capsys, *(a.format(**places) for a in arguments))
     assert code == 2
-    assert says in err
+    assert says.format(**places) in err
     assert "Traceback" not in out + err
+    assert "usage:" not in out + err
     assert not (tmp_path / "lake").exists()
+
+
+def test_hyphens_and_underscores_are_alike(capsys, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    arguments = ["route", "--input", str(tmp_path / "in"), "--lake", str(tmp_path / "lake")]
+    code, out, _ = run(capsys, *arguments, "--allow-empty", "--ingest-date=2026-01-02", "--json")
+    assert code == 0
+    assert json.loads(out)["options"]["ingest_date"] == "2026-01-02"
+
+
+def test_an_old_name_is_accepted_with_a_warning(capsys, tmp_path: Path) -> None:
+    arguments = ["route", "--input", str(tmp_path), "--lake", str(tmp_path / "lake")]
+    code, _, err = run(capsys, *arguments, "--settle_for", "3")
+    assert "warning: --settle_for is now --stable_for" in err
+    assert code == 2
+    assert "--stable_for needs a streaming source" in err
+    assert "settle_for" not in run(capsys, "route", "--help")[1]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_commands_and_options(capsys, shell: str) -> None:
+    code, out, _ = run(capsys, "completion", shell)
+    assert code == 0
+    for name in ("verify", "ingest_date", "index_only", "holdout_sources"):
+        assert name in out
+    if program := shutil.which(shell):
+        checked = subprocess.run([program, "-n"], input=out, capture_output=True, text=True)
+        assert (checked.returncode, checked.stderr) == (0, "")
 
 
 def test_debug_shows_the_traceback_of_an_error(capsys, tmp_path: Path) -> None:
@@ -116,7 +160,7 @@ def test_debug_shows_the_traceback_of_an_error(capsys, tmp_path: Path) -> None:
     code, _, err = run(capsys, *arguments, "--debug")
     assert code == 2
     assert err.startswith("Traceback (most recent call last):")
-    assert "require_lake" in err
+    assert "existing_lake" in err
     assert err.splitlines()[-1].startswith("error: ")
 
 
@@ -192,8 +236,8 @@ def test_inspect_explains(capsys, source: Path, tmp_path: Path) -> None:
     (source / "broken").write_bytes(b"x")
     code, out, err = run(capsys, "inspect", str(source / "broken"), str(source / "none"))
     assert code == 1
-    assert "quarantined to quarantine" in out
-    assert "file 2: cannot be read" in err
+    assert "quarantined: the object is not a DICOM file" in out
+    assert f"file 2 ({source / 'none'}) cannot be read: No such file" in err
 
 
 def test_a_terminal_gets_a_live_line_and_a_pipe_does_not(source: Path, lake: Lake) -> None:

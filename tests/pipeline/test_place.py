@@ -12,7 +12,7 @@ from apache_beam import pvalue
 from apache_beam.transforms.window import IntervalWindow
 
 import transforms.place
-from pipeline.cli.route import route_config
+from pipeline.cli.config import route_config
 from tests.graphs import route_parser
 from tests.synthetic import dicom_bytes, image
 from transforms.config.route_config import RouteConfig

@@ -17,7 +17,8 @@ from pipeline.sources.watch import Watcher
 from tests.conftest import write
 from tests.graphs import config_of
 from tests.lake.test_stream_index import ONE, row
-from transforms.config.route_config import RouteConfig, StreamConfig
+from transforms.config.route_config import RouteConfig
+from transforms.config.run_options import StreamConfig
 from transforms.core.object_ref import ObjectRef
 from transforms.lake import drain
 from transforms.lake.append import append
@@ -36,7 +37,7 @@ class Clock:
 @pytest.fixture
 def config(tmp_path: Path) -> RouteConfig:
     (tmp_path / "in").mkdir()
-    stream = StreamConfig(settle_for=5, retry_after=100, max_in_flight=3)
+    stream = StreamConfig(stable_for=5, retry_after=100, max_in_flight=3)
     made = replace(config_of("--source=watch"), inputs=(str(tmp_path / "in"),), stream=stream)
     return replace(made, layout=Layout(str(tmp_path / "lake")))
 
@@ -155,7 +156,7 @@ def test_a_removed_file_is_no_longer_pending(
 @pytest.fixture
 def draining(config: RouteConfig, tmp_path: Path) -> Iterator[RouteConfig]:
     """A source that polls at every trigger, with one file in flight and a drain requested."""
-    stream = StreamConfig(poll_every=1e-9, settle_for=1e-9, index_every=30)
+    stream = StreamConfig(poll_interval=1e-9, stable_for=1e-9, index_interval=30)
     config = replace(config, stream=stream)
     write(tmp_path / "in", "a", b"x")
     emitted = [ref for _ in range(3) for ref in PollFn(config, Watcher).process(0)]
@@ -227,7 +228,7 @@ def test_a_malformed_notification_is_rejected(broken: dict[str, str | None]) -> 
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["--source=watch", "--input=/no/such"], "input 1 does not exist"),
+    (["--source=watch", "--input=/no/such"], "input 1 (/no/such) does not exist"),
     (["--source=pubsub", "--input=gs://bucket"], "write projects/PROJECT/subscriptions/NAME"),
     (["--source=watch", "--input=.", "--ingest_date=2026-01-01"], "partition of the day"),
     (["--source=pubsub", "--input=projects/p/subscriptions/s", "--ack_deadline=5"], "in 10..600"),

@@ -15,7 +15,7 @@ import pytest
 from pipeline.cli import main
 from tests.conftest import Lake, counts, write
 from tests.synthetic import dicom_bytes, image
-from transforms.config.route_config import PLACEMENTS
+from transforms.core.choices import PLACEMENTS
 
 IMAGES = 8
 

@@ -15,7 +15,7 @@ import transforms.core.read_object
 from tests.decoders import crash_always, crash_on_the_mapped_source, truncate_the_source
 from tests.graphs import config_of
 from tests.synthetic import dicom_bytes, image
-from transforms.config.route_config import INDEX_ONLY, PLACEMENTS
+from transforms.core.choices import INDEX_ONLY, PLACEMENTS
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import ProcessingFailure, Reason
 from transforms.core.shared_bytes import can_be_mapped

@@ -18,7 +18,6 @@ from transforms.lake.schema import IndexRow
 
 _Row = TypeVar("_Row", IndexRow, ExistingRow)
 
-REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_POLICY, REPROCESS_ALL = "none", "model", "policy", "all"
 WITHOUT_FIRST: Final = frozenset({Status.DUPLICATE, Status.QUARANTINED})
 """Statuses of rows that no other row is a duplicate of."""
 

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from transforms.config.route_config import COPY, RouteConfig
+from transforms.config.route_config import RouteConfig
+from transforms.core.choices import COPY
 from transforms.core.error_reasons import read_failure
 from transforms.core.object_ref import ObjectRef
 from transforms.core.read_object import hash_ref, open_ref, read_ref, require_unchanged

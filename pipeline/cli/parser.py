@@ -1,0 +1,133 @@
+"""The parser of the command line: one-line errors, suggestions, and old spellings of options."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final, NoReturn
+
+from transforms.core.errors import did_you_mean
+
+USAGE_ERROR: Final = 2
+MAX_WIDTH: Final = 100
+
+ALIASES: Final = {
+    "gather_for": "max_batch_wait",
+    "index_every": "index_interval",
+    "models_every": "model_poll_interval",
+    "poll_every": "poll_interval",
+    "settle_for": "stable_for",
+    "doubt": "outlier_exposure",
+    "leave_out": "holdout_sources",
+    "passes": "epochs",
+    "variation": "augmentation",
+    "without": "holdout_bundles",
+}
+"""Spellings of the release before, accepted with a warning until the next one."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help begins with a short usage and whose errors are one line and a hint."""
+
+    def __init__(self, *, usage_tail: str = "[options]", **given: object) -> None:
+        """Take what argparse takes, without abbreviations.
+
+        Args:
+            usage_tail: ends the usage, after what must be given.
+            **given: to argparse.
+        """
+        super().__init__(
+            allow_abbrev=False,
+            add_help=False,
+            formatter_class=_Formatter,
+            **given,  # type: ignore[arg-type]
+        )
+        self.usage_tail = usage_tail
+
+    def format_help(self) -> str:
+        """Return the help; its usage names what must be given alone."""
+        if self.usage is None:
+            self.usage = " ".join((self.prog, *_needed(self), self.usage_tail))
+        return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        """Report wrong usage and exit."""
+        print(f"error: {message.removeprefix('argument ')}", file=sys.stderr)
+        self.exit(USAGE_ERROR, f"see '{self.prog} --help'\n")
+
+    def flags(self) -> set[str]:
+        """Return the names of the options, without hyphens before them."""
+        return {name.removeprefix("--") for name in self._option_string_actions if name[:2] == "--"}
+
+
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        width = min(MAX_WIDTH, shutil.get_terminal_size().columns)
+        super().__init__(prog, max_help_position=28, width=width - 2)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(
+            action, argparse._SubParsersAction
+        ):  # argparse forgets that they are indented
+            self._action_max_length += self._indent_increment
+
+
+def normalize(arguments: Sequence[str]) -> list[str]:
+    """Return arguments with underscores in names of options, and with present spellings.
+
+    Prints a warning for an old spelling.
+    """
+    return [_normalized(one) if _is_option(one) else one for one in arguments]
+
+
+def unknown_options(
+    parser: Parser, arguments: Sequence[str], others: Collection[str] = ()
+) -> list[str]:
+    """Return a message for each option that a parser does not know.
+
+    Args:
+        parser: of the command.
+        arguments: normalized.
+        others: names of options that the command passes on.
+    """
+    known = parser.flags()
+    return [
+        f"unknown option --{name}"
+        + (f": did you mean --{near}?" if (near := _near(name, known, others)) else "")
+        for name in map(_name_of, filter(_is_option, arguments))
+        if name not in known and name not in others
+    ]
+
+
+def _needed(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        if action.required or not action.option_strings:
+            name = str(action.metavar or action.dest)
+            more = " ..." if action.nargs in ("+", argparse.PARSER) else ""
+            yield " ".join((*action.option_strings[-1:], name + more))
+
+
+def _near(name: str, known: Collection[str], others: Collection[str]) -> str | None:
+    return did_you_mean(name, known) or did_you_mean(name, others)
+
+
+def _is_option(argument: str) -> bool:
+    """Return whether argparse takes an argument for a long option."""
+    return argument.startswith("--") and len(argument) > 2 and " " not in _name_of(argument)
+
+
+def _name_of(argument: str) -> str:
+    return argument.removeprefix("--").partition("=")[0]
+
+
+def _normalized(argument: str) -> str:
+    given = _name_of(argument)
+    name = given.replace("-", "_")
+    if name in ALIASES:
+        now = ALIASES[name]
+        print(f"warning: --{given} is now --{now}; the old name will be removed", file=sys.stderr)
+        name = now
+    return f"--{name}{argument[len(given) + 2 :]}"

@@ -1,0 +1,130 @@
+"""What the router makes of a single object, in words."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Final, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from models.classify import decide_row
+from models.handler import Device, RadiographModelHandler
+from transforms.config.route_config import RouteConfig
+from transforms.core.labels import LABELS
+from transforms.core.object_ref import ObjectRef
+from transforms.core.reasons import MEANINGS, Reason, Status
+from transforms.lake.schema import IndexRow
+from transforms.sandbox.child_process import SandboxProcess
+from transforms.sandbox.examine import Examined, ExamineOptions, examine
+from transforms.storage.schemes import absolute, storage_of
+
+HEADER_COLUMNS: Final = (
+    "modality body_part_examined view_position laterality patient_age_years patient_sex manufacturer "
+    "manufacturer_model_name rows columns bits_stored photometric_interpretation number_of_frames "
+    "transfer_syntax_uid sop_class_uid study_instance_uid series_instance_uid sop_instance_uid"
+).split()
+OUTCOMES: Final = {
+    Status.ROUTED: "routed to {destination}",
+    Status.REVIEW: "sent to review",
+    Status.NOT_XRAY: "not a projection radiograph",
+    Status.QUARANTINED: "quarantined",
+}
+SHADES: Final = " .:-=+*#%@"
+SHOWN_COLUMNS, SHOWN_ROWS = 56, 28
+BAR_WIDTH: Final = 30
+
+
+class Explainer:
+    """Explains objects with one loaded model and one sandbox."""
+
+    def __init__(self, config: RouteConfig) -> None:
+        self._config = config
+        self._handler = RadiographModelHandler(config.model_uri, device=cast(Device, config.device))
+        self._model = self._handler.load_model()
+        limits = config.limits
+        self._sandbox = SandboxProcess(
+            timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes
+        )
+
+    def __enter__(self) -> Explainer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._sandbox.close()
+
+    def explain(self, name: str, *, thumbnail: Path | None = None) -> str:
+        """Return an explanation of an object.
+
+        Args:
+            name: path or URI.
+            thumbnail: file to write the network's input to, as PNG, if there is one.
+
+        Raises:
+            OSError: the object cannot be read.
+            ProcessingFailure: the object could not be processed.
+        """
+        examined = self._examined(name)
+        row = examined.row
+        if examined.image is not None:
+            (result,) = self._handler.run_inference([examined.image], self._model)
+            row = decide_row(row, result, self._config.own_policy)
+            if thumbnail:
+                Image.fromarray(examined.image[0]).save(thumbnail)
+        return "\n".join(self._lines(row, examined.image)) + "\n"
+
+    def _examined(self, name: str) -> Examined:
+        uri = absolute(name)
+        found = storage_of(uri).stat(uri)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        ref = ObjectRef(uri, found.version, found.size)
+        return examine(ref, ExamineOptions.from_config(self._config), self._sandbox)
+
+    def _lines(self, row: IndexRow, image: npt.NDArray[np.uint8] | None) -> list[str]:
+        lines = [
+            f"object {row.object_key}, {row.source_size_bytes} bytes, sha256 {row.content_sha256}",
+            "",
+        ]
+        for name in HEADER_COLUMNS:
+            value = getattr(row, name)
+            if value is not None:
+                lines.append(f"  {name:<28}{value}")
+        if image is not None:
+            lines += ["", *_drawn(image[0]), "", *self._prediction(row)]
+        outcome = OUTCOMES[Status(str(row.status))].format(destination=row.destination)
+        why = "; ".join(filter(None, MEANINGS[Reason(str(row.reason))]))
+        return [*lines, "", f"{outcome}: {why}"]
+
+    def _prediction(self, row: IndexRow) -> list[str]:
+        lines = []
+        for label in LABELS:
+            probability = getattr(row, f"prob_{label}") or 0.0
+            bar = "█" * round(BAR_WIDTH * probability)
+            threshold = self._config.policy.thresholds[label]
+            lines.append(
+                f"  {label:<17}{probability:>7.4f}  {bar:<{BAR_WIDTH}} routed from {threshold:.2f}"
+            )
+        if row.ood_score is not None:
+            limit = self._config.policy.ood_threshold
+            lines.append(f"  {'ood_score':<17}{row.ood_score:>7.2f}  reviewed above {limit:.2f}")
+        if row.header_label:
+            verdict = "agrees" if row.header_agrees else "disagrees"
+            lines.append(f"  the header says {row.header_label}: {verdict}")
+        return lines
+
+
+def _drawn(image: npt.NDArray[np.uint8]) -> list[str]:
+    """Return a thumbnail, uint8[H, W], as lines of characters."""
+    size = (SHOWN_COLUMNS, SHOWN_ROWS)
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    return ["  " + "".join(SHADES[v * len(SHADES) // 256] for v in line) for line in small.tolist()]

@@ -1,0 +1,36 @@
+"""Values of options that several layers act on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+FILES: Final = "files"
+MANIFEST: Final = "manifest"
+WATCH: Final = "watch"
+PUBSUB: Final = "pubsub"
+STREAMING_SOURCES: Final = (WATCH, PUBSUB)
+SOURCES: Final = (FILES, MANIFEST, *STREAMING_SOURCES)
+
+COPY: Final = "copy"
+LINK: Final = "link"
+INDEX_ONLY: Final = "index_only"
+PLACEMENTS: Final = (COPY, LINK, INDEX_ONLY)
+
+REPROCESS_NONE: Final = "none"
+REPROCESS_MODEL: Final = "model"
+REPROCESS_POLICY: Final = "policy"
+REPROCESS_ALL: Final = "all"
+REPROCESS: Final = (REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_POLICY, REPROCESS_ALL)
+
+RUNNERS: Final = (
+    "DirectRunner",
+    "PrismRunner",
+    "FlinkRunner",
+    "PortableRunner",
+    "DataflowRunner",
+    "FnApiRunner",
+    "BundleBasedDirectRunner",
+)
+"""Runners that `pipeline.runners` knows."""
+
+DEVICES: Final = ("auto", "cpu", "cuda")

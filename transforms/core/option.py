@@ -1,0 +1,224 @@
+"""Options that are declared once, as fields of a dataclass.
+
+The command line and its help, the page of options, the parameters of the flex template, the checks of
+ranges, the fingerprint of a run and the options in its summary are derived from the declarations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+_DECLARATION: Final = "declaration"
+_IN_FINGERPRINT: Final = "in_fingerprint"
+
+
+class Group(StrEnum):
+    """Groups of options, in the order in which the help shows them."""
+
+    INPUT_OUTPUT = "input and output"
+    DECISION = "what decides"
+    LIMITS = "limits on one object"
+    SPEED = "speed"
+    STREAMING = "streaming sources"
+    RUNNER = "runner"
+    TERMINAL = "terminal"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """The declaration of an option.
+
+    Attributes:
+        help: for the command line and the page of options.
+        group: that the help shows it in.
+        flag: its name without hyphens before it; None: the name of the field.
+        metavar: stands for its value in the help; None: derived from unit and choices.
+        unit: of a number: "seconds", "bytes" or "pixels".
+        choices: values that it may have; none: any.
+        above: number that its value must exceed.
+        at_least: lowest number allowed.
+        at_most: highest number allowed.
+        default_text: describes a default that is not a constant.
+        public: whether the run summary shows its value.
+        in_template: whether it is a parameter of the flex template.
+        pattern: regular expression of its value in the flex template.
+    """
+
+    help: str
+    group: Group
+    flag: str | None = None
+    metavar: str | None = None
+    unit: str | None = None
+    choices: tuple[str, ...] = ()
+    above: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    default_text: str | None = None
+    public: bool = False
+    in_template: bool = False
+    pattern: str | None = None
+
+    def problem(self, value: float) -> str | None:
+        """Return what is wrong with a number, or None."""
+        if self.above is not None and not value > self.above:
+            return f"must be above {self.above:g}"
+        if self.at_least is not None and self.at_most is not None:
+            within = self.at_least <= value <= self.at_most
+            return None if within else f"must be in {self.at_least:g}..{self.at_most:g}"
+        return None
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a dataclass.
+
+    Attributes:
+        path: names of the fields that lead to it; more than one where dataclasses are nested.
+        declaration: of the option.
+        kind: type of one value: str, int, float, bool or Path.
+        repeated: whether it takes several values.
+        default: `MISSING` where it must be given.
+    """
+
+    path: tuple[str, ...]
+    declaration: Declaration
+    kind: type
+    repeated: bool
+    default: Any
+
+    @property
+    def flag(self) -> str:
+        """Name on the command line, without hyphens before it."""
+        return self.declaration.flag or self.path[-1]
+
+    @property
+    def is_required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is MISSING
+
+    def value_in(self, instance: object) -> Any:
+        """Return the value in an instance of the dataclass; None where a nested one is None."""
+        for name in self.path:
+            instance = None if instance is None else getattr(instance, name)
+        return instance
+
+    def problem_in(self, instance: object) -> str | None:
+        """Return what is wrong with the value in an instance of the dataclass, or None."""
+        value = self.value_in(instance)
+        if value is None or self.kind not in (int, float):
+            return None
+        problem = self.declaration.problem(value)
+        return f"--{self.flag} {problem}" if problem else None
+
+
+def option(
+    default: Any = MISSING,
+    *,
+    factory: Callable[[], Any] | None = None,
+    in_fingerprint: bool = False,
+    **declared: Any,
+) -> Any:
+    """Return the field of an option.
+
+    Args:
+        default: its default.
+        factory: makes the default.
+        in_fingerprint: whether its value bears on what becomes of an object.
+        **declared: arguments of `Declaration`.
+    """
+    metadata = {_DECLARATION: Declaration(**declared), _IN_FINGERPRINT: in_fingerprint}
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def fingerprinted(default: Any = MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
+    """Return a field that is no option, but bears on what becomes of an object."""
+    metadata = {_IN_FINGERPRINT: True}
+    if factory is not None:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def options_of(cls: type) -> tuple[Option, ...]:
+    """Return the options of a dataclass and of those nested in it, in order of declaration."""
+    return tuple(_options_of(cls, ()))
+
+
+def options_by_group(cls: type) -> dict[Group, list[Option]]:
+    """Return the options of a dataclass by group, in the order of the groups."""
+    found = options_of(cls)
+    by_group = {g: [one for one in found if one.declaration.group is g] for g in Group}
+    return {group: options for group, options in by_group.items() if options}
+
+
+def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Return an instance of a dataclass of options.
+
+    Args:
+        cls: the dataclass.
+        values: by flag; an option that is absent takes its default.
+    """
+    given: dict[str, Any] = {}
+    hints = typing.get_type_hints(cls)
+    own = {found.path[0]: found for found in options_of(cls) if len(found.path) == 1}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        kind, _ = _kind_of(hints[field.name])
+        if dataclasses.is_dataclass(kind) and options_of(kind):
+            given[field.name] = from_values(kind, values)
+        elif field.name in own and own[field.name].flag in values:
+            value = values[own[field.name].flag]
+            given[field.name] = tuple(value) if own[field.name].repeated else value
+    return cls(**given)
+
+
+def range_problems(instance: object) -> list[str]:
+    """Return what is wrong with the numbers among the options of an instance."""
+    found = (one.problem_in(instance) for one in options_of(type(instance)))
+    return [problem for problem in found if problem]
+
+
+def fingerprint_values(instance: Any) -> dict[str, Any]:
+    """Return the values of a dataclass that are in the fingerprint, by field."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if field.metadata.get(_IN_FINGERPRINT):
+            values[field.name] = value
+        elif dataclasses.is_dataclass(value) and (nested := fingerprint_values(value)):
+            values[field.name] = nested
+    return values
+
+
+def _options_of(cls: type, outer: tuple[str, ...]) -> Iterator[Option]:
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        path = (*outer, field.name)
+        kind, repeated = _kind_of(hints[field.name])
+        if declaration := field.metadata.get(_DECLARATION):
+            default = field.default
+            if field.default_factory is not MISSING:
+                default = field.default_factory()
+            yield Option(path, declaration, kind, repeated, default)
+        elif dataclasses.is_dataclass(kind):
+            yield from _options_of(kind, path)
+
+
+def _kind_of(hint: Any) -> tuple[type, bool]:
+    """Return the type of one value, and whether there may be several."""
+    arguments = [one for one in typing.get_args(hint) if one is not types.NoneType]
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return _kind_of(arguments[0])
+    if origin is tuple:
+        return arguments[0], True
+    return (hint if isinstance(hint, type) else Path), False
