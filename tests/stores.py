@@ -1,4 +1,4 @@
-"""Real object stores on this machine for tests, reached by the stores' own clients."""
+"""Object store servers on this machine, reached through the stores' own clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GS, S3 = "gs", "s3"
 
 
 class Client(Protocol):
-    """What tests do to a bucket, by the store's own client."""
+    """What tests do with a bucket, through the store's own client."""
 
     def write(self, name: str, data: bytes) -> None: ...
 
@@ -77,16 +77,16 @@ class Store:
         self._client: Client = (GoogleClient if scheme == GS else AmazonClient)(server, bucket)
 
     def write(self, name: str, data: bytes) -> str:
-        """Put an object there, over what stands; give back its URI."""
+        """Write an object, replacing an existing one, and return its URI."""
         self._client.write(name, data)
         return f"{self.root}/{name}"
 
     def read_all(self) -> dict[str, bytes]:
-        """The bytes of every object by name."""
+        """Return the bytes of every object by name."""
         return self._client.read_all()
 
     def download(self, folder: Path, below: str = "") -> Path:
-        """Write every object below a folder into a local one, which it gives back."""
+        """Write every object below a prefix into a local folder, and return the folder."""
         for name, data in self.read_all().items():
             if name.startswith(below):
                 path = folder / name.removeprefix(below).lstrip("/")
@@ -95,15 +95,15 @@ class Store:
         return folder
 
     def fault(self, match: str, **rule: Any) -> None:
-        """Have requests answered wrongly; `match` is tried on "METHOD /path?query"."""
+        """Inject a fault into requests whose "METHOD /path?query" matches a regular expression."""
         self._control("PUT", {"match": match, **rule})
 
     def clear_faults(self) -> None:
-        """End all faults."""
+        """Remove all faults."""
         self._control("DELETE", None)
 
     def hits(self) -> list[int]:
-        """How often each fault was met."""
+        """Return how often each fault was triggered."""
         return [rule["hits"] for rule in self._control("GET", None)]
 
     def _control(self, method: str, body: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -116,7 +116,7 @@ class Store:
 
 @contextmanager
 def storefake(*options: str) -> Iterator[str]:
-    """Run the test server; gives its address."""
+    """Run the test server, and yield its address."""
     process = subprocess.Popen([STOREFAKE, *options], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -128,7 +128,7 @@ def storefake(*options: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def store_servers() -> Iterator[Callable[[str], str]]:
-    """Address of the server for a scheme."""
+    """Return the address of the server of a scheme."""
     if not STOREFAKE.exists():
         pytest.skip("the store server is not built: install Go and run 'make servers'")
     amazon = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -145,7 +145,7 @@ def store(
     store_servers: Callable[[str], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Store]:
-    """An empty bucket, and an environment in which every client finds it."""
+    """Make an empty bucket, and an environment in which every client finds it."""
     server = store_servers(request.param)
     for name, value in {
         "STORAGE_EMULATOR_HOST": server,

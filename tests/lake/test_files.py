@@ -1,4 +1,4 @@
-"""Files come whole or not at all, and nothing is overwritten."""
+"""Files are written completely or not at all, and nothing is overwritten."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def test_a_second_put_changes_nothing(tmp_path: Path) -> None:
 
 
 def link(target: str, source: str, sha256: str, *, scratch: str) -> bool:
-    """Link a source, whichever version it is."""
+    """Link the current version of a source."""
     found = LocalStorage().stat(source)
     return put_link(target, source, found.version if found else "1-1", sha256, scratch=scratch)
 
 
 @pytest.mark.parametrize("how", [put_copy, link])
-def test_other_bytes_under_the_name_are_kept_and_said(tmp_path: Path, how) -> None:
+def test_an_object_with_other_bytes_is_kept_and_reported(tmp_path: Path, how) -> None:
     target, source = tmp_path / "t.dcm", tmp_path / "s.dcm"
-    target.write_bytes(b"others were here first")
+    target.write_bytes(b"of another writer")
     source.write_bytes(DATA)
     for put in (
         lambda: put_bytes(str(target), DATA, scratch=str(tmp_path / ".tmp")),
@@ -45,18 +45,18 @@ def test_other_bytes_under_the_name_are_kept_and_said(tmp_path: Path, how) -> No
         with pytest.raises(ProcessingFailure) as caught:
             put()
         assert caught.value.reason is Reason.NAME_TAKEN
-    assert target.read_bytes() == b"others were here first"
+    assert target.read_bytes() == b"of another writer"
 
 
 def link_another_version(target: str, source: str, sha256: str, *, scratch: str) -> bool:
-    """Link a source that is another version by now."""
+    """Link a version that the source no longer has."""
     return put_link(target, source, "1-1", sha256, scratch=scratch)
 
 
 @pytest.mark.parametrize("how", [put_copy, link_another_version])
 def test_a_source_that_changed_is_not_placed(tmp_path: Path, how) -> None:
     source = tmp_path / "s.dcm"
-    source.write_bytes(b"changed since it was decided")
+    source.write_bytes(b"changed since it was read")
     with pytest.raises(ProcessingFailure) as caught:
         how(str(tmp_path / "t.dcm"), str(source), SHA, scratch=str(tmp_path / ".tmp"))
     assert caught.value.reason is Reason.CHANGED
@@ -72,7 +72,7 @@ def test_copy_and_link_place_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "l.dcm").stat().st_ino == source.stat().st_ino
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
@@ -85,7 +85,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ProcessingFailure):
         put_bytes(str(tmp_path / "file" / "t.dcm"), DATA, scratch=str(tmp_path / ".tmp"))
@@ -105,7 +105,7 @@ def test_a_link_to_a_source_is_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [put_copy, link])
-def test_a_source_that_is_gone_is_said_to_be_gone(tmp_path: Path, how) -> None:
+def test_a_missing_source_is_reported(tmp_path: Path, how) -> None:
     with pytest.raises(ProcessingFailure) as caught:
         how(
             str(tmp_path / "t.dcm"), str(tmp_path / "gone.dcm"), SHA, scratch=str(tmp_path / ".tmp")

@@ -1,4 +1,4 @@
-"""Routing from, to and between object stores; what is found there equals a local lake."""
+"""Routing from, to and between object stores gives the same lake as local files."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def upload(images: Path, store: Store) -> str:
 def verified(lake: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     capsys.readouterr()
     code = main(["verify", lake, "--deep", "--json"])
-    verify_lake: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert code == 0, verify_lake["breaches"]
-    return verify_lake
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert code == 0, report["violations"]
+    return report
 
 
 def decisions(lake: Path, prefix: str) -> dict[str, dict[str, Any]]:
-    """Rows by file name, less what differs between two places."""
+    """Return rows by file name, without the columns that differ between two lakes."""
     volatile = {*soak.VOLATILE, "source_uri", "source_version", "object_key"}
     return {
         row["source_uri"].removeprefix(prefix).lstrip("/"): {
@@ -54,7 +54,7 @@ def decisions(lake: Path, prefix: str) -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("source_is", ["local", "there"])
+@pytest.mark.parametrize("source_is", ["local", "in the store"])
 def test_a_lake_in_a_store_equals_a_local_one(
     store: Store,
     images: Path,
@@ -94,9 +94,7 @@ def test_from_a_store_to_a_local_lake(
     assert counts(route(inputs=(f"{source}/*.dcm",))) == {"unchanged": OBJECTS}
 
 
-def test_an_object_that_was_written_over_is_another_version(
-    store: Store, lake: Lake, route: Route
-) -> None:
+def test_an_overwritten_object_is_another_version(store: Store, lake: Lake, route: Route) -> None:
     uri = store.write("in/a.dcm", dicom_bytes(image(1, (96, 64)), name="1"))
     route(inputs=(uri,))
     store.write("in/a.dcm", dicom_bytes(image(2, (96, 64)), name="2"))
@@ -127,12 +125,12 @@ def test_a_sink_in_a_store_beside_a_local_lake(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
-def test_a_store_that_refuses_writes_makes_the_run_incomplete_and_the_rerun_completes(
+def test_refused_writes_make_a_run_incomplete_and_the_next_completes_it(
     store: Store, images: Path, route: Route, capsys
 ) -> None:
     lake = f"{store.root}/lake"
     writes = "^(POST /upload.*|PUT .*)body_part"
-    if store.scheme == GS:  # the name stands in the body
+    if store.scheme == GS:  # the name is in the body
         writes = "^POST /upload"
         store.fault(writes, count=4, status=403)  # the lock, the journal and two objects
         assert main(["route", "--input", str(images), "--lake", lake]) == 1
@@ -147,7 +145,9 @@ def test_a_store_that_refuses_writes_makes_the_run_incomplete_and_the_rerun_comp
     assert verified(lake, capsys)["rows"] == OBJECTS
 
 
-def test_a_store_that_stutters_is_borne(store: Store, images: Path, route: Route, capsys) -> None:
+def test_transient_errors_of_a_store_are_retried(
+    store: Store, images: Path, route: Route, capsys
+) -> None:
     lake = f"{store.root}/lake"
     store.fault(".", count=3, status=503)
     store.fault("^(POST|PUT)", count=2, after=True, reset=True)
@@ -160,12 +160,12 @@ def test_a_store_that_stutters_is_borne(store: Store, images: Path, route: Route
     "fault",
     [
         {},
-        {"status": 403},  # what was read is sent
-        {"count": 2, "after": True, "reset": True},  # answers are lost, nothing is
+        {"status": 403},  # the bytes that were read are sent
+        {"count": 2, "after": True, "reset": True},  # only responses are lost
     ],
-    ids=["copies", "refuses", "falls silent"],
+    ids=["copies", "refuses", "loses responses"],
 )
-def test_a_store_that_can_copies_objects_by_itself(
+def test_objects_are_copied_server_side_where_supported(
     store: Store,
     images: Path,
     baseline_lake: Path,
@@ -192,7 +192,7 @@ def test_a_store_that_can_copies_objects_by_itself(
     assert verified(lake, capsys)["rows"] == OBJECTS
 
 
-def test_an_object_that_is_gone_fails_alone(store: Store, images: Path, route: Route) -> None:
+def test_a_missing_object_fails_alone(store: Store, images: Path, route: Route) -> None:
     source = upload(images, store)
     store.fault("/in/00003.dcm|in%2F00003.dcm", status=404)
     summary = route("--lake", f"{store.root}/lake", inputs=(source,), expect=1)
@@ -202,21 +202,23 @@ def test_an_object_that_is_gone_fails_alone(store: Store, images: Path, route: R
     assert counts(route("--lake", f"{store.root}/lake", inputs=(source,)))["unchanged"] == 29
 
 
-def test_a_lake_in_no_bucket_is_said_at_once(store: Store, images: Path, capsys) -> None:
+def test_a_missing_bucket_of_the_lake_is_reported_at_once(
+    store: Store, images: Path, capsys
+) -> None:
     missing = f"{store.scheme}://no-such-bucket/x"
     assert main(["route", "--input", str(images), "--lake", missing]) == 1
     assert "no such object or bucket" in capsys.readouterr().err
 
 
-def test_what_was_written_though_it_was_reported_failed_is_not_forgotten(
+def test_objects_whose_write_was_wrongly_reported_as_failed_get_rows(
     store: Store, images: Path, tmp_path: Path, route: Route, capsys, monkeypatch
 ) -> None:
-    """The store has written, every answer is lost; the next run decides otherwise."""
+    """Every response of a write is lost; the next run has another policy."""
     import transforms.place as place
 
     real, lake = place.place, f"{store.root}/lake"
 
-    def write_and_fail(*arguments):
+    def write_and_fail(*arguments: Any) -> None:
         real(*arguments)
         raise ProcessingFailure(Stage.PLACE, Reason.WRITE_FAILED)
 
@@ -225,12 +227,14 @@ def test_what_was_written_though_it_was_reported_failed_is_not_forgotten(
     assert summary["counts"]["failed"] == OBJECTS
     monkeypatch.undo()
     policy = tmp_path / "policy.yaml"
-    policy.write_text("min_long_side: 4000\n")  # everything is reviewed
+    policy.write_text("min_long_side: 4000\n")  # every image is sent to review
     route("--lake", lake, "--policy", str(policy), inputs=(str(images),))
     assert verified(lake, capsys)["rows"] == OBJECTS
 
 
-def test_a_bucket_that_is_not_there_is_said_at_once(store: Store, lake: Lake, capsys) -> None:
+def test_a_missing_bucket_of_the_input_is_reported_at_once(
+    store: Store, lake: Lake, capsys
+) -> None:
     missing = f"{store.scheme}://no-such-bucket/x"
     assert main(["route", "--input", missing, "--lake", str(lake.root)]) == 2
     assert "no such object or bucket" in capsys.readouterr().err
@@ -243,7 +247,7 @@ def start(source: str, lake: str) -> subprocess.Popen[bytes]:
     )
 
 
-def test_a_killed_run_in_a_store_is_completed(
+def test_a_killed_run_is_completed_by_the_next(
     store: Store, images: Path, baseline_lake: Path, tmp_path: Path, route: Route, capsys
 ) -> None:
     source, lake = upload(images, store), f"{store.root}/lake"
@@ -251,7 +255,7 @@ def test_a_killed_run_in_a_store_is_completed(
     placed = partial(storage_of(lake).list_below, f"{lake}/objects")
     while run.poll() is None and not next(placed(), None):
         time.sleep(0.02)
-    store.fault("^(POST|PUT)", status=503)  # so that it does not end before it is killed
+    store.fault("^(POST|PUT)", status=503)  # keeps it from ending before it is killed
     assert run.poll() is None, run.communicate()
     os.killpg(run.pid, signal.SIGKILL)
     run.communicate()
@@ -264,10 +268,10 @@ def test_a_killed_run_in_a_store_is_completed(
     assert verified(lake, capsys)["journal_files"] == 0
 
 
-def test_two_runs_race_and_end_as_one(
+def test_two_concurrent_runs_give_one_lake(
     store: Store, images: Path, baseline_lake: Path, tmp_path: Path, capsys
 ) -> None:
-    """Whether they meet is up to chance; the next test makes them."""
+    """They overlap only by chance; the next test forces it."""
     source, lake = upload(images, store), f"{store.root}/lake"
     ended = [run.communicate() for run in [start(source, lake), start(source, lake)]]
     summaries = [json.loads(out) for out, _ in ended]
@@ -277,13 +281,13 @@ def test_two_runs_race_and_end_as_one(
     verified(lake, capsys)
 
 
-def test_a_run_says_that_it_waits_for_another(store: Store, images: Path) -> None:
+def test_a_run_reports_that_it_waits_for_another(store: Store, images: Path) -> None:
     lake = f"{store.root}/lake"
-    with lock_lake(Layout(lake), lambda: pytest.fail("nobody else is there")):
+    with lock_lake(Layout(lake), lambda: pytest.fail("no other run holds the lake")):
         run = start(str(images), lake)
         assert run.stderr is not None
-        said = iter(run.stderr.readline, b"")
-        assert any(b"waiting for it to end" in line for line in said)
+        lines = iter(run.stderr.readline, b"")
+        assert any(b"waiting for it to end" in line for line in lines)
         assert run.poll() is None
         assert not [name for name in store.read_all() if "/objects/" in name]
     out, _ = run.communicate()

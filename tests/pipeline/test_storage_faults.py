@@ -1,4 +1,4 @@
-"""Faults that real file systems make: full, read-only, failing and changing under the reader."""
+"""Faults of real file systems: full, read-only, failing, and changing while they are read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def images(source: Path) -> Path:
 
 @pytest.fixture
 def small_disk(lake: Lake) -> Iterator[Path]:
-    """A file system of 2 MiB where the lake stands; a film has 640 KiB."""
+    """Mount a file system of 2 MiB for the lake; an image has 640 KiB."""
     if os.geteuid():
         pytest.skip("only root may mount a small file system")
     lake.root.mkdir()
@@ -42,7 +42,7 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
 
 
-def test_a_disk_that_fills_up_is_said_and_the_rerun_completes(
+def test_a_full_disk_is_reported_and_the_next_run_completes_the_lake(
     images: Path, small_disk: Path, lake: Lake, route, capsys
 ) -> None:
     code = main(["route", "--input", str(images), "--lake", str(small_disk)])
@@ -54,14 +54,14 @@ def test_a_disk_that_fills_up_is_said_and_the_rerun_completes(
     assert 0 < len(objects) < IMAGES
     assert {path.stat().st_size for path in objects} == {
         path.stat().st_size for path in images.iterdir()
-    }, "an object is whole or not there"
+    }, "an object is complete or absent"
     remount(small_disk, "size=64m")
     route()
     assert len(lake.rows()) == IMAGES
     assert main(["verify", str(small_disk), "--deep"]) == 0
 
 
-def test_a_read_only_disk_is_said(images: Path, small_disk: Path, route, capsys) -> None:
+def test_a_read_only_disk_is_reported(images: Path, small_disk: Path, route, capsys) -> None:
     remount(small_disk, "ro")
     assert main(["route", "--input", str(images), "--lake", str(small_disk)]) == 1
     err = capsys.readouterr().err
@@ -71,10 +71,8 @@ def test_a_read_only_disk_is_said(images: Path, small_disk: Path, route, capsys)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_a_disk_that_fails_midway_fails_one_object(
-    images: Path, lake: Lake, route, placement: str
-) -> None:
-    """Reading the start of a process's memory is an input/output error (proc(5))."""
+def test_a_read_error_fails_one_object(images: Path, lake: Lake, route, placement: str) -> None:
+    """Reading the start of a process's memory fails with EIO (proc(5))."""
     bad = images / "bad^NAME.dcm"
     bad.symlink_to("/proc/self/mem")
     summary = route("--placement", placement, expect=1)
@@ -85,16 +83,16 @@ def test_a_disk_that_fails_midway_fails_one_object(
     assert counts(route("--placement", placement)) == {"unchanged": IMAGES}
 
 
-@pytest.mark.parametrize("how", ["appended", "cut"])
+@pytest.mark.parametrize("how", ["appended", "truncated"])
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_a_source_that_is_being_written_is_left_for_the_next_run(
+def test_a_source_that_changes_while_it_is_read_is_left_to_the_next_run(
     images: Path, lake: Lake, route, how: str, placement: str
 ) -> None:
     growing = write(images, "growing.dcm", dicom_bytes(image(99, (1600, 1280)), name="99"))
     whole = growing.read_bytes()
     done = threading.Event()
 
-    def go_on_writing() -> None:
+    def keep_writing() -> None:
         while not done.is_set():
             if how == "appended":
                 with growing.open("ab") as stream:
@@ -102,7 +100,7 @@ def test_a_source_that_is_being_written_is_left_for_the_next_run(
             else:
                 os.truncate(growing, max(1, growing.stat().st_size - 1))
 
-    writer = threading.Thread(target=go_on_writing)
+    writer = threading.Thread(target=keep_writing)
     writer.start()
     try:
         summary = route("--placement", placement, expect=1)
@@ -119,7 +117,7 @@ def test_a_source_that_is_being_written_is_left_for_the_next_run(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
-def test_a_source_that_is_removed_meanwhile_fails_alone(
+def test_a_source_that_is_removed_before_it_is_read_fails_alone(
     images: Path, lake: Lake, route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import transforms.fetch as fetch
@@ -140,8 +138,8 @@ def test_a_source_that_is_removed_meanwhile_fails_alone(
     assert counts(route()) == {"unchanged": IMAGES - 1}
 
 
-def test_a_lake_without_permission_is_said(images: Path, tmp_path: Path) -> None:
-    """As another user, where the tests are run by root."""
+def test_a_lake_without_permission_is_reported(images: Path, tmp_path: Path) -> None:
+    """Run as another user if this one is root."""
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
     command = [sys.executable, "-m", "pipeline", "route", "--input", str(images)]

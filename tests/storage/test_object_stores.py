@@ -1,4 +1,4 @@
-"""Object stores keep the same promises as local folders, also where requests fail."""
+"""Object stores give the same guarantees as local folders, also when requests fail."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_a_second_put_changes_nothing(store: Store) -> None:
     assert store.read_all() == {"a/b.dcm": DATA}
 
 
-def test_other_bytes_under_the_name_are_kept_and_said(store: Store) -> None:
-    uri = store.write("a.dcm", b"others were here first")
+def test_an_object_with_other_bytes_is_kept_and_reported(store: Store) -> None:
+    uri = store.write("a.dcm", b"of another writer")
     with pytest.raises(FileExistsError):
         put(uri)
-    assert store.read_all() == {"a.dcm": b"others were here first"}
+    assert store.read_all() == {"a.dcm": b"of another writer"}
 
 
-def test_the_same_bytes_that_others_wrote_are_taken_for_the_same(store: Store) -> None:
+def test_the_same_bytes_of_another_writer_are_accepted(store: Store) -> None:
     assert put(store.write("a.dcm", DATA)) is False
 
 
@@ -61,10 +61,10 @@ def test_a_small_object_is_sent_in_one_request(store: Store) -> None:
     assert store.hits() == [0]
 
 
-def test_a_store_copies_by_itself_and_on_condition(store: Store) -> None:
+def test_a_server_side_copy_is_conditional(store: Store) -> None:
     source, target = store.write("a.dcm", DATA), f"{store.root}/b/c.dcm"
     storage = storage_of(target)
-    if store.scheme == S3:  # none of its test servers has conditional copies
+    if store.scheme == S3:  # no test server has conditional copies
         assert not isinstance(storage, SupportsServerSideCopy)
         return
     assert isinstance(storage, SupportsServerSideCopy)
@@ -79,10 +79,10 @@ def test_a_store_copies_by_itself_and_on_condition(store: Store) -> None:
     assert storage.copy_server_side(target, source, found.version, SHA) is False
     assert storage.stat(target) == copied
 
-    other = store.write("other.dcm", b"others were here first")
+    other = store.write("other.dcm", b"of another writer")
     with pytest.raises(FileExistsError):
         storage.copy_server_side(other, source, found.version, SHA)
-    store.write("a.dcm", b"something else by now")
+    store.write("a.dcm", b"another version")
     with pytest.raises(ObjectChanged):
         storage.copy_server_side(f"{store.root}/d.dcm", source, found.version, SHA)
     with pytest.raises(FileNotFoundError):
@@ -90,12 +90,12 @@ def test_a_store_copies_by_itself_and_on_condition(store: Store) -> None:
     assert sorted(store.read_all()) == ["a.dcm", "b/c.dcm", "other.dcm"]
 
 
-def test_of_many_that_write_at_once_one_wins(store: Store) -> None:
+def test_one_of_many_concurrent_writers_wins(store: Store) -> None:
     uri = f"{store.root}/a.dcm"
-    at_once = threading.Barrier(8)
+    barrier = threading.Barrier(8)
 
     def write(number: int) -> bool:
-        at_once.wait()
+        barrier.wait()
         try:
             return put(uri, f"bytes of {number}".encode())
         except FileExistsError:
@@ -107,8 +107,8 @@ def test_of_many_that_write_at_once_one_wins(store: Store) -> None:
     assert store.read_all() == {"a.dcm": f"bytes of {won.index(True)}".encode()}
 
 
-def test_an_answer_that_was_lost_is_no_failure(store: Store) -> None:
-    """The store has written, the client hears nothing and tries again."""
+def test_a_lost_response_is_no_failure(store: Store) -> None:
+    """The store has written, the client gets no response and retries."""
     store.fault("^(POST|PUT) .*a.dcm|^POST /upload", count=1, after=True, reset=True)
     put(f"{store.root}/a.dcm")
     assert store.hits() == [1]
@@ -116,21 +116,21 @@ def test_an_answer_that_was_lost_is_no_failure(store: Store) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_what_passes_is_tried_again(store: Store, status: int) -> None:
+def test_transient_errors_are_retried(store: Store, status: int) -> None:
     uri = store.write("a.dcm", DATA)
     store.fault(".", count=2, status=status)
     assert read(uri) == DATA
     assert store.hits() == [2]
 
 
-def test_a_download_that_breaks_off_goes_on(store: Store) -> None:
+def test_an_interrupted_download_continues(store: Store) -> None:
     uri = store.write("a.dcm", DATA)
     store.fault("^GET .*a.dcm", count=2, cut=400_000)
     assert read(uri) == DATA
     assert store.hits() == [2]
 
 
-def test_exactly_the_version_that_was_listed_is_read(store: Store) -> None:
+def test_exactly_the_listed_version_is_read(store: Store) -> None:
     uri = store.write("a.dcm", DATA)
     (found,) = storage_of(uri).list_below(store.root)
     assert isinstance(found, ObjectInfo)
@@ -141,7 +141,7 @@ def test_exactly_the_version_that_was_listed_is_read(store: Store) -> None:
     assert read(uri) == b"new"
 
 
-def test_what_is_gone_is_said_to_be_gone(store: Store) -> None:
+def test_a_missing_object_is_reported(store: Store) -> None:
     uri = f"{store.root}/gone.dcm"
     assert storage_of(uri).stat(uri) is None
     with pytest.raises(FileNotFoundError):
@@ -149,7 +149,7 @@ def test_what_is_gone_is_said_to_be_gone(store: Store) -> None:
     storage_of(uri).remove(uri)  # no error
 
 
-def test_what_is_forbidden_is_said_to_be(store: Store) -> None:
+def test_a_denied_permission_is_reported(store: Store) -> None:
     uri = store.write("a.dcm", DATA)
     store.fault(".", status=403)
     for attempt in (lambda: read(uri), lambda: put(uri), lambda: storage_of(uri).stat(uri)):
@@ -159,7 +159,7 @@ def test_what_is_forbidden_is_said_to_be(store: Store) -> None:
     assert isinstance(error, PermissionError)
 
 
-def test_a_bucket_that_is_not_there_is_said(store: Store) -> None:
+def test_a_missing_bucket_is_reported(store: Store) -> None:
     (error,) = storage_of(store.root).match(f"{store.scheme}://no-such-bucket/x/")
     assert isinstance(error, FileNotFoundError)
 
@@ -167,7 +167,7 @@ def test_a_bucket_that_is_not_there_is_said(store: Store) -> None:
 def test_patterns(store: Store) -> None:
     for name in ("in/a.dcm", "in/b/c.dcm", "in/b.txt", "in2/d.dcm", "in/[x].dcm", "lake/o"):
         store.write(name, b"x")
-    store.write("in/b/", b"")  # what a console makes to show a folder
+    store.write("in/b/", b"")  # a console's folder marker
     assert names(store, "in/a.dcm") == ["in/a.dcm"]
     assert names(store, "in") == names(store, "in/") == [
         "in/[x].dcm", "in/a.dcm", "in/b.txt", "in/b/c.dcm",
@@ -193,7 +193,7 @@ def test_an_object_named_like_a_folder_is_an_object(store: Store) -> None:
 @pytest.mark.parametrize(
     "name", ["a b+c.dcm", "100%25.dcm", "Ünï/Ж.dcm", "q?x=1&y#z.dcm", "'\";<b>.dcm", "a//b.dcm"]
 )
-def test_a_name_is_taken_as_it_is(store: Store, name: str) -> None:
+def test_a_name_is_not_unquoted(store: Store, name: str) -> None:
     put(f"{store.root}/{name}")
     (found,) = storage_of(store.root).list_below(store.root)
     assert found.uri == f"{store.root}/{name}"
@@ -201,7 +201,7 @@ def test_a_name_is_taken_as_it_is(store: Store, name: str) -> None:
     assert list(store.read_all()) == [name]
 
 
-def test_large_objects_go_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_objects_are_sent_in_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
     data = DATA * 10
     uri = f"{store.root}/large.dcm"
@@ -220,16 +220,16 @@ def test_a_store_without_conditional_writes_is_written_and_read_back(store: Stor
     assert store.read_all() == {"a.dcm": DATA}
 
 
-def test_a_sha256_without_a_note_is_computed(store: Store) -> None:
+def test_a_sha256_that_is_not_in_the_metadata_is_computed(store: Store) -> None:
     uri = store.write("a.dcm", DATA)
     assert sha256_of(storage_of(uri), uri) == SHA
 
 
 @pytest.mark.parametrize("store", [S3], indirect=True)
-def test_a_write_while_another_goes_on_is_tried_again(
+def test_a_write_that_conflicts_with_another_is_retried(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "BACKOFF_S", (0.01, 0.01))  # seconds between two tries
+    monkeypatch.setattr(s3, "BACKOFF_S", (0.01, 0.01))
     store.fault("^PUT ", count=1, status=409)
     assert put(f"{store.root}/a.dcm") is True
     store.clear_faults()

@@ -1,4 +1,4 @@
-"""Bytes that stand on the lake's disk before they have a name are given it, not copied."""
+"""An unnamed file on the lake's disk is linked to its name, not copied."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def unnamed(ref: ObjectRef, folder: Path) -> SharedBytes:
     return data
 
 
-def test_what_was_read_hashed_and_decoded_is_the_very_file_that_is_placed(
+def test_the_file_that_was_read_and_hashed_is_linked_to_its_name(
     ref: ObjectRef, tmp_path: Path
 ) -> None:
     lake = tmp_path / "lake"
     target, scratch = lake / "objects" / "a.dcm", lake / ".tmp"
     with unnamed(ref, scratch) as data:
         assert data.sha256() == SHA256
-        assert not list(scratch.iterdir()), "nothing to sweep after a kill"
+        assert not list(scratch.iterdir()), "a kill leaves nothing"
         assert store.put_file(str(target), data.rewind(), SHA256, scratch=str(scratch))
         assert target.stat().st_ino == os.fstat(data.file.fileno()).st_ino
     assert target.read_bytes() == DATA
@@ -53,7 +53,7 @@ def test_what_was_read_hashed_and_decoded_is_the_very_file_that_is_placed(
     assert Path(ref.uri).stat().st_ino != target.stat().st_ino
 
 
-def test_a_name_that_is_taken_stays_as_it_is(ref: ObjectRef, tmp_path: Path) -> None:
+def test_an_existing_object_is_not_replaced(ref: ObjectRef, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     target, scratch = lake / "a.dcm", lake / ".tmp"
     store.put_bytes(str(target), b"other", scratch=str(scratch))
@@ -79,7 +79,7 @@ def test_bytes_in_memory_or_on_another_disk_are_copied(ref: ObjectRef, tmp_path:
     assert all(p.read_bytes() == DATA for p in lake.iterdir())
 
 
-def test_a_folder_that_cannot_have_such_files_is_left_for_memory(
+def test_bytes_are_in_memory_where_the_folder_cannot_have_unnamed_files(
     ref: ObjectRef, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
