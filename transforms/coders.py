@@ -72,6 +72,9 @@ class ArrayCoder(Coder):
     def is_deterministic(self) -> bool:
         return True
 
+    def to_type_hint(self) -> type:
+        return np.ndarray
+
 
 for record_type in CODECS:
     typecoders.registry.register_coder(record_type, RecordCoder)

@@ -115,6 +115,7 @@ def test_a_row_without_a_column_that_is_new_is_decoded() -> None:
 def test_arrays_keep_their_type_and_shape(dtype: str) -> None:
     image = np.arange(12).reshape(1, 3, 4).astype(dtype)
     coder = typecoders.registry.get_coder(np.ndarray)
+    assert coder.to_type_hint() is np.ndarray
     decoded = coder.decode(coder.encode(image))
     assert decoded.dtype == image.dtype and np.array_equal(decoded, image)
 

@@ -66,7 +66,7 @@ def index(config: RouteConfig, *paths: Path) -> None:
         status = path.stat()
         version = f"{status.st_size}-{status.st_mtime_ns}"
         one = row(str(path), uid=f"1.{status.st_ino}", sha256=path.name * 8, source_version=version)
-        assert append(config.layout, replica_of(config.layout), "r", ONE, [one]).rows
+        assert append(config.layout, replica_of(config.layout), ONE, [one]).rows
 
 
 def test_a_file_with_an_extreme_mtime_is_emitted_without_event_time(

@@ -11,7 +11,6 @@ from apache_beam.transforms.window import GlobalWindow
 import transforms.shuffle_batching
 from tests.graphs import config_of
 from transforms.core.object_ref import ObjectRef
-from transforms.lake.journal import JournalRow
 from transforms.lake.schema import IndexRow, pack_rows, unpack_rows
 from transforms.sandbox.examine import ExamineOptions, new_row
 from transforms.shuffle_batching import BatchForShuffleFn
@@ -58,8 +57,6 @@ def test_a_bundle_that_failed_leaves_nothing_to_the_next() -> None:
     assert list(fn.finish_bundle()) == []
 
 
-def test_references_and_journal_entries_come_out_of_a_pack_as_they_went_in() -> None:
+def test_references_come_out_of_a_pack_as_they_went_in() -> None:
     refs = [ObjectRef(f"gs://a/\u00fc{n}", "7", 2**40 + n) for n in range(3)]
     assert ObjectRef.unpack(ObjectRef.pack(refs)) == refs
-    entries = [JournalRow(row, "abc") for row in rows(3)]
-    assert JournalRow.unpack(JournalRow.pack(entries)) == entries
