@@ -14,10 +14,11 @@ import pyarrow.dataset as ds
 import pytest
 
 from pipeline.cli import main
+from tests.disks import full_disk
 from tests.stores import store, store_servers
 from transforms.core.reasons import TERMS
 
-__all__ = ["store", "store_servers"]
+__all__ = ["full_disk", "store", "store_servers"]
 
 
 class Lake:

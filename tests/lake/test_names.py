@@ -8,9 +8,14 @@ import pytest
 
 from pipeline.cli import main
 from tests.conftest import Lake, write
+from tests.lake.test_stream_index import row
 from tests.synthetic import dicom_bytes, image
+from transforms.core.reasons import ProcessingFailure, Reason
 from transforms.lake.files import list_files
-from transforms.lake.layout import is_lake_name
+from transforms.lake.index_files import list_index, read_table
+from transforms.lake.layout import Layout, is_lake_name
+from transforms.lake.rewrite import rewrite
+from transforms.lake.schema import to_table
 
 
 @pytest.mark.parametrize(
@@ -64,3 +69,33 @@ def test_a_lake_with_foreign_files_is_read_and_verified(route, lake: Lake, sourc
     (part.parent / f"._{part.name}").write_bytes(b"AppleDouble")
     assert route()["counts"]["unchanged"] == 1
     assert main(["verify", str(lake.root), "--deep"]) == 0
+
+
+def test_a_rewrite_keeps_foreign_files_and_folders(tmp_path: Path) -> None:
+    layout, day = Layout(str(tmp_path / "lake")), "2026-03-01"
+    partition = Path(layout.partition(day))
+    foreign = [partition / "_SUCCESS", partition / "_temporary" / "0" / "part-00000.parquet"]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"foreign")
+    assert rewrite(layout, day, [], [to_table([row("/in/a", "1.1")])]) == 1
+    assert [path.read_bytes() for path in foreign] == [b"foreign"] * 2
+    assert len(list_index(layout)) == 1
+
+
+def test_a_full_temporary_folder_is_reported_by_a_rewrite(
+    tmp_path: Path, full_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was reported as a damaged index file, to be moved away."""
+    layout, day = Layout(str(tmp_path / "lake")), "2026-03-01"
+    Path(layout.partition(day)).mkdir(parents=True)
+    rewrite(layout, day, [], [to_table([row(f"/in/{n}", f"1.{n}") for n in range(2000)])])
+    (uri,) = list_index(layout)
+    monkeypatch.setattr("tempfile.tempdir", str(full_disk))
+    with pytest.raises(ProcessingFailure) as caught:
+        rewrite(layout, day, [uri], (read_table(one) for one in [uri]))
+    assert (caught.value.reason, caught.value.detail) == (
+        Reason.NO_SPACE,
+        "ENOSPC, temporary folder",
+    )
+    assert list_index(layout) == [uri]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,22 +47,6 @@ def test_what_differs_between_reading_and_writing() -> None:
     assert reasons(ObjectChanged("x")) == (Reason.CHANGED, Reason.CHANGED)
     assert reasons(PermissionError("x")) == (Reason.PERMISSION_DENIED,) * 2
     assert write_failure(OSError(errno.EXDEV, "x"), Stage.PLACE).reason is Reason.OTHER_FILE_SYSTEM
-
-
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB without a free block."""
-    if os.geteuid():
-        pytest.skip("only root may mount a small file system")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], check=True)
-    try:
-        with pytest.raises(OSError, match="No space left"):
-            (disk / "filler").write_bytes(b"x" * (1 << 20))
-        yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_full_disk_is_reported_wherever_it_is(

@@ -9,6 +9,8 @@ from transforms.core.reasons import ProcessingFailure, Reason, Stage
 from transforms.storage.base import ObjectChanged
 
 FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT)
+TEMPORARY: Final = "temporary folder"
+"""Where an error happened that is not of the lake's storage."""
 _BY_CODE: Final = {
     **dict.fromkeys(FULL_DISK, Reason.NO_SPACE),
     errno.EACCES: Reason.PERMISSION_DENIED,
@@ -22,24 +24,23 @@ def read_failure(error: OSError, stage: Stage) -> ProcessingFailure:
     """Return the failure of reading an object."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return ProcessingFailure(stage, Reason.DISAPPEARED)
-    failure = _failure(error, stage, Reason.READ_FAILED)
-    if failure.reason is Reason.NO_SPACE:  # reading needs space only for a copy
-        return ProcessingFailure(stage, Reason.NO_SPACE, f"{failure.detail}, temporary folder")
-    return failure
+    where = TEMPORARY if error.errno in FULL_DISK else ""  # reading needs space only for a copy
+    return _failure(error, stage, Reason.READ_FAILED, where)
 
 
-def write_failure(error: OSError, stage: Stage) -> ProcessingFailure:
-    """Return the failure of writing an object."""
+def write_failure(error: OSError, stage: Stage, where: str = "") -> ProcessingFailure:
+    """Return the failure of writing an object; `where` is added to its detail."""
     if isinstance(error, FileExistsError):
         return ProcessingFailure(stage, Reason.NAME_TAKEN)
-    return _failure(error, stage, Reason.WRITE_FAILED)
+    return _failure(error, stage, Reason.WRITE_FAILED, where)
 
 
-def _failure(error: OSError, stage: Stage, otherwise: Reason) -> ProcessingFailure:
+def _failure(error: OSError, stage: Stage, otherwise: Reason, where: str) -> ProcessingFailure:
     if isinstance(error, ObjectChanged):
         return ProcessingFailure(stage, Reason.CHANGED)
     code = error.errno or 0
     reason = _BY_CODE.get(code, otherwise)
     if reason is otherwise and isinstance(error, PermissionError):  # raised without a code
         reason = Reason.PERMISSION_DENIED
-    return ProcessingFailure(stage, reason, errno.errorcode.get(code, type(error).__name__))
+    detail = errno.errorcode.get(code, type(error).__name__)
+    return ProcessingFailure(stage, reason, f"{detail}, {where}" if where else detail)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from transforms.core.error_reasons import FULL_DISK
 from transforms.core.packed import pack, unpack
-from transforms.core.reasons import ProcessingFailure, Reason, Stage
 from transforms.lake.files import list_files, read_bytes
 from transforms.lake.layout import PARTITION_PREFIX, Layout, partition_of
 from transforms.lake.rewrite_notes import replaced_files
@@ -191,7 +190,7 @@ def readable(uri: str) -> Iterator[pq.ParquetFile]:
         try:
             yield file
         except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(error, OSError) and error.errno in FULL_DISK:
                 raise  # of a copy that is being written, not of this file
             raise _damaged(uri, error) from error
 
@@ -245,10 +244,3 @@ def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None
         table = table.replace_schema_metadata(dict(metadata))
     pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
     return bytes(sink.getvalue())
-
-
-def full_disk(error: OSError) -> ProcessingFailure | None:
-    """Return the failure that an error of a full disk means; None where it is another error."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ProcessingFailure(Stage.INDEX, Reason.NO_SPACE, "temporary folder")
-    return None

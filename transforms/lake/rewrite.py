@@ -21,9 +21,9 @@ from typing import BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.core.reasons import ProcessingFailure, Reason, Stage
+from transforms.core.error_reasons import TEMPORARY, write_failure
+from transforms.core.reasons import Stage
 from transforms.lake.files import put_file
-from transforms.lake.index_files import full_disk
 from transforms.lake.layout import Layout
 from transforms.lake.rewrite_notes import RewriteNote, finish_rewrites, write_note
 from transforms.lake.schema import ROW_GROUP_ROWS
@@ -61,7 +61,7 @@ def rewrite(
         try:
             rows = _write(tables, merged)
         except OSError as error:
-            raise full_disk(error) or error from error
+            raise write_failure(error, Stage.INDEX, TEMPORARY) from error
         merged.seek(0)
         sha256 = hashlib.file_digest(merged, "sha256").hexdigest()
         digest = hashlib.sha256("\n".join((*names, sha256)).encode()).hexdigest()[:20]
@@ -107,14 +107,11 @@ def _exchange_partition(layout: Layout, note: RewriteNote, put: Callable[[str], 
         _link_missing(old, new, note.replaced)
         done = _exchanged(old, new)
         if done:
-            _link_missing(
-                new, old, note.replaced
-            )  # a segment appended between listing and exchange
+            _link_missing(new, old, note.replaced)  # appended between listing and exchange
+            _move_folders(new, old)
         return done
     except OSError as error:
-        raise full_disk(error) or ProcessingFailure(
-            Stage.INDEX, Reason.WRITE_FAILED, errno.errorcode.get(error.errno or 0, "")
-        ) from error
+        raise write_failure(error, Stage.INDEX) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
@@ -125,6 +122,13 @@ def _link_missing(source: Path, target: Path, excluded: Sequence[str]) -> None:
         if path.name not in excluded and path.is_file():
             with contextlib.suppress(FileExistsError):
                 os.link(path, target / path.name)
+
+
+def _move_folders(source: Path, target: Path) -> None:
+    """Move the folders of other programs, which cannot be linked."""
+    for path in source.iterdir():
+        if path.is_dir():
+            path.rename(target / path.name)
 
 
 def _exchanged(one: Path, other: Path) -> bool:
