@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test servers flink prism-test flink-test soak fuzz bench scale check lock docs picture clean
+.PHONY: help install demo test quick coverage servers flink prism-test flink-test soak fuzz bench scale check lock docs picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,8 +25,17 @@ $(INSTALLED): requirements/dev.lock requirements/uv.lock setup.py
 demo: install ## route real DICOM files into demo-lake/
 	$(BIN)/dicom-router demo --lake demo-lake
 
-test: install servers flink ## run every test
-	$(BIN)/python -m pytest
+test: install servers flink ## run every test, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+quick: install servers ## run the tests that take under two minutes together
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not (slow or engine or kill or training)"
+
+coverage: install servers flink ## run every test and report the lines and branches that none reaches; TESTS=tests
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup $(or $(TESTS),tests)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 prism-test: install servers ## run the tests on Prism
 	$(BIN)/python -m pytest tests/engines/test_prism.py tests/engines/test_prism_stream.py

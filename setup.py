@@ -57,6 +57,7 @@ EXTRAS["dev"] = [
     *EXTRAS["train"],
     "atheris>=3.0,<3.1; sys_platform == 'linux'",
     "codespell>=2.4",
+    "coverage[toml]>=7",
     "google-cloud-dataflow-client>=0.13,<0.14",  # the part of the extra gcp that tests need
     "hypothesis>=6",
     "moto[server]>=5",
@@ -65,6 +66,7 @@ EXTRAS["dev"] = [
     "polars>=1",
     "pytest>=8",
     "pytest-timeout>=2",
+    "pytest-xdist>=3",
     "ruff>=0.9",
     "setuptools>=75",
     "types-PyYAML",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pipeline.cli import main
 from tests.disks import full_disk
@@ -19,6 +20,19 @@ from tests.stores import store, store_servers
 from transforms.core.reasons import TERMS
 
 __all__ = ["full_disk", "store", "store_servers"]
+
+# Neither a deadline nor a limit on the time to generate data: both fail on a busy machine.
+settings.register_profile(
+    "tests", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use the store servers."""
+    for item in items:
+        if "store_servers" in getattr(item, "fixturenames", ()):
+            item.add_marker("store")
 
 
 class Lake:

@@ -15,6 +15,8 @@ from tests.conftest import Lake
 from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
 
+pytestmark = [pytest.mark.kill, pytest.mark.slow, pytest.mark.xdist_group("kill")]
+
 OBJECTS = 100
 """Enough that images are still to be classified when a run is killed at 25 placed objects."""
 

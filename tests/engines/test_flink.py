@@ -19,11 +19,12 @@ from tests.engines.flink import READY, Cluster
 OBJECTS = 300
 
 pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.xdist_group("flink"),
     pytest.mark.skipif(
         not READY.exists(),
         reason="Flink is not downloaded: install Java, Maven and run 'make flink'",
     ),
-    pytest.mark.timeout(600),
 ]
 
 

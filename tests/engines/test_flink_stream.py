@@ -31,11 +31,14 @@ OBJECTS = 300
 MIN_CHECKPOINTS = 3
 
 pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.stream,
+    pytest.mark.xdist_group("flink"),
     pytest.mark.skipif(
         not READY.exists(),
         reason="Flink is not downloaded: install Java, Maven and run 'make flink'",
     ),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
 
 

@@ -20,9 +20,13 @@ from tests.engines.servers import PRISM, prism_server, worker_pool
 
 OBJECTS = 300
 
-pytestmark = pytest.mark.skipif(
-    not PRISM.exists(), reason="Prism is not built: install Go and run 'make servers'"
-)
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.xdist_group("prism"),
+    pytest.mark.skipif(
+        not PRISM.exists(), reason="Prism is not built: install Go and run 'make servers'"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -34,10 +34,12 @@ PSTEST = PRISM.parent / "pstest"
 ON_PRISM = ["--runner=DirectRunner", f"--prism_location={PRISM}"]
 
 pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.stream,
+    pytest.mark.xdist_group("prism"),
     pytest.mark.skipif(
         not PRISM.exists(), reason="Prism is not built: install Go and run 'make servers'"
     ),
-    pytest.mark.timeout(600),
 ]
 
 

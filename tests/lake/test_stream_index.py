@@ -22,6 +22,8 @@ from transforms.lake.layout import Layout
 from transforms.lake.recovery import JournalSweeper, recover
 from transforms.lake.schema import IndexRow
 
+pytestmark = pytest.mark.stream
+
 ONE = LogShard(1, 0)
 
 

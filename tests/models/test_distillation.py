@@ -64,6 +64,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.training
+@pytest.mark.slow
 def test_a_student_comes_to_hold_what_its_teacher_does(
     manifest: Path, teacher: str, tmp_path: Path
 ) -> None:
@@ -86,6 +88,7 @@ def test_a_student_comes_to_hold_what_its_teacher_does(
     assert str(Path(teacher).parent) not in (tmp_path / "1" / "bundle.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_teacher_must_not_have_seen_what_is_left_out(
     manifest: Path, teacher: str, tmp_path: Path, capsys
 ) -> None:

@@ -12,6 +12,7 @@ import torch
 from models.efficientnet_lite import CORRUPTIONS, EfficientNetLite
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", CORRUPTIONS)
 @pytest.mark.parametrize("side", [64, 75])
 def test_outputs_are_those_of_timm(variant: str, side: int) -> None:

@@ -45,6 +45,7 @@ def fitted(member: BodyPartClassifier, to: torch.Tensor) -> VirtualLogit:
     return score
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["tf_efficientnet_lite0", "test_vit"])
 @torch.inference_mode()
 def test_the_mean_of_the_logits_counts(architecture: str) -> None:
@@ -57,6 +58,7 @@ def test_the_mean_of_the_logits_counts(architecture: str) -> None:
     assert torch.allclose(layer(features), whole.logits(given), atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_films_are_shrunk_for_a_member_of_smaller_ones() -> None:
     whole, (a, b) = of_two("tf_efficientnet_lite0", 128, 64)
@@ -69,6 +71,7 @@ def test_films_are_shrunk_for_a_member_of_smaller_ones() -> None:
     assert torch.allclose(whole.logits(larger), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_member_that_finds_a_film_strangest_counts() -> None:
     whole, members = of_two("test_efficientnet", 64, 64)
@@ -83,6 +86,7 @@ def test_the_member_that_finds_a_film_strangest_counts() -> None:
     assert torch.allclose(whole(given)[:, -1], torch.maximum(*each), atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
     whole, members = of_two("tf_efficientnet_lite0", 48, 64)
@@ -174,6 +178,7 @@ def test_a_bundle_that_says_nothing_of_members_is_one_network(tmp_path: Path) ->
     load_network(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_bundles_become_one_that_routes(
     manifest: Path, source: Path, lake, tmp_path: Path, capsys
 ) -> None:

@@ -30,6 +30,8 @@ from tests.synthetic import dicom_bytes, image
 from transforms.core.errors import UsageError
 from transforms.core.labels import CHESTS, LABELS
 
+pytestmark = [pytest.mark.training, pytest.mark.slow]
+
 TINY = ("--architecture", "test_efficientnet", "--init", "none", "--input_size", "32",
         "--epochs", "1", "--batch_size", "8", "--workers", "0", "--device", "cpu")  # fmt: skip
 

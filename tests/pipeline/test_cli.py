@@ -240,6 +240,7 @@ def test_inspect_explains(capsys, source: Path, tmp_path: Path) -> None:
     assert f"file 2 ({source / 'none'}) cannot be read: No such file" in err
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_live_line_and_a_pipe_does_not(source: Path, lake: Lake) -> None:
     for number in range(3):
         data = dicom_bytes(image(number, (64, 64)), name=str(number))

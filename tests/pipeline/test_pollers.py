@@ -26,6 +26,8 @@ from transforms.lake.dead_letters import write_dead_letter
 from transforms.lake.index_replica import replica_of
 from transforms.lake.layout import Layout
 
+pytestmark = pytest.mark.stream
+
 
 class Clock:
     now = 1000.0

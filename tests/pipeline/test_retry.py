@@ -11,6 +11,8 @@ import transforms.place
 from tests.conftest import Lake
 from tests.synthetic import dicom_bytes, image
 
+pytestmark = pytest.mark.slow
+
 RETRIES = ("--runner", "BundleBasedDirectRunner")
 
 
