@@ -51,6 +51,10 @@ class Lake:
         (row,) = [r for r in self.rows() if r["source_uri"] == str(path)]
         return row
 
+    def path(self, row: dict[str, Any]) -> Path:
+        """Where a row's object is."""
+        return self.root / row["object_uri"]
+
     def tree(self) -> dict[str, str]:
         """sha256 of each file, run summaries left out."""
         return {

@@ -26,7 +26,7 @@ def test_each_limit_has_its_own_reason(route, lake: Lake, source: Path) -> None:
     route("--max_object_bytes", "300000", "--max_pixels", "100000")
     assert lake.row(valid)["status"] in ("routed", "review")
     assert lake.row(large)["reason"] == "too_large"
-    assert Path(lake.row(large)["object_uri"]).read_bytes() == large.read_bytes()
+    assert lake.path(lake.row(large)).read_bytes() == large.read_bytes()
     assert lake.row(wide)["reason"] == "too_many_pixels"
 
 
@@ -44,7 +44,7 @@ def test_time_and_memory_per_object_are_limited(
     small = write(source, "no.txt", b"no DICOM")
     route(option, value)
     assert lake.row(path)["reason"] == reason
-    assert Path(lake.row(path)["object_uri"]).read_bytes() == path.read_bytes()
+    assert lake.path(lake.row(path)).read_bytes() == path.read_bytes()
     assert lake.row(small)["status"] == "quarantined"
 
 

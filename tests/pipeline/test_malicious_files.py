@@ -28,6 +28,6 @@ def test_malicious_files_do_not_stop_the_run(route, lake: Lake, source: Path) ->
             reason = row["reason"] if row["status"] == "quarantined" else None
             if reason not in malicious.reasons:
                 unexpected[name] = reason
-            assert Path(row["object_uri"]).read_bytes() == malicious.data, name
+            assert lake.path(row).read_bytes() == malicious.data, name
     assert not unexpected
     assert main(["verify", str(lake.root), "--deep"]) == 0

@@ -64,7 +64,7 @@ def test_rows_keep_their_window_and_timestamp(place_fn, config, source: Path) ->
         *((row.source_uri, 4, (EARLY,)) for row in first),
         *((row.source_uri, 14, (LATE,)) for row in second),
     ]
-    assert all(Path(e.value.object_uri).is_file() for e in emitted)
+    assert all((Path(config.layout.root) / e.value.object_uri).is_file() for e in emitted)
 
 
 def test_a_row_is_emitted_after_its_object_is_placed(
@@ -81,7 +81,7 @@ def test_a_row_is_emitted_after_its_object_is_placed(
     threading.Timer(0.5, released.set).start()
     assert list(place_fn.process(rows, 4, EARLY)) == []
     (emitted,) = place_fn.finish_bundle()
-    assert Path(emitted.value.object_uri).is_file()
+    assert (Path(config.layout.root) / emitted.value.object_uri).is_file()
 
 
 def test_a_failed_journal_write_fails_only_its_batch(

@@ -15,6 +15,7 @@ import duckdb
 import numpy as np
 import pandas
 import polars
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pydicom
 import pydicom.data
@@ -70,8 +71,7 @@ def test_every_status_in_one_run_and_its_rerun(route, lake: Lake, source: Path) 
         False, False, True, True,
     ]  # fmt: skip
     for name, row in rows.items():
-        stored = Path(row["object_uri"])
-        assert stored.is_relative_to(lake.root)
+        stored = lake.path(row)
         original = Path(row["source_uri"]).read_bytes()
         assert stored.read_bytes() == original, name
         assert row["content_sha256"] == hashlib.sha256(original).hexdigest()
@@ -202,7 +202,7 @@ def test_hard_links_and_index_only(route, lake: Lake, source: Path) -> None:
     path = write(source, "a.dcm", dicom_bytes())
     twin = write(source, "b.dcm", path.read_bytes())
     route("--placement", "link")
-    linked = Path(lake.row(path)["object_uri"]).stat().st_ino  # whichever came first
+    linked = lake.path(lake.row(path)).stat().st_ino  # whichever came first
     assert linked in (path.stat().st_ino, twin.stat().st_ino)
     shutil.rmtree(lake.root)
     route("--placement", "index_only")
@@ -221,29 +221,36 @@ def test_an_object_that_changed_is_routed_again(route, lake: Lake, source: Path)
     assert first["source_version"] != second["source_version"]
     assert second["conflict"] is True
     assert first["object_uri"] != second["object_uri"]
-    assert Path(second["object_uri"]).read_bytes() == path.read_bytes()
+    assert lake.path(second).read_bytes() == path.read_bytes()
 
 
 def test_reprocess_all_brings_back_a_lost_object(route, lake: Lake, source: Path) -> None:
     path = write(source, "a.dcm", dicom_bytes())
     route()
     before = lake.tree()
-    Path(lake.row(path)["object_uri"]).unlink()
+    lake.path(lake.row(path)).unlink()
     assert main(["verify", str(lake.root)]) == 1
     assert counts(route("--reprocess", "all")) == {"unchanged": 1}
     assert lake.tree() == before
 
 
-def test_reprocess_all_never_adds_or_drops_a_row(route, lake: Lake, source: Path) -> None:
-    """What was too large once is not_xray now: one row stands for it, as before."""
+def test_reprocess_all_supersedes_a_row_that_other_limits_decided(
+    route, lake: Lake, source: Path
+) -> None:
+    """What was too large once is not_xray now: one current row, one object, the old row in history."""
     ct = dicom_bytes(image(1), SOPClassUID=CTImageStorage)
     path = write(source, "ct.dcm", ct)
     route("--max_object_bytes", "1000")
-    before = lake.tree()
-    summary = route("--reprocess", "all")
-    assert counts(summary) == {"unchanged": 1}
-    assert lake.tree() == before
-    assert lake.row(path)["reason"] == "too_large"
+    (quarantined,) = lake.rows()
+    assert quarantined["reason"] == "too_large"
+    assert counts(route("--reprocess", "all")) == {"not_xray": 1}
+    assert lake.row(path)["status"] == "not_xray"
+    assert lake.path(lake.row(path)).read_bytes() == ct
+    assert not lake.path(quarantined).exists()
+    history = ds.dataset(lake.root / "history", format="parquet", partitioning="hive")
+    (old,) = history.to_table().to_pylist()
+    assert (old["reason"], old["superseded_by"]) == ("too_large", lake.row(path)["run_id"])
+    assert counts(route("--reprocess", "all")) == {"unchanged": 1}
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
@@ -253,7 +260,7 @@ def test_copying_after_indexing_only_keeps_the_bytes(route, lake: Lake, source: 
     twin = write(source, "b.dcm", path.read_bytes())
     route()
     assert lake.row(twin)["status"] != "duplicate"
-    assert Path(lake.row(twin)["object_uri"]).read_bytes() == path.read_bytes()
+    assert lake.path(lake.row(twin)).read_bytes() == path.read_bytes()
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
@@ -355,7 +362,7 @@ def test_the_frame_asked_for_is_classified(route, lake: Lake, source: Path) -> N
     assert chances[0] != chances[1]
 
 
-def test_a_shard_that_is_settled_in_parts_is_the_one_that_is_settled_whole(
+def test_a_shard_resolved_in_parts_equals_one_resolved_at_once(
     route, lake: Lake, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(6):
@@ -373,16 +380,16 @@ def test_a_shard_that_is_settled_in_parts_is_the_one_that_is_settled_whole(
     )
     whole = route("--index_shards", "1", "--lake", str(tmp_path / "whole"))
     assert parts == [10]
-    monkeypatch.setattr(transforms.append_index_batch, "PART_ROWS", 2)
+    monkeypatch.setattr(transforms.append_index_batch, "ROWS_AT_ONCE", 2)
     for module in (transforms.append_index_batch, transforms.shuffle_batching):
         monkeypatch.setattr(module, "SHUFFLE_BATCH", 2)
     parted = route("--index_shards", "1")
     assert sum(parts[1:]) == 10 and len(parts) > 3
     assert parted["counts"] == whole["counts"] and whole["counts"]["duplicate"] == 3
 
-    def told(of: Path) -> list[dict]:
+    def rows_of(of: Path) -> list[dict]:
         (index,) = of.glob("index/*/*.parquet")
-        own = ["run_id", "ingested_at", "object_uri"]
+        own = ["run_id", "ingested_at", "decided_at"]
         return pq.read_table(index).drop_columns(own).to_pylist()
 
-    assert told(lake.root) == told(tmp_path / "whole")
+    assert rows_of(lake.root) == rows_of(tmp_path / "whole")
