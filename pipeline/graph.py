@@ -11,7 +11,7 @@ from pipeline.sources import SOURCES
 from pipeline.sources.outputs import REFS
 from pipeline.sources.periodic_trigger import PeriodicTrigger
 from pipeline.summary import CountDiscovered, FinishRun
-from transforms.append_index_batch import ORPHANS, SEGMENTS, AppendIndexBatch
+from transforms.append_index_batch import AppendIndexBatch
 from transforms.append_index_stream import AppendIndexStream, SweepJournalFn
 from transforms.batch_refs import BatchRefs
 from transforms.config.route_config import RouteConfig
@@ -58,13 +58,13 @@ def decide_and_place(
         threads=config.fetch_threads,
         log_uris=config.log_uris,
     )
-    images = classified | "PlaceFilms" >> place
+    images = classified | "PlaceImages" >> place
     others = examined[DECIDED] | "PlaceOthers" >> place
     failed = (examined[FAILED], images[FAILED], others[FAILED])
     return (images[PLACED], others[PLACED]), failed
 
 
-def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, clock: str) -> None:
+def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, impulse: str) -> None:
     """Attach the graph of a run that goes on until it is stopped.
 
     The sources look at the index before they give an object out, and the rows are settled and
@@ -73,18 +73,18 @@ def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, clock: str) ->
     Args:
         pipeline: to attach it to.
         config: with a streaming source.
-        clock: one of `pipeline.sources.periodic_trigger`, as the engine needs.
+        impulse: one of `pipeline.sources.periodic_trigger`, as the engine needs.
     """
     assert config.stream is not None
-    triggers = pipeline | "Ticks" >> PeriodicTrigger(
+    triggers = pipeline | "PeriodicTrigger" >> PeriodicTrigger(
         len(config.inputs), config.stream.poll_interval, clock
     )
     found = triggers | "Discover" >> SOURCES[config.source](config)
     batches = BatchRefs(config.batch_size, max_wait_s=config.stream.max_batch_wait)
-    placed, failed = decide_and_place(found[REFS] | "Gather" >> batches, config)
+    placed, failed = decide_and_place(found[REFS] | "BatchRefs" >> batches, config)
     _ = placed | "Rows" >> beam.Flatten() | "Index" >> AppendIndexStream(config)
     _ = triggers | "SweepJournal" >> beam.ParDo(SweepJournalFn(config))
-    _ = (found[FAILED], *failed) | "AllFailed" >> beam.Flatten() | "Say" >> beam.Map(log_failure)
+    _ = (found[FAILED], *failed) | "AllFailed" >> beam.Flatten() | "LogFailures" >> beam.Map(log_failure)
 
 
 def build(
@@ -128,9 +128,6 @@ def build(
         (discovered[FAILED], *failed)
         | "AllFailed" >> beam.Flatten()
         | "Failed" >> beam.Map(RunCounts.of_failure).with_output_types(RunCounts),
+        indexed,
     )
-    return {
-        "counts": counts | "Counts" >> beam.Flatten(),
-        "segments": indexed[SEGMENTS],
-        "orphans": indexed[ORPHANS],
-    } | "FinishRun" >> FinishRun(config, recovered, epoch)
+    return counts | "Counts" >> beam.Flatten() | "FinishRun" >> FinishRun(config, recovered, epoch)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import apache_beam as beam
-from apache_beam import pvalue
 
 from pipeline.metrics_report import metric_lines
 from transforms.config.route_config import RouteConfig
@@ -48,8 +47,7 @@ class CountDiscovered(beam.PTransform):  # type: ignore[misc]
 class FinishRun(beam.PTransform):  # type: ignore[misc]
     """Finish a batch run once all its rows are in the index; gives its summary as it was written.
 
-    Input: a dict with "counts" (`RunCounts` of discovered, unchanged and failed objects), "segments" and
-    "orphans" (as of `AppendIndexBatch`).
+    Takes `RunCounts` of discovered, unchanged and failed objects, and those of `AppendIndexBatch`.
 
     Attributes:
         config: of the run.
@@ -61,19 +59,12 @@ class FinishRun(beam.PTransform):  # type: ignore[misc]
     recovered: int = 0
     epoch: str | None = None
 
-    def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, counts: beam.PCollection[RunCounts]) -> beam.PCollection[dict[str, Any]]:
         return (
-            pcolls["counts"]
-            | "Sum" >> beam.CombineGlobally(_sum)
+            counts
+            | "Sum" >> beam.CombineGlobally(_sum).with_output_types(RunCounts)
             | "Finish"
-            >> beam.Map(
-                finish_run,
-                pvalue.AsList(pcolls["segments"]),
-                pvalue.AsList(pcolls["orphans"]),
-                self.config,
-                self.recovered,
-                self.epoch,
-            ).with_output_types(Any)
+            >> beam.Map(finish_run, self.config, self.recovered, self.epoch).with_output_types(Any)
         )
 
 
@@ -82,21 +73,14 @@ def _sum(counts: Iterable[RunCounts]) -> RunCounts:
 
 
 def finish_run(
-    counts: RunCounts,
-    segments: Sequence[str],
-    orphans: Sequence[str],
-    config: RouteConfig,
-    recovered: int = 0,
-    epoch: str | None = None,
+    counts: RunCounts, config: RouteConfig, recovered: int = 0, epoch: str | None = None
 ) -> dict[str, Any]:
     """Supersede rows, remove orphans, count the rows of the run and write its summary.
 
     Repeating it changes nothing.
 
     Args:
-        counts: of discovered, unchanged and failed objects.
-        segments: URIs of the run's segments of the index.
-        orphans: objects that were placed and that no row names.
+        counts: of discovered, unchanged and failed objects, with the run's segments and orphans.
         config: of the run.
         recovered: rows that were recovered from an interrupted run.
         epoch: as of `FinishRun`.
@@ -115,11 +99,11 @@ def finish_run(
     later = Superseded([], 0)
     if config.reprocess != REPROCESS_NONE:
         later = supersede(layout, _journaled(config), config.run_id)
-    remove_orphans(layout, orphans)
+    remove_orphans(layout, counts.orphans)
     total = RunCounts.sum(
         (
             counts,
-            count_segments(segments),
+            count_segments(counts.segments),
             RunCounts.of_rows(later.rows),
             RunCounts.of_count("unchanged", later.unchanged),
             RunCounts.of_count("recovered", recovered),

@@ -56,11 +56,12 @@ class Lake:
         return self.root / row["object_uri"]
 
     def tree(self) -> dict[str, str]:
-        """sha256 of each file, run summaries left out."""
+        """sha256 of each file; run summaries, locks and other hidden names are left out."""
         return {
             path.relative_to(self.root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.root.rglob("*"))
-            if path.is_file() and "runs" not in path.parts
+            if path.is_file()
+            and not any(p == "runs" or p.startswith(".") for p in path.relative_to(self.root).parts)
         }
 
 

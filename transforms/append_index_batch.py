@@ -26,8 +26,6 @@ from transforms.metrics import DistributionName, count_indexed, record_seconds
 from transforms.open_lake import EncodedEnd, decode_end
 from transforms.shuffle_batching import BatchForShuffleFn
 
-SEGMENTS, ORPHANS = "segments", "orphans"
-"""Tags of `AppendIndexBatch`: URIs of what was appended; placed objects that no row names."""
 NEW, EXISTING = "new", "existing"
 """Kinds of rows: of this run; of the index, of the same identities. Rows that decide again what has a
 current row are left out: they supersede it at the end of the run."""
@@ -41,7 +39,7 @@ Batch: TypeAlias = tuple[str, int, bytes]
 
 @dataclass
 class AppendIndexBatch(beam.PTransform):  # type: ignore[misc]
-    """Placed rows, resolved by identity, to segments of the index.
+    """Placed rows, resolved by identity, to segments of the index; gives back `RunCounts` that name them.
 
     Input: a dict with "rows" (several collections), "versions" (as of `ReadExistingVersions`), "files" of
     the index and "log_ends" (as of `OpenLake`). All rows of an identity belong to one shard, and one
@@ -62,7 +60,7 @@ class AppendIndexBatch(beam.PTransform):  # type: ignore[misc]
     shards: int
     reprocess: str
 
-    def expand(self, pcolls: dict[str, Any]) -> pvalue.DoOutputsTuple:
+    def expand(self, pcolls: dict[str, Any]) -> beam.PCollection[RunCounts]:
         new: list[beam.PCollection[IndexRow]] = list(pcolls["rows"])
         if self.reprocess != REPROCESS_NONE:  # else no row of an existing version comes this far
             new = [self._without_later(pcolls)]
@@ -97,8 +95,7 @@ class AppendIndexBatch(beam.PTransform):  # type: ignore[misc]
                 self.ingest_date,
                 self.shards,
             )
-            .with_output_types(str)
-            .with_outputs(ORPHANS, main=SEGMENTS)
+            .with_output_types(RunCounts)
         )  # fmt: skip
 
     def _without_later(self, pcolls: dict[str, Any]) -> beam.PCollection[IndexRow]:
@@ -125,13 +122,13 @@ def _append(
     run_id: str,
     ingest_date: str,
     shards: int,
-) -> Iterator[str | pvalue.TaggedOutput[str, str]]:
+) -> Iterator[RunCounts]:
     shard, batches = group
     tables: list[pa.Table] = []
     for part in _in_parts(list(batches)):
         resolution = resolve_all(part[NEW], part[EXISTING])
-        for uri in resolution.orphans:
-            yield pvalue.TaggedOutput(ORPHANS, uri)
+        if resolution.orphans:
+            yield RunCounts(orphans=tuple(resolution.orphans))
         if resolution.rows:
             tables.append(to_table(resolution.rows))
             count_indexed(RunCounts.of_rows(resolution.rows))
@@ -140,8 +137,9 @@ def _append(
         log = LogShard(shards, shard)
         rows = in_order(pa.concat_tables(tables))
         end = decode_end(log_ends, log)
-        yield append_planned(layout, log, end, rows, run_id=run_id, ingest_date=ingest_date)
+        segment = append_planned(layout, log, end, rows, run_id=run_id, ingest_date=ingest_date)
         record_seconds(DistributionName.INDEX_MS, time.monotonic() - started)
+        yield RunCounts(segments=(segment,))
 
 
 def _where(row: IndexRow | ExistingRow, shards: int) -> tuple[int, int]:

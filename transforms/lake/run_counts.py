@@ -33,6 +33,8 @@ class RunCounts:
         conflicts: rows with a conflict.
         size_bytes: of all source objects with a row.
         failures: the first of the failures, by object key.
+        segments: URIs of what the run has appended to the index.
+        orphans: objects that the run has placed and that no row names.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -41,6 +43,8 @@ class RunCounts:
     conflicts: int = 0
     size_bytes: int = 0
     failures: tuple[Failure, ...] = ()
+    segments: tuple[str, ...] = ()
+    orphans: tuple[str, ...] = ()
 
     @classmethod
     def of_count(cls, name: str, number: int) -> RunCounts:
@@ -67,23 +71,28 @@ class RunCounts:
         return cls(tally.counts, tally.destinations, tally.reasons, conflicts, size)
 
     @classmethod
-    def sum(cls, tallies: Iterable[RunCounts]) -> RunCounts:
-        """Add tallies up; an empty sum is an empty tally."""
+    def sum(cls, several: Iterable[RunCounts]) -> RunCounts:
+        """Add several up; an empty sum is an empty one."""
         counts: Counter[str] = Counter()
         destinations: Counter[str] = Counter()
         reasons: Counter[tuple[str, str, str]] = Counter()
         conflicts = size = 0
         failures: list[Failure] = []
-        for tally in tallies:
-            counts.update(tally.counts)
-            destinations.update(tally.destinations)
-            reasons.update(tally.reasons)
-            conflicts += tally.conflicts
-            size += tally.size_bytes
-            failures.extend(tally.failures)
+        segments: list[str] = []
+        orphans: list[str] = []
+        for one in several:
+            counts.update(one.counts)
+            destinations.update(one.destinations)
+            reasons.update(one.reasons)
+            conflicts += one.conflicts
+            size += one.size_bytes
+            failures.extend(one.failures)
+            segments.extend(one.segments)
+            orphans.extend(one.orphans)
         failures.sort(key=lambda f: (f.stage, f.reason, f.object_key))
         shown = tuple(failures[:MAX_FAILURES_SHOWN])
-        return cls(counts, destinations, reasons, conflicts, size, shown)
+        uris = tuple(sorted(set(segments))), tuple(sorted(set(orphans)))
+        return cls(counts, destinations, reasons, conflicts, size, shown, *uris)
 
     @property
     def balanced(self) -> bool:
