@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -15,6 +14,7 @@ from transforms.lake.layout import is_lake_name
 from transforms.storage.base import ObjectInfo, SupportsServerSideCopy, read_whole
 from transforms.storage.local import LocalStorage, uri_to_path
 from transforms.storage.schemes import is_below, scheme_of, storage_of
+from transforms.storage.temporary import unnamed_file
 
 LOG = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def put_copy(target: str, source: str, sha256: str, *, scratch: str) -> bool:
     Raises:
         ProcessingFailure: also if the source cannot be read or has another sha256.
     """
-    with tempfile.TemporaryFile() as copy:
+    with unnamed_file() as copy:
         try:
             storage_of(source).copy_to(source, None, copy)
         except OSError as error:

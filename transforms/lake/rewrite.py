@@ -13,7 +13,6 @@ import errno
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -29,7 +28,7 @@ from transforms.lake.rewrite_notes import RewriteNote, finish_rewrites, write_no
 from transforms.lake.schema import ROW_GROUP_ROWS
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
-from transforms.storage.temporary import temporary_name
+from transforms.storage.temporary import temporary_name, unnamed_file
 
 REWRITTEN: Final = "part-"
 """How the names of rewritten index files begin."""
@@ -57,7 +56,7 @@ def rewrite(
         ProcessingFailure: the lake's storage refused; nothing is changed.
     """
     names = tuple(sorted(uri.rpartition("/")[2] for uri in replaced))
-    with tempfile.TemporaryFile() as merged:
+    with unnamed_file() as merged:
         try:
             rows = _write(tables, merged)
         except OSError as error:

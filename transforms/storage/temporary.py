@@ -8,11 +8,13 @@ host and PID namespace that no longer runs. Files of other hosts are theirs to r
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +39,17 @@ def temporary_folder() -> Path:
     folder = Path(tempfile.gettempdir(), temporary_name())
     folder.mkdir(mode=0o700)
     return folder
+
+
+@contextlib.contextmanager
+def unnamed_file() -> Iterator[io.BufferedRandom]:
+    """Open an unnamed file on this machine's disk, which is gone when the block ends."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):  # close() repeats a write that a full disk refused
+            file.close()
 
 
 def is_abandoned(name: str) -> bool:
