@@ -1,4 +1,4 @@
-"""Limits on the cost of one object."""
+"""Resource limits of one object: size, decompression ratio, pixels, time and memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 
 def _limit(default: float, help: str, *, unit: str | None = None) -> Any:
-    """Return the field of a limit: it decides whether an object is quarantined."""
+    """Declare a limit as an option that affects decisions."""
     return option(
         default,
         help=f"quarantine objects {help}",
@@ -25,20 +25,23 @@ def _limit(default: float, help: str, *, unit: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on one object; an object past one of them is quarantined with a reason of its own.
+    """Resource limits of one object; exceeding one quarantines it with a reason of its own.
+
+    `max_inflation` and `max_object_bytes` stop decompression bombs; `max_pixels`, and the agreement of
+    header and codestream, bound what a decoder allocates.
 
     Attributes:
-        max_object_bytes: size of the object, and of its inflated data set.
-        max_pixels: Rows x Columns of one frame; one frame of an object is decoded. The largest real
-            images, stitched from several detectors, have about 40 million.
-        max_frames: Number of Frames.
-        max_object_seconds: processor time of parsing and decoding; four times as much may pass on
-            the clock.
-        max_memory_bytes: memory of parsing and decoding.
-        max_nesting: depth of sequences within sequences.
-        max_items: sequence items and fragments, counted while the parser builds them.
-        max_inflation: ratio of the sizes of a data set inflated and deflated.
-        min_inflated_bytes: size up to which a deflated data set may have any ratio.
+        max_object_bytes: Maximum size of the object, and of its inflated data set.
+        max_pixels: Maximum Rows x Columns. The largest real radiographs, stitched from several
+            detectors, have about 40 million pixels.
+        max_frames: Maximum Number of Frames.
+        max_object_seconds: Maximum CPU time of parsing and decoding; the wall-clock limit is four times
+            as long.
+        max_memory_bytes: Maximum memory of parsing and decoding.
+        max_nesting: Maximum nesting depth of sequences.
+        max_items: Maximum number of sequence items and fragments, counted during parsing.
+        max_inflation: Maximum decompression ratio of a deflated data set.
+        min_inflated_bytes: Inflated size up to which any decompression ratio is accepted.
     """
 
     max_object_bytes: int = _limit(512 * MIB, "that are larger, also inflated", unit="bytes")
@@ -49,7 +52,7 @@ class Limits:
     max_inflation: int = _limit(64, "with a higher decompression ratio (small objects exempt)")
     max_object_seconds: float = _limit(
         60.0,
-        "that take more processor time to parse and decode, or four times as much wall-clock time",
+        "that take more CPU time to parse and decode, or four times as much wall-clock time",
         unit="seconds",
     )
     max_memory_bytes: int = _limit(
