@@ -18,8 +18,15 @@ ROOT: Final = Path(__file__).parents[1]
 
 TERMS: Final = {
     "bury|buried": "dead letter",
+    "give out|gives out|gave out|given out|giving out": "emit",
+    "in hand": "in flight",
+    "killers?": "malicious files",
+    "let go": "release",
+    "make up for|makes up for|made up for": "compensate for, repeat",
     "outstanding": "pending",
+    "reckon(ed|ing|s)?": "estimate",
     "tickets?": "ack id",
+    "unaccounted": "processing failure",
 }
 """Regular expressions of whole words, in lower case, and the standard term for each."""
 
