@@ -1,4 +1,4 @@
-"""The pipeline, whole: read this page to know what happens to an object."""
+"""The whole pipeline on one page: what happens to an object."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 import apache_beam as beam
 
 from models.classify import ClassifyAndDecide
+from pipeline.finish_run import CountDiscovered, FinishRun
 from pipeline.sources import SOURCES
 from pipeline.sources.outputs import REFS
 from pipeline.sources.periodic_trigger import PeriodicTrigger
-from pipeline.summary import CountDiscovered, FinishRun
 from transforms.append_index_batch import AppendIndexBatch
 from transforms.append_index_stream import AppendIndexStream, SweepJournalFn
 from transforms.batch_refs import BatchRefs
@@ -38,7 +38,7 @@ Failures: TypeAlias = "beam.PCollection[Failure]"
 def decide_and_place(
     refs: beam.PCollection[ObjectRef], config: RouteConfig
 ) -> tuple[tuple[Rows, Rows], tuple[Failures, ...]]:
-    """From references to rows whose objects stand in the lake, and what failed: batch and streaming.
+    """Turn references into rows whose objects are in the lake, and failures: batch and streaming.
 
     Only references and rows cross a shuffle; pixels live from `Fetch` to `Classify`, which run fused.
     """
@@ -67,8 +67,8 @@ def decide_and_place(
 def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, impulse: str) -> None:
     """Attach the graph of a run that goes on until it is stopped.
 
-    The sources look at the index before they give an object out, and the rows are settled and
-    appended to it shard by shard: the lake is the only memory that matters.
+    The sources look an object up in the index before they emit it, and rows are resolved and appended
+    shard by shard: all state is in the lake's index.
 
     Args:
         pipeline: to attach it to.
@@ -77,14 +77,18 @@ def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, impulse: str) 
     """
     assert config.stream is not None
     triggers = pipeline | "PeriodicTrigger" >> PeriodicTrigger(
-        len(config.inputs), config.stream.poll_interval, clock
+        len(config.inputs), config.stream.poll_interval, impulse
     )
     found = triggers | "Discover" >> SOURCES[config.source](config)
     batches = BatchRefs(config.batch_size, max_wait_s=config.stream.max_batch_wait)
     placed, failed = decide_and_place(found[REFS] | "BatchRefs" >> batches, config)
     _ = placed | "Rows" >> beam.Flatten() | "Index" >> AppendIndexStream(config)
     _ = triggers | "SweepJournal" >> beam.ParDo(SweepJournalFn(config))
-    _ = (found[FAILED], *failed) | "AllFailed" >> beam.Flatten() | "LogFailures" >> beam.Map(log_failure)
+    _ = (
+        (found[FAILED], *failed)
+        | "AllFailed" >> beam.Flatten()
+        | "LogFailures" >> beam.Map(log_failure)
+    )
 
 
 def build(

@@ -1,4 +1,4 @@
-"""Runs the graph once and gives back the run's summary."""
+"""Runs a batch pipeline and returns the run's summary."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run(
 def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = ()) -> None:
     """Check a configuration and write the job that an engine starts later.
 
-    So Dataflow's flex templates do. Nobody then holds the lock of the lake or waits for the summary.
+    Dataflow's flex templates do so. No process then holds the lake's lock or waits for the summary.
 
     Raises:
         ConfigError: the run cannot start.
@@ -104,7 +104,11 @@ def remove_partial_files(config: RouteConfig) -> None:
 
 def report_waiting() -> None:
     """Report why nothing happens."""
-    print("another run writes into this lake; waiting for it to end", file=sys.stderr, flush=True)
+    print(
+        "another run is writing into this lake; waiting for it to finish",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _require_matches(config: RouteConfig) -> None:

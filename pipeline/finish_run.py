@@ -1,0 +1,120 @@
+"""Finishes a batch run: supersedes rows, removes orphans, counts the run's rows, writes its summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+
+from pipeline.summary import write_summary
+from transforms.config.route_config import RouteConfig
+from transforms.core.choices import REPROCESS_NONE
+from transforms.lake.append import IndexOvertaken
+from transforms.lake.journal import is_placed, list_journal, read_journal, sweep_journal
+from transforms.lake.lock import read_epoch
+from transforms.lake.orphans import remove_orphans
+from transforms.lake.run_counts import RunCounts, count_segments
+from transforms.lake.schema import IndexRow
+from transforms.lake.supersede import Superseded, supersede, version_of
+
+
+@dataclass
+class CountDiscovered(beam.PTransform):  # type: ignore[misc]
+    """References to one `RunCounts`; engines may write all that enters a Flatten, so count before it."""
+
+    def expand(self, refs: beam.PCollection[Any]) -> beam.PCollection[RunCounts]:
+        return (
+            refs
+            | "Count" >> beam.combiners.Count.Globally()
+            | "Discovered"
+            >> beam.Map(lambda number: RunCounts.of_count("discovered", number)).with_output_types(
+                Any
+            )
+        )
+
+
+@dataclass
+class FinishRun(beam.PTransform):  # type: ignore[misc]
+    """Finish a batch run once all its rows are in the index; gives its summary as it was written.
+
+    Takes `RunCounts` of discovered, unchanged and failed objects, and those of `AppendIndexBatch`.
+
+    Attributes:
+        config: of the run.
+        recovered: rows that were recovered from an interrupted run.
+        epoch: of the lake's lock, which the run must hold still; None: nobody holds it for the run.
+    """
+
+    config: RouteConfig
+    recovered: int = 0
+    epoch: str | None = None
+
+    def expand(self, counts: beam.PCollection[RunCounts]) -> beam.PCollection[dict[str, Any]]:
+        return (
+            counts
+            | "Sum" >> beam.CombineGlobally(_sum).with_output_types(RunCounts)
+            | "Finish"
+            >> beam.Map(finish_run, self.config, self.recovered, self.epoch).with_output_types(Any)
+        )
+
+
+def _sum(counts: Iterable[RunCounts]) -> RunCounts:
+    return RunCounts.sum(counts)
+
+
+def finish_run(
+    counts: RunCounts, config: RouteConfig, recovered: int = 0, epoch: str | None = None
+) -> dict[str, Any]:
+    """Supersede rows, remove orphans, count the rows of the run and write its summary.
+
+    Repeating it changes nothing.
+
+    Args:
+        counts: of discovered, unchanged and failed objects, with the run's segments and orphans.
+        config: of the run.
+        recovered: rows that were recovered from an interrupted run.
+        epoch: as of `FinishRun`.
+
+    Raises:
+        IndexOvertaken: another run took the lake's lock meanwhile.
+        DamagedFile: the index cannot be read.
+        ProcessingFailure: the lake's storage refused.
+    """
+    layout = config.layout
+    if epoch is not None and read_epoch(layout) != epoch:
+        raise IndexOvertaken(
+            f"another run has taken the lock of {layout.root}; nothing is lost: run the same command "
+            "again"
+        )
+    later = Superseded([], 0)
+    if config.reprocess != REPROCESS_NONE:
+        later = supersede(layout, _journaled(config), config.run_id)
+    remove_orphans(layout, counts.orphans)
+    total = RunCounts.sum(
+        (
+            counts,
+            count_segments(counts.segments),
+            RunCounts.of_rows(later.rows),
+            RunCounts.of_count("unchanged", later.unchanged),
+            RunCounts.of_count("recovered", recovered),
+        )
+    )
+    summary = write_summary(total, config)
+    if summary["complete"]:  # else a write that was reported as failed may have been done
+        sweep_journal(layout)
+    return summary
+
+
+def _journaled(config: RouteConfig) -> list[IndexRow]:
+    """Return the rows that the run placed, one for each version of a source."""
+    layout, fingerprint = config.layout, config.fingerprint()
+    rows = [
+        entry.row
+        for uri in list_journal(layout)
+        for entry in read_journal(uri, layout)
+        if entry.fingerprint == fingerprint and is_placed(entry.row, layout)
+    ]
+    rows.sort(key=lambda row: (row.ingested_at, str(row.object_uri)), reverse=True)
+    return list({version_of(row): row for row in rows}.values())
