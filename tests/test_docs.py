@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -33,6 +34,7 @@ from transforms.metrics import (
 
 ROOT = Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+HOW_TO = sorted((ROOT / "docs" / "howto").glob("*.md"))
 PROSE = [
     page
     for pattern in ("*.md", "docs/**/*.md", "templates/**/*.md", "benchmarks/*.md")
@@ -88,6 +90,23 @@ def test_a_decision_record_has_date_and_status_and_is_listed(record: Path) -> No
 def test_the_architecture_lists_the_packages_in_order_of_their_dependencies() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     assert tuple(re.findall(r"^\| `([a-z.]+)` \|", page, re.M)) == LAYERS
+
+
+@pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)
+def test_names_in_a_how_to_page_exist_in_the_code(page: Path) -> None:
+    names = set(re.findall(r"`([A-Za-z_]\w+)(?:\(\.{0,3}\))?`", page.read_text()))
+    unknown = {n for n in names if re.search("_|[a-z][A-Z]", n) and n not in identifiers()}
+    assert not unknown
+    paths = re.findall(r"`((?:transforms|pipeline|models|tests|docs)/[\w/.-]+)`", page.read_text())
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
+@functools.cache
+def identifiers() -> frozenset[str]:
+    """All words of the Python files of the repository."""
+    folders = ("pipeline", "transforms", "models", "tests", "benchmarks")
+    files = [ROOT / "setup.py", *(p for folder in folders for p in (ROOT / folder).rglob("*.py"))]
+    return frozenset(word for file in files for word in re.findall(r"\w+", file.read_text()))
 
 
 def test_every_page_is_listed() -> None:
