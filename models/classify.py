@@ -132,5 +132,5 @@ def _live(stream: StreamConfig | None) -> dict[str, Any]:
     return (
         {}
         if stream is None
-        else {"models": stream.models, "models_every": stream.model_poll_interval}
+        else {"models": stream.models, "model_poll_interval": stream.model_poll_interval}
     )

@@ -105,7 +105,7 @@ class RadiographModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
         device: Device = "auto",
         max_batch_size: int = 32,
         models: str | None = None,
-        models_every: float = 30.0,
+        model_poll_interval: float = 30.0,
     ) -> None:
         super().__init__(
             state_dict_path=bundle_uri,
@@ -119,12 +119,12 @@ class RadiographModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
         side = bundle.read_info(bundle_uri).input_size
         self._image_shape = (1, side, side)
         self._max_batch_size = max_batch_size
-        self._models, self._models_every = models, models_every
+        self._models, self._model_poll_interval = models, model_poll_interval
 
     def load_model(self) -> ReloadingModel:
         """Load the bundle onto the chosen device."""
         first = self._load(self._bundle_uri)
-        return ReloadingModel(first, self._load, self._models, self._models_every)
+        return ReloadingModel(first, self._load, self._models, self._model_poll_interval)
 
     def run_inference(
         self,
