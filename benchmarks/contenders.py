@@ -32,9 +32,10 @@ from pydicom.encaps import get_frame
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import JPEGLosslessSV1
 
-from models.bundle import load_network, read_info
+from models.bundle import read_info
 from models.default_bundle import DEFAULT_BUNDLE
 from models.fused import CPU_FORWARD_BATCH, fuse
+from models.weights import load_network
 from transforms.core.labels import LABELS
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse

@@ -1,26 +1,18 @@
-"""Runs the model on images and decides their rows."""
+"""Classify images and decide their rows."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import apache_beam as beam
-import numpy as np
 from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
 from apache_beam.pvalue import PCollection
 
-from models.handler import (
-    Device,
-    InferenceError,
-    ModelOutput,
-    RadiographModelHandler,
-    effective_batch_size,
-)
+from models.handler import Device, ModelOutput, RadiographModelHandler, effective_batch_size
+from models.inference import InferenceError, Thumbnail
 from transforms.config.policy import Policy, decide
-from transforms.config.route_config import RouteConfig
-from transforms.config.run_options import StreamConfig
 from transforms.core.labels import (
     ABDOMINAL,
     ADULT_CHEST,
@@ -47,27 +39,43 @@ from transforms.sandbox.examine import quarantined
 
 @dataclass
 class ClassifyAndDecide(
-    beam.PTransform[PCollection[tuple[IndexRow, np.ndarray]], PCollection[IndexRow]]
+    beam.PTransform[PCollection[tuple[IndexRow, Thumbnail]], PCollection[IndexRow]]
 ):
-    """(row, image) to decided rows; the image ends here."""
+    """Classify thumbnails and decide their rows; pixels do not leave this transform.
 
-    config: RouteConfig
+    Attributes:
+        model_uri: of the bundle.
+        policy: as the operator wrote it; the bundle that classifies fills in the rest.
+        device: auto, cpu or cuda.
+        accelerator: resource hint for the workers that run the model, in Beam's syntax, or None.
+        batch_size: maximum number of images per model call.
+        models: folder of bundles of which the last by name takes over, or None.
+        models_every: seconds between two checks of that folder.
+    """
 
-    def expand(self, images: PCollection[tuple[IndexRow, np.ndarray]]) -> PCollection[IndexRow]:
-        device: Device = self.config.device  # type: ignore[assignment]
-        films_on = "cuda" if self.config.accelerator else device
+    model_uri: str
+    policy: Policy
+    device: str
+    accelerator: str | None
+    batch_size: int
+    models: str | None = None
+    models_every: float = 30.0
+
+    def expand(self, images: PCollection[tuple[IndexRow, Thumbnail]]) -> PCollection[IndexRow]:
+        device = cast(Device, self.device)
         handler = RadiographModelHandler(
-            self.config.model_uri,
+            self.model_uri,
             device=device,
-            max_batch_size=effective_batch_size(films_on, self.config.batch_size),
-            **_live(self.config.stream),
+            max_batch_size=effective_batch_size(
+                "cuda" if self.accelerator else device, self.batch_size
+            ),
+            models=self.models,
+            models_every=self.models_every,
         )
-        infer = RunInference(KeyedModelHandler(handler)).with_output_types(
-            tuple[IndexRow, PredictionResult]
-        )
-        if self.config.accelerator:
-            infer = infer.with_resource_hints(accelerator=self.config.accelerator)
-        policy = self.config.own_policy
+        infer: beam.PTransform[Any, Any] = RunInference(KeyedModelHandler(handler))
+        if self.accelerator:
+            infer = infer.with_resource_hints(accelerator=self.accelerator)
+        policy = self.policy
         decided: PCollection[IndexRow] = (
             images
             | "RunInference" >> infer
@@ -80,19 +88,19 @@ class ClassifyAndDecide(
 
 
 def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> IndexRow:
-    """Fill in what the model said of an image and what the policy makes of it.
+    """Return a row with the model's output and the policy's decision.
 
     Args:
         row: of the image.
         result: of the model.
-        policy: as the operator gave it; what it leaves open, the bundle that decided fills in.
+        policy: as the operator wrote it; the bundle that classified fills in the rest.
     """
     if isinstance(result.inference, InferenceError):
         why = InvalidObject(Stage.CLASSIFY, Reason.INFERENCE_FAILED, result.inference.kind)
         return replace(quarantined(row, why), model_id=result.model_id)
-    scored: ModelOutput = result.inference
-    *probabilities, ood_score = map(float, scored.values)
-    complete = policy.with_defaults(scored.thresholds, scored.ood_threshold)
+    output = cast(ModelOutput, result.inference)
+    *probabilities, ood_score = map(float, output.values)
+    complete = policy.with_defaults(output.thresholds, output.ood_threshold)
     decision = decide(
         probabilities,
         ood_score,
@@ -124,13 +132,4 @@ def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> Index
         policy_id=complete.policy_id,
         decided_by=BY_POLICY if decision.reason in DECIDED_BY_POLICY else BY_MODEL,
         decided_at=time.time_ns() // 1000,
-    )
-
-
-def _live(stream: StreamConfig | None) -> dict[str, Any]:
-    """What lets a stream's model be followed by another one."""
-    return (
-        {}
-        if stream is None
-        else {"models": stream.models, "model_poll_interval": stream.model_poll_interval}
     )

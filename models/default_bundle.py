@@ -1,4 +1,4 @@
-"""The bundle that comes with the router; imports nothing heavy."""
+"""URIs of the bundled default model; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Final
 from transforms.config.run_options import BUILT_IN_MODEL
 
 DEFAULT_BUNDLE: Final = str(Path(__file__).parent / "default")
-"""Where it stands on this machine."""
+"""Its folder on this machine."""
 
 
 def resolve_uri(uri: str) -> str:
-    """Return where a bundle stands, on whichever machine this is."""
+    """Return a bundle's URI on this machine; workers install the default bundle elsewhere."""
     return DEFAULT_BUNDLE if uri == BUILT_IN_MODEL else uri

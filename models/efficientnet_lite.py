@@ -1,8 +1,7 @@
-"""EfficientNet-Lite, the family of the default bundle, in torch alone: serving imports no timm.
+"""EfficientNet-Lite, the architecture of the default model, without timm, which is slow to import.
 
-Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", in the Lite
-variants of its authors (no squeeze-and-excitation, ReLU6). Parameters are named as in timm, whose weights
-these modules load, and whose outputs they give.
+Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", in the
+authors' Lite variants: no squeeze-and-excitation, ReLU6. Parameter names and outputs are timm's.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from torch.nn.functional import dropout, pad
 
 
 class Scale(NamedTuple):
-    """What tells the variants apart: factors of the numbers of channels and of blocks."""
+    """Multipliers of the number of channels and of blocks."""
 
     width: float
     depth: float
 
 
 class Stage(NamedTuple):
-    """Blocks of one resolution, as of Lite0."""
+    """Blocks of one resolution, for Lite0."""
 
     blocks: int
     kernel: int
@@ -31,14 +30,14 @@ class Stage(NamedTuple):
     channels: int
 
 
-CORRUPTIONS: Final = {
+VARIANTS: Final = {
     "tf_efficientnet_lite0": Scale(1.0, 1.0),
     "tf_efficientnet_lite1": Scale(1.0, 1.1),
     "tf_efficientnet_lite2": Scale(1.1, 1.2),
     "tf_efficientnet_lite3": Scale(1.2, 1.4),
     "tf_efficientnet_lite4": Scale(1.4, 1.8),
 }
-"""By their names in timm."""
+"""By timm name."""
 STAGES: Final = (
     Stage(1, 3, 1, 1, 16),
     Stage(2, 3, 2, 6, 24),
@@ -51,9 +50,9 @@ STAGES: Final = (
 STEM_CHANNELS: Final = 32
 HEAD_CHANNELS: Final = 1280
 BATCH_NORM_EPS: Final = 1e-3
-CHANNELS_IN_STEPS_OF: Final = 8
-LEAST_SHARE: Final = 0.9
-"""Rounding keeps at least this share of the channels."""
+CHANNEL_DIVISOR: Final = 8
+MIN_CHANNEL_SHARE: Final = 0.9
+"""Minimum share of the channels that rounding keeps."""
 
 
 class EfficientNetLite(nn.Module):
@@ -63,7 +62,7 @@ class EfficientNetLite(nn.Module):
         self, variant: str, *, in_chans: int = 3, num_classes: int = 1000, drop_rate: float = 0.0
     ) -> None:
         super().__init__()
-        scale = CORRUPTIONS[variant]
+        scale = VARIANTS[variant]
         self.drop_rate = drop_rate
         self.conv_stem = SameConv2d(in_chans, STEM_CHANNELS, 3, stride=2)
         self.bn1 = _batch_norm(STEM_CHANNELS)
@@ -73,16 +72,16 @@ class EfficientNetLite(nn.Module):
             is_scaled = stage not in (STAGES[0], STAGES[-1])
             count = math.ceil(stage.blocks * scale.depth) if is_scaled else stage.blocks
             blocks: list[nn.Module] = []
-            wide = _rounded(stage.channels * scale.width)
+            width = _round_channels(stage.channels * scale.width)
             for number in range(count):
                 stride = 1 if number else stage.stride
                 if stage.expansion == 1:
-                    blocks.append(SeparableBlock(channels, wide, stage.kernel, stride))
+                    blocks.append(SeparableBlock(channels, width, stage.kernel, stride))
                 else:
                     blocks.append(
-                        InvertedResidual(channels, wide, stage.kernel, stride, stage.expansion)
+                        InvertedResidual(channels, width, stage.kernel, stride, stage.expansion)
                     )
-                channels = wide
+                channels = width
             stages.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*stages)
         self.conv_head = SameConv2d(channels, HEAD_CHANNELS, 1)
@@ -102,31 +101,31 @@ class EfficientNetLite(nn.Module):
         return self.forward_remaining_stages(self.forward_first_stages(images, 0), 0)
 
     def forward_first_stages(self, images: Tensor, stages: int) -> Tensor:
-        """Return the maps behind the stem and the first stages."""
+        """Return the output of the stem and the first `stages` stages."""
         maps: Tensor = self.act(self.bn1(self.conv_stem(images)))
         for stage in self.blocks[:stages]:
             maps = stage(maps)
         return maps
 
     def forward_remaining_stages(self, maps: Tensor, stages: int) -> Tensor:
-        """Return feature maps of what `forward_first_stages` returned for as many stages."""
+        """Return feature maps from the output of `forward_first_stages` with the same `stages`."""
         for stage in self.blocks[stages:]:
             maps = stage(maps)
         out: Tensor = self.act(self.bn2(self.conv_head(maps)))
         return out
 
     def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits, or the features that they are computed from, float[N, HEAD_CHANNELS]."""
+        """Return logits, or with `pre_logits` the pooled features, float[N, HEAD_CHANNELS]."""
         pooled = dropout(maps.mean((2, 3)), self.drop_rate, self.training)
         return pooled if pre_logits else self.get_classifier()(pooled)
 
     def get_classifier(self) -> nn.Module:
-        """Return what makes logits of features."""
+        """Return the layer that maps features to logits."""
         return self.classifier
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution without bias, padded as TensorFlow's SAME: one pixel more at the far ends."""
+    """A convolution without bias and with TensorFlow's SAME padding: an odd pixel goes to the end."""
 
     def __init__(
         self, channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1
@@ -148,7 +147,7 @@ class SameConv2d(nn.Conv2d):
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the pixels that TensorFlow's SAME puts before and after a side of `size` pixels."""
+    """Return TensorFlow's SAME padding before and after a side of `size` pixels."""
     missing = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
     return missing // 2, missing - missing // 2
 
@@ -172,7 +171,7 @@ class SeparableBlock(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expands channels, convolves each, and narrows them again."""
+    """An inverted residual block: expand, depthwise convolution, project."""
 
     def __init__(
         self, channels: int, out_channels: int, kernel: int, stride: int, expansion: int
@@ -199,7 +198,7 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPS)
 
 
-def _rounded(channels: float) -> int:
-    step = CHANNELS_IN_STEPS_OF
+def _round_channels(channels: float) -> int:
+    step = CHANNEL_DIVISOR
     rounded = max(step, int(channels + step / 2) // step * step)
-    return rounded + step if rounded < LEAST_SHARE * channels else rounded
+    return rounded + step if rounded < MIN_CHANNEL_SHARE * channels else rounded

@@ -1,7 +1,7 @@
-"""Networks side by side that serve as one.
+"""Networks that serve as one by the mean of their logits.
 
 Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep
-Ensembles", here by the mean of logits: of the features of all in a row, that is again one linear layer.
+Ensembles". The mean of logits is again one linear layer on the concatenated features.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ class Ensemble(nn.ModuleList):
     """Backbones of one architecture: float[N, C, S, S] to the mean of their logits.
 
     Attributes:
-        sides: of each member's images, in pixels; larger ones are shrunk for it.
+        input_sizes: of each member, in pixels; larger images are downsampled for it.
     """
 
-    def __init__(self, members: Iterable[nn.Module], sides: Iterable[int]) -> None:
+    def __init__(self, members: Iterable[nn.Module], input_sizes: Iterable[int]) -> None:
         super().__init__(members)
-        self.sides = tuple(sides)
-        if len(self.sides) != len(self):
-            raise ValueError(f"{len(self)} members, {len(self.sides)} sides")
+        self.input_sizes = tuple(input_sizes)
+        if len(self.input_sizes) != len(self):
+            raise ValueError(f"{len(self)} members, {len(self.input_sizes)} input sizes")
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits."""
-        return torch.stack([of(its) for of, its in self._each(images)]).mean(0)
+        return torch.stack([member(resized) for member, resized in self._inputs(images)]).mean(0)
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps of each member."""
-        return [of.forward_features(its) for of, its in self._each(images)]
+        return [member.forward_features(resized) for member, resized in self._inputs(images)]
 
     def forward_head(self, maps: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
-        """Return logits, or the members' features in a row, float[N, F]."""
+        """Return logits, or the members' concatenated features, float[N, F]."""
         members: Iterator[Any] = iter(self)
         heads = [
-            of.forward_head(its, pre_logits=pre_logits)
-            for of, its in zip(members, maps, strict=True)
+            member.forward_head(own, pre_logits=pre_logits)
+            for member, own in zip(members, maps, strict=True)
         ]
         return torch.cat(heads, dim=1) if pre_logits else torch.stack(heads).mean(0)
 
     def get_classifier(self) -> nn.Module | None:
-        """Return what makes logits of features; None where that is no module of the members'."""
+        """Return the layer that maps features to logits; None if a member's is not a module."""
         members: Iterator[Any] = iter(self)
-        layers = [of.get_classifier() for of in members]
+        layers = [member.get_classifier() for member in members]
         return MeanOfLogits(layers) if all(isinstance(n, nn.Module) for n in layers) else None
 
-    def _each(self, images: Tensor) -> Iterator[tuple[Any, Tensor]]:
-        """Give every member and the images as it wants them."""
-        for member, side in zip(self, self.sides, strict=True):
-            yield member, resize(images, side)
+    def _inputs(self, images: Tensor) -> Iterator[tuple[Any, Tensor]]:
+        """Yield every member with the images at its input size."""
+        for member, size in zip(self, self.input_sizes, strict=True):
+            yield member, resize(images, size)
 
 
 class MeanOfLogits(nn.Module):
-    """The last layers of members: float[N, F], their features in a row, to logits."""
+    """The members' last layers: their concatenated features, float[N, F], to the mean of logits."""
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -64,23 +64,23 @@ class MeanOfLogits(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits."""
-        return torch.stack([layer(its) for its, layer in self.each(features)]).mean(0)
+        return torch.stack([layer(own) for own, layer in self.by_member(features)]).mean(0)
 
-    def each(self, features: Tensor) -> Iterator[tuple[Tensor, nn.Module]]:
-        """Give every member's features and layer."""
+    def by_member(self, features: Tensor) -> Iterator[tuple[Tensor, nn.Module]]:
+        """Return every member's features and layer."""
         parts = features.chunk(len(self.layers), dim=1)
         return zip(parts, self.layers, strict=True)
 
 
 def members_of(module: nn.Module) -> list[Any]:
-    """Return what stands side by side in a backbone or an OOD score; itself if it is of one network."""
+    """Return the members of a backbone or an OOD score; of a single network, itself."""
     return list(module) if isinstance(module, nn.ModuleList) else [module]
 
 
-def resize(images: Tensor, side: int) -> Tensor:
-    """Return images [N, C, S, S] at another size, averaged where they shrink."""
-    if images.shape[-1] == side:
+def resize(images: Tensor, size: int) -> Tensor:
+    """Return images [N, C, S, S] at another size, antialiased; as float32 if they were integers."""
+    if images.shape[-1] == size:
         return images
     return nn.functional.interpolate(
-        images.float(), size=(side, side), mode="bilinear", antialias=True
+        images.float(), size=(size, size), mode="bilinear", antialias=True
     ).to(images.dtype if images.is_floating_point() else torch.float32)

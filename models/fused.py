@@ -1,8 +1,8 @@
-"""EfficientNet-Lite for serving on a CPU: the same values from a third of the processor time.
+"""EfficientNet-Lite for inference on a CPU: the same values in a third of the processor time.
 
-Batch norms are folded into the convolutions before them, ReLU6 and the skip's sum are done by the
-convolution itself, padding is the convolution's own, and weights are packed for oneDNN once, not in each
-forward. The operators are those that torch's own compiler emits; no compiler is needed here.
+Batch norms are folded into the preceding convolutions, which also apply ReLU6, the residual sum and the
+padding; weights are reordered for oneDNN once instead of in every forward pass. The operators are those
+that torch's compiler emits; no compiler is needed here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import torch
@@ -28,83 +29,86 @@ from models.networks import BodyPartClassifier
 
 LOG = logging.getLogger(__name__)
 TOLERANCE: Final = 1e-4
-"""Most that a value may differ by from the plain network's: thresholds have two digits."""
-RELATIVE: Final = 1e-3
-"""The same of maps, which have no scale."""
+"""Maximum difference of probabilities and OOD scores from the plain network's."""
+RELATIVE_TOLERANCE: Final = 1e-3
+"""The same for feature maps."""
 CLAMP: Final = ("hardtanh", [0.0, 6.0])
-"""ReLU6, as oneDNN's operators name it."""
+"""ReLU6 in the terms of oneDNN's operators."""
 NO_CLAMP: Final[tuple[str, list[float]]] = ("none", [])
-UNDILATED: Final = [1, 1]
+NO_DILATION: Final = [1, 1]
 Block: TypeAlias = SeparableBlock | InvertedResidual
 CPU_FORWARD_BATCH: Final = 8
-"""Images in one forward on the CPU, short ones filled up: results then do not depend on neighbours."""
+"""Images per forward pass on a CPU. Short batches are padded, so that a result does not depend on the
+other images of its batch."""
 
 
-def fuse(network: BodyPartClassifier, side: int, images: int = CPU_FORWARD_BATCH) -> None:
-    """Let a classifier serve by a fused backbone, where there is one and it gives the same values.
+def fuse(network: BodyPartClassifier, input_size: int, batch_size: int = CPU_FORWARD_BATCH) -> None:
+    """Replace the backbone by a fused one, if there is one and it gives the same values.
 
     Args:
-        network: on the CPU, ready for inference.
-        side: of an image, in pixels; others give wrong values afterwards.
-        images: in each forward; any other number works, and is slower.
+        network: on the CPU, in evaluation mode; modified in place.
+        input_size: side of the images, in pixels; images of other sizes give wrong values afterwards.
+        batch_size: images per forward pass; other numbers work, but more slowly.
     """
     plain = network.backbone
     members = [member for member in members_of(plain) if isinstance(member, EfficientNetLite)]
     if len(members) < len(members_of(plain)) or network.dtype != torch.float32:
         return
-    noise = torch.Generator().manual_seed(0)
-    probe = torch.randint(256, (images, 1, side, side), generator=noise, dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch_size, 1, input_size, input_size)
+    probe = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     with torch.inference_mode():
         expected = network(probe[-1:])
         try:
             if isinstance(plain, Ensemble):
-                each = zip(members, plain.sides, strict=True)
+                pairs = zip(members, plain.input_sizes, strict=True)
                 network.backbone = Ensemble(
-                    (FusedEfficientNetLite(m, images, its_side) for m, its_side in each),
-                    plain.sides,
+                    (FusedEfficientNetLite(member, batch_size, size) for member, size in pairs),
+                    plain.input_sizes,
                 )
             else:
-                network.backbone = FusedEfficientNetLite(members[0], images, side)
+                network.backbone = FusedEfficientNetLite(members[0], batch_size, input_size)
             difference = float((network(probe)[-1:] - expected).abs().max())
         except (AttributeError, RuntimeError, TypeError) as error:
             network.backbone = plain
-            LOG.info("no fused backbone on this machine (%s): serving is slower", error)
+            LOG.info("no fused backbone on this machine (%s): inference is slower", error)
             return
     if not difference <= TOLERANCE:
         network.backbone = plain
-        LOG.warning("the fused backbone's values differ by %.1g: serving without it", difference)
+        LOG.warning("the fused backbone's values differ by %.1g: not used", difference)
 
 
-def fuse_first_stages(plain: nn.Module, stages: int, side: int) -> FusedStages | None:
-    """Return the stem and the first stages of a network on the CPU, for images of one size.
+def fuse_first_stages(plain: nn.Module, stages: int, input_size: int) -> FusedStages | None:
+    """Return the fused stem and first stages of a network, for images of one size.
 
     Returns:
-        None where the network has no fused ones, or they give other values.
+        None if the network is not an EfficientNet-Lite on the CPU, or the values differ.
     """
     if not isinstance(plain, EfficientNetLite) or plain.conv_stem.weight.device.type != "cpu":
         return None
-    noise = torch.Generator().manual_seed(0)
-    probe = torch.rand(CPU_FORWARD_BATCH, 1, side, side, generator=noise)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.rand(CPU_FORWARD_BATCH, 1, input_size, input_size, generator=generator)
     with torch.no_grad():
         expected = plain.forward_first_stages(probe, stages)
         try:
-            start = FusedStages(plain, Size(CPU_FORWARD_BATCH, side), stages)
-            has_same_content = torch.allclose(start(probe), expected, rtol=RELATIVE, atol=RELATIVE)
+            fused = FusedStages(plain, MapSize(CPU_FORWARD_BATCH, input_size), stages)
+            tolerance = RELATIVE_TOLERANCE
+            is_close = torch.allclose(fused(probe), expected, rtol=tolerance, atol=tolerance)
         except (AttributeError, RuntimeError, TypeError) as error:
             LOG.info("no fused stages on this machine (%s): training is slower", error)
             return None
-    if not has_same_content:
-        LOG.warning("the fused stages' values differ: training without them")
+    if not is_close:
+        LOG.warning("the fused stages' values differ: not used")
         return None
-    return start
+    return fused
 
 
 class FusedEfficientNetLite(nn.Module):
-    """What an `EfficientNetLite` computes, for images of one size, without gradients."""
+    """An `EfficientNetLite` for images of one size, without gradients."""
 
-    def __init__(self, plain: EfficientNetLite, images: int, side: int) -> None:
+    def __init__(self, plain: EfficientNetLite, batch_size: int, input_size: int) -> None:
         super().__init__()
-        size = Size(images, side)
+        size = MapSize(batch_size, input_size)
         self.stages = FusedStages(plain, size, len(plain.blocks))
         self.head = FusedConv2d(plain.conv_head, plain.bn2, size, CLAMP)
         self.classifier = plain.classifier
@@ -119,29 +123,30 @@ class FusedEfficientNetLite(nn.Module):
         return out
 
     def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits, or the features that they are computed from."""
+        """Return logits, or with `pre_logits` the pooled features."""
         pooled = maps.mean((2, 3))
         out: Tensor = pooled if pre_logits else self.classifier(pooled)
         return out
 
     def get_classifier(self) -> nn.Module:
-        """Return what makes logits of features."""
+        """Return the layer that maps features to logits."""
         return self.classifier
 
 
-class Size:
-    """Images in a forward and the side of their maps, as convolutions are laid one after the other."""
+@dataclass
+class MapSize:
+    """Batch size and side of the feature maps; convolutions reduce the side as they are added."""
 
-    def __init__(self, images: int, side: int) -> None:
-        self.images, self.side = images, side
+    batch_size: int
+    side: int
 
 
 class FusedStages(nn.Module):
-    """The stem and the first stages of an `EfficientNetLite`, without gradients."""
+    """The stem and first stages of an `EfficientNetLite`, without gradients."""
 
-    def __init__(self, plain: EfficientNetLite, size: Size, stages: int) -> None:
+    def __init__(self, plain: EfficientNetLite, size: MapSize, stages: int) -> None:
         super().__init__()
-        self.images = size.images
+        self.batch_size = size.batch_size
         self.stem = FusedConv2d(plain.conv_stem, plain.bn1, size, CLAMP)
         self.blocks = nn.ModuleList(
             FusedBlock(block, size)
@@ -150,7 +155,7 @@ class FusedStages(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return maps, as `EfficientNetLite.forward_first_stages` does."""
+        """Return feature maps as `EfficientNetLite.forward_first_stages` does."""
         maps: Tensor = self.stem(images)
         for block in self.blocks:
             maps = block(maps)
@@ -158,63 +163,67 @@ class FusedStages(nn.Module):
 
 
 class FusedBlock(nn.Module):
-    """Convolutions in a row; the last of them adds what the first was given, where there is a skip."""
+    """Successive convolutions; the last one adds the block's input where there is a skip."""
 
-    def __init__(self, block: Block, size: Size) -> None:
+    def __init__(self, block: Block, size: MapSize) -> None:
         super().__init__()
-        *before, (conv, norm) = _convolutions(block)
-        self.before = nn.ModuleList(FusedConv2d(c, n, size, CLAMP) for c, n in before)
+        *first, (conv, norm) = _convolutions(block)
+        self.first = nn.ModuleList(FusedConv2d(c, n, size, CLAMP) for c, n in first)
         self.last = FusedConv2d(conv, norm, size, NO_CLAMP)
         self.has_skip = block.has_skip
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return maps."""
+        """Return feature maps."""
         out = maps
-        for conv in self.before:
+        for conv in self.first:
             out = conv(out)
-        return self.last.added(out, maps) if self.has_skip else self.last(out)
+        return self.last.forward_add(out, maps) if self.has_skip else self.last(out)
 
 
 class FusedConv2d(nn.Module):
-    """A convolution that pads, normalises and clamps, with packed weights."""
+    """A convolution with padding, batch norm and clamp, and reordered weights."""
 
     def __init__(
-        self, conv: nn.Conv2d, norm: nn.BatchNorm2d, size: Size, clamp: tuple[str, list[float]]
+        self,
+        conv: nn.Conv2d,
+        norm: nn.BatchNorm2d,
+        size: MapSize,
+        clamp: tuple[str, list[float]],
     ) -> None:
         super().__init__()
         kernel, stride = conv.kernel_size[0], conv.stride[0]
-        near, far = same_padding(size.side, kernel, stride)
+        before, after = same_padding(size.side, kernel, stride)
         assert norm.running_mean is not None and norm.running_var is not None
         weight, bias = fuse_conv_bn_weights(
             conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
-        # oneDNN's operator pads alike on all sides: a row and a column of zeros take up what is too much
-        even = pad(weight, (far - near, 0, far - near, 0)).detach()
+        # oneDNN pads all sides alike: a row and a column of zero weights offset the surplus
+        symmetric = pad(weight, (after - before, 0, after - before, 0)).detach()
         self._bias = bias.detach()
-        self._how = ([far, far], [stride, stride], UNDILATED, conv.groups)
+        self._arguments = ([after, after], [stride, stride], NO_DILATION, conv.groups)
         self._clamp = clamp
-        shape = [size.images, conv.in_channels, size.side, size.side]
-        self._weight = torch.ops.mkldnn._reorder_convolution_weight(even, *self._how, shape)
+        shape = [size.batch_size, conv.in_channels, size.side, size.side]
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(
+            symmetric, *self._arguments, shape
+        )
         size.side = math.ceil(size.side / stride)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return maps."""
+        """Return feature maps."""
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            maps, self._weight, self._bias, *self._how, *self._clamp, ""
+            maps, self._weight, self._bias, *self._arguments, *self._clamp, ""
         )
         return out
 
-    def added(self, maps: Tensor, skipped: Tensor) -> Tensor:
-        """Return the sum of what comes out and `skipped`."""
+    def forward_add(self, maps: Tensor, skipped: Tensor) -> Tensor:
+        """Return the sum of the output and `skipped`."""
         out: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
-            maps, skipped, self._weight, self._bias, *self._how, "add", 1.0, None, [], None
+            maps, skipped, self._weight, self._bias, *self._arguments, "add", 1.0, None, [], None
         )
         return out
 
 
-def _convolutions(
-    block: Block,
-) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def _convolutions(block: Block) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     if isinstance(block, InvertedResidual):
         yield block.conv_pw, block.bn1
         yield block.conv_dw, block.bn2

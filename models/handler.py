@@ -1,54 +1,43 @@
-"""Beam's PyTorch handler, less its silent fall-backs: uint8 images in, probabilities out."""
+"""Beam model handler for bundles: uint8 thumbnails in, probabilities and OOD scores out."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from apache_beam.ml.inference.base import PredictionResult
-from apache_beam.ml.inference.pytorch_inference import PytorchModelHandlerTensor
+from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
-from models import bundle
+from models.bundle import BundleError, read_info
 from models.fused import CPU_FORWARD_BATCH, fuse
-from models.networks import BodyPartClassifier
+from models.inference import InferenceError, Thumbnail, classify_by_halves, smoke_test
 from models.reloading import LoadedBundle, ReloadingModel
+from models.weights import load_network
 from transforms.core.errors import UsageError
+from transforms.metrics import RUN_INFERENCE
 
-Device = Literal["auto", "cpu", "cuda"]
-Thumbnail = npt.NDArray[np.uint8]
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
-CPU_SHARE = 0.4
-"""Of the processors, for torch's threads: the others read and decode meanwhile."""
-OPERATORS_THREADS = "OMP_NUM_THREADS"
-"""By which whoever runs the worker says how many threads torch has."""
+CPU_SHARE: Final = 0.4
+"""Share of the processors for torch's threads; the others read and decode."""
+OPENMP_THREADS: Final = "OMP_NUM_THREADS"
+"""Environment variable by which the operator sets the number of torch's threads."""
 
 
 class DeviceError(UsageError):
-    """The device that was asked for is not there."""
-
-
-@dataclass(frozen=True)
-class InferenceError:
-    """Stands in the place of a result for the one image that the model failed on.
-
-    Attributes:
-        kind: type of the error.
-    """
-
-    kind: str
+    """The requested device is not available."""
 
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a bundle's network made of one image, and what the bundle asks of that.
+    """Output of a bundle's network for one image, and the bundle's limits on it.
 
     Attributes:
-        values: float32[n_labels + 1] as `BodyPartClassifier.forward` describes.
+        values: float32[n_labels + 1] as `BodyPartClassifier.forward` returns them.
         thresholds: of the bundle, per label.
         ood_threshold: of the bundle.
     """
@@ -58,44 +47,42 @@ class ModelOutput:
     ood_threshold: float
 
 
-def choose_device(asked: Device) -> str:
-    """Return "cpu" or "cuda".
+def choose_device(requested: Device) -> Literal["cpu", "cuda"]:
+    """Return the device to use; "auto" takes CUDA if it is available.
 
     Raises:
-        DeviceError: cuda was asked for and no usable CUDA device is there.
+        DeviceError: CUDA is requested and not available.
     """
-    if asked == "cpu":
+    if requested == "cpu":
         return "cpu"
-    usable = torch.cuda.is_available()
-    if asked == "cuda" and not usable:
+    is_available = torch.cuda.is_available()
+    if requested == "cuda" and not is_available:
         raise DeviceError(
-            "--device cuda: no usable CUDA device here; use --device auto or cpu, or repair the driver"
+            "--device cuda: no usable CUDA device; use --device auto or cpu, or repair the driver"
         )
-    return "cuda" if usable else "cpu"
+    return "cuda" if is_available else "cpu"
 
 
-def effective_batch_size(device: Device, most: int) -> int:
-    """Return how many images to hand to the model at once: the most that are asked for on a GPU.
+def effective_batch_size(device: Device, batch_size: int) -> int:
+    """Return the images per model call: on a CPU, at most one forward pass.
 
-    A CPU is at work on one forward's images long enough, and what decodes and places images would wait
-    for the end of several.
+    A larger batch gains nothing on a CPU, and decoding and placing would wait for it.
 
     Args:
-        device: as asked for; "cuda" where workers have one, whether or not this machine has.
-        most: images.
+        device: "cuda" if the workers have it, whether or not this machine does.
+        batch_size: `--batch_size`.
     """
     if device == "cuda" or choose_device(device) == "cuda":
-        return most
-    return min(most, CPU_FORWARD_BATCH)
+        return batch_size
+    return min(batch_size, CPU_FORWARD_BATCH)
 
 
-class RadiographModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
-    """Runs a bundle's `BodyPartClassifier` on batches of uint8[1, S, S] arrays.
+class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, ReloadingModel]):
+    """Classifies batches of thumbnails, uint8[1, S, S], by a bundle's network.
 
-    Unlike its base it never falls back to another device, and an image that makes a batch fail is
-    found by halving: only it gets an `InferenceError`, the others a `ModelOutput`. There are always as
-    many results as images, in their order. Given a folder of bundles, the last of them takes over between
-    two batches; see `models.reloading`.
+    Each image gets a `ModelOutput`, or an `InferenceError` if the network fails on it. The handler never
+    falls back to another device. With a folder of bundles the last of them takes over between two
+    batches; see `models.reloading`.
     """
 
     def __init__(
@@ -105,26 +92,34 @@ class RadiographModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
         device: Device = "auto",
         max_batch_size: int = 32,
         models: str | None = None,
-        model_poll_interval: float = 30.0,
+        models_every: float = 30.0,
     ) -> None:
+        """Read the bundle's description; the network is loaded on the workers.
+
+        Args:
+            bundle_uri: folder of the bundle.
+            device: where the network runs.
+            max_batch_size: images per call.
+            models: folder of bundles to reload from, or None.
+            models_every: seconds between two checks of that folder.
+
+        Raises:
+            BundleError: The description is missing or invalid.
+        """
         super().__init__(
-            state_dict_path=bundle_uri,
-            model_class=BodyPartClassifier,
-            device="CPU",
-            min_batch_size=max_batch_size,  # a size that Beam fits to the times ends at the smallest
+            min_batch_size=max_batch_size,  # a size adapted to latency would end at the minimum
             max_batch_size=max_batch_size,
         )
         self._bundle_uri = bundle_uri
-        self._asked_device: Device = device
-        side = bundle.read_info(bundle_uri).input_size
-        self._image_shape = (1, side, side)
+        self._device: Device = device
+        self._input_size = read_info(bundle_uri).input_size
         self._max_batch_size = max_batch_size
-        self._models, self._model_poll_interval = models, model_poll_interval
+        self._models, self._models_every = models, models_every
 
     def load_model(self) -> ReloadingModel:
-        """Load the bundle onto the chosen device."""
-        first = self._load(self._bundle_uri)
-        return ReloadingModel(first, self._load, self._models, self._model_poll_interval)
+        """Load the bundle onto the device."""
+        first = self.load_bundle(self._bundle_uri)
+        return ReloadingModel(first, self.load_bundle, self._models, self._models_every)
 
     def run_inference(
         self,
@@ -132,11 +127,11 @@ class RadiographModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
         model: ReloadingModel,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[PredictionResult]:
-        """Classify images; `example` of each result is dropped, so that no pixels travel on."""
-        served = model.current()
-        network, info = served.network, served.info
-        fixed = CPU_FORWARD_BATCH if network.device.type == "cpu" else self._max_batch_size
-        results = self._classify(batch, network, fixed)
+        """Classify images; results do not carry the pixels."""
+        bundle = model.current()
+        network, info = bundle.network, bundle.info
+        forward_size = CPU_FORWARD_BATCH if network.device.type == "cpu" else self._max_batch_size
+        results = classify_by_halves(batch, network, self._input_size, forward_size)
         if len(results) != len(batch):
             raise AssertionError(f"{len(results)} results for {len(batch)} images")
         return [
@@ -150,71 +145,36 @@ class RadiographModelHandler(PytorchModelHandlerTensor):  # type: ignore[misc]
             for result in results
         ]
 
-    def _load(self, uri: str) -> LoadedBundle:
-        info = bundle.read_info(uri)
-        network = bundle.load_network(uri)
-        device = choose_device(self._asked_device)
+    def get_num_bytes(self, batch: Sequence[Thumbnail]) -> int:
+        """Return the bytes of a batch."""
+        return sum(image.nbytes for image in batch)
+
+    def get_metrics_namespace(self) -> str:
+        """Return the namespace of RunInference's metrics."""
+        return RUN_INFERENCE
+
+    def load_bundle(self, uri: str) -> LoadedBundle:
+        """Load a bundle onto the device and classify a blank image.
+
+        Raises:
+            BundleError: The bundle cannot be used, or its input size is not this run's.
+            DeviceError: The device is not available.
+            RuntimeError: The network fails on the blank image.
+        """
+        info = read_info(uri)
+        if info.input_size != self._input_size:
+            raise BundleError(
+                f"model bundle {uri}: its input size is {info.input_size} pixels, this run's is "
+                f"{self._input_size}; restart with --model"
+            )
+        network = load_network(uri)
+        device = choose_device(self._device)
         if device == "cuda":
             network = network.half()
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if (1, info.input_size, info.input_size) != self._image_shape:
-            raise bundle.BundleError(
-                f"model bundle {uri}: its images have {info.input_size} pixels a side, this run makes "
-                f"them of {self._image_shape[1]}; start anew with --model"
-            )
         if device == "cpu":
-            if OPERATORS_THREADS not in os.environ:
+            if OPENMP_THREADS not in os.environ:
                 torch.set_num_threads(max(1, round(CPU_SHARE * len(os.sched_getaffinity(0)))))
             fuse(network, info.input_size)
-        self._smoke_test(network)
+        smoke_test(network, info.input_size)
         return LoadedBundle(network, info)
-
-    def get_num_bytes(self, batch: Sequence[Thumbnail]) -> int:
-        """Bytes of a batch of images."""
-        return sum(image.nbytes for image in batch)
-
-    def _classify(
-        self, images: Sequence[Thumbnail], model: BodyPartClassifier, fixed: int
-    ) -> list[npt.NDArray[np.float32] | InferenceError]:
-        """Classify images, by halves where that fails; `fixed` images go through each forward."""
-        try:
-            if any(image.shape != self._image_shape for image in images):
-                raise ValueError(f"images must be uint8{list(self._image_shape)}")
-            return list(_forward(images, model, fixed))
-        except Exception as error:
-            if len(images) == 1 and (fixed == 1 or model.device.type == "cpu"):
-                self._smoke_test(model)  # else it is not the image's fault
-                return [InferenceError(type(error).__name__)]
-            if model.device.type == "cuda":
-                torch.cuda.empty_cache()
-                fixed = max(1, fixed // 2)  # it may have been the memory
-            half = max(1, len(images) // 2)
-            parts = [part for part in (images[:half], images[half:]) if len(part)]
-            return [result for part in parts for result in self._classify(part, model, fixed)]
-
-    def _smoke_test(self, model: BodyPartClassifier) -> None:
-        """Raise unless the model still classifies a blank image: no night is lost to a full device."""
-        try:
-            _forward([np.zeros(self._image_shape, np.uint8)], model, 1)
-        except Exception as error:
-            raise RuntimeError(
-                f"the model fails on every image ({type(error).__name__}); free the device's memory "
-                "or choose another --device, then run again"
-            ) from error
-
-
-def _forward(
-    images: Sequence[Thumbnail], model: BodyPartClassifier, fixed: int
-) -> npt.NDArray[np.float32]:
-    stacked = torch.from_numpy(np.stack(images))
-    missing = -len(images) % fixed
-    filled = torch.cat((stacked, stacked[:1].expand(missing, -1, -1, -1)))
-    device = model.device
-    if device.type == "cuda":
-        filled = filled.pin_memory()  # so that a part is copied while another one is computed
-    with torch.inference_mode():
-        parts = [model(part.to(device, non_blocking=True)) for part in torch.split(filled, fixed)]
-        outputs = torch.cat(parts).float().cpu()[: len(images)].numpy()
-    if not np.isfinite(outputs).all():
-        raise ArithmeticError("the model gave values that are not finite")
-    return outputs

@@ -1,6 +1,7 @@
-"""The OOD score of an image: how far its features lie outside what images span, with the energy.
+"""OOD score by virtual-logit matching: the residual of the features, offset by the energy.
 
-Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching".
+Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching". `models.training.calibration
+.fit_vim` fits it.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from models.ensemble import MeanOfLogits
 
 
 class VirtualLogit(nn.Module):
-    """Residual of features outside the principal subspace of images, set off against the logits.
+    """The OOD score of one network.
 
     Attributes:
-        mean: float[F], of the features of images.
-        axes: float[F, D], orthonormal: the directions that images' features vary in.
-        scale: float[], which makes residuals as large as logits.
+        mean: float[F], of the training images' features.
+        axes: float[F, D], orthonormal basis of their principal subspace.
+        scale: float[], brings residuals to the magnitude of logits.
     """
 
     mean: Tensor
@@ -33,30 +34,30 @@ class VirtualLogit(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, features: Tensor, layer: nn.Module) -> Tensor:
-        """Return float32[N], higher for what is less like images.
+        """Return scores, float32[N]; higher is less like the training images.
 
         Args:
             features: float[N, F].
-            layer: what makes logits, float[N, n_labels], of features.
+            layer: maps features to logits, float[N, n_labels].
         """
-        away = features.float() - self.mean.float()
-        spanned = (away @ self.axes.float()).square().sum(1)
-        residual = (away.square().sum(1) - spanned).clamp_min(0).sqrt()
+        centered = features.float() - self.mean.float()
+        in_subspace = (centered @ self.axes.float()).square().sum(1)
+        residual = (centered.square().sum(1) - in_subspace).clamp_min(0).sqrt()
         return self.scale.float() * residual - torch.logsumexp(layer(features).float(), dim=1)
 
 
 class MaxVirtualLogit(nn.ModuleList):
-    """The OOD score of networks side by side: that of the member that finds an image the strangest."""
+    """The OOD score of an ensemble: the highest of its members'."""
 
     def __init__(self, members: Iterable[VirtualLogit]) -> None:
         super().__init__(members)
 
     def forward(self, features: Tensor, layer: MeanOfLogits) -> Tensor:
-        """Return float32[N].
+        """Return scores, float32[N].
 
         Args:
-            features: float[N, F], those of all members in a row.
+            features: float[N, F], the members' concatenated.
             layer: of the ensemble.
         """
-        each = zip(self, layer.each(features), strict=True)
-        return torch.stack([of(its, its_layer) for of, (its, its_layer) in each]).amax(0)
+        members = zip(self, layer.by_member(features), strict=True)
+        return torch.stack([score(own, own_layer) for score, (own, own_layer) in members]).amax(0)

@@ -1,7 +1,7 @@
-"""A model that others may follow while a stream goes on: the last bundle of a folder decides.
+"""A model that a stream can replace: the last bundle of a folder takes over.
 
-Beam's own way, a side input that watches a pattern, is refused by some engines and stops others. Here
-the model looks for itself, now and then, between two batches.
+Beam's own mechanism, a side input that watches a pattern, fails on some runners and stalls others. So the
+model checks the folder itself, between two batches.
 """
 
 from __future__ import annotations
@@ -11,94 +11,92 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from models.bundle import BUNDLE_FILE, BundleInfo
 from models.networks import BodyPartClassifier
 from transforms.lake.files import list_files
 
 LOG: Final = logging.getLogger("dicom_router")
-Versions = tuple[tuple[str, str], ...]
-"""URIs and versions of a bundle's files."""
+Versions: TypeAlias = tuple[tuple[str, str], ...]
+"""URI and version of each file of a bundle."""
 
 
 @dataclass(frozen=True)
 class LoadedBundle:
-    """A bundle, ready to classify."""
+    """A bundle that is ready to classify."""
 
     network: BodyPartClassifier
     info: BundleInfo
 
 
 class ReloadingModel:
-    """The bundle that decides at the moment. Safe between threads."""
+    """The bundle in use. Thread-safe."""
 
     def __init__(
         self,
         first: LoadedBundle,
         load: Callable[[str], LoadedBundle],
         folder: str | None,
-        look_every: float,
+        check_every: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin with one bundle.
+        """Start with one bundle.
 
         Args:
-            first: it.
-            load: loads another; raises what is wrong with it.
-            folder: path or URI; each folder below that has a `bundle.json` is a bundle, and the last
-                by name decides. None: `first` does for ever.
-            look_every: seconds between two looks.
-            clock: monotonic, seconds.
+            first: the bundle in use until another one is loaded.
+            load: loads a bundle by URI; raises if it is unusable.
+            folder: path or URI; each sub-folder with a `bundle.json` is a bundle, and the last by name
+                is used. None keeps `first`.
+            check_every: seconds between two checks of the folder.
+            clock: monotonic, in seconds.
         """
-        self._served = first
+        self._bundle = first
         self._load = load
         self._folder = folder
-        self._look_every = look_every
+        self._check_every = check_every
         self._clock = clock
-        self._looked = float("-inf")
+        self._checked_at = float("-inf")
         self._seen: Versions = ()
         self._lock = threading.Lock()
 
     def current(self) -> LoadedBundle:
-        """Return the bundle for the next batch; while one thread looks, the others go on."""
+        """Return the bundle for the next batch; while one thread checks, others do not wait."""
         if (
             self._folder is not None
-            and self._clock() - self._looked >= self._look_every
+            and self._clock() - self._checked_at >= self._check_every
             and self._lock.acquire(blocking=False)
         ):
             try:
-                self._look(self._folder)
+                self._check(self._folder)
             finally:
-                self._looked = self._clock()
+                self._checked_at = self._clock()
                 self._lock.release()
-        return self._served
+        return self._bundle
 
-    def _look(self, folder: str) -> None:
-        """Take the last bundle if it is new and sound; one that is not is refused until it changes."""
+    def _check(self, folder: str) -> None:
+        """Load the last bundle if it is new; an unusable one is not tried again until it changes."""
         try:
-            uri, versions = _last(folder)
+            uri, versions = _last_bundle(folder)
         except OSError as error:
             LOG.warning("models in %s cannot be listed (%s)", folder, type(error).__name__)
             return
         if uri is None or versions == self._seen:
             return
         self._seen = versions
-        before = self._served.info
+        previous = self._bundle.info
         try:
-            served = self._load(uri)
-            if served.info.labels != before.labels:
-                raise ValueError(f"model bundle {uri}: other labels than this run's")
+            loaded = self._load(uri)
+            if loaded.info.labels != previous.labels:
+                raise ValueError(f"model bundle {uri}: its labels are not this run's")
         except Exception as error:
-            LOG.warning("refused: %s; %s goes on", error, before.model_id)
+            LOG.warning("refused: %s; %s stays in use", error, previous.model_id)
             return
-        self._served = served
-        LOG.warning(
-            "%s decides from now on; until now %s did", served.info.model_id, before.model_id
-        )
+        self._bundle = loaded
+        LOG.warning("model %s replaces %s", loaded.info.model_id, previous.model_id)
 
 
-def _last(folder: str) -> tuple[str | None, Versions]:
+def _last_bundle(folder: str) -> tuple[str | None, Versions]:
     files = list_files(folder)
     bundles = [
         f.uri.removesuffix(f"/{BUNDLE_FILE}") for f in files if f.uri.endswith(f"/{BUNDLE_FILE}")

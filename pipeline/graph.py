@@ -15,6 +15,7 @@ from transforms.append_index_batch import AppendIndexBatch
 from transforms.append_index_stream import AppendIndexStream, SweepJournalFn
 from transforms.batch_refs import BatchRefs
 from transforms.config.route_config import RouteConfig
+from transforms.config.run_options import StreamConfig
 from transforms.core.object_ref import FAILED, Failure, ObjectRef, log_failure
 from transforms.existing_rows import ReadExistingVersions
 from transforms.fetch import DECIDED, IMAGES, FetchAndExamine
@@ -48,7 +49,16 @@ def decide_and_place(
         patient_key_file=config.patient_key_file,
         log_uris=config.log_uris,
     )
-    classified = examined[IMAGES] | "Classify" >> ClassifyAndDecide(config)
+    reloading = config.stream or StreamConfig()
+    classified = examined[IMAGES] | "Classify" >> ClassifyAndDecide(
+        config.model_uri,
+        config.own_policy,
+        device=config.device,
+        accelerator=config.accelerator,
+        batch_size=config.batch_size,
+        models=reloading.models,
+        models_every=reloading.model_poll_interval,
+    )
 
     # Placed branch by branch: a Flatten before would hold every object back until all are decided.
     place = Place(

@@ -1,4 +1,4 @@
-"""First stages of a network that keep their starting weights while the rest learns."""
+"""First stages of a network that keep their initial weights during a training."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from transforms.core.errors import UsageError
 
 
 class FrozenStages:
-    """The stem and the first stages: fixed weights, batch statistics that move until `freeze_statistics`.
+    """The stem and first stages, with fixed weights.
+
+    Edge detectors need not be learned again, and these stages take most of the time. Their batch
+    statistics adapt to the images until `freeze_statistics`; then the stages are evaluated as in
+    inference, and EfficientNet-Lites on a CPU without gradients and fused; see `models.fused`.
 
     Attributes:
-        fused: what computes them once they have settled, if there is such.
-
-    What an edge is need not be learnt again, and these stages cost most of the time. Once their
-    statistics are those of images, nothing about them changes any more: then they are evaluated as in
-    serving, and on a CPU EfficientNet-Lites without gradients and fused (`models/fused.py`).
+        fused: computes the stages once their statistics are frozen, if available.
     """
 
     def __init__(self, network: BodyPartClassifier, stages: int) -> None:
         """Fix the weights.
 
         Args:
-            network: of any architecture, if no stages are to be fixed.
-            stages: how many; 0: not even the stem.
+            network: of any architecture if `stages` is 0.
+            stages: how many; 0 does not freeze the stem either.
 
         Raises:
-            UsageError: the architecture is not made of a stem and stages as EfficientNets are.
+            UsageError: The architecture does not have a stem and stages as EfficientNets do.
         """
         self.network, self.stages = network, stages
         self._parts = _first_parts(network.backbone, stages) if stages else []
@@ -39,25 +39,23 @@ class FrozenStages:
             part.requires_grad_(requires_grad=False)
         self.fused: FusedStages | None = None
 
-    def freeze_statistics(self, side: int) -> None:
-        """Fix the batch statistics too, as they are now, for images of `side` pixels.
-
-        To be called whenever the network has been put in training mode.
-        """
+    def freeze_statistics(self, input_size: int) -> None:
+        """Fix the batch statistics for images of a size; call again after `network.train()`."""
         for part in self._parts:
             part.eval()
         if self._parts and self.fused is None:
-            self.fused = fuse_first_stages(self.network.backbone, self.stages, side)
+            self.fused = fuse_first_stages(self.network.backbone, self.stages, input_size)
 
     def feature_maps(self, images: Tensor) -> Tensor:
-        """Return the maps of the whole network for [N, 1, S, S] in 0..255."""
-        images, backbone = self.network.normalize(images), self.network.backbone
+        """Return the feature maps of the whole network for [N, 1, S, S] in 0..255."""
+        inputs, backbone = self.network.normalize(images), self.network.backbone
         maps: Tensor
         if self.fused is None:
-            maps = backbone.forward_features(images)
+            maps = backbone.forward_features(inputs)
             return maps
         with torch.no_grad():
-            maps = torch.cat([self.fused(part) for part in torch.split(images, self.fused.images)])
+            parts = torch.split(inputs, self.fused.batch_size)
+            maps = torch.cat([self.fused(part) for part in parts])
         maps = backbone.forward_remaining_stages(maps, self.stages)
         return maps
 

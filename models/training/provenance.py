@@ -1,4 +1,4 @@
-"""What a bundle says of where it comes from: images, licences, options, versions, other bundles."""
+"""Provenance in a bundle: images, licences, options, versions, teachers and members."""
 
 from __future__ import annotations
 
@@ -11,9 +11,25 @@ from typing import Any
 
 import torch
 
-from models.bundle import BundleError, BundleInfo
-from models.training.data.images import LabeledImage, select_split
+from models.bundle import BundleError, BundleInfo, read_info
+from models.training.data.dataset import select_split
+from models.training.data.images import LabeledImage
 from models.training.options import FitOptions
+
+
+def read_bundle(uri: str) -> BundleInfo:
+    """Return a bundle's description, with the provenance that training and evaluation read.
+
+    Raises:
+        BundleError: It cannot be read, or its provenance has the keys of an earlier release.
+    """
+    info = read_info(uri)
+    if any("images" not in source for source in info.training.get("sources", ())):
+        raise BundleError(
+            f"model bundle {uri}: written by an earlier release; it can route, but not be a teacher or "
+            "be calibrated or evaluated: train it again"
+        )
+    return info
 
 
 def of_training(
@@ -23,24 +39,27 @@ def of_training(
     options: FitOptions,
     teachers: Sequence[BundleInfo],
 ) -> dict[str, Any]:
-    """Return `training` of a bundle; there are no paths of the machine that it ran on.
+    """Return a bundle's `training`; it names no paths of this machine.
 
     Args:
-        images: all of them.
-        data: where those come from that figures are of.
-        more: where others come from, and how often they are drawn.
+        images: all images.
+        data: data set with the val split.
+        more: further data sets, and their sampling weight.
         options: of the training.
-        teachers: what else it learnt from.
+        teachers: bundles distilled from.
     """
     more_data, more_weight = more
-    init = Path(options.init).name if options.init else None
-    shown = {**asdict(options), "init": init, "teachers": [of.model_id for of in teachers]}
+    recorded = {
+        **asdict(options),
+        "init": Path(options.init).name,
+        "teachers": [teacher.model_id for teacher in teachers],
+    }
     return {
         "data": data.name,
         "more_data": [path.name for path in more_data],
         "more_weight": more_weight,
         "sources": _sources(select_split(images, "train"), teachers),
-        "options": shown,
+        "options": recorded,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -50,30 +69,26 @@ def of_training(
 
 
 def of_ensemble(infos: Sequence[BundleInfo]) -> dict[str, Any]:
-    """Return `training` of several bundles side by side, with an entry for each member.
-
-    Args:
-        infos: of the bundles, which may be ensembles themselves.
-    """
+    """Return the `training` of an ensemble of bundles, which may be ensembles themselves."""
     return {
         "sources": _sources([], infos),
-        "members": [of for info in infos for of in _members(info)],
+        "members": [member for info in infos for member in _members(info)],
     }
 
 
 def options_of(info: BundleInfo) -> dict[str, Any]:
-    """Return the options of a bundle's training; of the first of several."""
+    """Return the training options of a bundle, or of its first member."""
     options: dict[str, Any] = _members(info)[0].get("options", {})
     return options
 
 
 def require_unseen(uri: str, info: BundleInfo, holdout_sources: Sequence[str]) -> None:
-    """Raise a `BundleError` if a bundle has learnt from a source that is left out."""
-    learnt = {of.get("source") for of in info.training.get("sources", [])}
-    if seen := learnt & set(holdout_sources):
+    """Raise `BundleError` if a bundle was trained on a held-out source."""
+    trained_on = {source.get("source") for source in info.training.get("sources", [])}
+    if seen := trained_on & set(holdout_sources):
         raise BundleError(
-            f"model bundle {uri}: has learnt from {', '.join(sorted(seen))}, which --holdout_sources "
-            "leaves out; give one that was trained without"
+            f"model bundle {uri}: was trained on {', '.join(sorted(seen))}, which --holdout_sources "
+            "holds out; use a bundle trained without"
         )
 
 
@@ -85,18 +100,15 @@ def _members(info: BundleInfo) -> list[dict[str, Any]]:
     return [{"model_id": info.model_id, **kept}]
 
 
-def _sources(images: Sequence[LabeledImage], others: Sequence[BundleInfo]) -> list[dict[str, Any]]:
-    """What was learnt from, images and bundles.
-
-    What teachers or members have learnt from is learnt from through them: it counts, licence and all.
-    """
+def _sources(images: Sequence[LabeledImage], bundles: Sequence[BundleInfo]) -> list[dict[str, Any]]:
+    """Count images by source and licence, including those that teachers or members were trained on."""
     counts: dict[tuple[str, str], int] = {}
     for image in images:
         key = (image.source, image.license)
         counts[key] = counts.get(key, 0) + 1
-    for of in [of for info in others for of in info.training.get("sources", [])]:
-        key = (of.get("source", ""), of.get("license", ""))
-        counts[key] = max(counts.get(key, 0), of.get("images", 0))
+    for source in [of for info in bundles for of in info.training.get("sources", [])]:
+        key = (source.get("source", ""), source.get("license", ""))
+        counts[key] = max(counts.get(key, 0), source.get("images", 0))
     return [
         {"source": source, "license": license_, "images": count}
         for (source, license_), count in sorted(counts.items())

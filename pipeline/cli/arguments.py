@@ -39,7 +39,7 @@ def add_option(to: argparse._ActionsContainer, one: Option) -> None:
         f"--{one.flag}",
         type=_PARSERS.get(one.kind, one.kind),
         required=one.is_required,
-        default=None if one.is_required else one.default,
+        default=_initial(one),
         choices=declared.choices or None,
         metavar=metavar_of(one),
         help=help_text,
@@ -125,6 +125,13 @@ def existing_lake(uri: str) -> Layout:
     layout = Layout(canonical(uri))
     require_lake(layout)
     return layout
+
+
+def _initial(one: Option) -> Any:
+    """Return the default that argparse starts with; it extends lists only."""
+    if one.is_required:
+        return None
+    return list(one.default) if one.repeated else one.default
 
 
 def _whole_number(text: str) -> int:

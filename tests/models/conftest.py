@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.training.data.images import read_dataset
+from models.training.data.dataset import read_dataset
 from tests.synthetic import dicom_bytes, image
 from transforms.core.labels import LABELS
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per label, images as PNG, JPEG and DICOM, labels told apart by brightness."""
+    """Return a folder per label with PNG, JPEG and DICOM images, separable by brightness."""
     root = tmp_path_factory.mktemp("images")
     for index, label in enumerate(LABELS):
         (root / label).mkdir()
@@ -32,7 +32,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def manifest(folders: Path) -> Path:
-    """The same images as of two sources."""
+    """Return a manifest of the same images with two sources."""
     path = folders.parent / "manifest.csv"
     with path.open("w") as stream:
         print("path,label,source,group", file=stream)

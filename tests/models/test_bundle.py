@@ -1,15 +1,19 @@
-"""A bundle is used as its digest says or refused, with a message that says what to do."""
+"""A bundle is used if it is valid and its digest matches, and refused with a remedy otherwise."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from models.bundle import BUNDLE_FILE, WEIGHTS_FILE, BundleError, load_network, read_info
+from models.bundle import BUNDLE_FILE, WEIGHTS_FILE, BundleError, read_info
 from models.default_bundle import DEFAULT_BUNDLE
+from models.training.provenance import read_bundle
+from models.weights import load_network
 from transforms.core.labels import LABELS
 from transforms.imaging.preprocessing import PREPROCESSING
 
@@ -24,7 +28,7 @@ def change(bundle: Path, **fields: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
-def test_the_default_bundle_is_small_and_says_where_it_comes_from() -> None:
+def test_the_default_bundle_is_small_and_names_its_sources() -> None:
     info = read_info(DEFAULT_BUNDLE)
     assert info.labels == LABELS
     assert sum(p.stat().st_size for p in Path(DEFAULT_BUNDLE).iterdir()) < 20_000_000
@@ -37,7 +41,7 @@ def test_changed_weights_are_refused(copy: Path) -> None:
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(BundleError, match="copy the bundle again"):
+    with pytest.raises(BundleError, match="copy the whole bundle again"):
         load_network(str(copy))
 
 
@@ -57,7 +61,7 @@ def test_changed_weights_are_refused(copy: Path) -> None:
     ],
     ids=str,
 )
-def test_a_senseless_bundle_is_refused(copy: Path, fields: dict[str, object]) -> None:
+def test_an_invalid_bundle_is_refused(copy: Path, fields: dict[str, object]) -> None:
     change(copy, **fields)
     with pytest.raises(BundleError, match="model bundle"):
         read_info(str(copy))
@@ -85,3 +89,35 @@ def test_the_model_id_follows_what_can_change_a_decision(copy: Path) -> None:
         read_info(str(copy))
     change(copy, preprocessing=PREPROCESSING, temperature=3.0)
     assert read_info(str(copy)).model_id != original
+
+
+def test_every_error_is_reported_at_once(copy: Path) -> None:
+    change(copy, temperature=-1, ood_threshold="high", members=[5], sources=[])
+    with pytest.raises(BundleError) as caught:
+        read_info(str(copy))
+    for problem in (
+        "bundle.json: 4 errors",
+        "temperature: must be > 0",
+        "ood_threshold: must be a number",
+        "members[0]: must be ≥ 32",
+        "sources: unknown; known: architecture",
+    ):
+        assert problem in str(caught.value)
+
+
+def test_a_description_is_read_without_torch() -> None:
+    """Commands that need no network start faster."""
+    code = (
+        "import sys; from models.bundle import read_info; read_info('builtin:default'); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_bundle_of_an_earlier_release_routes_and_is_not_trained_with(copy: Path) -> None:
+    training = read_info(DEFAULT_BUNDLE).training
+    sources = [{"source": of["source"], "license": "", "films": 1} for of in training["sources"]]
+    change(copy, training={**training, "sources": sources})
+    assert read_info(str(copy)).model_id == read_info(DEFAULT_BUNDLE).model_id
+    with pytest.raises(BundleError, match="written by an earlier release"):
+        read_bundle(str(copy))

@@ -1,4 +1,4 @@
-"""Temperature and thresholds: what they promise of images to come, and what images elsewhere ask for."""
+"""Temperature and thresholds keep their guarantees, and held-out images raise them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ import pytest
 from scipy.special import softmax
 
 from models.training.calibration.calibrate import calibrate, fit_temperature
-from models.training.calibration.thresholds import (
-    MIN_HOLDOUT_IMAGES,
-    Predictions,
-    choose_rule,
-    upper_bound,
-)
-from models.training.evaluation.metrics import expected_calibration_error
+from models.training.calibration.thresholds import MIN_HOLDOUT_IMAGES, Predictions, choose_rule
+from models.training.evaluation.metrics import expected_calibration_error, upper_bound
 from transforms.core.labels import LABELS
 
 
@@ -32,8 +27,8 @@ def test_the_temperature_of_overconfident_logits_is_found() -> None:
     assert expected_calibration_error(chances, labels) < 0.02
 
 
-def drawn(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Logits of a network that is right nine times in ten, OOD scores, and the labels."""
+def simulate(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return logits of a network with 90 % accuracy, OOD scores, and the labels."""
     labels = rng.integers(0, len(LABELS), number)
     logits = rng.normal(0, 1.5, (number, len(LABELS))).astype(np.float32)
     logits[np.arange(number), labels] += 4
@@ -41,7 +36,7 @@ def drawn(rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray
 
 
 def test_thresholds_keep_the_target_error_on_their_data() -> None:
-    found = calibrate(*drawn(np.random.default_rng(1), 3000), target_error=0.02)
+    found = calibrate(*simulate(np.random.default_rng(1), 3000), target_error=0.02)
     for label, of in found.evidence["labels"].items():
         assert of["wrong"] <= 0.02 * of["routed"], label
     assert 0 < found.evidence["coverage"] < 1
@@ -49,73 +44,74 @@ def test_thresholds_keep_the_target_error_on_their_data() -> None:
     assert found.evidence["error_upper_95"] <= 0.02
 
 
-def test_what_is_proved_is_true_of_films_to_come() -> None:
-    """Of sets of 600 images to calibrate on, at most one in twenty may promise too much."""
+def test_a_proved_target_holds_for_new_images() -> None:
+    """At most one in twenty calibrations on 600 images may be proved wrongly."""
     rng = np.random.default_rng(2)
-    logits, _, labels = drawn(rng, 200_000)
-    promised = broken = 0
+    logits, _, labels = simulate(rng, 200_000)
+    proved = violated = 0
     for _ in range(60):
-        found = calibrate(*drawn(rng, 600), target_error=0.02)
+        found = calibrate(*simulate(rng, 600), target_error=0.02)
         probabilities = softmax(logits / found.temperature, axis=1)
         predicted, least = probabilities.argmax(1), list(found.thresholds.values())
         routed = probabilities.max(1) >= np.array(least)[predicted]
-        promised += found.evidence["target_proved"]
-        broken += found.evidence["target_proved"] and (predicted != labels)[routed].mean() > 0.02
-    assert promised > 40
-    assert broken <= 6  # of 60; more than 6 by chance three times in a hundred
+        proved += found.evidence["target_proved"]
+        violated += found.evidence["target_proved"] and (predicted != labels)[routed].mean() > 0.02
+    assert proved > 40
+    assert violated <= 6  # of 60; more than 6 by chance three times in a hundred
 
 
-def test_nothing_is_proved_with_few_films() -> None:
-    assert not calibrate(*drawn(np.random.default_rng(3), 40)).evidence["target_proved"]
+def test_nothing_is_proved_with_few_images() -> None:
+    few = calibrate(*simulate(np.random.default_rng(3), 40), target_error=0.02)
+    assert not few.evidence["target_proved"]
 
 
-def test_a_label_that_fails_elsewhere_is_asked_for_more() -> None:
+def test_errors_on_held_out_images_raise_a_labels_threshold() -> None:
     rng = np.random.default_rng(4)
-    here = drawn(rng, 3000)
-    logits, _, is_there = drawn(rng, 3000)
-    labels = np.where((is_there == 0) & (rng.random(3000) < 0.1), 3, is_there)
-    strangeness = rng.normal(3, 1, 3000)
-    alone = calibrate(*here)
-    there = Predictions(softmax(logits, axis=1), labels, strangeness)
-    found = calibrate(*here, holdout=[there])
+    here = simulate(rng, 3000)
+    logits, _, drawn_labels = simulate(rng, 3000)
+    labels = np.where((drawn_labels == 0) & (rng.random(3000) < 0.1), 3, drawn_labels)
+    ood_zscores = rng.normal(3, 1, 3000)
+    alone = calibrate(*here, target_error=0.02)
+    unseen = Predictions(softmax(logits, axis=1), labels, ood_zscores)
+    found = calibrate(*here, target_error=0.02, holdout=[unseen])
     assert (found.ood_threshold + 5) / 2 == pytest.approx(3 + 1.28, abs=0.1)
     assert (alone.ood_threshold + 5) / 2 == pytest.approx(2.58, abs=0.2)
     assert found.thresholds[LABELS[0]] > alone.thresholds[LABELS[0]]
     assert found.temperature == alone.temperature
-    (said,) = found.evidence["holdout"]
-    assert said["images"] == 3000
+    (metrics,) = found.evidence["holdout"]
+    assert metrics["images"] == 3000
     as_if_alone = choose_rule(_predictions(here, alone.temperature), [], 0.02)
-    assert said["routed"] == as_if_alone.routes(there).sum()
-    assert not said["labels"][LABELS[0]]["target_met"]
+    assert metrics["routed"] == as_if_alone.routes(unseen).sum()
+    assert not metrics["labels"][LABELS[0]]["target_met"]
 
 
 def _predictions(of: tuple[np.ndarray, np.ndarray, np.ndarray], temperature: float) -> Predictions:
     logits, scores, labels = of
-    strangeness = (scores - scores.mean()) / scores.std()
-    return Predictions(softmax(logits / temperature, axis=1), labels, strangeness)
+    ood_zscores = (scores - scores.mean()) / scores.std()
+    return Predictions(softmax(logits / temperature, axis=1), labels, ood_zscores)
 
 
-def test_few_films_elsewhere_do_not_count() -> None:
+def test_few_held_out_images_do_not_count() -> None:
     rng = np.random.default_rng(5)
-    mine = _predictions(drawn(rng, 3000), 1.0)
-    logits, scores, labels = drawn(rng, 1000)
+    val = _predictions(simulate(rng, 3000), 1.0)
+    logits, scores, labels = simulate(rng, 1000)
     some = np.flatnonzero(logits.argmax(1) == 2)[: MIN_HOLDOUT_IMAGES - 1]
     wrong = Predictions(softmax(logits[some], axis=1), (labels[some] + 1) % 5, scores[some] * 0)
-    assert choose_rule(mine, [wrong], 0.02) == choose_rule(mine, [], 0.02)
+    assert choose_rule(val, [wrong], 0.02) == choose_rule(val, [], 0.02)
 
 
-def test_what_is_proved_is_what_is_routed() -> None:
-    """Elsewhere asks so much of a label that is never wrong that what is left is wrong too often."""
+def test_the_proof_covers_everything_routed() -> None:
+    """Held-out images raise the threshold of a label without errors, so the rest exceeds the target."""
     predicted = np.repeat([0, 1], [600, 900])
     labels = predicted.copy()
     labels[:5] = 2
     probabilities = np.full((1500, len(LABELS)), 0.01)
     probabilities[np.arange(1500), predicted] = 0.96
-    mine = Predictions(probabilities, labels, np.zeros(1500))
-    there = Predictions(probabilities, np.zeros(1500, np.int64), np.zeros(1500))
-    alone, rule = choose_rule(mine, [], 0.01), choose_rule(mine, [there], 0.01)
+    val = Predictions(probabilities, labels, np.zeros(1500))
+    unseen = Predictions(probabilities, np.zeros(1500, np.int64), np.zeros(1500))
+    alone, rule = choose_rule(val, [], 0.01), choose_rule(val, [unseen], 0.01)
     assert alone.is_proved
-    assert alone.routes(mine).sum() == 1500
+    assert alone.routes(val).sum() == 1500
     assert rule.thresholds[LABELS[1]] == 0.99
-    assert rule.routes(mine).sum() == 600
+    assert rule.routes(val).sum() == 600
     assert not rule.is_proved

@@ -1,4 +1,4 @@
-"""Images are shown otherwise as the names of the views say."""
+"""Corruptions change images as their names say."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 
 from models.training.data.images import LabeledImage
-from models.training.evaluation.corruptions import CORRUPTIONS, ORIGINAL, PAIRED, load_corrupted
+from models.training.evaluation.corruptions import CORRUPTIONS, PAIRED, UNCHANGED, load_corrupted
 from tests.synthetic import image
 
 
-def test_views_show_the_same_film_otherwise(tmp_path: Path) -> None:
+def test_corruptions_are_applied(tmp_path: Path) -> None:
     images = []
     for number in range(3):
         Image.fromarray((image(number, (128, 96)) >> 4).astype(np.uint8)).save(
@@ -20,11 +20,11 @@ def test_views_show_the_same_film_otherwise(tmp_path: Path) -> None:
         )
         images.append(LabeledImage(tmp_path / f"{number}.png", "spine", "test", "s", str(number)))
     corrupted = load_corrupted(images, 128)
-    assert list(corrupted) == [ORIGINAL, *CORRUPTIONS, PAIRED]
-    plain = corrupted[ORIGINAL].numpy()[:, 0]
+    assert list(corrupted) == [UNCHANGED, *CORRUPTIONS, PAIRED]
+    plain = corrupted[UNCHANGED].numpy()[:, 0]
     for name, view in corrupted.items():
         assert view.shape == (3, 1, 128, 128)
-        assert name == ORIGINAL or not np.array_equal(view[:, 0], plain), name
+        assert name == UNCHANGED or not np.array_equal(view[:, 0], plain), name
     assert np.array_equal(corrupted["mirrored"].numpy()[0, 0], plain[0, :, ::-1])
     assert np.array_equal(corrupted["rotated by 90°"].numpy()[0, 0], np.rot90(plain[0]))
     squeezed = corrupted["squeezed to a square"].numpy()[:, 0]
@@ -33,9 +33,9 @@ def test_views_show_the_same_film_otherwise(tmp_path: Path) -> None:
     black = corrupted["black frame"].numpy()[:, 0]
     assert not black[:, :20].any()
     assert (corrupted["white frame"].numpy()[:, 0, 0, 30:98] == 255).all()
-    assert corrupted["gamma 0.4"].float().mean() > corrupted[ORIGINAL].float().mean() + 10
-    assert corrupted["gamma 2.5"].float().mean() < corrupted[ORIGINAL].float().mean() - 10
-    lettered = corrupted["burned-in text"].numpy()[:, 0].astype(int)
-    assert ((lettered != plain).any((0, 2)).nonzero()[0] // 16).tolist().count(2) > 4, "at a third"
+    assert corrupted["gamma 0.4"].float().mean() > corrupted[UNCHANGED].float().mean() + 10
+    assert corrupted["gamma 2.5"].float().mean() < corrupted[UNCHANGED].float().mean() - 10
+    with_text = corrupted["burned-in text"].numpy()[:, 0].astype(int)
+    assert ((with_text != plain).any((0, 2)).nonzero()[0] // 16).tolist().count(2) > 4, "at a third"
     again = load_corrupted(images, 128)
     assert all(np.array_equal(again[name], corrupted[name]) for name in corrupted)

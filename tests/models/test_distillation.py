@@ -1,4 +1,4 @@
-"""A network learns what other bundles hold, and from none that has seen what is left out."""
+"""A student learns its teachers' predictions; no teacher was trained on a held-out source."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from models.bundle import load_network, read_info, save
+from models.bundle import read_info
 from models.networks import BodyPartClassifier
 from models.training.distillation import TEMPERATURE, Teachers, distillation_loss
+from models.weights import load_network, save_bundle
 from pipeline.cli import main
 from tests.synthetic import image
 from transforms.core.labels import LABELS, SPINE
@@ -42,7 +43,7 @@ def train(manifest: Path, output: Path, *options: str) -> str:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Takes everything for a spine, and has learnt from two sources."""
+    """Return a bundle that predicts spine for everything, trained on two sources."""
     torch.manual_seed(0)
     network = BodyPartClassifier("test_efficientnet", LABELS)
     with torch.no_grad():
@@ -60,13 +61,13 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
             ]
         },
     }
-    save(folder, network, fields)
+    save_bundle(folder, network, fields)
     return str(folder)
 
 
 @pytest.mark.training
 @pytest.mark.slow
-def test_a_student_comes_to_hold_what_its_teacher_does(
+def test_a_student_learns_its_teachers_predictions(
     manifest: Path, teacher: str, tmp_path: Path
 ) -> None:
     paths = sorted(manifest.parent.glob("*.png"))
@@ -89,7 +90,7 @@ def test_a_student_comes_to_hold_what_its_teacher_does(
 
 
 @pytest.mark.slow
-def test_a_teacher_must_not_have_seen_what_is_left_out(
+def test_a_teacher_trained_on_a_held_out_source_is_refused(
     manifest: Path, teacher: str, tmp_path: Path, capsys
 ) -> None:
     how = ("--teachers", teacher, "--epochs", "1")
@@ -102,11 +103,11 @@ def test_a_teacher_must_not_have_seen_what_is_left_out(
     leaky = tmp_path / "leaky"
     command = ["train", "--data", str(manifest), "--output", str(leaky), *TINY, *how]
     assert main([*command, "--holdout_sources", "near"]) == 2
-    assert "has learnt from near" in capsys.readouterr().err
+    assert "was trained on near" in capsys.readouterr().err
     assert not leaky.exists()
 
 
-def test_opinions_are_means_of_softened_probabilities_and_leave_films_alone() -> None:
+def test_targets_are_means_of_softened_probabilities() -> None:
     torch.manual_seed(0)
     networks = [BodyPartClassifier("test_efficientnet", LABELS).eval() for _ in range(2)]
     teachers = Teachers([], "cpu")

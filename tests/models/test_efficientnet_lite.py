@@ -1,4 +1,4 @@
-"""Our EfficientNet-Lite is timm's: the same parameters, the same outputs; and serving needs no timm."""
+"""EfficientNet-Lite has timm's parameters and outputs, and inference does not import timm."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 import timm
 import torch
 
-from models.efficientnet_lite import CORRUPTIONS, EfficientNetLite
+from models.efficientnet_lite import VARIANTS, EfficientNetLite
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", CORRUPTIONS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("side", [64, 75])
 def test_outputs_are_those_of_timm(variant: str, side: int) -> None:
     torch.manual_seed(0)
@@ -30,10 +30,10 @@ def test_outputs_are_those_of_timm(variant: str, side: int) -> None:
         assert torch.allclose(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
 
 
-def test_the_default_bundle_is_served_without_timm() -> None:
-    """Its import takes seconds, at the start of every run and worker."""
+def test_the_default_bundle_is_loaded_without_timm() -> None:
+    """Importing timm takes seconds at the start of every run and worker."""
     code = (
-        "import sys; from models.bundle import load_network; "
+        "import sys; from models.weights import load_network; "
         "load_network('builtin:default'); "
         "sys.exit(any(name in sys.modules for name in ('timm', 'torchvision')))"
     )

@@ -1,22 +1,22 @@
-"""Several bundles become one that serves, routes and is judged like any other."""
+"""An ensemble of bundles is a bundle: it serves, routes and is evaluated like any other."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.bundle import BUNDLE_FILE, BundleError, load_network, read_info, save
+from models.bundle import BUNDLE_FILE, BundleError, read_info
 from models.ensemble import Ensemble, resize
 from models.fused import FusedEfficientNetLite, fuse
 from models.handler import RadiographModelHandler
 from models.networks import BodyPartClassifier
 from models.ood_vim import MaxVirtualLogit, VirtualLogit
 from models.training.calibration.fit_vim import fit_virtual_logit
-from models.training.data.images import read_dataset
+from models.training.data.dataset import read_dataset
+from models.weights import load_network, save_bundle
 from pipeline.cli import main
 from tests.models.test_fused import classifier
 from tests.models.test_training import TINY
@@ -32,11 +32,11 @@ def images(count: int, side: int) -> torch.Tensor:
 
 
 def of_two(architecture: str, *sides: int) -> tuple[BodyPartClassifier, list[BodyPartClassifier]]:
-    """Return a classifier and the two that it is made of."""
+    """Return an ensemble and its two members."""
     members = [classifier(architecture, seed) for seed in range(2)]
-    whole = classifier(architecture, 2)
-    whole.backbone = Ensemble((member.backbone for member in members), sides)
-    return whole, members
+    ensemble = classifier(architecture, 2)
+    ensemble.backbone = Ensemble((member.backbone for member in members), sides)
+    return ensemble, members
 
 
 def fitted(member: BodyPartClassifier, to: torch.Tensor) -> VirtualLogit:
@@ -49,55 +49,57 @@ def fitted(member: BodyPartClassifier, to: torch.Tensor) -> VirtualLogit:
 @pytest.mark.parametrize("architecture", ["tf_efficientnet_lite0", "test_vit"])
 @torch.inference_mode()
 def test_the_mean_of_the_logits_counts(architecture: str) -> None:
-    whole, (a, b) = of_two(architecture, 160, 160)
+    ensemble, (a, b) = of_two(architecture, 160, 160)
     given = images(3, 160)
-    assert torch.allclose(whole.logits(given), (a.logits(given) + b.logits(given)) / 2, atol=1e-5)
-    features = whole.features(given)
+    assert torch.allclose(
+        ensemble.logits(given), (a.logits(given) + b.logits(given)) / 2, atol=1e-5
+    )
+    features = ensemble.features(given)
     assert torch.equal(features, torch.cat((a.features(given), b.features(given)), dim=1))
-    layer = whole.backbone.get_classifier()
-    assert torch.allclose(layer(features), whole.logits(given), atol=1e-4)
+    layer = ensemble.backbone.get_classifier()
+    assert torch.allclose(layer(features), ensemble.logits(given), atol=1e-4)
 
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_films_are_shrunk_for_a_member_of_smaller_ones() -> None:
-    whole, (a, b) = of_two("tf_efficientnet_lite0", 128, 64)
+def test_images_are_downsampled_for_members_of_smaller_input() -> None:
+    ensemble, (a, b) = of_two("tf_efficientnet_lite0", 128, 64)
     shown = torch.arange(0, 256, 4, dtype=torch.uint8).repeat(2, 1, 64, 1)
     larger = shown.repeat_interleave(2, 2).repeat_interleave(2, 3)
     inner = (slice(None), slice(None), slice(4, -4), slice(4, -4))
-    shrunk = resize(larger.float(), 64)
-    assert torch.allclose(shrunk[inner], shown[inner].float(), atol=1.0)
-    expected = (a.logits(larger) + b.logits(shrunk)) / 2
-    assert torch.allclose(whole.logits(larger), expected, atol=1e-4)
+    downsampled = resize(larger.float(), 64)
+    assert torch.allclose(downsampled[inner], shown[inner].float(), atol=1.0)
+    expected = (a.logits(larger) + b.logits(downsampled)) / 2
+    assert torch.allclose(ensemble.logits(larger), expected, atol=1e-4)
 
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_the_member_that_finds_a_film_strangest_counts() -> None:
-    whole, members = of_two("test_efficientnet", 64, 64)
+def test_the_highest_ood_score_of_a_member_counts() -> None:
+    ensemble, members = of_two("test_efficientnet", 64, 64)
     rough, smooth = images(64, 64), (images(64, 64) // 64).cumsum(2).to(torch.uint8)
     scores = [fitted(m, to) for m, to in zip(members, (rough, smooth), strict=True)]
-    whole.ood = MaxVirtualLogit(scores)
+    ensemble.ood = MaxVirtualLogit(scores)
     given = torch.cat((rough[:4], smooth[:4]))
     for member, score in zip(members, scores, strict=True):
         member.ood = score
     each = [member(given)[:, -1] for member in members]
     assert {int(place) for place in torch.stack(each).argmax(0)} == {0, 1}
-    assert torch.allclose(whole(given)[:, -1], torch.maximum(*each), atol=1e-4)
+    assert torch.allclose(ensemble(given)[:, -1], torch.maximum(*each), atol=1e-4)
 
 
 @pytest.mark.slow
 @torch.inference_mode()
 def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
-    whole, members = of_two("tf_efficientnet_lite0", 48, 64)
+    ensemble, members = of_two("tf_efficientnet_lite0", 48, 64)
     given = images(8, 64)
     scores = [fitted(m, images(64, s)) for m, s in zip(members, (48, 64), strict=True)]
-    whole.ood = MaxVirtualLogit(scores)
-    save(tmp_path, whole, {"architecture": "tf_efficientnet_lite0", **FIELDS})
+    ensemble.ood = MaxVirtualLogit(scores)
+    save_bundle(tmp_path, ensemble, {"architecture": "tf_efficientnet_lite0", **FIELDS})
     assert read_info(str(tmp_path)).members == (48, 64)
     loaded = load_network(str(tmp_path))
     expected = loaded(given)
-    assert torch.allclose(expected, whole(given), atol=0.01)
+    assert torch.allclose(expected, ensemble(given), atol=0.01)
     half = load_network(str(tmp_path)).half()
     assert torch.allclose(half(given).float(), expected, atol=0.01)
     fuse(loaded, 64)
@@ -108,21 +110,21 @@ def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def test_a_score_too_many_is_refused(tmp_path: Path) -> None:
-    whole, members = of_two("test_efficientnet", 64, 64)
-    whole.ood = MaxVirtualLogit(fitted(m, images(64, 64)) for m in [*members, members[0]])
-    save(tmp_path, whole, {"architecture": "test_efficientnet", **FIELDS})
+def test_an_ood_score_without_its_member_is_refused(tmp_path: Path) -> None:
+    ensemble, members = of_two("test_efficientnet", 64, 64)
+    ensemble.ood = MaxVirtualLogit(fitted(m, images(64, 64)) for m in [*members, members[0]])
+    save_bundle(tmp_path, ensemble, {"architecture": "test_efficientnet", **FIELDS})
     with pytest.raises(BundleError, match="other than 2 members"):
         load_network(str(tmp_path))
 
 
 @torch.inference_mode()
-def test_a_member_without_a_score_leaves_all_the_energy(manifest: Path, tmp_path: Path) -> None:
+def test_a_member_without_an_ood_score_leaves_the_energy(manifest: Path, tmp_path: Path) -> None:
     bundles = [str(tmp_path / name) for name in ("a", "b")]
     for seed, path in enumerate(bundles):
         member = classifier("test_efficientnet", seed)
         member.ood = fitted(member, images(64, 64)) if seed else None
-        save(Path(path), member, {"architecture": "test_efficientnet", **FIELDS})
+        save_bundle(Path(path), member, {"architecture": "test_efficientnet", **FIELDS})
     joined = str(tmp_path / "joined")
     calibrate = ["calibrate", "--data", str(manifest), "--model", bundles[0], "--output", joined]
     assert main([*calibrate, "--ensemble", bundles[1]]) == 0
@@ -133,12 +135,12 @@ def test_a_member_without_a_score_leaves_all_the_energy(manifest: Path, tmp_path
 
 
 @torch.inference_mode()
-def test_one_member_that_cannot_be_fused_leaves_all_plain() -> None:
-    whole, _ = of_two("tf_efficientnet_lite0", 64, 64)
-    mixed = [whole.backbone[0], classifier("test_efficientnet", 0).backbone]
-    whole.backbone = Ensemble(mixed, (64, 64))
-    fuse(whole, 64)
-    assert list(whole.backbone) == mixed
+def test_a_member_that_cannot_be_fused_leaves_all_plain() -> None:
+    ensemble, _ = of_two("tf_efficientnet_lite0", 64, 64)
+    mixed = [ensemble.backbone[0], classifier("test_efficientnet", 0).backbone]
+    ensemble.backbone = Ensemble(mixed, (64, 64))
+    fuse(ensemble, 64)
+    assert list(ensemble.backbone) == mixed
 
 
 @pytest.mark.parametrize(
@@ -147,39 +149,39 @@ def test_one_member_that_cannot_be_fused_leaves_all_plain() -> None:
         ([64], "do not fit"),
         ([64, 32, 32], "do not fit"),
         ([], "do not fit"),
-        ([32, 32], "largest of them input_size"),
-        ([64, 128], "largest of them input_size"),
-        ([64, 31], "32 or more"),
-        ([64, 40.5], "whole numbers"),
-        ([64, None], "whole numbers"),
-        ([64] * 17, "takes 16"),
-        (2, "not valid"),
+        ([32, 32], "members: the largest must be input_size"),
+        ([64, 128], "members: the largest must be input_size"),
+        ([64, 31], r"members\[1\]: must be ≥ 32"),
+        ([64, 40.5], r"members\[1\]: must be a whole number"),
+        ([64, None], r"members\[1\]: must be a whole number"),
+        ([64] * 17, "members: must have at most 16 entries"),
+        (2, "members: must be a list"),
     ],
 )
 def test_wrong_members_are_refused(tmp_path: Path, members: object, problem: str) -> None:
-    whole, _ = of_two("test_efficientnet", 64, 32)
-    save(tmp_path, whole, {"architecture": "test_efficientnet", **FIELDS})
-    said = json.loads((tmp_path / BUNDLE_FILE).read_text())
-    assert said["members"] == [64, 32]
-    other = replace(read_info(str(tmp_path)), members=(32, 64))
+    ensemble, _ = of_two("test_efficientnet", 64, 32)
+    save_bundle(tmp_path, ensemble, {"architecture": "test_efficientnet", **FIELDS})
+    written = json.loads((tmp_path / BUNDLE_FILE).read_text())
+    assert written["members"] == [64, 32]
+    other = read_info(str(tmp_path)).model_copy(update={"members": (32, 64)})
     assert other.model_id != read_info(str(tmp_path)).model_id
-    (tmp_path / BUNDLE_FILE).write_text(json.dumps({**said, "members": members}))
+    (tmp_path / BUNDLE_FILE).write_text(json.dumps({**written, "members": members}))
     with pytest.raises(BundleError, match=problem):
         load_network(str(tmp_path))
 
 
-def test_a_bundle_that_says_nothing_of_members_is_one_network(tmp_path: Path) -> None:
+def test_a_bundle_without_members_is_one_network(tmp_path: Path) -> None:
     network = classifier("test_efficientnet", 0)
-    saved = save(tmp_path, network, {"architecture": "test_efficientnet", **FIELDS})
-    said = json.loads((tmp_path / BUNDLE_FILE).read_text())
-    del said["members"]
-    (tmp_path / BUNDLE_FILE).write_text(json.dumps(said))
+    saved = save_bundle(tmp_path, network, {"architecture": "test_efficientnet", **FIELDS})
+    written = json.loads((tmp_path / BUNDLE_FILE).read_text())
+    del written["members"]
+    (tmp_path / BUNDLE_FILE).write_text(json.dumps(written))
     assert read_info(str(tmp_path)) == saved
     load_network(str(tmp_path))
 
 
 @pytest.mark.slow
-def test_bundles_become_one_that_routes(
+def test_an_ensemble_of_bundles_routes(
     manifest: Path, source: Path, lake, tmp_path: Path, capsys
 ) -> None:
     simulated = tmp_path / "simulated.csv"
@@ -195,7 +197,7 @@ def test_bundles_become_one_that_routes(
     calibrate = ["calibrate", "--data", str(manifest), "--model", bundles[0], "--ensemble"]
     capsys.readouterr()
     assert main([*calibrate, bundles[1], "--output", joined, "--holdout_sources", "far"]) == 0
-    assert "on far: macro-F1" in capsys.readouterr().out
+    assert "held out far: macro-F1" in capsys.readouterr().out
     info, of_one = read_info(joined), read_info(bundles[0])
     assert (info.members, info.input_size) == ((32, 48), 48)
     assert [of["model_id"] for of in info.training["members"]] == [
@@ -211,9 +213,9 @@ def test_bundles_become_one_that_routes(
     assert info.metrics["holdout"]["images"] == of_one.metrics["holdout"]["images"]
 
     assert main([*calibrate, bundles[2], "--output", str(tmp_path / "none")]) == 2
-    assert "make no ensemble" in capsys.readouterr().err
+    assert "an ensemble needs bundles of one architecture" in capsys.readouterr().err
     assert main([*calibrate, bundles[3], "--output", joined, "--holdout_sources", "far"]) == 2
-    assert "all: has learnt from far" in capsys.readouterr().err
+    assert "all: was trained on far" in capsys.readouterr().err
     assert main([*calibrate, *[bundles[1]] * 16, "--output", joined]) == 2
     assert "at most 16" in capsys.readouterr().err
 
@@ -226,7 +228,7 @@ def test_bundles_become_one_that_routes(
     assert len(read_info(three).training["members"]) == 3
     assert main(["evaluate", "--model", three, "--data", str(manifest), "--output", three]) == 0
     card = (Path(three) / "card.md").read_text()
-    assert "3 networks test_efficientnet, of 32 + 48 + 48 pixels" in card
+    assert "ensemble of 3 test_efficientnet, with input sizes of 32 + 48 + 48 pixels" in card
     assert "| far | 32 + 48 | 1 |" in card
     (source / "a.dcm").write_bytes(dicom_bytes(image(1)))
     capsys.readouterr()

@@ -1,4 +1,4 @@
-"""What is decoded fast is decided as what pydicom decodes whole."""
+"""Fast decoders lead to the same decisions as full decodes by pydicom."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ REAL = (
     "RG3_J2KR.dcm",
     "RG3_J2KI.dcm",
 )
-"""Radiographs of pydicom's own test data; fetched where they are not in a package."""
+"""Radiographs of pydicom's test data."""
 SIDE = read_info(DEFAULT_BUNDLE).input_size
 PROBABILITY = 0.02
 PROBABILITY_OF_GENERATED = 0.05
-"""No label is sure of these: between two, a probability moves most."""
+"""No label is certain for these, where probabilities are most sensitive."""
 OOD_SCORE = 0.5
 
 
@@ -69,7 +69,7 @@ def handler() -> RadiographModelHandler:
 
 
 def packaged(name: str) -> Path | None:
-    """Where a package has a file; nothing is fetched."""
+    """Return the path of a packaged file, without downloading."""
     found = get_testdata_file(name, download=False)
     return None if found is None else Path(str(found))
 
@@ -87,13 +87,13 @@ def both(data: bytes, plain: bytes, monkeypatch: pytest.MonkeyPatch) -> list[np.
 def require_same_decision(
     images: list[np.ndarray], handler: RadiographModelHandler, within: float = PROBABILITY
 ) -> None:
-    fast, whole = (r.inference for r in handler.run_inference(images, handler.load_model()))
+    fast, full = (r.inference for r in handler.run_inference(images, handler.load_model()))
     assert isinstance(fast, ModelOutput)
-    assert isinstance(whole, ModelOutput)
-    assert fast.values[:-1].argmax() == whole.values[:-1].argmax()
-    assert np.abs(fast.values[:-1] - whole.values[:-1]).max() < within
-    assert abs(fast.values[-1] - whole.values[-1]) < OOD_SCORE
-    assert is_routed(fast) == is_routed(whole)
+    assert isinstance(full, ModelOutput)
+    assert fast.values[:-1].argmax() == full.values[:-1].argmax()
+    assert np.abs(fast.values[:-1] - full.values[:-1]).max() < within
+    assert abs(fast.values[-1] - full.values[-1]) < OOD_SCORE
+    assert is_routed(fast) == is_routed(full)
 
 
 def is_routed(scored: ModelOutput) -> bool:
@@ -104,8 +104,8 @@ def is_routed(scored: ModelOutput) -> bool:
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: UID(uid).name)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_generated_films(syntax: str, seed: int, handler, monkeypatch) -> None:
-    """Against the uncompressed image: pydicom reads not every syntax by codecs that are free to use."""
+def test_generated_images(syntax: str, seed: int, handler, monkeypatch) -> None:
+    """Compare with the uncompressed image: not every syntax has a free codec in pydicom."""
     pixels = image(seed, (1400, 1150))
     if syntax in EIGHT_BITS:
         pixels = (pixels >> 4).astype(np.uint8)
@@ -114,7 +114,7 @@ def test_generated_films(syntax: str, seed: int, handler, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_films(name: str, handler, monkeypatch) -> None:
+def test_real_radiographs(name: str, handler, monkeypatch) -> None:
     path = packaged(name)
     assert path is not None, "pydicom-data is among the packages that tests need"
     assert pydicom.dcmread(path, stop_before_pixels=True).Modality in ("CR", "DX", "RG")

@@ -1,4 +1,4 @@
-"""Stages that are frozen keep their weights, and compute what they computed before, only sooner."""
+"""Frozen stages keep their weights and their output, and are faster."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import pytest
 import torch
 
 from models.networks import BodyPartClassifier
-from models.training.data.images import read_dataset
-from models.training.fit import Training, fit
+from models.training.data.dataset import read_dataset
+from models.training.fit import fit
 from models.training.frozen_stages import FrozenStages
 from models.training.options import FitOptions
+from models.training.training_state import TrainingState
 from pipeline.cli import main
 from transforms.core.labels import LABELS
 
 SIDE = 64
 FROZEN = ("conv_stem", "bn1", "blocks.0.", "blocks.1.")
-"""What parameters of two frozen stages are called."""
+"""Prefixes of the parameters of two frozen stages."""
 
 
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "tf_efficientnet_lite0"])
@@ -26,15 +27,21 @@ def test_frozen_stages_keep_their_weights(
     architecture: str, folders: Path, tmp_path: Path, monkeypatch
 ) -> None:
     after_epoch: list[dict[str, torch.Tensor]] = []
-    original = Training.end_epoch
+    original = TrainingState.end_epoch
 
-    def end_epoch(self: Training, macro_f1: float) -> None:
+    def end_epoch(self: TrainingState, macro_f1: float) -> None:
         after_epoch.append(copy.deepcopy(self.network.backbone.state_dict()))
         original(self, macro_f1)
 
-    monkeypatch.setattr(Training, "end_epoch", end_epoch)
+    monkeypatch.setattr(TrainingState, "end_epoch", end_epoch)
     options = FitOptions(
-        architecture=architecture, input_size=32, epochs=2, batch_size=8, workers=0, freeze=2
+        architecture=architecture,
+        init="none",
+        input_size=32,
+        epochs=2,
+        batch_size=8,
+        workers=0,
+        freeze=2,
     )
     found = fit(read_dataset(folders), options, "cpu", tmp_path).backbone.state_dict()
     first, second = after_epoch
@@ -50,7 +57,7 @@ def test_frozen_stages_keep_their_weights(
 
 
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "tf_efficientnet_lite0"])
-def test_statistics_settle_and_the_maps_stay_the_same(architecture: str) -> None:
+def test_frozen_statistics_keep_the_feature_maps(architecture: str) -> None:
     torch.manual_seed(0)
     network = BodyPartClassifier(architecture, LABELS)
     frozen = FrozenStages(network, 3)

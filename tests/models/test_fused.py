@@ -1,4 +1,4 @@
-"""The backbone that serves gives the plain one's values, or does not serve."""
+"""The fused backbone is used only if it gives the plain one's values."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_values_are_those_of_the_plain_backbone(architecture: str, side: int) ->
 
 
 @torch.inference_mode()
-def test_a_film_has_the_same_values_whatever_else_is_in_its_forward() -> None:
+def test_a_result_does_not_depend_on_the_batch() -> None:
     network = classifier("tf_efficientnet_lite0")
     fuse(network, 64)
     given = images(CPU_FORWARD_BATCH, 64)
@@ -52,7 +52,7 @@ def test_a_film_has_the_same_values_whatever_else_is_in_its_forward() -> None:
     assert torch.equal(network(given)[3], network(alone)[0])
 
 
-def test_a_backbone_with_other_values_does_not_serve(monkeypatch, caplog) -> None:
+def test_a_fused_backbone_with_other_values_is_not_used(monkeypatch, caplog) -> None:
     monkeypatch.setattr(fused, "CLAMP", fused.NO_CLAMP)
     network = classifier("tf_efficientnet_lite0")
     fuse(network, 64)
@@ -60,7 +60,7 @@ def test_a_backbone_with_other_values_does_not_serve(monkeypatch, caplog) -> Non
     assert "differ" in caplog.text
 
 
-def test_a_machine_without_the_operators_serves_the_plain_backbone(monkeypatch, caplog) -> None:
+def test_the_plain_backbone_serves_without_the_operators(monkeypatch, caplog) -> None:
     monkeypatch.delattr(torch.ops.mkldnn, "_reorder_convolution_weight")
     monkeypatch.setattr(torch.ops, "mkldnn", object())
     network = classifier("tf_efficientnet_lite0")

@@ -1,4 +1,4 @@
-"""The handler: one bad image costs one image, the device is what was asked for, results are paired."""
+"""The handler isolates a bad image, uses the requested device and keeps results in order."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle import load_network, read_info
+from models.bundle import read_info
 from models.default_bundle import DEFAULT_BUNDLE
 from models.fused import CPU_FORWARD_BATCH
 from models.handler import (
     DeviceError,
-    InferenceError,
     ModelOutput,
     RadiographModelHandler,
     choose_device,
     effective_batch_size,
 )
+from models.inference import InferenceError
 from models.networks import BodyPartClassifier
 from models.reloading import LoadedBundle, ReloadingModel
+from models.weights import load_network
 from tests.synthetic import image
 from transforms.core.labels import LABELS
 from transforms.imaging.preprocessing import preprocess
@@ -40,7 +41,7 @@ def images(count: int) -> list[np.ndarray]:
     return [preprocess(image(seed, (300, 260)).astype(np.float32), SIDE) for seed in range(count)]
 
 
-def served(network: BodyPartClassifier) -> ReloadingModel:
+def loaded(network: BodyPartClassifier) -> ReloadingModel:
     def load(uri: str) -> LoadedBundle:
         return LoadedBundle(load_network(uri), read_info(uri))
 
@@ -52,7 +53,7 @@ def inferences(handler, model, batch) -> list:
     return [one.values if isinstance(one, ModelOutput) else one for one in results]
 
 
-def test_probabilities_sum_to_one_and_the_film_is_dropped(handler, model) -> None:
+def test_probabilities_sum_to_one_and_results_carry_no_pixels(handler, model) -> None:
     (result,) = handler.run_inference(images(1), model)
     assert result.example is None
     assert result.inference.values.shape == (len(LABELS) + 1,)
@@ -69,7 +70,7 @@ def test_a_result_does_not_depend_on_its_neighbours(handler, model) -> None:
 
 
 @pytest.mark.parametrize("position", [0, 3, 6])
-@pytest.mark.parametrize("culprit", [np.zeros((1, SIDE, 9), np.uint8), "no image"])
+@pytest.mark.parametrize("culprit", [np.zeros((1, SIDE, 9), np.uint8), "not an array"])
 def test_only_the_culprit_fails(handler, model, position: int, culprit) -> None:
     good = images(6)
     batch = [*good[:position], culprit, *good[position:]]
@@ -89,17 +90,17 @@ def test_values_that_are_not_finite_are_an_error(handler) -> None:
 
     broken = Broken("test_efficientnet", LABELS).eval()
     dark, bright = np.zeros((1, SIDE, SIDE), np.uint8), np.full((1, SIDE, SIDE), 255, np.uint8)
-    results = inferences(handler, served(broken), [dark, bright, dark])
+    results = inferences(handler, loaded(broken), [dark, bright, dark])
     assert [isinstance(r, InferenceError) for r in results] == [False, True, False]
 
 
-def test_a_model_that_fails_on_every_film_stops_the_run(handler) -> None:
+def test_a_model_that_fails_on_every_image_stops_the_run(handler) -> None:
     class Full(BodyPartClassifier):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             raise torch.OutOfMemoryError
 
     with pytest.raises(RuntimeError, match="fails on every image"):
-        handler.run_inference(images(2), served(Full("test_efficientnet", LABELS).eval()))
+        handler.run_inference(images(2), loaded(Full("test_efficientnet", LABELS).eval()))
 
 
 def test_a_model_that_gives_too_few_results_is_caught(handler) -> None:
@@ -108,14 +109,14 @@ def test_a_model_that_gives_too_few_results_is_caught(handler) -> None:
             return torch.zeros(1, len(LABELS) + 1)
 
     with pytest.raises(AssertionError, match="results for 3 images"):
-        handler.run_inference(images(3), served(Short("test_efficientnet", LABELS).eval()))
+        handler.run_inference(images(3), loaded(Short("test_efficientnet", LABELS).eval()))
 
 
 def test_bytes_are_counted_in_full(handler) -> None:
     assert handler.get_num_bytes(images(2)) == 2 * SIDE * SIDE
 
 
-def test_a_cpu_is_handed_the_films_of_one_forward() -> None:
+def test_a_cpu_gets_at_most_one_forward_pass() -> None:
     assert effective_batch_size("cpu", 32) == CPU_FORWARD_BATCH
     assert effective_batch_size("cpu", 4) == 4
     assert effective_batch_size("cuda", 32) == 32, "workers may have what this machine has not"
@@ -131,7 +132,7 @@ def test_cuda_is_never_replaced_silently() -> None:
 
 
 def test_halving_frees_memory_on_a_device(handler, model, monkeypatch) -> None:
-    """Past a batch of four this 'device' is out of memory; each image still gets its result."""
+    """With more than four images this device is out of memory; each image still gets its result."""
     seen: list[int] = []
 
     def forward(batch: torch.Tensor) -> torch.Tensor:
@@ -155,7 +156,7 @@ def test_halving_frees_memory_on_a_device(handler, model, monkeypatch) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     small.forward = forward  # type: ignore[assignment, method-assign]
-    results = inferences(handler, served(small), images(9))
+    results = inferences(handler, loaded(small), images(9))
     assert not any(isinstance(r, InferenceError) for r in results)
     assert max(seen) == 32
     assert seen[-1] <= 4

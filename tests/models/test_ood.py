@@ -1,4 +1,4 @@
-"""What is no image of a person is far from images in what the network sees."""
+"""The OOD score separates outliers from images like those trained on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from models.bundle import WEIGHTS_FILE, BundleError, load_network, save
+from models.bundle import WEIGHTS_FILE, BundleError
 from models.networks import BodyPartClassifier
 from models.training.calibration.fit_vim import fit_virtual_logit
+from models.weights import load_network, save_bundle
 from transforms.core.labels import LABELS
 
 FIELDS = {
@@ -30,7 +31,7 @@ def network() -> BodyPartClassifier:
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    """Smooth pictures: mixtures of two."""
+    """Return smooth images, mixtures of two ramps."""
     generator = torch.Generator().manual_seed(1)
     ramp = torch.linspace(0, 255, 32)
     share = torch.rand(96, 1, 1, 1, generator=generator)
@@ -49,15 +50,15 @@ def test_the_score_is_the_residual_against_the_energy(
         logits = network.logits(images).numpy()
         score = ood(seen, network.backbone.get_classifier()).numpy()
     axes = np.linalg.svd(features - features.mean(0))[2][: ood.axes.shape[1]].T
-    away = features - features.mean(0)
-    residual = np.linalg.norm(away - away @ axes @ axes.T, axis=1)
+    centered = features - features.mean(0)
+    residual = np.linalg.norm(centered - centered @ axes @ axes.T, axis=1)
     energy = -np.log(np.exp(logits).sum(1))
     scale = logits.max(1).mean() / residual.mean()
     assert ood.axes.shape[1] == len(images) // 4
     np.testing.assert_allclose(score, scale * residual + energy, rtol=0.02, atol=0.02)
 
 
-def test_noise_is_stranger_than_films(network: BodyPartClassifier, images: torch.Tensor) -> None:
+def test_noise_scores_higher_than_images(network: BodyPartClassifier, images: torch.Tensor) -> None:
     noise = torch.randint(0, 256, images.shape, dtype=torch.uint8)
     network.ood = fit_virtual_logit(network, images[::2])
     with torch.inference_mode():
@@ -65,12 +66,12 @@ def test_noise_is_stranger_than_films(network: BodyPartClassifier, images: torch
     network.ood = None
 
 
-def test_a_bundle_keeps_it(
+def test_a_bundle_stores_the_ood_score(
     network: BodyPartClassifier, images: torch.Tensor, tmp_path: Path
 ) -> None:
-    save(tmp_path / "plain", network, FIELDS)
+    save_bundle(tmp_path / "plain", network, FIELDS)
     network.ood = fit_virtual_logit(network, images)
-    save(tmp_path / "whole", network, FIELDS)
+    save_bundle(tmp_path / "whole", network, FIELDS)
     plain, whole = (load_network(str(tmp_path / name)) for name in ("plain", "whole"))
     with torch.inference_mode():
         energy = -torch.logsumexp(plain.logits(images), dim=1)
@@ -80,13 +81,13 @@ def test_a_bundle_keeps_it(
     network.ood = None
 
 
-def test_half_of_it_is_refused(
+def test_an_incomplete_ood_score_is_refused(
     network: BodyPartClassifier, images: torch.Tensor, tmp_path: Path
 ) -> None:
     network.ood = fit_virtual_logit(network, images)
     state = network.ood.state_dict()
     network.ood.state_dict = lambda prefix: {f"{prefix}mean": state["mean"]}  # type: ignore[method-assign]
-    save(tmp_path, network, FIELDS)
+    save_bundle(tmp_path, network, FIELDS)
     network.ood = None
     assert [n for n in safetensors.torch.load_file(tmp_path / WEIGHTS_FILE) if "ood" in n]
     with pytest.raises(BundleError, match="do not fit"):
@@ -94,7 +95,7 @@ def test_half_of_it_is_refused(
 
 
 def test_a_network_with_a_longer_head_keeps_the_energy(images: torch.Tensor) -> None:
-    """Here a norm stands between what timm calls features and the last layer."""
+    """This network has a norm between timm's features and the last layer."""
     network = BodyPartClassifier("efficientvit_m0", LABELS).eval()
     inputs = torch.nn.functional.interpolate(images[:8].float(), 64).to(torch.uint8)
     for module in network.modules():
@@ -111,7 +112,7 @@ def test_a_network_that_ends_in_a_convolution_keeps_the_energy(images: torch.Ten
 @pytest.mark.parametrize(
     "architecture", ["test_resnet", "test_convnext", "test_vit", "mobilenetv1_100"]
 )
-def test_features_are_what_any_network_decides_by(architecture: str) -> None:
+def test_the_last_layer_maps_features_to_logits(architecture: str) -> None:
     network = BodyPartClassifier(architecture, LABELS).eval()
     images = torch.randint(0, 256, (2, 1, 160, 160), dtype=torch.uint8)
     with torch.inference_mode():

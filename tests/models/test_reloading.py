@@ -1,4 +1,4 @@
-"""A bundle that is dropped into a folder takes over between two batches; a broken one does not."""
+"""A bundle added to a folder replaces the model between two batches; an invalid one does not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Clock:
 
 
 def drop(folder: Path, name: str, **changed: object) -> Path:
-    """Put the default bundle into a folder, with other fields: another model."""
+    """Add the default bundle with changed fields to a folder: another model."""
     bundle = folder / name
     bundle.mkdir(parents=True)
     shutil.copy(Path(DEFAULT_BUNDLE) / WEIGHTS_FILE, bundle)
@@ -40,8 +40,8 @@ def clock() -> Clock:
 @pytest.fixture
 def model(tmp_path: Path, clock: Clock) -> ReloadingModel:
     handler = RadiographModelHandler(DEFAULT_BUNDLE, device="cpu")
-    first = handler._load(DEFAULT_BUNDLE)
-    return ReloadingModel(first, handler._load, str(tmp_path), 30, clock)
+    first = handler.load_bundle(DEFAULT_BUNDLE)
+    return ReloadingModel(first, handler.load_bundle, str(tmp_path), 30, clock)
 
 
 def look(model: ReloadingModel, clock: Clock) -> str:
@@ -49,14 +49,14 @@ def look(model: ReloadingModel, clock: Clock) -> str:
     return model.current().info.model_id
 
 
-def test_the_last_by_name_decides_once_it_is_there(
+def test_the_last_bundle_by_name_is_used(
     tmp_path: Path, model: ReloadingModel, clock: Clock
 ) -> None:
     default = read_info(DEFAULT_BUNDLE).model_id
     assert look(model, clock) == default
     second = read_info(str(drop(tmp_path, "2026-02", temperature=2.0))).model_id
     clock.now += 1
-    assert model.current().info.model_id == default, "it looked before it was time"
+    assert model.current().info.model_id == default, "checked too early"
     assert look(model, clock) == second != default
     drop(tmp_path, "2026-01", temperature=3.0)
     assert look(model, clock) == second
@@ -65,7 +65,7 @@ def test_the_last_by_name_decides_once_it_is_there(
 
 
 @pytest.mark.parametrize("fault", ["cut", "missing", "labels", "input_size", "json"])
-def test_a_broken_bundle_is_refused_until_it_is_mended(
+def test_an_invalid_bundle_is_refused_until_it_changes(
     tmp_path: Path, model: ReloadingModel, clock: Clock, caplog, fault: str
 ) -> None:
     default = look(model, clock)
@@ -85,14 +85,14 @@ def test_a_broken_bundle_is_refused_until_it_is_mended(
         (bundle / BUNDLE_FILE).write_text("{")
     assert look(model, clock) == default
     assert look(model, clock) == default
-    (said,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("refused")]
-    assert f"{default} goes on" in said
+    (message,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("refused")]
+    assert f"{default} stays in use" in message
     shutil.rmtree(bundle)
     drop(tmp_path, "new", temperature=2.0)
     assert look(model, clock) != default
 
 
-def test_rows_take_the_thresholds_of_the_bundle_that_decided(
+def test_results_carry_the_thresholds_of_the_bundle_that_classified(
     tmp_path: Path, model: ReloadingModel, clock: Clock
 ) -> None:
     handler = RadiographModelHandler(DEFAULT_BUNDLE, device="cpu")

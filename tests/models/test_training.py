@@ -1,4 +1,4 @@
-"""`train` and `evaluate` are real: a data set of a user's own becomes a bundle that routes."""
+"""`train`, `calibrate` and `evaluate` end to end: a data set becomes a bundle that routes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 import torch
-from scipy.special import softmax
-from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-from models.bundle import read_info, save
+from models.bundle import read_info
 from models.networks import BodyPartClassifier
-from models.training.data.augmentation import Augmentation, augment, beside, framed, mix_style
-from models.training.data.images import LabeledImage, read_dataset
-from models.training.data.outliers import SYNTHETIC_KINDS, shuffle_tiles
+from models.training.data.dataset import read_dataset
+from models.training.data.outliers import SYNTHETIC_KINDS
 from models.training.evaluation.corruptions import CORRUPTIONS, PAIRED
-from models.training.evaluation.evaluate import auroc
-from models.training.evaluation.metrics import risk_coverage, score
-from models.training.fit import CHECKPOINT_FILE, LOG_FILE, Training, fit
+from models.training.fit import fit
 from models.training.options import FitOptions
+from models.training.training_state import CHECKPOINT_FILE, LOG_FILE, TrainingState
+from models.weights import save_bundle
 from pipeline.cli import main
 from tests.synthetic import dicom_bytes, image
 from transforms.core.errors import UsageError
@@ -54,7 +50,7 @@ def test_folders_become_a_bundle_that_routes(folders: Path, tmp_path: Path, caps
     assert figures["macro_f1"] == info.metrics["val"]["macro_f1"]
     assert main(arguments) == 0
     assert "macro" in capsys.readouterr().out
-    assert_the_card_shows_what_was_measured(tmp_path / "evaluation", info.model_id)
+    assert_the_card_shows_the_metrics(tmp_path / "evaluation", info.model_id)
     strict = tmp_path / "strict"
     again = ["calibrate", "--model", str(bundle), "--data", str(folders), "--output", str(strict)]
     assert main([*again, "--target_error", "0"]) == 0
@@ -70,7 +66,7 @@ def test_folders_become_a_bundle_that_routes(folders: Path, tmp_path: Path, caps
     assert json.loads(capsys.readouterr().out)["model_id"] == info.model_id
 
 
-def assert_the_card_shows_what_was_measured(folder: Path, model_id: str) -> None:
+def assert_the_card_shows_the_metrics(folder: Path, model_id: str) -> None:
     evaluation = json.loads((folder / "evaluation.json").read_text())
     card = (folder / "card.md").read_text()
     assert evaluation["model_id"] == model_id
@@ -105,7 +101,7 @@ def assert_the_card_shows_what_was_measured(folder: Path, model_id: str) -> None
 
 
 def test_the_layout_of_the_papers_data_set_is_read(folders: Path, tmp_path: Path) -> None:
-    """VinDr-BodyPartXR: a folder per class, by the classes' short names, train and test apart."""
+    """VinDr-BodyPartXR: folders by the classes' short names, below train and test."""
     short = {"abdominal": "abdominal", "adult_chest": "adult", "pediatric_chest": "pediatric",
              "spine": "Spine", "others": "other"}  # fmt: skip
     for label, name in short.items():
@@ -122,9 +118,7 @@ def test_the_layout_of_the_papers_data_set_is_read(folders: Path, tmp_path: Path
     assert main(["train", "--data", str(tmp_path), "--output", str(bundle), *TINY]) == 0
 
 
-def test_a_source_that_is_left_out_is_only_looked_at(
-    manifest: Path, tmp_path: Path, capsys
-) -> None:
+def test_a_held_out_source_is_only_evaluated(manifest: Path, tmp_path: Path, capsys) -> None:
     bundle = tmp_path / "bundle"
     train = ["train", "--data", str(manifest), "--output", str(bundle), *TINY]
     assert main([*train, "--holdout_sources", "unknown"]) == 2
@@ -132,15 +126,15 @@ def test_a_source_that_is_left_out_is_only_looked_at(
     assert main([*train, "--holdout_sources", "far"]) == 0
     info = read_info(str(bundle))
     assert {source["source"] for source in info.training["sources"]} == {"near"}
-    strange = [f for f in read_dataset(manifest) if f.source == "far" and f.split != "test"]
-    assert info.metrics["holdout"]["images"] == len(strange) > 0
+    held_out = [f for f in read_dataset(manifest) if f.source == "far" and f.split != "test"]
+    assert info.metrics["holdout"]["images"] == len(held_out) > 0
     whole = tmp_path / "whole"
     again = ["calibrate", "--model", str(bundle), "--data", str(manifest), "--output", str(whole)]
     assert main([*again, "--holdout_bundles", str(bundle)]) == 0
     calibrated = read_info(str(whole))
     of_training = {"input_size": 32, "epochs": 1, "members": []}
     assert calibrated.training["holdout"] == [{**of_training, **info.metrics["holdout"]}]
-    assert [of["images"] for of in calibrated.calibration["holdout"]] == [len(strange)]
+    assert [of["images"] for of in calibrated.calibration["holdout"]] == [len(held_out)]
     assert main([*again, "--holdout_bundles", str(whole)]) == 2
     assert "without --holdout_sources" in capsys.readouterr().err
     capsys.readouterr()
@@ -156,9 +150,9 @@ def test_a_source_that_is_left_out_is_only_looked_at(
         assert ("| far | 32 | 1 |" in card) == shown
 
 
-def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_training_resumes(folders: Path, tmp_path: Path, monkeypatch) -> None:
     options = FitOptions(
-        architecture="test_efficientnet", input_size=32, epochs=3, batch_size=8, workers=0,
+        architecture="test_efficientnet", init="none", input_size=32, epochs=3, batch_size=8, workers=0,
         mixup=0.2, cutmix=0.5, pairs=0.3, style_mix=0.5, outlier_exposure=0.3, freeze=1,
         region_weight=0.5,
     )  # fmt: skip
@@ -172,26 +166,28 @@ def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("models.training.fit.Training.end_epoch", end)
+        patched.setattr(TrainingState, "end_epoch", end)
         with pytest.raises(KeyboardInterrupt):
-            fit(images, options, "cpu", broken)  # in its first pass: nothing to go on from
-    original = Training.save_checkpoint
+            fit(images, options, "cpu", broken)  # in the first epoch: no checkpoint
+    original = TrainingState.save_checkpoint
 
-    def save_and_interrupt(self: Training, *args: object) -> None:
+    def save_and_interrupt(self: TrainingState, *args: object) -> None:
         original(self, *args)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("models.training.fit.Training.save_checkpoint", save_and_interrupt)
+        patched.setattr(
+            "models.training.training_state.TrainingState.save_checkpoint", save_and_interrupt
+        )
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 fit(images, options, "cpu", broken)
     for other_films, other_options in (
         (images, replace(options, seed=1)),
         ([replace(images[0], weight=2.0), *images[1:]], options),
-        ([f for f in images if f.path.stem != "3"], options),  # as if a source were left out
+        ([f for f in images if f.path.stem != "3"], options),  # as if a source were held out
     ):
-        with pytest.raises(UsageError, match="other images or with other options"):
+        with pytest.raises(UsageError, match="other images or options"):
             fit(other_films, other_options, "cpu", broken)
     found = fit(images, replace(options, workers=1), "cpu", broken).state_dict()
     assert [json.loads(line)["epoch"] for line in (broken / LOG_FILE).read_text().splitlines()] == [
@@ -202,7 +198,7 @@ def test_a_training_that_was_ended_goes_on(folders: Path, tmp_path: Path, monkey
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_training_is_kept_until_its_bundle_is_there(
+def test_a_checkpoint_is_kept_until_the_bundle_is_written(
     folders: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     bundle = tmp_path / "bundle"
@@ -212,27 +208,27 @@ def test_a_training_is_kept_until_its_bundle_is_there(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("models.training.bundles.fit_virtual_logit", end)
+        patched.setattr("models.training.train_bundle.fit_virtual_logit", end)
         assert main(train) == 1
     assert "run the same command again" in capsys.readouterr().err
     assert (bundle / CHECKPOINT_FILE).exists()
     unlogged = Path(shutil.copytree(bundle, tmp_path / "unlogged"))
     (unlogged / LOG_FILE).unlink()
     assert main(train) == 0
-    assert '"pass"' not in capsys.readouterr().out, "no pass was trained again"
+    assert '"epoch"' not in capsys.readouterr().out, "an epoch was trained again"
     assert not (bundle / CHECKPOINT_FILE).exists()
     assert len((bundle / LOG_FILE).read_text().splitlines()) == 1
     assert main([*train, "--output", str(unlogged)]) == 0
     assert read_info(str(unlogged)).model_id == read_info(str(bundle)).model_id
 
 
-def test_films_that_make_no_batch_are_refused(folders: Path, tmp_path: Path, capsys) -> None:
+def test_fewer_images_than_a_batch_are_refused(folders: Path, tmp_path: Path, capsys) -> None:
     train = ["train", "--data", str(folders), "--output", str(tmp_path / "x"), *TINY]
     assert main([*train, "--batch_size", "1000"]) == 2
-    assert "make no batch of 1000; give a smaller --batch_size" in capsys.readouterr().err
+    assert "fewer than a batch of 1000; give a smaller --batch_size" in capsys.readouterr().err
 
 
-def test_more_data_is_only_learnt_from(folders: Path, tmp_path: Path) -> None:
+def test_more_data_is_only_trained_on(folders: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     train = ["train", "--data", str(folders), "--output", str(bundle), *TINY]
     more = tmp_path / "more.csv"
@@ -245,13 +241,11 @@ def test_more_data_is_only_learnt_from(folders: Path, tmp_path: Path) -> None:
     assert info.calibration["data"] == folders.name
 
 
-def test_a_source_that_is_left_out_is_left_out_of_more_data(
-    manifest: Path, tmp_path: Path, capsys
-) -> None:
+def test_a_held_out_source_is_held_out_of_more_data(manifest: Path, tmp_path: Path, capsys) -> None:
     bundle = tmp_path / "bundle"
     train = ["train", "--data", str(manifest), "--output", str(bundle), *TINY]
     assert main([*train, "--more_data", str(manifest)]) == 2
-    assert "groups of --more_data stand in val or test" in capsys.readouterr().err
+    assert "groups of --more_data are in val or test" in capsys.readouterr().err
     header, *rows = manifest.read_text().splitlines()
     (far,) = (row for row in rows if f"{LABELS[0]}/3.png,{LABELS[0]},far" in row)
     more = tmp_path / "more.csv"
@@ -263,28 +257,28 @@ def test_a_source_that_is_left_out_is_left_out_of_more_data(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        (("--input_size", "16"), "--input_size 16: give 32 to 1024 pixels"),
+        (("--input_size", "16"), "--input_size 16: must be 32 to 1024 pixels"),
         (
             ("--architecture", "vit_tiny_patch16_224"),
-            "vit_tiny_patch16_224 takes no images of --input_size 32",
+            "vit_tiny_patch16_224 does not support --input_size 32",
         ),
     ],
     ids=str,
 )
-def test_a_size_that_cannot_be_is_refused_before_the_training(
-    options: tuple[str, ...], said: str, folders: Path, tmp_path: Path, capsys
+def test_an_unsupported_size_is_refused_before_the_training(
+    options: tuple[str, ...], message: str, folders: Path, tmp_path: Path, capsys
 ) -> None:
     bundle = tmp_path / "bundle"
     train = ["train", "--data", str(folders), "--output", str(bundle), *TINY, *options]
     assert main(train) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (bundle / LOG_FILE).exists()
 
 
-def test_labels_without_films_are_said(folders: Path, tmp_path: Path, capsys, caplog) -> None:
-    """A collection of two labels, its images of no known group, not one of them for validation."""
+def test_labels_without_images_are_reported(folders: Path, tmp_path: Path, capsys, caplog) -> None:
+    """A data set of two labels without groups and first without validation images."""
     data, bundle, card = tmp_path / "data", tmp_path / "bundle", tmp_path / "card"
     for label in LABELS[:2]:
         for split, numbers in (("train", range(9)), ("test", range(9, 12))):
@@ -308,18 +302,18 @@ def test_labels_without_films_are_said(folders: Path, tmp_path: Path, capsys, ca
     assert line.split() == [LABELS[2], "0"]
     text = (card / "card.md").read_text()
     assert f"| {LABELS[2]} | 0 |  |  |  |" in text
-    assert "No two images of the data are of one group" in text
+    assert "Every image is its own group" in text
     assert "it is exceeded for" in text
     assert "| test | 3 | 3 | 0 | 0 | 0 |" in text
 
 
-def test_a_second_model_decides_again_only_when_asked(
+def test_a_second_model_decides_again_only_on_request(
     folders: Path, route, lake, source: Path, tmp_path: Path
 ) -> None:
     bundle = tmp_path / "bundle"
     assert main(["train", "--data", str(folders), "--output", str(bundle), *TINY]) == 0
     (source / "a.dcm").write_bytes(dicom_bytes(image(1)))
-    (source / "b.txt").write_bytes(b"no DICOM")
+    (source / "b.txt").write_bytes(b"not DICOM")
     first = route()
     other = ("--model", str(bundle))
     assert route(*other)["counts"]["unchanged"] == 2
@@ -332,8 +326,8 @@ def test_a_second_model_decides_again_only_when_asked(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
-def test_ages_settle_what_pixels_cannot(folders: Path, tmp_path: Path, capsys) -> None:
-    """A network that has learnt nothing, sure of a chest: ages alone tell adult from child."""
+def test_the_age_decides_between_chests(folders: Path, tmp_path: Path, capsys) -> None:
+    """The network always predicts adult chest: the age alone identifies children."""
     torch.manual_seed(0)
     network = BodyPartClassifier("test_efficientnet", LABELS).eval()
     with torch.no_grad():
@@ -342,7 +336,7 @@ def test_ages_settle_what_pixels_cannot(folders: Path, tmp_path: Path, capsys) -
         network.backbone.get_classifier().bias[LABELS.index("adult_chest")] = 9.0
     fields = {"architecture": "test_efficientnet", "input_size": 32, "ood_threshold": 99.0}
     bundle = tmp_path / "bundle"
-    save(bundle, network, {**fields, "thresholds": dict.fromkeys(LABELS, 0.9)})
+    save_bundle(bundle, network, {**fields, "thresholds": dict.fromkeys(LABELS, 0.9)})
     chests = [f for f in read_dataset(folders) if f.label in CHESTS and f.path.suffix == ".png"]
     age = {"adult_chest": "50", "pediatric_chest": "005Y"}
     data = tmp_path / "manifest.csv"
@@ -366,91 +360,6 @@ def test_ages_settle_what_pixels_cannot(folders: Path, tmp_path: Path, capsys) -
     assert figures["with_age"]["decisions"]["wrong"] == 0
     assert figures["with_age"]["decisions"]["routed"] == len(chests)
     card = (tmp_path / "evaluation" / "card.md").read_text()
-    assert f"for {len(chests)} of the {len(chests)} images, the macro-averaged F1 is 1.000" in card
-
-
-@pytest.mark.parametrize("augmentation", ["plain", "strong"])
-def test_augmentation_is_repeatable_and_keeps_the_range(augmentation: Augmentation) -> None:
-    gray = (image(shape=(120, 90)) >> 4).astype(np.uint8)
-    for seed in range(60):
-        one = augment(gray, np.random.default_rng(seed), augmentation)
-        assert np.array_equal(one, augment(gray, np.random.default_rng(seed), augmentation))
-        assert 0 <= one.min() <= one.max() <= 255
-        assert min(one.shape) >= 8
-
-
-def test_a_mixed_style_is_of_both_films() -> None:
-    one, other = ((image(seed, (64, 64)) >> 4).astype(np.uint8)[None] for seed in (1, 2))
-    assert np.array_equal(mix_style(one, one, np.random.default_rng(0)), one)
-    mixed = mix_style(one, other, np.random.default_rng(0))
-    assert mixed.shape == one.shape
-    assert not np.array_equal(mixed, one)
-
-    def alike(a: np.ndarray, b: np.ndarray) -> float:
-        return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
-
-    assert alike(mixed, one) > alike(mixed, other)  # the anatomy stays
-
-
-def test_a_pair_shows_both_films_and_a_strip_between() -> None:
-    dark, bright = np.full((90, 60), 50, np.uint8), np.full((200, 120), 200, np.uint8)
-    ways = set()
-    for seed in range(40):
-        pair = beside(dark, bright, np.random.default_rng(seed))
-        assert np.array_equal(pair, beside(dark, bright, np.random.default_rng(seed)))
-        assert max(pair.shape) <= 90
-        for of in (50, 200):
-            assert (abs(pair.astype(int) - of) <= 2).mean() > 0.2
-        ends = (int(pair[1, 1]), int(pair[-2, -2]))
-        is_above = len(np.unique(pair[:, 1])) > 1
-        ways.add((*sorted(ends), is_above, ends[0] < ends[1]))
-    assert ways == {(50, 200, above, first) for above in (True, False) for first in (True, False)}
-
-
-def test_a_frame_leaves_the_film_whole() -> None:
-    ramp = np.tile(np.arange(60, 160, dtype=np.uint8), (80, 1))  # of columns
-    ways = set()
-    for seed in range(60):
-        shown = framed(ramp, np.random.default_rng(seed))
-        assert np.array_equal(shown, framed(ramp, np.random.default_rng(seed)))
-        assert max(shown.shape) == 100
-        row = shown[len(shown) // 2].astype(int)
-        assert all((abs(row - level) <= 3).any() for level in range(65, 155))
-        reaches_sides = abs(row[0] - 60) <= 3 and abs(row[-1] - 159) <= 3
-        reaches_top = len(np.unique(shown[0])) > 20
-        ways.add((bool(reaches_sides), reaches_top))
-    assert {(True, False), (False, True), (False, False)} <= ways
-
-
-def test_a_shuffled_film_has_the_same_tiles_elsewhere() -> None:
-    one = (image(shape=(60, 60)) >> 4).astype(np.uint8)[None]
-    mixed = shuffle_tiles(one, np.random.default_rng(3))
-    assert not np.array_equal(mixed, one)
-    assert np.array_equal(np.sort(mixed, axis=None), np.sort(one, axis=None))
-
-
-def test_figures_are_those_of_scikit_learn() -> None:
-    rng = np.random.default_rng(2)
-    labels = rng.integers(0, 4, 300)  # the last label has no image
-    logits = rng.normal(0, 1, (300, len(LABELS))).astype(np.float32)
-    logits[np.arange(300), labels] += 1.5
-    logits[:, 4] -= 9
-    images = [LabeledImage(Path(), "", "val", "s", str(i // 3)) for i in range(300)]
-    found = score(images, softmax(logits, axis=1), labels)
-    precision, recall, f1, _ = precision_recall_fscore_support(labels, logits.argmax(1))
-    assert found["macro_recall"] == pytest.approx(recall.mean(), abs=1e-4)
-    for i, label in enumerate(LABELS[:4]):
-        of = found["labels"][label]
-        figures = (of["precision"], of["recall"], of["f1"])
-        assert figures == pytest.approx((precision[i], recall[i], f1[i]), abs=1e-4)
-    assert found["groups"] == 100
-    curve = risk_coverage(softmax(logits, axis=1), labels)
-    assert curve[-1]["error"] == pytest.approx((logits.argmax(1) != labels).mean(), abs=1e-4)
-    surest = np.argsort(-softmax(logits, axis=1).max(1), kind="stable")
-    errors = [(logits.argmax(1) != labels)[surest[:n]].mean() for n in range(1, len(labels) + 1)]
-    assert score(images, softmax(logits, axis=1), labels)["aurc"] == pytest.approx(
-        np.mean(errors), abs=1e-4
+    assert (
+        f"known for {len(chests)} of the {len(chests)} images, macro-averaged F1 is 1.000" in card
     )
-    scores = rng.normal(0, 1, 200)
-    strange = np.arange(200) % 3 == 0
-    assert auroc(scores[~strange], scores[strange]) == pytest.approx(roc_auc_score(strange, scores))

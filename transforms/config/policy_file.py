@@ -17,10 +17,11 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from transforms.config.policy import Policy
-from transforms.core.errors import UsageError, did_you_mean
+from transforms.config.validation import list_errors
+from transforms.core.errors import UsageError
 from transforms.imaging.header import MAX_PLAUSIBLE_AGE_YEARS
 from transforms.imaging.radiograph_table import RadiographTable
 from transforms.imaging.uids import is_valid_uid
@@ -204,9 +205,7 @@ def parse_policy(text: str) -> Policy:
     try:
         return PolicyFile.model_validate(given).policy()
     except ValidationError as error:
-        problems = [_problem(one) for one in error.errors(include_url=False)]
-        lines = problems if len(problems) == 1 else [f"{len(problems)} errors", *problems]
-        raise PolicyError("\n  ".join(lines)) from error
+        raise PolicyError(list_errors(error, PolicyFile)) from error
 
 
 def json_schema() -> str:
@@ -235,53 +234,6 @@ class _Loader(yaml.SafeLoader):
                 None, None, f"{', '.join(twice)}: given twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
-
-
-_MESSAGES: Final[dict[str, str]] = {
-    "float_type": "must be a number",
-    "finite_number": "must be finite",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "greater_than": "must be > {gt:g}",
-    "greater_than_equal": "must be ≥ {ge:g}",
-    "less_than": "must be < {lt:g}",
-    "less_than_equal": "must be ≤ {le:g}",
-    "literal_error": "must be {expected}",
-    "string_type": "must be text; put it in quotes",
-    "invalid_key": "keys must be text",
-    "list_type": "must be a list",
-    "dict_type": "must be a mapping",
-    "model_type": "must be a mapping",
-    "model_attributes_type": "must be a mapping",
-}
-"""What an operator is told, by pydantic's type of the error."""
-
-
-def _problem(error: ErrorDetails) -> str:
-    """Return an error as "path: what is wrong"."""
-    path = error["loc"]
-    if error["type"] == "extra_forbidden":
-        known = _keys_of(path[:-1])
-        near = did_you_mean(str(path[-1]), known)
-        what = f"unknown; did you mean {near}?" if near else f"unknown; known: {', '.join(known)}"
-    elif error["type"] in _MESSAGES:
-        what = _MESSAGES[error["type"]].format(**error.get("ctx", {}))
-    else:
-        what = error["msg"]
-    return f"{_written(path)}: {what}"
-
-
-def _written(path: tuple[int | str, ...]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.removeprefix(".")
-
-
-def _keys_of(section: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that a section may have; the file itself is the empty path."""
-    model: type[BaseModel] = PolicyFile
-    for name in section:
-        model = type(model.model_fields[str(name)].get_default(call_default_factory=True))
-    return list(model.model_fields)
 
 
 def _upper(values: list[str]) -> frozenset[str]:

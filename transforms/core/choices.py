@@ -34,3 +34,8 @@ RUNNERS: Final = (
 """Runners that `pipeline.runners` knows."""
 
 DEVICES: Final = ("auto", "cpu", "cuda")
+
+PLAIN: Final = "plain"
+STRONG: Final = "strong"
+AUGMENTATIONS: Final = (PLAIN, STRONG)
+SPLITS: Final = ("train", "val", "test")

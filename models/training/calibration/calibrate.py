@@ -1,4 +1,4 @@
-"""Temperature, thresholds and OOD limit, all set on images that were not trained on."""
+"""Set temperature, thresholds and OOD limit on images that a network was not trained on."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from models.networks import BodyPartClassifier
 from models.training.calibration.thresholds import (
     HOLDOUT_ERROR_FACTOR,
     Flags,
-    Indices,
     Predictions,
-    Reals,
     Rule,
     choose_rule,
+)
+from models.training.data.dataset import select_split
+from models.training.data.images import LabeledImage, load_labeled_inputs
+from models.training.evaluation.metrics import (
+    Indices,
+    Reals,
+    compute_metrics,
+    expected_calibration_error,
     upper_bound,
 )
-from models.training.evaluation.metrics import expected_calibration_error
+from models.training.evaluation.predict import predict, predict_logits
 from transforms.core.labels import LABELS
 
-TARGET_ERROR: Final = 0.02
-"""Share of wrong images that may be routed, on validation images."""
-LEAST_DEVIATION: Final = 1e-6
-
-Logits = npt.NDArray[np.float32]
+MIN_DEVIATION: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,9 @@ class Calibration:
 
     Attributes:
         temperature: divisor of the logits.
-        thresholds: least confidence per label.
+        thresholds: minimum confidence per label.
         ood_threshold: highest OOD score that is routed.
-        evidence: what each was set on and what it cost, for the bundle.
+        evidence: what they were set on, with coverage and error, for the bundle.
     """
 
     temperature: float
@@ -48,57 +51,84 @@ class Calibration:
     evidence: dict[str, Any]
 
 
+def calibrate_network(
+    network: BodyPartClassifier,
+    images: Sequence[LabeledImage],
+    data_name: str,
+    input_size: int,
+    target_error: float,
+    holdout: Sequence[Predictions] = (),
+) -> dict[str, Any]:
+    """Calibrate a network on the val split of a data set and set its temperature.
+
+    Returns:
+        The fields thresholds, ood_threshold, calibration and metrics of `BundleInfo`.
+    """
+    val = select_split(images, "val")
+    inputs, labels = load_labeled_inputs(val, input_size)
+    logits, ood_scores = predict_logits(network, inputs), predict(network, inputs)[:, -1]
+    found = calibrate(logits, ood_scores, labels, target_error=target_error, holdout=holdout)
+    network.temperature = found.temperature
+    probabilities = softmax(logits / found.temperature, axis=1)
+    return {
+        "thresholds": found.thresholds,
+        "ood_threshold": found.ood_threshold,
+        "calibration": {"data": data_name, "split": "val", **found.evidence},
+        "metrics": {"val": compute_metrics(val, probabilities, labels)},
+    }
+
+
 def calibrate(
-    logits: Logits,
+    logits: npt.NDArray[np.float32],
     ood_scores: Reals,
     labels: Indices,
     *,
-    target_error: float = TARGET_ERROR,
+    target_error: float,
     holdout: Sequence[Predictions] = (),
 ) -> Calibration:
-    """Fit a temperature, then choose what is routed; see `thresholds.choose_rule`.
+    """Fit a temperature, then choose the routing rule; see `thresholds.choose_rule`.
 
-    The evidence says of each of `holdout` what a rule that was chosen without it makes of it.
+    The evidence has for each of `holdout` the result of a rule chosen without it.
 
     Args:
-        logits: float32[N, n_labels] of images that were not trained on.
-        ood_scores: float[N] of these.
+        logits: float32[N, n_labels] of images that the network was not trained on.
+        ood_scores: float[N] of the same images.
         labels: int64[N].
-        target_error: share of wrong images among those routed under a label.
-        holdout: what networks say of images of sources that they were trained without.
+        target_error: maximum error rate among the images routed to a label, 0..1.
+        holdout: of images of held-out sources, by networks that were not trained on them.
     """
     temperature = fit_temperature(logits, labels)
-    mine = Predictions(
-        softmax(logits / temperature, axis=1), labels, strangeness(ood_scores, ood_scores)
+    val = Predictions(
+        softmax(logits / temperature, axis=1), labels, standardize(ood_scores, ood_scores)
     )
-    rule = choose_rule(mine, holdout, target_error)
+    rule = choose_rule(val, holdout, target_error)
     evidence = {
         "target_error": target_error,
         "target_proved": rule.is_proved,
-        **_routed(mine, rule, target_error),
+        **_routing_metrics(val, rule, target_error),
         "holdout": [
-            _routed(
-                there,
-                choose_rule(mine, [other for other in holdout if other is not there], target_error),
+            _routing_metrics(
+                one,
+                choose_rule(val, [other for other in holdout if other is not one], target_error),
                 HOLDOUT_ERROR_FACTOR * target_error,
             )
-            for there in holdout
+            for one in holdout
         ],
-        "ece": round(expected_calibration_error(mine.probabilities, labels), 4),
+        "ece": round(expected_calibration_error(val.probabilities, labels), 4),
     }
-    deviation = max(float(ood_scores.std()), LEAST_DEVIATION)
-    ood_threshold = round(float(ood_scores.mean()) + rule.limit * deviation, 4)
+    deviation = max(float(ood_scores.std()), MIN_DEVIATION)
+    ood_threshold = round(float(ood_scores.mean()) + rule.max_ood_zscore * deviation, 4)
     return Calibration(temperature, rule.thresholds, ood_threshold, evidence)
 
 
-def strangeness(ood_scores: Reals, of_val: Reals) -> Reals:
-    """Return scores in standard deviations above the mean of those of the network's val images."""
-    deviation = max(float(of_val.std()), LEAST_DEVIATION)
-    return np.asarray((ood_scores - of_val.mean()) / deviation)
+def standardize(ood_scores: Reals, reference: Reals) -> Reals:
+    """Return OOD scores in standard deviations of `reference` above its mean."""
+    deviation = max(float(reference.std()), MIN_DEVIATION)
+    return np.asarray((ood_scores - reference.mean()) / deviation)
 
 
-def fit_temperature(logits: Logits, labels: Indices) -> float:
-    """Return the temperature of least negative log-likelihood (Guo et al. 2017)."""
+def fit_temperature(logits: npt.NDArray[np.float32], labels: Indices) -> float:
+    """Return the temperature of minimum negative log-likelihood (Guo et al. 2017)."""
 
     def loss(log_temperature: float) -> float:
         scores = log_softmax(logits / np.exp(log_temperature), axis=1)
@@ -107,21 +137,21 @@ def fit_temperature(logits: Logits, labels: Indices) -> float:
     return round(float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)), 4)
 
 
-def _routed(of: Predictions, rule: Rule, target_error: float) -> dict[str, Any]:
-    """What a rule makes of predictions, all together and by label."""
+def _routing_metrics(of: Predictions, rule: Rule, target_error: float) -> dict[str, Any]:
+    """Return coverage and error of a rule, overall and by label."""
     routed = rule.routes(of)
     per_label = {}
     for index, label in enumerate(LABELS):
-        mine = of.predicted == index
-        error = _error(of.wrong[mine & routed])
+        predicted = of.predicted == index
+        error = _error(of.wrong[predicted & routed])
         per_label[label] = {
-            "predicted": int(mine.sum()),
+            "predicted": int(predicted.sum()),
             **error,
             "target_met": error["routed"] > 0 and error["wrong"] <= target_error * error["routed"],
         }
     return {
         "images": len(of.labels),
-        "ood_false_review": round(float((of.strangeness > rule.limit).mean()), 4),
+        "ood_false_review": round(float((of.ood_zscores > rule.max_ood_zscore).mean()), 4),
         "coverage": round(float(routed.mean()), 4),
         **_error(of.wrong[routed]),
         "labels": per_label,
@@ -129,10 +159,10 @@ def _routed(of: Predictions, rule: Rule, target_error: float) -> dict[str, Any]:
 
 
 def _error(wrong: Flags) -> dict[str, Any]:
-    errors, images = int(wrong.sum()), len(wrong)
+    errors, routed = int(wrong.sum()), len(wrong)
     return {
-        "routed": images,
+        "routed": routed,
         "wrong": errors,
-        "error": round(errors / max(1, images), 4),
-        "error_upper_95": round(upper_bound(errors, images), 4),
+        "error": round(errors / max(1, routed), 4),
+        "error_upper_95": round(upper_bound(errors, routed), 4),
     }

@@ -1,4 +1,4 @@
-"""Finds what the features of images span, for the OOD score."""
+"""Fit the OOD score: principal subspace and scale of `models.ood_vim`."""
 
 from __future__ import annotations
 
@@ -7,60 +7,63 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from models.bundle import round_to_stored
 from models.networks import BodyPartClassifier
 from models.ood_vim import VirtualLogit
+from models.weights import round_to_stored
 
-DIMENSIONS: Final = 128
+MAX_DIMENSIONS: Final = 128
 IMAGES_PER_DIMENSION: Final = 4
-"""Least images for a direction, so that few images do not span everything."""
+"""Minimum, so that few images do not span the whole feature space."""
 FEATURES_PER_DIMENSION: Final = 2
-"""Least features for a direction, so that something lies outside."""
-LEAST_RESIDUAL: Final = 1e-3
+"""Minimum, so that a residual is left."""
+MIN_RESIDUAL: Final = 1e-3
+FORWARD_BATCH: Final = 32
+LINEAR_TOLERANCE: Final = 1e-3
 
 
 def fit_virtual_logit(network: BodyPartClassifier, inputs: Tensor) -> VirtualLogit | None:
-    """Return the OOD score of a network whose weights are final, rounded as bundles keep it.
+    """Return the OOD score of a trained network, rounded as bundles store it.
 
     Args:
         network: in evaluation mode.
-        inputs: uint8[N, 1, S, S], images like those that it learnt from.
+        inputs: uint8[N, 1, S, S], training images.
 
     Returns:
-        None if the network's logits are more than one linear layer away from its features: then
-        the energy has to do.
+        None if the logits are not one linear layer away from the features; then the energy is used.
     """
-    if not _ends_in_a_layer(network, inputs[:2]):
+    if not _ends_in_linear_layer(network, inputs[:2]):
         return None
     with torch.inference_mode():
-        features = torch.cat([network.features(part).float() for part in torch.split(inputs, 32)])
+        parts = torch.split(inputs, FORWARD_BATCH)
+        features = torch.cat([network.features(part).float() for part in parts])
         layer = network.backbone.get_classifier()
         logits = layer(features)
     mean = features.mean(0)
     dimensions = min(
-        DIMENSIONS,
+        MAX_DIMENSIONS,
         len(inputs) // IMAGES_PER_DIMENSION,
         features.shape[1] // FEATURES_PER_DIMENSION,
     )
-    away = (features - mean).double()
-    _, directions = torch.linalg.eigh(away.T @ away)  # of rising variance
+    centered = (features - mean).double()
+    _, directions = torch.linalg.eigh(centered.T @ centered)  # by ascending variance
     axes = directions.flip(1)[:, :dimensions].float().contiguous()
-    parts = round_to_stored({"mean": mean, "axes": axes})
-    unscaled = VirtualLogit(**parts, scale=torch.tensor(1.0))
+    stored = round_to_stored({"mean": mean, "axes": axes})
+    unscaled = VirtualLogit(**stored, scale=torch.tensor(1.0))
     energy = -torch.logsumexp(logits, dim=1)
     with torch.inference_mode():
         residual = unscaled(features, layer) - energy
-    scale = logits.amax(1).mean() / residual.mean().clamp_min(LEAST_RESIDUAL)
-    return VirtualLogit(**parts, **round_to_stored({"scale": scale}))
+    scale = logits.amax(1).mean() / residual.mean().clamp_min(MIN_RESIDUAL)
+    return VirtualLogit(**stored, **round_to_stored({"scale": scale}))
 
 
-def _ends_in_a_layer(network: BodyPartClassifier, inputs: Tensor) -> bool:
+def _ends_in_linear_layer(network: BodyPartClassifier, inputs: Tensor) -> bool:
     layer = network.backbone.get_classifier()
     if not isinstance(layer, nn.Module):
         return False
     with torch.inference_mode():
         try:
             logits = layer(network.features(inputs))
-        except RuntimeError:  # a layer of maps, not of features
+        except RuntimeError:  # the layer takes maps, not features
             return False
-        return torch.allclose(logits, network.logits(inputs), rtol=1e-3, atol=1e-3)
+        tolerance = LINEAR_TOLERANCE
+        return torch.allclose(logits, network.logits(inputs), rtol=tolerance, atol=tolerance)

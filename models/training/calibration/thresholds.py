@@ -1,15 +1,15 @@
-"""Which images are routed: thresholds by label and an OOD limit, chosen on predictions."""
+"""Routing rule: thresholds per label and an OOD limit, chosen on predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
 
+from models.training.evaluation.metrics import Indices, Reals, upper_bound
 from transforms.core.labels import LABELS
 
 MIN_THRESHOLD: Final = 0.5
@@ -17,40 +17,36 @@ MAX_THRESHOLD: Final = 0.99
 GRID: Final = tuple(
     round(float(t), 2) for t in np.arange(MIN_THRESHOLD, MAX_THRESHOLD + 0.001, 0.01)
 )
-"""Thresholds to choose from, rising."""
+"""Candidate thresholds, ascending."""
 HOLDOUT_ERROR_FACTOR: Final = 2.5
-"""How many times as often images of hospitals that were not learnt may be wrong."""
+"""Allowed error rate on images of unseen sites, as a multiple of the target error."""
 MIN_HOLDOUT_IMAGES: Final = 20
-"""Images elsewhere that have to be called a label before they count in its threshold."""
+"""Held-out images predicted as a label below which they do not affect its threshold."""
 OOD_FALSE_REVIEW: Final = 0.005
 """Share of validation images that the OOD limit may send to review."""
 HOLDOUT_OOD_FALSE_REVIEW: Final = 0.1
-"""The same of images of hospitals that were not learnt."""
-BOUND_CONFIDENCE: Final = 0.95
-"""Of the upper bounds of errors."""
+"""The same for images of unseen sites."""
 
-Reals = npt.NDArray[np.floating]
-Flags = npt.NDArray[np.bool_]
-Indices = npt.NDArray[np.int64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
 
 
 class Predictions(NamedTuple):
-    """What a network says of images, and what they are.
+    """Predictions and true labels of images.
 
     Attributes:
         probabilities: float[N, n_labels].
         labels: int64[N].
-        strangeness: float[N], OOD scores in standard deviations above the mean of the network's own
-            val images.
+        ood_zscores: float[N], OOD scores in standard deviations above the mean of the network's own val
+            images.
     """
 
     probabilities: Reals
     labels: Indices
-    strangeness: Reals
+    ood_zscores: Reals
 
     @property
     def predicted(self) -> Indices:
-        """The likeliest label of each image, int64[N]."""
+        """Most likely label of each image, int64[N]."""
         return np.asarray(self.probabilities.argmax(1))
 
     @property
@@ -60,13 +56,13 @@ class Predictions(NamedTuple):
 
     @property
     def wrong(self) -> Flags:
-        """Whether it is another, bool[N]."""
+        """Whether it is not the true label, bool[N]."""
         return np.asarray(self.predicted != self.labels)
 
-    def told(self, label: int) -> tuple[Reals, Flags]:
-        """Confidence of the images that are called a label, and whether they are something else."""
-        mine = self.predicted == label
-        return self.confidence[mine], self.wrong[mine]
+    def predicted_as(self, label: int) -> tuple[Reals, Flags]:
+        """Return confidence and wrongness of the images predicted as a label."""
+        selected = self.predicted == label
+        return self.confidence[selected], self.wrong[selected]
 
 
 @dataclass(frozen=True)
@@ -74,72 +70,59 @@ class Rule:
     """What is routed.
 
     Attributes:
-        thresholds: least confidence per label.
-        limit: most strangeness.
-        is_proved: whether the error of what it routes is proved to be within the target.
+        thresholds: minimum confidence per label.
+        max_ood_zscore: maximum standardized OOD score.
+        is_proved: whether the error rate of what it routes is proved to be within the target.
     """
 
     thresholds: dict[str, float]
-    limit: float
+    max_ood_zscore: float
     is_proved: bool
 
     def routes(self, of: Predictions) -> Flags:
         """Return which images are routed, bool[N]."""
-        least = np.array([self.thresholds[label] for label in LABELS])
-        return (of.confidence >= least[of.predicted]) & (of.strangeness <= self.limit)
+        minimum = np.array([self.thresholds[label] for label in LABELS])
+        is_confident = of.confidence >= minimum[of.predicted]
+        return is_confident & (of.ood_zscores <= self.max_ood_zscore)
 
 
-def choose_rule(mine: Predictions, holdout: Sequence[Predictions], target_error: float) -> Rule:
-    """Return the rule that routes the most within these demands.
+def choose_rule(val: Predictions, holdout: Sequence[Predictions], target_error: float) -> Rule:
+    """Return the rule that routes the most images within these limits.
 
-    - Of the images that are called a label, no more than the target error are wrong, and of images of
-      hospitals that were not learnt, taken together, no more than `HOLDOUT_ERROR_FACTOR` times that.
-    - The OOD limit reviews no more than `OOD_FALSE_REVIEW` of the images, or
-      `HOLDOUT_OOD_FALSE_REVIEW` of strange hospitals', whichever is the higher limit.
-    - No threshold is below a common one, which falls as long as the upper bound of the error of all
-      that it routes alone is within the target: fixed sequence testing, Angelopoulos et al. 2021,
+    - Of the images predicted as a label, at most the target error are wrong; of the held-out images
+      together, at most `HOLDOUT_ERROR_FACTOR` times as many.
+    - The OOD limit reviews at most `OOD_FALSE_REVIEW` of the validation images, or
+      `HOLDOUT_OOD_FALSE_REVIEW` of the held-out ones, whichever limit is higher.
+    - No threshold is below a common one, which is lowered as long as the upper bound of the error of
+      all that it routes alone is within the target: fixed sequence testing, Angelopoulos et al. 2021,
       "Learn then Test".
-    - `is_proved` says whether the bound holds of what the whole rule routes. It is meant for images that
-      are drawn as these were, one by one, as if temperature and labels' own thresholds had not been
-      chosen on the same images.
+    - `is_proved` says whether the bound holds for what the whole rule routes. It assumes images drawn
+      independently as these were, and ignores that temperature and labels' own thresholds were chosen on
+      the same images.
 
     Args:
-        mine: validation images.
-        holdout: images of sources, by networks that were trained without them.
-        target_error: in 0..1.
+        val: of validation images.
+        holdout: of images of held-out sources, by networks that were not trained on them.
+        target_error: 0..1.
     """
-    strange = Predictions(*map(np.concatenate, zip(*holdout, strict=True))) if holdout else None
-    own, limit = [], float(np.quantile(mine.strangeness, 1 - OOD_FALSE_REVIEW))
+    unseen = Predictions(*map(np.concatenate, zip(*holdout, strict=True))) if holdout else None
+    own, limit = [], float(np.quantile(val.ood_zscores, 1 - OOD_FALSE_REVIEW))
     for index in range(len(LABELS)):
-        threshold = _threshold(*mine.told(index), target_error)
-        if strange is not None and len(strange.told(index)[0]) >= MIN_HOLDOUT_IMAGES:
-            there = _threshold(*strange.told(index), HOLDOUT_ERROR_FACTOR * target_error)
-            threshold = max(threshold, there)
+        threshold = _lowest_threshold(*val.predicted_as(index), target_error)
+        if unseen is not None and len(unseen.predicted_as(index)[0]) >= MIN_HOLDOUT_IMAGES:
+            allowed = HOLDOUT_ERROR_FACTOR * target_error
+            threshold = max(threshold, _lowest_threshold(*unseen.predicted_as(index), allowed))
         own.append(threshold)
-    if strange is not None:
-        there = float(np.quantile(strange.strangeness, 1 - HOLDOUT_OOD_FALSE_REVIEW))
-        limit = max(limit, there)
-    common = _common_threshold(mine, limit, target_error)
+    if unseen is not None:
+        limit = max(limit, float(np.quantile(unseen.ood_zscores, 1 - HOLDOUT_OOD_FALSE_REVIEW)))
+    common = _common_threshold(val, limit, target_error)
     thresholds = {label: max(common, least) for label, least in zip(LABELS, own, strict=True)}
     rule = Rule(thresholds, limit, is_proved=False)
-    return replace(rule, is_proved=_error_bound(mine, rule.routes(mine)) <= target_error)
+    return replace(rule, is_proved=_error_bound(val, rule.routes(val)) <= target_error)
 
 
-def upper_bound(errors: int, images: int) -> float:
-    """Return the one-sided 95 % bound of an error rate (Clopper and Pearson 1934), 0..1.
-
-    For images that are drawn as those were; of images from elsewhere it says nothing.
-    """
-    if errors >= images:
-        return 1.0
-    return float(beta.ppf(BOUND_CONFIDENCE, errors + 1, images - errors))
-
-
-def _threshold(confidence: Reals, wrong: Flags, target_error: float) -> float:
-    """The lowest threshold of the grid whose accepted images keep the target error.
-
-    The highest where none does, or where no image tells.
-    """
+def _lowest_threshold(confidence: Reals, wrong: Flags, target_error: float) -> float:
+    """Return the lowest threshold that keeps the target error; the highest if none does."""
     for threshold in GRID:
         kept = confidence >= threshold
         if kept.any() and wrong[kept].sum() <= target_error * kept.sum():
@@ -147,17 +130,17 @@ def _threshold(confidence: Reals, wrong: Flags, target_error: float) -> float:
     return MAX_THRESHOLD
 
 
-def _common_threshold(mine: Predictions, limit: float, target_error: float) -> float:
-    """The last of the falling thresholds that proves the target; the lowest where none does.
+def _common_threshold(val: Predictions, limit: float, target_error: float) -> float:
+    """Return the last of the descending thresholds that proves the target; the lowest if none does.
 
-    Thresholds that leave too few images to prove anything, right or wrong, are passed over.
+    Thresholds that keep too few images to prove anything are skipped.
     """
-    familiar, common = mine.strangeness <= limit, None
+    in_distribution, common = val.ood_zscores <= limit, None
     for threshold in reversed(GRID):
-        kept = familiar & (mine.confidence >= threshold)
+        kept = in_distribution & (val.confidence >= threshold)
         if upper_bound(0, int(kept.sum())) > target_error:
             continue
-        if _error_bound(mine, kept) > target_error:
+        if _error_bound(val, kept) > target_error:
             break
         common = threshold
     return MIN_THRESHOLD if common is None else common

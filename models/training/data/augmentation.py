@@ -1,8 +1,8 @@
-"""Random changes of an image that keep its anatomy, against what a network could learn instead of it.
+"""Random changes of an image that keep its anatomy.
 
-Sources differ in crop, border, aspect ratio, tone curve, equalisation, resolution and burned-in marks;
-every one of these tells a hospital, and so, in a small collection, a label. `PLAIN` varies the first
-few a little; `STRONG` varies all of them, more than images differ.
+Sources differ in crop, border, aspect ratio, tone curve, equalization, resolution and burned-in marks. In
+a small collection each of these reveals the source, and with it the label. `PLAIN` varies the first few a
+little; `STRONG` varies all of them, more than real images differ.
 """
 
 from __future__ import annotations
@@ -11,23 +11,24 @@ import functools
 import io
 import math
 import string
-from typing import Final, Literal, get_args
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-Gray = npt.NDArray[np.uint8]
-Values = npt.NDArray[np.float32]
-Augmentation = Literal["plain", "strong"]
-PLAIN, STRONG = get_args(Augmentation)
+from transforms.core.choices import STRONG
+
+Gray: TypeAlias = npt.NDArray[np.uint8]
+Values: TypeAlias = npt.NDArray[np.float32]
+Augmentation: TypeAlias = Literal["plain", "strong"]
 MIN_SIDE: Final = 16
-WIDEST_FRAME: Final = 0.4
-"""Most of a frame's breadth on one side, as a share of an image's long side."""
-STACKED: Final = 0.2
-"""Share of pairs that stand one above the other."""
-LEAST_OF_PANEL: Final = 0.6
-"""Least share of an image's breadth that is left of it in a pair."""
+MAX_FRAME_SHARE: Final = 0.4
+"""Maximum width of a frame on one side, as a share of the image's long side."""
+STACKED_SHARE: Final = 0.2
+"""Share of pairs that are one above the other."""
+MIN_PANEL_SHARE: Final = 0.6
+"""Minimum share of an image's width that a pair shows."""
 WHITE: Final = 255
 
 
@@ -36,11 +37,11 @@ def augment(gray: Gray, rng: np.random.Generator, augmentation: Augmentation = S
 
     Args:
         gray: uint8[H, W].
-        rng: source of randomness.
-        augmentation: how far variants go.
+        rng: random generator.
+        augmentation: strength of the changes.
 
     Returns:
-        float32[h, w] in 0..255; size and aspect ratio differ from the input's.
+        float32[h, w] in 0..255; size and aspect ratio may differ from the input's.
     """
     is_strong = augmentation == STRONG
     image = Image.fromarray(gray)
@@ -61,61 +62,61 @@ def augment(gray: Gray, rng: np.random.Generator, augmentation: Augmentation = S
     if rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.6)))
     if is_strong and rng.random() < 0.2:
-        image = _collimated(image, rng)
+        image = _collimate(image, rng)
     if is_strong and rng.random() < 0.3:
-        image = _annotated(image, rng)
+        image = _annotate(image, rng)
     if rng.random() < (0.35 if is_strong else 0.25):
-        image = _border(image, rng)
+        image = _add_border(image, rng)
     if is_strong and rng.random() < 0.25:
-        image = _degraded(image, rng)
+        image = _degrade(image, rng)
     gamma = math.exp(rng.uniform(-0.6, 0.6))
     values: Values = np.power(np.asarray(image, dtype=np.float32) / WHITE, gamma, dtype=np.float32)
     if is_strong and rng.random() < 0.4:
-        values = _toned(values, rng)
+        values = _change_tone(values, rng)
     if rng.random() < (0.25 if is_strong else 0.2):
-        values = _equalise_softly(values, rng)
+        values = _equalize_partly(values, rng)
     if rng.random() < 0.12:
         values = 1.0 - values
     if is_strong and rng.random() < 0.15:
-        values = _blotted(values, rng)
+        values = _erase_region(values, rng)
     if rng.random() < 0.4:
         values = values + rng.normal(0, rng.uniform(0.005, 0.05), values.shape).astype(np.float32)
     return np.asarray(np.clip(values, 0, 1) * WHITE, dtype=np.float32)
 
 
-def framed(image: Gray, rng: np.random.Generator) -> Gray:
-    """Return an image within a wide frame, as on a page, a screen or a plate that is too large for it.
+def add_frame(image: Gray, rng: np.random.Generator) -> Gray:
+    """Return an image within a wide frame, as on a page, a screen or an oversized plate.
 
     Args:
         image: uint8[H, W].
-        rng: source of randomness.
+        rng: random generator.
 
     Returns:
-        uint8[h, w], as long as `image`; the frame is of one gray level, on all sides or on two.
+        uint8[h, w] with the long side of `image`; the frame has one gray level, on all or on two sides.
     """
-    margins = (rng.uniform(0, WIDEST_FRAME, (2, 2)) * max(image.shape)).astype(int)
-    bare = int(rng.integers(3))  # above and below, at the sides, or nowhere
-    if bare < len(margins):
-        margins[bare] = 0
-    level = _level_of_frame(rng)
-    whole = Image.fromarray(np.pad(image, margins, constant_values=level))
-    whole.thumbnail((max(image.shape), max(image.shape)), Image.Resampling.BILINEAR)
-    return np.asarray(whole)
+    margins = (rng.uniform(0, MAX_FRAME_SHARE, (2, 2)) * max(image.shape)).astype(int)
+    unframed = int(rng.integers(3))  # top and bottom, left and right, or none
+    if unframed < len(margins):
+        margins[unframed] = 0
+    level = _frame_level(rng)
+    framed = Image.fromarray(np.pad(image, margins, constant_values=level))
+    framed.thumbnail((max(image.shape), max(image.shape)), Image.Resampling.BILINEAR)
+    return np.asarray(framed)
 
 
-def beside(one: Gray, other: Gray, rng: np.random.Generator) -> Gray:
+def side_by_side(first: Gray, second: Gray, rng: np.random.Generator) -> Gray:
     """Return two images side by side or stacked, as consoles and articles show views.
 
     Args:
-        one: uint8[H, W].
-        other: uint8[H', W'], of the same label. The higher one is scaled to the other's height.
-        rng: source of randomness.
+        first: uint8[H, W].
+        second: uint8[H', W'], of the same label. The taller one is scaled to the other's height.
+        rng: random generator.
 
     Returns:
-        uint8[h, w], no longer than `one`, perhaps with a strip of one gray level between the two.
+        uint8[h, w], at most as long as `first`, possibly with a strip of one gray level between.
     """
-    is_above = rng.random() < STACKED
-    panels = [_panel(image, rng, is_above) for image in (one, other)]
+    is_stacked = rng.random() < STACKED_SHARE
+    panels = [_panel(image, rng, is_stacked) for image in (first, second)]
     if rng.random() < 0.5:
         panels.reverse()
     side = min(panel.height for panel in panels)
@@ -134,30 +135,30 @@ def beside(one: Gray, other: Gray, rng: np.random.Generator) -> Gray:
     )
     both.paste(panels[0], (0, 0))
     both.paste(panels[1], (panels[0].width + gap, 0))
-    both.thumbnail((max(one.shape), max(one.shape)), Image.Resampling.BILINEAR)
+    both.thumbnail((max(first.shape), max(first.shape)), Image.Resampling.BILINEAR)
     shown = np.asarray(both)
-    return shown.T if is_above else shown
+    return shown.T if is_stacked else shown
 
 
-def _panel(image: Gray, rng: np.random.Generator, is_above: bool) -> Image.Image:
-    """Cut an image across the direction that panels stand in; on its side, if they are stacked."""
-    across = image.T if is_above else image
-    width = across.shape[1]
-    kept = max(min(width, MIN_SIDE), round(width * rng.uniform(LEAST_OF_PANEL, 1.0)))
+def _panel(image: Gray, rng: np.random.Generator, is_stacked: bool) -> Image.Image:
+    """Crop an image across the direction of the panels; transposed if they are stacked."""
+    oriented = image.T if is_stacked else image
+    width = oriented.shape[1]
+    kept = max(min(width, MIN_SIDE), round(width * rng.uniform(MIN_PANEL_SHARE, 1.0)))
     left = (width - kept) // 2
-    return Image.fromarray(np.ascontiguousarray(across[:, left : left + kept]))
+    return Image.fromarray(np.ascontiguousarray(oriented[:, left : left + kept]))
 
 
 def mix_style(image: Gray, other: Gray, rng: np.random.Generator) -> Gray:
-    """Return an image with amplitudes of its spectrum drawn towards those of another.
+    """Return an image whose amplitude spectrum is mixed with another image's.
 
-    Amplitudes hold tone and texture, which are the scanner's; phases hold the anatomy (Xu et al. 2021,
+    Amplitudes carry tone and texture, which vary by scanner; phases carry the anatomy (Xu et al. 2021,
     "A Fourier-based Framework for Domain Generalization").
 
     Args:
         image: uint8[..., S, S].
-        other: of the same shape.
-        rng: source of randomness.
+        other: same shape.
+        rng: random generator.
     """
     mine, theirs = np.fft.rfft2(image), np.fft.rfft2(other)
     size = np.abs(mine)
@@ -176,19 +177,19 @@ def _crop(image: Image.Image, rng: np.random.Generator, least: float) -> Image.I
 
 
 def _stretch(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Some collections are squeezed into a square."""
+    """Change the aspect ratio; some collections are resized to squares."""
     factor = math.exp(rng.uniform(-0.3, 0.3))
     width = max(MIN_SIDE, round(image.width * factor))
     return image.resize((width, image.height), Image.Resampling.BILINEAR)
 
 
 def _unsharp(rng: np.random.Generator) -> ImageFilter.UnsharpMask:
-    """Edge enhancement, as consoles do it."""
+    """Return an edge enhancement as on consoles."""
     return ImageFilter.UnsharpMask(rng.uniform(1, 8), int(rng.integers(40, 250)), 0)
 
 
-def _collimated(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Darken what lies outside a tilted rectangle."""
+def _collimate(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Darken the area outside a tilted rectangle."""
     width, height = image.size
     opening = Image.new("L", image.size, 0)
     low, high = rng.uniform(0, 0.16, 2), 1 - rng.uniform(0, 0.16, 2)
@@ -200,56 +201,56 @@ def _collimated(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.composite(image, outside, opening)
 
 
-def _annotated(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Burn in letters, lines of text and arrows, mostly near the edges."""
+def _annotate(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Burn in letters, text and lines, mostly near the edges."""
     image = image.copy()
     draw = ImageDraw.Draw(image)
     width, height = image.size
     for _ in range(int(rng.integers(1, 5))):
-        ink = int(rng.choice([WHITE, WHITE, 0, int(rng.integers(100, 256))]))
-        x, y = _edgewise(rng) * width, _edgewise(rng) * height
+        level = int(rng.choice([WHITE, WHITE, 0, int(rng.integers(100, 256))]))
+        x, y = _near_edge(rng) * width, _near_edge(rng) * height
         if rng.random() < 0.25:
             end = (x + rng.normal(0, 0.1) * width, y + rng.normal(0, 0.1) * height)
-            draw.line((x, y, *end), fill=ink, width=max(1, round(0.01 * width)))
+            draw.line((x, y, *end), fill=level, width=max(1, round(0.01 * width)))
             continue
         size = max(8, round(max(image.size) * float(rng.choice([0.03, 0.05, 0.08]))))
         letters = string.ascii_uppercase + string.digits
         count = 1 if size > 0.06 * max(image.size) else int(rng.integers(1, 14))
         words = "".join(rng.choice(list(letters + " "), count))
-        draw.text((x, y), words, fill=ink, font=font_of(size), anchor="mm")
+        draw.text((x, y), words, fill=level, font=font_of(size), anchor="mm")
     return image
 
 
-def _edgewise(rng: np.random.Generator) -> float:
-    """A place in 0..1, twice as likely near one end as in the middle."""
+def _near_edge(rng: np.random.Generator) -> float:
+    """Return a position in 0..1, more likely near the ends."""
     return float(rng.beta(0.6, 0.6))
 
 
 @functools.lru_cache(maxsize=64)
 def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return a font for letters that are burned in, of a size in pixels."""
+    """Return a font of a size in pixels."""
     return ImageFont.load_default(size)
 
 
-def _border(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def _add_border(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     width, height = image.size
     margins = [int(rng.uniform(0, 0.15) * max(width, height)) for _ in range(4)]
-    framed = Image.new(
+    bordered = Image.new(
         "L",
         (width + margins[0] + margins[2], height + margins[1] + margins[3]),
-        _level_of_frame(rng),
+        _frame_level(rng),
     )
-    framed.paste(image, (margins[0], margins[1]))
-    return framed
+    bordered.paste(image, (margins[0], margins[1]))
+    return bordered
 
 
-def _level_of_frame(rng: np.random.Generator) -> int:
-    """Mostly black or white."""
+def _frame_level(rng: np.random.Generator) -> int:
+    """Return a gray level, mostly black or white."""
     return int(rng.choice([0, 0, WHITE, int(rng.integers(0, 256))]))
 
 
-def _degraded(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Of low resolution, or compressed as pictures on the web are."""
+def _degrade(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Compress as JPEG, sometimes at low resolution."""
     if rng.random() < 0.5:
         scale = rng.uniform(0.25, 0.7)
         small = (max(8, round(image.width * scale)), max(8, round(image.height * scale)))
@@ -261,24 +262,24 @@ def _degraded(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.open(stream)
 
 
-def _toned(values: Values, rng: np.random.Generator) -> Values:
-    """Through a random tone curve that never falls."""
+def _change_tone(values: Values, rng: np.random.Generator) -> Values:
+    """Apply a random monotonic tone curve."""
     knots = np.sort(rng.uniform(0, 1, 4))
     curve = np.array([0.0, *knots, 1.0], dtype=np.float32)
     return np.interp(values, np.linspace(0, 1, len(curve)), curve).astype(np.float32)
 
 
-def _equalise_softly(values: Values, rng: np.random.Generator) -> Values:
+def _equalize_partly(values: Values, rng: np.random.Generator) -> Values:
     counts, edges = np.histogram(values, bins=256, range=(0, 1))
     equal = np.interp(values, edges[1:], np.cumsum(counts) / values.size)
     return np.asarray(values + rng.uniform(0.3, 1.0) * (equal - values), dtype=np.float32)
 
 
-def _blotted(values: Values, rng: np.random.Generator) -> Values:
-    """With one region hidden, so that no single organ decides."""
+def _erase_region(values: Values, rng: np.random.Generator) -> Values:
+    """Hide one region, so that no single organ decides."""
     height, width = values.shape
     h, w = (max(1, round(side * rng.uniform(0.1, 0.35))) for side in (height, width))
     top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
-    blotted = values.copy()
-    blotted[top : top + h, left : left + w] = rng.uniform(0, 1)
-    return blotted
+    erased = values.copy()
+    erased[top : top + h, left : left + w] = rng.uniform(0, 1)
+    return erased

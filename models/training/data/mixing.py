@@ -1,4 +1,4 @@
-"""Two images learnt as one, with both labels: mixup and CutMix."""
+"""Mix two images and their labels: mixup and CutMix."""
 
 from __future__ import annotations
 
@@ -11,51 +11,52 @@ from torch import Tensor
 
 
 class MixedBatch(NamedTuple):
-    """Images, each with some of another one in it.
+    """Images, each mixed with another image of the batch.
 
     Attributes:
-        images: [N, 1, S, S], of the type that they came in or float32.
-        order: int64[N], the index of the image that each was blended with.
-        share: of the image itself in what is shown, in [0, 1].
+        images: [N, 1, S, S], of the input's type or float32.
+        partners: int64[N], index of the image that each was mixed with.
+        weight: share of the image itself, and of its label in the loss, 0..1.
     """
 
     images: Tensor
-    order: Tensor
-    share: float
+    partners: Tensor
+    weight: float
 
 
 def mixup(images: Tensor, alpha: float, rng: np.random.Generator) -> MixedBatch:
-    """Show images through one another (Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization").
+    """Superimpose images (Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization").
 
     Args:
-        images: [N, 1, S, S]; the order is drawn by torch's own generator.
-        alpha: of the Beta distribution of the share; above 0.
-        rng: of the share.
+        images: [N, 1, S, S]; partners are drawn by torch's global generator.
+        alpha: of the Beta distribution of the weight, > 0.
+        rng: draws the weight.
     """
-    share = float(rng.beta(alpha, alpha))
-    order = torch.randperm(len(images))
-    return MixedBatch(torch.lerp(images[order].float(), images.float(), share), order, share)
+    weight = float(rng.beta(alpha, alpha))
+    partners = torch.randperm(len(images))
+    mixed = torch.lerp(images[partners].float(), images.float(), weight)
+    return MixedBatch(mixed, partners, weight)
 
 
 def cutmix(images: Tensor, alpha: float, rng: np.random.Generator) -> MixedBatch:
-    """Show a rectangle of another image in each (Yun et al. 2019, "CutMix: Regularization Strategy").
+    """Replace a rectangle by another image's (Yun et al. 2019, "CutMix: Regularization Strategy").
 
     Args:
-        images: [N, 1, S, S]; the order is drawn by torch's own generator.
-        alpha: of the Beta distribution of the share that stays; above 0.
-        rng: of share and place.
+        images: [N, 1, S, S]; partners are drawn by torch's global generator.
+        alpha: of the Beta distribution of the share that stays, > 0.
+        rng: draws share and position.
     """
-    order = torch.randperm(len(images))
+    partners = torch.randperm(len(images))
     height, width = images.shape[-2:]
     cut = math.sqrt(1.0 - float(rng.beta(alpha, alpha)))
-    rows, columns = _span(height, cut, rng), _span(width, cut, rng)
-    shown = images.clone()
-    shown[..., rows, columns] = images[order][..., rows, columns]
-    hidden = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
-    return MixedBatch(shown, order, 1.0 - hidden)
+    rows, columns = _random_span(height, cut, rng), _random_span(width, cut, rng)
+    mixed = images.clone()
+    mixed[..., rows, columns] = images[partners][..., rows, columns]
+    replaced = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+    return MixedBatch(mixed, partners, 1.0 - replaced)
 
 
-def _span(side: int, cut: float, rng: np.random.Generator) -> slice:
-    """A part of a side around a point of it; what would lie outside is lost."""
-    middle, half = rng.uniform(0, side), cut * side / 2
-    return slice(max(0, round(middle - half)), min(side, round(middle + half)))
+def _random_span(side: int, share: float, rng: np.random.Generator) -> slice:
+    """Return a span around a random position, clipped to 0..side."""
+    center, half = rng.uniform(0, side), share * side / 2
+    return slice(max(0, round(center - half)), min(side, round(center + half)))

@@ -1,7 +1,7 @@
-"""Pictures that are no images of a person, as they arrive at a router all the same.
+"""Images that are not radiographs, for outlier exposure and for the evaluation of the OOD score.
 
-Two families that share no kind: `synthetic_outlier` ones for outlier exposure (Hendrycks et al. 2019,
-"Deep Anomaly Detection with Outlier Exposure"), and `evaluation_outliers` ones, used in evaluation only.
+The two families share no kind: `synthetic_outlier` for training (Hendrycks et al. 2019, "Deep Anomaly
+Detection with Outlier Exposure"), `evaluation_outliers` for evaluation only.
 """
 
 from __future__ import annotations
@@ -10,46 +10,48 @@ import math
 import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-Gray = npt.NDArray[np.uint8]
-Maker = Callable[[np.random.Generator, int], npt.NDArray[np.floating]]
+Gray: TypeAlias = npt.NDArray[np.uint8]
+Maker: TypeAlias = Callable[[np.random.Generator, int], npt.NDArray[np.floating]]
 
 SYNTHETIC_KINDS: Final = ("noise", "blank", "test pattern", "page of text")
-"""Kinds of `evaluation_outliers` that are drawn here, and so may be shown anywhere."""
-PER_KIND: Final = 60
-"""Pictures of each kind that `evaluation_outliers` makes or cuts."""
+"""Kinds of `evaluation_outliers` that are generated here, free of licences."""
+IMAGES_PER_KIND: Final = 60
+"""Number of images of each kind in `evaluation_outliers`."""
+MAX_FRAMES: Final = 10
+"""Frames taken of each DICOM file."""
 
 
 def cloud(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
-    """Noise with a spectrum that falls as a random power of the frequency: from snow to clouds."""
+    """Return noise whose spectrum falls with a random power of the frequency."""
     y, x = np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij")
-    falling = np.maximum(np.hypot(x, y), 1 / side) ** -rng.uniform(0.5, 3)
-    phases = np.exp(2j * math.pi * rng.random(falling.shape))
-    return np.asarray(np.fft.irfft2(falling * phases, s=(side, side)))
+    amplitudes = np.maximum(np.hypot(x, y), 1 / side) ** -rng.uniform(0.5, 3)
+    phases = np.exp(2j * math.pi * rng.random(amplitudes.shape))
+    return np.asarray(np.fft.irfft2(amplitudes * phases, s=(side, side)))
 
 
 def shapes(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
-    """Ellipses and polygons on a ground."""
+    """Return ellipses and polygons on a uniform background."""
     image = Image.new("L", (side, side), int(rng.integers(256)))
     draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(1, 12))):
         points = [tuple(point) for point in rng.uniform(0, side, (int(rng.integers(3, 6)), 2))]
-        ink = int(rng.integers(256))
+        level = int(rng.integers(256))
         if rng.random() < 0.5:
-            draw.polygon(points, fill=ink)
+            draw.polygon(points, fill=level)
         else:
             (left, right), (top, bottom) = np.sort(rng.uniform(0, side, (2, 2)), axis=1)
-            draw.ellipse((left, top, right, bottom), fill=ink)
+            draw.ellipse((left, top, right, bottom), fill=level)
     return np.asarray(image, dtype=np.float32)
 
 
 def waves(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
-    """Gratings across each other, smooth or in steps."""
+    """Return superimposed gratings, smooth or binary."""
     y, x = np.mgrid[0:side, 0:side] / side
     total = np.zeros((side, side))
     for _ in range(int(rng.integers(1, 4))):
@@ -58,21 +60,21 @@ def waves(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
     return np.sign(total) if rng.random() < 0.4 else total
 
 
-SYNTHETIC_OUTLIERS: Final[tuple[Maker, ...]] = (cloud, shapes, waves)
+TRAINING_KINDS: Final[tuple[Maker, ...]] = (cloud, shapes, waves)
 
 
 def synthetic_outlier(rng: np.random.Generator, side: int) -> Gray:
-    """Return a picture to doubt, uint8[side, side]."""
-    make = SYNTHETIC_OUTLIERS[int(rng.integers(len(SYNTHETIC_OUTLIERS)))]
+    """Return a random outlier for training, uint8[side, side]."""
+    make = TRAINING_KINDS[int(rng.integers(len(TRAINING_KINDS)))]
     return _to_gray(make(rng, side))
 
 
 def shuffle_tiles(image: Gray, rng: np.random.Generator) -> Gray:
-    """Return an image cut into a grid of tiles that changed places: its texture without its anatomy.
+    """Return an image with shuffled and rotated tiles: its texture without its anatomy.
 
     Args:
         image: uint8[..., S, S].
-        rng: source of randomness.
+        rng: random generator.
     """
     tiles = int(rng.integers(2, 6))
     step = image.shape[-1] // tiles
@@ -88,10 +90,10 @@ def shuffle_tiles(image: Gray, rng: np.random.Generator) -> Gray:
 
 
 def evaluation_outliers(seed: int = 0) -> Iterator[tuple[str, Gray]]:
-    """Give (kind, uint8[H, W]) of pictures of the kinds that come to a router by mistake.
+    """Yield (kind, uint8[H, W]) of images that may reach a router by mistake.
 
     Raises:
-        ModuleNotFoundError: the packages that ship the pictures, of the extra `train`, are missing.
+        ModuleNotFoundError: The packages that ship them, of the extra `train`, are not installed.
     """
     rng = np.random.default_rng(seed)
     makers: tuple[Callable[[], npt.NDArray[np.floating]], ...] = (
@@ -101,19 +103,19 @@ def evaluation_outliers(seed: int = 0) -> Iterator[tuple[str, Gray]]:
         lambda: _page(rng),
     )
     for kind, make in zip(SYNTHETIC_KINDS, makers, strict=True):
-        for _ in range(PER_KIND):
+        for _ in range(IMAGES_PER_KIND):
             yield kind, _to_gray(make())
     photographs = list(_photographs())
-    for number in range(PER_KIND):
-        yield "photograph", _part(photographs[number % len(photographs)], rng)
-    for kind, files in _slices().items():
-        pictures = [picture for file in files for picture in _frames(file)]
-        for number in range(min(PER_KIND, 4 * len(pictures))):
-            yield kind, _part(pictures[number % len(pictures)], rng, least=0.8)
+    for number in range(IMAGES_PER_KIND):
+        yield "photograph", _random_crop(photographs[number % len(photographs)], rng)
+    for kind, files in _modality_files().items():
+        images = [image for file in files for image in _frames(file)]
+        for number in range(min(IMAGES_PER_KIND, 4 * len(images))):
+            yield kind, _random_crop(images[number % len(images)], rng, min_share=0.8)
 
 
 def _test_pattern(rng: np.random.Generator) -> npt.NDArray[np.floating]:
-    """Grey steps, line pairs, a grid and a low-contrast disc, as quality assurance exposes them."""
+    """Return a quality assurance pattern: gray steps, line pairs, a grid and a low-contrast disc."""
     side = 400
     image = Image.new("L", (side, side), int(rng.integers(80, 180)))
     draw = ImageDraw.Draw(image)
@@ -133,7 +135,7 @@ def _test_pattern(rng: np.random.Generator) -> npt.NDArray[np.floating]:
 
 
 def _page(rng: np.random.Generator) -> npt.NDArray[np.floating]:
-    """A scanned letter."""
+    """Return a page of text."""
     image = Image.new("L", (420, 594), 250)
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(int(rng.integers(9, 18)))
@@ -146,15 +148,15 @@ def _page(rng: np.random.Generator) -> npt.NDArray[np.floating]:
 
 
 def _photographs() -> Iterator[Gray]:
-    """Of a palace and a flower (scikit-learn), an ultrasound's and a visible-light colour image."""
+    """Yield scikit-learn's photographs of a palace and a flower."""
     from sklearn.datasets import load_sample_images
 
     for photograph in load_sample_images().images:
         yield np.asarray(Image.fromarray(photograph).convert("L"))
 
 
-def _slices() -> dict[str, list[Path]]:
-    """Files of pydicom's own by kind."""
+def _modality_files() -> dict[str, list[Path]]:
+    """Return files of pydicom by modality."""
     from pydicom.data import get_testdata_file
 
     named = {
@@ -170,7 +172,7 @@ def _slices() -> dict[str, list[Path]]:
 
 
 def _frames(file: Path) -> list[Gray]:
-    """A few frames of a DICOM file, stretched to eight bits."""
+    """Return the first frames of a DICOM file, stretched to 8 bits."""
     from pydicom import dcmread
     from pydicom.pixels.utils import iter_pixels
 
@@ -178,16 +180,16 @@ def _frames(file: Path) -> list[Gray]:
     for number, pixels in enumerate(iter_pixels(dcmread(file))):
         gray = pixels if pixels.ndim == 2 else pixels.mean(axis=-1)
         frames.append(_to_gray(gray.astype(np.float32)))
-        if number == 9:
+        if number + 1 == MAX_FRAMES:
             break
     return frames
 
 
-def _part(picture: Gray, rng: np.random.Generator, least: float = 0.4) -> Gray:
-    height, width = picture.shape
-    h, w = (round(side * rng.uniform(least, 1)) for side in (height, width))
+def _random_crop(image: Gray, rng: np.random.Generator, min_share: float = 0.4) -> Gray:
+    height, width = image.shape
+    h, w = (round(side * rng.uniform(min_share, 1)) for side in (height, width))
     top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
-    return picture[top : top + h, left : left + w]
+    return image[top : top + h, left : left + w]
 
 
 def _to_gray(values: npt.NDArray[np.floating]) -> Gray:

@@ -1,4 +1,4 @@
-"""Images as they are, and as they might be shown otherwise: what a network should not be moved by."""
+"""Corrupted images, to measure robustness against changes that should not affect the label."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from models.training.data.augmentation import WHITE, beside, font_of
-from models.training.data.images import LabeledImage, load_image, to_uint8
+from models.training.data.augmentation import WHITE, font_of, side_by_side
+from models.training.data.images import Gray8, LabeledImage, load_image, to_uint8
 from transforms.imaging.preprocessing import Gray, preprocess
 
-ORIGINAL: Final = "unchanged"
+UNCHANGED: Final = "unchanged"
 PAIRED: Final = "paired with another"
-"""Images of which each shares one with another of its label and source."""
-COARSE_SIDE: Final = 96
-LETTERS: Final = "PORTABLE AP 12:30"
+"""Shown side by side with another image of the same label and source."""
+DOWNSAMPLED_SIDE: Final = 96
+TEXT: Final = "PORTABLE AP 12:30"
 
 CORRUPTIONS: Final[dict[str, Callable[[Gray], Gray]]] = {
     "inverted": lambda gray: np.asarray(float(gray.max()) + float(gray.min()) - gray, np.float32),
@@ -29,58 +28,53 @@ CORRUPTIONS: Final[dict[str, Callable[[Gray], Gray]]] = {
     "rotated by 180°": lambda gray: np.rot90(gray, 2),
     "mirrored": lambda gray: gray[:, ::-1],
     "centre crop": lambda gray: _centre_crop(gray),
-    "squeezed to a square": lambda gray: _resized(gray, (min(gray.shape), min(gray.shape))),
+    "squeezed to a square": lambda gray: _resize(gray, (min(gray.shape), min(gray.shape))),
     "histogram equalized": lambda gray: np.asarray(
         ImageOps.equalize(Image.fromarray(to_uint8(gray)))
     ),
-    "gamma 0.4": lambda gray: _toned(gray, 0.4),
-    "gamma 2.5": lambda gray: _toned(gray, 2.5),
-    f"of {COARSE_SIDE} pixels": lambda gray: _coarse(gray),
-    "burned-in text": lambda gray: _lettered(gray),
-    "black frame": lambda gray: _in_frame(to_uint8(gray), 0),
-    "white frame": lambda gray: _in_frame(to_uint8(gray), WHITE),
+    "gamma 0.4": lambda gray: _apply_gamma(gray, 0.4),
+    "gamma 2.5": lambda gray: _apply_gamma(gray, 2.5),
+    f"downsampled to {DOWNSAMPLED_SIDE} pixels": lambda gray: _downsample(gray),
+    "burned-in text": lambda gray: _burn_in_text(gray),
+    "black frame": lambda gray: _add_frame(to_uint8(gray), 0),
+    "white frame": lambda gray: _add_frame(to_uint8(gray), WHITE),
 }
-"""What is done to images by mistake or of need, by one hospital and not by another."""
+"""Changes by mistake or habit that vary between sites."""
 
 
-def load_corrupted(images: Sequence[LabeledImage], size: int) -> dict[str, Tensor]:
-    """Load images in every way.
-
-    An image is in memory at its own size only while its views are made.
+def load_corrupted(images: Sequence[LabeledImage], input_size: int) -> dict[str, Tensor]:
+    """Load images with every corruption; an image at its own size is in memory only meanwhile.
 
     Args:
         images: at least one.
-        size: side of the network's input, in pixels.
+        input_size: of the network, in pixels.
 
     Returns:
-        uint8[N, 1, size, size] of images `ORIGINAL`, of each of `CORRUPTIONS`, and `PAIRED`.
+        uint8[N, 1, input_size, input_size] for `UNCHANGED`, each of `CORRUPTIONS`, and `PAIRED`.
 
     Raises:
-        DatasetError: one cannot be read.
+        DatasetError: An image cannot be read.
     """
     partners = _partners(images)
+    shape = (len(images), 1, input_size, input_size)
+    loaded = {name: np.empty(shape, np.uint8) for name in (UNCHANGED, *CORRUPTIONS, PAIRED)}
 
-    shape = (len(images), 1, size, size)
-    corrupted = {name: np.empty(shape, np.uint8) for name in (ORIGINAL, *CORRUPTIONS, PAIRED)}
-
-    def fill(number: int) -> None:
-        gray = load_image(images[number].path, size)
-        corrupted[ORIGINAL][number] = preprocess(gray, size)
-        for name, change in CORRUPTIONS.items():
-            corrupted[name][number] = preprocess(change(gray), size)
-        other = to_uint8(load_image(images[partners[number]].path, size))
-        pair = beside(to_uint8(gray), other, np.random.default_rng(number))
-        corrupted[PAIRED][number] = preprocess(pair, size)
+    def load(number: int) -> None:
+        gray = load_image(images[number].path, input_size)
+        loaded[UNCHANGED][number] = preprocess(gray, input_size)
+        for name, corrupt in CORRUPTIONS.items():
+            loaded[name][number] = preprocess(corrupt(gray), input_size)
+        other = to_uint8(load_image(images[partners[number]].path, input_size))
+        pair = side_by_side(to_uint8(gray), other, np.random.default_rng(number))
+        loaded[PAIRED][number] = preprocess(pair, input_size)
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(fill, range(len(images))))
-    return {
-        name: torch.from_numpy(corrupted_images) for name, corrupted_images in corrupted.items()
-    }
+        list(pool.map(load, range(len(images))))
+    return {name: torch.from_numpy(inputs) for name, inputs in loaded.items()}
 
 
 def _partners(images: Sequence[LabeledImage]) -> list[int]:
-    """For each image one of its label and source; the only one of these stands beside itself."""
+    """Return for each image another one of its label and source, or itself if it is the only one."""
     alike = defaultdict(list)
     for number, image in enumerate(images):
         alike[image.label, image.source].append(number)
@@ -97,31 +91,31 @@ def _centre_crop(gray: Gray) -> Gray:
     return gray[height // 4 : height - height // 4, width // 4 : width - width // 4]
 
 
-def _resized(gray: Gray, size: tuple[int, int]) -> Gray:
+def _resize(gray: Gray, size: tuple[int, int]) -> Gray:
     image = Image.fromarray(np.ascontiguousarray(gray, dtype=np.float32))
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
 
-def _coarse(gray: Gray) -> Gray:
+def _downsample(gray: Gray) -> Gray:
     height, width = gray.shape
-    scale = min(1.0, COARSE_SIDE / max(height, width))
-    return _resized(gray, (max(1, round(width * scale)), max(1, round(height * scale))))
+    scale = min(1.0, DOWNSAMPLED_SIDE / max(height, width))
+    return _resize(gray, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
-def _toned(gray: Gray, gamma: float) -> Gray:
+def _apply_gamma(gray: Gray, gamma: float) -> Gray:
     values = to_uint8(gray) / np.float32(WHITE)
     return np.asarray(WHITE * values**gamma, np.float32)
 
 
-def _lettered(gray: Gray) -> Gray:
-    """With white letters across most of its width, a third of its height from above."""
+def _burn_in_text(gray: Gray) -> Gray:
+    """Write white text across most of the width, at a third of the height."""
     image = Image.fromarray(to_uint8(gray).copy())
-    font = font_of(max(8, image.width // len(LETTERS)))
-    place = (image.width // 2, image.height // 3)
-    ImageDraw.Draw(image).text(place, LETTERS, fill=WHITE, font=font, anchor="mm")
+    font = font_of(max(8, image.width // len(TEXT)))
+    position = (image.width // 2, image.height // 3)
+    ImageDraw.Draw(image).text(position, TEXT, fill=WHITE, font=font, anchor="mm")
     return np.asarray(image)
 
 
-def _in_frame(gray: npt.NDArray[np.uint8], level: int) -> Gray:
-    """With a quarter of its long side more on every side."""
+def _add_frame(gray: Gray8, level: int) -> Gray:
+    """Add a quarter of the long side on every side."""
     return np.asarray(np.pad(gray, max(gray.shape) // 4, constant_values=level), np.uint8)

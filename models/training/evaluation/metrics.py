@@ -1,26 +1,30 @@
-"""Figures of a model on labelled images: what `train` writes into the bundle and `evaluate` prints."""
+"""Classification metrics with bootstrap intervals, calibration error and risk-coverage curves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import beta, rankdata
 
 from models.training.data.images import LabeledImage
 from transforms.core.labels import LABELS
 
 BOOTSTRAP_ROUNDS: Final = 2000
 ECE_BINS: Final = 15
-N: Final = len(LABELS)
+BOUND_CONFIDENCE: Final = 0.95
+"""Of the upper bounds of error rates."""
 
-Reals = npt.NDArray[np.floating]
-Indices = npt.NDArray[np.int64]
+Reals: TypeAlias = npt.NDArray[np.floating]
+Indices: TypeAlias = npt.NDArray[np.int64]
 
 
-def score(images: Sequence[LabeledImage], probabilities: Reals, labels: Indices) -> dict[str, Any]:
-    """Return figures of images; macro averages are over the labels that have images among them.
+def compute_metrics(
+    images: Sequence[LabeledImage], probabilities: Reals, labels: Indices
+) -> dict[str, Any]:
+    """Return metrics; macro averages are over the labels that occur.
 
     Args:
         images: their groups, patients where known, are the unit of the bootstrap.
@@ -28,21 +32,22 @@ def score(images: Sequence[LabeledImage], probabilities: Reals, labels: Indices)
         labels: int64[N].
 
     Returns:
-        Shares in 0..1; names that end in `_interval_95` are percentile bootstrap intervals.
+        Shares in 0..1; keys that end in `_interval_95` are percentile bootstrap intervals.
     """
     predicted = probabilities.argmax(1)
-    of_group = _confusion_by_group(images, labels, predicted)
-    total = of_group.sum(0)
+    by_group = _confusion_by_group(images, labels, predicted)
+    total = by_group.sum(0)
     rng = np.random.default_rng(0)
-    sampler = rng.multinomial(len(of_group), [1 / len(of_group)] * len(of_group), BOOTSTRAP_ROUNDS)
-    drawn = np.tensordot(sampler.astype(np.float64), of_group, axes=1)
-    mine, spread = rates(total[None]), rates(drawn)
+    groups = len(by_group)
+    counts = rng.multinomial(groups, [1 / groups] * groups, BOOTSTRAP_ROUNDS)
+    resampled = np.tensordot(counts.astype(np.float64), by_group, axes=1)
+    observed, bootstrap = rates(total[None]), rates(resampled)
     present = total.sum(1) > 0
 
-    def figure(name: str, column: int | None = None) -> dict[str, Any]:
-        of, around = mine[name][0], spread[name]
-        value = of[present].mean() if column is None else of[column]
-        values = around[:, present].mean(1) if column is None else around[:, column]
+    def metric(name: str, column: int | None = None) -> dict[str, Any]:
+        point, samples = observed[name][0], bootstrap[name]
+        value = point[present].mean() if column is None else point[column]
+        values = samples[:, present].mean(1) if column is None else samples[:, column]
         low, high = np.quantile(values, (0.025, 0.975))
         key = f"macro_{name}" if column is None else name
         return {
@@ -52,19 +57,19 @@ def score(images: Sequence[LabeledImage], probabilities: Reals, labels: Indices)
 
     return {
         "images": len(labels),
-        "groups": len(of_group),
+        "groups": groups,
         "accuracy": round(float((predicted == labels).mean()), 4),
-        **figure("precision"),
-        **figure("recall"),
-        **figure("f1"),
+        **metric("precision"),
+        **metric("recall"),
+        **metric("f1"),
         "ece": round(expected_calibration_error(probabilities, labels), 4),
         "aurc": round(area_under_risk_coverage(probabilities, labels), 4),
         "labels": {
             label: {
                 "images": int(total[i].sum()),
-                **figure("precision", i),
-                **figure("recall", i),
-                **figure("f1", i),
+                **metric("precision", i),
+                **metric("recall", i),
+                **metric("f1", i),
             }
             for i, label in enumerate(LABELS)
         },
@@ -73,32 +78,51 @@ def score(images: Sequence[LabeledImage], probabilities: Reals, labels: Indices)
 
 
 def rates(confusions: Reals) -> dict[str, Reals]:
-    """Return precision, recall and F1, each float[R, n_labels], of confusion matrices [R, true, said].
+    """Return precision, recall and F1, each float[R, n_labels].
 
-    What is not defined counts 0.
+    Undefined rates are 0.
+
+    Args:
+        confusions: float[R, true, predicted].
     """
     right = np.einsum("rii->ri", confusions)
-    true, said = confusions.sum(2), confusions.sum(1)
+    true, predicted = confusions.sum(2), confusions.sum(1)
     return {
-        "precision": _share(right, said),
+        "precision": _share(right, predicted),
         "recall": _share(right, true),
-        "f1": _share(2 * right, true + said),
+        "f1": _share(2 * right, true + predicted),
     }
+
+
+def upper_bound(errors: int, images: int) -> float:
+    """Return the one-sided 95 % upper bound of an error rate (Clopper and Pearson 1934), 0..1.
+
+    It holds for images drawn independently from the same distribution, not for other sites.
+    """
+    if errors >= images:
+        return 1.0
+    return float(beta.ppf(BOUND_CONFIDENCE, errors + 1, images - errors))
+
+
+def auroc(in_distribution: Reals, outliers: Reals) -> float:
+    """Return the probability that an outlier's score exceeds an ordinary one, ties half; 0..1."""
+    ranks = rankdata(np.concatenate((in_distribution, outliers)))[len(in_distribution) :]
+    below = ranks.sum() - len(outliers) * (len(outliers) + 1) / 2
+    return float(below / (len(in_distribution) * len(outliers)))
 
 
 def expected_calibration_error(probabilities: Reals, labels: Indices) -> float:
     """Return the ECE over equal-width bins of confidence (Naeini et al. 2015), 0..1."""
-    images = len(labels)
     return float(
         sum(
-            abs(b["accuracy"] - b["confidence"]) * b["images"] / images
+            abs(b["accuracy"] - b["confidence"]) * b["images"] / len(labels)
             for b in reliability(probabilities, labels)
         )
     )
 
 
 def reliability(probabilities: Reals, labels: Indices) -> list[dict[str, float]]:
-    """Return images, mean confidence and accuracy of each bin of confidence that has images."""
+    """Return images, mean confidence and accuracy of each non-empty bin of confidence."""
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     which = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
     return [
@@ -113,7 +137,7 @@ def reliability(probabilities: Reals, labels: Indices) -> list[dict[str, float]]
 
 
 def risk_coverage(probabilities: Reals, labels: Indices) -> list[dict[str, float]]:
-    """Return the error among the most confident images, for shares of images from 5 % to all.
+    """Return the error of the most confident images, for coverages from 5 % to 100 %.
 
     El-Yaniv and Wiener 2010, "On the Foundations of Noise-free Selective Classification".
     """
@@ -135,7 +159,7 @@ def area_under_risk_coverage(probabilities: Reals, labels: Indices) -> float:
 
 
 def _errors_of_most_confident(probabilities: Reals, labels: Indices) -> Reals:
-    """Return float[N]: the error among the one, two, ... N most confident images."""
+    """Return float[N]: the error of the 1, 2, ... N most confident images."""
     order = np.argsort(-probabilities.max(1), kind="stable")
     wrong = np.cumsum((probabilities.argmax(1) != labels)[order])
     return np.asarray(wrong / np.arange(1, len(labels) + 1))
@@ -144,11 +168,11 @@ def _errors_of_most_confident(probabilities: Reals, labels: Indices) -> Reals:
 def _confusion_by_group(
     images: Sequence[LabeledImage], labels: Indices, predicted: Indices
 ) -> Reals:
-    """float[groups, true, said]."""
+    """Return float[groups, true, predicted]."""
     numbers: dict[tuple[str, str], int] = {}
-    of_film = [numbers.setdefault((f.source, f.group), len(numbers)) for f in images]
-    tables = np.zeros((len(numbers), N, N))
-    np.add.at(tables, (np.array(of_film), labels, predicted), 1)
+    groups = [numbers.setdefault((i.source, i.group), len(numbers)) for i in images]
+    tables = np.zeros((len(numbers), len(LABELS), len(LABELS)))
+    np.add.at(tables, (np.array(groups), labels, predicted), 1)
     return tables
 
 

@@ -1,4 +1,4 @@
-"""Data sets of a user's own are read as they are, or refused with all that is wrong with them."""
+"""A data set is read from a manifest or folders, or refused with all its problems."""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.training.data.images import (
-    DatasetError,
-    LabeledImage,
-    age_of,
-    load_image,
-    load_resized,
-    read_dataset,
-)
+from models.training.data.dataset import read_dataset
+from models.training.data.images import DatasetError, LabeledImage, age_of, load_image, load_resized
 from tests.synthetic import dicom_bytes, image
 
 
-def test_a_manifest_is_checked_whole(tmp_path: Path) -> None:
+def test_every_problem_of_a_manifest_is_listed(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.csv"
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     manifest.write_text(
@@ -31,7 +25,7 @@ def test_a_manifest_is_checked_whole(tmp_path: Path) -> None:
     )
     with pytest.raises(DatasetError) as caught:
         read_dataset(manifest)
-    for part in ("'hand'", "'later'", "b.png", "1 groups of s stand in two splits"):
+    for part in ("'hand'", "'later'", "b.png", "1 groups of s are in two splits"):
         assert part in str(caught.value)
 
 
@@ -45,19 +39,19 @@ def test_ages_come_from_the_manifest_or_the_header(tmp_path: Path) -> None:
     (tmp_path / "aged.dcm").write_bytes(dicom_bytes(image(1), PatientAge="006M"))
     (tmp_path / "bare.dcm").write_bytes(dicom_bytes(image(1), PatientAge=None))
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    told = {
+    expected = {
         "42": 42.0, "7.5": 7.5, "042Y": 42.0, "85y": 85.0, "018M": 1.5, "1-5y": None, "child": None,
         "": None, "000Y": None, "Y": None, "999Y": None, "-3": None, "0": None, "nan": None, "4200": None,
     }  # fmt: skip
-    lines = [f"a.png,spine,{age}" for age in told]
+    lines = [f"a.png,spine,{age}" for age in expected]
     (tmp_path / "anonymised.dcm").write_bytes(dicom_bytes(image(1), PatientAge="000Y"))
     lines += ["aged.dcm,spine,", "aged.dcm,spine,30", "bare.dcm,spine,", "anonymised.dcm,spine,"]
     (tmp_path / "manifest.csv").write_text("\n".join(["path,label,age", *lines]))
     ages = [age_of(one) for one in read_dataset(tmp_path / "manifest.csv")]
-    assert ages == [*told.values(), 0.5, 30.0, None, None]
+    assert ages == [*expected.values(), 0.5, 30.0, None, None]
 
 
-def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
+def test_manifests_written_by_spreadsheets_are_read(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         Image.new("L", (8, 8)).save(tmp_path / name)
     manifest = tmp_path / "manifest.csv"
@@ -68,26 +62,24 @@ def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
     assert [image.label for image in images] == ["spine", "adult_chest"]
     assert [image.split for image in images] == ["train", "val"]
     manifest.write_bytes("path,label\nMüller.png,spine\n".encode("cp1252"))
-    with pytest.raises(DatasetError, match=r"manifest.csv: no CSV in UTF-8 .* save it as such"):
+    with pytest.raises(DatasetError, match=r"manifest.csv: not a CSV file in UTF-8"):
         read_dataset(manifest)
     manifest.write_text("path,label\na.png\n")
     with pytest.raises(DatasetError, match=r"unknown label '';.*known labels are abdominal"):
         read_dataset(manifest)
 
 
-def test_folders_for_validation_may_be_called_valid(tmp_path: Path) -> None:
+def test_a_folder_named_valid_is_the_val_split(tmp_path: Path) -> None:
     for split in ("Train", "valid", "test"):
         (tmp_path / split / "spine").mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / split / "spine" / "a.png")
     assert sorted(image.split for image in read_dataset(tmp_path)) == ["test", "train", "val"]
     (tmp_path / "Others").mkdir()
-    with pytest.raises(
-        DatasetError, match=r"folders of labels \(Others\) stand beside those of splits"
-    ):
+    with pytest.raises(DatasetError, match=r"has both folders of labels \(Others\) and of splits"):
         read_dataset(tmp_path)
 
 
-def test_hidden_files_are_passed_over_and_others_named(tmp_path: Path) -> None:
+def test_hidden_files_are_ignored_and_unreadable_ones_named(tmp_path: Path) -> None:
     (tmp_path / "spine").mkdir()
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "x").write_bytes(b"x")
@@ -104,11 +96,11 @@ def test_hidden_files_are_passed_over_and_others_named(tmp_path: Path) -> None:
     ):
         path = tmp_path / "spine" / name
         path.write_bytes(data)
-        with pytest.raises(DatasetError, match=rf"{name}: no PNG, JPEG or DICOM .* take it out"):
+        with pytest.raises(DatasetError, match=rf"{name}: not a readable .* remove it"):
             load_image(path, 8)
 
 
-def test_depth_and_polarity_of_a_file_do_not_matter(tmp_path: Path) -> None:
+def test_bit_depth_and_polarity_do_not_matter(tmp_path: Path) -> None:
     pixels = image(3, (60, 40))
     Image.fromarray(pixels.astype(np.uint16)).save(tmp_path / "deep.png")
     (tmp_path / "two.dcm").write_bytes(dicom_bytes(pixels))

@@ -1,0 +1,96 @@
+"""Calibrate a bundle, or make one ensemble of several: `dicom-router calibrate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.bundle import MAX_MEMBERS, BundleError, BundleInfo
+from models.ensemble import Ensemble, members_of
+from models.networks import BodyPartClassifier
+from models.ood_vim import MaxVirtualLogit
+from models.training import provenance
+from models.training.calibration.calibrate import calibrate_network
+from models.training.holdout import (
+    add_holdout_metrics,
+    holdout_record,
+    predict_holdout,
+    split_holdout,
+)
+from models.weights import load_network, save_bundle
+
+
+def calibrate_bundle(
+    uris: Sequence[str],
+    data: Path,
+    output: Path,
+    target_error: float,
+    *,
+    holdout_sources: Sequence[str] = (),
+    holdout_bundles: Sequence[str] = (),
+    device: str = "cpu",
+) -> BundleInfo:
+    """Set temperature, thresholds and OOD limit on the val split of a data set.
+
+    Args:
+        uris: of a bundle; several of one architecture become an ensemble, which takes images of the
+            largest input size.
+        data: manifest or folder per label; see `data.images.read_dataset`.
+        output: folder of the new bundle.
+        target_error: maximum error rate among the images routed to a label, 0..1.
+        holdout_sources: sources that no bundle was trained on; the new bundle records the metrics on
+            their train and val images.
+        holdout_bundles: bundles of the same recipe with held-out sources. Their predictions on the
+            held-out train and val images count in the thresholds, as of unseen sites, and the new
+            bundle records their metrics.
+        device: "cpu" or "cuda", where the networks run.
+
+    Raises:
+        BundleError: The bundles do not form an ensemble, one was trained on a held-out source, or one
+            of `holdout_bundles` held nothing out.
+        DatasetError: The data set cannot be used, or lacks a source that a bundle held out.
+    """
+    infos = [provenance.read_bundle(uri) for uri in uris]
+    if len({(info.architecture, info.labels) for info in infos}) > 1:
+        raise BundleError("an ensemble needs bundles of one architecture and the same labels")
+    input_sizes = [size for info in infos for size in info.members or (info.input_size,)]
+    if len(input_sizes) > MAX_MEMBERS:
+        raise BundleError(f"{len(input_sizes)} members: an ensemble has at most {MAX_MEMBERS}")
+    for uri, info in zip(uris, infos, strict=True):
+        provenance.require_unseen(uri, info, holdout_sources)
+    records = [holdout_record(uri, provenance.read_bundle(uri)) for uri in holdout_bundles]
+    images, holdout = split_holdout(data, holdout_sources)
+    input_size = max(input_sizes)
+    if len(infos) == 1:
+        network = load_network(uris[0])
+        training = {name: of for name, of in infos[0].training.items() if name != "holdout"}
+    else:
+        network = _ensemble([load_network(uri) for uri in uris], input_sizes)
+        training = provenance.of_ensemble(infos)
+    if records:
+        training["holdout"] = records
+    network.to(device)
+    unseen = [
+        predict_holdout(uri, record, images, device)
+        for uri, record in zip(holdout_bundles, records, strict=True)
+    ]
+    calibrated = calibrate_network(network, images, data.name, input_size, target_error, unseen)
+    add_holdout_metrics(calibrated["metrics"], network, holdout, input_size)
+    described = {
+        "architecture": infos[0].architecture,
+        "input_size": input_size,
+        "training": training,
+    }
+    return save_bundle(output, network, {**described, **calibrated})
+
+
+def _ensemble(
+    networks: Sequence[BodyPartClassifier], input_sizes: Sequence[int]
+) -> BodyPartClassifier:
+    """Turn the first network into the ensemble of all; without an OOD score of each it has none."""
+    ensemble = networks[0]
+    members = [member for one in networks for member in members_of(one.backbone)]
+    scores = [score for one in networks if one.ood is not None for score in members_of(one.ood)]
+    ensemble.backbone = Ensemble(members, input_sizes)
+    ensemble.ood = MaxVirtualLogit(scores) if len(scores) == len(members) else None
+    return ensemble
