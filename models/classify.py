@@ -50,7 +50,7 @@ class ClassifyAndDecide(
         accelerator: resource hint for the workers that run the model, in Beam's syntax, or None.
         batch_size: maximum number of images per model call.
         models: folder of bundles of which the last by name takes over, or None.
-        models_every: seconds between two checks of that folder.
+        model_poll_interval: seconds between two checks of that folder.
     """
 
     model_uri: str
@@ -59,7 +59,7 @@ class ClassifyAndDecide(
     accelerator: str | None
     batch_size: int
     models: str | None = None
-    models_every: float = 30.0
+    model_poll_interval: float = 30.0
 
     def expand(self, images: PCollection[tuple[IndexRow, Thumbnail]]) -> PCollection[IndexRow]:
         device = cast(Device, self.device)
@@ -70,7 +70,7 @@ class ClassifyAndDecide(
                 "cuda" if self.accelerator else device, self.batch_size
             ),
             models=self.models,
-            models_every=self.models_every,
+            model_poll_interval=self.model_poll_interval,
         )
         infer: beam.PTransform[Any, Any] = RunInference(KeyedModelHandler(handler))
         if self.accelerator:

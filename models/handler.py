@@ -92,7 +92,7 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
         device: Device = "auto",
         max_batch_size: int = 32,
         models: str | None = None,
-        models_every: float = 30.0,
+        model_poll_interval: float = 30.0,
     ) -> None:
         """Read the bundle's description; the network is loaded on the workers.
 
@@ -101,7 +101,7 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
             device: where the network runs.
             max_batch_size: images per call.
             models: folder of bundles to reload from, or None.
-            models_every: seconds between two checks of that folder.
+            model_poll_interval: seconds between two checks of that folder.
 
         Raises:
             BundleError: The description is missing or invalid.
@@ -114,12 +114,12 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
         self._device: Device = device
         self._input_size = read_info(bundle_uri).input_size
         self._max_batch_size = max_batch_size
-        self._models, self._models_every = models, models_every
+        self._models, self._model_poll_interval = models, model_poll_interval
 
     def load_model(self) -> ReloadingModel:
         """Load the bundle onto the device."""
         first = self.load_bundle(self._bundle_uri)
-        return ReloadingModel(first, self.load_bundle, self._models, self._models_every)
+        return ReloadingModel(first, self.load_bundle, self._models, self._model_poll_interval)
 
     def run_inference(
         self,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
+from apache_beam.transforms.combiners import Count
 
 from pipeline.summary import write_summary
 from transforms.config.route_config import RouteConfig
@@ -21,22 +23,24 @@ from transforms.lake.supersede import Superseded, supersede, version_of
 
 
 @dataclass
-class CountDiscovered(beam.PTransform):  # type: ignore[misc]
+class CountDiscovered(beam.PTransform[PCollection[Any], PCollection[RunCounts]]):
     """References to one `RunCounts`; engines may write all that enters a Flatten, so count before it."""
 
-    def expand(self, refs: beam.PCollection[Any]) -> beam.PCollection[RunCounts]:
-        return (
+    def expand(self, refs: PCollection[Any]) -> PCollection[RunCounts]:
+        counted: PCollection[RunCounts] = (
             refs
-            | "Count" >> beam.combiners.Count.Globally()
-            | "Discovered"
-            >> beam.Map(lambda number: RunCounts.of_count("discovered", number)).with_output_types(
-                Any
-            )
+            | "Count" >> Count.Globally()
+            | "Discovered" >> beam.Map(_discovered).with_output_types(RunCounts)
         )
+        return counted
+
+
+def _discovered(number: int) -> RunCounts:
+    return RunCounts.of_count("discovered", number)
 
 
 @dataclass
-class FinishRun(beam.PTransform):  # type: ignore[misc]
+class FinishRun(beam.PTransform[PCollection[RunCounts], PCollection[dict[str, Any]]]):
     """Finish a batch run once all its rows are in the index; gives its summary as it was written.
 
     Takes `RunCounts` of discovered, unchanged and failed objects, and those of `AppendIndexBatch`.
@@ -51,13 +55,14 @@ class FinishRun(beam.PTransform):  # type: ignore[misc]
     recovered: int = 0
     epoch: str | None = None
 
-    def expand(self, counts: beam.PCollection[RunCounts]) -> beam.PCollection[dict[str, Any]]:
-        return (
+    def expand(self, counts: PCollection[RunCounts]) -> PCollection[dict[str, Any]]:
+        summary: PCollection[dict[str, Any]] = (
             counts
             | "Sum" >> beam.CombineGlobally(_sum).with_output_types(RunCounts)
             | "Finish"
             >> beam.Map(finish_run, self.config, self.recovered, self.epoch).with_output_types(Any)
         )
+        return summary
 
 
 def _sum(counts: Iterable[RunCounts]) -> RunCounts:

@@ -57,7 +57,7 @@ def decide_and_place(
         accelerator=config.accelerator,
         batch_size=config.batch_size,
         models=reloading.models,
-        models_every=reloading.model_poll_interval,
+        model_poll_interval=reloading.model_poll_interval,
     )
 
     # Placed branch by branch: a Flatten before would hold every object back until all are decided.

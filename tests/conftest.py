@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +75,19 @@ def write(folder: Path, name: str, data: bytes) -> Path:
     return path
 
 
+def route_into(
+    lake: Lake, *options: str, inputs: tuple[str, ...], expect: int = 0
+) -> dict[str, Any]:
+    """Run `dicom-router route --json` in this process; returns its summary."""
+    command = ["route", "--input", *inputs, "--lake", str(lake.root), "--json", *options]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(command)
+    assert code == expect, err.getvalue()
+    summary: dict[str, Any] = json.loads(out.getvalue())
+    return summary
+
+
 def counts(summary: dict[str, Any]) -> dict[str, int]:
     """The terms of a summary's equation that are not zero."""
     return {term: summary["counts"][term] for term in TERMS if summary["counts"][term]}
@@ -125,27 +140,10 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def route(
-    lake: Lake, source: Path, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., dict[str, Any]]:
-    """Run `dicom-router route` over `source` into `lake`; gives back its JSON summary."""
+def route(lake: Lake, source: Path) -> Callable[..., dict[str, Any]]:
+    """Run `dicom-router route` over `source` into `lake`; returns the JSON summary."""
 
     def run(*options: str, expect: int = 0, inputs: tuple[str, ...] = ()) -> dict[str, Any]:
-        capsys.readouterr()
-        code = main(
-            [
-                "route",
-                "--input",
-                *(inputs or (str(source),)),
-                "--lake",
-                str(lake.root),
-                "--json",
-                *options,
-            ]
-        )
-        captured = capsys.readouterr()
-        assert code == expect, captured.err
-        summary: dict[str, Any] = json.loads(captured.out)
-        return summary
+        return route_into(lake, *options, expect=expect, inputs=inputs or (str(source),))
 
     return run

@@ -20,7 +20,8 @@ from models.bundle import read_info
 from models.default_bundle import DEFAULT_BUNDLE
 from models.training.evaluation.card import CARD_FILE, EVALUATION_FILE, FAILURES_FILE, card
 from pipeline import __version__
-from pipeline.cli import COMMANDS
+from pipeline.beam_options import BEAM_OPTIONS, FLINK_OPTIONS
+from pipeline.cli import COMMANDS, build_parser, command_parser
 from pipeline.cli.evaluate import table
 from tests.test_imports import LAYERS
 from transforms.core.reasons import MEANINGS, Reason, Status
@@ -123,6 +124,16 @@ def test_the_readme_shows_each_command() -> None:
     readme = (ROOT / "README.md").read_text()
     for command in COMMANDS:
         assert f"| `{command} " in readme
+
+
+def test_options_in_the_readme_and_the_templates_exist() -> None:
+    parser = build_parser(COMMANDS)
+    known = set(BEAM_OPTIONS | FLINK_OPTIONS)
+    for command in COMMANDS:
+        known |= command_parser(parser, command).flags()
+    for page in (ROOT / "README.md", *ROOT.glob("templates/*/*.service")):
+        named = set(re.findall(r"(?<![\w-])--([a-z][\w-]*)", page.read_text()))
+        assert not named - known, page.name
 
 
 def test_the_card_of_the_default_bundle_is_what_its_figures_make() -> None:

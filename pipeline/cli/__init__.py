@@ -15,7 +15,7 @@ from pipeline import __version__
 from pipeline.allocator import limit_arenas, use_system_allocator_for_arrow
 from pipeline.beam_options import BEAM_OPTIONS, FLINK_OPTIONS
 from pipeline.cli.logs import add_general_options, configure_logging
-from pipeline.cli.parser import Parser, normalize, unknown_options
+from pipeline.cli.parser import Parser, normalize, replace_aliases, unknown_options
 from transforms.config.run_options import DEFAULT_RUNNER
 from transforms.core.errors import UsageError, did_you_mean
 
@@ -80,6 +80,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"unknown command {command!r}" + (f": did you mean {near}?" if near else ""))
     if command in COMMANDS and not {"-h", "--help"} & set(arguments):
         own = command_parser(parser, command)
+        arguments = replace_aliases(own, arguments)
         passed_on = BEAM_OPTIONS | FLINK_OPTIONS if command in RUN_COMMANDS else ()
         if unknown := unknown_options(own, arguments, passed_on):
             own.error("; ".join(unknown))

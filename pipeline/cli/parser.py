@@ -78,18 +78,42 @@ class _Formatter(argparse.HelpFormatter):
         ):  # argparse forgets that they are indented
             self._action_max_length += self._indent_increment
 
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """Return the help of an option with its default, if that says anything."""
+        text, default = action.help or "", action.default
+        is_number = isinstance(default, int | float) and default is not False
+        if is_number or (default and default != argparse.SUPPRESS):
+            return text if "[" in text else f"{text} [default: %(default)s]"
+        return text
+
 
 def normalize(arguments: Sequence[str]) -> list[str]:
-    """Return arguments with underscores in names of options, and with present spellings.
+    """Return arguments with underscores for hyphens in the names of options."""
+    return [
+        _renamed(one, _name_of(one).replace("-", "_")) if _is_option(one) else one
+        for one in arguments
+    ]
 
-    Prints a warning for an old spelling.
+
+def replace_aliases(parser: Parser, arguments: Sequence[str]) -> list[str]:
+    """Return normalized arguments with the present names of a parser's options.
+
+    Prints a warning for each old name.
     """
-    normalized: list[str] = []
-    for one in arguments:
-        option = _normalized(one) if _is_option(one) else one
-        before = _name_of(normalized[-1]) if normalized else ""
-        normalized.append(VALUE_ALIASES.get((before, option), option))
-    return normalized
+    known = parser.flags()
+    replaced: list[str] = []
+    for argument in arguments:
+        name = _name_of(argument)
+        if _is_option(argument) and name not in known and ALIASES.get(name) in known:
+            now = ALIASES[name]
+            print(
+                f"warning: --{name} is now --{now}; the old name will be removed", file=sys.stderr
+            )
+            argument = _renamed(argument, now)
+        elif replaced:
+            argument = VALUE_ALIASES.get((_name_of(replaced[-1]), argument), argument)
+        replaced.append(argument)
+    return replaced
 
 
 def unknown_options(
@@ -132,11 +156,6 @@ def _name_of(argument: str) -> str:
     return argument.removeprefix("--").partition("=")[0]
 
 
-def _normalized(argument: str) -> str:
-    given = _name_of(argument)
-    name = given.replace("-", "_")
-    if name in ALIASES:
-        now = ALIASES[name]
-        print(f"warning: --{given} is now --{now}; the old name will be removed", file=sys.stderr)
-        name = now
-    return f"--{name}{argument[len(given) + 2 :]}"
+def _renamed(argument: str, name: str) -> str:
+    """Return an argument, with or without a value after it, with another name of its option."""
+    return f"--{name}{argument[len(_name_of(argument)) + 2 :]}"

@@ -22,7 +22,14 @@ from transforms.config.policy import Policy
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.config.run_options import CommandOptions, RouteOptions, StreamConfig
 from transforms.core import choices
-from transforms.core.option import Option, fingerprint_values, from_values, options_of
+from transforms.core.option import (
+    Declaration,
+    Group,
+    Option,
+    fingerprint_values,
+    from_values,
+    options_of,
+)
 from transforms.imaging.limits import Limits
 from transforms.lake.layout import Layout
 
@@ -133,6 +140,24 @@ def test_every_number_has_a_range() -> None:
     assert not [f for f, of in numbers.items() if of.above is None and of.at_least is None]
     with pytest.raises(ConfigError, match=r"--ack_deadline must be in 10\.\.600"):
         config_of("--source=watch", "--ack_deadline=9").check()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "value", "problem"),
+    [
+        ({"above": 0}, 0, "must be above 0"),
+        ({"at_least": 2}, 1, "must be at least 2"),
+        ({"at_most": 2.5}, 3, "must be at most 2.5"),
+        ({"at_least": 2, "at_most": 3}, 4, "must be in 2..3"),
+        ({"above": 0, "at_most": 3}, 3, None),
+        ({}, -1, None),
+    ],
+)
+def test_a_range_names_its_bounds(
+    bounds: dict[str, float], value: float, problem: str | None
+) -> None:
+    declaration = Declaration(help="", group=Group.SPEED, **bounds)  # type: ignore[arg-type]
+    assert declaration.problem(value) == problem
 
 
 def test_options_of_streams_need_a_streaming_source() -> None:

@@ -162,7 +162,7 @@ def test_a_damaged_file_stops_it_and_is_named(layout: Layout, capsys) -> None:
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    (["--before", "tomorrow"], "is no date"),
+    (["--before", "tomorrow"], "write a date as YYYY-MM-DD"),
     (["--before", "2999-01-01"], "streams write into today's partition"),
 ])  # fmt: skip
 def test_wrong_usage(layout: Layout, capsys, options: list[str], says: str) -> None:

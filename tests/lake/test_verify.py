@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,20 +11,32 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from tests.conftest import Lake
+from tests.conftest import Lake, route_into
 from tests.leftovers import name_of_dead_process
 from tests.synthetic import dicom_bytes, image
 from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
 
 
-@pytest.fixture
-def whole(route, lake: Lake, source: Path) -> Lake:
+@pytest.fixture(scope="module")
+def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a source and the lake that it was routed into; for `whole` to copy."""
+    folder = tmp_path_factory.mktemp("routed")
+    source = folder / "source"
+    source.mkdir()
     for number in range(3):
         data = dicom_bytes(image(number, (96, 64)), name=str(number))
         (source / f"{number}.dcm").write_bytes(data)
     (source / "broken").write_bytes(b"x")
-    route("--index_shards", "1")
+    route_into(Lake(folder / "lake"), "--index_shards", "1", inputs=(str(source),))
+    return folder
+
+
+@pytest.fixture
+def whole(routed: Path, lake: Lake, source: Path) -> Lake:
+    """A lake of one run, and its source in `source`."""
+    shutil.copytree(routed / "source", source, dirs_exist_ok=True)
+    shutil.copytree(routed / "lake", lake.root)
     return lake
 
 

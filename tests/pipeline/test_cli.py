@@ -141,6 +141,17 @@ def test_an_old_name_is_accepted_with_a_warning(capsys, tmp_path: Path) -> None:
     assert code == 2
     assert "--stable_for needs a streaming source" in err
     assert "settle_for" not in run(capsys, "route", "--help")[1]
+    code, _, err = run(capsys, *arguments, "--passes", "3")
+    assert (code, "unknown option --passes" in err) == (2, True), "of another command"
+
+
+def test_help_shows_defaults(capsys) -> None:
+    text = " ".join(run(capsys, "train", "--help")[1].split())
+    assert "passes over the train split [default: 6]" in text
+    assert "keep their starting weights; passes are faster [default: 0]" in text
+    text = " ".join(run(capsys, "route", "--help")[1].split())
+    assert "[default: 536870912 (512 MiB)]" in text
+    assert text.count("[default: 32]") == 1
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -96,4 +96,4 @@ def test_a_manifest_without_the_column_is_refused(tmp_path: Path, lake: Lake, ca
     assert "has no column named uri, source_uri, path, file" in capsys.readouterr().err
     (tmp_path / "empty").write_text("\n\n")
     assert main([*arguments, str(tmp_path / "empty")]) == 2
-    assert "input 1 matches no object" in capsys.readouterr().err
+    assert f"input 1 ({tmp_path / 'empty'}) matches no object" in capsys.readouterr().err

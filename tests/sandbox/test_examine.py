@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import transforms.core.read_object
-from tests.decoders import crash_always, crash_on_the_mapped_source, truncate_the_source
+from tests.faulty_decoders import crash_always, crash_on_the_mapped_source, truncate_the_source
 from tests.graphs import config_of
 from tests.synthetic import dicom_bytes, image
 from transforms.core.choices import INDEX_ONLY, PLACEMENTS

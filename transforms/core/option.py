@@ -73,12 +73,12 @@ class Declaration:
         """Return what is wrong with a number, or None."""
         if self.above is not None and not value > self.above:
             return f"must be above {self.above:g}"
-        if self.at_least is not None and self.at_most is not None:
-            within = self.at_least <= value <= self.at_most
-            return None if within else f"must be in {self.at_least:g}..{self.at_most:g}"
-        if self.at_least is not None and not value >= self.at_least:
-            return f"must be at least {self.at_least:g}"
-        return None
+        low, high = self.at_least, self.at_most
+        if (low is None or value >= low) and (high is None or value <= high):
+            return None
+        if low is None:
+            return f"must be at most {high:g}"
+        return f"must be at least {low:g}" if high is None else f"must be in {low:g}..{high:g}"
 
 
 @dataclass(frozen=True)
