@@ -147,8 +147,8 @@ def test_an_old_name_is_accepted_with_a_warning(capsys, tmp_path: Path) -> None:
 
 def test_help_shows_defaults(capsys) -> None:
     text = " ".join(run(capsys, "train", "--help")[1].split())
-    assert "passes over the train split [default: 6]" in text
-    assert "keep their starting weights; passes are faster [default: 0]" in text
+    assert "as many images as the train split has [default: 6]" in text
+    assert "makes epochs faster [default: 0]" in text
     text = " ".join(run(capsys, "route", "--help")[1].split())
     assert "[default: 536870912 (512 MiB)]" in text
     assert text.count("[default: 32]") == 1
