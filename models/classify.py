@@ -72,7 +72,9 @@ class ClassifyAndDecide(
             models=self.models,
             model_poll_interval=self.model_poll_interval,
         )
-        infer: beam.PTransform[Any, Any] = RunInference(KeyedModelHandler(handler))
+        infer: beam.PTransform[Any, Any] = RunInference(
+            KeyedModelHandler(handler)
+        ).with_output_types(tuple[IndexRow, PredictionResult])
         if self.accelerator:
             infer = infer.with_resource_hints(accelerator=self.accelerator)
         policy = self.policy

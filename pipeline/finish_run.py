@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.coders import Coder, typecoders
 from apache_beam.pvalue import PCollection
 from apache_beam.transforms.combiners import Count
+from apache_beam.typehints import with_input_types, with_output_types
 
 from pipeline.summary import write_summary
 from transforms.config.route_config import RouteConfig
 from transforms.core.choices import REPROCESS_NONE
+from transforms.core.object_ref import ObjectRef
 from transforms.lake.append import IndexOvertaken
 from transforms.lake.journal import is_placed, list_journal, read_journal, sweep_journal
 from transforms.lake.lock import read_epoch
@@ -23,10 +27,10 @@ from transforms.lake.supersede import Superseded, supersede, version_of
 
 
 @dataclass
-class CountDiscovered(beam.PTransform[PCollection[Any], PCollection[RunCounts]]):
+class CountDiscovered(beam.PTransform[PCollection[ObjectRef], PCollection[RunCounts]]):
     """References to one `RunCounts`; engines may write all that enters a Flatten, so count before it."""
 
-    def expand(self, refs: PCollection[Any]) -> PCollection[RunCounts]:
+    def expand(self, refs: PCollection[ObjectRef]) -> PCollection[RunCounts]:
         counted: PCollection[RunCounts] = (
             refs
             | "Count" >> Count.Globally()
@@ -40,8 +44,8 @@ def _discovered(number: int) -> RunCounts:
 
 
 @dataclass
-class FinishRun(beam.PTransform[PCollection[RunCounts], PCollection[dict[str, Any]]]):
-    """Finish a batch run once all its rows are in the index; gives its summary as it was written.
+class FinishRun(beam.PTransform[PCollection[RunCounts], PCollection[str]]):
+    """Finish a batch run once all its rows are in the index; gives its summary as JSON.
 
     Takes `RunCounts` of discovered, unchanged and failed objects, and those of `AppendIndexBatch`.
 
@@ -55,18 +59,37 @@ class FinishRun(beam.PTransform[PCollection[RunCounts], PCollection[dict[str, An
     recovered: int = 0
     epoch: str | None = None
 
-    def expand(self, counts: PCollection[RunCounts]) -> PCollection[dict[str, Any]]:
-        summary: PCollection[dict[str, Any]] = (
+    def expand(self, counts: PCollection[RunCounts]) -> PCollection[str]:
+        summary: PCollection[str] = (
             counts
-            | "Sum" >> beam.CombineGlobally(_sum).with_output_types(RunCounts)
+            | "Sum" >> beam.CombineGlobally(SumCountsFn())  # type: ignore[no-untyped-call]
             | "Finish"
-            >> beam.Map(finish_run, self.config, self.recovered, self.epoch).with_output_types(Any)
+            >> beam.Map(
+                lambda total: json.dumps(finish_run(total, self.config, self.recovered, self.epoch))
+            ).with_output_types(str)
         )
         return summary
 
 
-def _sum(counts: Iterable[RunCounts]) -> RunCounts:
-    return RunCounts.sum(counts)
+@with_input_types(RunCounts)
+@with_output_types(RunCounts)
+class SumCountsFn(beam.CombineFn):
+    """Add counts up."""
+
+    def create_accumulator(self) -> RunCounts:
+        return RunCounts()
+
+    def add_input(self, total: RunCounts, counts: RunCounts) -> RunCounts:
+        return RunCounts.sum((total, counts))
+
+    def merge_accumulators(self, totals: Iterable[RunCounts]) -> RunCounts:
+        return RunCounts.sum(totals)
+
+    def extract_output(self, total: RunCounts) -> RunCounts:
+        return total
+
+    def get_accumulator_coder(self) -> Coder:
+        return typecoders.registry.get_coder(RunCounts)
 
 
 def finish_run(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
 
 from models.classify import ClassifyAndDecide
 from pipeline.finish_run import CountDiscovered, FinishRun
@@ -32,12 +33,12 @@ from transforms.open_lake import FILES, LOG_ENDS, OpenLake
 from transforms.place import PLACED, Place
 from transforms.sandbox.examine import ExamineOptions
 
-Rows: TypeAlias = "beam.PCollection[IndexRow]"
-Failures: TypeAlias = "beam.PCollection[Failure]"
+Rows: TypeAlias = "PCollection[IndexRow]"
+Failures: TypeAlias = "PCollection[Failure]"
 
 
 def decide_and_place(
-    refs: beam.PCollection[ObjectRef], config: RouteConfig
+    refs: PCollection[ObjectRef], config: RouteConfig
 ) -> tuple[tuple[Rows, Rows], tuple[Failures, ...]]:
     """Turn references into rows whose objects are in the lake, and failures: batch and streaming.
 
@@ -103,7 +104,7 @@ def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, impulse: str) 
 
 def build(
     pipeline: beam.Pipeline, config: RouteConfig, *, recovered: int = 0, epoch: str | None = None
-) -> beam.PCollection[Any]:
+) -> PCollection[str]:
     """Attach the graph of a run that ends by itself.
 
     Args:
@@ -113,7 +114,7 @@ def build(
         epoch: of the lake's lock that is held for the run, if one is.
 
     Returns:
-        One element: the run's summary as it was written.
+        One element: the run's summary, as JSON.
     """
     layout = config.layout
     lake = pipeline | "OpenLake" >> OpenLake(
@@ -144,4 +145,7 @@ def build(
         | "Failed" >> beam.Map(RunCounts.of_failure).with_output_types(RunCounts),
         indexed,
     )
-    return counts | "Counts" >> beam.Flatten() | "FinishRun" >> FinishRun(config, recovered, epoch)
+    summary: PCollection[str] = (
+        counts | "Counts" >> beam.Flatten() | "FinishRun" >> FinishRun(config, recovered, epoch)
+    )
+    return summary

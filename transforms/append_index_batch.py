@@ -6,14 +6,15 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam import pvalue
+from apache_beam.pvalue import AsList, PCollection
 
 from transforms.core.batch_sizes import SHUFFLE_BATCH
 from transforms.core.choices import REPROCESS_NONE
+from transforms.core.record_batch import RecordBatch
 from transforms.existing_rows import ReadExistingRows
 from transforms.lake.append import append_planned
 from transforms.lake.append_log import LogShard
@@ -21,10 +22,10 @@ from transforms.lake.index_files import ExistingRow, ExistingVersion, hash_of
 from transforms.lake.layout import Layout
 from transforms.lake.resolve_duplicates import resolve_all
 from transforms.lake.run_counts import RunCounts
-from transforms.lake.schema import IndexRow, in_order, pack_rows, to_table, unpack_rows
+from transforms.lake.schema import IndexRow, in_order, to_table
 from transforms.metrics import DistributionName, count_indexed, record_seconds
 from transforms.open_lake import EncodedEnd, decode_end
-from transforms.shuffle_batching import BatchForShuffleFn
+from transforms.shuffle_batching import BatchForShuffleFn, place_of_source, records_of
 
 NEW, EXISTING = "new", "existing"
 """Kinds of rows: of this run; of the index, of the same identities. Rows that decide again what has a
@@ -33,12 +34,10 @@ current row are left out: they supersede it at the end of the run."""
 SLICES: Final = 16
 """Of a shard, by the hash of identities: a batch's rows are of one."""
 ROWS_AT_ONCE: Final = 1_024
-Batch: TypeAlias = tuple[str, int, bytes]
-"""Rows on their way to their shard: their kind, their slice of it, and the rows, encoded."""
 
 
 @dataclass
-class AppendIndexBatch(beam.PTransform):  # type: ignore[misc]
+class AppendIndexBatch(beam.PTransform[dict[str, Any], PCollection[RunCounts]]):
     """Placed rows, resolved by identity, to segments of the index; gives back `RunCounts` that name them.
 
     Input: a dict with "rows" (several collections), "versions" (as of `ReadExistingVersions`), "files" of
@@ -60,10 +59,10 @@ class AppendIndexBatch(beam.PTransform):  # type: ignore[misc]
     shards: int
     reprocess: str
 
-    def expand(self, pcolls: dict[str, Any]) -> beam.PCollection[RunCounts]:
-        new: list[beam.PCollection[IndexRow]] = list(pcolls["rows"])
+    def expand(self, pcolls: dict[str, Any]) -> PCollection[RunCounts]:
+        new: list[PCollection[IndexRow]] = list(pcolls["rows"])
         if self.reprocess != REPROCESS_NONE:  # else no row of an existing version comes this far
-            new = [self._without_later(pcolls)]
+            new = [_without_later(new, pcolls["versions"])]
         identities = [
             rows | f"Identities{n}" >> beam.Map(lambda row: row.identity).with_output_types(str)
             for n, rows in enumerate(new)
@@ -72,24 +71,23 @@ class AppendIndexBatch(beam.PTransform):  # type: ignore[misc]
             "files": pcolls["files"],
             "identities": identities | "Identities" >> beam.Flatten(),
         } | "Existing" >> ReadExistingRows()
-        where = partial(_where, shards=self.shards)
-        kinds = [*((NEW, rows) for rows in new), (EXISTING, existing)]
+        place_of = partial(_place_of, shards=self.shards)
         batches = [
-            rows
-            | f"Batch{n}"
-            >> beam.ParDo(BatchForShuffleFn(where, partial(_encode, kind))).with_output_types(
-                tuple[int, tuple[str, int, bytes]]
-            )
-            for n, (kind, rows) in enumerate(kinds)
+            rows | f"Batch{n}" >> beam.ParDo(BatchForShuffleFn(IndexRow, NEW, place_of))
+            for n, rows in enumerate(new)
         ]
-        return (
+        batches.append(
+            existing
+            | f"Batch{len(new)}" >> beam.ParDo(BatchForShuffleFn(ExistingRow, EXISTING, place_of))
+        )
+        counts: PCollection[RunCounts] = (
             batches
             | "Batches" >> beam.Flatten()
             | "GroupByShard" >> beam.GroupByKey()
             | "ResolveAndAppend"
             >> beam.FlatMap(
                 _append,
-                pvalue.AsList(pcolls["log_ends"]),
+                AsList(pcolls["log_ends"]),
                 self.layout,
                 self.run_id,
                 self.ingest_date,
@@ -97,26 +95,31 @@ class AppendIndexBatch(beam.PTransform):  # type: ignore[misc]
             )
             .with_output_types(RunCounts)
         )  # fmt: skip
+        return counts
 
-    def _without_later(self, pcolls: dict[str, Any]) -> beam.PCollection[IndexRow]:
-        """Drop rows of versions that have a current row; the journal has them for the end of the run."""
-        keyed = (
-            pcolls["rows"]
-            | "Rows" >> beam.Flatten()
-            | "KeyBySource"
-            >> beam.Map(lambda row: (row.source_uri, row.packed())).with_output_types(
-                tuple[str, bytes]
-            )
+
+def _without_later(
+    rows: Sequence[PCollection[IndexRow]], versions: PCollection[ExistingVersion]
+) -> PCollection[IndexRow]:
+    """Drop rows of versions that have a current row; the journal has them for the end of the run."""
+    batch_rows = BatchForShuffleFn(IndexRow, NEW, lambda row: place_of_source(row.source_uri))
+    batch_versions = BatchForShuffleFn(
+        ExistingVersion, EXISTING, lambda version: place_of_source(version.source_uri)
+    )
+    new: PCollection[IndexRow] = (
+        (
+            rows | "Rows" >> beam.Flatten() | "BatchRows" >> beam.ParDo(batch_rows),
+            versions | "BatchVersions" >> beam.ParDo(batch_versions),
         )
-        return (
-            {"rows": keyed, "versions": pcolls["versions"]}
-            | "JoinBySource" >> beam.CoGroupByKey()
-            | "New" >> beam.FlatMap(_new_rows).with_output_types(Any)
-        )
+        | "BatchesOfSources" >> beam.Flatten()
+        | "GroupBySource" >> beam.GroupByKey()
+        | "New" >> beam.FlatMap(_new_rows).with_output_types(IndexRow)
+    )
+    return new
 
 
 def _append(
-    group: tuple[int, Iterable[Batch]],
+    group: tuple[int, Iterable[RecordBatch]],
     log_ends: list[EncodedEnd],
     layout: Layout,
     run_id: str,
@@ -125,8 +128,8 @@ def _append(
 ) -> Iterator[RunCounts]:
     shard, batches = group
     tables: list[pa.Table] = []
-    for part in _in_parts(list(batches)):
-        resolution = resolve_all(part[NEW], part[EXISTING])
+    for new, existing in _in_parts(list(batches)):
+        resolution = resolve_all(new, existing)
         if resolution.orphans:
             yield RunCounts(orphans=tuple(resolution.orphans))
         if resolution.rows:
@@ -142,35 +145,27 @@ def _append(
         yield RunCounts(segments=(segment,))
 
 
-def _where(row: IndexRow | ExistingRow, shards: int) -> tuple[int, int]:
+def _place_of(row: IndexRow | ExistingRow, shards: int) -> tuple[int, int]:
     rest, shard = divmod(hash_of(row.identity), shards)
     return shard, rest % SLICES
 
 
-def _encode(kind: str, where: tuple[int, int], rows: Sequence[Any]) -> tuple[int, Batch]:
-    shard, part = where
-    return shard, (kind, part, ExistingRow.pack(rows) if kind == EXISTING else pack_rows(rows))
-
-
-def _decode(kind: str, encoded: bytes) -> Sequence[IndexRow | ExistingRow]:
-    return ExistingRow.unpack(encoded) if kind == EXISTING else unpack_rows(encoded)
-
-
-def _new_rows(joined: tuple[str, dict[str, Any]]) -> Iterator[IndexRow]:
-    _, found = joined
-    existing = {ExistingVersion(*version).source_version for version in found["versions"]}
-    for encoded in found["rows"]:
-        row = IndexRow.unpacked(encoded)
-        if row.source_version not in existing:
+def _new_rows(group: tuple[int, Iterable[RecordBatch]]) -> Iterator[IndexRow]:
+    batches = list(group[1])
+    versions = {
+        (version.source_uri, version.source_version)
+        for version in records_of(batches, EXISTING, ExistingVersion)
+    }
+    for row in records_of(batches, NEW, IndexRow):
+        if (row.source_uri, row.source_version) not in versions:
             yield row
 
 
-def _in_parts(batches: Sequence[Batch]) -> Iterator[dict[str, list[Any]]]:
+def _in_parts(
+    batches: Sequence[RecordBatch],
+) -> Iterator[tuple[list[IndexRow], list[ExistingRow]]]:
     """Give a shard in up to `SLICES` parts of some `ROWS_AT_ONCE`, an identity's rows in one."""
     parts = min(SLICES, 1 + SHUFFLE_BATCH * len(batches) // ROWS_AT_ONCE)
     for number in range(parts):
-        part: dict[str, list[Any]] = {NEW: [], EXISTING: []}
-        for kind, slice_number, encoded in batches:
-            if slice_number % parts == number:
-                part[kind] += _decode(kind, encoded)
-        yield part
+        part = [batch for batch in batches if batch.part % parts == number]
+        yield [*records_of(part, NEW, IndexRow)], [*records_of(part, EXISTING, ExistingRow)]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
 from apache_beam.transforms.trigger import (
     AccumulationMode,
     AfterAny,
@@ -41,7 +42,7 @@ SWEEP_EVERY_S: Final = 60.0
 
 
 @dataclass
-class AppendIndexStream(beam.PTransform):  # type: ignore[misc]
+class AppendIndexStream(beam.PTransform[PCollection[IndexRow], PCollection[IndexRow]]):
     """Placed rows to the rows that were written; `index_interval` seconds later at most.
 
     Groups by processing time in the global window: nothing here waits for a watermark, which on some
@@ -50,15 +51,15 @@ class AppendIndexStream(beam.PTransform):  # type: ignore[misc]
 
     config: RouteConfig
 
-    def expand(self, rows: beam.PCollection[IndexRow]) -> beam.PCollection[IndexRow]:
+    def expand(self, rows: PCollection[IndexRow]) -> PCollection[IndexRow]:
         assert self.config.stream is not None
         shards, every = self.config.index_shards, self.config.stream.index_interval
-        return (
+        appended: PCollection[IndexRow] = (
             rows
-            | "EventTime" >> beam.Map(_stamped).with_output_types(Any)
+            | "EventTime" >> beam.Map(_stamped).with_output_types(IndexRow)
             | "KeyByShard"
             >> beam.Map(lambda row: (shard_of(row.identity, shards), row)).with_output_types(
-                tuple[int, Any]
+                tuple[int, IndexRow]
             )
             | "IndexEvery"
             >> beam.WindowInto(
@@ -67,11 +68,12 @@ class AppendIndexStream(beam.PTransform):  # type: ignore[misc]
                 accumulation_mode=AccumulationMode.DISCARDING,
             )
             | "GroupByShard" >> beam.GroupByKey()
-            | "Commit" >> beam.ParDo(AppendFn(self.config)).with_output_types(Any)
+            | "Commit" >> beam.ParDo(AppendFn(self.config)).with_output_types(IndexRow)
         )
+        return appended
 
 
-class AppendFn(beam.DoFn):  # type: ignore[misc]
+class AppendFn(beam.DoFn):
     """Appends the rows of one shard to its log. Running it again changes nothing."""
 
     def __init__(self, config: RouteConfig) -> None:
@@ -92,7 +94,7 @@ class AppendFn(beam.DoFn):  # type: ignore[misc]
         yield from appended.rows
 
 
-class SweepJournalFn(beam.DoFn):  # type: ignore[misc]
+class SweepJournalFn(beam.DoFn):
     """On ticks of the clock: removes what the journal need not tell any more."""
 
     def __init__(self, config: RouteConfig) -> None:
@@ -101,7 +103,7 @@ class SweepJournalFn(beam.DoFn):  # type: ignore[misc]
     def process(self, number: int) -> Iterator[Any]:
         if number == 0 and _Sweeping.is_due(self._config.run_id):
             layout = self._config.layout
-            JournalSweeper(layout, replica_of(layout)).remove_stale()
+            JournalSweeper(layout, replica_of(layout)).sweep()
         yield from ()
 
 

@@ -14,13 +14,20 @@ import numpy.typing as npt
 from apache_beam.coders import Coder, typecoders
 
 from transforms.core.object_ref import Failure, ObjectRef
+from transforms.core.record_batch import RecordBatch
 from transforms.core.record_codec import RecordCodec
-from transforms.lake.schema import _REPEATED, IndexRow
+from transforms.lake.index_files import ExistingRow, ExistingVersion
+from transforms.lake.run_counts import RunCounts
+from transforms.lake.schema import REPEATED_COLUMNS, IndexRow
 
 CODECS: Final[dict[type, RecordCodec[Any]]] = {
+    ExistingRow: RecordCodec(ExistingRow),
+    ExistingVersion: RecordCodec(ExistingVersion),
     Failure: RecordCodec(Failure),
-    IndexRow: RecordCodec(IndexRow, interned=_REPEATED),
+    IndexRow: RecordCodec(IndexRow, interned=REPEATED_COLUMNS),
     ObjectRef: RecordCodec(ObjectRef),
+    RecordBatch: RecordCodec(RecordBatch),
+    RunCounts: RecordCodec(RunCounts),
 }
 """The codec of each record type that is an element of a PCollection."""
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam import pvalue
+from apache_beam.pvalue import AsSingleton, PCollection
+from apache_beam.typehints import with_input_types, with_output_types
 
+import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.lake.index_files import (
     ExistingRow,
     ExistingVersion,
@@ -29,35 +31,41 @@ Keys = set[str] | None
 
 
 @dataclass
-class ReadExistingVersions(beam.PTransform):  # type: ignore[misc]
-    """Index files to (source_uri, `ExistingVersion`) of the sources that a run is about.
+class ReadExistingVersions(
+    beam.PTransform[dict[str, PCollection[str]], PCollection[ExistingVersion]]
+):
+    """Index files to the `ExistingVersion`s of the sources that a run is about.
 
     Input: a dict with "files" and "keys", object keys.
     """
 
-    def expand(
-        self, pcolls: dict[str, beam.PCollection[Any]]
-    ) -> beam.PCollection[tuple[str, ExistingVersion]]:
-        keys = pvalue.AsSingleton(pcolls["keys"] | "Keys" >> beam.CombineGlobally(KeysFn()))
-        return pcolls["files"] | "Read" >> beam.FlatMap(read_versions, keys).with_output_types(
-            tuple[str, Any]
-        )
+    def expand(self, pcolls: dict[str, PCollection[str]]) -> PCollection[ExistingVersion]:
+        keys = pcolls["keys"] | "Keys" >> beam.CombineGlobally(KeysFn())  # type: ignore[no-untyped-call]
+        versions: PCollection[ExistingVersion] = pcolls["files"] | "Read" >> beam.FlatMap(
+            lambda uri, keys: read_versions(uri, decode_keys(keys)), AsSingleton(keys)
+        ).with_output_types(ExistingVersion)
+        return versions
 
 
 @dataclass
-class ReadExistingRows(beam.PTransform):  # type: ignore[misc]
-    """Index files to the `ExistingRow`s of the identities that a run decided.
+class ReadExistingRows(beam.PTransform[dict[str, PCollection[str]], PCollection[ExistingRow]]):
+    """Index files to the `ExistingRow`s of the objects that a run decided.
 
     Input: a dict with "files" and "identities".
     """
 
-    def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> beam.PCollection[ExistingRow]:
-        keys = pvalue.AsSingleton(pcolls["identities"] | "Keys" >> beam.CombineGlobally(KeysFn()))
-        return pcolls["files"] | "Read" >> beam.FlatMap(read_existing, keys).with_output_types(Any)
+    def expand(self, pcolls: dict[str, PCollection[str]]) -> PCollection[ExistingRow]:
+        keys = pcolls["identities"] | "Keys" >> beam.CombineGlobally(KeysFn())  # type: ignore[no-untyped-call]
+        rows: PCollection[ExistingRow] = pcolls["files"] | "Read" >> beam.FlatMap(
+            lambda uri, keys: read_existing(uri, decode_keys(keys)), AsSingleton(keys)
+        ).with_output_types(ExistingRow)
+        return rows
 
 
-class KeysFn(beam.CombineFn):  # type: ignore[misc]
-    """Collects distinct keys as a `pyarrow.StringArray`; None once there are more than `MAX_KEYS`."""
+@with_input_types(str)
+@with_output_types(bytes | None)
+class KeysFn(beam.CombineFn):
+    """Collect distinct keys, encoded for `decode_keys`; None once there are more than `MAX_KEYS`."""
 
     def create_accumulator(self) -> Keys:
         return set()
@@ -79,5 +87,19 @@ class KeysFn(beam.CombineFn):  # type: ignore[misc]
                 return None
         return merged
 
-    def extract_output(self, collected: Keys) -> pa.StringArray | None:
-        return None if collected is None else pa.array(sorted(collected), pa.string())
+    def extract_output(self, collected: Keys) -> bytes | None:
+        if collected is None:
+            return None
+        keys = pa.record_batch([pa.array(sorted(collected), pa.string())], ["key"])
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, keys.schema) as stream:
+            stream.write_batch(keys)
+        return bytes(sink.getvalue())
+
+
+def decode_keys(encoded: bytes | None) -> pa.StringArray | None:
+    """Return the keys that `KeysFn` collected, without copying them; None: all keys matter."""
+    if encoded is None:
+        return None
+    with pa.ipc.open_stream(encoded) as stream:
+        return stream.read_next_batch().column(0)

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any, Final
+from typing import Any
 
 import apache_beam as beam
-from apache_beam import pvalue
+from apache_beam.pvalue import DoOutputsTuple, PCollection, TaggedOutput
 
+from transforms.coders import CODECS
 from transforms.core.batch_sizes import SHUFFLE_BATCH
 from transforms.core.choices import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE, REPROCESS_POLICY
 from transforms.core.object_ref import ObjectRef
-from transforms.core.packed import pack, unpack
 from transforms.core.reasons import Status
-from transforms.lake.index_files import ExistingVersion, hash_of
+from transforms.core.record_batch import RecordBatch
+from transforms.lake.index_files import ExistingVersion
 from transforms.lake.run_counts import RunCounts
 from transforms.metrics import CounterName, count
-from transforms.shuffle_batching import BatchForShuffleFn
+from transforms.shuffle_batching import BatchForShuffleFn, place_of_source, records_of
 
 TO_PROCESS, COUNTS = "to_process", "counts"
 """Tags of `FilterIngested`: references that need work, in batches; counts of the others."""
 
-BUCKETS: Final = 256
-"""References and existing versions meet in one of them, by the hash of their source's URI."""
+REFS, EXISTING = "refs", "existing"
+"""Kinds of batches."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Reprocessing:
 
 
 @dataclass
-class FilterIngested(beam.PTransform):  # type: ignore[misc]
+class FilterIngested(beam.PTransform[dict[str, PCollection[Any]], DoOutputsTuple]):
     """Leave the references that need work.
 
     Input: a dict with "refs" and "existing" (as of `ReadExistingVersions`). Both cross the shuffle in
@@ -74,45 +74,40 @@ class FilterIngested(beam.PTransform):  # type: ignore[misc]
 
     reprocessing: Reprocessing
 
-    def expand(self, pcolls: dict[str, beam.PCollection[Any]]) -> pvalue.DoOutputsTuple:
-        reprocessing = self.reprocessing
-        batching = {
-            "refs": _batching(lambda ref: ref.uri, ObjectRef.pack),
-            "existing": _batching(lambda existing: existing[0], pack),
-        }
-        return (
-            {
-                name: pcolls[name]
-                | f"Batch_{name}" >> beam.ParDo(batch).with_output_types(tuple[int, bytes])
-                for name, batch in batching.items()
-            }
-            | "GroupByBucket" >> beam.CoGroupByKey()
+    def expand(self, pcolls: dict[str, PCollection[Any]]) -> DoOutputsTuple:
+        batch_refs = BatchForShuffleFn(ObjectRef, REFS, lambda ref: place_of_source(ref.uri))
+        batch_versions = BatchForShuffleFn(
+            ExistingVersion, EXISTING, lambda version: place_of_source(version.source_uri)
+        )
+        outputs: DoOutputsTuple = (
+            (
+                pcolls["refs"] | "BatchRefs" >> beam.ParDo(batch_refs),
+                pcolls["existing"] | "BatchExisting" >> beam.ParDo(batch_versions),
+            )
+            | "Batches" >> beam.Flatten()
+            | "GroupBySource" >> beam.GroupByKey()
             | "Filter"
-            >> beam.FlatMapTuple(lambda _, batches: _filter(batches, reprocessing))
-            .with_output_types(bytes)
+            >> beam.FlatMap(_filter, self.reprocessing)
+            .with_output_types(RecordBatch, **{COUNTS: RunCounts})
             .with_outputs(COUNTS, main=TO_PROCESS)
         )
+        return outputs
 
 
 @dataclass
-class RedistributeRefs(beam.PTransform):  # type: ignore[misc]
+class RedistributeRefs(beam.PTransform[PCollection[RecordBatch], PCollection[ObjectRef]]):
     """Batches of references to references, spread over the workers."""
 
-    def expand(self, batches: beam.PCollection[bytes]) -> beam.PCollection[ObjectRef]:
-        return (
+    def expand(self, batches: PCollection[RecordBatch]) -> PCollection[ObjectRef]:
+        refs: PCollection[ObjectRef] = (
             batches
             | "Redistribute" >> beam.Reshuffle()
-            | "Unbatch" >> beam.FlatMap(ObjectRef.unpack).with_output_types(Any)
+            | "Unbatch"
+            >> beam.FlatMap(lambda batch: batch.records(CODECS[ObjectRef])).with_output_types(
+                ObjectRef
+            )
         )
-
-
-def _batching(
-    uri_of: Callable[[Any], str], encode: Callable[[Sequence[Any]], bytes]
-) -> BatchForShuffleFn:
-    return BatchForShuffleFn(
-        lambda element: hash_of(uri_of(element)) % BUCKETS,
-        lambda bucket, elements: (bucket, encode(elements)),
-    )
+        return refs
 
 
 @dataclass
@@ -124,16 +119,19 @@ class _Source:
 
 
 def _filter(
-    batches: dict[str, Iterable[bytes]], reprocessing: Reprocessing
-) -> Iterator[bytes | pvalue.TaggedOutput]:
+    group: tuple[int, Iterable[RecordBatch]], reprocessing: Reprocessing
+) -> Iterator[RecordBatch | TaggedOutput[str, RunCounts]]:
+    batches = list(group[1])
     sources: dict[str, _Source] = defaultdict(_Source)
     named = 0
-    for ref in chain.from_iterable(map(ObjectRef.unpack, batches["refs"])):
+    for ref in records_of(batches, REFS, ObjectRef):
         sources[ref.uri].refs.add(ref)
         named += 1
-    for uri, version in chain.from_iterable(map(unpack, batches["existing"])):
-        if source := sources.get(uri):  # the lake may have far more than a run is about
-            source.existing.add(ExistingVersion(*version))
+    for version in records_of(batches, EXISTING, ExistingVersion):
+        if source := sources.get(
+            version.source_uri
+        ):  # the lake may have far more than a run is about
+            source.existing.add(version)
 
     to_process: list[ObjectRef] = []
     unchanged = distinct = 0
@@ -147,7 +145,8 @@ def _filter(
             else:
                 to_process.append(ref)
     for start in range(0, len(to_process), SHUFFLE_BATCH):
-        yield ObjectRef.pack(to_process[start : start + SHUFFLE_BATCH])
+        refs = to_process[start : start + SHUFFLE_BATCH]
+        yield RecordBatch.of(CODECS[ObjectRef], refs, kind=REFS)
     # An object that several inputs name was discovered as often, and is one object.
     counts = Counter({"unchanged": unchanged, "discovered": distinct - named})
-    yield pvalue.TaggedOutput(COUNTS, RunCounts(counts))
+    yield TaggedOutput(COUNTS, RunCounts(counts))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import apache_beam as beam
-from apache_beam import pvalue
+from apache_beam.pvalue import DoOutputsTuple, PBegin, TaggedOutput
 
 from transforms.lake.append import log_ends
 from transforms.lake.append_log import LogEnd, LogShard, Segment
@@ -23,7 +23,7 @@ EncodedEnd = tuple[int, int, int, str, str]
 
 
 @dataclass
-class OpenLake(beam.PTransform[pvalue.PBegin, pvalue.DoOutputsTuple]):
+class OpenLake(beam.PTransform[PBegin, DoOutputsTuple]):
     """Open the lake and list its index.
 
     Returns URIs of index files in `FILES`, and where each log ends in `LOG_ENDS`. A run from the command
@@ -42,13 +42,13 @@ class OpenLake(beam.PTransform[pvalue.PBegin, pvalue.DoOutputsTuple]):
     shards: int
     fingerprint: str
 
-    def expand(self, pbegin: pvalue.PBegin) -> pvalue.DoOutputsTuple:
-        files: pvalue.DoOutputsTuple = (
+    def expand(self, pbegin: PBegin) -> DoOutputsTuple:
+        files: DoOutputsTuple = (
             pbegin
             | "Lake" >> beam.Create([self.run_id])
             | "List"
             >> beam.FlatMap(_open, self.layout, self.shards, self.fingerprint)
-            .with_output_types(str)
+            .with_output_types(str, **{LOG_ENDS: EncodedEnd})
             .with_outputs(LOG_ENDS, main=FILES)
         )
         return files
@@ -56,12 +56,12 @@ class OpenLake(beam.PTransform[pvalue.PBegin, pvalue.DoOutputsTuple]):
 
 def _open(
     run_id: str, layout: Layout, shards: int, fingerprint: str
-) -> Iterator[str | pvalue.TaggedOutput[str, EncodedEnd]]:
+) -> Iterator[str | TaggedOutput[str, EncodedEnd]]:
     open_lake(layout, shards, fingerprint=fingerprint)
     for log, end in log_ends(layout, besides=run_id).items():
         assert end.last is not None
         encoded = log.shards, log.shard, end.last.number, end.last.partition
-        yield pvalue.TaggedOutput(LOG_ENDS, (*encoded, end.next_partition or ""))
+        yield TaggedOutput(LOG_ENDS, (*encoded, end.next_partition or ""))
     yield from list_index(layout)
 
 

@@ -41,9 +41,7 @@ class PeriodicTrigger(beam.PTransform[PBegin, PCollection[int]]):
             pbegin
             | "Impulse" >> self._impulse()
             | "PerInput"
-            >> beam.FlatMap(lambda _: [(n, None) for n in numbers]).with_output_types(
-                tuple[int, None]
-            )
+            >> beam.FlatMap(lambda _: [(n, n) for n in numbers]).with_output_types(tuple[int, int])
             | "FireImmediately"
             >> beam.WindowInto(
                 GlobalWindows(),

@@ -1,62 +1,61 @@
-"""Elements on their way to one place: each once, whatever fills up when."""
+"""Batching for a shuffle: every record in one batch of its group, whatever fills up when."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 from apache_beam.transforms.window import GlobalWindow
 
 import transforms.shuffle_batching
-from tests.graphs import config_of
 from transforms.core.object_ref import ObjectRef
-from transforms.lake.schema import IndexRow, pack_rows, unpack_rows
-from transforms.sandbox.examine import ExamineOptions, new_row
-from transforms.shuffle_batching import BatchForShuffleFn
+from transforms.shuffle_batching import BatchForShuffleFn, records_of
 
 
-def place_of(row: IndexRow) -> int:
-    return int(row.source_version) % 6
+def place_of(ref: ObjectRef) -> tuple[int, int]:
+    return ref.size % 6, ref.size % 2
 
 
-def rows(count: int) -> list[IndexRow]:
-    options = ExamineOptions.from_config(config_of())
-    made = (new_row(ObjectRef(f"gs://a/{n}", str(n), 1), options) for n in range(count))
-    return [replace(row, content_sha256=f"{n:064d}") for n, row in enumerate(made)]
+def refs(count: int) -> list[ObjectRef]:
+    return [ObjectRef(f"gs://a/{n}", str(n), n) for n in range(count)]
 
 
-def in_packs() -> BatchForShuffleFn:
-    return BatchForShuffleFn(place_of, lambda place, several: (place, pack_rows(several)))
+def batch_refs() -> BatchForShuffleFn[ObjectRef]:
+    return BatchForShuffleFn(ObjectRef, "refs", place_of)
 
 
-@pytest.mark.parametrize("max_waiting", [1, 256])
-def test_each_element_is_in_one_pack_of_its_place(monkeypatch, max_waiting: int) -> None:
+@pytest.mark.parametrize("max_incomplete", [1, 256])
+def test_each_record_is_in_one_batch_of_its_group(monkeypatch, max_incomplete: int) -> None:
     monkeypatch.setattr(transforms.shuffle_batching, "SHUFFLE_BATCH", 4)
-    monkeypatch.setattr(transforms.shuffle_batching, "MAX_WAITING", max_waiting)
-    given, fn = rows(100), in_packs()
+    monkeypatch.setattr(transforms.shuffle_batching, "MAX_INCOMPLETE", max_incomplete)
+    given, fn = refs(100), batch_refs()
     fn.start_bundle()
-    full = [pack for row in given for pack in fn.process(row)]
+    full = [batch for ref in given for batch in fn.process(ref)]
     left = list(fn.finish_bundle())
     assert full and left
     assert all(one.windows == (GlobalWindow(),) for one in left)
-    found: Counter[str] = Counter()
-    for place, pack in [*full, *(one.value for one in left)]:
-        unpacked = unpack_rows(pack)
-        assert len(unpacked) <= 4
-        assert {place_of(row) for row in unpacked} == {place}
-        found.update(row.source_uri for row in unpacked)
-    assert found == Counter(row.source_uri for row in given)
+    found: Counter[ObjectRef] = Counter()
+    for key, batch in [*full, *(one.value for one in left)]:
+        records = list(records_of([batch], "refs", ObjectRef))
+        assert len(records) <= 4
+        assert {place_of(ref) for ref in records} == {(key, batch.part)}
+        found.update(records)
+    assert found == Counter(given)
 
 
-def test_a_bundle_that_failed_leaves_nothing_to_the_next() -> None:
-    fn = in_packs()
+def test_a_failed_bundle_leaves_nothing_for_the_next() -> None:
+    fn = batch_refs()
     fn.start_bundle()
-    assert list(fn.process(rows(1)[0])) == []
+    assert list(fn.process(refs(1)[0])) == []
     fn.start_bundle()
     assert list(fn.finish_bundle()) == []
 
 
-def test_references_come_out_of_a_pack_as_they_went_in() -> None:
-    refs = [ObjectRef(f"gs://a/\u00fc{n}", "7", 2**40 + n) for n in range(3)]
-    assert ObjectRef.unpack(ObjectRef.pack(refs)) == refs
+def test_only_records_of_the_kind_are_returned() -> None:
+    fn = batch_refs()
+    fn.start_bundle()
+    for ref in refs(3):
+        assert list(fn.process(ref)) == []
+    batches = [one.value[1] for one in fn.finish_bundle()]
+    assert sorted(records_of(batches, "refs", ObjectRef), key=lambda ref: ref.size) == refs(3)
+    assert list(records_of(batches, "existing", ObjectRef)) == []

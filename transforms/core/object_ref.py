@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from transforms.core.packed import pack, unpack
 from transforms.core.reasons import MEANINGS, ProcessingFailure, Reason
 from transforms.storage.base import ObjectInfo, plausible_time
 
@@ -47,16 +45,6 @@ class ObjectRef:
     def key(self) -> str:
         """As `object_key`."""
         return object_key(self.uri)
-
-    @staticmethod
-    def pack(refs: Iterable[ObjectRef]) -> bytes:
-        """Return references as bytes, without `modified`."""
-        return pack((ref.uri, ref.version, ref.size) for ref in refs)
-
-    @staticmethod
-    def unpack(packed: bytes) -> list[ObjectRef]:
-        """Return the references that `pack` packed."""
-        return [ObjectRef(*record) for record in unpack(packed)]
 
     def digest(self) -> bytes:
         """Return 16 bytes that identify this version of this object."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms.core.error_reasons import FULL_DISK
-from transforms.core.packed import pack, unpack
 from transforms.lake.files import list_files, read_bytes
 from transforms.lake.layout import PARTITION_PREFIX, Layout, partition_of
 from transforms.lake.rewrite_notes import replaced_files
@@ -50,34 +49,30 @@ class ExistingRow:
         """As `IndexRow.identity`."""
         return identity_of(self.status, self.sop_instance_uid, self.content_sha256)
 
-    @staticmethod
-    def pack(rows: Iterable[ExistingRow]) -> bytes:
-        """Return rows as bytes."""
-        return pack(tuple(getattr(row, name) for name in EXISTING_COLUMNS) for row in rows)
-
-    @staticmethod
-    def unpack(packed: bytes) -> list[ExistingRow]:
-        """Return what was packed by `pack`."""
-        return [ExistingRow(**dict(zip(EXISTING_COLUMNS, r, strict=True))) for r in unpack(packed)]
-
 
 EXISTING_COLUMNS = [f.name for f in fields(ExistingRow)]
 
 
-class ExistingVersion(NamedTuple):
+@dataclass(frozen=True)
+class ExistingVersion:
     """What filtering needs of a row of the index: which version of a source, decided by what.
 
     Attributes:
+        source_uri: as of the row.
         source_version: as of the row.
         model_id: as of the row; None where no model decided it.
         policy_id: as of the row; None where its object is unreadable, or in rows of format 1.
         status: as of the row.
     """
 
+    source_uri: str
     source_version: str
     model_id: str | None
     policy_id: str | None
     status: str
+
+
+VERSION_FIELDS: Final = tuple(f.name for f in fields(ExistingVersion))
 
 
 def list_index(layout: Layout) -> list[str]:
@@ -115,19 +110,15 @@ def metadata_of(uri: str) -> Mapping[bytes, bytes]:
         return dict(file.metadata.metadata or {})
 
 
-def read_versions(uri: str, object_keys: pa.StringArray | None) -> Iterator[tuple[str, Any]]:
+def read_versions(uri: str, object_keys: pa.StringArray | None) -> Iterator[ExistingVersion]:
     """Read from one index file which versions of which sources it has.
 
     Args:
         uri: the file.
         object_keys: of the sources that matter; None: all do.
-
-    Yields:
-        Pairs of source_uri and `ExistingVersion`.
     """
-    columns = ("source_uri", *ExistingVersion._fields)
-    for row in _read(uri, columns, {"object_key": object_keys}):
-        yield row.pop("source_uri"), ExistingVersion(**row)
+    for row in _read(uri, VERSION_FIELDS, {"object_key": object_keys}):
+        yield ExistingVersion(**row)
 
 
 def read_existing(uri: str, identities: pa.StringArray | None) -> Iterator[ExistingRow]:

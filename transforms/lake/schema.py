@@ -6,7 +6,6 @@ from it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
@@ -14,7 +13,6 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.core.packed import pack, unpack
 from transforms.core.reasons import Status
 
 ROW_GROUP_ROWS: Final = 65_536
@@ -36,10 +34,7 @@ _TEXT, _REAL, _INT, _TIME = pa.string(), pa.float32(), pa.int32(), pa.timestamp(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexRow:
-    """What was decided about one source object, and why.
-
-    A run may hold many of them at once: see `packed` and `_REPEATED`.
-    """
+    """What was decided about one source object, and why."""
 
     run_id: str = _column(
         "Run that wrote the row; of a stream, with a dot and the number of its window",
@@ -139,36 +134,6 @@ class IndexRow:
         """What rows are grouped by; see `identity_of`."""
         return identity_of(self.status, self.sop_instance_uid, str(self.content_sha256))
 
-    def packed(self) -> bytes:
-        """Return the row in a tenth of the memory; for a runner that may hold all rows of a run."""
-        return pack_rows([self])
-
-    @classmethod
-    def unpacked(cls, packed: bytes) -> IndexRow:
-        """Return what was `packed`."""
-        (row,) = unpack_rows(packed)
-        return row
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return IndexRow.unpacked, (self.packed(),)
-
-
-def pack_rows(rows: Sequence[IndexRow]) -> bytes:
-    """Return rows as bytes, several in a third of what each alone would take."""
-    return pack(tuple(getattr(row, name) for name in _FIELDS) for row in rows)
-
-
-def unpack_rows(packed: bytes) -> list[IndexRow]:
-    """Return what was packed by `pack_rows`."""
-    rows = []
-    for row in unpack(packed):
-        values = dict(zip(_FIELDS, row, strict=True))
-        for name in _REPEATED:
-            if type(values[name]) is str:
-                values[name] = sys.intern(values[name])
-        rows.append(IndexRow(**values))
-    return rows
-
 
 def identity_of(status: str | None, sop_instance_uid: str | None, sha256: str) -> str:
     """Return what a row's object is: its SOP Instance UID, else its content.
@@ -179,13 +144,12 @@ def identity_of(status: str | None, sop_instance_uid: str | None, sha256: str) -
     return sha256 if status == Status.QUARANTINED else sop_instance_uid or sha256
 
 
-_REPEATED: Final = (
+REPEATED_COLUMNS: Final = (
     "run_id ingest_date router_version destination predicted_label model_id header_label region_code "
     "region_meaning sop_class_uid transfer_syntax_uid modality body_part_examined view_position "
     "laterality patient_sex manufacturer manufacturer_model_name photometric_interpretation"
 ).split()
-"""Columns whose few values are kept in memory once, not once a row."""
-_FIELDS: Final = [f.name for f in fields(IndexRow)]
+"""Columns with few distinct values, which are kept in memory once, not once a row."""
 _COLUMNS: Final = [f for f in fields(IndexRow) if f.metadata]
 COLUMNS: Final[dict[str, str]] = {f.name: f.metadata["description"] for f in _COLUMNS}
 
