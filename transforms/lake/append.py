@@ -123,12 +123,14 @@ def append_planned(
     end = planned
     while True:
         segment, seal_to = next_segment(end, ingest_date)
-        if seal_to is not None:
-            written = _put_seal(layout, log, segment, seal_to)
-        else:
-            written = _put(layout, log, segment, rows, {RUN_ID_KEY: run_id.encode()})
         uri = segment.uri(layout, log)
-        if not written and (seal_to or metadata_of(uri).get(RUN_ID_KEY) != run_id.encode()):
+        if seal_to is None:
+            metadata = {RUN_ID_KEY: run_id.encode()}
+            written = _put(layout, log, segment, rows, metadata)
+        else:
+            metadata = {NEXT_PARTITION_KEY: seal_to.encode()}
+            written = _put_seal(layout, log, segment, seal_to)
+        if not written and not metadata.items() <= metadata_of(uri).items():
             raise IndexOvertaken(
                 f"another run has written into {layout.root} since this one began; nothing is lost: "
                 "run the same command again"
@@ -207,15 +209,14 @@ def _put_seal(layout: Layout, log: LogShard, segment: Segment, partition: str) -
 def _put(
     layout: Layout, log: LogShard, segment: Segment, rows: pa.Table, metadata: Mapping[bytes, bytes]
 ) -> bool:
-    """Write a segment; False if another writer was first."""
+    """Write a segment; return whether it is new, even if another writer's has the same bytes."""
     data = parquet_bytes(rows, metadata)
     try:
-        put_bytes(segment.uri(layout, log), data, scratch=layout.scratch())
+        return put_bytes(segment.uri(layout, log), data, scratch=layout.scratch())
     except ProcessingFailure as error:
         if error.reason != Reason.NAME_TAKEN:
             raise
         return False
-    return True
 
 
 def _without_existing(rows: Sequence[IndexRow], replica: IndexReplica) -> list[IndexRow]:
