@@ -3,168 +3,221 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
 from pathlib import Path
 
 import duckdb
-import pyarrow.dataset as ds
 import pytest
 
 from pipeline.cli import main
-from tests.lake.test_stream_index import append_rows, row
+from tests.lake.rows import (
+    append_rows,
+    index_row,
+    new_lake,
+    replica_of,
+    rows_in,
+    set_clock,
+    sources_in,
+)
 from tests.leftovers import abandon
-from transforms.lake import append as append_module
+from tests.stores import Store
 from transforms.lake import compaction
+from transforms.lake import rewrite as rewrite_module
 from transforms.lake.append import append
 from transforms.lake.append_log import LogShard
 from transforms.lake.compaction import compact
-from transforms.lake.index_files import list_index, read_existing
-from transforms.lake.index_replica import IndexReplica
+from transforms.lake.index_files import list_index, number_of_rows, read_existing
 from transforms.lake.layout import Layout
 from transforms.storage.temporary import remove_abandoned
 
 DAYS = ("2026-03-01", "2026-03-02", "2026-03-03")
-SOURCES = [f"/in/{day}-{part}-{n}" for day in DAYS for part in range(2) for n in range(5)]
+AFTER = "2026-03-04"
+SOURCES = sorted(f"/in/{day}-{part}-{n}" for day in DAYS for part in range(2) for n in range(5))
 
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake of three days of ten small files in two logs."""
+    root = tmp_path_factory.mktemp("filled") / "lake"
+    fill(new_lake(root))
+    return root
+
+
 @pytest.fixture
-def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
-    """Three days of ten small files in two chains."""
-    layout = Layout(str(tmp_path / "lake"))
-    fill(layout, monkeypatch)
-    return layout
+def layout(filled: Path, tmp_path: Path) -> Layout:
+    """A copy of `filled`."""
+    shutil.copytree(filled, tmp_path / "lake")
+    return Layout(str(tmp_path / "lake"))
 
 
-def fill(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    replica = IndexReplica(layout)
-    for day in DAYS:
-        monkeypatch.setattr(append_module, "today", lambda day=day: day)
-        for n, part in itertools.product(range(5), range(2)):
-            uid = f"1.{DAYS.index(day)}.{part}.{n}"
-            one = row(f"/in/{day}-{part}-{n}", uid=uid)
-            assert append(layout, replica, "r", LogShard(2, part), [one]).rows
-    replica.close()
+def fill(layout: Layout) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch, replica_of(layout) as replica:
+        for day in DAYS:
+            set_clock(monkeypatch, day)
+            for n, part in itertools.product(range(5), range(2)):
+                uid = f"1.{DAYS.index(day)}.{part}.{n}"
+                row = index_row(f"/in/{day}-{part}-{n}", sop_instance_uid=uid)
+                assert append(layout, replica, LogShard(2, part), [row]).rows
 
 
-def plain(layout: Layout) -> list[str]:
-    """What a reader finds that knows nothing of compaction."""
-    data = ds.dataset(Path(layout.index), format="parquet", partitioning="hive")
-    return sorted(data.to_table(columns=["source_uri"])["source_uri"].to_pylist())
-
-
-def own(layout: Layout) -> list[str]:
-    """What the router itself finds."""
+def router_sources(layout: Layout) -> list[str]:
+    """Return the sources that the router itself finds, by notes on rewrites."""
     return sorted(r.source_uri for uri in list_index(layout) for r in read_existing(uri, None))
 
 
-def test_the_days_before_are_merged_and_the_rows_stay(layout: Layout, capsys) -> None:
-    before = plain(layout)
+def with_rows(layout: Layout, day: str) -> list[str]:
+    """Return the index files of a partition that have rows."""
+    return [u for u in list_index(layout) if f"={day}/" in u and number_of_rows(u)]
+
+
+def test_the_days_before_are_merged_and_the_rows_stay(
+    layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = rows_in(layout)
     assert main(["compact", layout.root, "--before", DAYS[2]]) == 0
-    assert f"{DAYS[0]}: 10 files, 10 rows" in capsys.readouterr().out
-    assert plain(layout) == own(layout) == before == sorted(SOURCES)
+    assert f"{DAYS[0]}: 12 files merged, 10 rows" in capsys.readouterr().out  # two of them seals
+    assert rows_in(layout) == before
+    assert router_sources(layout) == sources_in(layout) == SOURCES
     query = f"select count(*), count(distinct source_uri) from '{layout.index}/**/*.parquet'"
     assert duckdb.sql(query).fetchall() == [(30, 30)]
-    with_rows = [u for u in list_index(layout) if compaction.number_of_rows(u)]
-    assert len([u for u in with_rows if DAYS[0] in u]) == 1
-    assert len([u for u in with_rows if DAYS[2] in u]) == 10
+    (merged,) = with_rows(layout, DAYS[0])
+    assert merged.rpartition("/")[2].startswith("part-")
+    assert len(with_rows(layout, DAYS[2])) == 10
     assert not compact(layout, DAYS[2]), "nothing more to do"
 
 
 def test_a_stream_goes_on_after_its_day_was_compacted(layout: Layout) -> None:
-    compact(layout, "2026-03-04")
-    assert append_rows(layout, row("/in/late", uid="1.9"), chain=LogShard(2, 0)) == 1
-    assert append_rows(layout, row(SOURCES[0], uid="1.0.0.0"), chain=LogShard(2, 0)) == 0
-    assert own(layout) == sorted([*SOURCES, "/in/late"])
-    (late,) = [u for u in list_index(layout) if "2026-03-04" in u]
-    assert compaction.number_of_rows(late) == 1
+    compact(layout, AFTER)
+    late = index_row("/in/late", sop_instance_uid="1.9")
+    known = index_row(SOURCES[0], sop_instance_uid="1.0.0.0")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_clock(monkeypatch, DAYS[2])  # the stream's clock is behind
+        assert append_rows(layout, late, log=LogShard(2, 0)) == 1
+    assert append_rows(layout, known, log=LogShard(2, 0)) == 0
+    assert router_sources(layout) == sorted([*SOURCES, "/in/late"])
+    (uri,) = with_rows(layout, AFTER)
+    assert number_of_rows(uri) == 1
 
 
 def test_a_reader_at_any_moment_sees_each_row_once(layout: Layout) -> None:
     """On a file system; a reader whose listing was overtaken fails and lists again."""
-    done = threading.Event()
-    seen: list[int] = []
+    done, seen = threading.Event(), list[list[str]]()
 
     def read() -> None:
         while not done.is_set():
             try:
-                assert plain(layout) == sorted(SOURCES)
+                seen.append(sources_in(layout))
             except FileNotFoundError:
                 continue
-            seen.append(1)
 
     reader = threading.Thread(target=read)
     reader.start()
-    compact(layout, "2026-03-04")
+    compact(layout, AFTER)
     done.set()
     reader.join()
-    assert plain(layout) == sorted(SOURCES)
+    assert all(found == SOURCES for found in seen)
+    assert sources_in(layout) == SOURCES
 
 
-STEPS = ("put_file", "put_bytes", "_exchanged", "_complete", "seal_before", "_merge")
+STEPS = {
+    "put_file": rewrite_module,
+    "_exchanged": rewrite_module,
+    "_link_missing": rewrite_module,
+    "write_note": rewrite_module,
+    "finish_rewrites": rewrite_module,
+    "rewrite": compaction,
+    "seal_before": compaction,
+}
+NOT_REACHED = {(True, "write_note"), (True, "finish_rewrites")}
+"""With an exchange of folders no note is needed."""
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "notes"])
+@pytest.mark.parametrize("day", [0, 1], ids=["first_day", "second_day"])
 def test_a_kill_at_any_step_leaves_each_row_once(
-    layout: Layout, monkeypatch, exchange: bool, step: str, after: bool
+    layout: Layout,
+    monkeypatch: pytest.MonkeyPatch,
+    exchange: bool,
+    step: str,
+    after: bool,
+    day: int,
 ) -> None:
-    """Without an exchange, as in object stores, plain readers may find rows twice until it goes on."""
-    real = compaction._exchanged if exchange else (lambda one, other: False)
-    monkeypatch.setattr(compaction, "_exchanged", real)
-    called = getattr(compaction, step)
+    """Without an exchange, as in object stores, plain readers may find rows twice until a repeat."""
+    if not exchange:
+        monkeypatch.setattr(rewrite_module, "_exchanged", lambda one, other: False)
+    called = getattr(STEPS[step], step)
+    calls = itertools.count()
 
-    def killed(*args: object, **kwargs: object) -> None:
+    def killed(*args: object, **kwargs: object) -> object:
+        if next(calls) < (0 if step == "seal_before" else day):
+            return called(*args, **kwargs)
         if after:
             called(*args, **kwargs)
         raise Killed
 
     with monkeypatch.context() as killing:
-        killing.setattr(compaction, step, killed)
+        killing.setattr(STEPS[step], step, killed)
         try:
-            compact(layout, "2026-03-04")
+            compact(layout, AFTER)
         except Killed:
-            pass
+            assert (exchange, step) not in NOT_REACHED
         else:
-            assert step == "put_bytes" and exchange, "the step was not reached"
-    assert own(layout) == sorted(SOURCES)
-    assert set(plain(layout)) == set(SOURCES)
+            assert (exchange, step) in NOT_REACHED
+    assert router_sources(layout) == SOURCES
+    assert set(sources_in(layout)) == set(SOURCES)
     if exchange:
-        assert plain(layout) == sorted(SOURCES)
+        assert sources_in(layout) == SOURCES
     abandon(Path(layout.scratch()))
     remove_abandoned(layout.scratch())
-    compact(layout, "2026-03-04")
-    assert plain(layout) == own(layout) == sorted(SOURCES)
-    assert not list(Path(layout.root, ".tmp").iterdir())
-    assert not list(Path(layout.root).glob(".compaction/*"))
+    compact(layout, AFTER)
+    assert sources_in(layout) == router_sources(layout) == SOURCES
+    assert not list(Path(layout.scratch()).iterdir())
+    assert not list(Path(layout.root).glob(".rewrite/*"))
+    assert all(len(with_rows(layout, day)) == 1 for day in DAYS)
 
 
-def test_chains_and_compaction_in_an_object_store(store, monkeypatch) -> None:
+def test_logs_and_compaction_in_an_object_store(store: Store) -> None:
     layout = Layout(f"{store.root}/lake")
-    fill(layout, monkeypatch)
+    fill(layout)
     compact(layout, DAYS[2])
-    assert own(layout) == sorted(SOURCES)
-    merged = [uri for uri in list_index(layout) if "/compact-" in uri]
+    assert router_sources(layout) == SOURCES
+    merged = [uri for uri in list_index(layout) if "/part-" in uri]
     assert [uri.partition("ingest_date=")[2][:10] for uri in merged] == list(DAYS[:2])
-    assert append_rows(layout, row(SOURCES[0], uid="1.0.0.0"), chain=LogShard(2, 0)) == 0
-    assert append_rows(layout, row("/in/late", uid="1.9"), chain=LogShard(2, 0)) == 1
+    known = index_row(SOURCES[0], sop_instance_uid="1.0.0.0")
+    assert append_rows(layout, known, log=LogShard(2, 0)) == 0
+    late = index_row("/in/late", sop_instance_uid="1.9")
+    assert append_rows(layout, late, log=LogShard(2, 0)) == 1
+    assert router_sources(layout) == sorted([*SOURCES, "/in/late"])
 
 
-def test_a_damaged_file_stops_it_and_is_named(layout: Layout, capsys) -> None:
+def test_a_damaged_file_stops_it_and_is_named(
+    layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
     victim = Path(list_index(layout)[0])
     victim.write_bytes(victim.read_bytes()[:50])
+    files = sorted(Path(layout.index).rglob("*.parquet"))
     assert main(["compact", layout.root, "--before", DAYS[2]]) == 1
     assert str(victim) in capsys.readouterr().err
+    kept = [path for path in files if path.exists()]
+    assert kept == files, "nothing is removed"
 
 
-@pytest.mark.parametrize(("options", "says"), [
-    (["--before", "tomorrow"], "write a date as YYYY-MM-DD"),
-    (["--before", "2999-01-01"], "streams write into today's partition"),
-])  # fmt: skip
-def test_wrong_usage(layout: Layout, capsys, options: list[str], says: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--before", "tomorrow"], "write a date as YYYY-MM-DD"),
+        (["--before", "2999-01-01"], "streams write into today's partition"),
+    ],
+)
+def test_wrong_usage(
+    layout: Layout, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
     assert main(["compact", layout.root, *options]) == 2
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err

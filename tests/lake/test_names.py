@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.cli import main
 from tests.conftest import Lake, write
-from tests.lake.test_stream_index import row
+from tests.lake.rows import index_row
 from tests.synthetic import dicom_bytes, image
 from transforms.core.reasons import ProcessingFailure, Reason
 from transforms.lake.files import list_files
@@ -78,7 +78,7 @@ def test_a_rewrite_keeps_foreign_files_and_folders(tmp_path: Path) -> None:
     for path in foreign:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"foreign")
-    assert rewrite(layout, day, [], [to_table([row("/in/a", "1.1")])]) == 1
+    assert rewrite(layout, day, [], [to_table([index_row("/in/a")])]) == 1
     assert [path.read_bytes() for path in foreign] == [b"foreign"] * 2
     assert len(list_index(layout)) == 1
 
@@ -89,7 +89,12 @@ def test_a_full_temporary_folder_is_reported_by_a_rewrite(
     """It was reported as a damaged index file, to be moved away."""
     layout, day = Layout(str(tmp_path / "lake")), "2026-03-01"
     Path(layout.partition(day)).mkdir(parents=True)
-    rewrite(layout, day, [], [to_table([row(f"/in/{n}", f"1.{n}") for n in range(2000)])])
+    rewrite(
+        layout,
+        day,
+        [],
+        [to_table([index_row(f"/in/{n}", sop_instance_uid=f"1.{n}") for n in range(2000)])],
+    )
     (uri,) = list_index(layout)
     monkeypatch.setattr("tempfile.tempdir", str(full_disk))
     with pytest.raises(ProcessingFailure) as caught:

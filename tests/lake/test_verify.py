@@ -1,4 +1,4 @@
-"""The auditor sees each kind of breach, and nothing where there is none."""
+"""Verification finds each kind of violation, and nothing in a lake without one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,29 +17,35 @@ from tests.conftest import Lake, route_into
 from tests.leftovers import name_of_dead_process
 from tests.synthetic import dicom_bytes, image
 from transforms.lake.layout import Layout
-from transforms.lake.verify import verify_lake
+from transforms.lake.marker import ForeignLake, NotALake
+from transforms.lake.schema import HISTORY_SCHEMA
+from transforms.lake.verify import VerifyReport, verify_lake
 
 
 @pytest.fixture(scope="module")
 def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a source and the lake that it was routed into; for `whole` to copy."""
-    folder = tmp_path_factory.mktemp("routed")
-    source = folder / "source"
+    """A lake of three images, the copy of one, and a file that is not DICOM."""
+    folder = tmp_path_factory.mktemp("verify")
+    source, root = folder / "source", folder / "lake"
     source.mkdir()
     for number in range(3):
         data = dicom_bytes(image(number, (96, 64)), name=str(number))
         (source / f"{number}.dcm").write_bytes(data)
+    (source / "copy.dcm").write_bytes((source / "0.dcm").read_bytes())
     (source / "broken").write_bytes(b"x")
-    route_into(Lake(folder / "lake"), "--index_shards", "1", inputs=(str(source),))
-    return folder
+    route_into(Lake(root), "--index_shards", "1", inputs=(str(source),))
+    return root
 
 
 @pytest.fixture
-def whole(routed: Path, lake: Lake, source: Path) -> Lake:
-    """A lake of one run, and its source in `source`."""
-    shutil.copytree(routed / "source", source, dirs_exist_ok=True)
-    shutil.copytree(routed / "lake", lake.root)
-    return lake
+def lake(routed: Path, tmp_path: Path) -> Lake:
+    """A copy of `routed`."""
+    shutil.copytree(routed, tmp_path / "lake")
+    return Lake(tmp_path / "lake")
+
+
+def verify(lake: Lake, *, deep: bool = False) -> VerifyReport:
+    return verify_lake(Layout(str(lake.root)), deep=deep)
 
 
 def an_object(lake: Lake) -> Path:
@@ -47,6 +55,20 @@ def an_object(lake: Lake) -> Path:
 def index_file(lake: Lake) -> Path:
     (path,) = lake.root.glob("index/**/*.parquet")
     return path
+
+
+def change_column(lake: Lake, name: str, change: Callable[[pa.Array], pa.Array]) -> None:
+    """Change the values of a column of the index."""
+    path = index_file(lake)
+    table = pq.read_table(path, partitioning=None)
+    column = table.schema.get_field_index(name)
+    values = change(table[name].combine_chunks())
+    pq.write_table(table.set_column(column, table.schema.field(column), values), path)
+
+
+def repeat(value: object) -> Callable[[pa.Array], pa.Array]:
+    """Return a change of all values of a column to one value."""
+    return lambda values: pa.array([value] * len(values), values.type)
 
 
 def alter(lake: Lake) -> None:
@@ -60,51 +82,13 @@ def shorten(lake: Lake) -> None:
     an_object(lake).write_bytes(an_object(lake).read_bytes()[:-1])
 
 
-def add_file(lake: Lake) -> None:
-    (an_object(lake).parent / "stray.dcm").write_bytes(b"x")
-
-
-def move_object(lake: Lake) -> None:
-    """Swap the labels of the whole lake: objects and rows no longer say the same."""
-    path = index_file(lake)
-    table = pq.read_table(path, partitioning=None)
-    labels = ["elsewhere"] * len(table)
-    column = table.schema.get_field_index("destination")
-    pq.write_table(table.set_column(column, table.schema.field(column), [labels]), path)
-
-
-def forget_firsts(lake: Lake) -> None:
-    change_status(lake, "duplicate")
-
-
-def unsay_conflict(lake: Lake) -> None:
-    """Give all rows one UID, and no conflict."""
-    path = index_file(lake)
-    rows = pq.read_table(path, partitioning=None)
-    column = rows.schema.get_field_index("sop_instance_uid")
-    pq.write_table(rows.set_column(column, rows.schema.field(column), [["1.2"] * len(rows)]), path)
-
-
-def change_status(lake: Lake, status: str) -> None:
-    path = index_file(lake)
-    table = pq.read_table(path, partitioning=None)
-    column = table.schema.get_field_index("status")
-    pq.write_table(
-        table.set_column(column, table.schema.field(column), [[status] * len(table)]), path
-    )
-
-
-def remove_index(lake: Lake) -> None:
-    index_file(lake).unlink()
+def add_object(lake: Lake) -> None:
+    (an_object(lake).parent / "orphan.dcm").write_bytes(b"x")
 
 
 def repeat_rows(lake: Lake) -> None:
     path = index_file(lake)
     path.with_name("part-again.parquet").write_bytes(path.read_bytes())
-
-
-def damage_index(lake: Lake) -> None:
-    index_file(lake).write_bytes(b"PAR1 no more")
 
 
 def drop_column(lake: Lake) -> None:
@@ -119,89 +103,141 @@ def unbalance(lake: Lake) -> None:
     path.write_text(json.dumps(summary))
 
 
+def drop_rows(lake: Lake) -> None:
+    """Drop the rows of duplicates, whose objects have other rows."""
+    path = index_file(lake)
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.filter(pc.not_equal(table["status"], "duplicate")), path)
+
+
+def supersede_without_successor(lake: Lake) -> None:
+    """Write a row into the history whose version of a source has no current row."""
+    table = pq.read_table(index_file(lake), partitioning=None).slice(0, 1)
+    columns = {f.name: table[f.name].to_pylist() for f in table.schema}
+    columns |= {"source_version": ["of-old"], "superseded_at": [0], "superseded_by": ["run"]}
+    path = lake.root / "history" / index_file(lake).parent.name / "part-0.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pydict(columns, schema=HISTORY_SCHEMA), path)
+
+
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_whole_lake_holds(whole: Lake, deep: bool) -> None:
-    found = verify_lake(Layout(str(whole.root)), deep=deep)
+def test_a_routed_lake_has_no_violations(lake: Lake, deep: bool) -> None:
+    found = verify(lake, deep=deep)
     assert found.holds
-    assert (found.rows, found.objects, found.runs) == (4, 4, 1)
+    assert found.format == 2
+    assert (found.rows, found.superseded_rows, found.objects, found.runs) == (5, 0, 4, 1)
 
 
 @pytest.mark.parametrize(
-    ("harm", "kind"),
+    ("damage", "kind"),
     [
         (lambda lake: an_object(lake).unlink(), "missing object"),
         (shorten, "object of another size"),
-        (add_file, "object without a row"),
-        (move_object, "object stands where its row does not say"),
-        (forget_firsts, "duplicate without a first"),
-        (unsay_conflict, "conflict not said"),
-        (remove_index, "object without a row"),
+        (add_object, "object without a row"),
+        (lambda lake: index_file(lake).unlink(), "object without a row"),
         (repeat_rows, "second row for one source"),
-        (damage_index, "unreadable index file"),
+        (repeat_rows, "same content routed twice in a run"),
+        (lambda lake: index_file(lake).write_bytes(b"PAR1 no more"), "unreadable index file"),
         (drop_column, "columns missing in an index file"),
+        (drop_column, "row without stage or reason"),
         (unbalance, "equation does not balance"),
+        (drop_rows, "the index has other rows of a run than its summary says"),
+        (supersede_without_successor, "superseded row without a current one"),
     ],
 )
-def test_each_breach_is_found(whole: Lake, harm: Callable[[Lake], None], kind: str) -> None:
-    harm(whole)
-    found = verify_lake(Layout(str(whole.root)))
-    assert kind in {violation.kind for violation in found.violations}
+def test_each_violation_is_found(lake: Lake, damage: Callable[[Lake], object], kind: str) -> None:
+    damage(lake)
+    assert kind in {violation.kind for violation in verify(lake).violations}
 
 
-def test_altered_bytes_are_found_by_reading_them(whole: Lake) -> None:
-    alter(whole)
-    assert verify_lake(Layout(str(whole.root))).holds
-    (violation,) = verify_lake(Layout(str(whole.root)), deep=True).violations
+@pytest.mark.parametrize(
+    ("column", "value", "kind"),
+    [
+        ("destination", "elsewhere", "object is not where its row says"),
+        ("status", "duplicate", "duplicate without a first"),
+        ("status", "lost", "unknown status"),
+        ("sop_instance_uid", "1.2", "conflict not flagged"),
+        ("reason", "", "row without stage or reason"),
+        ("object_uri", None, "row without an object"),
+        ("object_uri", "objects/none.dcm", "missing object"),
+    ],
+)
+def test_each_wrong_column_is_found(lake: Lake, column: str, value: object, kind: str) -> None:
+    change_column(lake, column, repeat(value))
+    assert kind in {violation.kind for violation in verify(lake).violations}
+
+
+def test_altered_bytes_are_found_by_reading_them(lake: Lake) -> None:
+    alter(lake)
+    assert verify(lake).holds
+    (violation,) = verify(lake, deep=True).violations
     assert violation.kind == "object with other bytes"
-    assert violation.where == str(an_object(whole))
+    assert violation.where == str(an_object(lake))
 
 
-def test_the_command_names_what_is_missing(whole: Lake, capsys) -> None:
-    gone = an_object(whole)
-    (row,) = [r for r in whole.rows() if r["object_uri"] == str(gone)]
+def test_the_command_names_what_is_missing(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = an_object(lake)
+    name = gone.relative_to(lake.root).as_posix()
+    keys = [r["object_key"] for r in lake.rows() if r["object_uri"] == name]
     gone.unlink()
-    capsys.readouterr()
-    assert main(["verify", str(whole.root)]) == 1
+    assert main(["verify", str(lake.root)]) == 1
     out = capsys.readouterr().out
-    assert f"missing object: {row['object_key']} {gone}" in out
-    assert "1 breaches" in out
-    assert row["source_uri"] not in out
+    for key in keys:
+        assert f"missing object: {key} {gone}" in out
+    assert f"FAILED, {len(keys)} violations" in out
+    assert not [row for row in lake.rows() if row["source_uri"] in out]
 
 
-def test_a_conflict_is_listed_and_no_breach(route, lake: Lake, source: Path, capsys) -> None:
+def test_a_conflict_is_listed_and_is_not_a_violation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, root = tmp_path / "source", tmp_path / "lake"
+    source.mkdir()
     for number in range(2):
         (source / f"{number}.dcm").write_bytes(dicom_bytes(image(number, (96, 64))))
-    route()
-    assert main(["verify", str(lake.root), "--json"]) == 0
+    route_into(Lake(root), inputs=(str(source),))
+    assert main(["verify", str(root), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["holds"]
     assert len(found["conflicts"]) == 1
 
 
-def test_a_lake_seen_through_a_link_holds(whole: Lake, tmp_path: Path) -> None:
-    (tmp_path / "alias").symlink_to(whole.root)
+def test_a_lake_is_verified_through_a_link(lake: Lake, tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(lake.root)
     assert verify_lake(Layout(str(tmp_path / "alias")), deep=True).holds
 
 
-def test_an_empty_folder_is_no_lake(tmp_path: Path) -> None:
-    assert not verify_lake(Layout(str(tmp_path))).holds
+def test_an_empty_folder_is_not_a_lake(tmp_path: Path) -> None:
+    with pytest.raises(NotALake, match=r"lake\.json"):
+        verify_lake(Layout(str(tmp_path)))
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_source_name_is_not_shown_when_an_indexed_source_is_gone(
-    route, lake: Lake, source: Path, capsys
+def test_a_lake_whose_marker_is_damaged_is_refused(lake: Lake) -> None:
+    (lake.root / "lake.json").write_text("{")
+    with pytest.raises(ForeignLake, match="damaged"):
+        verify(lake)
+
+
+def test_the_name_of_a_missing_source_that_was_only_indexed_is_not_printed(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = source / "DOE^JANE.dcm"
+    root, path = tmp_path / "indexed", source / "DOE^JANE.dcm"
     path.write_bytes(dicom_bytes(image(shape=(96, 64))))
-    route("--placement", "index_only")
+    route_into(Lake(root), "--placement", "index_only", inputs=(str(source),))
     path.unlink()
-    assert main(["verify", str(lake.root)]) == 1
+    assert main(["verify", str(root)]) == 1
     out = capsys.readouterr().out
     assert "missing object" in out
     assert "DOE" not in out
 
 
-def test_temporary_files_are_told_and_swept_by_the_next_run(route, whole: Lake, capsys) -> None:
-    (whole.root / ".tmp" / name_of_dead_process()).write_bytes(b"x")
-    assert main(["verify", str(whole.root)]) == 0
+def test_temporary_files_are_reported_and_removed_by_the_next_run(
+    route: Callable[..., dict], lake: Lake, source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (lake.root / ".tmp" / name_of_dead_process()).write_bytes(b"x")
+    assert main(["verify", str(lake.root)]) == 0
     assert "1 temporary files" in capsys.readouterr().out
+    (source / "one.dcm").write_bytes(dicom_bytes(image(shape=(96, 64)), name="9"))
     route()
-    assert list((whole.root / ".tmp").iterdir()) == []
+    assert list((lake.root / ".tmp").iterdir()) == []

@@ -16,7 +16,7 @@ from pipeline.sources.pubsub import MalformedNotification, Notification, parse_n
 from pipeline.sources.watch import Watcher
 from tests.conftest import write
 from tests.graphs import config_of
-from tests.lake.test_stream_index import ONE, row
+from tests.lake.rows import ONE, index_row
 from transforms.config.route_config import RouteConfig
 from transforms.config.run_options import StreamConfig
 from transforms.core.object_ref import ObjectRef
@@ -67,7 +67,8 @@ def index(config: RouteConfig, *paths: Path) -> None:
     for path in paths:
         status = path.stat()
         version = f"{status.st_size}-{status.st_mtime_ns}"
-        one = row(str(path), uid=f"1.{status.st_ino}", sha256=path.name * 8, source_version=version)
+        uid = f"1.{status.st_ino}"
+        one = index_row(str(path), path.name * 8, sop_instance_uid=uid, source_version=version)
         assert append(config.layout, replica_of(config.layout), ONE, [one]).rows
 
 
