@@ -75,7 +75,7 @@ fuzz: install ## fuzz parsing and decoding; SECONDS=600
 	$(BIN)/python -m tests.fuzz.objects build/fuzz/corpus -max_total_time=$(or $(SECONDS),600) -artifact_prefix=build/fuzz/
 
 bench: install ## compare the router with a lower bound and simpler scripts; IMAGES=8 ROUNDS=3
-	$(BIN)/python -m benchmarks.bench --images $(or $(IMAGES),$(FILMS),8) --rounds $(or $(ROUNDS),3)
+	$(BIN)/python -m benchmarks.bench --images $(or $(IMAGES),8) --rounds $(or $(ROUNDS),3)
 
 scale: install ## measure cost per object and memory as runs grow; SIZES="1000 10000 50000" ENGINES="in-process flink"
 	$(BIN)/python -m benchmarks.scale --sizes $(or $(SIZES),1000 10000 50000) --engines $(or $(ENGINES),in-process flink) --out benchmarks/results/scale.json

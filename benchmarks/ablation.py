@@ -87,10 +87,10 @@ def train(data: Path, simulated: Path, recipe: str, fold: str, work: Path, seed:
             command = ["calibrate", "--model", first, "--ensemble", second, "--device", "cpu"]
         else:
             teachers = [trained(of, seed) for of in TEACHERS.get(recipe, [])]
-            stands_for = {"SIMULATED": [str(simulated)], "TEACHERS": teachers}
+            substitutes = {"SIMULATED": [str(simulated)], "TEACHERS": teachers}
             command = ["train", "--seed", str(seed)]
             for word in f"{COMMON} {RECIPES[recipe]}".split():
-                command += stands_for.get(word, [word])
+                command += substitutes.get(word, [word])
         command += ["--data", str(data), "--output", str(folder), "--holdout_sources", *FOLDS[fold]]
         subprocess.run(
             [sys.executable, "-m", "pipeline", *command], check=True, stdout=subprocess.DEVNULL
@@ -99,20 +99,20 @@ def train(data: Path, simulated: Path, recipe: str, fold: str, work: Path, seed:
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """Return what counts of a training, as its bundle says."""
+    """Return the figures of a training that the ablation compares, from its bundle."""
     bundle: dict[str, Any] = json.loads((folder / "bundle.json").read_text())
-    strange = bundle["metrics"]["holdout"]
+    holdout = bundle["metrics"]["holdout"]
     return {
         "val_macro_f1": bundle["metrics"]["val"]["macro_f1"],
-        "macro_recall": strange["macro_recall"],
-        "accuracy": strange["accuracy"],
-        "ece": strange["ece"],
-        "aurc": strange.get("aurc"),
+        "macro_recall": holdout["macro_recall"],
+        "accuracy": holdout["accuracy"],
+        "ece": holdout["ece"],
+        "aurc": holdout.get("aurc"),
         "recall": {
-            label: of["recall"] for label, of in strange["labels"].items() if of["images"]
+            label: of["recall"] for label, of in holdout["labels"].items() if of["images"]
         },
-        "images": strange["images"],
-        "confusion": strange["confusion"],
+        "images": holdout["images"],
+        "confusion": holdout["confusion"],
     }  # fmt: skip
 
 
@@ -132,9 +132,9 @@ def table(results: dict[str, Any]) -> str:
             for fold, runs in folds.items()
         }
         areas = {
-            fold: statistics.mean(told)
+            fold: statistics.mean(values)
             for fold, runs in folds.items()
-            if (told := [run["aurc"] for run in runs if run.get("aurc") is not None])
+            if (values := [run["aurc"] for run in runs if run.get("aurc") is not None])
         }
         cells = [f"{means[fold]:.3f}" if fold in means else "" for fold in FOLDS]
         cells += [_mean_of_all(means), _mean_of_all(areas)]

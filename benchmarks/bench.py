@@ -289,9 +289,6 @@ def main() -> int:
     parser.add_argument(
         "--images", type=int, default=8, help="number of images for the slowest contender"
     )
-    parser.add_argument(
-        "--films", dest="images", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
     parser.add_argument("--rounds", type=int, default=3, help="number of repetitions")
     parser.add_argument("--syntaxes", nargs="+", default=list(SYNTAXES), choices=list(SYNTAXES))
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="working folder")

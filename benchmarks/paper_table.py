@@ -37,9 +37,10 @@ CLAIMED: Final = {"MobileNet-V1": "recall 0.982, precision 0.985, F1 0.981, 29.5
 
 
 def evaluate_network(architecture: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Train and evaluate one network by the command line; what stands in `--work` is not repeated.
+    """Train and evaluate one network by the command line, unless its results are in `--work`.
 
-    Images are known by the name of their manifest or folder only: give other ones another `--work`.
+    Images are identified only by the name of their manifest or folder: use another `--work` for other
+    images.
     """
     setting = f"{args.data.stem}-{args.input_size}-{args.epochs}"
     folder = args.work / setting / architecture

@@ -93,9 +93,6 @@ def build(folder: Path, images: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200, help="number of images")
-    parser.add_argument(
-        "--films", dest="images", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )
     parser.add_argument("--folder", type=Path, default=Path("build/profile"), help="working folder")
     args = parser.parse_args()
     source, lake = args.folder / "images", args.folder / "lake"

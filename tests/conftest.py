@@ -100,24 +100,24 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="session")
 def baseline_lakes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Lakes of undisturbed runs over so many objects, which stand in `source` beside; made once."""
+    """Return a lake of uninterrupted runs by number of objects; `source` beside it has the objects."""
     from tests import soak  # which reads lakes as this module shows them
 
     @functools.cache
     def lake_of(objects: int) -> Path:
-        folder = tmp_path_factory.mktemp("undisturbed")
+        folder = tmp_path_factory.mktemp("baseline")
         soak.build(folder / "source", objects)
-        summary, _ = soak.finish(folder / "source", folder / "calm")
+        summary, _ = soak.finish(folder / "source", folder / "lake")
         assert summary["counts"]["discovered"] == objects
         assert summary["counts"]["duplicate"] and summary["counts"]["conflicts"]
-        return folder / "calm"
+        return folder / "lake"
 
     return lake_of
 
 
 @pytest.fixture(scope="module")
 def baseline_lake(request: pytest.FixtureRequest, baseline_lakes: Callable[[int], Path]) -> Path:
-    """The lake of an undisturbed run over the module's `OBJECTS`."""
+    """The lake of an uninterrupted run over the module's `OBJECTS`."""
     return baseline_lakes(request.module.OBJECTS)
 
 

@@ -10,7 +10,7 @@ from pipeline.cli.parser import Parser
 SHELLS: Final = ("bash", "zsh", "fish")
 FOLDERS: Final = frozenset({"ROOT", "LAKE", "FOLDER", "DIR", "BUNDLE"})
 FILES: Final = frozenset({"PATTERN", "FILE", "PATH", "URI", "PNG"})
-"""What stands for values that are names of folders, or of files."""
+"""Metavars of values that are names of folders, or of files."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -182,13 +182,13 @@ def test_an_interrupted_training_resumes(folders: Path, tmp_path: Path, monkeypa
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 fit(images, options, "cpu", broken)
-    for other_films, other_options in (
+    for other_images, other_options in (
         (images, replace(options, seed=1)),
         ([replace(images[0], weight=2.0), *images[1:]], options),
         ([f for f in images if f.path.stem != "3"], options),  # as if a source were held out
     ):
         with pytest.raises(UsageError, match="other images or options"):
-            fit(other_films, other_options, "cpu", broken)
+            fit(other_images, other_options, "cpu", broken)
     found = fit(images, replace(options, workers=1), "cpu", broken).state_dict()
     assert [json.loads(line)["epoch"] for line in (broken / LOG_FILE).read_text().splitlines()] == [
         1,

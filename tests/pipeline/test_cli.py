@@ -231,7 +231,7 @@ def test_quiet_says_nothing(capsys, source: Path, lake: Lake) -> None:
 def test_inspect_explains(capsys, source: Path, tmp_path: Path) -> None:
     path = source / "JANE^DOE.dcm"
     path.write_bytes(dicom_bytes(image(shape=(64, 64)), BodyPartExamined="HAND"))
-    picture = tmp_path / "film.png"
+    picture = tmp_path / "thumbnail.png"
     code, out, err = run(capsys, "inspect", str(path), "--thumbnail", str(picture))
     assert code == 0
     for part in (

@@ -1,6 +1,6 @@
-"""Names of steps stay as they are: what an engine has saved of a job is found again by them.
+"""Step labels do not change: engines match the saved state of a job with steps by their labels.
 
-`python -m tests.pipeline.test_labels` writes the files anew.
+`python -m tests.pipeline.test_labels` writes the golden files.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ GRAPHS: dict[str, Callable[[], beam.Pipeline]] = {
     "streaming-on-flink": lambda: streaming(FLINK),
 }
 CHANGED = """the labels of the {name} graph are no longer those of {file}.
-Flink's savepoints and Dataflow's updates match steps by their labels: a job that runs cannot be carried
-over to a graph with other ones, or only with --transform_name_mapping. If the change is meant, run
-'python -m tests.pipeline.test_labels' and say in CHANGELOG.md that jobs must be drained first."""
+Flink's savepoints and Dataflow's updates match steps by label: a running job cannot be moved to a graph
+with other labels, or only with --transform_name_mapping. If the change is intended, run
+'python -m tests.pipeline.test_labels' and note in CHANGELOG.md that jobs must be drained first."""
 
 
 def file_of(name: str) -> Path:
@@ -40,9 +40,9 @@ def labels_of(name: str) -> list[str]:
 def test_labels_stay_as_they_are(name: str) -> None:
     expected, found = file_of(name).read_text().splitlines(), labels_of(name)
     gone, new = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    said = CHANGED.format(name=name, file=file_of(name).name)
-    assert (gone, new) == ([], []), f"{said}\ngone: {gone}\nnew: {new}"
-    assert found == expected, said
+    message = CHANGED.format(name=name, file=file_of(name).name)
+    assert (gone, new) == ([], []), f"{message}\ngone: {gone}\nnew: {new}"
+    assert found == expected, message
 
 
 if __name__ == "__main__":

@@ -38,13 +38,13 @@ def data_file(name: str) -> Path:
 
 
 def test_every_status_in_one_run_and_its_rerun(route, lake: Lake, source: Path) -> None:
-    film_bytes = dicom_bytes(image(1), name="1")
-    write(source, "a.dcm", film_bytes)
-    write(source, "sub/b.dcm", film_bytes)  # the same bytes
+    image_bytes = dicom_bytes(image(1), name="1")
+    write(source, "a.dcm", image_bytes)
+    write(source, "sub/b.dcm", image_bytes)  # the same bytes
     write(source, "c.dcm", dicom_bytes(image(2), name="2"))
     write(source, "d.dcm", dicom_bytes(image(3), name="2"))  # other bytes, same UIDs
     write(source, "ct.dcm", dicom_bytes(image(4), name="4", SOPClassUID=CTImageStorage))
-    write(source, "cut.dcm", film_bytes[:4000])
+    write(source, "cut.dcm", image_bytes[:4000])
     write(source, "empty.dcm", b"")
     write(source, "notes.txt", b"no DICOM")
     write(source, "hostile.dcm", dicom_bytes(name="5", SOPInstanceUID="../../../../tmp/x"))
@@ -84,14 +84,14 @@ def test_every_status_in_one_run_and_its_rerun(route, lake: Lake, source: Path) 
     assert counts(again) == {"unchanged": 9}
     assert lake.tree() == before
 
-    write(source, "later.dcm", film_bytes)
+    write(source, "later.dcm", image_bytes)
     third = route()
     assert counts(third) == {"unchanged": 9, "duplicate": 1}
     assert {path: sha for path, sha in lake.tree().items() if path in before} == before
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
-def test_real_films_go_where_they_belong_in_every_encoding(route, lake: Lake, source: Path) -> None:
+def test_real_images_are_routed_in_every_encoding(route, lake: Lake, source: Path) -> None:
     for stem in ("RG1", "RG3"):
         for code in ("UNCR", "UNCI", "J2KR", "J2KI"):
             shutil.copy(data_file(f"{stem}_{code}.dcm"), source)

@@ -1,1 +1,1 @@
-"""What a run is told: options and policy, checked before any worker starts."""
+"""Configuration of a run: options and policy, checked before a worker starts."""

@@ -225,7 +225,7 @@ class _Untitled(GenerateJsonSchema):
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads plain data; a key that stands twice in a mapping is an error."""
+    """Loads plain data; a duplicate key in a mapping is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         found = [key.value for key, _ in node.value]

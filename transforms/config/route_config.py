@@ -62,7 +62,7 @@ class RouteConfig(RouteOptions):
 
     @property
     def is_streaming(self) -> bool:
-        """Whether the run goes on until it is stopped."""
+        """Whether the run continues until it is stopped."""
         return self.source in STREAMING_SOURCES
 
     @property

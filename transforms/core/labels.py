@@ -1,4 +1,4 @@
-"""The closed set of body-part labels and how each is said in SNOMED CT.
+"""The closed set of body-part labels, and the SNOMED CT code of each.
 
 Source: Pham, Do, Nguyen, "DICOM Imaging Router" (2021), arXiv 2108.06490; the codes are those of
 DICOM PS3.16 CID 4031 "Common Anatomic Region".

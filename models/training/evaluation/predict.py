@@ -44,7 +44,7 @@ def predict(network: BodyPartClassifier, inputs: Tensor) -> npt.NDArray[np.float
 def _in_batches(
     forward: Callable[[Tensor], Tensor], device: torch.device, inputs: Tensor
 ) -> npt.NDArray[np.float32]:
-    """Concatenate the outputs; on a CPU larger batches would allocate memory anew in each layer."""
+    """Concatenate the outputs; larger batches on a CPU would allocate new memory in each layer."""
     size = CPU_FORWARD_BATCH if device.type == "cpu" else GPU_FORWARD_BATCH
     with torch.inference_mode():
         parts = [forward(part.to(device)).float().cpu() for part in torch.split(inputs, size)]

@@ -146,14 +146,14 @@ func (c *conditional) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.store.ServeHTTP(w, r)
 }
 
-// meets says whether what stands under a name is of the wanted generation, if one is wanted; of what
-// does not exist the store says so itself.
+// meets reports whether an object has the wanted generation, if one is wanted. It is true for an object
+// that does not exist: the store itself answers that.
 func (c *conditional) meets(bucket, object, wanted string) bool {
 	if wanted == "" {
 		return true
 	}
-	stands := c.generation(bucket, object)
-	return stands == "" || stands == wanted
+	current := c.generation(bucket, object)
+	return current == "" || current == wanted
 }
 
 func (c *conditional) generation(bucket, object string) string {
