@@ -18,13 +18,17 @@ ROOT: Final = Path(__file__).parents[1]
 
 TERMS: Final = {
     "bury|buried": "dead letter",
+    "calm|undisturbed": "baseline",
     "give out|gives out|gave out|given out|giving out": "emit",
     "in hand": "in flight",
     "killers?": "malicious files",
     "let go": "release",
     "make up for|makes up for|made up for": "compensate for, repeat",
     "outstanding": "pending",
+    "packs": "batches",
     "reckon(ed|ing|s)?": "estimate",
+    "rooms": "packages",
+    "taken over": "recovered",
     "tickets?": "ack id",
     "unaccounted": "processing failure",
 }
