@@ -51,12 +51,10 @@ class FinishRun(beam.PTransform[PCollection[RunCounts], PCollection[str]]):
 
     Attributes:
         config: of the run.
-        recovered: rows that were recovered from an interrupted run.
         epoch: of the lake's lock, which the run must hold still; None: nobody holds it for the run.
     """
 
     config: RouteConfig
-    recovered: int = 0
     epoch: str | None = None
 
     def expand(self, counts: PCollection[RunCounts]) -> PCollection[str]:
@@ -65,7 +63,7 @@ class FinishRun(beam.PTransform[PCollection[RunCounts], PCollection[str]]):
             | "Sum" >> beam.CombineGlobally(SumCountsFn())  # type: ignore[no-untyped-call]
             | "Finish"
             >> beam.Map(
-                lambda total: json.dumps(finish_run(total, self.config, self.recovered, self.epoch))
+                lambda total: json.dumps(finish_run(total, self.config, self.epoch))
             ).with_output_types(str)
         )
         return summary
@@ -92,9 +90,7 @@ class SumCountsFn(beam.CombineFn):
         return typecoders.registry.get_coder(RunCounts)
 
 
-def finish_run(
-    counts: RunCounts, config: RouteConfig, recovered: int = 0, epoch: str | None = None
-) -> dict[str, Any]:
+def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None) -> dict[str, Any]:
     """Supersede rows, remove orphans, count the rows of the run and write its summary.
 
     Repeating it changes nothing.
@@ -102,7 +98,6 @@ def finish_run(
     Args:
         counts: of discovered, unchanged and failed objects, with the run's segments and orphans.
         config: of the run.
-        recovered: rows that were recovered from an interrupted run.
         epoch: as of `FinishRun`.
 
     Raises:
@@ -126,7 +121,6 @@ def finish_run(
             count_segments(counts.segments),
             RunCounts.of_rows(later.rows),
             RunCounts.of_count("unchanged", later.unchanged),
-            RunCounts.of_count("recovered", recovered),
         )
     )
     summary = write_summary(total, config)

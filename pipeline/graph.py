@@ -22,6 +22,7 @@ from transforms.existing_rows import ReadExistingVersions
 from transforms.fetch import DECIDED, IMAGES, FetchAndExamine
 from transforms.filter_ingested import (
     COUNTS,
+    RECOVERED,
     TO_PROCESS,
     FilterIngested,
     RedistributeRefs,
@@ -29,7 +30,7 @@ from transforms.filter_ingested import (
 )
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow
-from transforms.open_lake import FILES, LOG_ENDS, OpenLake
+from transforms.open_lake import FILES, JOURNALED, LOG_ENDS, OpenLake
 from transforms.place import PLACED, Place
 from transforms.sandbox.examine import ExamineOptions
 
@@ -103,14 +104,14 @@ def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, impulse: str) 
 
 
 def build(
-    pipeline: beam.Pipeline, config: RouteConfig, *, recovered: int = 0, epoch: str | None = None
+    pipeline: beam.Pipeline, config: RouteConfig, *, opened: bool = False, epoch: str | None = None
 ) -> PCollection[str]:
     """Attach the graph of a run that ends by itself.
 
     Args:
         pipeline: to attach it to.
         config: of the run.
-        recovered: rows that were recovered from an interrupted run before.
+        opened: whether the lake is open already.
         epoch: of the lake's lock that is held for the run, if one is.
 
     Returns:
@@ -118,19 +119,22 @@ def build(
     """
     layout = config.layout
     lake = pipeline | "OpenLake" >> OpenLake(
-        layout, config.run_id, config.index_shards, config.fingerprint()
+        layout, config.run_id, config.ingest_date, config.fingerprint(), opened
     )
     index_files = lake[FILES] | "IndexFiles" >> beam.Reshuffle()
     discovered = pipeline | "Discover" >> SOURCES[config.source](config)
     keys = discovered[REFS] | "KeysOfRefs" >> beam.Map(lambda ref: ref.key).with_output_types(str)
     versions = {"files": index_files, "keys": keys} | "Existing" >> ReadExistingVersions()
 
-    filtered = {"refs": discovered[REFS], "existing": versions} | "Filter" >> FilterIngested(
-        Reprocessing(config.reprocess, config.model_id, config.policy_id)
-    )
+    reprocessing = Reprocessing(config.reprocess, config.model_id, config.policy_id)
+    filtered = {
+        "refs": discovered[REFS],
+        "existing": versions,
+        "journaled": lake[JOURNALED],
+    } | "Filter" >> FilterIngested(reprocessing)
     placed, failed = decide_and_place(filtered[TO_PROCESS] | "Refs" >> RedistributeRefs(), config)
     indexed = {
-        "rows": placed,
+        "rows": (*placed, filtered[RECOVERED]),
         "versions": versions,
         "files": index_files,
         "log_ends": lake[LOG_ENDS],
@@ -146,6 +150,6 @@ def build(
         indexed,
     )
     summary: PCollection[str] = (
-        counts | "Counts" >> beam.Flatten() | "FinishRun" >> FinishRun(config, recovered, epoch)
+        counts | "Counts" >> beam.Flatten() | "FinishRun" >> FinishRun(config, epoch)
     )
     return summary

@@ -23,6 +23,7 @@ from transforms.lake.layout import SCRATCH
 from transforms.lake.lock import lock_lake
 from transforms.lake.marker import require_claimable
 from transforms.lake.opening import open_lake
+from transforms.lake.recovery import prepare_recovery
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
 from transforms.storage.temporary import remove_abandoned
@@ -42,11 +43,11 @@ def run(
     require_claimable(config.layout)
     with lock_lake(config.layout, report_waiting) as lock:
         remove_partial_files(config)
-        fingerprint = config.fingerprint()
-        recovered = open_lake(config.layout, config.index_shards, fingerprint=fingerprint)
+        open_lake(config.layout)
+        prepare_recovery(config.layout, config.fingerprint())
         with Progress(quiet=quiet):
             pipeline = beam.Pipeline(options=options)
-            build(pipeline, config, recovered=recovered, epoch=lock.epoch)
+            build(pipeline, config, opened=True, epoch=lock.epoch)
             try:
                 result = pipeline.run()
                 result.wait_until_finish()

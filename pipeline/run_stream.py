@@ -36,6 +36,7 @@ from transforms.lake.layout import LOCK, WRITER_LOCK
 from transforms.lake.lock import lock_lake
 from transforms.lake.marker import require_claimable
 from transforms.lake.opening import open_lake
+from transforms.lake.recovery import recover
 from transforms.lake.run_counts import count_stream
 
 DRAIN_POLL_S: Final = 1.0
@@ -191,7 +192,8 @@ def _recover(config: RouteConfig, *, quiet: bool) -> None:
     """Index the objects that an interrupted run placed without writing their rows."""
     layout = config.layout
     with lock_lake(layout, report_waiting, names=[LOCK]):
-        recovered = open_lake(layout, config.index_shards, replica=replica_of(layout))
+        open_lake(layout)
+        recovered = recover(layout, config.index_shards, replica_of(layout))
         remove_partial_files(config)
     if recovered and not quiet:
         print(f"recovered {recovered} rows from an interrupted run", file=sys.stderr, flush=True)

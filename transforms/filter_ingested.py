@@ -18,13 +18,15 @@ from transforms.core.reasons import Status
 from transforms.core.record_batch import RecordBatch
 from transforms.lake.index_files import ExistingVersion
 from transforms.lake.run_counts import RunCounts
+from transforms.lake.schema import IndexRow
 from transforms.metrics import CounterName, count
 from transforms.shuffle_batching import BatchForShuffleFn, place_of_source, records_of
 
-TO_PROCESS, COUNTS = "to_process", "counts"
-"""Tags of `FilterIngested`: references that need work, in batches; counts of the others."""
+TO_PROCESS, RECOVERED, COUNTS = "to_process", "recovered", "counts"
+"""Tags of `FilterIngested`: references that need work, in batches; rows recovered from the journal, also
+those whose source is no longer among the references; counts."""
 
-REFS, EXISTING = "refs", "existing"
+REFS, EXISTING, JOURNALED = "refs", "existing", "journaled"
 """Kinds of batches."""
 
 
@@ -68,8 +70,8 @@ class Reprocessing:
 class FilterIngested(beam.PTransform[dict[str, PCollection[Any]], DoOutputsTuple]):
     """Leave the references that need work.
 
-    Input: a dict with "refs" and "existing" (as of `ReadExistingVersions`). Both cross the shuffle in
-    batches: a night's listing may name every object of an archive.
+    Input: a dict with "refs", "existing" (of `ReadExistingVersions`) and "journaled" (of `OpenLake`).
+    They cross the shuffle in batches: a night's listing may name every object of an archive.
     """
 
     reprocessing: Reprocessing
@@ -79,17 +81,21 @@ class FilterIngested(beam.PTransform[dict[str, PCollection[Any]], DoOutputsTuple
         batch_versions = BatchForShuffleFn(
             ExistingVersion, EXISTING, lambda version: place_of_source(version.source_uri)
         )
+        batch_rows = BatchForShuffleFn(
+            IndexRow, JOURNALED, lambda row: place_of_source(row.source_uri)
+        )
         outputs: DoOutputsTuple = (
             (
                 pcolls["refs"] | "BatchRefs" >> beam.ParDo(batch_refs),
                 pcolls["existing"] | "BatchExisting" >> beam.ParDo(batch_versions),
+                pcolls["journaled"] | "BatchJournaled" >> beam.ParDo(batch_rows),
             )
             | "Batches" >> beam.Flatten()
             | "GroupBySource" >> beam.GroupByKey()
             | "Filter"
             >> beam.FlatMap(_filter, self.reprocessing)
-            .with_output_types(RecordBatch, **{COUNTS: RunCounts})
-            .with_outputs(COUNTS, main=TO_PROCESS)
+            .with_output_types(RecordBatch, **{RECOVERED: IndexRow, COUNTS: RunCounts})
+            .with_outputs(RECOVERED, COUNTS, main=TO_PROCESS)
         )
         return outputs
 
@@ -116,37 +122,46 @@ class _Source:
 
     refs: set[ObjectRef] = field(default_factory=set)
     existing: set[ExistingVersion] = field(default_factory=set)
+    journaled: dict[str, IndexRow] = field(default_factory=dict)
 
 
 def _filter(
     group: tuple[int, Iterable[RecordBatch]], reprocessing: Reprocessing
-) -> Iterator[RecordBatch | TaggedOutput[str, RunCounts]]:
+) -> Iterator[RecordBatch | TaggedOutput[str, RunCounts] | TaggedOutput[str, IndexRow]]:
     batches = list(group[1])
     sources: dict[str, _Source] = defaultdict(_Source)
     named = 0
     for ref in records_of(batches, REFS, ObjectRef):
         sources[ref.uri].refs.add(ref)
         named += 1
+    for row in records_of(batches, JOURNALED, IndexRow):
+        sources[row.source_uri].journaled.setdefault(row.source_version, row)
     for version in records_of(batches, EXISTING, ExistingVersion):
-        if source := sources.get(
-            version.source_uri
-        ):  # the lake may have far more than a run is about
+        source = sources.get(version.source_uri)
+        if source is not None:  # the lake may have far more than a run is about
             source.existing.add(version)
 
     to_process: list[ObjectRef] = []
-    unchanged = distinct = 0
+    counts: Counter[str] = Counter()
     for _uri, source in sorted(sources.items()):
-        distinct += len(source.refs)
+        for row in source.journaled.values():
+            count(CounterName.RECOVERED)
+            yield TaggedOutput(RECOVERED, row)
+        counts["recovered"] += len(source.journaled)
         for ref in sorted(source.refs, key=lambda r: r.version):
             same = [v for v in source.existing if v.source_version == ref.version]
+            if ref.version in source.journaled:
+                continue
             if reprocessing.is_ingested(same):
                 count(CounterName.UNCHANGED)
-                unchanged += 1
+                counts["unchanged"] += 1
             else:
                 to_process.append(ref)
+        # A row whose source is gone by now was discovered by the interrupted run.
+        counts["discovered"] += len(source.journaled.keys() - {ref.version for ref in source.refs})
+        counts["discovered"] += len(source.refs)
     for start in range(0, len(to_process), SHUFFLE_BATCH):
         refs = to_process[start : start + SHUFFLE_BATCH]
         yield RecordBatch.of(CODECS[ObjectRef], refs, kind=REFS)
-    # An object that several inputs name was discovered as often, and is one object.
-    counts = Counter({"unchanged": unchanged, "discovered": distinct - named})
+    counts["discovered"] -= named  # each naming was counted, as an input may name an object twice
     yield TaggedOutput(COUNTS, RunCounts(counts))

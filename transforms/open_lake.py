@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import apache_beam as beam
@@ -12,11 +12,15 @@ from apache_beam.pvalue import DoOutputsTuple, PBegin, TaggedOutput
 from transforms.lake.append import log_ends
 from transforms.lake.append_log import LogEnd, LogShard, Segment
 from transforms.lake.index_files import list_index
+from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
 from transforms.lake.opening import open_lake
+from transforms.lake.recovery import prepare_recovery
+from transforms.lake.schema import IndexRow
 
 FILES: Final = "files"
 LOG_ENDS: Final = "log_ends"
+JOURNALED: Final = "journaled"
 
 EncodedEnd = tuple[int, int, int, str, str]
 """A log and its end: shards, shard, number, partition and next partition (or "")."""
@@ -24,44 +28,54 @@ EncodedEnd = tuple[int, int, int, str, str]
 
 @dataclass
 class OpenLake(beam.PTransform[PBegin, DoOutputsTuple]):
-    """Open the lake and list its index.
+    """Open the lake and list what it has.
 
-    Returns URIs of index files in `FILES`, and where each log ends in `LOG_ENDS`. A run from the command
-    line has opened the lake before, so that only the listing is left; a job that an engine starts from
-    a template opens it here.
+    Returns URIs of index files in `FILES`, where each log ends in `LOG_ENDS`, and the rows that the
+    run recovers from the journal in `JOURNALED`.
 
     Attributes:
         layout: Layout of the lake.
         run_id: Id of the run, whose own segments do not count when an engine runs this step again.
-        shards: Number of logs.
-        fingerprint: As of `recover`.
+        ingest_date: Partition of the run.
+        fingerprint: As of `prepare_recovery`.
+        opened: Whether the lake is open already, as in a run from the command line. A job that an
+            engine starts from a template opens it here.
     """
 
     layout: Layout
     run_id: str
-    shards: int
+    ingest_date: str
     fingerprint: str
+    opened: bool = False
 
     def expand(self, pbegin: PBegin) -> DoOutputsTuple:
-        files: DoOutputsTuple = (
+        listed: DoOutputsTuple = (
             pbegin
             | "Lake" >> beam.Create([self.run_id])
             | "List"
-            >> beam.FlatMap(_open, self.layout, self.shards, self.fingerprint)
-            .with_output_types(str, **{LOG_ENDS: EncodedEnd})
-            .with_outputs(LOG_ENDS, main=FILES)
+            >> beam.FlatMap(
+                _open, self.layout, self.ingest_date, None if self.opened else self.fingerprint
+            )
+            .with_output_types(str, **{LOG_ENDS: EncodedEnd, JOURNALED: IndexRow})
+            .with_outputs(LOG_ENDS, JOURNALED, main=FILES)
         )
-        return files
+        return listed
 
 
 def _open(
-    run_id: str, layout: Layout, shards: int, fingerprint: str
-) -> Iterator[str | TaggedOutput[str, EncodedEnd]]:
-    open_lake(layout, shards, fingerprint=fingerprint)
+    run_id: str, layout: Layout, ingest_date: str, fingerprint: str | None
+) -> Iterator[str | TaggedOutput[str, EncodedEnd] | TaggedOutput[str, IndexRow]]:
+    if fingerprint is not None:
+        open_lake(layout)
+        prepare_recovery(layout, fingerprint)
     for log, end in log_ends(layout, besides=run_id).items():
         assert end.last is not None
         encoded = log.shards, log.shard, end.last.number, end.last.partition
         yield TaggedOutput(LOG_ENDS, (*encoded, end.next_partition or ""))
+    for uri in list_journal(layout):
+        for entry in read_journal(uri, layout):
+            row = replace(entry.row, run_id=run_id, ingest_date=ingest_date)
+            yield TaggedOutput(JOURNALED, row)
     yield from list_index(layout)
 
 

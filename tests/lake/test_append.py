@@ -39,9 +39,9 @@ from transforms.lake.index_files import (
     shard_of,
 )
 from transforms.lake.index_replica import IndexReplica
-from transforms.lake.journal import list_journal
+from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
-from transforms.lake.recovery import JournalSweeper, recover
+from transforms.lake.recovery import JournalSweeper, prepare_recovery, recover
 
 pytestmark = pytest.mark.stream
 
@@ -232,21 +232,24 @@ def test_objects_that_a_killed_stream_placed_are_recovered(layout: Layout) -> No
     gone = place(layout, "/in/b", sop_instance_uid="1.2")
     Path(layout.absolute(str(gone.object_uri))).unlink()  # killed between journal and object
     with replica_of(layout) as replica:
-        assert recover(layout, 4, replica=replica) == 1
+        assert recover(layout, 4, replica) == 1
         assert [(r["source_uri"], r["run_id"]) for r in rows_in(layout)] == [("/in/a", "r.1")]
         assert not list_journal(layout)
         shard = LogShard(4, shard_of(a.identity, 4))
         assert not append(layout, replica, shard, [a]).rows, "the savepoint brings it once more"
 
 
-def test_rows_of_another_fingerprint_are_decided_anew(layout: Layout) -> None:
-    a = place(layout, "/in/a", sop_instance_uid="1.1")
-    assert recover(layout, 4, fingerprint="another") == 0
-    assert not exists(layout.absolute(str(a.object_uri)))
+def test_a_batch_run_recovers_what_it_would_decide_the_same_way(layout: Layout) -> None:
+    mine = place(layout, "/in/a", sop_instance_uid="1.1")
+    indexed = place(layout, "/in/b", sop_instance_uid="1.2")
+    append_rows(layout, indexed)
+    prepare_recovery(layout, FINGERPRINT)
+    kept = [entry.row for uri in list_journal(layout) for entry in read_journal(uri, layout)]
+    assert [row.source_uri for row in kept] == ["/in/a"]
+    prepare_recovery(layout, "another")
     assert not list_journal(layout)
-    b = place(layout, "/in/a", sop_instance_uid="1.1")
-    assert recover(layout, 4, fingerprint=FINGERPRINT) == 1
-    assert exists(layout.absolute(str(b.object_uri)))
+    assert not exists(layout.absolute(str(mine.object_uri))), "it is decided anew"
+    assert exists(layout.absolute(str(indexed.object_uri)))
 
 
 def test_an_object_that_no_row_names_is_removed_by_recovery_alone(layout: Layout) -> None:
@@ -257,7 +260,7 @@ def test_an_object_that_no_row_names_is_removed_by_recovery_alone(layout: Layout
         JournalSweeper(layout, replica).sweep()
         assert exists(layout.absolute(str(second.object_uri))), "a row in flight may name it"
         assert len(list_journal(layout)) == 1
-        recover(layout, 1, replica=replica)
+        recover(layout, 1, replica)
     assert not exists(layout.absolute(str(second.object_uri)))
     assert exists(layout.absolute(str(first.object_uri)))
     assert len(rows_in(layout)) == 1
@@ -278,6 +281,7 @@ def test_the_object_of_a_moved_lake_is_not_an_orphan(tmp_path: Path) -> None:
     append_rows(old, a)
     Path(old.root).rename(new.root)
     again = place(new, "/in/b", sop_instance_uid="1.1")  # the same bytes from another source
-    recover(new, 1)
+    with replica_of(new) as replica:
+        recover(new, 1, replica)
     assert exists(new.absolute(str(again.object_uri)))
     assert [r["status"] for r in rows_in(new)] == [Status.ROUTED, Status.DUPLICATE]

@@ -42,12 +42,17 @@ def is_placed(row: IndexRow, layout: Layout) -> bool:
         return False
 
 
-def write_journal(layout: Layout, rows: Sequence[IndexRow], fingerprint: str) -> None:
-    """Write rows into a file that is named by what they place and where; a repeat writes nothing."""
+def write_journal(layout: Layout, rows: Sequence[IndexRow], fingerprint: str) -> str:
+    """Write rows into a file that is named by what they place and where; a repeat writes nothing.
+
+    Returns:
+        URI of the file.
+    """
     names = sorted(f"{row.source_uri}\0{row.source_version}\0{row.object_uri}" for row in rows)
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     target = join(layout.journal, f"{fingerprint}-{digest[:32]}.parquet")
     put_if_absent(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
+    return target
 
 
 def list_journal(layout: Layout) -> list[str]:

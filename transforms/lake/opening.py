@@ -1,30 +1,20 @@
-"""Opening a lake to write into it: whose it is, what format it has, and what was interrupted."""
+"""Opens a lake to write into it: whose it is, its format, and what rewrite was interrupted."""
 
 from __future__ import annotations
 
-from transforms.lake.index_replica import IndexReplica
 from transforms.lake.layout import Layout
 from transforms.lake.marker import write_marker
 from transforms.lake.migration import migrate
-from transforms.lake.recovery import recover
+from transforms.lake.rewrite_notes import finish_rewrites
 
 
-def open_lake(
-    layout: Layout,
-    shards: int,
-    *,
-    fingerprint: str | None = None,
-    replica: IndexReplica | None = None,
-) -> int:
-    """Make a lake ready to be written into; returns the number of rows recovered.
+def open_lake(layout: Layout) -> None:
+    """Make a lake ready to be written into.
 
     Hold the lake's locks. Repeating it changes nothing.
 
     Args:
         layout: the lake.
-        shards: as of `recover`.
-        fingerprint: as of `recover`.
-        replica: as of `recover`.
 
     Raises:
         ForeignLake: the lake is of a later format, or a root belongs to another lake.
@@ -33,4 +23,4 @@ def open_lake(
     """
     migrate(layout)
     write_marker(layout)  # which claims sinks that the policy names only now
-    return recover(layout, shards, fingerprint=fingerprint, replica=replica)
+    finish_rewrites(layout)

@@ -22,7 +22,6 @@ from transforms.core.reasons import Status
 from transforms.lake.append import keep_ends
 from transforms.lake.files import exists, list_files, put_bytes, put_if_absent, read_bytes
 from transforms.lake.index_files import list_index, parquet_bytes, read_table, readable
-from transforms.lake.index_replica import IndexReplica
 from transforms.lake.layout import NOT_XRAY, REVIEW, Layout, partition_of
 from transforms.lake.orphans import remove_orphans
 from transforms.lake.resolve_duplicates import (
@@ -317,7 +316,7 @@ def list_intents(layout: Layout) -> list[str]:
     return [f.uri for f in list_files(layout.journal, ".json") if f.uri.startswith(prefix)]
 
 
-def undo_unfinished(layout: Layout, replica: IndexReplica) -> None:
+def undo_unfinished(layout: Layout) -> None:
     """Complete what an interrupted run began to supersede, partition by partition.
 
     A partition that was rewritten stays so, and objects that no current row names are removed; the
@@ -329,8 +328,7 @@ def undo_unfinished(layout: Layout, replica: IndexReplica) -> None:
             history = join(layout.root, name)
             if exists(history) and _is_current(layout, day, history):
                 storage_of(history).remove(history)
-        known = replica.rows_of(set(intent.objects.values()))
-        remove_orphans(layout, intent.objects.keys() - {row.object_uri for row in known})
+        _remove_unnamed_objects(layout, intent.objects)
         storage_of(uri).remove(uri)
 
 
