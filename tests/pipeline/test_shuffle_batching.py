@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import apache_beam as beam
 import pytest
-from apache_beam.transforms.window import GlobalWindow
 
 import transforms.shuffle_batching
+from tests.eager import eager
 from transforms.core.object_ref import ObjectRef
 from transforms.shuffle_batching import BatchForShuffleFn, records_of
 
@@ -28,14 +29,9 @@ def batch_refs() -> BatchForShuffleFn[ObjectRef]:
 def test_each_record_is_in_one_batch_of_its_group(monkeypatch, max_incomplete: int) -> None:
     monkeypatch.setattr(transforms.shuffle_batching, "SHUFFLE_BATCH", 4)
     monkeypatch.setattr(transforms.shuffle_batching, "MAX_INCOMPLETE", max_incomplete)
-    given, fn = refs(100), batch_refs()
-    fn.start_bundle()
-    full = [batch for ref in given for batch in fn.process(ref)]
-    left = list(fn.finish_bundle())
-    assert full and left
-    assert all(one.windows == (GlobalWindow(),) for one in left)
+    given = refs(100)
     found: Counter[ObjectRef] = Counter()
-    for key, batch in [*full, *(one.value for one in left)]:
+    for key, batch in eager(beam.ParDo(batch_refs()), given):
         records = list(records_of([batch], "refs", ObjectRef))
         assert len(records) <= 4
         assert {place_of(ref) for ref in records} == {(key, batch.part)}
@@ -52,10 +48,6 @@ def test_a_failed_bundle_leaves_nothing_for_the_next() -> None:
 
 
 def test_only_records_of_the_kind_are_returned() -> None:
-    fn = batch_refs()
-    fn.start_bundle()
-    for ref in refs(3):
-        assert list(fn.process(ref)) == []
-    batches = [one.value[1] for one in fn.finish_bundle()]
+    batches = [batch for _, batch in eager(beam.ParDo(batch_refs()), refs(3))]
     assert sorted(records_of(batches, "refs", ObjectRef), key=lambda ref: ref.size) == refs(3)
     assert list(records_of(batches, "existing", ObjectRef)) == []
