@@ -64,7 +64,7 @@ def test_the_plain_backbone_serves_without_the_operators(monkeypatch, caplog) ->
     monkeypatch.delattr(torch.ops.mkldnn, "_reorder_convolution_weight")
     monkeypatch.setattr(torch.ops, "mkldnn", object())
     network = classifier("tf_efficientnet_lite0")
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="models.fused"):
         fuse(network, 64)
     assert isinstance(network.backbone, EfficientNetLite)
     assert "no fused backbone" in caplog.text
