@@ -1,12 +1,11 @@
-"""What each part of the training is worth on hospitals that it did not see.
+"""Ablation of the training recipe on held-out sources.
 
     python -m benchmarks.ablation --data MANIFEST --simulated SIMULATED
 
-Trains every recipe once for each fold of `FOLDS`, without the fold's sources, by the command line, and
-asks how the network does on them. The test split of no source is looked at. Trainings that stand in
-`--work` already are not repeated, whatever images they were of: give other images another one. Results
-are added to those that `--out` holds, which may be another machine's (the same seed is another training
-there): they hold no times.
+Trains every recipe for each fold of `FOLDS` by the command line, holds out the fold's sources, and
+evaluates the network on them. No test split is read. A training whose bundle is in `--work` is not
+repeated, whatever its images: use another folder for another data set. Results are added to those in
+`--out`, which may be of another machine, where the same seed gives another training; they have no times.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ FOLDS: Final = {
         "openi", "wikimedia_gotcha", "wikimedia_pinpoint", "nih14", "fraiwan_spine",
     ],
 }  # fmt: skip
-"""Sources that are left out together: each fold leaves every label to be learnt from somewhere."""
+"""Sources held out together; in each fold every label remains in another source."""
 
 COMMON: Final = "--input_size 128 --epochs 5 --device cpu"
 SIMULATED: Final = "--augmentation strong --freeze 3 --more_data SIMULATED --more_weight 0.2"
@@ -57,9 +56,9 @@ RECIPES: Final = {
     "regions and pairs, 12 epochs": f"{REGIONS_AND_PAIRS} --epochs 12",
     "regions and pairs, 12 epochs, 192 pixels": f"{REGIONS_AND_PAIRS} --epochs 12 --input_size 192",
 }
-"""Options beside those of `COMMON`; SIMULATED and TEACHERS stand for a manifest and for bundles."""
+"""Options in addition to `COMMON`; SIMULATED is replaced by a manifest, TEACHERS by bundles."""
 TEACHERS: Final = {"simulated, distilled from Lite2": ["simulated, Lite2"]}
-"""Recipes of the bundles that others learn from, of the same fold and seed."""
+"""Recipes of the teachers of a recipe, in the same fold and with the same seed."""
 ENSEMBLES: Final = {
     "ensemble of two, 128 pixels, 12 epochs": ("simulated, 12 epochs", "simulated, 12 epochs"),
     "ensemble of 192 and 128 pixels, 12 epochs": (
@@ -69,12 +68,12 @@ ENSEMBLES: Final = {
         "fewer pairs and frames, 12 epochs, 192 pixels", "fewer pairs and frames, 12 epochs",
     ),
 }  # fmt: skip
-"""Recipes of bundles that serve side by side: the first of seed 0, the second of the seed asked for, or
-of the next one where both are of one recipe."""
+"""Recipes of an ensemble's members: the first with seed 0, the second with the given seed, or with the
+next one if both have the same recipe."""
 
 
 def train(data: Path, simulated: Path, recipe: str, fold: str, work: Path, seed: int) -> Path:
-    """Return the folder of one recipe's bundle; teachers and members are trained first."""
+    """Return the folder of a recipe's bundle; train it, its teachers and members if missing."""
     folder = work / f"{slug(recipe)}-{list(FOLDS).index(fold)}-{seed}"
     if not (folder / "bundle.json").exists():
 
@@ -99,7 +98,7 @@ def train(data: Path, simulated: Path, recipe: str, fold: str, work: Path, seed:
 
 
 def figures(folder: Path) -> dict[str, Any]:
-    """Return the figures of a training that the ablation compares, from its bundle."""
+    """Return the metrics of a bundle that the ablation compares."""
     bundle: dict[str, Any] = json.loads((folder / "bundle.json").read_text())
     holdout = bundle["metrics"]["holdout"]
     return {
@@ -150,12 +149,12 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _mean_of_all(of_folds: dict[str, float]) -> str:
-    """Return the mean over the folds; of some of them it would say nothing."""
+    """Return the mean over the folds, or nothing if a fold is missing."""
     return f"{statistics.mean(of_folds.values()):.3f}" if len(of_folds) == len(FOLDS) else ""
 
 
 def slug(name: str) -> str:
-    """Return a name as that of a folder."""
+    """Return a name as a folder name."""
     return "".join(c if c.isalnum() else "-" for c in name)
 
 

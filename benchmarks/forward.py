@@ -1,6 +1,6 @@
-"""What a forward costs: python -m benchmarks.forward.
+"""Time of a forward pass: python -m benchmarks.forward.
 
-The default bundle as it serves, beside networks as the paper ran them (Pham, Do, Nguyen 2021: 512 x 512
+Compares the default bundle with the network of the paper as it was run (Pham, Do, Nguyen 2021: 512 x 512
 pixels, one image at a time, float32), interleaved in one run.
 """
 
@@ -30,8 +30,8 @@ BATCH: Final = 32
 ROUNDS: Final = 9
 
 
-def served() -> Callable[[], int]:
-    """Return a call of the default bundle on a full batch; it gives the number of images."""
+def default_bundle() -> Callable[[], int]:
+    """Return a call of the default bundle on a full batch, which returns the number of images."""
     handler = RadiographModelHandler(DEFAULT_BUNDLE, device="cpu", max_batch_size=BATCH)
     model = handler.load_model()
     side = model.current().info.input_size
@@ -43,7 +43,7 @@ def served() -> Callable[[], int]:
     return call
 
 
-def alone(architecture: str, side: int) -> Callable[[], int]:
+def single_image(architecture: str, side: int) -> Callable[[], int]:
     """Return a call of a timm network on one colour image."""
     network = timm.create_model(architecture, pretrained=False, num_classes=5).eval()
     image = torch.rand(1, 3, side, side)
@@ -81,10 +81,10 @@ def main() -> int:
     args = parser.parse_args()
     cores = torch.get_num_threads()
     calls = {
-        f"default bundle, batches of {BATCH}": served(),
-        f"{PAPER}, {PAPER_SIDE} pixels, one by one": alone(PAPER, PAPER_SIDE),
+        f"default bundle, batches of {BATCH}": default_bundle(),
+        f"{PAPER}, {PAPER_SIDE} pixels, one by one": single_image(PAPER, PAPER_SIDE),
     }
-    torch.set_num_threads(cores)  # all of them, for both; in a run, decoders have some
+    torch.set_num_threads(cores)  # all threads for both; a run leaves some to the decoders
     results: dict[str, Any] = {
         "machine": machine(),
         "rounds": ROUNDS,

@@ -1,9 +1,9 @@
-"""The paper's table, redone: python -m benchmarks.paper_table --data MANIFEST.
+"""The networks of the paper on other images: python -m benchmarks.paper_table --data MANIFEST.
 
-Trains the seven networks of Pham, Do, Nguyen 2021 on one split of the given images, from random weights
-and alike, and evaluates each on its test images: figures with 95 % bootstrap intervals by patient group,
-parameters, and time per image as the paper took it (one by one). The images are not the paper's, so its
-numbers cannot be compared with these.
+Trains the seven networks of Pham, Do, Nguyen 2021 from random weights with the same options, and
+evaluates each on the test split: metrics with 95 % bootstrap intervals by patient group, parameters, and
+time per image, one by one as in the paper. The images are not the paper's, so the numbers cannot be
+compared with the paper's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import timm
 
-from benchmarks.forward import alone, measure
+from benchmarks.forward import measure, single_image
 from benchmarks.profile_route import machine
 
 NETWORKS: Final = {
@@ -31,9 +31,9 @@ NETWORKS: Final = {
     "EfficientNet-B2": "efficientnet_b2",
 }
 OPTIONS: Final = "--init none --augmentation plain --learning_rate 2e-3 --device cpu"
-"""From random weights, and so with larger steps than the default model was tuned with."""
+"""Random weights need a higher learning rate than the fine-tuning of the default model."""
 CLAIMED: Final = {"MobileNet-V1": "recall 0.982, precision 0.985, F1 0.981, 29.5 ms"}
-"""What the paper's abstract says of its best network, on its own 2,419 test images; of no other one."""
+"""Reported in the paper's abstract for its best network, on its own 2,419 test images."""
 
 
 def evaluate_network(architecture: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/paper_table.json"))
     args = parser.parse_args()
     networks = {name: evaluate_network(timm_name, args) for name, timm_name in NETWORKS.items()}
-    calls = {name: alone(timm_name, args.input_size) for name, timm_name in NETWORKS.items()}
+    calls = {name: single_image(timm_name, args.input_size) for name, timm_name in NETWORKS.items()}
     for name, times in measure(calls).items():
         network = timm.create_model(NETWORKS[name], pretrained=False, num_classes=5)
         networks[name]["parameters"] = sum(p.numel() for p in network.parameters())

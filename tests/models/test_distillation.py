@@ -95,10 +95,10 @@ def test_a_teacher_trained_on_a_held_out_source_is_refused(
 ) -> None:
     how = ("--teachers", teacher, "--epochs", "1")
     fair = read_info(train(manifest, tmp_path / "fair", *how, "--holdout_sources", "far"))
-    learnt = {of["source"]: of for of in fair.training["sources"]}
-    assert learnt.keys() == {"near", "clinic"}
-    assert learnt["clinic"] == {"source": "clinic", "license": "CC BY 4.0", "images": 7}
-    assert learnt["near"]["images"] > 1
+    trained = {of["source"]: of for of in fair.training["sources"]}
+    assert trained.keys() == {"near", "clinic"}
+    assert trained["clinic"] == {"source": "clinic", "license": "CC BY 4.0", "images": 7}
+    assert trained["near"]["images"] > 1
     capsys.readouterr()
     leaky = tmp_path / "leaky"
     command = ["train", "--data", str(manifest), "--output", str(leaky), *TINY, *how]

@@ -82,11 +82,11 @@ def test_frozen_statistics_keep_the_feature_maps(architecture: str) -> None:
     before = {name: of.clone() for name, of in later.items()}
     frozen.feature_maps(images)
     assert torch.equal(network.backbone.bn1.running_mean, moved)
-    learnt = {
+    trained = {
         name.split(".")[1]: parameter.grad is not None
         for name, parameter in network.backbone.blocks.named_parameters("blocks")
     }
-    assert learnt == {str(stage): stage >= 3 for stage in range(len(network.backbone.blocks))}
+    assert trained == {str(stage): stage >= 3 for stage in range(len(network.backbone.blocks))}
     means = [name for name in later if name.endswith("running_mean")]
     assert not any(torch.equal(later[name], before[name]) for name in means)
 
