@@ -27,9 +27,9 @@ FILES: Final = (
     ("pydicom", "MR_small_padded.dcm", "MR slice, padded file"),
     ("pydicom-data", "US1_UNCR.dcm", "ultrasound"),
     ("pydicom", "rtplan.dcm", "radiotherapy plan, no image"),
-    ("pydicom", "MR_truncated.dcm", "MR slice, cut off"),
+    ("pydicom", "MR_truncated.dcm", "MR slice, truncated"),
     ("pydicom", "no_meta.dcm", "damaged header"),
-    ("pydicom", "README.txt", "no DICOM at all"),
+    ("pydicom", "README.txt", "not a DICOM file"),
 )
 QUERY: Final = "select destination, count(*) from '{lake}/index/**/*.parquet' group by 1"
 
@@ -95,13 +95,13 @@ def _rows(lake: Path) -> dict[str, dict[str, Any]]:
 
 
 def _table(sources: dict[str, str], rows: dict[str, dict[str, Any]]) -> str:
-    lines = ["", f"{'file':<22}{'what it is':<32}{'status':<13}{'destination':<17}{'why'}"]
+    line = "{:<22}{:<33}{:<12}{:<13}{}"
+    lines = ["", line.format("file", "what it is", "header", "destination", "why")]
     for path, text in sources.items():
         row = rows.get(os.path.realpath(path), {})
         why = str(row.get("reason")).replace("_", " ")
         if row.get("confidence") is not None:
-            why += f", {row['confidence']:.0%} sure"
-        lines.append(
-            f"{Path(path).name:<22}{text:<32}{row.get('status')!s:<13}{row.get('destination')!s:<17}{why}"
-        )
+            why += f" ({row['confidence']:.0%})"
+        header = row.get("body_part_examined") or "-"
+        lines.append(line.format(Path(path).name, text, header, str(row.get("destination")), why))
     return "\n".join(lines)
