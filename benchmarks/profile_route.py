@@ -49,7 +49,7 @@ SYNTAXES = (
 STAGES = {
     "read": ("transforms.sandbox.examine", "read_ref"),
     "examine, total": ("transforms.fetch", "examine"),
-    "forward": ("models.handler", "_forward"),
+    "forward": ("models.inference", "forward"),
     "decide": ("models.classify", "decide_row"),
     "place": ("transforms.place", "place"),
     "resolve duplicates": ("transforms.append_index_batch", "resolve_all"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ from models.weights import load_network
 from tests.synthetic import image
 from transforms.core.labels import LABELS
 from transforms.imaging.preprocessing import preprocess
+from transforms.metrics import RUN_INFERENCE
 
 SIDE = read_info(DEFAULT_BUNDLE).input_size
 
@@ -114,6 +117,13 @@ def test_a_model_that_gives_too_few_results_is_caught(handler) -> None:
 
 def test_bytes_are_counted_in_full(handler) -> None:
     assert handler.get_num_bytes(images(2)) == 2 * SIDE * SIDE
+
+
+def test_beam_batches_and_counts_as_the_handler_says() -> None:
+    handler = RadiographModelHandler(DEFAULT_BUNDLE, device="cpu", max_batch_size=5)
+    pickled = pickle.loads(pickle.dumps(handler))
+    assert pickled.batch_elements_kwargs() == {"min_batch_size": 5, "max_batch_size": 5}
+    assert pickled.get_metrics_namespace() == RUN_INFERENCE
 
 
 def test_a_cpu_gets_at_most_one_forward_pass() -> None:
