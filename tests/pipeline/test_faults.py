@@ -127,7 +127,7 @@ def test_a_partition_without_list_permission_fails_the_run(
 def test_a_full_disk_is_reported_and_a_second_run_completes(
     lake: Lake, source: Path, route, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import transforms.lake.index_files as index_files
+    import transforms.lake.append as append_module
     from transforms.core.reasons import ProcessingFailure, Reason, Stage
 
     write(source, "a.dcm", dicom_bytes(image(1, (96, 64))))
@@ -135,7 +135,7 @@ def test_a_full_disk_is_reported_and_a_second_run_completes(
     def full(*args, **kwargs):
         raise ProcessingFailure(Stage.PLACE, Reason.NO_SPACE, "ENOSPC")
 
-    monkeypatch.setattr(index_files, "put_if_absent", full)
+    monkeypatch.setattr(append_module, "put_bytes", full)
     assert main(["route", "--input", str(source), "--lake", str(lake.root)]) == 1
     err = capsys.readouterr().err
     assert "storage is full; free space, then run again" in err
