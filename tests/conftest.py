@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow.dataset as ds
 import pytest
@@ -37,6 +37,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("store")
 
 
+Route: TypeAlias = Callable[..., dict[str, Any]]
+"""The fixture `route`."""
+
+
 class Lake:
     """A lake as the outside sees it."""
 
@@ -55,7 +59,7 @@ class Lake:
 
     def path(self, row: dict[str, Any]) -> Path:
         """Where a row's object is."""
-        return self.root / row["object_uri"]
+        return self.root / str(row["object_uri"])
 
     def tree(self) -> dict[str, str]:
         """sha256 of each file; run summaries, locks and other hidden names are left out."""
@@ -140,7 +144,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def route(lake: Lake, source: Path) -> Callable[..., dict[str, Any]]:
+def route(lake: Lake, source: Path) -> Route:
     """Run `dicom-router route` over `source` into `lake`; returns the JSON summary."""
 
     def run(*options: str, expect: int = 0, inputs: tuple[str, ...] = ()) -> dict[str, Any]:

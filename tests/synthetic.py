@@ -45,7 +45,8 @@ def image(seed: int = 0, shape: tuple[int, int] = (640, 512), bits: int = 12) ->
     values[: shape[0] // 20, : shape[1] // 10] = values.max()
     values += rng.normal(0, 0.004, shape).astype(np.float32)
     values -= values.min()
-    return (values * ((2**bits - 1) / values.max())).round().astype(np.uint16)
+    scaled: np.ndarray = (values * ((2**bits - 1) / values.max())).round().astype(np.uint16)
+    return scaled
 
 
 def dataset(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -110,6 +111,6 @@ def test_modules_are_small_enough_to_hold_in_mind() -> None:
 
 
 @pytest.mark.parametrize("package", [pipeline, transforms, models])
-def test_the_packages_are_those_of_this_repository(package) -> None:
+def test_the_packages_are_those_of_this_repository(package: ModuleType) -> None:
     """Unrelated projects install packages of the same names."""
-    assert Path(package.__file__).is_relative_to(ROOT)
+    assert Path(str(package.__file__)).is_relative_to(ROOT)

@@ -106,7 +106,9 @@ def test_a_run_killed_on_prism_is_completed_by_the_next(
     assert soak.compare(tmp_path, baseline_lake) == (0, 0, 0)
 
 
-def test_an_error_on_prism_is_reported_to_the_user(images: Path, tmp_path: Path, capfd) -> None:
+def test_an_error_on_prism_is_reported_to_the_user(
+    images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     source, lake = tmp_path / "source", tmp_path / "lake"
     source.mkdir()
     (source / "a.dcm").symlink_to(images / "00001.dcm")
@@ -131,7 +133,11 @@ def test_an_error_on_prism_is_reported_to_the_user(images: Path, tmp_path: Path,
     ],
 )
 def test_missing_runner_options_are_reported(
-    images: Path, tmp_path: Path, capsys, options: list[str], message: str
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
 ) -> None:
     arguments = ["route", "--input", str(images), "--lake", str(tmp_path / "lake")]
     assert main([*arguments, *options]) == 2

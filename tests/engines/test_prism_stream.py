@@ -152,7 +152,9 @@ def test_a_failed_stream_reports_the_error(images: Path, tmp_path: Path) -> None
     assert_ok(lake)
 
 
-def test_options_that_do_not_stream_are_refused(images: Path, tmp_path: Path, capsys) -> None:
+def test_options_that_do_not_stream_are_refused(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [
         "route",
         "--source=watch",

@@ -341,7 +341,9 @@ def test_malformed_display_elements_are_ignored(keyword: str, vr: str, value: by
 
 
 @pytest.mark.parametrize("offset", [0, 63, 10**9, 0xFFFFFFFF])
-def test_rle_segments_outside_the_frame_do_not_reach_the_codec(offset: int, monkeypatch) -> None:
+def test_rle_segments_outside_the_frame_do_not_reach_the_codec(
+    offset: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """imagecodecs would read out of bounds."""
     monkeypatch.setattr(imagecodecs, "dicomrle_decode", lambda *a, **k: pytest.fail("codec called"))
     with pytest.raises(NoFastPath):

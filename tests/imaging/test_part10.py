@@ -95,8 +95,7 @@ def test_a_deflate_bomb_is_rejected_at_max_object_bytes() -> None:
 
 
 def _end_of_meta(data: bytes) -> int:
-    (length,) = struct.unpack_from("<L", data, 140)
-    return 144 + length
+    return 144 + int.from_bytes(data[140:144], "little")
 
 
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,9 @@ def link(target: str, source: str, sha256: str, *, scratch: str) -> bool:
 
 
 @pytest.mark.parametrize("how", [put_copy, link])
-def test_an_object_with_other_bytes_is_kept_and_reported(tmp_path: Path, how) -> None:
+def test_an_object_with_other_bytes_is_kept_and_reported(
+    tmp_path: Path, how: Callable[..., None]
+) -> None:
     target, source = tmp_path / "t.dcm", tmp_path / "s.dcm"
     target.write_bytes(b"of another writer")
     source.write_bytes(DATA)
@@ -54,7 +57,7 @@ def link_another_version(target: str, source: str, sha256: str, *, scratch: str)
 
 
 @pytest.mark.parametrize("how", [put_copy, link_another_version])
-def test_a_source_that_changed_is_not_placed(tmp_path: Path, how) -> None:
+def test_a_source_that_changed_is_not_placed(tmp_path: Path, how: Callable[..., None]) -> None:
     source = tmp_path / "s.dcm"
     source.write_bytes(b"changed since it was read")
     with pytest.raises(ProcessingFailure) as caught:
@@ -105,7 +108,7 @@ def test_a_link_to_a_source_is_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", [put_copy, link])
-def test_a_missing_source_is_reported(tmp_path: Path, how) -> None:
+def test_a_missing_source_is_reported(tmp_path: Path, how: Callable[..., None]) -> None:
     with pytest.raises(ProcessingFailure) as caught:
         how(
             str(tmp_path / "t.dcm"), str(tmp_path / "gone.dcm"), SHA, scratch=str(tmp_path / ".tmp")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from tests.conftest import Lake, counts
+from tests.conftest import Lake, Route, counts
 from tests.format1 import Format1Lakes, unpack_format1_lakes
 
 ROWS = {
@@ -39,7 +39,9 @@ def test_whole_lakes_verify_and_have_their_rows(format1: Format1Lakes, name: str
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_another_run_finds_everything_unchanged(format1: Format1Lakes, name: str, route) -> None:
+def test_another_run_finds_everything_unchanged(
+    format1: Format1Lakes, name: str, route: Route
+) -> None:
     policy = format1.policy("sinks" if name == "sinks" else "policy")
     summary = route(
         "--lake", str(format1.lake(name)), "--policy", str(policy), inputs=(str(format1.sources),)
@@ -47,7 +49,7 @@ def test_another_run_finds_everything_unchanged(format1: Format1Lakes, name: str
     assert counts(summary) == {"unchanged": 12}
 
 
-def test_a_run_that_was_killed_is_completed(format1: Format1Lakes, route) -> None:
+def test_a_run_that_was_killed_is_completed(format1: Format1Lakes, route: Route) -> None:
     lake = format1.lake("interrupted")
     assert len(list(lake.glob("journal/*.parquet"))) == 1
     policy = str(format1.policy())

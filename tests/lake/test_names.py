@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from tests.conftest import Lake, write
+from tests.conftest import Lake, Route, write
 from tests.lake.rows import index_row
 from tests.synthetic import dicom_bytes, image
 from transforms.core.reasons import ProcessingFailure, Reason
@@ -58,7 +58,9 @@ def test_a_name_that_is_not_unicode_is_listed(tmp_path: Path) -> None:
     assert found.uri.endswith("/index/%FF.parquet")
 
 
-def test_a_lake_with_foreign_files_is_read_and_verified(route, lake: Lake, source: Path) -> None:
+def test_a_lake_with_foreign_files_is_read_and_verified(
+    route: Route, lake: Lake, source: Path
+) -> None:
     write(source, "a.dcm", dicom_bytes(image(shape=(96, 64))))
     route()
     (part,) = Path(lake.root, "index").rglob("*.parquet")

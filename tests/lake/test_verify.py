@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from tests.conftest import Lake, route_into
+from tests.conftest import Lake, Route, route_into
 from tests.leftovers import name_of_dead_process
 from tests.synthetic import dicom_bytes, image
 from transforms.lake.layout import Layout
@@ -233,7 +233,7 @@ def test_the_name_of_a_missing_source_that_was_only_indexed_is_not_printed(
 
 
 def test_temporary_files_are_reported_and_removed_by_the_next_run(
-    route: Callable[..., dict], lake: Lake, source: Path, capsys: pytest.CaptureFixture[str]
+    route: Route, lake: Lake, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (lake.root / ".tmp" / name_of_dead_process()).write_bytes(b"x")
     assert main(["verify", str(lake.root)]) == 0

@@ -91,7 +91,7 @@ def test_a_student_learns_its_teachers_predictions(
 
 @pytest.mark.slow
 def test_a_teacher_trained_on_a_held_out_source_is_refused(
-    manifest: Path, teacher: str, tmp_path: Path, capsys
+    manifest: Path, teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     how = ("--teachers", teacher, "--epochs", "1")
     fair = read_info(train(manifest, tmp_path / "fair", *how, "--holdout_sources", "far"))

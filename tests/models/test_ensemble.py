@@ -18,6 +18,7 @@ from models.training.calibration.fit_vim import fit_virtual_logit
 from models.training.data.dataset import read_dataset
 from models.weights import load_network, save_bundle
 from pipeline.cli import main
+from tests.conftest import Lake
 from tests.models.test_fused import classifier
 from tests.models.test_training import TINY
 from tests.synthetic import dicom_bytes, image
@@ -182,7 +183,7 @@ def test_a_bundle_without_members_is_one_network(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_ensemble_of_bundles_routes(
-    manifest: Path, source: Path, lake, tmp_path: Path, capsys
+    manifest: Path, source: Path, lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     simulated = tmp_path / "simulated.csv"
     (path, *_) = [f.path for f in read_dataset(manifest) if f.source == "near"]

@@ -104,7 +104,9 @@ def is_routed(scored: ModelOutput) -> bool:
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: UID(uid).name)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_generated_images(syntax: str, seed: int, handler, monkeypatch) -> None:
+def test_generated_images(
+    syntax: str, seed: int, handler: RadiographModelHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Compare with the uncompressed image: not every syntax has a free codec in pydicom."""
     pixels = image(seed, (1400, 1150))
     if syntax in EIGHT_BITS:
@@ -114,7 +116,9 @@ def test_generated_images(syntax: str, seed: int, handler, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_radiographs(name: str, handler, monkeypatch) -> None:
+def test_real_radiographs(
+    name: str, handler: RadiographModelHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = packaged(name)
     assert path is not None, "pydicom-data is among the packages that tests need"
     assert pydicom.dcmread(path, stop_before_pixels=True).Modality in ("CR", "DX", "RG")

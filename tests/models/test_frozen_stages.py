@@ -24,7 +24,7 @@ FROZEN = ("conv_stem", "bn1", "blocks.0.", "blocks.1.")
 
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "tf_efficientnet_lite0"])
 def test_frozen_stages_keep_their_weights(
-    architecture: str, folders: Path, tmp_path: Path, monkeypatch
+    architecture: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after_epoch: list[dict[str, torch.Tensor]] = []
     original = TrainingState.end_epoch
@@ -91,7 +91,9 @@ def test_frozen_statistics_keep_the_feature_maps(architecture: str) -> None:
     assert not any(torch.equal(later[name], before[name]) for name in means)
 
 
-def test_a_network_without_stages_is_refused(folders: Path, tmp_path: Path, capsys) -> None:
+def test_a_network_without_stages_is_refused(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train = ["train", "--data", str(folders), "--output", str(tmp_path / "x"), "--device", "cpu"]
     train += ["--init", "none", "--input_size", "32", "--workers", "0"]
     assert main([*train, "--architecture", "test_vit", "--freeze", "1"]) == 2

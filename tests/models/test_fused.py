@@ -52,7 +52,9 @@ def test_a_result_does_not_depend_on_the_batch() -> None:
     assert torch.equal(network(given)[3], network(alone)[0])
 
 
-def test_a_fused_backbone_with_other_values_is_not_used(monkeypatch, caplog) -> None:
+def test_a_fused_backbone_with_other_values_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(fused, "CLAMP", fused.NO_CLAMP)
     network = classifier("tf_efficientnet_lite0")
     fuse(network, 64)
@@ -60,7 +62,9 @@ def test_a_fused_backbone_with_other_values_is_not_used(monkeypatch, caplog) -> 
     assert "differ" in caplog.text
 
 
-def test_the_plain_backbone_serves_without_the_operators(monkeypatch, caplog) -> None:
+def test_the_plain_backbone_serves_without_the_operators(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.delattr(torch.ops.mkldnn, "_reorder_convolution_weight")
     monkeypatch.setattr(torch.ops, "mkldnn", object())
     network = classifier("tf_efficientnet_lite0")

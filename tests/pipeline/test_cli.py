@@ -25,7 +25,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
     return code, captured.out, captured.err
 
 
-def test_version_and_help(capsys) -> None:
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version")[1].split() == ["dicom-router", __version__]
     for command in COMMANDS:
         code, out, _ = run(capsys, command, "--help")
@@ -107,7 +107,7 @@ def test_every_option_has_help() -> None:
     ids=str,
 )
 def test_wrong_usage_is_exit_2_and_says_what_to_do(
-    capsys, tmp_path: Path, arguments: list[str], says: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], says: str
 ) -> None:
     here = tmp_path / "here"
     here.mkdir()
@@ -126,7 +126,9 @@ def test_wrong_usage_is_exit_2_and_says_what_to_do(
     assert not (tmp_path / "lake").exists()
 
 
-def test_hyphens_and_underscores_are_alike(capsys, tmp_path: Path) -> None:
+def test_hyphens_and_underscores_are_alike(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
     arguments = ["route", "--input", str(tmp_path / "in"), "--lake", str(tmp_path / "lake")]
     code, out, _ = run(capsys, *arguments, "--allow-empty", "--ingest-date=2026-01-02", "--json")
@@ -134,7 +136,9 @@ def test_hyphens_and_underscores_are_alike(capsys, tmp_path: Path) -> None:
     assert json.loads(out)["options"]["ingest_date"] == "2026-01-02"
 
 
-def test_an_old_name_is_accepted_with_a_warning(capsys, tmp_path: Path) -> None:
+def test_an_old_name_is_accepted_with_a_warning(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     arguments = ["route", "--input", str(tmp_path), "--lake", str(tmp_path / "lake")]
     code, _, err = run(capsys, *arguments, "--settle_for", "3")
     assert "warning: --settle_for is now --stable_for" in err
@@ -145,7 +149,7 @@ def test_an_old_name_is_accepted_with_a_warning(capsys, tmp_path: Path) -> None:
     assert (code, "unknown option --passes" in err) == (2, True), "of another command"
 
 
-def test_help_shows_defaults(capsys) -> None:
+def test_help_shows_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(run(capsys, "train", "--help")[1].split())
     assert "as many images as the train split has [default: 6]" in text
     assert "makes epochs faster [default: 0]" in text
@@ -155,7 +159,9 @@ def test_help_shows_defaults(capsys) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_knows_commands_and_options(capsys, shell: str) -> None:
+def test_completion_knows_commands_and_options(
+    capsys: pytest.CaptureFixture[str], shell: str
+) -> None:
     code, out, _ = run(capsys, "completion", shell)
     assert code == 0
     for name in ("verify", "ingest_date", "index_only", "holdout_sources"):
@@ -165,7 +171,9 @@ def test_completion_knows_commands_and_options(capsys, shell: str) -> None:
         assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_debug_shows_the_traceback_of_an_error(capsys, tmp_path: Path) -> None:
+def test_debug_shows_the_traceback_of_an_error(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     arguments = ("verify", str(tmp_path / "missing"))
     assert "Traceback" not in run(capsys, *arguments)[2]
     code, _, err = run(capsys, *arguments, "--debug")
@@ -175,7 +183,9 @@ def test_debug_shows_the_traceback_of_an_error(capsys, tmp_path: Path) -> None:
     assert err.splitlines()[-1].startswith("error: ")
 
 
-def test_the_log_level_is_that_of_the_router_alone(capsys, tmp_path: Path) -> None:
+def test_the_log_level_is_that_of_the_router_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     import logging
 
     run(capsys, "verify", str(tmp_path), "--log_level", "INFO")
@@ -190,7 +200,9 @@ def test_the_log_level_is_that_of_the_router_alone(capsys, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif("os.path.exists('/dev/nvidia0')", reason="needs a machine without CUDA")
-def test_cuda_that_is_not_there_is_an_error_before_any_work(capsys, tmp_path: Path) -> None:
+def test_cuda_that_is_not_there_is_an_error_before_any_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "a.dcm").write_bytes(dicom_bytes(image(shape=(64, 64))))
     lake = tmp_path / "lake"
     code, _, err = run(
@@ -201,7 +213,9 @@ def test_cuda_that_is_not_there_is_an_error_before_any_work(capsys, tmp_path: Pa
     assert not lake.exists()
 
 
-def test_an_empty_input_is_allowed_when_asked(capsys, tmp_path: Path) -> None:
+def test_an_empty_input_is_allowed_when_asked(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     (tmp_path / "in").mkdir()
     arguments = ["route", "--input", str(tmp_path / "in"), "--lake", str(tmp_path / "lake")]
     assert run(capsys, *arguments)[0] == 2
@@ -210,7 +224,9 @@ def test_an_empty_input_is_allowed_when_asked(capsys, tmp_path: Path) -> None:
     assert "0 discovered = 0 routed" in out
 
 
-def test_the_table_shows_sinks_reasons_and_the_equation(capsys, source: Path, lake: Lake) -> None:
+def test_the_table_shows_sinks_reasons_and_the_equation(
+    capsys: pytest.CaptureFixture[str], source: Path, lake: Lake
+) -> None:
     (source / "a.dcm").write_bytes(dicom_bytes(image(shape=(64, 64))))
     (source / "DOE^JOHN.txt").write_bytes(b"no DICOM")
     code, out, err = run(capsys, "route", "--input", str(source), "--lake", str(lake.root))
@@ -222,13 +238,13 @@ def test_the_table_shows_sinks_reasons_and_the_equation(capsys, source: Path, la
     assert "DOE" not in out + err
 
 
-def test_quiet_says_nothing(capsys, source: Path, lake: Lake) -> None:
+def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str], source: Path, lake: Lake) -> None:
     (source / "a.dcm").write_bytes(dicom_bytes(image(shape=(64, 64))))
     arguments = ["route", "--input", str(source), "--lake", str(lake.root), "--quiet"]
     assert run(capsys, *arguments) == (0, "", "")
 
 
-def test_inspect_explains(capsys, source: Path, tmp_path: Path) -> None:
+def test_inspect_explains(capsys: pytest.CaptureFixture[str], source: Path, tmp_path: Path) -> None:
     path = source / "JANE^DOE.dcm"
     path.write_bytes(dicom_bytes(image(shape=(64, 64)), BodyPartExamined="HAND"))
     picture = tmp_path / "thumbnail.png"
@@ -270,7 +286,7 @@ def test_a_terminal_gets_a_live_line_and_a_pipe_does_not(source: Path, lake: Lak
     assert b"\r" not in piped.stderr
 
 
-def test_demo_shows_a_chest_and_a_leg(capsys, lake: Lake) -> None:
+def test_demo_shows_a_chest_and_a_leg(capsys: pytest.CaptureFixture[str], lake: Lake) -> None:
     code, out, _ = run(capsys, "demo", "--lake", str(lake.root))
     assert code == 0
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}

@@ -9,17 +9,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pydicom.uid import JPEG2000Lossless
 
 from pipeline.cli import main
-from tests.conftest import Lake, counts, write
+from tests.conftest import Lake, Route, counts, write
 from tests.synthetic import dicom_bytes, image
 
 
-def test_each_limit_has_its_own_reason(route, lake: Lake, source: Path) -> None:
+def test_each_limit_has_its_own_reason(route: Route, lake: Lake, source: Path) -> None:
     large = write(source, "large.dcm", dicom_bytes(image(1), name="1"))
     wide = write(source, "wide.dcm", dicom_bytes(image(2, (400, 300)), name="2"))
     valid = write(source, "valid.dcm", dicom_bytes(image(3, (200, 200)), name="3"))
@@ -38,7 +39,7 @@ def test_each_limit_has_its_own_reason(route, lake: Lake, source: Path) -> None:
     ],
 )
 def test_time_and_memory_per_object_are_limited(
-    route, lake: Lake, source: Path, option: str, value: str, reason: str
+    route: Route, lake: Lake, source: Path, option: str, value: str, reason: str
 ) -> None:
     path = write(source, "large.dcm", dicom_bytes(np.zeros((9000, 9000), np.uint16)))
     small = write(source, "no.txt", b"no DICOM")
@@ -49,13 +50,13 @@ def test_time_and_memory_per_object_are_limited(
 
 
 def test_an_unreadable_object_makes_the_run_incomplete(
-    route, lake: Lake, source: Path, monkeypatch: pytest.MonkeyPatch
+    route: Route, lake: Lake, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(source, "a.dcm", dicom_bytes(image(1), name="1"))
     secret = write(source, "DOE^JANE.dcm", dicom_bytes(image(2), name="2"))
     real_open = Path.open
 
-    def refuse(self: Path, *args, **kwargs):
+    def refuse(self: Path, *args: Any, **kwargs: Any) -> Any:
         if self == secret:
             raise PermissionError(13, "Permission denied", str(self))
         return real_open(self, *args, **kwargs)
@@ -74,7 +75,7 @@ def test_an_unreadable_object_makes_the_run_incomplete(
 
 @pytest.mark.parametrize("how", ["link", "move"])
 def test_a_moved_lake_keeps_its_objects(
-    route, lake: Lake, source: Path, tmp_path: Path, how: str
+    route: Route, lake: Lake, source: Path, tmp_path: Path, how: str
 ) -> None:
     """Its index has the URIs of the old root; their objects are not orphans."""
     for number in range(3):
@@ -92,7 +93,7 @@ def test_a_moved_lake_keeps_its_objects(
 
 
 def test_a_damaged_index_file_is_reported_with_a_remedy(
-    lake: Lake, source: Path, route, capsys
+    lake: Lake, source: Path, route: Route, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(source, "a.dcm", dicom_bytes(image(1, (96, 64))))
     route("--index_shards", "1")
@@ -107,13 +108,17 @@ def test_a_damaged_index_file_is_reported_with_a_remedy(
 
 
 def test_a_partition_without_list_permission_fails_the_run(
-    lake: Lake, source: Path, route, capsys, monkeypatch: pytest.MonkeyPatch
+    lake: Lake,
+    source: Path,
+    route: Route,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write(source, "a.dcm", dicom_bytes(image(1, (96, 64))))
     route()
     real = os.scandir
 
-    def refuse(folder="."):
+    def refuse(folder: str = ".") -> Any:
         if Path(folder).name.startswith("ingest_date="):
             raise PermissionError(13, "Permission denied", str(folder))
         return real(folder)
@@ -125,14 +130,18 @@ def test_a_partition_without_list_permission_fails_the_run(
 
 
 def test_a_full_disk_is_reported_and_a_second_run_completes(
-    lake: Lake, source: Path, route, capsys, monkeypatch: pytest.MonkeyPatch
+    lake: Lake,
+    source: Path,
+    route: Route,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import transforms.lake.append as append_module
     from transforms.core.reasons import ProcessingFailure, Reason, Stage
 
     write(source, "a.dcm", dicom_bytes(image(1, (96, 64))))
 
-    def full(*args, **kwargs):
+    def full(*args: Any, **kwargs: Any) -> None:
         raise ProcessingFailure(Stage.PLACE, Reason.NO_SPACE, "ENOSPC")
 
     monkeypatch.setattr(append_module, "put_bytes", full)
@@ -164,12 +173,12 @@ def test_an_interrupted_run_tells_how_to_complete_it(source: Path, lake: Lake) -
 
 
 def test_quiet_runs_report_failures(
-    lake: Lake, source: Path, capsys, monkeypatch: pytest.MonkeyPatch
+    lake: Lake, source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(source, "a.dcm", dicom_bytes())
     real_open = Path.open
 
-    def refuse(self: Path, *args, **kwargs):
+    def refuse(self: Path, *args: Any, **kwargs: Any) -> Any:
         if self == path:
             raise PermissionError(13, "Permission denied", str(self))
         return real_open(self, *args, **kwargs)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
-from tests.conftest import Lake, counts, write
+from tests.conftest import Lake, Route, counts, write
 from tests.stores import Store
 from tests.synthetic import dicom_bytes, image
 
@@ -43,7 +43,7 @@ def as_parquet(path: Path, uris: list[str]) -> None:
 def test_objects_in_a_manifest_are_routed(
     images: list[Path],
     lake: Lake,
-    route,
+    route: Route,
     tmp_path: Path,
     name: str,
     write_list: Callable[[Path, list[str]], None],
@@ -57,7 +57,7 @@ def test_objects_in_a_manifest_are_routed(
 
 
 def test_standard_input_is_a_manifest(
-    images: list[Path], lake: Lake, route, monkeypatch: pytest.MonkeyPatch
+    images: list[Path], lake: Lake, route: Route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(images[0].parent)
     monkeypatch.setattr("sys.stdin", io.StringIO("a.dcm\n[glob]*.dcm\n"))
@@ -66,7 +66,7 @@ def test_standard_input_is_a_manifest(
 
 
 def test_a_missing_object_makes_the_run_incomplete(
-    images: list[Path], lake: Lake, route, tmp_path: Path
+    images: list[Path], lake: Lake, route: Route, tmp_path: Path
 ) -> None:
     manifest = tmp_path / "list"
     as_text(manifest, [str(images[0]), str(tmp_path / "DOE^JANE.dcm"), "ftp://h/x", "nul\0.dcm"])
@@ -81,7 +81,7 @@ def test_a_missing_object_makes_the_run_incomplete(
 
 
 def test_a_manifest_in_a_store_lists_objects_in_a_store(
-    store: Store, lake: Lake, route, images: list[Path]
+    store: Store, lake: Lake, route: Route, images: list[Path]
 ) -> None:
     uris = [store.write(f"in/{path.name}", path.read_bytes()) for path in images]
     manifest = store.write("list.txt", "\n".join(uris).encode())
@@ -89,7 +89,9 @@ def test_a_manifest_in_a_store_lists_objects_in_a_store(
     assert {row["source_uri"] for row in lake.rows()} == set(uris)
 
 
-def test_a_manifest_without_the_column_is_refused(tmp_path: Path, lake: Lake, capsys) -> None:
+def test_a_manifest_without_the_column_is_refused(
+    tmp_path: Path, lake: Lake, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "l.csv").write_text("name,age\nx,1\n")
     arguments = ["route", "--source", "manifest", "--lake", str(lake.root), "--input"]
     assert main([*arguments, str(tmp_path / "l.csv")]) == 2

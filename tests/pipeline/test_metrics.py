@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from pydicom.uid import CTImageStorage
 
 from pipeline import metrics_report
 from pipeline.cli import main
-from tests.conftest import Lake, counts, write
+from tests.conftest import Lake, Route, counts, write
 from tests.synthetic import dicom_bytes, image
 from transforms.core.reasons import Status
 from transforms.metrics import (
@@ -44,14 +45,14 @@ def sizes(source: Path) -> list[int]:
     return [path.stat().st_size for path in source.iterdir()]
 
 
-def test_images_decoded_by_the_fallback_are_counted(route, source: Path) -> None:
+def test_images_decoded_by_the_fallback_are_counted(route: Route, source: Path) -> None:
     write(source, "gray.dcm", dicom_bytes(image(1, SMALL), name="1"))
     gray = image(2, SMALL).astype("u1")
     write(source, "color.dcm", dicom_bytes(np.stack([gray] * 3, axis=2), name="2"))
     assert route()["metrics"]["counters"]["decoded_by_fallback"] == 1
 
 
-def test_the_summary_has_the_metrics(route, lake: Lake, sizes: list[int]) -> None:
+def test_the_summary_has_the_metrics(route: Route, lake: Lake, sizes: list[int]) -> None:
     summary = route()
     counters, distributions = summary["metrics"]["counters"], summary["metrics"]["distributions"]
     terms = counts(summary)
@@ -89,7 +90,7 @@ def test_the_summary_has_the_metrics(route, lake: Lake, sizes: list[int]) -> Non
 
 
 def test_metrics_are_stored_separately_from_summaries(
-    route, lake: Lake, sizes: list[int], capsys
+    route: Route, lake: Lake, sizes: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, again = route(), route()
     for summary in (first, again):
@@ -111,7 +112,7 @@ def test_metrics_are_stored_separately_from_summaries(
 
 
 def test_the_terminal_shows_distributions(
-    lake: Lake, source: Path, sizes: list[int], capsys
+    lake: Lake, source: Path, sizes: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["route", "--input", str(source), "--lake", str(lake.root)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "  max " in line]
@@ -120,7 +121,9 @@ def test_the_terminal_shows_distributions(
     assert lines[0].endswith(f" ms  ({len(sizes)} objects)")
 
 
-def test_failures_are_counted_by_reason(route, lake: Lake, source: Path, tmp_path) -> None:
+def test_failures_are_counted_by_reason(
+    route: Route, lake: Lake, source: Path, tmp_path: Path
+) -> None:
     write(source, "a.dcm", dicom_bytes(image(1, SMALL)))
     manifest = write(
         tmp_path, "list.txt", f"{source}/a.dcm\n{source}/gone-1\n{source}/gone-2\n".encode()
@@ -131,7 +134,7 @@ def test_failures_are_counted_by_reason(route, lake: Lake, source: Path, tmp_pat
     assert (lake.root / "runs" / "metrics" / f"{summary['run_id']}.json").exists()
 
 
-def test_too_large_objects_are_fetched_but_not_decoded(route, source: Path) -> None:
+def test_too_large_objects_are_fetched_but_not_decoded(route: Route, source: Path) -> None:
     write(source, "a.dcm", dicom_bytes(image(1)))
     metrics = route("--max_object_bytes", "1000")["metrics"]
     assert metrics["counters"]["reason_too_large"] == metrics["counters"]["status_quarantined"] == 1
@@ -140,7 +143,7 @@ def test_too_large_objects_are_fetched_but_not_decoded(route, source: Path) -> N
 
 
 def test_a_run_completes_without_metrics(
-    route, lake: Lake, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+    route: Route, lake: Lake, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(result: RunnerResult) -> None:
         raise NotImplementedError
@@ -154,7 +157,7 @@ def test_a_run_completes_without_metrics(
 
 
 def test_a_run_completes_if_metrics_cannot_be_written(
-    route, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+    route: Route, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(target: str, data: bytes, *, scratch: str) -> None:
         raise OSError
@@ -175,7 +178,9 @@ class EngineResult(PipelineResult):
         return self
 
     def query(self, query_filter: object) -> dict[str, list[MetricResult]]:
-        def of(step: str, name: str, committed, attempted, space: str = NAMESPACE) -> MetricResult:
+        def of(
+            step: str, name: str, committed: Any, attempted: Any, space: str = NAMESPACE
+        ) -> MetricResult:
             return MetricResult(MetricKey(step, MetricName(space, name)), committed, attempted)
 
         def distribution(*values: int) -> DistributionResult:

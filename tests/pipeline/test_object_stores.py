@@ -61,7 +61,7 @@ def test_a_lake_in_a_store_equals_a_local_one(
     baseline_lake: Path,
     tmp_path: Path,
     route: Route,
-    capsys,
+    capsys: pytest.CaptureFixture[str],
     source_is: str,
 ) -> None:
     source = str(images) if source_is == "local" else upload(images, store)
@@ -82,7 +82,12 @@ def test_a_lake_in_a_store_equals_a_local_one(
 
 
 def test_from_a_store_to_a_local_lake(
-    store: Store, images: Path, baseline_lake: Path, lake: Lake, route: Route, capsys
+    store: Store,
+    images: Path,
+    baseline_lake: Path,
+    lake: Lake,
+    route: Route,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = upload(images, store)
     route(inputs=(f"{source}/*.dcm",))
@@ -126,7 +131,7 @@ def test_a_sink_in_a_store_beside_a_local_lake(
 
 
 def test_refused_writes_make_a_run_incomplete_and_the_next_completes_it(
-    store: Store, images: Path, route: Route, capsys
+    store: Store, images: Path, route: Route, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake = f"{store.root}/lake"
     writes = "^(POST /upload.*|PUT .*)body_part"
@@ -146,7 +151,7 @@ def test_refused_writes_make_a_run_incomplete_and_the_next_completes_it(
 
 
 def test_transient_errors_of_a_store_are_retried(
-    store: Store, images: Path, route: Route, capsys
+    store: Store, images: Path, route: Route, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake = f"{store.root}/lake"
     store.fault(".", count=3, status=503)
@@ -171,8 +176,8 @@ def test_objects_are_copied_server_side_where_supported(
     baseline_lake: Path,
     tmp_path: Path,
     route: Route,
-    capsys,
-    fault: dict,
+    capsys: pytest.CaptureFixture[str],
+    fault: dict[str, Any],
 ) -> None:
     source, lake = upload(images, store), f"{store.root}/lake"
     store.fault("/rewriteTo/", **fault)
@@ -203,7 +208,7 @@ def test_a_missing_object_fails_alone(store: Store, images: Path, route: Route) 
 
 
 def test_a_missing_bucket_of_the_lake_is_reported_at_once(
-    store: Store, images: Path, capsys
+    store: Store, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = f"{store.scheme}://no-such-bucket/x"
     assert main(["route", "--input", str(images), "--lake", missing]) == 1
@@ -211,7 +216,12 @@ def test_a_missing_bucket_of_the_lake_is_reported_at_once(
 
 
 def test_objects_whose_write_was_wrongly_reported_as_failed_get_rows(
-    store: Store, images: Path, tmp_path: Path, route: Route, capsys, monkeypatch
+    store: Store,
+    images: Path,
+    tmp_path: Path,
+    route: Route,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every response of a write is lost; the next run has another policy."""
     import transforms.place as place
@@ -233,7 +243,7 @@ def test_objects_whose_write_was_wrongly_reported_as_failed_get_rows(
 
 
 def test_a_missing_bucket_of_the_input_is_reported_at_once(
-    store: Store, lake: Lake, capsys
+    store: Store, lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = f"{store.scheme}://no-such-bucket/x"
     assert main(["route", "--input", missing, "--lake", str(lake.root)]) == 2
@@ -248,7 +258,12 @@ def start(source: str, lake: str) -> subprocess.Popen[bytes]:
 
 
 def test_a_killed_run_is_completed_by_the_next(
-    store: Store, images: Path, baseline_lake: Path, tmp_path: Path, route: Route, capsys
+    store: Store,
+    images: Path,
+    baseline_lake: Path,
+    tmp_path: Path,
+    route: Route,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source, lake = upload(images, store), f"{store.root}/lake"
     run = start(source, lake)
@@ -269,7 +284,11 @@ def test_a_killed_run_is_completed_by_the_next(
 
 
 def test_two_concurrent_runs_give_one_lake(
-    store: Store, images: Path, baseline_lake: Path, tmp_path: Path, capsys
+    store: Store,
+    images: Path,
+    baseline_lake: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """They overlap only by chance; the next test forces it."""
     source, lake = upload(images, store), f"{store.root}/lake"

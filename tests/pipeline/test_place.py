@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from apache_beam import pvalue
@@ -55,7 +56,9 @@ def place_fn(config: RouteConfig) -> Iterator[PlaceFn]:
     fn.teardown()
 
 
-def test_rows_keep_their_window_and_timestamp(place_fn, config, source: Path) -> None:
+def test_rows_keep_their_window_and_timestamp(
+    place_fn: PlaceFn, config: RouteConfig, source: Path
+) -> None:
     first = [decided_row(config, source, n) for n in (1, 2)]
     second = [decided_row(config, source, 3)]
     assert list(place_fn.process(first, 4, EARLY)) == []
@@ -68,11 +71,11 @@ def test_rows_keep_their_window_and_timestamp(place_fn, config, source: Path) ->
 
 
 def test_a_row_is_emitted_after_its_object_is_placed(
-    place_fn, config, source: Path, monkeypatch
+    place_fn: PlaceFn, config: RouteConfig, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released, original = threading.Event(), transforms.place.place
 
-    def slow(*args):
+    def slow(*args: Any) -> None:
         assert released.wait(30)
         original(*args)
 
@@ -85,12 +88,12 @@ def test_a_row_is_emitted_after_its_object_is_placed(
 
 
 def test_a_failed_journal_write_fails_only_its_batch(
-    place_fn, config, source: Path, monkeypatch
+    place_fn: PlaceFn, config: RouteConfig, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, bad = [decided_row(config, source, 1)], [decided_row(config, source, 2)]
     assert list(place_fn.process(good, 4, EARLY)) == []
 
-    def refuse(*args):
+    def refuse(*args: Any) -> None:
         raise ProcessingFailure(Stage.PLACE, Reason.NO_SPACE)
 
     monkeypatch.setattr(transforms.place, "write_journal", refuse)
@@ -103,7 +106,9 @@ def test_a_failed_journal_write_fails_only_its_batch(
     assert len(list(lake.rglob("*.dcm"))) == 1, "an object was placed without a journal entry"
 
 
-def test_a_failure_keeps_its_window_and_timestamp(place_fn, config, source: Path) -> None:
+def test_a_failure_keeps_its_window_and_timestamp(
+    place_fn: PlaceFn, config: RouteConfig, source: Path
+) -> None:
     row = decided_row(config, source, 1)
     Path(row.source_uri).unlink()
     assert list(place_fn.process([row], 4, EARLY)) == []

@@ -239,7 +239,7 @@ def test_a_malformed_notification_is_rejected(broken: dict[str, str | None]) -> 
       "--environment_type=LOOPBACK"], "needs --flink_master"),
 ])  # fmt: skip
 def test_invalid_options_are_refused(
-    tmp_path: Path, capsys, options: list[str], message: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     runner = [] if any("--runner" in o for o in options) else ["--runner=PrismRunner"]
     prism = [] if not runner else ["--prism_location=setup.py"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 import transforms.append_index_batch
 import transforms.place
-from tests.conftest import Lake
+from tests.conftest import Lake, Route
 from tests.synthetic import dicom_bytes, image
 
 pytestmark = pytest.mark.slow
@@ -16,11 +18,11 @@ pytestmark = pytest.mark.slow
 RETRIES = ("--runner", "BundleBasedDirectRunner")
 
 
-def fail_once(monkeypatch: pytest.MonkeyPatch, module, name: str) -> list[int]:
+def fail_once(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list[int]:
     """Make the first call of a function fail after its side effects; return a list of its calls."""
     original, calls = getattr(module, name), []
 
-    def failing(*args, **kwargs):
+    def failing(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         calls.append(1)
         if len(calls) == 1:
@@ -36,7 +38,13 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, module, name: str) -> list[int]:
     [(transforms.place, "place"), (transforms.append_index_batch, "append_planned")],
 )
 def test_a_retried_bundle_gives_the_same_lake_as_a_run_without_faults(
-    route, lake: Lake, source: Path, tmp_path: Path, monkeypatch, module, function: str
+    route: Route,
+    lake: Lake,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    function: str,
 ) -> None:
     for number in range(4):
         data = dicom_bytes(image(number, (128, 96)), name=str(number))
@@ -48,7 +56,7 @@ def test_a_retried_bundle_gives_the_same_lake_as_a_run_without_faults(
     baseline = route("--index_shards", "1", "--lake", str(tmp_path / "baseline"))
     assert retried["counts"] == baseline["counts"]
 
-    def comparable_rows(lake: Lake) -> list[dict]:
+    def comparable_rows(lake: Lake) -> list[dict[str, Any]]:
         excluded = {"run_id", "ingested_at", "decided_at"}
         return [{k: v for k, v in row.items() if k not in excluded} for row in lake.rows()]
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -27,17 +28,19 @@ from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELos
 import transforms.append_index_batch
 import transforms.shuffle_batching
 from pipeline.cli import main
-from tests.conftest import Lake, counts, write
+from tests.conftest import Lake, Route, counts, write
 from tests.synthetic import dataset, dicom_bytes, image, to_bytes
 from transforms.core.labels import ADULT_CHEST, LABELS, OTHERS
-from transforms.lake.schema import COLUMNS
+from transforms.lake.index_files import ExistingRow
+from transforms.lake.resolve_duplicates import Resolution, resolve_all
+from transforms.lake.schema import COLUMNS, IndexRow
 
 
 def data_file(name: str) -> Path:
     return Path(str(pydicom.data.get_testdata_file(name)))
 
 
-def test_every_status_in_one_run_and_its_rerun(route, lake: Lake, source: Path) -> None:
+def test_every_status_in_one_run_and_its_rerun(route: Route, lake: Lake, source: Path) -> None:
     image_bytes = dicom_bytes(image(1), name="1")
     write(source, "a.dcm", image_bytes)
     write(source, "sub/b.dcm", image_bytes)  # the same bytes
@@ -91,7 +94,7 @@ def test_every_status_in_one_run_and_its_rerun(route, lake: Lake, source: Path) 
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
-def test_real_images_are_routed_in_every_encoding(route, lake: Lake, source: Path) -> None:
+def test_real_images_are_routed_in_every_encoding(route: Route, lake: Lake, source: Path) -> None:
     for stem in ("RG1", "RG3"):
         for code in ("UNCR", "UNCI", "J2KR", "J2KI"):
             shutil.copy(data_file(f"{stem}_{code}.dcm"), source)
@@ -102,7 +105,7 @@ def test_real_images_are_routed_in_every_encoding(route, lake: Lake, source: Pat
         chest.save_as(source / f"RG1_{syntax.name[:4]}.dcm")
     summary = route()
     assert counts(summary) == {"routed": 10}
-    by_stem: dict[str, list[dict]] = {"RG1": [], "RG3": []}
+    by_stem: dict[str, list[dict[str, Any]]] = {"RG1": [], "RG3": []}
     for row in lake.rows():
         by_stem[Path(row["source_uri"]).name[:3]].append(row)
     for stem, label in (("RG1", ADULT_CHEST), ("RG3", OTHERS)):
@@ -114,7 +117,7 @@ def test_real_images_are_routed_in_every_encoding(route, lake: Lake, source: Pat
     assert {row["transfer_syntax_uid"] for row in by_stem["RG1"]} >= {JPEG2000Lossless}
 
 
-def test_the_index_is_what_the_contract_says(route, lake: Lake, source: Path) -> None:
+def test_the_index_is_what_the_contract_says(route: Route, lake: Lake, source: Path) -> None:
     write(source, "a.dcm", dicom_bytes(PatientAge="041Y", BodyPartExamined="CHEST"))
     write(source, "b.txt", b"no DICOM")
     summary = route("--ingest_date", "2026-02-28")
@@ -141,7 +144,7 @@ def test_the_index_is_what_the_contract_says(route, lake: Lake, source: Path) ->
 
 
 def test_inputs_may_be_files_folders_and_globs_with_odd_names(
-    route, lake: Lake, source: Path
+    route: Route, lake: Lake, source: Path
 ) -> None:
     names = ["a[1].dcm", "new\nline.dcm", "'quote\".dcm", "-dash.dcm", "star*.dcm", ".hidden"]
     for number, name in enumerate(names):
@@ -162,7 +165,9 @@ def test_inputs_may_be_files_folders_and_globs_with_odd_names(
 
 
 @pytest.mark.parametrize("pattern", ["{source}", "{source}/**", "{alias}", "{source}/lake/**"])
-def test_a_lake_is_not_routed_into_itself(route, source: Path, lake: Lake, pattern: str) -> None:
+def test_a_lake_is_not_routed_into_itself(
+    route: Route, source: Path, lake: Lake, pattern: str
+) -> None:
     write(source, "a.dcm", dicom_bytes())
     alias = lake.root.parent / "alias"
     alias.symlink_to(source)
@@ -174,7 +179,7 @@ def test_a_lake_is_not_routed_into_itself(route, source: Path, lake: Lake, patte
     assert all(Lake(source / "lake").tree()[path] == sha for path, sha in before.items())
 
 
-def test_a_lake_may_be_a_file_uri(route, source: Path, tmp_path: Path) -> None:
+def test_a_lake_may_be_a_file_uri(route: Route, source: Path, tmp_path: Path) -> None:
     path = write(source, "a.dcm", dicom_bytes())
     route("--lake", f"file://{tmp_path}/by%20uri", inputs=(f"file://{path}",))
     (stored,) = (tmp_path / "by uri").glob("objects/**/*.dcm")
@@ -198,7 +203,7 @@ def test_a_second_run_waits_for_the_first(lake: Lake, source: Path) -> None:
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
-def test_hard_links_and_index_only(route, lake: Lake, source: Path) -> None:
+def test_hard_links_and_index_only(route: Route, lake: Lake, source: Path) -> None:
     path = write(source, "a.dcm", dicom_bytes())
     twin = write(source, "b.dcm", path.read_bytes())
     route("--placement", "link")
@@ -212,7 +217,7 @@ def test_hard_links_and_index_only(route, lake: Lake, source: Path) -> None:
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
-def test_an_object_that_changed_is_routed_again(route, lake: Lake, source: Path) -> None:
+def test_an_object_that_changed_is_routed_again(route: Route, lake: Lake, source: Path) -> None:
     path = write(source, "a.dcm", dicom_bytes(image(1)))
     route()
     write(source, "a.dcm", dicom_bytes(image(2)))
@@ -224,7 +229,7 @@ def test_an_object_that_changed_is_routed_again(route, lake: Lake, source: Path)
     assert lake.path(second).read_bytes() == path.read_bytes()
 
 
-def test_reprocess_all_brings_back_a_lost_object(route, lake: Lake, source: Path) -> None:
+def test_reprocess_all_brings_back_a_lost_object(route: Route, lake: Lake, source: Path) -> None:
     path = write(source, "a.dcm", dicom_bytes())
     route()
     before = lake.tree()
@@ -235,7 +240,7 @@ def test_reprocess_all_brings_back_a_lost_object(route, lake: Lake, source: Path
 
 
 def test_reprocess_all_supersedes_a_row_that_other_limits_decided(
-    route, lake: Lake, source: Path
+    route: Route, lake: Lake, source: Path
 ) -> None:
     """What was too large once is not_xray now: one current row, one object, the old row in history."""
     ct = dicom_bytes(image(1), SOPClassUID=CTImageStorage)
@@ -254,7 +259,9 @@ def test_reprocess_all_supersedes_a_row_that_other_limits_decided(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
-def test_copying_after_indexing_only_keeps_the_bytes(route, lake: Lake, source: Path) -> None:
+def test_copying_after_indexing_only_keeps_the_bytes(
+    route: Route, lake: Lake, source: Path
+) -> None:
     path = write(source, "a.dcm", dicom_bytes())
     route("--placement", "index_only")
     twin = write(source, "b.dcm", path.read_bytes())
@@ -265,7 +272,7 @@ def test_copying_after_indexing_only_keeps_the_bytes(route, lake: Lake, source: 
 
 
 def test_a_policy_moves_sinks_and_thresholds(
-    route, lake: Lake, source: Path, tmp_path: Path
+    route: Route, lake: Lake, source: Path, tmp_path: Path
 ) -> None:
     path = write(source, "a.dcm", dicom_bytes())
     policy = tmp_path / "policy.yaml"
@@ -334,7 +341,7 @@ def test_patient_data_stays_out_of_everything_but_the_source_uri(
 
 
 def test_the_patient_key_depends_on_the_key_alone(
-    route, lake: Lake, source: Path, tmp_path: Path
+    route: Route, lake: Lake, source: Path, tmp_path: Path
 ) -> None:
     write(source, "a.dcm", dicom_bytes(image(1), name="1", PatientID="42"))
     write(source, "b.dcm", dicom_bytes(image(2), name="2", PatientID="42"))
@@ -349,7 +356,7 @@ def test_the_patient_key_depends_on_the_key_alone(
     assert keys[0] != keys[1]
 
 
-def test_the_frame_asked_for_is_classified(route, lake: Lake, source: Path) -> None:
+def test_the_frame_asked_for_is_classified(route: Route, lake: Lake, source: Path) -> None:
     frames = np.stack([image(1), image(8)])
     path = write(source, "two.dcm", dicom_bytes(frames))
     chances = []
@@ -363,7 +370,7 @@ def test_the_frame_asked_for_is_classified(route, lake: Lake, source: Path) -> N
 
 
 def test_a_shard_resolved_in_parts_equals_one_resolved_at_once(
-    route, lake: Lake, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    route: Route, lake: Lake, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(6):
         data = dicom_bytes(image(number, (128, 96)), name=str(number))
@@ -372,12 +379,12 @@ def test_a_shard_resolved_in_parts_equals_one_resolved_at_once(
             (source / f"twin of {number}.dcm").write_bytes(data)
     (source / "conflict.dcm").write_bytes(dicom_bytes(image(9, (128, 96)), name="0"))
     parts: list[int] = []
-    resolve_all = transforms.append_index_batch.resolve_all
-    monkeypatch.setattr(
-        transforms.append_index_batch,
-        "resolve_all",
-        lambda rows, *rest, **more: parts.append(len(rows)) or resolve_all(rows, *rest, **more),
-    )
+
+    def resolve(rows: list[IndexRow], existing: list[ExistingRow]) -> Resolution:
+        parts.append(len(rows))
+        return resolve_all(rows, existing)
+
+    monkeypatch.setattr(transforms.append_index_batch, "resolve_all", resolve)
     whole = route("--index_shards", "1", "--lake", str(tmp_path / "whole"))
     assert parts == [10]
     monkeypatch.setattr(transforms.append_index_batch, "ROWS_AT_ONCE", 2)
@@ -387,9 +394,10 @@ def test_a_shard_resolved_in_parts_equals_one_resolved_at_once(
     assert sum(parts[1:]) == 10 and len(parts) > 3
     assert parted["counts"] == whole["counts"] and whole["counts"]["duplicate"] == 3
 
-    def rows_of(of: Path) -> list[dict]:
+    def rows_of(of: Path) -> list[dict[str, Any]]:
         (index,) = of.glob("index/*/*.parquet")
         own = ["run_id", "ingested_at", "decided_at"]
-        return pq.read_table(index).drop_columns(own).to_pylist()
+        rows: list[dict[str, Any]] = pq.read_table(index).drop_columns(own).to_pylist()
+        return rows
 
     assert rows_of(lake.root) == rows_of(tmp_path / "whole")

@@ -26,7 +26,9 @@ def batch_refs() -> BatchForShuffleFn[ObjectRef]:
 
 
 @pytest.mark.parametrize("max_incomplete", [1, 256])
-def test_each_record_is_in_one_batch_of_its_group(monkeypatch, max_incomplete: int) -> None:
+def test_each_record_is_in_one_batch_of_its_group(
+    monkeypatch: pytest.MonkeyPatch, max_incomplete: int
+) -> None:
     monkeypatch.setattr(transforms.shuffle_batching, "SHUFFLE_BATCH", 4)
     monkeypatch.setattr(transforms.shuffle_batching, "MAX_INCOMPLETE", max_incomplete)
     given = refs(100)

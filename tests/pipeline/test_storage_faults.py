@@ -9,13 +9,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.cli import main
-from tests.conftest import Lake, counts, write
+from tests.conftest import Lake, Route, counts, write
 from tests.synthetic import dicom_bytes, image
 from transforms.core.choices import PLACEMENTS
+from transforms.core.object_ref import ObjectRef
 
 IMAGES = 8
 
@@ -43,7 +45,7 @@ def remount(disk: Path, options: str) -> None:
 
 
 def test_a_full_disk_is_reported_and_the_next_run_completes_the_lake(
-    images: Path, small_disk: Path, lake: Lake, route, capsys
+    images: Path, small_disk: Path, lake: Lake, route: Route, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["route", "--input", str(images), "--lake", str(small_disk)])
     assert code == 1
@@ -61,7 +63,9 @@ def test_a_full_disk_is_reported_and_the_next_run_completes_the_lake(
     assert main(["verify", str(small_disk), "--deep"]) == 0
 
 
-def test_a_read_only_disk_is_reported(images: Path, small_disk: Path, route, capsys) -> None:
+def test_a_read_only_disk_is_reported(
+    images: Path, small_disk: Path, route: Route, capsys: pytest.CaptureFixture[str]
+) -> None:
     remount(small_disk, "ro")
     assert main(["route", "--input", str(images), "--lake", str(small_disk)]) == 1
     err = capsys.readouterr().err
@@ -71,7 +75,9 @@ def test_a_read_only_disk_is_reported(images: Path, small_disk: Path, route, cap
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_a_read_error_fails_one_object(images: Path, lake: Lake, route, placement: str) -> None:
+def test_a_read_error_fails_one_object(
+    images: Path, lake: Lake, route: Route, placement: str
+) -> None:
     """Reading the start of a process's memory fails with EIO (proc(5))."""
     bad = images / "bad^NAME.dcm"
     bad.symlink_to("/proc/self/mem")
@@ -86,7 +92,7 @@ def test_a_read_error_fails_one_object(images: Path, lake: Lake, route, placemen
 @pytest.mark.parametrize("how", ["appended", "truncated"])
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_source_that_changes_while_it_is_read_is_left_to_the_next_run(
-    images: Path, lake: Lake, route, how: str, placement: str
+    images: Path, lake: Lake, route: Route, how: str, placement: str
 ) -> None:
     growing = write(images, "growing.dcm", dicom_bytes(image(99, (1600, 1280)), name="99"))
     whole = growing.read_bytes()
@@ -118,14 +124,14 @@ def test_a_source_that_changes_while_it_is_read_is_left_to_the_next_run(
 
 
 def test_a_source_that_is_removed_before_it_is_read_fails_alone(
-    images: Path, lake: Lake, route, monkeypatch: pytest.MonkeyPatch
+    images: Path, lake: Lake, route: Route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import transforms.fetch as fetch
     from transforms.sandbox.examine import examine
 
     gone, real = images / "3.dcm", examine
 
-    def remove_first(ref, *rest):
+    def remove_first(ref: ObjectRef, *rest: Any) -> Any:
         if ref.uri == str(gone):
             gone.unlink()
         return real(ref, *rest)

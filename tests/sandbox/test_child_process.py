@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,7 @@ def test_calls_run_in_one_child(child: SandboxProcess) -> None:
 
 
 @pytest.mark.parametrize("function", [dereference_null, os.abort])
-def test_a_crash_costs_one_call(child: SandboxProcess, function) -> None:
+def test_a_crash_costs_one_call(child: SandboxProcess, function: Callable[[], object]) -> None:
     with pytest.raises(ChildCrashed):
         child.call(function)
     assert child.call(os.getpid) != os.getpid()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ CODES = [
 
 @pytest.mark.parametrize(("code", "reason"), CODES)
 @pytest.mark.parametrize("failure_of", [read_failure, write_failure])
-def test_a_code_has_one_reason(code: int, reason: Reason, failure_of) -> None:
+def test_a_code_has_one_reason(
+    code: int, reason: Reason, failure_of: Callable[[OSError, Stage], ProcessingFailure]
+) -> None:
     failure = failure_of(
         OSError(code, "the object has no bytes: empty", "/in/DOE^JANE.dcm"), Stage.PLACE
     )
