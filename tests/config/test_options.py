@@ -37,7 +37,6 @@ OPTIONS = {one.flag: one for one in options_of(CommandOptions)}
 DECISIVE = {"frame", "placement", *(one.flag for one in options_of(Limits))}
 """Options whose value is in the fingerprint; model, policy and patient key are by their content."""
 RESOLVED: dict[str, Any] = {
-    "layout": Layout("/another"),
     "router_version": "0.0.1",
     "model_id": "another",
     "model_input_size": 1,
@@ -106,10 +105,11 @@ def test_the_fingerprint_covers_what_options_are_resolved_to() -> None:
     own = {field.name for field in fields(RouteConfig)} - {
         field.name for field in fields(RouteOptions)
     }
-    assert own - RESOLVED.keys() == {"run_id"}
+    assert own - RESOLVED.keys() == {"run_id", "layout"}
     for name, value in RESOLVED.items():
         assert replace(config, **{name: value}).fingerprint() != config.fingerprint(), name
-    assert replace(config, run_id="another").fingerprint() == config.fingerprint()
+    for name, value in (("run_id", "another"), ("layout", Layout("/moved"))):
+        assert replace(config, **{name: value}).fingerprint() == config.fingerprint(), name
 
 
 def test_the_fingerprint_covers_the_patient_key_and_not_its_file(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class RouteConfig(RouteOptions):
         own_policy: the operator's policy, without the bundle's defaults.
     """
 
-    layout: Layout = fingerprinted()
+    layout: Layout
     run_id: str
     router_version: str = fingerprinted()
     model_id: str = fingerprinted()
