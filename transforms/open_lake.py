@@ -9,9 +9,8 @@ from typing import Final
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PBegin, TaggedOutput
 
-from transforms.lake.append import log_ends
+from transforms.lake.append import index_before
 from transforms.lake.append_log import LogEnd, LogShard, Segment
-from transforms.lake.index_files import list_index
 from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
 from transforms.lake.opening import open_lake
@@ -68,7 +67,8 @@ def _open(
     if fingerprint is not None:
         open_lake(layout)
         prepare_recovery(layout, fingerprint)
-    for log, end in log_ends(layout, besides=run_id).items():
+    files, log_ends = index_before(layout, run_id)
+    for log, end in log_ends.items():
         assert end.last is not None
         encoded = log.shards, log.shard, end.last.number, end.last.partition
         yield TaggedOutput(LOG_ENDS, (*encoded, end.next_partition or ""))
@@ -76,7 +76,7 @@ def _open(
         for entry in read_journal(uri, layout):
             row = replace(entry.row, run_id=run_id, ingest_date=ingest_date)
             yield TaggedOutput(JOURNALED, row)
-    yield from list_index(layout)
+    yield from files
 
 
 def decode_end(ends: list[EncodedEnd], log: LogShard) -> LogEnd:

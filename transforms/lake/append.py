@@ -30,8 +30,12 @@ from transforms.lake.index_replica import IndexReplica
 from transforms.lake.layout import Layout
 from transforms.lake.resolve_duplicates import resolve_all
 from transforms.lake.schema import SEGMENT_MARK, IndexRow, to_table
+from transforms.storage.processes import boottime
 
 MAX_TRIES: Final = 1000
+MAX_VIEW_AGE_S: Final = 60.0
+"""A writer that was suspended looks at the index again: the number that it is about to write may be
+free only because a rewrite has removed the segment."""
 
 
 class IndexOvertaken(RuntimeError):
@@ -71,6 +75,7 @@ def append(
         DamagedFile: the index cannot be read.
     """
     for _ in range(MAX_TRIES):
+        seen = boottime()
         replica.refresh()
         new = _without_existing(rows, replica)
         if not new:
@@ -86,7 +91,10 @@ def append(
         existing = replica.rows_of({row.identity for row in stamped})
         resolved = resolve_all(stamped, existing).rows
         run_ids = ",".join(sorted({row.run_id for row in stamped}))
-        if _put(layout, log, segment, to_table(resolved), {RUN_ID_KEY: run_ids.encode()}):
+        data = parquet_bytes(to_table(resolved), {RUN_ID_KEY: run_ids.encode()})
+        if boottime() - seen > MAX_VIEW_AGE_S:
+            continue
+        if _put(layout, segment.uri(layout, log), data):
             return Appended(resolved, len(rows) - len(resolved))
     raise RuntimeError(f"shard {log.shard} of the index: others were first {MAX_TRIES} times")
 
@@ -123,14 +131,15 @@ def append_planned(
     end = planned
     while True:
         segment, seal_to = next_segment(end, ingest_date)
-        uri = segment.uri(layout, log)
         if seal_to is None:
             metadata = {RUN_ID_KEY: run_id.encode()}
-            written = _put(layout, log, segment, rows, metadata)
+            data = parquet_bytes(rows, metadata)
         else:
             metadata = {NEXT_PARTITION_KEY: seal_to.encode()}
-            written = _put_seal(layout, log, segment, seal_to)
-        if not written and not metadata.items() <= metadata_of(uri).items():
+            data = parquet_bytes(to_table([]), metadata)
+        uri = segment.uri(layout, log)
+        is_next = _is_next(layout, log, segment)
+        if not (is_next and _put(layout, uri, data)) and not _has_metadata(uri, metadata):
             raise IndexOvertaken(
                 f"another run has written into {layout.root} since this one began; nothing is lost: "
                 "run the same command again"
@@ -140,31 +149,50 @@ def append_planned(
         end = LogEnd(segment, seal_to)
 
 
-def log_ends(layout: Layout, *, besides: str | None = None) -> Mapping[LogShard, LogEnd]:
-    """Return where each log of an index ends.
+def _is_next(layout: Layout, log: LogShard, segment: Segment) -> bool:
+    """Whether no segment of a log has this number or a higher one.
+
+    The number alone may be free again: a rewrite removes segments that are followed by others.
+    """
+    last = last_segments(list_index(layout)).get(log)
+    return last is None or last.number < segment.number
+
+
+def _has_metadata(uri: str, metadata: Mapping[bytes, bytes]) -> bool:
+    try:
+        return metadata.items() <= metadata_of(uri).items()
+    except FileNotFoundError:
+        return False
+
+
+def log_ends(layout: Layout) -> Mapping[LogShard, LogEnd]:
+    """Return where each log of an index ends."""
+    return index_before(layout, None)[1]
+
+
+def index_before(layout: Layout, run_id: str | None) -> tuple[list[str], Mapping[LogShard, LogEnd]]:
+    """Return the index as a batch run found it, also when an engine runs it again from its start.
 
     Args:
         layout: the lake.
-        besides: id of a run whose own segments do not count, nor do the seals right before them.
+        run_id: of the run, whose own segments at the ends of logs do not count; None: all count.
+
+    Returns:
+        URIs of the index files, and where each log ends.
     """
-    listed = list_index(layout)
+    files = list_index(layout)
+    own = {} if run_id is None else {RUN_ID_KEY: run_id.encode()}
     ends: dict[LogShard, LogEnd] = {}
-    remaining = listed
-    mine = None if besides is None else besides.encode()
-    while remaining:
-        again: set[LogShard] = set()
-        for log, segment in last_segments(remaining).items():
-            if log in ends:
-                continue
-            metadata = metadata_of(segment.uri(layout, log))
-            if mine is not None and metadata.get(RUN_ID_KEY) == mine:
-                again.add(log)
-                remaining = [uri for uri in remaining if uri != segment.uri(layout, log)]
-            else:
-                ends[log] = _end(segment, metadata)
-        if not again:
-            break
-    return ends
+    while open_logs := last_segments(files).keys() - ends.keys():
+        for log, segment in last_segments(files).items():
+            if log in open_logs:
+                uri = segment.uri(layout, log)
+                metadata = metadata_of(uri)
+                if own and own.items() <= metadata.items():
+                    files.remove(uri)
+                else:
+                    ends[log] = _end(segment, metadata)
+    return files, ends
 
 
 def _end(segment: Segment, metadata: Mapping[bytes, bytes]) -> LogEnd:
@@ -203,16 +231,14 @@ def _run_id(row: IndexRow, segment: Segment) -> str:
 
 
 def _put_seal(layout: Layout, log: LogShard, segment: Segment, partition: str) -> bool:
-    return _put(layout, log, segment, to_table([]), {NEXT_PARTITION_KEY: partition.encode()})
+    data = parquet_bytes(to_table([]), {NEXT_PARTITION_KEY: partition.encode()})
+    return _put(layout, segment.uri(layout, log), data)
 
 
-def _put(
-    layout: Layout, log: LogShard, segment: Segment, rows: pa.Table, metadata: Mapping[bytes, bytes]
-) -> bool:
+def _put(layout: Layout, uri: str, data: bytes) -> bool:
     """Write a segment; return whether it is new, even if another writer's has the same bytes."""
-    data = parquet_bytes(rows, metadata)
     try:
-        return put_bytes(segment.uri(layout, log), data, scratch=layout.scratch())
+        return put_bytes(uri, data, scratch=layout.scratch())
     except ProcessingFailure as error:
         if error.reason != Reason.NAME_TAKEN:
             raise
