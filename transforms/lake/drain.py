@@ -35,8 +35,11 @@ def request(layout: Layout) -> None:
 
 
 def is_requested(layout: Layout) -> bool:
-    """Return whether a drain was requested."""
-    return exists(_uri(layout, REQUEST))
+    """Return whether a drain was requested; False if the storage refuses to answer."""
+    try:
+        return exists(_uri(layout, REQUEST))
+    except OSError:  # asked again at the next poll
+        return False
 
 
 def report(layout: Layout, run_id: str, number: int, drained: DrainReport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import logging
@@ -38,8 +39,10 @@ def put_bytes(target: str, data: bytes, *, scratch: str) -> bool:
 
 def put_if_absent(target: str, data: bytes, *, scratch: str) -> None:
     """As `put_bytes`, but an existing object may have other bytes: a retry has other timestamps."""
-    if not exists(target):
-        put_bytes(target, data, scratch=scratch)
+    with contextlib.suppress(OSError):  # a storage that refuses to answer refuses the write, too
+        if exists(target):
+            return
+    put_bytes(target, data, scratch=scratch)
 
 
 def put_file(target: str, source: BinaryIO, sha256: str, *, scratch: str) -> bool:
@@ -139,11 +142,12 @@ def iter_files(folder: str) -> Iterator[ObjectInfo]:
 
 
 def exists(uri: str) -> bool:
-    """Return whether an object exists; False if the storage refuses to answer."""
-    try:
-        return storage_of(uri).stat(uri) is not None
-    except OSError:
-        return False
+    """Return whether an object exists.
+
+    Raises:
+        OSError: the storage refuses to answer.
+    """
+    return storage_of(uri).stat(uri) is not None
 
 
 def _relative(uri: str, folder: str) -> str:

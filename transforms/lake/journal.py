@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from transforms.lake.files import list_files, put_if_absent
 from transforms.lake.index_files import parquet_bytes, readable
 from transforms.lake.layout import Layout
+from transforms.lake.resolve_duplicates import is_stored
 from transforms.lake.schema import IndexRow, from_table, to_table
 from transforms.storage.base import has_same_content
 from transforms.storage.schemes import join, storage_of
@@ -32,14 +33,20 @@ class JournalRow:
 
 
 def is_placed(row: IndexRow, layout: Layout) -> bool:
-    """Whether the very bytes that were decided are where a row says."""
+    """Return whether the very bytes that were decided are where a row says.
+
+    Raises:
+        OSError: the lake's storage refuses to answer; the object is not taken for a missing one.
+    """
     uri = layout.absolute(str(row.object_uri))
     storage = storage_of(uri)
     try:
         found = storage.stat(uri)
         return found is not None and has_same_content(storage, found, str(row.content_sha256))
-    except OSError:
-        return False
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or not is_stored(row):
+            return False
+        raise
 
 
 def write_journal(layout: Layout, rows: Sequence[IndexRow], fingerprint: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from transforms.core.errors import UsageError
-from transforms.lake.files import exists, list_files, put_if_absent, read_bytes
+from transforms.lake.files import list_files, put_if_absent, read_bytes
 from transforms.lake.layout import MARKER, Layout
 from transforms.storage.schemes import join
 
@@ -123,11 +123,11 @@ def _put(uri: str, marker: Marker, layout: Layout) -> None:
 
 
 def _read(uri: str) -> Marker | None:
-    if not exists(uri):
-        return None
     try:
         found = json.loads(read_bytes(uri))
         marker = Marker(int(found["format"]), str(found["lake_id"]))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except (ValueError, KeyError, TypeError) as error:
         raise ForeignLake(f"{uri} is damaged; restore it from a backup") from error
     if marker.format > FORMAT:
