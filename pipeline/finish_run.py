@@ -20,10 +20,11 @@ from transforms.core.object_ref import ObjectRef
 from transforms.lake.append import IndexOvertaken
 from transforms.lake.journal import is_placed, list_journal, read_journal, sweep_journal
 from transforms.lake.lock import read_epoch
-from transforms.lake.orphans import remove_orphans
-from transforms.lake.run_counts import RunCounts, count_segments
+from transforms.lake.orphans import remove_orphans, remove_unnamed
+from transforms.lake.resolve_duplicates import is_stored
+from transforms.lake.run_counts import RunCounts, count_run, count_segments
 from transforms.lake.schema import IndexRow
-from transforms.lake.supersede import Superseded, supersede, version_of
+from transforms.lake.supersede import supersede, version_of
 
 
 @dataclass
@@ -111,18 +112,16 @@ def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None)
             f"another run has taken the lock of {layout.root}; nothing is lost: run the same command "
             "again"
         )
-    later = Superseded([], 0)
-    if config.reprocess != REPROCESS_NONE:
-        later = supersede(layout, _journaled(config), config.run_id)
-    remove_orphans(layout, counts.orphans)
-    total = RunCounts.sum(
-        (
-            counts,
-            count_segments(counts.segments),
-            RunCounts.of_rows(later.rows),
-            RunCounts.of_count("unchanged", later.unchanged),
-        )
-    )
+    if config.reprocess == REPROCESS_NONE:
+        remove_orphans(layout, counts.orphans)
+        rows, unchanged = count_segments(counts.segments), 0
+    else:
+        later = _journaled(config)
+        unchanged = supersede(layout, later, config.run_id)
+        placed = [str(row.object_uri) for row in later if is_stored(row)]
+        remove_unnamed(layout, {*counts.orphans, *placed})
+        rows = count_run(layout, config.run_id)
+    total = RunCounts.sum((counts, rows, RunCounts.of_count("unchanged", unchanged)))
     summary = write_summary(total, config)
     if summary["complete"]:  # else a write that was reported as failed may have been done
         sweep_journal(layout)

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, Final
 
 import apache_beam as beam
@@ -30,7 +30,7 @@ from pipeline.user_errors import to_user_error
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.core.reasons import ProcessingFailure
 from transforms.lake import drain
-from transforms.lake.append import today
+from transforms.lake.index_files import list_index
 from transforms.lake.index_replica import replica_of
 from transforms.lake.layout import LOCK, WRITER_LOCK
 from transforms.lake.lock import lock_lake
@@ -70,24 +70,24 @@ def run_stream(
             "JobManager's REST API, through which the job is cancelled"
         )
     require_claimable(config.layout)
-    started_on = today()
     with lock_lake(config.layout, report_waiting, names=[WRITER_LOCK]):
         drain.clear(config.layout)
         _recover(config, quiet=quiet)
+        before = frozenset(list_index(config.layout))
         job = _StreamJob(config, options, impulse)
         failure = job.run(quiet=quiet)
         if failure is not None:
             with contextlib.suppress(Exception):  # the cause of the failure may affect this too
-                _finish(config, started_on, completed=False)
+                _finish(config, before, completed=False)
             raise failure
-        summary = _finish(config, started_on, completed=True)
+        summary = _finish(config, before, completed=True)
         if job.metrics:
             summary["metrics"] = job.metrics
             write_metrics(job.metrics, config)
         return summary
 
 
-def _finish(config: RouteConfig, started_on: str, *, completed: bool) -> dict[str, Any]:
+def _finish(config: RouteConfig, before: Set[str], *, completed: bool) -> dict[str, Any]:
     """Index the objects that were placed without a row, and write the summary."""
     drained = drain.reports(config.layout, config.run_id, len(config.inputs))
     if completed and len(drained) < len(config.inputs):
@@ -95,7 +95,7 @@ def _finish(config: RouteConfig, started_on: str, *, completed: bool) -> dict[st
     drain.clear(config.layout)
     _recover(config, quiet=True)
     left = {key for report in drained for key in report.object_keys}
-    counts = count_stream(config.layout, config.run_id, started_on, left=left)
+    counts = count_stream(config.layout, config.run_id, before, left=left)
     return write_summary(counts, config, ended_well=completed)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +20,8 @@ from transforms.lake.rewrite_notes import replaced_files
 from transforms.lake.schema import HISTORY_SCHEMA, PARTITION, ROW_GROUP_ROWS, identity_of
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
+
+T = TypeVar("T")
 
 RUN_ID_KEY: Final = b"dicom_router.run_id"
 """Key of a segment's metadata: the run that wrote it."""
@@ -78,15 +80,37 @@ VERSION_FIELDS: Final = tuple(f.name for f in fields(ExistingVersion))
 def list_index(layout: Layout) -> list[str]:
     """Return the index files of a lake, in order; none where there is no index.
 
+    A rewrite may remove files before they are opened; see `read_index`.
+
     Raises:
         OSError: a folder may not be listed; it is not taken for an empty one.
     """
-    replaced = replaced_files(layout)  # before the listing: a note is older than its merged file
     partitions = join(layout.index, PARTITION_PREFIX)
     files = [f.uri for f in list_files(layout.index, ".parquet") if f.uri.startswith(partitions)]
+    # After the listing: a note stays until all files that it replaces are gone.
+    replaced = replaced_files(layout)
     present = set(files)
     gone = {uri for merged, uris in replaced for uri in uris if merged is None or merged in present}
     return [uri for uri in files if uri not in gone]
+
+
+def read_index(layout: Layout, read: Callable[[], T]) -> T:
+    """Return what is read of the index as of one moment, though rewrites replace files meanwhile.
+
+    Args:
+        layout: the lake.
+        read: lists the index and reads it; called again where a listed file is gone.
+
+    Raises:
+        FileNotFoundError: a file is listed and cannot be opened, such as a broken link.
+    """
+    while True:
+        listed = list_index(layout)
+        try:
+            return read()
+        except FileNotFoundError:
+            if list_index(layout) == listed:
+                raise
 
 
 def number_of_rows(uri: str) -> int:
@@ -117,21 +141,31 @@ def read_versions(uri: str, object_keys: pa.StringArray | None) -> Iterator[Exis
         uri: the file.
         object_keys: of the sources that matter; None: all do.
     """
-    for row in _read(uri, VERSION_FIELDS, {"object_key": object_keys}):
-        yield ExistingVersion(**row)
+    for rows in matching(uri, VERSION_FIELDS, {"object_key": object_keys}):
+        yield from (ExistingVersion(**row) for row in rows.to_pylist())
 
 
 def read_existing(uri: str, identities: pa.StringArray | None) -> Iterator[ExistingRow]:
     """Read the rows of one index file whose identity matters; None: all do."""
     wanted = {"sop_instance_uid": identities, "content_sha256": identities}
-    for row in _read(uri, EXISTING_COLUMNS, wanted):
-        yield ExistingRow(**row)
+    for rows in matching(uri, EXISTING_COLUMNS, wanted):
+        yield from (ExistingRow(**row) for row in rows.to_pylist())
 
 
-def _read(
-    uri: str, columns: Sequence[str], wanted: dict[str, pa.StringArray | None]
-) -> Iterator[dict[str, Any]]:
-    """Read the rows that have a wanted value in one of the columns of `wanted`."""
+def matching(
+    uri: str, columns: Sequence[str], wanted: Mapping[str, pa.StringArray | None]
+) -> Iterator[pa.Table]:
+    """Read the rows of one index file that have a wanted value in one of some columns.
+
+    Args:
+        uri: the file.
+        columns: as of `batches`.
+        wanted: values by column; None: all rows match.
+
+    Raises:
+        FileNotFoundError: the file is gone.
+        DamagedFile: it cannot be read.
+    """
     values = {name: keys for name, keys in wanted.items() if keys is not None}
     names = [*columns, *(name for name in wanted if name not in columns)]
     with readable(uri) as file:
@@ -139,7 +173,8 @@ def _read(
             if values:
                 masks = [pc.is_in(table[name], value_set=v) for name, v in values.items()]
                 table = table.filter(functools.reduce(pc.or_, masks))
-            yield from table.select(columns).to_pylist()
+            if len(table):
+                yield table.select(columns)
 
 
 def batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Table]:

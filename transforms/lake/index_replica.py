@@ -24,6 +24,7 @@ from transforms.lake.index_files import (
     ExistingRow,
     batches,
     list_index,
+    read_index,
     readable,
 )
 from transforms.lake.layout import Layout
@@ -56,7 +57,7 @@ class IndexReplica:
     """What the index of one lake says. Safe between threads."""
 
     def __init__(self, layout: Layout) -> None:
-        import duckdb  # only streams and commits of stores need it
+        import duckdb  # only streams need it
 
         self._layout = layout
         remove_abandoned(tempfile.gettempdir())
@@ -84,8 +85,7 @@ class IndexReplica:
             OSError: the index cannot be listed.
         """
         with self._lock:
-            while not self._load_all(listed := list_index(self._layout)):
-                pass
+            listed = read_index(self._layout, self._load_all)
             gone = self._files.keys() - set(listed)
             if gone:
                 self._tables.execute(_DELETE, [[self._files.pop(uri) for uri in gone]])
@@ -124,15 +124,13 @@ class IndexReplica:
         numbers = pa.array(range(len(column)), pa.int64())
         self._tables.register("wanted", pa.table({"number": numbers, "name": column}))
 
-    def _load_all(self, listed: Sequence[str]) -> bool:
-        """Read the files that are new; False if one is gone, as a rewrite has replaced it."""
+    def _load_all(self) -> list[str]:
+        """Read the files that are new; return all files."""
+        listed = list_index(self._layout)
         for uri in listed:
             if uri not in self._files:
-                try:
-                    self._load(uri)
-                except FileNotFoundError:
-                    return False
-        return True
+                self._load(uri)
+        return listed
 
     def _load(self, uri: str) -> None:
         number = self._loaded
@@ -154,7 +152,7 @@ _OPENING: Final = threading.Lock()
 
 
 def replica_of(layout: Layout) -> IndexReplica:
-    """Return this process's catalog of a lake; it goes with the process."""
+    """Return this process's replica of a lake's index; it is removed with the process."""
     with _OPENING:
         if layout.root not in _REPLICAS:
             _REPLICAS[layout.root] = IndexReplica(layout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,14 +12,16 @@ import pyarrow.compute as pc
 
 from transforms.core.object_ref import Failure
 from transforms.core.reasons import TERMS, Reason, Stage, Status
-from transforms.lake.index_files import batches, list_index, readable
-from transforms.lake.layout import Layout, partition_of
+from transforms.lake.files import list_files
+from transforms.lake.index_files import batches, list_index, matching, read_index, readable
+from transforms.lake.layout import Layout
 from transforms.lake.schema import SEGMENT_MARK, IndexRow
 
 MAX_FAILURES_SHOWN: Final = 100
 COUNTED_COLUMNS: Final = (
     "run_id", "object_key", "status", "stage", "reason", "destination", "conflict", "source_size_bytes",
 )  # fmt: skip
+_VERSION: Final = ("source_uri", "source_version")
 
 
 @dataclass(frozen=True)
@@ -125,25 +127,62 @@ def count_segments(uris: Iterable[str]) -> RunCounts:
     return counts
 
 
-def count_stream(layout: Layout, run_id: str, since: str, *, left: Set[str]) -> RunCounts:
+def count_run(layout: Layout, run_id: str) -> RunCounts:
+    """Return the counts of a batch run that may have superseded rows, as it first wrote each row.
+
+    A row of the run is in the history, too, where it followed another row that the run superseded.
+
+    Raises:
+        DamagedFile: the index or the history cannot be read.
+    """
+    run = pa.array([run_id])
+    counts = RunCounts()
+    replaced: set[tuple[str, str]] = set()
+    for found in list_files(layout.history, ".parquet"):
+        wanted = {"run_id": run}
+        for rows in matching(found.uri, (*COUNTED_COLUMNS, *_VERSION, "superseded_by"), wanted):
+            own = rows.filter(pc.equal(rows["superseded_by"], run_id))
+            replaced.update(_versions_of(own))
+            counts = RunCounts.sum((counts, _of_table(own)))
+    for uri in list_index(layout):
+        for rows in matching(uri, (*COUNTED_COLUMNS, *_VERSION), {"run_id": run}):
+            if replaced:
+                first = [version not in replaced for version in _versions_of(rows)]
+                rows = rows.filter(pa.array(first, pa.bool_()))
+            counts = RunCounts.sum((counts, _of_table(rows)))
+    return counts
+
+
+def count_stream(
+    layout: Layout, run_id: str, before: Set[str], *, left: Set[str] = frozenset()
+) -> RunCounts:
     """Return the counts of a stream's run.
 
     Args:
         layout: the lake.
         run_id: of the run.
-        since: first partition that it may have written to, YYYY-MM-DD.
+        before: URIs of the index files before the run, which have none of its rows.
         left: keys of objects that its sources emitted and that had no row when they stopped.
+
+    Raises:
+        DamagedFile: the index cannot be read.
     """
-    counts, late = RunCounts(), set(left)
-    for uri in list_index(layout):
-        if partition_of(uri) >= since:
-            with readable(uri) as file:
-                for rows in batches(file, COUNTED_COLUMNS):
-                    own = rows.filter(pc.starts_with(rows["run_id"], run_id + SEGMENT_MARK))
-                    counts = RunCounts.sum((counts, _of_table(own)))
-                    late -= set(own["object_key"].to_pylist())
-    discovered = sum(counts.counts.values()) + len(late)
-    failures = [Failure(key, Stage.INDEX, Reason.NO_ROW, "") for key in late]
+
+    def read() -> tuple[RunCounts, set[str]]:
+        counts, keys = RunCounts(), set[str]()
+        for uri in list_index(layout):
+            if uri in before:
+                continue
+            for rows in matching(uri, COUNTED_COLUMNS, {}):
+                own = rows.filter(pc.starts_with(rows["run_id"], run_id + SEGMENT_MARK))
+                counts = RunCounts.sum((counts, _of_table(own)))
+                keys.update(own["object_key"].to_pylist())
+        return counts, keys
+
+    counts, keys = read_index(layout, read)
+    missing = left - keys
+    discovered = sum(counts.counts.values()) + len(missing)
+    failures = [Failure(key, Stage.INDEX, Reason.NO_ROW, "") for key in missing]
     return RunCounts.sum(
         (
             counts,
@@ -151,6 +190,10 @@ def count_stream(layout: Layout, run_id: str, since: str, *, left: Set[str]) -> 
             *map(RunCounts.of_failure, failures),
         )
     )
+
+
+def _versions_of(rows: pa.Table) -> Iterator[tuple[str, str]]:
+    return zip(*(rows[name].to_pylist() for name in _VERSION), strict=True)
 
 
 def _of_table(rows: pa.Table) -> RunCounts:

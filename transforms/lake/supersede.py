@@ -16,14 +16,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from transforms.core.reasons import Status
 from transforms.lake.append import keep_ends
 from transforms.lake.files import exists, list_files, put_bytes, put_if_absent, read_bytes
-from transforms.lake.index_files import list_index, parquet_bytes, read_table, readable
+from transforms.lake.index_files import list_index, matching, parquet_bytes, read_table
 from transforms.lake.layout import NOT_XRAY, REVIEW, Layout, partition_of
-from transforms.lake.orphans import remove_orphans
+from transforms.lake.orphans import remove_unnamed
 from transforms.lake.resolve_duplicates import (
     WITHOUT_FIRST,
     by_identity,
@@ -34,6 +33,7 @@ from transforms.lake.rewrite import rewrite
 from transforms.lake.schema import (
     HISTORY_SCHEMA,
     PARTITION,
+    SCHEMA,
     SEGMENT_MARK,
     IndexRow,
     conform,
@@ -67,46 +67,40 @@ class Change:
     new: IndexRow | None
 
 
-@dataclass(frozen=True)
-class Superseded:
-    """What superseding came to.
-
-    Attributes:
-        rows: later decisions that are current now, those that were asked for alone.
-        unchanged: how many later decisions equal the current ones.
-    """
-
-    rows: list[IndexRow]
-    unchanged: int
-
-
-def supersede(layout: Layout, decided: Sequence[IndexRow], run_id: str) -> Superseded:
+def supersede(layout: Layout, decided: Sequence[IndexRow], run_id: str) -> int:
     """Let later decisions replace the current rows of the same versions of sources.
 
-    Hold the lake's locks. Repeating it changes nothing.
+    Hold the lake's locks. Repeating it changes nothing. Objects that were placed for decisions which
+    change nothing are left to `remove_unnamed`.
 
     Args:
         layout: the lake.
         decided: placed rows, each with the status that it would have alone; one for a version.
-        run_id: of the run that decided them.
+        run_id: of the run that decided them; its own rows are not replaced.
+
+    Returns:
+        How many of the later decisions equal the current ones.
 
     Raises:
         DamagedFile: the index cannot be read.
         ProcessingFailure: the lake's storage refused.
     """
     if not decided:
-        return Superseded([], 0)
+        return 0
     current = _rows_of_versions(layout, decided)
-    later = {v: row for row in decided if (v := version_of(row)) in current}
-    pending = {v: row for v, row in later.items() if _run_of(current[v]) != _run_of(row)}
-    identities = {row.identity for row in (*pending.values(), *(current[v] for v in pending))}
-    around = rows_of_identities(layout, identities)
-    changes = [c for c in regroup(around, pending) if not _is_same(c)]
+    later = {
+        version: row
+        for row in decided
+        if (version := version_of(row)) in current and _run_of(current[version]) != run_id
+    }
+    identities = {row.identity for v, old in later.items() for row in (old, current[v])}
+    changes = [
+        change
+        for change in regroup(rows_of_identities(layout, identities), later)
+        if not _is_same(change)
+    ]
     apply(layout, changes, run_id)
-    asked = [c.new for c in changes if c.new is not None and version_of(c.new) in later]
-    applied = [current[v] for v in later.keys() - pending.keys()]  # by this run, before a retry
-    _remove_unnamed(layout, pending.values(), identities)
-    return Superseded([*asked, *applied], len(later) - len(asked) - len(applied))
+    return len(later.keys() - {version_of(change.old) for change in changes})
 
 
 def version_of(row: IndexRow) -> Version:
@@ -188,14 +182,14 @@ def apply(layout: Layout, changes: Sequence[Change], run_id: str) -> None:
     for change in changes:
         by_day[change.old.ingest_date].append(change)
     history = {day: _history_uri(layout, day, of_day, run_id) for day, of_day in by_day.items()}
-    objects = {str(c.old.object_uri): c.old.identity for c in changes if is_stored(c.old)}
+    objects = sorted({str(c.old.object_uri) for c in changes if is_stored(c.old)})
     intent = _put_intent(layout, history, objects, run_id)
     now = time.time_ns() // 1000
     for day, of_day in sorted(by_day.items()):
         rows = _history_table([c.old for c in of_day], now, run_id)
         put_if_absent(history[day], parquet_bytes(rows), scratch=layout.scratch())
         _rewrite_partition(layout, day, of_day)
-    _remove_unnamed_objects(layout, objects)
+    remove_unnamed(layout, objects)
     storage_of(intent).remove(intent)
 
 
@@ -221,7 +215,7 @@ def _rewrite_partition(layout: Layout, day: str, changes: Sequence[Change]) -> N
     affected = [
         uri
         for uri in list_index(layout)
-        if partition_of(uri) == day and _has_any(uri, "object_key", keys)
+        if partition_of(uri) == day and any(matching(uri, ["object_key"], {"object_key": keys}))
     ]
     keep_ends(layout, affected)
     tables = [_without(read_table(uri), removed) for uri in affected]
@@ -238,12 +232,6 @@ def _without(table: pa.Table, removed: set[tuple[str, str, str]]) -> pa.Table:
     names = zip(*(table[n].to_pylist() for n in _ROW_KEY), strict=True)
     kept = pa.array([name not in removed for name in names], pa.bool_())
     return table.filter(kept).drop_columns([PARTITION])
-
-
-def _has_any(uri: str, column: str, values: pa.StringArray) -> bool:
-    with readable(uri) as file:
-        read = file.read(columns=[column])
-    return bool(pc.any(pc.is_in(read[column], value_set=values)).as_py())
 
 
 def _rows_of_versions(layout: Layout, decided: Sequence[IndexRow]) -> dict[Version, IndexRow]:
@@ -263,12 +251,8 @@ def rows_of_identities(layout: Layout, identities: set[str]) -> list[IndexRow]:
 def _scan(layout: Layout, wanted: Mapping[str, pa.StringArray]) -> Iterator[IndexRow]:
     """Read the current rows that have a wanted value in one of some columns."""
     for uri in list_index(layout):
-        table = read_table(uri)
-        masks = [pc.fill_null(pc.is_in(table[n], value_set=v), False) for n, v in wanted.items()]
-        mask = masks[0]
-        for other in masks[1:]:
-            mask = pc.or_(mask, other)
-        yield from from_table(table.filter(mask).drop_columns([PARTITION]), partition_of(uri))
+        for rows in matching(uri, SCHEMA.names, wanted):
+            yield from from_table(rows, partition_of(uri))
 
 
 def _run_of(row: IndexRow) -> str:
@@ -283,18 +267,6 @@ def _is_same(change: Change) -> bool:
     return all(getattr(change.old, n) == getattr(change.new, n) for n in names)
 
 
-def _remove_unnamed(layout: Layout, rows: Iterable[IndexRow], identities: set[str]) -> None:
-    """Remove the objects that were placed for later decisions and that no current row names."""
-    placed = {str(row.object_uri) for row in rows if is_stored(row)}
-    named = {str(row.object_uri) for row in rows_of_identities(layout, identities)}
-    remove_orphans(layout, placed - named)
-
-
-def _remove_unnamed_objects(layout: Layout, objects: Mapping[str, str]) -> None:
-    named = {str(row.object_uri) for row in rows_of_identities(layout, set(objects.values()))}
-    remove_orphans(layout, objects.keys() - named)
-
-
 @dataclass(frozen=True)
 class Intent:
     """What a run of `apply` is about to do.
@@ -302,12 +274,12 @@ class Intent:
     Attributes:
         run_id: what supersedes.
         history: history file of each partition.
-        objects: identity of each object that an old row names.
+        objects: that old rows name.
     """
 
     run_id: str
     history: dict[str, str]
-    objects: dict[str, str]
+    objects: list[str]
 
 
 def list_intents(layout: Layout) -> list[str]:
@@ -328,7 +300,7 @@ def undo_unfinished(layout: Layout) -> None:
             history = join(layout.root, name)
             if exists(history) and _is_current(layout, day, history):
                 storage_of(history).remove(history)
-        _remove_unnamed_objects(layout, intent.objects)
+        remove_unnamed(layout, intent.objects)
         storage_of(uri).remove(uri)
 
 
@@ -344,11 +316,9 @@ def _is_current(layout: Layout, day: str, history: str) -> bool:
     return False
 
 
-def _put_intent(
-    layout: Layout, history: Mapping[str, str], objects: Mapping[str, str], run_id: str
-) -> str:
+def _put_intent(layout: Layout, history: Mapping[str, str], objects: list[str], run_id: str) -> str:
     relative = {day: layout.relative(uri) for day, uri in history.items()}
-    data = json.dumps(asdict(Intent(run_id, relative, dict(objects))), sort_keys=True).encode()
+    data = json.dumps(asdict(Intent(run_id, relative, objects)), sort_keys=True).encode()
     uri = join(layout.journal, f"{INTENT}{hashlib.sha256(data).hexdigest()[:20]}.json")
     put_bytes(uri, data, scratch=layout.scratch())
     return uri

@@ -1,0 +1,223 @@
+"""A later model or policy decides again: rows and objects move, and what was decided before is kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+
+from models.default_bundle import DEFAULT_BUNDLE
+from pipeline.cli import main
+from tests.conformance import violations
+from tests.conftest import Lake, counts, route_into
+from tests.synthetic import dicom_bytes, image
+
+LENIENT = """\
+thresholds: {abdominal: 0, adult_chest: 0, pediatric_chest: 0, spine: 0, others: 0}
+ood_threshold: 1000
+min_long_side: 10
+"""
+STRICT = LENIENT.replace("min_long_side: 10", "min_long_side: 4000")  # reviews every image
+CT = "1.2.840.10008.5.1.4.1.1.2"
+ROUTED = {"routed": 3, "duplicate": 1, "not_xray": 1, "quarantined": 1}
+
+Route = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with sources, policies, and the lake that they were routed into by the lenient one."""
+    folder = tmp_path_factory.mktemp("reprocess")
+    source = folder / "source"
+    source.mkdir()
+    for number in range(2):
+        data = dicom_bytes(image(number, (96, 64)), name=str(number))
+        (source / f"{number}.dcm").write_bytes(data)
+    (source / "copy of 0.dcm").write_bytes((source / "0.dcm").read_bytes())
+    (source / "conflict with 1.dcm").write_bytes(dicom_bytes(image(7, (96, 64)), name="1"))
+    (source / "ct.dcm").write_bytes(dicom_bytes(image(8, (96, 64)), name="8", SOPClassUID=CT))
+    (source / "broken").write_bytes(b"not DICOM")
+    (folder / "lenient.yaml").write_text(LENIENT)
+    (folder / "strict.yaml").write_text(STRICT)
+    lenient = ("--policy", str(folder / "lenient.yaml"))
+    summary = route_into(Lake(folder / "lake"), *lenient, inputs=(str(source),))
+    assert counts(summary) == ROUTED
+    return folder
+
+
+@pytest.fixture
+def folder(routed: Path, tmp_path: Path) -> Path:
+    """A copy of the lake of `routed`, with its sources, which are the same files."""
+    shutil.copytree(routed / "lake", tmp_path / "lake")
+    for name in ("source", "lenient.yaml", "strict.yaml"):
+        (tmp_path / name).symlink_to(routed / name)
+    return tmp_path
+
+
+@pytest.fixture
+def again(folder: Path, routed: Path) -> Route:
+    """Route the sources once more; a word selects the policy."""
+
+    def run(policy: str, *options: str, **more: Any) -> dict[str, Any]:
+        given = ("--policy", str(folder / f"{policy}.yaml"), *options)
+        inputs = (str(routed / "source"), *more.pop("inputs", ()))
+        return route_into(Lake(folder / "lake"), *given, inputs=inputs, **more)
+
+    return run
+
+
+@pytest.fixture
+def lake(folder: Path) -> Lake:
+    return Lake(folder / "lake")
+
+
+def history(lake: Lake) -> list[dict[str, Any]]:
+    data = ds.dataset(lake.root / "history", format="parquet", partitioning="hive")
+    rows: list[dict[str, Any]] = data.to_table().to_pylist()
+    return rows
+
+
+def sinks(lake: Lake) -> Counter[str]:
+    """Return the number of objects in each sink."""
+    return Counter(p.parents[2].name for p in lake.root.glob("objects/**/*.dcm"))
+
+
+def assert_sound(lake: Lake) -> None:
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+    assert violations(lake.root) == []
+    assert not [*lake.root.glob("journal/*"), *lake.root.glob(".tmp/*")]
+
+
+def test_a_changed_policy_takes_effect_only_when_asked(lake: Lake, again: Route) -> None:
+    before = lake.tree()
+    assert counts(again("strict")) == {"unchanged": 6}
+    assert lake.tree() == before
+    assert counts(again("lenient", "--reprocess", "policy")) == {"unchanged": 6}
+    assert lake.tree() == before
+
+
+def test_rows_move_to_the_new_sink_and_old_rows_to_the_history(lake: Lake, again: Route) -> None:
+    old = {row["source_uri"]: row for row in lake.rows()}
+    summary = again("strict", "--reprocess", "policy")
+    assert counts(summary) == {"review": 3, "duplicate": 1, "not_xray": 1, "unchanged": 1}
+    assert_sound(lake)
+    assert sinks(lake) == {"body_part=review": 3, "body_part=not_xray": 1}
+    rows = {row["source_uri"]: row for row in lake.rows()}
+    assert rows.keys() == old.keys()
+    superseded = {row["source_uri"]: row for row in history(lake)}
+    assert len(history(lake)) == len(superseded) == 5
+    for source, row in superseded.items():
+        stamps = row.pop("superseded_at"), row.pop("superseded_by")
+        assert row == old[source]
+        assert all(stamps)
+        assert stamps[1] == rows[source]["run_id"] == summary["run_id"]
+        assert rows[source]["policy_id"] != row["policy_id"]
+        assert rows[source]["ingest_date"] == row["ingest_date"]
+    unread = [row for row in rows.values() if row["status"] == "quarantined"]
+    assert unread == [old[row["source_uri"]] for row in unread], "no policy decides it"
+
+
+def test_a_repeat_changes_nothing(lake: Lake, again: Route) -> None:
+    again("strict", "--reprocess", "policy")
+    before = lake.tree()
+    assert counts(again("strict", "--reprocess", "policy")) == {"unchanged": 6}
+    assert counts(again("strict")) == {"unchanged": 6}
+    assert lake.tree() == before
+
+
+def test_a_lake_can_go_back_and_keeps_both_histories(lake: Lake, again: Route) -> None:
+    decided = [(r["source_uri"], r["status"], r["object_uri"]) for r in lake.rows()]
+    again("strict", "--reprocess", "policy")
+    summary = again("lenient", "--reprocess", "policy")
+    assert counts(summary) == {"routed": 3, "duplicate": 1, "not_xray": 1, "unchanged": 1}
+    assert_sound(lake)
+    assert [(r["source_uri"], r["status"], r["object_uri"]) for r in lake.rows()] == decided
+    assert len(history(lake)) == 10
+
+
+def test_new_sources_of_the_same_run_are_resolved_with_rows_that_it_replaces(
+    lake: Lake, again: Route, routed: Path, tmp_path: Path
+) -> None:
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "another copy of 0.dcm").write_bytes((routed / "source" / "0.dcm").read_bytes())
+    (new / "conflict with 0.dcm").write_bytes(dicom_bytes(image(9, (96, 64)), name="0"))
+    (new / "5.dcm").write_bytes(dicom_bytes(image(5, (96, 64)), name="5"))
+    summary = again("strict", "--reprocess", "policy", inputs=(str(new),))
+    assert summary["counts"]["discovered"] == 9
+    assert counts(summary) == {"review": 5, "duplicate": 2, "not_xray": 1, "unchanged": 1}
+    assert_sound(lake)
+    assert sinks(lake) == {"body_part=review": 5, "body_part=not_xray": 1}
+
+
+def test_duplicates_follow_a_first_that_alone_is_decided_again(
+    lake: Lake, folder: Path, routed: Path
+) -> None:
+    first = str(routed / "source" / "0.dcm")
+    policy = ("--policy", str(folder / "strict.yaml"), "--reprocess", "policy")
+    assert counts(route_into(lake, *policy, inputs=(first,))) == {"review": 1}
+    assert_sound(lake)
+    (follower,) = [row for row in lake.rows() if row["status"] == "duplicate"]
+    assert follower["object_uri"] == lake.row(Path(first))["object_uri"]
+    assert follower["destination"] == "review"
+    assert len(history(lake)) == 2
+
+
+def test_a_duplicate_that_alone_is_decided_again_stays_with_its_first(
+    lake: Lake, folder: Path, routed: Path
+) -> None:
+    """The first in order of source is "0.dcm"; "copy of 0.dcm" is its duplicate."""
+    (copy,) = [row for row in lake.rows() if row["status"] == "duplicate"]
+    policy = ("--policy", str(folder / "strict.yaml"), "--reprocess", "policy")
+    summary = route_into(lake, *policy, inputs=(copy["source_uri"],))
+    assert counts(summary) == {"duplicate": 1}
+    assert_sound(lake)
+    assert not sinks(lake)["body_part=review"]
+
+
+def test_another_model_decides_again(lake: Lake, again: Route, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(DEFAULT_BUNDLE, bundle)
+    info = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps({**info, "temperature": 2.0}))
+    old = {row["source_uri"]: row for row in lake.rows()}
+    model = ("--model", str(bundle), "--reprocess", "model")
+    assert counts(again("lenient", *model)) == {"routed": 3, "duplicate": 1, "unchanged": 2}
+    assert_sound(lake)
+    assert {row["source_uri"] for row in history(lake)} == {
+        source for source, row in old.items() if row["model_id"]
+    }
+    for row in lake.rows():
+        assert (row["model_id"] != old[row["source_uri"]]["model_id"]) == bool(row["model_id"])
+    assert counts(again("lenient", *model)) == {"unchanged": 6}
+
+
+def test_all_restores_a_lost_object(lake: Lake, again: Route) -> None:
+    before = lake.tree()
+    lost = min(lake.root.glob("objects/**/*.dcm"))
+    lost.unlink()
+    assert main(["verify", str(lake.root)]) == 1
+    assert counts(again("lenient", "--reprocess", "all")) == {"unchanged": 6}
+    assert lake.tree() == before
+    assert_sound(lake)
+
+
+def test_objects_move_between_sinks_with_roots_of_their_own(
+    lake: Lake, folder: Path, again: Route
+) -> None:
+    elsewhere = folder / "review sink"
+    (folder / "elsewhere.yaml").write_text(f"{STRICT}sinks: {{review: {elsewhere}}}\n")
+    again("elsewhere", "--reprocess", "policy")
+    assert violations(lake.root) == []
+    assert main(["verify", str(lake.root), "--policy", str(folder / "elsewhere.yaml")]) == 0
+    assert len(list(elsewhere.rglob("*.dcm"))) == 3
+    assert sinks(lake) == {"body_part=not_xray": 1}
+    again("lenient", "--reprocess", "policy")
+    assert_sound(lake)
+    assert not list(elsewhere.rglob("*.dcm"))
