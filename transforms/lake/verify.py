@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from transforms.core.reasons import TERMS
 from transforms.lake import verify_queries as queries
-from transforms.lake.files import iter_files, list_files, read_bytes
-from transforms.lake.index_files import DamagedFile, batches, list_index, readable
+from transforms.lake.files import exists, iter_files, list_files, read_bytes
+from transforms.lake.index_files import DamagedFile, batches, list_index, read_index, readable
 from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
 from transforms.lake.marker import require_lake
@@ -120,13 +120,16 @@ def verify_lake(
         try:
             tables.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             tables.execute(queries.CREATE_TABLES)
-            _load_rows(tables, layout, found, progress)
-            _load_history(tables, layout, found)
+            # In the reverse order of a run: an object is in the journal before it is placed, and in
+            # the index before it leaves the journal and before the run has a summary.
+            summaries = list_files(layout.runs, ".json")
             _load_objects(tables, layout, found, progress)
             _load_journal(tables, layout)
+            _load_rows(tables, layout, found, progress)
+            _load_history(tables, layout, found)
             _query(tables, found)
-            _check_outside(tables, found)
-            _check_runs(tables, layout, found)
+            _check_objects(tables, found)
+            _check_runs(tables, layout, found, summaries)
             if deep:
                 _check_bytes(tables, found, progress)
         finally:
@@ -140,19 +143,16 @@ def verify_lake(
 def _load_rows(
     tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport, progress: Progress
 ) -> None:
-    """Load the index as of one moment: a rewrite that replaces a listed file begins it anew."""
-    while True:
+    def load() -> tuple[int, list[Violation]]:
         tables.execute("DELETE FROM rows")
-        found.rows = 0
-        violations: list[Violation] = []
-        try:
-            for uri in list_index(layout):
-                found.rows += _load_file(tables, "rows", uri, layout, violations)
-                progress("rows", found.rows)
-        except FileNotFoundError:
-            continue
-        found.violations += violations
-        return
+        number, violations = 0, list[Violation]()
+        for uri in list_index(layout):
+            number += _load_file(tables, "rows", uri, layout, violations)
+            progress("rows", number)
+        return number, violations
+
+    found.rows, violations = read_index(layout, load)
+    found.violations += violations
 
 
 def _load_history(tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport) -> None:
@@ -239,21 +239,33 @@ def _query(tables: duckdb.DuckDBPyConnection, found: VerifyReport) -> None:
     found.conflicts = [uid for (uid,) in tables.execute(queries.CONFLICTS).fetchall()]
 
 
-def _check_outside(tables: duckdb.DuckDBPyConnection, found: VerifyReport) -> None:
-    """Check objects that were only indexed, or are in sinks that the policy at hand does not name."""
-    for violation in _in_threads(tables, queries.EXTERNAL_OBJECTS, _external_violation):
+def _check_objects(tables: duckdb.DuckDBPyConnection, found: VerifyReport) -> None:
+    """Look for objects that were not listed, and for listed ones that no row names, once more.
+
+    They are in sinks that the policy at hand does not name, were only indexed, or were placed or removed
+    since they were listed.
+    """
+    for violation in _in_threads(tables, queries.UNLISTED_OBJECTS, _unlisted_violation):
+        found.violations.append(violation)
+    for violation in _in_threads(tables, queries.UNNAMED_OBJECTS, _unnamed_violation):
         found.violations.append(violation)
 
 
-def _external_violation(row: tuple[Any, ...]) -> Violation | None:
-    key, uri, size = row
+def _unlisted_violation(row: tuple[Any, ...]) -> Violation | None:
+    key, uri, size, inside = row
+    where = uri if inside else EXTERNAL
     try:
         there = storage_of(uri).stat(uri)
     except (OSError, ValueError) as error:
-        return Violation(f"unreadable object ({type(error).__name__})", key, EXTERNAL)
+        return Violation(f"unreadable object ({type(error).__name__})", key, where)
     if there is None:
-        return Violation("missing object", key, EXTERNAL)
-    return Violation("object of another size", key, EXTERNAL) if there.size != size else None
+        return Violation("missing object", key, where)
+    return Violation("object of another size", key, where) if there.size != size else None
+
+
+def _unnamed_violation(row: tuple[Any, ...]) -> Violation | None:
+    (uri,) = row
+    return Violation("object without a row", "", uri) if exists(uri) else None
 
 
 def _check_bytes(
@@ -275,14 +287,19 @@ def _check_bytes(
         found.violations.append(violation)
 
 
-def _check_runs(tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport) -> None:
+def _check_runs(
+    tables: duckdb.DuckDBPyConnection,
+    layout: Layout,
+    found: VerifyReport,
+    summaries: Sequence[ObjectInfo],
+) -> None:
     rows_of_runs: dict[tuple[str, str], int] = {
         (run, status): number
         for run, status, number in tables.execute(queries.ROWS_OF_RUNS).fetchall()
     }
     complete: list[str] = []
     incomplete: list[str] = []
-    for summary in list_files(layout.runs, ".json"):
+    for summary in summaries:
         if is_below(summary.uri, layout.metrics):
             continue
         run_id = summary.uri.rpartition("/")[2].removesuffix(".json")

@@ -75,18 +75,10 @@ VIOLATIONS: Final = {
                 || '/series=' || coalesce(series_instance_uid, '')
                 || '/' || coalesce(sop_instance_uid, '') || {_FILE})
             END""",
-    "missing object": """
-        SELECT object_key, object FROM rows
-        ANTI JOIN objects ON rows.object = objects.uri
-        WHERE inside""",
     "object of another size": """
         SELECT object_key, object FROM rows
         JOIN objects ON rows.object = objects.uri
         WHERE size <> source_size_bytes""",
-    "object without a row": """
-        SELECT '', uri FROM objects
-        ANTI JOIN rows ON rows.object = objects.uri
-        ANTI JOIN journal ON journal.object = objects.uri""",
     "superseded row without a current one": """
         SELECT object_key, '' FROM history
         ANTI JOIN rows USING (source_uri, source_version)""",
@@ -103,8 +95,15 @@ GROUP BY object_key, source_uri, source_version, coalesce(model_id, '') HAVING c
 CONFLICTS: Final = f"""
 SELECT DISTINCT sop_instance_uid FROM rows WHERE {_GROUPED} AND conflict ORDER BY 1"""
 
-EXTERNAL_OBJECTS: Final = """
-SELECT object_key, object, source_size_bytes FROM rows WHERE NOT inside AND object <> ''"""
+UNLISTED_OBJECTS: Final = """
+SELECT object_key, object, source_size_bytes, inside FROM rows
+ANTI JOIN objects ON rows.object = objects.uri
+WHERE object <> ''"""
+
+UNNAMED_OBJECTS: Final = """
+SELECT uri FROM objects
+ANTI JOIN rows ON rows.object = objects.uri
+ANTI JOIN journal ON journal.object = objects.uri"""
 
 STORED_OBJECTS: Final = """
 SELECT min(object_key), object, content_sha256, bool_or(inside) FROM rows
