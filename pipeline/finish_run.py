@@ -116,7 +116,7 @@ def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None)
         remove_orphans(layout, counts.orphans)
         rows, unchanged = count_segments(counts.segments), 0
     else:
-        later = _journaled(config)
+        later = _journaled(config, any_failed=bool(counts.counts["failed"]))
         unchanged = supersede(layout, later, config.run_id)
         placed = [str(row.object_uri) for row in later if is_stored(row)]
         remove_unnamed(layout, {*counts.orphans, *placed})
@@ -128,14 +128,20 @@ def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None)
     return summary
 
 
-def _journaled(config: RouteConfig) -> list[IndexRow]:
-    """Return the rows that the run placed, one for each version of a source."""
+def _journaled(config: RouteConfig, *, any_failed: bool) -> list[IndexRow]:
+    """Return the rows that the run placed, one for each version of a source.
+
+    Args:
+        config: of the run.
+        any_failed: whether an object failed, perhaps while it was placed. Else every journaled object
+            was placed, and its bytes are not read once more.
+    """
     layout, fingerprint = config.layout, config.fingerprint()
     rows = [
         entry.row
         for uri in list_journal(layout)
         for entry in read_journal(uri, layout)
-        if entry.fingerprint == fingerprint and is_placed(entry.row, layout)
+        if entry.fingerprint == fingerprint and (not any_failed or is_placed(entry.row, layout))
     ]
     rows.sort(key=lambda row: (row.ingested_at, str(row.object_uri)), reverse=True)
     return list({version_of(row): row for row in rows}.values())
