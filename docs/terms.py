@@ -17,17 +17,23 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 
 TERMS: Final = {
+    "breach(es)?": "violation",
     "bury|buried": "dead letter",
     "calm|undisturbed": "baseline",
+    "chains": "logs, shards",
     "give out|gives out|gave out|given out|giving out": "emit",
     "in hand": "in flight",
     "killers?": "malicious files",
+    "ledgers?": "existing rows",
     "let go": "release",
     "make up for|makes up for|made up for": "compensate for, repeat",
+    "mend(s|ed|ing)?": "fix",
     "outstanding": "pending",
     "packs": "batches",
     "reckon(ed|ing|s)?": "estimate",
     "rooms": "packages",
+    "strange|strangers?|strangeness": "unseen, out of distribution",
+    "strays?": "orphan",
     "taken over": "recovered",
     "tickets?": "ack id",
     "unaccounted": "processing failure",

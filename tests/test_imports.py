@@ -86,7 +86,7 @@ def test_dependencies_point_down(module: str) -> None:
     if mine in WITHOUT_BEAM:
         assert "apache_beam" not in tops, "no Beam in DICOM or lake code"
     if not module.startswith("models"):
-        assert not tops & {"torch", "timm", "torchvision"}, "torch stands in models/ alone"
+        assert not tops & {"torch", "timm", "torchvision"}, "only models/ imports torch"
 
 
 def test_packages_have_no_cycle() -> None:

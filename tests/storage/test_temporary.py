@@ -26,7 +26,7 @@ FOREIGN = (
     "part-00000.parquet",
     "dicom-router-notes.txt",
     "dicom-router-000000000000-1-1-1-x",
-    "catalog-1-abc",
+    "other-program-1-abc",
     ".nfs000000000001",
 )
 
