@@ -23,6 +23,7 @@ from transforms.lake.append_log import LogEnd, Segment
 from transforms.lake.compaction import compact
 from transforms.lake.index_files import list_index
 from transforms.lake.layout import Layout
+from transforms.lake.resolve_duplicates import resolve_all
 from transforms.lake.schema import IndexRow, to_table
 
 DAY, NEXT_DAY, LATER = "2026-03-01", "2026-03-02", "2026-03-03"
@@ -173,7 +174,6 @@ def test_a_stream_that_was_suspended_looks_at_the_index_again(
     a, b, c = (index_row(f"/in/{n}", sop_instance_uid=f"1.{n}") for n in "abc")
     append_rows(layout, c)
     clock = 0.0
-    resolve_all = append_module.resolve_all
 
     def be_suspended(*args: Sequence[Any]) -> Any:
         nonlocal clock

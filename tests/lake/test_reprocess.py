@@ -17,6 +17,7 @@ from pipeline.cli import main
 from tests.conformance import violations
 from tests.conftest import Lake, counts, route_into
 from tests.synthetic import dicom_bytes, image
+from transforms.lake import supersede
 
 LENIENT = """\
 thresholds: {abdominal: 0, adult_chest: 0, pediatric_chest: 0, spine: 0, others: 0}
@@ -221,3 +222,27 @@ def test_objects_move_between_sinks_with_roots_of_their_own(
     again("lenient", "--reprocess", "policy")
     assert_sound(lake)
     assert not list(elsewhere.rglob("*.dcm"))
+
+
+@pytest.mark.parametrize("step", ["put_if_absent", "rewrite", "remove_unnamed"])
+def test_a_run_that_ends_while_it_replaces_rows_is_completed_or_undone(
+    lake: Lake, again: Route, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """See `test_supersede.py` for kills at every step."""
+    called = getattr(supersede, step)
+
+    def end(*args: Any, **kwargs: Any) -> None:
+        called(*args, **kwargs)
+        raise RuntimeError("the run ends here")
+
+    with monkeypatch.context() as ending:
+        ending.setattr(supersede, step, end)
+        with pytest.raises(AssertionError, match="the run ends here"):
+            again("strict", "--reprocess", "policy")
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+    assert counts(again("lenient")) == {"unchanged": 6}
+    assert_sound(lake)
+    again("strict", "--reprocess", "policy")
+    assert_sound(lake)
+    assert sinks(lake) == {"body_part=review": 3, "body_part=not_xray": 1}
+    assert len(history(lake)) == 5

@@ -7,6 +7,7 @@ history of what was not rewritten, and the objects of what was.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -288,6 +289,13 @@ def list_intents(layout: Layout) -> list[str]:
     return [f.uri for f in list_files(layout.journal, ".json") if f.uri.startswith(prefix)]
 
 
+def objects_under_way(layout: Layout) -> Iterator[str]:
+    """Yield the objects that a run is about to remove, if no current row names them then."""
+    for uri in list_intents(layout):
+        with contextlib.suppress(FileNotFoundError):  # superseding has ended meanwhile
+            yield from _read_intent(uri).objects
+
+
 def undo_unfinished(layout: Layout) -> None:
     """Complete what an interrupted run began to supersede, partition by partition.
 
@@ -295,13 +303,17 @@ def undo_unfinished(layout: Layout) -> None:
     history of one that was not is removed, as its rows are current still.
     """
     for uri in list_intents(layout):
-        intent = Intent(**json.loads(read_bytes(uri)))
+        intent = _read_intent(uri)
         for day, name in intent.history.items():
             history = join(layout.root, name)
             if exists(history) and _is_current(layout, day, history):
                 storage_of(history).remove(history)
         remove_unnamed(layout, intent.objects)
         storage_of(uri).remove(uri)
+
+
+def _read_intent(uri: str) -> Intent:
+    return Intent(**json.loads(read_bytes(uri)))
 
 
 def _is_current(layout: Layout, day: str, history: str) -> bool:

@@ -28,6 +28,7 @@ from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
 from transforms.lake.marker import require_lake
 from transforms.lake.schema import PARTITION, missing_columns
+from transforms.lake.supersede import objects_under_way
 from transforms.storage.base import ObjectInfo, sha256_of
 from transforms.storage.local import path_to_uri, uri_to_path
 from transforms.storage.schemes import canonical, is_below, is_local, join, storage_of
@@ -121,12 +122,14 @@ def verify_lake(
             tables.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             tables.execute(queries.CREATE_TABLES)
             # In the reverse order of a run: an object is in the journal before it is placed, and in
-            # the index before it leaves the journal and before the run has a summary.
+            # the index before it leaves the journal and before the run has a summary. A run that
+            # removes objects journals them before their rows leave the index.
             summaries = list_files(layout.runs, ".json")
             _load_objects(tables, layout, found, progress)
             _load_journal(tables, layout)
             _load_rows(tables, layout, found, progress)
             _load_history(tables, layout, found)
+            _load_journal(tables, layout)
             _query(tables, found)
             _check_objects(tables, found)
             _check_runs(tables, layout, found, summaries)
@@ -207,13 +210,17 @@ def _listed_name(uri: str | None, layout: Layout) -> str | None:
 
 
 def _load_journal(tables: duckdb.DuckDBPyConnection, layout: Layout) -> None:
-    """Load the objects that a run in progress, or an interrupted one, has begun to place."""
+    """Load the objects that a run in progress, or an interrupted one, has begun to place or remove."""
     for uri in list_journal(layout):
         with contextlib.suppress(DamagedFile, FileNotFoundError):  # swept meanwhile
-            placed = [
-                layout.absolute(str(entry.row.object_uri)) for entry in read_journal(uri, layout)
-            ]
-            _insert(tables, "journal", pa.table({"object": pa.array(placed, pa.string())}))
+            names = [entry.row.object_uri for entry in read_journal(uri, layout)]
+            _insert(tables, "journal", _absolute(names, layout))
+    _insert(tables, "journal", _absolute(objects_under_way(layout), layout))
+
+
+def _absolute(object_uris: Iterable[str | None], layout: Layout) -> pa.Table:
+    names = [layout.absolute(str(uri)) for uri in object_uris]
+    return pa.table({"object": pa.array(names, pa.string())})
 
 
 def _load_objects(
