@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, cast
@@ -88,7 +89,9 @@ class Explainer:
         if found is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         ref = ObjectRef(uri, found.version, found.size)
-        return examine(ref, ExamineOptions.from_config(self._config), self._sandbox)
+        options = ExamineOptions.from_config(self._config)
+        # Nothing is placed afterwards, so that no bytes are kept, in memory or in a file.
+        return examine(ref, replace(options, cache_objects=False, scratch=None), self._sandbox)
 
     def _lines(self, row: IndexRow, image: npt.NDArray[np.uint8] | None) -> list[str]:
         lines = [

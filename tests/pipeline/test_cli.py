@@ -267,6 +267,17 @@ def test_inspect_explains(capsys: pytest.CaptureFixture[str], source: Path, tmp_
     assert f"file 2 ({source / 'none'}) cannot be read: No such file" in err
 
 
+def test_inspect_writes_nothing_into_the_working_folder(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = source / "a.dcm"
+    path.write_bytes(dicom_bytes(image(shape=(64, 64))))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["inspect", str(path)]) == 0
+    assert list(Path.cwd().iterdir()) == []
+
+
 @pytest.mark.slow
 def test_a_terminal_gets_a_live_line_and_a_pipe_does_not(source: Path, lake: Lake) -> None:
     for number in range(3):
