@@ -117,13 +117,13 @@ class Store:
 @contextmanager
 def storefake(*options: str) -> Iterator[str]:
     """Run the test server, and yield its address."""
-    process = subprocess.Popen([STOREFAKE, *options], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.kill()
-        process.wait()
+    command = [str(STOREFAKE), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ EXPORTED_PACKAGES = (
 OPENS = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED_PACKAGES]
 """Flink 1.16 supports Java 8 and 11; these options let it run on 17."""
 JVM = [*OPENS, *(f"--add-exports={module}=ALL-UNNAMED" for module in EXPORTED_PACKAGES)]
-START_S = 90
+START_S = 300
 
 
 class Cluster:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PRISM = Path(__file__).parents[2] / "build" / "bin" / "prism"
-START_S = 60
+START_S = 300
 POOL_ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "MALLOC_ARENA_MAX": "2",

@@ -106,13 +106,12 @@ def test_a_child_that_hangs_in_native_code_ends_with_its_parent() -> None:
         "print('hanging', flush=True)\n"
         "time.sleep(600)\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
-    assert parent.stdout is not None
-    grandchild = int(parent.stdout.readline())
-    assert parent.stdout.readline() == b"hanging\n"
-    parent.kill()
-    parent.wait()
-    for _ in range(100):
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        grandchild = int(parent.stdout.readline())
+        assert parent.stdout.readline() == b"hanging\n"
+        parent.kill()
+    for _ in range(1200):
         status = Path(f"/proc/{grandchild}/status")
         if not status.exists() or "State:\tZ" in status.read_text():
             return

@@ -98,12 +98,9 @@ def test_a_reused_process_id_does_not_keep_a_file() -> None:
 
 
 def test_a_zombie_has_ended() -> None:
-    child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    child.stdout.read()  # it has ended, or is about to
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert not is_running(child.pid)
-    child.wait()
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not is_running(child.pid)
 
 
 def test_names_differ_and_change_with_the_process() -> None:

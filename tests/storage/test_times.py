@@ -29,7 +29,8 @@ def test_an_extreme_mtime_is_no_event_time(tmp_path: Path, seconds: int) -> None
         assert listed == [found]
         assert found.modified is None
         assert found.version == f"5-{path.stat().st_mtime_ns}"
-        assert LocalStorage().open_version(found.uri, found.version).read() == b"bytes"
+        with LocalStorage().open_version(found.uri, found.version) as file:
+            assert file.read() == b"bytes"
     finally:
         path.unlink()
 
