@@ -141,10 +141,10 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
     from pipeline.cli.route import add_arguments
     from transforms.core.batch_sizes import PLACE_BATCH
     from transforms.core.object_ref import ObjectRef
-    from transforms.lake.append import append_planned
+    from transforms.lake.append import append_after
     from transforms.lake.append_log import LogEnd, LogShard
     from transforms.lake.index_files import shard_of
-    from transforms.lake.journal import sweep_journal, write_journal
+    from transforms.lake.journal import clear_journal, write_journal
     from transforms.lake.resolve_duplicates import resolve_all
     from transforms.lake.schema import to_table
     from transforms.place import place, with_object_uri
@@ -197,7 +197,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
     for shard in range(config.index_shards):
         rows_of_shard = [r for r in rows if shard_of(r.identity, config.index_shards) == shard]
         if resolved := resolve_all(rows_of_shard, []).rows:
-            append_planned(
+            append_after(
                 config.layout,
                 LogShard(config.index_shards, shard),
                 LogEnd(),
@@ -205,7 +205,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
                 run_id=config.run_id,
                 ingest_date=config.ingest_date,
             )
-    sweep_journal(config.layout)
+    clear_journal(config.layout)
     yield from ((Path(row.source_uri).name, str(row.predicted_label)) for row in rows)
 
 

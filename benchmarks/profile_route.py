@@ -53,7 +53,7 @@ STAGES = {
     "decide": ("models.classify", "decide_row"),
     "place": ("transforms.place", "place"),
     "resolve duplicates": ("transforms.append_index_batch", "resolve_all"),
-    "write index": ("transforms.append_index_batch", "append_planned"),
+    "write index": ("transforms.append_index_batch", "append_after"),
 }
 
 

@@ -17,14 +17,14 @@ from pipeline.summary import write_summary
 from transforms.config.route_config import RouteConfig
 from transforms.core.choices import REPROCESS_NONE
 from transforms.core.object_ref import ObjectRef
-from transforms.lake.append import IndexOvertaken
-from transforms.lake.journal import is_placed, list_journal, read_journal, sweep_journal
+from transforms.lake.append import ConcurrentWriteError
+from transforms.lake.journal import clear_journal, is_placed, list_journal, read_journal
 from transforms.lake.lock import read_epoch
-from transforms.lake.orphans import remove_orphans, remove_unnamed
+from transforms.lake.orphans import remove_orphans, remove_unreferenced
 from transforms.lake.resolve_duplicates import is_stored
 from transforms.lake.run_counts import RunCounts, count_run, count_segments
 from transforms.lake.schema import IndexRow
-from transforms.lake.supersede import supersede, version_of
+from transforms.lake.supersede import supersede
 
 
 @dataclass
@@ -102,13 +102,13 @@ def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None)
         epoch: as of `FinishRun`.
 
     Raises:
-        IndexOvertaken: another run took the lake's lock meanwhile.
+        ConcurrentWriteError: another run took the lake's lock meanwhile.
         DamagedFile: the index cannot be read.
         ProcessingFailure: the lake's storage refused.
     """
     layout = config.layout
     if epoch is not None and read_epoch(layout) != epoch:
-        raise IndexOvertaken(
+        raise ConcurrentWriteError(
             f"another run has taken the lock of {layout.root}; nothing is lost: run the same command "
             "again"
         )
@@ -119,12 +119,12 @@ def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None)
         later = _journaled(config, any_failed=bool(counts.counts["failed"]))
         unchanged = supersede(layout, later, config.run_id)
         placed = [str(row.object_uri) for row in later if is_stored(row)]
-        remove_unnamed(layout, {*counts.orphans, *placed})
+        remove_unreferenced(layout, {*counts.orphans, *placed})
         rows = count_run(layout, config.run_id)
     total = RunCounts.sum((counts, rows, RunCounts.of_count("unchanged", unchanged)))
     summary = write_summary(total, config)
     if summary["complete"]:  # else a write that was reported as failed may have been done
-        sweep_journal(layout)
+        clear_journal(layout)
     return summary
 
 
@@ -144,4 +144,4 @@ def _journaled(config: RouteConfig, *, any_failed: bool) -> list[IndexRow]:
         if entry.fingerprint == fingerprint and (not any_failed or is_placed(entry.row, layout))
     ]
     rows.sort(key=lambda row: (row.ingested_at, str(row.object_uri)), reverse=True)
-    return list({version_of(row): row for row in rows}.values())
+    return list({row.version_key: row for row in rows}.values())

@@ -22,7 +22,7 @@ from transforms.core.choices import FILES
 from transforms.lake.layout import SCRATCH
 from transforms.lake.lock import lock_lake
 from transforms.lake.marker import require_claimable
-from transforms.lake.opening import open_lake
+from transforms.lake.migration import open_lake
 from transforms.lake.recovery import prepare_recovery
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join

@@ -35,7 +35,7 @@ from transforms.lake.index_replica import replica_of
 from transforms.lake.layout import LOCK, WRITER_LOCK
 from transforms.lake.lock import lock_lake
 from transforms.lake.marker import require_claimable
-from transforms.lake.opening import open_lake
+from transforms.lake.migration import open_lake
 from transforms.lake.recovery import recover
 from transforms.lake.run_counts import count_stream
 
@@ -94,8 +94,8 @@ def _finish(config: RouteConfig, before: Set[str], *, completed: bool) -> dict[s
         print(CANCELLED_ON_ENGINE, file=sys.stderr, flush=True)
     drain.clear(config.layout)
     _recover(config, quiet=True)
-    left = {key for report in drained for key in report.object_keys}
-    counts = count_stream(config.layout, config.run_id, before, left=left)
+    unfinished = {key for report in drained for key in report.object_keys}
+    counts = count_stream(config.layout, config.run_id, before, unfinished=unfinished)
     return write_summary(counts, config, ended_well=completed)
 
 

@@ -16,16 +16,16 @@ from transforms.core.batch_sizes import SHUFFLE_BATCH
 from transforms.core.choices import REPROCESS_NONE
 from transforms.core.record_batch import RecordBatch
 from transforms.existing_rows import ReadExistingRows
-from transforms.lake.append import append_planned
+from transforms.lake.append import append_after
 from transforms.lake.append_log import LogShard
 from transforms.lake.index_files import ExistingRow, ExistingVersion, hash_of
 from transforms.lake.layout import Layout
 from transforms.lake.resolve_duplicates import resolve_all
 from transforms.lake.run_counts import RunCounts
-from transforms.lake.schema import IndexRow, in_order, to_table
+from transforms.lake.schema import IndexRow, sort_rows, to_table
 from transforms.metrics import DistributionName, count_indexed, record_seconds
 from transforms.open_lake import EncodedEnd, decode_end
-from transforms.shuffle_batching import BatchForShuffleFn, place_of_source, records_of
+from transforms.shuffle_batching import BatchForShuffleFn, key_of_source, records_of
 
 NEW, EXISTING = "new", "existing"
 """Kinds of rows: of this run; of the index, of the same identities. Rows that decide again what has a
@@ -102,9 +102,9 @@ def _without_later(
     rows: Sequence[PCollection[IndexRow]], versions: PCollection[ExistingVersion]
 ) -> PCollection[IndexRow]:
     """Drop rows of versions that have a current row; the journal has them for the end of the run."""
-    batch_rows = BatchForShuffleFn(IndexRow, NEW, lambda row: place_of_source(row.source_uri))
+    batch_rows = BatchForShuffleFn(IndexRow, NEW, lambda row: key_of_source(row.source_uri))
     batch_versions = BatchForShuffleFn(
-        ExistingVersion, EXISTING, lambda version: place_of_source(version.source_uri)
+        ExistingVersion, EXISTING, lambda version: key_of_source(version.source_uri)
     )
     new: PCollection[IndexRow] = (
         (
@@ -133,14 +133,15 @@ def _append(
         if resolution.orphans:
             yield RunCounts(orphans=tuple(resolution.orphans))
         if resolution.rows:
-            tables.append(to_table(resolution.rows))
-            count_indexed(RunCounts.of_rows(resolution.rows))
+            table = to_table(resolution.rows)
+            count_indexed(RunCounts.of_table(table))
+            tables.append(table)
     if tables:
         started = time.monotonic()
         log = LogShard(shards, shard)
-        rows = in_order(pa.concat_tables(tables))
+        rows = sort_rows(pa.concat_tables(tables))
         end = decode_end(log_ends, log)
-        segment = append_planned(layout, log, end, rows, run_id=run_id, ingest_date=ingest_date)
+        segment = append_after(layout, log, end, rows, run_id=run_id, ingest_date=ingest_date)
         record_seconds(DistributionName.INDEX_MS, time.monotonic() - started)
         yield RunCounts(segments=(segment,))
 

@@ -24,9 +24,9 @@ from transforms.lake.append import append
 from transforms.lake.append_log import LogShard
 from transforms.lake.index_files import shard_of
 from transforms.lake.index_replica import replica_of
-from transforms.lake.recovery import JournalSweeper
+from transforms.lake.recovery import sweep_journal
 from transforms.lake.run_counts import RunCounts
-from transforms.lake.schema import IndexRow
+from transforms.lake.schema import IndexRow, to_table
 from transforms.metrics import (
     CounterName,
     DistributionName,
@@ -87,7 +87,7 @@ class AppendFn(beam.DoFn):
         appended = append(config.layout, replica_of(config.layout), log, list(rows))
         record_seconds(DistributionName.INDEX_MS, time.monotonic() - started)
         count(CounterName.ALREADY_INDEXED, appended.existing)
-        count_indexed(RunCounts.of_rows(appended.rows))
+        count_indexed(RunCounts.of_table(to_table(appended.rows)))
         for row in appended.rows:
             if row.event_time is not None:
                 record(DistributionName.LATENCY_S, max(0, round(time.time() - row.event_time)))
@@ -103,7 +103,7 @@ class SweepJournalFn(beam.DoFn):
     def process(self, number: int) -> Iterator[Any]:
         if number == 0 and _Sweeping.is_due(self._config.run_id):
             layout = self._config.layout
-            JournalSweeper(layout, replica_of(layout)).sweep()
+            sweep_journal(layout, replica_of(layout))
         yield from ()
 
 

@@ -20,8 +20,8 @@ import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.lake.index_files import (
     ExistingRow,
     ExistingVersion,
-    read_existing,
-    read_versions,
+    read_existing_rows,
+    read_existing_versions,
 )
 
 MAX_KEYS: Final = 1_000_000
@@ -42,7 +42,7 @@ class ReadExistingVersions(
     def expand(self, pcolls: dict[str, PCollection[str]]) -> PCollection[ExistingVersion]:
         keys = pcolls["keys"] | "Keys" >> beam.CombineGlobally(KeysFn())  # type: ignore[no-untyped-call]
         versions: PCollection[ExistingVersion] = pcolls["files"] | "Read" >> beam.FlatMap(
-            lambda uri, keys: read_versions(uri, decode_keys(keys)), AsSingleton(keys)
+            lambda uri, keys: read_existing_versions(uri, decode_keys(keys)), AsSingleton(keys)
         ).with_output_types(ExistingVersion)
         return versions
 
@@ -57,7 +57,7 @@ class ReadExistingRows(beam.PTransform[dict[str, PCollection[str]], PCollection[
     def expand(self, pcolls: dict[str, PCollection[str]]) -> PCollection[ExistingRow]:
         keys = pcolls["identities"] | "Keys" >> beam.CombineGlobally(KeysFn())  # type: ignore[no-untyped-call]
         rows: PCollection[ExistingRow] = pcolls["files"] | "Read" >> beam.FlatMap(
-            lambda uri, keys: read_existing(uri, decode_keys(keys)), AsSingleton(keys)
+            lambda uri, keys: read_existing_rows(uri, decode_keys(keys)), AsSingleton(keys)
         ).with_output_types(ExistingRow)
         return rows
 

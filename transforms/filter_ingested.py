@@ -20,7 +20,7 @@ from transforms.lake.index_files import ExistingVersion
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow
 from transforms.metrics import CounterName, count
-from transforms.shuffle_batching import BatchForShuffleFn, place_of_source, records_of
+from transforms.shuffle_batching import BatchForShuffleFn, key_of_source, records_of
 
 TO_PROCESS, RECOVERED, COUNTS = "to_process", "recovered", "counts"
 """Tags of `FilterIngested`: references that need work, in batches; rows recovered from the journal, also
@@ -77,12 +77,12 @@ class FilterIngested(beam.PTransform[dict[str, PCollection[Any]], DoOutputsTuple
     reprocessing: Reprocessing
 
     def expand(self, pcolls: dict[str, PCollection[Any]]) -> DoOutputsTuple:
-        batch_refs = BatchForShuffleFn(ObjectRef, REFS, lambda ref: place_of_source(ref.uri))
+        batch_refs = BatchForShuffleFn(ObjectRef, REFS, lambda ref: key_of_source(ref.uri))
         batch_versions = BatchForShuffleFn(
-            ExistingVersion, EXISTING, lambda version: place_of_source(version.source_uri)
+            ExistingVersion, EXISTING, lambda version: key_of_source(version.source_uri)
         )
         batch_rows = BatchForShuffleFn(
-            IndexRow, JOURNALED, lambda row: place_of_source(row.source_uri)
+            IndexRow, JOURNALED, lambda row: key_of_source(row.source_uri)
         )
         outputs: DoOutputsTuple = (
             (

@@ -9,11 +9,11 @@ from typing import Final
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PBegin, TaggedOutput
 
-from transforms.lake.append import index_before
+from transforms.lake.append import index_at_start
 from transforms.lake.append_log import LogEnd, LogShard, Segment
 from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
-from transforms.lake.opening import open_lake
+from transforms.lake.migration import open_lake
 from transforms.lake.recovery import prepare_recovery
 from transforms.lake.schema import IndexRow
 
@@ -67,7 +67,7 @@ def _open(
     if fingerprint is not None:
         open_lake(layout)
         prepare_recovery(layout, fingerprint)
-    files, log_ends = index_before(layout, run_id)
+    files, log_ends = index_at_start(layout, run_id)
     for log, end in log_ends.items():
         assert end.last is not None
         encoded = log.shards, log.shard, end.last.number, end.last.partition

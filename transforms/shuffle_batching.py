@@ -64,7 +64,7 @@ class BatchForShuffleFn(beam.DoFn, Generic[R]):
         return key, RecordBatch.of(CODECS[self.record_type], records, kind=self.kind, part=part)
 
 
-def place_of_source(uri: str) -> Place:
+def key_of_source(uri: str) -> Place:
     """Return where a record of a source belongs, so that all records of one source meet."""
     return hash_of(uri) % SOURCE_GROUPS, 0
 

@@ -42,6 +42,9 @@ def run(args: argparse.Namespace) -> int:
     with lock_lake(layout, report_waiting, names=[LOCK]):
         compacted = compact(layout, before)
     for day in compacted:
-        print(f"{day.ingest_date}: {day.files} files merged, {day.rows} rows, now {day.left} files")
+        print(
+            f"{day.ingest_date}: {day.merged_files} files merged, {day.rows} rows, "
+            f"now {day.remaining_files} files"
+        )
     print(f"{len(compacted)} days compacted")
     return 0

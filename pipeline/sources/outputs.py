@@ -8,9 +8,9 @@ from apache_beam import pvalue
 
 import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.config.route_config import RouteConfig
-from transforms.core.error_reasons import read_failure
 from transforms.core.object_ref import FAILED, ObjectRef, failure_of
 from transforms.core.reasons import Stage
+from transforms.core.storage_failures import read_failure
 from transforms.metrics import CounterName, count, count_failed
 
 REFS: Final = "refs"

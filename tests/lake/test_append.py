@@ -20,28 +20,28 @@ from tests.lake.rows import (
     sources_in,
 )
 from transforms.core.reasons import Status
-from transforms.lake.append import Appended, append, seal_before
+from transforms.lake.append import AppendResult, append, seal_partitions_before
 from transforms.lake.append_log import (
     LogEnd,
     LogShard,
     Segment,
     last_segments,
     next_segment,
-    parse,
+    parse_segment,
     partition_for,
 )
 from transforms.lake.files import exists
 from transforms.lake.index_files import (
     NEXT_PARTITION_KEY,
+    count_rows,
     list_index,
-    metadata_of,
-    number_of_rows,
+    read_metadata,
     shard_of,
 )
 from transforms.lake.index_replica import IndexReplica
 from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
-from transforms.lake.recovery import JournalSweeper, prepare_recovery, recover
+from transforms.lake.recovery import prepare_recovery, recover, sweep_journal
 
 pytestmark = pytest.mark.stream
 
@@ -53,7 +53,7 @@ def layout(tmp_path: Path) -> Layout:
 
 def segments(layout: Layout) -> list[Segment]:
     """Return the segments of all logs, in order of number."""
-    return sorted(parsed[1] for parsed in map(parse, list_index(layout)) if parsed)
+    return sorted(parsed[1] for parsed in map(parse_segment, list_index(layout)) if parsed)
 
 
 def test_existing_rows_are_dropped(layout: Layout) -> None:
@@ -70,7 +70,7 @@ def test_the_result_has_the_rows_as_written_and_counts_existing_ones(layout: Lay
     append_rows(layout, a)
     with replica_of(layout) as replica:
         appended = append(layout, replica, ONE, [a, b])
-        assert append(layout, replica, ONE, [a, b]) == Appended([], existing=2)
+        assert append(layout, replica, ONE, [a, b]) == AppendResult([], existing=2)
     assert appended.existing == 1
     (written,) = appended.rows
     assert written.source_uri == "/in/b"
@@ -163,8 +163,8 @@ def test_a_log_moves_to_the_next_day_by_a_seal(
         Segment(4, "2026-03-02"),
     ]
     seal = Segment(2, "2026-03-01").uri(layout, ONE)
-    assert number_of_rows(seal) == 0
-    assert metadata_of(seal)[NEXT_PARTITION_KEY] == b"2026-03-02"
+    assert count_rows(seal) == 0
+    assert read_metadata(seal)[NEXT_PARTITION_KEY] == b"2026-03-02"
     by_day = {(r["source_uri"], str(r["ingest_date"])) for r in rows_in(layout)}
     assert by_day == {("/in/a", "2026-03-01"), ("/in/b", "2026-03-02"), ("/in/c", "2026-03-02")}
 
@@ -174,8 +174,8 @@ def test_a_sealed_partition_takes_no_more_rows(
 ) -> None:
     set_clock(monkeypatch, "2026-03-01")
     append_rows(layout, index_row("/in/a", sop_instance_uid="1.1"))
-    seal_before(layout, "2026-03-02")
-    seal_before(layout, "2026-03-02")
+    seal_partitions_before(layout, "2026-03-02")
+    seal_partitions_before(layout, "2026-03-02")
     append_rows(layout, index_row("/in/b", sop_instance_uid="1.2"))
     assert segments(layout) == [
         Segment(1, "2026-03-01"),
@@ -188,9 +188,9 @@ def test_names_of_segments() -> None:
     layout, log = Layout("/lake"), LogShard(4, 2)
     uri = Segment(7, "2026-03-01").uri(layout, log)
     assert uri == "/lake/index/ingest_date=2026-03-01/log-004-002-000000007.parquet"
-    assert parse(uri) == (log, Segment(7, "2026-03-01"))
+    assert parse_segment(uri) == (log, Segment(7, "2026-03-01"))
     for other in ("part-00001-abc", "stream-004-002-000000007", "log-004-002-7", "log-0a4-002-1"):
-        assert parse(f"/lake/index/ingest_date=2026-03-01/{other}.parquet") is None
+        assert parse_segment(f"/lake/index/ingest_date=2026-03-01/{other}.parquet") is None
     later = Segment(9, "2026-02-01")
     assert last_segments([uri, later.uri(layout, log), f"{layout.index}/other.parquet"]) == {
         log: later
@@ -257,7 +257,7 @@ def test_an_object_that_no_row_names_is_removed_by_recovery_alone(layout: Layout
     second = place(layout, "/in/a", destination="spine", model_id="m2")
     append_rows(layout, first)
     with replica_of(layout) as replica:
-        JournalSweeper(layout, replica).sweep()
+        sweep_journal(layout, replica)
         assert exists(layout.absolute(str(second.object_uri))), "a row in flight may name it"
         assert len(list_journal(layout)) == 1
         recover(layout, 1, replica)
@@ -271,7 +271,7 @@ def test_only_journal_files_whose_rows_are_indexed_are_swept(layout: Layout) -> 
     place(layout, "/in/b", sop_instance_uid="1.2")
     append_rows(layout, a)
     with replica_of(layout) as replica:
-        assert JournalSweeper(layout, replica).sweep() == 1
+        assert sweep_journal(layout, replica) == 1
     assert len(list_journal(layout)) == 1
 
 

@@ -27,7 +27,7 @@ from transforms.lake import rewrite as rewrite_module
 from transforms.lake.append import append
 from transforms.lake.append_log import LogShard
 from transforms.lake.compaction import compact
-from transforms.lake.index_files import list_index, number_of_rows, read_existing
+from transforms.lake.index_files import count_rows, list_index, read_existing_rows
 from transforms.lake.layout import Layout
 from transforms.storage.temporary import remove_abandoned
 
@@ -67,12 +67,12 @@ def fill(layout: Layout) -> None:
 
 def router_sources(layout: Layout) -> list[str]:
     """Return the sources that the router itself finds, by notes on rewrites."""
-    return sorted(r.source_uri for uri in list_index(layout) for r in read_existing(uri, None))
+    return sorted(r.source_uri for uri in list_index(layout) for r in read_existing_rows(uri, None))
 
 
 def with_rows(layout: Layout, day: str) -> list[str]:
     """Return the index files of a partition that have rows."""
-    return [u for u in list_index(layout) if f"={day}/" in u and number_of_rows(u)]
+    return [u for u in list_index(layout) if f"={day}/" in u and count_rows(u)]
 
 
 def test_the_days_before_are_merged_and_the_rows_stay(
@@ -101,7 +101,7 @@ def test_a_stream_goes_on_after_its_day_was_compacted(layout: Layout) -> None:
     assert append_rows(layout, known, log=LogShard(2, 0)) == 0
     assert router_sources(layout) == sorted([*SOURCES, "/in/late"])
     (uri,) = with_rows(layout, AFTER)
-    assert number_of_rows(uri) == 1
+    assert count_rows(uri) == 1
 
 
 def test_a_reader_at_any_moment_sees_each_row_once(layout: Layout) -> None:
@@ -126,14 +126,14 @@ def test_a_reader_at_any_moment_sees_each_row_once(layout: Layout) -> None:
 
 STEPS = {
     "put_file": rewrite_module,
-    "_exchanged": rewrite_module,
+    "_exchange": rewrite_module,
     "_link_missing": rewrite_module,
-    "write_note": rewrite_module,
+    "write_intent": rewrite_module,
     "finish_rewrites": rewrite_module,
     "rewrite": compaction,
-    "seal_before": compaction,
+    "seal_partitions_before": compaction,
 }
-NOT_REACHED = {(True, "write_note"), (True, "finish_rewrites")}
+NOT_REACHED = {(True, "write_intent"), (True, "finish_rewrites")}
 """With an exchange of folders no note is needed."""
 
 
@@ -151,12 +151,12 @@ def test_a_kill_at_any_step_leaves_each_row_once(
 ) -> None:
     """Without an exchange, as in object stores, plain readers may find rows twice until a repeat."""
     if not exchange:
-        monkeypatch.setattr(rewrite_module, "_exchanged", lambda one, other: False)
+        monkeypatch.setattr(rewrite_module, "_exchange", lambda one, other: False)
     called = getattr(STEPS[step], step)
     calls = itertools.count()
 
     def killed(*args: object, **kwargs: object) -> object:
-        if next(calls) < (0 if step == "seal_before" else day):
+        if next(calls) < (0 if step == "seal_partitions_before" else day):
             return called(*args, **kwargs)
         if after:
             called(*args, **kwargs)

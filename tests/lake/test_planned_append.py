@@ -13,10 +13,10 @@ from tests.lake.rows import ONE, append_rows, index_row, replica_of, rows_in, se
 from transforms.lake import append as append_module
 from transforms.lake.append import (
     MAX_VIEW_AGE_S,
-    IndexOvertaken,
+    ConcurrentWriteError,
     append,
-    append_planned,
-    index_before,
+    append_after,
+    index_at_start,
     log_ends,
 )
 from transforms.lake.append_log import LogEnd, Segment
@@ -53,7 +53,7 @@ def write(
 ) -> str:
     """Append rows of a run as planned; return the URI of the segment."""
     table = to_table(rows(run_id, *sources, ingested_at=ingested_at))
-    return append_planned(layout, ONE, planned, table, run_id=run_id, ingest_date=ingest_date)
+    return append_after(layout, ONE, planned, table, run_id=run_id, ingest_date=ingest_date)
 
 
 def run(layout: Layout, run_id: str, *sources: str, ingest_date: str = DAY) -> str:
@@ -83,7 +83,7 @@ def test_a_run_whose_plan_is_older_than_the_log_is_refused(layout: Layout) -> No
     planned = end_of(layout)
     run(layout, "successor", "/in/a")
     before = contents(layout)
-    with pytest.raises(IndexOvertaken, match="run the same command again"):
+    with pytest.raises(ConcurrentWriteError, match="run the same command again"):
         write(layout, planned, "suspended", "/in/a", "/in/b")
     assert contents(layout) == before
 
@@ -94,7 +94,7 @@ def test_a_run_is_refused_where_a_stream_has_appended(layout: Layout) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         set_clock(monkeypatch, DAY)
         append_rows(layout, index_row("/in/b", sop_instance_uid="1.9"))
-    with pytest.raises(IndexOvertaken):
+    with pytest.raises(ConcurrentWriteError):
         write(layout, planned, "r2", "/in/b")
     assert sources_in(layout) == ["/in/a", "/in/b"]
 
@@ -113,7 +113,7 @@ def test_a_suspended_run_is_refused_although_its_number_is_free_again(
     number = 1 if planned.last is None else planned.last.number + 1
     assert not Path(Segment(number, DAY).uri(layout, ONE)).exists()
     before = contents(layout)
-    with pytest.raises(IndexOvertaken):
+    with pytest.raises(ConcurrentWriteError):
         write(layout, planned, "suspended", "/in/a")
     assert contents(layout) == before
 
@@ -143,20 +143,20 @@ def test_a_run_is_refused_where_another_has_sealed_the_log_to_another_partition(
     run(layout, "r1", "/in/a")
     planned = end_of(layout)
     run(layout, "r2", "/in/b", ingest_date=LATER)
-    with pytest.raises(IndexOvertaken):
+    with pytest.raises(ConcurrentWriteError):
         write(layout, planned, "suspended", "/in/b", ingest_date=NEXT_DAY)
     assert sources_in(layout) == ["/in/a", "/in/b"]
 
 
 def test_an_engine_that_runs_a_job_again_finds_the_index_as_it_was_before(layout: Layout) -> None:
-    assert index_before(layout, "r1") == ([], {})
+    assert index_at_start(layout, "r1") == ([], {})
     run(layout, "r1", "/in/a")
-    assert index_before(layout, "r1") == ([], {})
-    files, ends = index_before(layout, "r2")
+    assert index_at_start(layout, "r1") == ([], {})
+    files, ends = index_at_start(layout, "r2")
     assert files == list_index(layout)
     assert ends == log_ends(layout) == {ONE: LogEnd(Segment(1, DAY))}
     run(layout, "r2", "/in/b", ingest_date=NEXT_DAY)
-    files, ends = index_before(layout, "r2")
+    files, ends = index_at_start(layout, "r2")
     assert [Path(uri).name for uri in files] == [
         "log-001-000-000000001.parquet",
         "log-001-000-000000002.parquet",

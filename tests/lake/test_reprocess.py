@@ -224,7 +224,7 @@ def test_objects_move_between_sinks_with_roots_of_their_own(
     assert not list(elsewhere.rglob("*.dcm"))
 
 
-@pytest.mark.parametrize("step", ["put_if_absent", "rewrite", "remove_unnamed"])
+@pytest.mark.parametrize("step", ["put_if_absent", "rewrite", "remove_unreferenced"])
 def test_a_run_that_ends_while_it_replaces_rows_is_completed_or_undone(
     lake: Lake, again: Route, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

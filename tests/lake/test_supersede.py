@@ -29,14 +29,14 @@ from tests.leftovers import abandon
 from transforms.core.reasons import Status
 from transforms.lake import rewrite as rewrite_module
 from transforms.lake import supersede as supersede_module
-from transforms.lake.journal import list_journal, sweep_journal
+from transforms.lake.journal import clear_journal, list_journal
 from transforms.lake.layout import Layout
-from transforms.lake.opening import open_lake
-from transforms.lake.orphans import remove_unnamed
+from transforms.lake.migration import open_lake
+from transforms.lake.orphans import remove_unreferenced
 from transforms.lake.recovery import prepare_recovery
 from transforms.lake.resolve_duplicates import resolve_all
 from transforms.lake.schema import IndexRow
-from transforms.lake.supersede import Change, regroup, supersede, version_of
+from transforms.lake.supersede import RowChange, resolve_changes, supersede
 from transforms.lake.verify import verify_lake
 from transforms.storage.temporary import remove_abandoned
 
@@ -66,7 +66,7 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for day, sources in zip(DAYS, (("/in/a", "/in/c"), ("/in/b", "/in/d")), strict=True):
             set_clock(monkeypatch, day)
             assert append_rows(layout, *(rows[source] for source in sources)) == 2
-    sweep_journal(layout)
+    clear_journal(layout)
     return Path(layout.root)
 
 
@@ -92,8 +92,8 @@ def decide_again(layout: Layout, run_id: str, *sources: str, **columns: Any) -> 
         for source in sources
     ]
     unchanged = supersede(layout, placed, run_id)
-    remove_unnamed(layout, [str(row.object_uri) for row in placed])
-    sweep_journal(layout)
+    remove_unreferenced(layout, [str(row.object_uri) for row in placed])
+    clear_journal(layout)
     return unchanged
 
 
@@ -180,13 +180,13 @@ def test_a_first_that_is_unreadable_now_leaves_its_content_to_a_duplicate(layout
 
 
 STEPS = {
-    "_put_intent": supersede_module,
+    "_write_intent": supersede_module,
     "put_if_absent": supersede_module,
     "_rewrite_partition": supersede_module,
-    "keep_ends": supersede_module,
+    "seal_logs_ending_in": supersede_module,
     "rewrite": supersede_module,
-    "remove_unnamed": supersede_module,
-    "_exchanged": rewrite_module,
+    "remove_unreferenced": supersede_module,
+    "_exchange": rewrite_module,
 }
 
 
@@ -223,7 +223,7 @@ def test_a_kill_at_any_step_leaves_one_current_row_for_each_version(
         return decide_again(layout, "r2", *SOURCES)
 
     if not kill_at(layout, STEPS[step], step, call, after, again):
-        assert (step, call) in {("_put_intent", 1), ("remove_unnamed", 1)}
+        assert (step, call) in {("_write_intent", 1), ("remove_unreferenced", 1)}
         return
     assert verify_lake(layout, deep=True).violations == []
     abandon(Path(layout.scratch()))
@@ -279,7 +279,7 @@ def test_regrouped_rows_have_one_first_for_each_content(
     current = resolve_all(rows, []).rows
     chosen = data.draw(st.lists(st.sampled_from(current), unique_by=source_of))
     later = {
-        version_of(row): replace(
+        row.version_key: replace(
             one_row(
                 row.source_uri,
                 str(row.content_sha256),
@@ -290,12 +290,12 @@ def test_regrouped_rows_have_one_first_for_each_content(
         )
         for row in chosen
     }
-    changes = regroup(current, later)
-    after = {version_of(row): row for row in current}
+    changes = resolve_changes(current, later)
+    after = {row.version_key: row for row in current}
     for change in changes:
-        assert after[version_of(change.old)] is change.old
+        assert after[change.old.version_key] is change.old
         assert change.new is not None
-        after[version_of(change.old)] = change.new
+        after[change.old.version_key] = change.new
     assert {version for version, row in after.items() if row.run_id == "r2"} == later.keys()
 
     contents: dict[str, list[IndexRow]] = defaultdict(list)
@@ -309,11 +309,11 @@ def test_regrouped_rows_have_one_first_for_each_content(
         }
     assert all(row.conflict for row in after.values() if is_new_conflict(row, contents))
 
-    def key(change: Change) -> str:
+    def key(change: RowChange) -> str:
         return change.old.source_uri
 
     random.shuffle(current)
-    assert sorted(regroup(current, later), key=key) == sorted(changes, key=key)
+    assert sorted(resolve_changes(current, later), key=key) == sorted(changes, key=key)
 
 
 def is_new_conflict(row: IndexRow, contents: dict[str, list[IndexRow]]) -> bool:

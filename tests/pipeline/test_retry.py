@@ -35,7 +35,7 @@ def fail_once(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) ->
 
 @pytest.mark.parametrize(
     ("module", "function"),
-    [(transforms.place, "place"), (transforms.append_index_batch, "append_planned")],
+    [(transforms.place, "place"), (transforms.append_index_batch, "append_after")],
 )
 def test_a_retried_bundle_gives_the_same_lake_as_a_run_without_faults(
     route: Route,

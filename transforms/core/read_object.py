@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from transforms.core.error_reasons import FULL_DISK, read_failure
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
 from transforms.core.shared_bytes import SharedBytes, can_be_mapped
+from transforms.core.storage_failures import FULL_DISK, read_failure
 from transforms.storage.base import ObjectChanged, sha256_of
 from transforms.storage.local import LocalStorage, has_version
 from transforms.storage.schemes import storage_of

@@ -1,4 +1,4 @@
-"""Append: brings placed rows into the index, each once, whoever else tries the same."""
+"""Append placed rows to the index: each row once, even if several writers try to append it."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from transforms.lake.index_files import (
     NEXT_PARTITION_KEY,
     RUN_ID_KEY,
     list_index,
-    metadata_of,
     parquet_bytes,
+    read_metadata,
 )
 from transforms.lake.index_replica import IndexReplica
 from transforms.lake.layout import Layout
 from transforms.lake.resolve_duplicates import resolve_all
-from transforms.lake.schema import SEGMENT_MARK, IndexRow, to_table
+from transforms.lake.schema import RUN_ID_SEPARATOR, IndexRow, decision_order, to_table
 from transforms.storage.processes import boottime
 
-MAX_TRIES: Final = 1000
+MAX_ATTEMPTS: Final = 1000
 MAX_VIEW_AGE_S: Final = 60.0
-"""A writer that was suspended looks at the index again: the number that it is about to write may be
-free only because a rewrite has removed the segment."""
+"""Maximum age of a writer's view of the index, in seconds. A writer that was suspended longer reads the
+index again: its segment number may be free because a rewrite has removed the segment."""
 
 
-class IndexOvertaken(RuntimeError):
-    """Another run has appended to the index since this one began."""
+class ConcurrentWriteError(RuntimeError):
+    """Another run has written to the lake since this run started."""
 
 
 @dataclass(frozen=True)
-class Appended:
-    """What became of rows.
+class AppendResult:
+    """Result of `append`.
 
     Attributes:
-        rows: that were written, as the index has them.
-        existing: how many the index had already.
+        rows: the rows written, as they are in the index.
+        existing: number of rows dropped because the index already has a row of their version.
     """
 
     rows: list[IndexRow]
@@ -57,29 +57,30 @@ class Appended:
 
 def append(
     layout: Layout, replica: IndexReplica, log: LogShard, rows: Sequence[IndexRow]
-) -> Appended:
-    """Resolve rows and append them to a log; what the index has already is dropped.
+) -> AppendResult:
+    """Resolve duplicates among rows and append the rows that the index lacks to a log.
 
-    The rows of a segment are told from those of others by their run id, which is that of the run that
-    decided them, a dot, and the number of the segment. An object that no row names in the end, as it
-    was decided twice and differently, is left to `lake.recovery`: a row still under way may name it.
+    The run id of a written row is that of the run that decided it, a dot, and the segment number.
+
+    Two workers may have placed different decisions for the same source. The object of the dropped row is
+    then an orphan, which only `lake.recovery` removes: rows still in flight may reference it.
 
     Args:
         layout: the lake.
-        replica: of its index.
-        log: of the shard that all identities of the rows belong to.
-        rows: placed; in any order, and perhaps more than one for a version of a source.
+        replica: replica of the lake's index.
+        log: log of the shard to which all identities of the rows belong.
+        rows: placed rows in any order; a source version may occur more than once.
 
     Raises:
-        ProcessingFailure: the lake's storage refused.
-        DamagedFile: the index cannot be read.
+        ProcessingFailure: the lake's storage refused a write.
+        DamagedFile: an index file cannot be read.
     """
-    for _ in range(MAX_TRIES):
-        seen = boottime()
+    for _ in range(MAX_ATTEMPTS):
+        viewed_at = boottime()
         replica.refresh()
-        new = _without_existing(rows, replica)
+        new = _drop_existing(rows, replica)
         if not new:
-            return Appended([], len(rows))
+            return AppendResult([], len(rows))
         end = replica.log_end(log)
         segment, seal_to = next_segment(end, partition_for(end, today()))
         if seal_to is not None:
@@ -92,43 +93,44 @@ def append(
         resolved = resolve_all(stamped, existing).rows
         run_ids = ",".join(sorted({row.run_id for row in stamped}))
         data = parquet_bytes(to_table(resolved), {RUN_ID_KEY: run_ids.encode()})
-        if boottime() - seen > MAX_VIEW_AGE_S:
+        if boottime() - viewed_at > MAX_VIEW_AGE_S:
             continue
         if _put(layout, segment.uri(layout, log), data):
-            return Appended(resolved, len(rows) - len(resolved))
-    raise RuntimeError(f"shard {log.shard} of the index: others were first {MAX_TRIES} times")
+            return AppendResult(resolved, len(rows) - len(resolved))
+    raise RuntimeError(
+        f"shard {log.shard} of the index: other writers were first in {MAX_ATTEMPTS} attempts"
+    )
 
 
-def append_planned(
+def append_after(
     layout: Layout,
     log: LogShard,
-    planned: LogEnd,
+    end: LogEnd,
     rows: pa.Table,
     *,
     run_id: str,
     ingest_date: str,
 ) -> str:
-    """Append resolved rows of a batch run right after the end that its log had when the run began.
+    """Append the resolved rows of a batch run after the end that its log had when the run started.
 
-    A retry of the same run finds its segment written, and what it would write later (times of a
-    second fetch) is dropped.
+    If a retry finds its segment already written, it writes nothing, even if its rows differ in the times
+    of a second fetch.
 
     Args:
         layout: the lake.
-        log: of the shard.
-        planned: end of the log when the run began; see `log_ends`.
-        rows: of `SCHEMA`.
-        run_id: of the run.
-        ingest_date: the partition.
+        log: the log to append to.
+        end: end of the log when the run started; see `index_at_start`.
+        rows: table of `SCHEMA`.
+        run_id: id of the run.
+        ingest_date: partition, YYYY-MM-DD.
 
     Returns:
         URI of the segment.
 
     Raises:
-        IndexOvertaken: another run has appended meanwhile: this one lost its lock.
-        ProcessingFailure: the lake's storage refused.
+        ConcurrentWriteError: another run has appended to the log since, so this run has lost its lock.
+        ProcessingFailure: the lake's storage refused a write.
     """
-    end = planned
     while True:
         segment, seal_to = next_segment(end, ingest_date)
         if seal_to is None:
@@ -138,10 +140,10 @@ def append_planned(
             metadata = {NEXT_PARTITION_KEY: seal_to.encode()}
             data = parquet_bytes(to_table([]), metadata)
         uri = segment.uri(layout, log)
-        is_next = _is_next(layout, log, segment)
-        if not (is_next and _put(layout, uri, data)) and not _has_metadata(uri, metadata):
-            raise IndexOvertaken(
-                f"another run has written into {layout.root} since this one began; nothing is lost: "
+        written = _is_next(layout, log, segment) and _put(layout, uri, data)
+        if not written and not _has_metadata(uri, metadata):
+            raise ConcurrentWriteError(
+                f"another run has written to {layout.root} since this one started; nothing is lost: "
                 "run the same command again"
             )
         if seal_to is None:
@@ -150,9 +152,9 @@ def append_planned(
 
 
 def _is_next(layout: Layout, log: LogShard, segment: Segment) -> bool:
-    """Whether no segment of a log has this number or a higher one.
+    """Return whether a segment has a higher number than all segments of its log.
 
-    The number alone may be free again: a rewrite removes segments that are followed by others.
+    That its number is free is not enough: a rewrite removes segments that others follow.
     """
     last = last_segments(list_index(layout)).get(log)
     return last is None or last.number < segment.number
@@ -160,61 +162,65 @@ def _is_next(layout: Layout, log: LogShard, segment: Segment) -> bool:
 
 def _has_metadata(uri: str, metadata: Mapping[bytes, bytes]) -> bool:
     try:
-        return metadata.items() <= metadata_of(uri).items()
+        return metadata.items() <= read_metadata(uri).items()
     except FileNotFoundError:
         return False
 
 
 def log_ends(layout: Layout) -> Mapping[LogShard, LogEnd]:
-    """Return where each log of an index ends."""
-    return index_before(layout, None)[1]
+    """Return the end of each log of an index."""
+    return index_at_start(layout, None)[1]
 
 
-def index_before(layout: Layout, run_id: str | None) -> tuple[list[str], Mapping[LogShard, LogEnd]]:
-    """Return the index as a batch run found it, also when an engine runs it again from its start.
+def index_at_start(
+    layout: Layout, run_id: str | None
+) -> tuple[list[str], Mapping[LogShard, LogEnd]]:
+    """Return the index as it was when a batch run started, even if an engine restarts the run.
 
     Args:
         layout: the lake.
-        run_id: of the run, whose own segments at the ends of logs do not count; None: all count.
+        run_id: id of the run, whose segments at the ends of logs are ignored; None ignores none.
 
     Returns:
-        URIs of the index files, and where each log ends.
+        URIs of the index files, and the end of each log.
     """
     files = list_index(layout)
-    own = {} if run_id is None else {RUN_ID_KEY: run_id.encode()}
+    excluded = None if run_id is None else run_id.encode()
     ends: dict[LogShard, LogEnd] = {}
     while open_logs := last_segments(files).keys() - ends.keys():
         for log, segment in last_segments(files).items():
             if log in open_logs:
                 uri = segment.uri(layout, log)
-                metadata = metadata_of(uri)
-                if own and own.items() <= metadata.items():
+                metadata = read_metadata(uri)
+                if excluded is not None and metadata.get(RUN_ID_KEY) == excluded:
                     files.remove(uri)
                 else:
-                    ends[log] = _end(segment, metadata)
+                    ends[log] = _log_end(segment, metadata)
     return files, ends
 
 
-def _end(segment: Segment, metadata: Mapping[bytes, bytes]) -> LogEnd:
-    sealed_to = metadata.get(NEXT_PARTITION_KEY)
-    return LogEnd(segment, None if sealed_to is None else sealed_to.decode())
+def seal_partitions_before(layout: Layout, day: str) -> None:
+    """Seal every log that appends to a partition before `day`, so that it continues on `day`.
 
+    A writer that is about to append to such a log finds it sealed.
 
-def seal_before(layout: Layout, before: str) -> None:
-    """Move every log that would go on in a partition before a day to that day.
-
-    A writer that goes on with such a log finds it sealed.
+    Args:
+        layout: the lake.
+        day: YYYY-MM-DD.
     """
     for log, end in log_ends(layout).items():
-        while (current := end.partition) is not None and current < before:
-            segment, seal_to = next_segment(end, before)
+        while (current := end.partition) is not None and current < day:
+            segment, seal_to = next_segment(end, day)
             assert seal_to is not None
             _put_seal(layout, log, segment, seal_to)
-            end = _end(segment, metadata_of(segment.uri(layout, log)))
+            end = _log_end(segment, read_metadata(segment.uri(layout, log)))
 
 
-def keep_ends(layout: Layout, files: Sequence[str]) -> None:
-    """Extend each log whose last segment is among some files by a seal, so that they can be replaced."""
+def seal_logs_ending_in(layout: Layout, files: Sequence[str]) -> None:
+    """Append a seal to each log whose last segment is among `files`, so that they can be replaced.
+
+    The seal keeps the number of the last segment known: it is not used again.
+    """
     for log, end in log_ends(layout).items():
         if end.last is not None and end.last.uri(layout, log) in files:
             partition = str(end.partition)
@@ -222,12 +228,17 @@ def keep_ends(layout: Layout, files: Sequence[str]) -> None:
 
 
 def today() -> str:
-    """Return the day, UTC."""
+    """Return the current date in UTC, YYYY-MM-DD."""
     return time.strftime("%Y-%m-%d", time.gmtime())
 
 
+def _log_end(segment: Segment, metadata: Mapping[bytes, bytes]) -> LogEnd:
+    next_partition = metadata.get(NEXT_PARTITION_KEY)
+    return LogEnd(segment, None if next_partition is None else next_partition.decode())
+
+
 def _run_id(row: IndexRow, segment: Segment) -> str:
-    return f"{row.run_id.partition(SEGMENT_MARK)[0]}{SEGMENT_MARK}{segment.number}"
+    return f"{row.deciding_run}{RUN_ID_SEPARATOR}{segment.number}"
 
 
 def _put_seal(layout: Layout, log: LogShard, segment: Segment, partition: str) -> bool:
@@ -236,7 +247,7 @@ def _put_seal(layout: Layout, log: LogShard, segment: Segment, partition: str) -
 
 
 def _put(layout: Layout, uri: str, data: bytes) -> bool:
-    """Write a segment; return whether it is new, even if another writer's has the same bytes."""
+    """Write a segment if it is absent; return False if another writer was first."""
     try:
         return put_bytes(uri, data, scratch=layout.scratch())
     except ProcessingFailure as error:
@@ -245,9 +256,8 @@ def _put(layout: Layout, uri: str, data: bytes) -> bool:
         return False
 
 
-def _without_existing(rows: Sequence[IndexRow], replica: IndexReplica) -> list[IndexRow]:
-    """Return the rows that the index lacks, one for each version of a source."""
-    ordered = sorted(rows, key=lambda r: (r.model_id or "", str(r.object_uri), r.ingested_at))
-    by_version = {(row.source_uri, row.source_version): row for row in reversed(ordered)}
+def _drop_existing(rows: Sequence[IndexRow], replica: IndexReplica) -> list[IndexRow]:
+    """Return the rows whose source version is not in the index, one for each version."""
+    by_version = {row.version_key: row for row in reversed(sorted(rows, key=decision_order))}
     existing = replica.existing(list(by_version))
     return [row for version, row in by_version.items() if version not in existing]

@@ -1,13 +1,13 @@
-"""The append log of the index: for each shard a sequence of segments that only one writer can extend.
+"""The append log of the index: one numbered sequence of segments per shard.
 
-A segment is an immutable Parquet file. A writer looks at the end of a log and puts the next number if
-it is absent; one that is refused has seen an older end (optimistic concurrency control, as in Delta
-Lake: Armbrust et al. 2020, VLDB 13). So a worker that was given up, or a run whose lock has passed to
-another, adds nothing.
+A segment is an immutable Parquet file. A writer looks up the end of the log and puts the segment with the
+next number if it is absent. If that number is taken, the writer has seen an outdated end, and looks again
+(optimistic concurrency control, as in Delta Lake: Armbrust et al. 2020, VLDB 13). This fences off zombie
+workers and runs that have lost their lock.
 
-Segments are in the partition of a day. A log moves to another day by a seal: an empty segment that
-names the next partition, so that a late writer finds the number taken. Days may go back: one wrong
-clock does not pin a log to the future.
+Each segment is in the partition of one day. A log moves to another day by a seal: an empty segment whose
+metadata has the next partition. A late writer then finds its number taken. A log may also move to an
+earlier day, so that one wrong clock does not pin it to the future.
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ _NAME: Final = re.compile(
 )
 MAX_SHARDS: Final = 999
 CLOCK_SKEW_DAYS: Final = 1
-"""A log stays in a partition that is this many days ahead of a writer's clock."""
+"""Maximum number of days that a log's partition may be ahead of a writer's clock."""
 
 
 @dataclass(frozen=True, order=True)
 class LogShard:
-    """Which log: runs with another number of shards have logs of their own."""
+    """Identifies a log. Runs with different numbers of shards append to different logs.
+
+    Attributes:
+        shards: number of shards, 1..`MAX_SHARDS`.
+        shard: 0..shards - 1.
+    """
 
     shards: int
     shard: int
@@ -43,7 +48,7 @@ class Segment:
     """One file of a log.
 
     Attributes:
-        number: from 1, over all partitions.
+        number: position in the log, from 1, across partitions.
         partition: YYYY-MM-DD.
     """
 
@@ -51,18 +56,18 @@ class Segment:
     partition: str
 
     def uri(self, layout: Layout, log: LogShard) -> str:
-        """Return the name of the file."""
+        """Return the path or URI of the file."""
         name = f"log-{log.shards:03d}-{log.shard:03d}-{self.number:09d}.parquet"
         return join(layout.partition(self.partition), name)
 
 
 @dataclass(frozen=True)
 class LogEnd:
-    """Where a log ends.
+    """The end of a log.
 
     Attributes:
-        last: the last segment; None: the log is empty.
-        next_partition: where the next segment belongs, if the last one is a seal.
+        last: the last segment; None if the log is empty.
+        next_partition: partition of the next segment if the last one is a seal, else None.
     """
 
     last: Segment | None = None
@@ -70,25 +75,25 @@ class LogEnd:
 
     @property
     def partition(self) -> str | None:
-        """Partition that the next segment belongs to; None: any."""
+        """Partition of the next segment; None if the log is empty."""
         if self.next_partition is not None or self.last is None:
             return self.next_partition
         return self.last.partition
 
 
-def parse(uri: str) -> tuple[LogShard, Segment] | None:
-    """Return what a file's name says, or None where it is not a segment."""
-    found = _NAME.search(uri)
-    if found is None:
+def parse_segment(uri: str) -> tuple[LogShard, Segment] | None:
+    """Return the log and segment of a file name; None if the file is not a segment."""
+    match = _NAME.search(uri)
+    if match is None:
         return None
-    day, shards, shard, number = found.groups()
+    day, shards, shard, number = match.groups()
     return LogShard(int(shards), int(shard)), Segment(int(number), day)
 
 
 def last_segments(uris: Iterable[str]) -> dict[LogShard, Segment]:
-    """Return the last segment of each log."""
+    """Return the last segment of each log among index files."""
     last: dict[LogShard, Segment] = {}
-    for parsed in map(parse, uris):
+    for parsed in map(parse_segment, uris):
         if parsed is not None:
             log, segment = parsed
             last[log] = max(segment, last.get(log, segment))
@@ -96,10 +101,15 @@ def last_segments(uris: Iterable[str]) -> dict[LogShard, Segment]:
 
 
 def next_segment(end: LogEnd, partition: str) -> tuple[Segment, str | None]:
-    """Return the next segment on the way to a partition.
+    """Return the next segment to write so that the log reaches a partition.
+
+    Args:
+        end: end of the log.
+        partition: the partition to append to, YYYY-MM-DD.
 
     Returns:
-        The segment, and None where it may hold rows; else the partition that it must be a seal to.
+        The segment, and None if it is in `partition` and may have rows, or `partition` if the segment
+        must be a seal that moves the log there.
     """
     number = 1 if end.last is None else end.last.number + 1
     current = end.partition or partition
@@ -107,11 +117,12 @@ def next_segment(end: LogEnd, partition: str) -> tuple[Segment, str | None]:
 
 
 def partition_for(end: LogEnd, today: str) -> str:
-    """Return the partition that a stream's writer appends to.
+    """Return the partition that a stream appends to.
 
     Args:
-        end: of its log.
-        today: by the writer's clock; one day behind the log is taken for clock skew.
+        end: end of its log.
+        today: date of the writer's clock, YYYY-MM-DD. If the log is ahead of it by at most
+            `CLOCK_SKEW_DAYS`, the log stays in its partition.
     """
     current = end.partition
     if current is None:

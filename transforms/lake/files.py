@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from transforms.core.error_reasons import read_failure, write_failure
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
+from transforms.core.storage_failures import read_failure, write_failure
 from transforms.lake.layout import is_lake_name
 from transforms.storage.base import ObjectInfo, SupportsServerSideCopy, read_whole
 from transforms.storage.local import LocalStorage, uri_to_path

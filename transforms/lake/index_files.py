@@ -1,4 +1,4 @@
-"""Index files: listing them, reading them whatever release wrote them, writing their bytes."""
+"""List, read and encode index files, which any release may have written."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transforms.core.error_reasons import FULL_DISK
+from transforms.core.storage_failures import FULL_DISK
 from transforms.lake.files import list_files, read_bytes
 from transforms.lake.layout import PARTITION_PREFIX, Layout, partition_of
-from transforms.lake.rewrite_notes import replaced_files
-from transforms.lake.schema import HISTORY_SCHEMA, PARTITION, ROW_GROUP_ROWS, identity_of
+from transforms.lake.rewrite_intents import replaced_files
+from transforms.lake.schema import (
+    HISTORY_SCHEMA,
+    PARTITION,
+    ROW_GROUP_ROWS,
+    VersionKey,
+    identity_of,
+)
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
 
 T = TypeVar("T")
 
 RUN_ID_KEY: Final = b"dicom_router.run_id"
-"""Key of a segment's metadata: the run that wrote it."""
+"""Metadata key of a segment: ids of the runs whose rows it has."""
 NEXT_PARTITION_KEY: Final = b"dicom_router.next_partition"
-"""Key of a seal's metadata: the partition that its log goes on in."""
+"""Metadata key of a seal: the partition in which its log continues."""
 
 
 class DamagedFile(RuntimeError):
-    """A Parquet file of the lake cannot be read; the message says which, and what to do."""
+    """A Parquet file of the lake cannot be read; the message has its name and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExistingRow:
-    """What a later run must know of a row of the index."""
+    """The columns of an existing row that duplicate resolution needs, as in `IndexRow`."""
 
     source_uri: str
     source_version: str
@@ -51,20 +57,25 @@ class ExistingRow:
         """As `IndexRow.identity`."""
         return identity_of(self.status, self.sop_instance_uid, self.content_sha256)
 
+    @property
+    def version_key(self) -> VersionKey:
+        """As `IndexRow.version_key`."""
+        return self.source_uri, self.source_version
+
 
 EXISTING_COLUMNS = [f.name for f in fields(ExistingRow)]
 
 
 @dataclass(frozen=True)
 class ExistingVersion:
-    """What filtering needs of a row of the index: which version of a source, decided by what.
+    """The columns of an existing row that filtering needs: a source version, and what decided it.
 
     Attributes:
-        source_uri: as of the row.
-        source_version: as of the row.
-        model_id: as of the row; None where no model decided it.
-        policy_id: as of the row; None where its object is unreadable, or in rows of format 1.
-        status: as of the row.
+        source_uri: as in the row.
+        source_version: as in the row.
+        model_id: as in the row; None if no model decided it.
+        policy_id: as in the row; None if its object is unreadable, and in rows of format 1.
+        status: as in the row.
     """
 
     source_uri: str
@@ -73,36 +84,42 @@ class ExistingVersion:
     policy_id: str | None
     status: str
 
+    @property
+    def version_key(self) -> VersionKey:
+        """As `IndexRow.version_key`."""
+        return self.source_uri, self.source_version
+
 
 VERSION_FIELDS: Final = tuple(f.name for f in fields(ExistingVersion))
 
 
 def list_index(layout: Layout) -> list[str]:
-    """Return the index files of a lake, in order; none where there is no index.
+    """Return the URIs of the index files of a lake, sorted; empty if there is no index.
 
     A rewrite may remove files before they are opened; see `read_index`.
 
     Raises:
-        OSError: a folder may not be listed; it is not taken for an empty one.
+        OSError: a folder cannot be listed.
     """
     partitions = join(layout.index, PARTITION_PREFIX)
     files = [f.uri for f in list_files(layout.index, ".parquet") if f.uri.startswith(partitions)]
-    # After the listing: a note stays until all files that it replaces are gone.
-    replaced = replaced_files(layout)
+    replaced = replaced_files(layout)  # after listing: an intent outlives the files it replaces
     present = set(files)
-    gone = {uri for merged, uris in replaced for uri in uris if merged is None or merged in present}
-    return [uri for uri in files if uri not in gone]
+    hidden = {
+        uri for merged, uris in replaced for uri in uris if merged is None or merged in present
+    }
+    return [uri for uri in files if uri not in hidden]
 
 
 def read_index(layout: Layout, read: Callable[[], T]) -> T:
-    """Return what is read of the index as of one moment, though rewrites replace files meanwhile.
+    """Return what `read` returns for a consistent view of the index, while rewrites replace files.
 
     Args:
         layout: the lake.
-        read: lists the index and reads it; called again where a listed file is gone.
+        read: lists and reads the index; called again if a listed file has been replaced.
 
     Raises:
-        FileNotFoundError: a file is listed and cannot be opened, such as a broken link.
+        FileNotFoundError: a listed file cannot be opened, for example a broken symbolic link.
     """
     while True:
         listed = list_index(layout)
@@ -113,63 +130,76 @@ def read_index(layout: Layout, read: Callable[[], T]) -> T:
                 raise
 
 
-def number_of_rows(uri: str) -> int:
-    """Return how many rows an index file has.
+def count_rows(uri: str) -> int:
+    """Return the number of rows of an index file.
 
     Raises:
         DamagedFile: it cannot be read.
     """
-    with readable(uri) as file:
+    with open_index_file(uri) as file:
         rows: int = file.metadata.num_rows
     return rows
 
 
-def metadata_of(uri: str) -> Mapping[bytes, bytes]:
+def read_metadata(uri: str) -> Mapping[bytes, bytes]:
     """Return the key-value metadata of a Parquet file.
 
     Raises:
         DamagedFile: it cannot be read.
     """
-    with readable(uri) as file:
+    with open_index_file(uri) as file:
         return dict(file.metadata.metadata or {})
 
 
-def read_versions(uri: str, object_keys: pa.StringArray | None) -> Iterator[ExistingVersion]:
-    """Read from one index file which versions of which sources it has.
+def read_existing_versions(
+    uri: str, object_keys: pa.StringArray | None
+) -> Iterator[ExistingVersion]:
+    """Yield the source versions in an index file.
 
     Args:
         uri: the file.
-        object_keys: of the sources that matter; None: all do.
+        object_keys: object keys of the sources to read; None reads all.
+
+    Raises:
+        DamagedFile: the file cannot be read.
     """
-    for rows in matching(uri, VERSION_FIELDS, {"object_key": object_keys}):
+    for rows in read_matching(uri, VERSION_FIELDS, {"object_key": object_keys}):
         yield from (ExistingVersion(**row) for row in rows.to_pylist())
 
 
-def read_existing(uri: str, identities: pa.StringArray | None) -> Iterator[ExistingRow]:
-    """Read the rows of one index file whose identity matters; None: all do."""
-    wanted = {"sop_instance_uid": identities, "content_sha256": identities}
-    for rows in matching(uri, EXISTING_COLUMNS, wanted):
-        yield from (ExistingRow(**row) for row in rows.to_pylist())
-
-
-def matching(
-    uri: str, columns: Sequence[str], wanted: Mapping[str, pa.StringArray | None]
-) -> Iterator[pa.Table]:
-    """Read the rows of one index file that have a wanted value in one of some columns.
+def read_existing_rows(uri: str, identities: pa.StringArray | None) -> Iterator[ExistingRow]:
+    """Yield the rows of an index file that may have one of some identities.
 
     Args:
         uri: the file.
-        columns: as of `batches`.
-        wanted: values by column; None: all rows match.
+        identities: SOP Instance UIDs and sha256 digests; None reads all rows.
 
     Raises:
-        FileNotFoundError: the file is gone.
-        DamagedFile: it cannot be read.
+        DamagedFile: the file cannot be read.
+    """
+    wanted = {"sop_instance_uid": identities, "content_sha256": identities}
+    for rows in read_matching(uri, EXISTING_COLUMNS, wanted):
+        yield from (ExistingRow(**row) for row in rows.to_pylist())
+
+
+def read_matching(
+    uri: str, columns: Sequence[str], wanted: Mapping[str, pa.StringArray | None]
+) -> Iterator[pa.Table]:
+    """Yield the rows of an index file that have a wanted value in at least one column of `wanted`.
+
+    Args:
+        uri: the file.
+        columns: columns to read; see `read_batches`.
+        wanted: values by column; None matches all rows.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        DamagedFile: the file cannot be read.
     """
     values = {name: keys for name, keys in wanted.items() if keys is not None}
     names = [*columns, *(name for name in wanted if name not in columns)]
-    with readable(uri) as file:
-        for table in batches(file, names):
+    with open_index_file(uri) as file:
+        for table in read_batches(file, names):
             if values:
                 masks = [pc.is_in(table[name], value_set=v) for name, v in values.items()]
                 table = table.filter(functools.reduce(pc.or_, masks))
@@ -177,15 +207,15 @@ def matching(
                 yield table.select(columns)
 
 
-def batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Read columns of an index file, batch by batch; those that it lacks are null.
+def read_batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Read columns of an index file in batches of rows; a column that the file lacks is null.
 
     Args:
-        file: of any release.
-        columns: of `HISTORY_SCHEMA`, in any order.
+        file: file written by any release.
+        columns: names of columns of `HISTORY_SCHEMA`, in any order.
 
     Yields:
-        Tables of just these columns, in this order.
+        Tables of exactly these columns, in this order.
     """
     present = [name for name in columns if name in file.schema_arrow.names]
     for batch in file.iter_batches(ROW_GROUP_ROWS, columns=present):
@@ -199,11 +229,11 @@ def batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Table]:
 
 
 @contextlib.contextmanager
-def readable(uri: str) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file of the lake.
+def open_index_file(uri: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file of the index, history or journal.
 
     Raises:
-        FileNotFoundError: it is gone, as a rewrite has replaced it.
+        FileNotFoundError: it does not exist; a rewrite may have replaced it.
         DamagedFile: it cannot be read.
     """
     try:
@@ -217,14 +247,14 @@ def readable(uri: str) -> Iterator[pq.ParquetFile]:
             yield file
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno in FULL_DISK:
-                raise  # of a copy that is being written, not of this file
+                raise  # from the file that the caller writes, not from this one
             raise _damaged(uri, error) from error
 
 
 def _damaged(uri: str, error: Exception) -> DamagedFile:
     return DamagedFile(
         f"{uri} cannot be read ({type(error).__name__}); restore it from a backup, or move it "
-        "away: its objects are then routed again"
+        "out of the lake: its objects are then routed again"
     )
 
 
@@ -244,19 +274,19 @@ def shard_of(identity: str, shards: int) -> int:
     return hash_of(identity) % shards
 
 
-def hash_of(identity: str) -> int:
-    """Return 64 evenly spread bits of an identity, the same in every process."""
-    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big")
+def hash_of(text: str) -> int:
+    """Return a uniformly distributed 64-bit hash of a text, equal in every process."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def read_table(uri: str) -> pa.Table:
-    """Return all rows and columns of one index file, with its partition as a column.
+    """Return all rows and columns of an index file, with its partition as a column.
 
     Raises:
-        FileNotFoundError: it is gone.
+        FileNotFoundError: it does not exist.
         DamagedFile: it cannot be read.
     """
-    with readable(uri) as file:
+    with open_index_file(uri) as file:
         table = file.read().replace_schema_metadata(None)
     if PARTITION in table.column_names:
         return table
@@ -264,7 +294,7 @@ def read_table(uri: str) -> pa.Table:
 
 
 def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> bytes:
-    """Return a table as a Parquet file, with metadata of the file."""
+    """Return the bytes of a Parquet file with the rows of a table and key-value metadata."""
     sink = pa.BufferOutputStream()
     if metadata:
         table = table.replace_schema_metadata(dict(metadata))

@@ -1,17 +1,17 @@
-"""The journal: decided rows of a run that has not ended, written before their objects are placed.
+"""The journal: a write-ahead log of decided rows, written before their objects are placed.
 
-It is a write-ahead log: an interrupted run leaves it, and `lake.recovery` brings what was placed into
-the index and removes every object that was placed and has no row.
+It is empty after a complete run. From the journal of an interrupted run, `lake.recovery` indexes the
+objects that were placed, or removes them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from transforms.lake.files import list_files, put_if_absent
-from transforms.lake.index_files import parquet_bytes, readable
+from transforms.lake.index_files import open_index_file, parquet_bytes
 from transforms.lake.layout import Layout
 from transforms.lake.resolve_duplicates import is_stored
 from transforms.lake.schema import IndexRow, from_table, to_table
@@ -20,12 +20,12 @@ from transforms.storage.schemes import join, storage_of
 
 
 @dataclass(frozen=True)
-class JournalRow:
-    """A row that a run decided and began to place.
+class JournalEntry:
+    """A decided row whose object may have been placed.
 
     Attributes:
-        row: with the `object_uri` that its object was to have.
-        fingerprint: of everything that decided it; see `RouteConfig.fingerprint`.
+        row: the row, with the `object_uri` of its object.
+        fingerprint: fingerprint of the run's configuration; see `RouteConfig.fingerprint`.
     """
 
     row: IndexRow
@@ -33,16 +33,16 @@ class JournalRow:
 
 
 def is_placed(row: IndexRow, layout: Layout) -> bool:
-    """Return whether the very bytes that were decided are where a row says.
+    """Return whether the object of a row exists with the right content.
 
     Raises:
-        OSError: the lake's storage refuses to answer; the object is not taken for a missing one.
+        OSError: the lake's storage does not respond.
     """
     uri = layout.absolute(str(row.object_uri))
     storage = storage_of(uri)
     try:
-        found = storage.stat(uri)
-        return found is not None and has_same_content(storage, found, str(row.content_sha256))
+        info = storage.stat(uri)
+        return info is not None and has_same_content(storage, info, str(row.content_sha256))
     except OSError as error:
         if isinstance(error, FileNotFoundError) or not is_stored(row):
             return False
@@ -50,10 +50,18 @@ def is_placed(row: IndexRow, layout: Layout) -> bool:
 
 
 def write_journal(layout: Layout, rows: Sequence[IndexRow], fingerprint: str) -> str:
-    """Write rows into a file that is named by what they place and where; a repeat writes nothing.
+    """Write rows to a journal file. Idempotent: its name is a digest of sources and objects.
+
+    Args:
+        layout: the lake.
+        rows: decided rows with their `object_uri`.
+        fingerprint: fingerprint of the run's configuration.
 
     Returns:
         URI of the file.
+
+    Raises:
+        ProcessingFailure: the lake's storage refused the write.
     """
     names = sorted(f"{row.source_uri}\0{row.source_version}\0{row.object_uri}" for row in rows)
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
@@ -63,24 +71,29 @@ def write_journal(layout: Layout, rows: Sequence[IndexRow], fingerprint: str) ->
 
 
 def list_journal(layout: Layout) -> list[str]:
-    """Return the files of the journal, in order."""
+    """Return the URIs of the journal files, sorted."""
     return [found.uri for found in list_files(layout.journal, ".parquet")]
 
 
-def read_journal(uri: str, layout: Layout) -> Iterator[JournalRow]:
-    """Read one file of the journal.
+def read_journal(uri: str, layout: Layout) -> Iterator[JournalEntry]:
+    """Yield the entries of a journal file.
 
     Raises:
-        DamagedFile: it cannot be read.
+        DamagedFile: the file cannot be read.
     """
     fingerprint = uri.rpartition("/")[2].partition("-")[0]
-    with readable(uri) as file:
+    with open_index_file(uri) as file:
         for row in from_table(file.read(), ingest_date=""):
-            relative = replace(row, object_uri=layout.relative(str(row.object_uri)))  # of format 1
-            yield JournalRow(relative, fingerprint)
+            object_uri = layout.relative(str(row.object_uri))  # absolute in format 1
+            yield JournalEntry(replace(row, object_uri=object_uri), fingerprint)
 
 
-def sweep_journal(layout: Layout) -> None:
-    """Remove the journal of a run whose rows are all in the index."""
-    for uri in list_journal(layout):
+def clear_journal(layout: Layout) -> None:
+    """Remove all journal files, once every row is in the index."""
+    remove_journal_files(list_journal(layout))
+
+
+def remove_journal_files(uris: Iterable[str]) -> None:
+    """Remove journal files."""
+    for uri in uris:
         storage_of(uri).remove(uri)

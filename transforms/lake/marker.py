@@ -1,7 +1,7 @@
-"""`lake.json`, which makes a folder a lake, and the claims of a lake on the roots of its sinks.
+"""The marker of a lake, `lake.json`, and the claims of a lake on the roots of its external sinks.
 
-A root belongs to one lake: what another lake has claimed is refused, so that no run ever removes or
-writes beside objects that another lake's index names.
+Each root belongs to one lake. A root that another lake has claimed is refused, so that no run removes
+objects that another lake's index references.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Final
 
 from transforms.core.errors import UsageError
 from transforms.lake.files import list_files, put_if_absent, read_bytes
-from transforms.lake.layout import MARKER, Layout
+from transforms.lake.layout import MARKER, PARTITION_PREFIX, Layout
 from transforms.storage.schemes import join
 
 FORMAT: Final = 2
-"""Format of the lakes that this release writes."""
+"""Lake format that this release writes."""
 CLAIM: Final = ".dicom-router-lake.json"
-"""File in the root of a sink outside the lake, which names the lake that it belongs to."""
+"""File with a lake's marker in the root of a sink outside the lake."""
 
 
 class NotALake(UsageError):
-    """A folder has no `lake.json` and nothing of a lake of format 1."""
+    """A folder has neither a `lake.json` nor the index or run summaries of a format 1 lake."""
 
 
 class ForeignLake(UsageError):
-    """A lake is of a later format, or a root belongs to another lake."""
+    """A lake has the format of a later release, or a root belongs to another lake."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Marker:
     """Content of `lake.json`.
 
     Attributes:
-        format: version of the lake's format.
-        lake_id: names the lake wherever it is moved.
+        format: version of the lake format.
+        lake_id: identifies the lake, also after it is moved.
     """
 
     format: int
@@ -44,16 +44,16 @@ class Marker:
 
 
 def read_marker(layout: Layout) -> Marker | None:
-    """Return a lake's marker; None where there is none, as in a lake of format 1.
+    """Return a lake's marker, or None if it has none, like a lake of format 1.
 
     Raises:
-        ForeignLake: the lake is of a later format than this release knows, or the file is damaged.
+        ForeignLake: the lake has the format of a later release, or the file is damaged.
     """
     return _read(layout.marker)
 
 
 def format_of(layout: Layout) -> int | None:
-    """Return the format of a lake; None where there is no lake.
+    """Return the format of a lake, or None if there is no lake.
 
     Raises:
         ForeignLake: as `read_marker`.
@@ -71,39 +71,39 @@ def require_lake(layout: Layout) -> int:
         NotALake: there is no lake.
         ForeignLake: as `read_marker`.
     """
-    found = format_of(layout)
-    if found is None:
+    lake_format = format_of(layout)
+    if lake_format is None:
         raise NotALake(
-            f"{layout.root} is not a lake: it has no {MARKER}; give the folder that --lake named"
+            f"{layout.root} is not a lake: it has no {MARKER}; give the folder of a run's --lake"
         )
-    return found
+    return lake_format
 
 
 def require_claimable(layout: Layout) -> None:
-    """Raise unless every root of a lake is its own or nobody's; writes nothing.
+    """Raise if a root of a lake belongs to another lake; write nothing.
 
     Raises:
-        ForeignLake: a root belongs to another lake, or the lake is of a later format.
+        ForeignLake: a root belongs to another lake, or the lake has the format of a later release.
     """
     marker = read_marker(layout)
-    mine = None if marker is None else marker.lake_id
+    own_id = None if marker is None else marker.lake_id
     for name, root in [("--lake", layout.root), *_external_sinks(layout)]:
         claim = _read(join(root, CLAIM))
-        lake_there = None if root == layout.root else _read(join(root, MARKER))
-        for found in (claim, lake_there):
-            if found is not None and found.lake_id != mine:
+        other = None if root == layout.root else _read(join(root, MARKER))
+        for owner in (claim, other):
+            if owner is not None and owner.lake_id != own_id:
                 raise ForeignLake(
-                    f"{name}: {root} belongs to another lake (id {found.lake_id}); choose another "
+                    f"{name}: {root} belongs to another lake (id {owner.lake_id}); choose another "
                     "folder, or a folder below it"
                 )
 
 
 def write_marker(layout: Layout) -> Marker:
-    """Make a folder a lake of this release's format, unless it is one, and claim its sinks' roots.
+    """Write `lake.json` if it is absent, and claim the roots of external sinks. Idempotent.
 
     Raises:
         ForeignLake: as `require_claimable`.
-        ProcessingFailure: the storage refused.
+        ProcessingFailure: the storage refused a write.
     """
     require_claimable(layout)
     if read_marker(layout) is None:
@@ -113,7 +113,7 @@ def write_marker(layout: Layout) -> Marker:
     for name, root in _external_sinks(layout):
         _put(join(root, CLAIM), marker, Layout(root))
         claimed = _read(join(root, CLAIM))
-        if claimed is None or claimed.lake_id != marker.lake_id:  # another was first
+        if claimed is None or claimed.lake_id != marker.lake_id:  # another run was first
             raise ForeignLake(f"{name}: {root} belongs to another lake; choose another folder")
     return marker
 
@@ -124,24 +124,24 @@ def _put(uri: str, marker: Marker, layout: Layout) -> None:
 
 def _read(uri: str) -> Marker | None:
     try:
-        found = json.loads(read_bytes(uri))
-        marker = Marker(int(found["format"]), str(found["lake_id"]))
+        content = json.loads(read_bytes(uri))
+        marker = Marker(int(content["format"]), str(content["lake_id"]))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ForeignLake(f"{uri} is damaged; restore it from a backup") from error
     if marker.format > FORMAT:
         raise ForeignLake(
-            f"{uri}: format {marker.format} is of a later release; this one knows up to {FORMAT}"
+            f"{uri}: format {marker.format} is of a later release; this release reads up to {FORMAT}"
         )
     return marker
 
 
 def _external_sinks(layout: Layout) -> list[tuple[str, str]]:
-    """The roots of sinks outside the lake, with the policy's name for each."""
-    named = {root: f"sinks.{sink}" for sink, root in sorted(layout.sinks.items(), reverse=True)}
-    return sorted((name, root) for root, name in named.items() if root != layout.root)
+    """Return the policy key and root of each sink outside the lake; one key per root."""
+    keys = {root: f"sinks.{sink}" for sink, root in sorted(layout.sinks.items(), reverse=True)}
+    return sorted((key, root) for root, key in keys.items() if root != layout.root)
 
 
 def _has_index(layout: Layout) -> bool:
-    return any("/ingest_date=" in found.uri for found in list_files(layout.index, ".parquet"))
+    return any(f"/{PARTITION_PREFIX}" in file.uri for file in list_files(layout.index, ".parquet"))

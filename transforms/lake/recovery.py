@@ -1,11 +1,10 @@
-"""Recovery: what an interrupted run has placed gets its rows, and nothing else is left of it."""
+"""Recover the objects that an interrupted run placed without indexing them, and remove its orphans."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -16,120 +15,128 @@ from transforms.lake.append_log import LogShard
 from transforms.lake.index_files import (
     ExistingRow,
     list_index,
-    read_existing,
-    read_versions,
+    read_existing_rows,
+    read_existing_versions,
     shard_of,
 )
 from transforms.lake.index_replica import IndexReplica
-from transforms.lake.journal import JournalRow, is_placed, list_journal, read_journal, write_journal
+from transforms.lake.journal import (
+    JournalEntry,
+    is_placed,
+    list_journal,
+    read_journal,
+    remove_journal_files,
+    write_journal,
+)
 from transforms.lake.layout import Layout
 from transforms.lake.orphans import remove_orphans
 from transforms.lake.resolve_duplicates import is_stored
-from transforms.lake.schema import IndexRow
-from transforms.lake.supersede import undo_unfinished
-from transforms.storage.schemes import storage_of
+from transforms.lake.schema import IndexRow, VersionKey, decision_order
+from transforms.lake.supersede import finish_supersedes
 
-ROWS_AT_ONCE: Final = 10_000
+CHUNK_ROWS: Final = 10_000
+"""Number of journal rows that are processed together."""
 THREADS: Final = 16
 
 
 def recover(layout: Layout, shards: int, replica: IndexReplica) -> int:
-    """Append to the index what the journal says was placed, and remove what no row names then.
+    """Append the placed rows of the journal to the index, remove orphans and clear the journal.
 
-    A stream recovers so. Rows keep the id of the run that decided them, and are recovered whatever
-    decided them: a job that goes on from its savepoint has the same ones in its state and brings them
-    once more. Repeating it, or killing it, changes nothing.
+    This is the recovery of streams. Rows keep the id of the run that decided them, and are recovered
+    under any fingerprint: a job that restarts from a savepoint has the same rows in its state and
+    appends them once more. Idempotent, and safe to kill at every step.
 
     Args:
-        layout: the lake, into which no other run writes.
-        shards: of the logs to append to.
-        replica: of the index.
+        layout: the lake, to which no other run writes.
+        shards: number of logs to append to.
+        replica: replica of the lake's index.
 
     Returns:
         Number of rows recovered.
 
     Raises:
-        DamagedFile: the journal or the index cannot be read.
-        ProcessingFailure: the lake's storage refused.
+        DamagedFile: a journal or index file cannot be read.
+        ProcessingFailure: the lake's storage refused a write.
     """
     files = list_journal(layout)
     recovered = sum(_append(layout, shards, rows, replica) for rows in _chunks(files, layout))
     replica.refresh()
     for entries in _chunks(files, layout):
         remove_orphans(layout, _orphans(entries, replica.rows_of))
-    undo_unfinished(layout)
-    _remove(files)
+    finish_supersedes(layout)
+    remove_journal_files(files)
     return recovered
 
 
 def prepare_recovery(layout: Layout, fingerprint: str) -> None:
-    """Leave in the journal only the rows that a batch run recovers, and no object that none names.
+    """Reduce the journal to the rows that a batch run recovers, and remove the orphans of the others.
 
-    These are the rows of placed objects that the index lacks and that the run would decide the same
-    way, one for each version of a source. The run resolves them together with its own rows, so that
-    the lake does not depend on where the interrupted run had got to.
+    A run recovers a placed row that the index lacks and that it would decide in the same way, one per
+    source version. It resolves recovered rows together with its own rows, so the resulting lake does not
+    depend on when the earlier run was interrupted.
 
     Args:
-        layout: the lake, into which no other run writes.
-        fingerprint: of the run's configuration.
+        layout: the lake, to which no other run writes.
+        fingerprint: fingerprint of the run's configuration.
 
     Raises:
-        DamagedFile: the journal or the index cannot be read.
-        ProcessingFailure: the lake's storage refused.
+        DamagedFile: a journal or index file cannot be read.
+        ProcessingFailure: the lake's storage refused a write.
     """
-    undo_unfinished(layout)
+    finish_supersedes(layout)
     files = list_journal(layout)
-    kept: dict[tuple[str, str], IndexRow] = {}
+    recovered: dict[VersionKey, IndexRow] = {}
     for entries in _chunks(files, layout):
         existing = _existing_versions(layout, entries)
         for entry in _placed(layout, entries):
-            version = entry.row.source_uri, entry.row.source_version
+            version = entry.row.version_key
             if entry.fingerprint == fingerprint and version not in existing:
-                kept[version] = min(entry.row, kept.get(version, entry.row), key=_order)
-    named = {str(row.object_uri) for row in kept.values()}
+                other = recovered.get(version, entry.row)
+                recovered[version] = min(entry.row, other, key=decision_order)
+    rows = list(recovered.values())
+    referenced = {str(row.object_uri) for row in rows}
     for entries in _chunks(files, layout):
-        remove_orphans(layout, _orphans(entries, partial(_existing_rows, layout)) - named)
-    rows = list(kept.values())
+        remove_orphans(layout, _orphans(entries, partial(_existing_rows, layout)) - referenced)
     written = [
-        write_journal(layout, rows[start : start + ROWS_AT_ONCE], fingerprint)
-        for start in range(0, len(rows), ROWS_AT_ONCE)
+        write_journal(layout, rows[start : start + CHUNK_ROWS], fingerprint)
+        for start in range(0, len(rows), CHUNK_ROWS)
     ]
-    _remove(uri for uri in files if uri not in written)
+    remove_journal_files(uri for uri in files if uri not in written)
 
 
-@dataclass
-class JournalSweeper:
-    """Removes files of the journal once all their rows are in the index, while a stream goes on.
+def sweep_journal(layout: Layout, replica: IndexReplica) -> int:
+    """Remove the journal files of a running stream whose rows are all in the index.
 
-    Those that tell of an object that no row names stay: `recover` removes both.
+    A file with an orphan is kept: `recover` removes both.
+
+    Returns:
+        Number of files removed.
+
+    Raises:
+        DamagedFile: a journal or index file cannot be read.
     """
-
-    layout: Layout
-    replica: IndexReplica
-
-    def sweep(self) -> int:
-        """Remove what is done with; returns how many files."""
-        self.replica.refresh()
-        removed = 0
-        for uri in list_journal(self.layout):
-            if self._is_done(list(read_journal(uri, self.layout))):
-                storage_of(uri).remove(uri)
-                removed += 1
-        return removed
-
-    def _is_done(self, entries: Sequence[JournalRow]) -> bool:
-        versions = {(entry.row.source_uri, entry.row.source_version) for entry in entries}
-        if self.replica.existing(list(versions)) != versions:
-            return False
-        return not _orphans(entries, self.replica.rows_of)
+    replica.refresh()
+    done = [
+        uri for uri in list_journal(layout) if _is_indexed(list(read_journal(uri, layout)), replica)
+    ]
+    remove_journal_files(done)
+    return len(done)
 
 
-def _chunks(files: Sequence[str], layout: Layout) -> Iterator[list[JournalRow]]:
-    """Read files of the journal, some `ROWS_AT_ONCE` rows at once."""
-    chunk: list[JournalRow] = []
+def _is_indexed(entries: Sequence[JournalEntry], replica: IndexReplica) -> bool:
+    """Return whether the index has a row for each entry and references its object."""
+    versions = {entry.row.version_key for entry in entries}
+    if replica.existing(list(versions)) != versions:
+        return False
+    return not _orphans(entries, replica.rows_of)
+
+
+def _chunks(files: Sequence[str], layout: Layout) -> Iterator[list[JournalEntry]]:
+    """Yield the entries of journal files in chunks of about `CHUNK_ROWS`."""
+    chunk: list[JournalEntry] = []
     for uri in files:
         chunk += read_journal(uri, layout)
-        if len(chunk) >= ROWS_AT_ONCE:
+        if len(chunk) >= CHUNK_ROWS:
             yield chunk
             chunk = []
     if chunk:
@@ -137,9 +144,9 @@ def _chunks(files: Sequence[str], layout: Layout) -> Iterator[list[JournalRow]]:
 
 
 def _append(
-    layout: Layout, shards: int, entries: Sequence[JournalRow], replica: IndexReplica
+    layout: Layout, shards: int, entries: Sequence[JournalEntry], replica: IndexReplica
 ) -> int:
-    """Append those rows whose objects are placed; returns how many the index lacked."""
+    """Append the rows whose objects are placed; return the number of rows that the index lacked."""
     by_shard = defaultdict(list)
     for entry in _placed(layout, entries):
         by_shard[shard_of(entry.row.identity, shards)].append(entry.row)
@@ -149,40 +156,31 @@ def _append(
     )
 
 
-def _placed(layout: Layout, entries: Sequence[JournalRow]) -> list[JournalRow]:
-    """Return the entries whose objects are where they say."""
+def _placed(layout: Layout, entries: Sequence[JournalEntry]) -> list[JournalEntry]:
+    """Return the entries whose objects are placed."""
     with ThreadPoolExecutor(THREADS) as pool:
         placed = pool.map(lambda entry: is_placed(entry.row, layout), entries)
         return [entry for entry, done in zip(entries, placed, strict=True) if done]
 
 
 def _orphans(
-    entries: Sequence[JournalRow], rows_of: Callable[[set[str]], Iterable[ExistingRow]]
+    entries: Sequence[JournalEntry], rows_of: Callable[[set[str]], Iterable[ExistingRow]]
 ) -> set[str]:
-    """Return the objects that were placed and that no row of the index names."""
+    """Return the object URIs of entries that no row of the index references."""
     placed = {str(entry.row.object_uri) for entry in entries if is_stored(entry.row)}
     return placed - {row.object_uri for row in rows_of({entry.row.identity for entry in entries})}
 
 
-def _existing_versions(layout: Layout, entries: Sequence[JournalRow]) -> set[tuple[str, str]]:
+def _existing_versions(layout: Layout, entries: Sequence[JournalEntry]) -> set[VersionKey]:
     keys = pa.array(sorted({entry.row.object_key for entry in entries}), pa.string())
     return {
-        (version.source_uri, version.source_version)
+        version.version_key
         for file in list_index(layout)
-        for version in read_versions(file, keys)
+        for version in read_existing_versions(file, keys)
     }
 
 
 def _existing_rows(layout: Layout, identities: set[str]) -> Iterator[ExistingRow]:
     names = pa.array(sorted(identities), pa.string())
     for file in list_index(layout):
-        yield from read_existing(file, names)
-
-
-def _order(row: IndexRow) -> tuple[str, str, int]:
-    return row.model_id or "", str(row.object_uri), row.ingested_at
-
-
-def _remove(files: Iterable[str]) -> None:
-    for uri in files:
-        storage_of(uri).remove(uri)
+        yield from read_existing_rows(file, names)

@@ -1,8 +1,7 @@
-"""The one keyed step that names the first, the duplicates and the conflicts of an identity.
+"""Resolve duplicates: determine the first row, the duplicates and the conflicts of each identity.
 
-Rows of one SOP Instance UID (of one content where there is none) meet here with what the lake's index
-says of it. The result depends on the set of rows alone, not on their order, so that a bundle that runs
-twice changes nothing.
+New rows are compared with each other and with the existing rows of the same identity. The result depends
+on the set of rows, not on their order, so a retried bundle gives the same result.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from transforms.lake.schema import IndexRow
 
 _Row = TypeVar("_Row", IndexRow, ExistingRow)
 
-WITHOUT_FIRST: Final = frozenset({Status.DUPLICATE, Status.QUARANTINED})
-"""Statuses of rows that no other row is a duplicate of."""
+NEVER_FIRST: Final = frozenset({Status.DUPLICATE, Status.QUARANTINED})
+"""Statuses of rows of which no other row can be a duplicate."""
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a group came to.
+    """Result of duplicate resolution.
 
     Attributes:
-        rows: to be indexed; those of an identity in order of source_uri.
-        orphans: object URIs that were placed for these rows and that no row names.
+        rows: rows to index; those of one identity in order of source_uri.
+        orphans: URIs of objects that were placed for these rows and that no row references.
     """
 
     rows: list[IndexRow]
@@ -36,9 +35,9 @@ class Resolution:
 
 
 def resolve_all(rows: Iterable[IndexRow], existing: Iterable[ExistingRow]) -> Resolution:
-    """Resolve rows of any identities; arguments as of `resolve`."""
-    rows_of, existing_of = by_identity(rows), by_identity(existing)
-    groups = [resolve(rows_of[i], existing_of.get(i, [])) for i in sorted(rows_of)]
+    """Resolve new rows of any identities; see `resolve`."""
+    new, old = group_by_identity(rows), group_by_identity(existing)
+    groups = [resolve(new[identity], old.get(identity, [])) for identity in sorted(new)]
     return Resolution(
         [row for group in groups for row in group.rows],
         [uri for group in groups for uri in group.orphans],
@@ -46,19 +45,21 @@ def resolve_all(rows: Iterable[IndexRow], existing: Iterable[ExistingRow]) -> Re
 
 
 def resolve(rows: Sequence[IndexRow], existing: Sequence[ExistingRow]) -> Resolution:
-    """Resolve the new rows of one identity, in time linear in their number but for sorting.
+    """Resolve the new rows of one identity, in O(n log n) time.
+
+    The first row of a content, in order of source_uri, keeps its status; all others become duplicates of
+    it. If the identity has several contents, each new row has a conflict.
 
     Args:
-        rows: placed rows, each with the status that it would have alone.
-        existing: the index's rows of the same identity. Content that has a first there stays where
-            it is.
+        rows: placed rows, each with the status it would have alone.
+        existing: rows of the index with the same identity. A content that has a first row there keeps it.
     """
     firsts = _firsts(existing)
     contents = {r.content_sha256 for r in rows if r.status != Status.QUARANTINED}
     contents |= {r.content_sha256 for r in existing if r.status != Status.QUARANTINED}
     conflict = len(contents) > 1
     resolved: list[IndexRow] = []
-    for row in sorted(rows, key=lambda r: (r.source_uri, r.source_version)):
+    for row in sorted(rows, key=lambda r: r.version_key):
         if row.status == Status.QUARANTINED:
             resolved.append(row)
             continue
@@ -68,14 +69,14 @@ def resolve(rows: Sequence[IndexRow], existing: Sequence[ExistingRow]) -> Resolu
             firsts[key] = row
             resolved.append(replace(row, conflict=conflict))
         else:
-            resolved.append(duplicate_of(row, first, conflict=conflict))
-    named = {r.object_uri for r in resolved} | {r.object_uri for r in existing}
+            resolved.append(as_duplicate(row, first, conflict=conflict))
+    referenced = {r.object_uri for r in resolved} | {r.object_uri for r in existing}
     placed = {str(r.object_uri) for r in rows if is_stored(r)}
-    return Resolution(resolved, sorted(placed - named))
+    return Resolution(resolved, sorted(placed - referenced))
 
 
-def duplicate_of(row: IndexRow, first: IndexRow | ExistingRow, *, conflict: bool) -> IndexRow:
-    """Return a row that says that its content is the object of another row."""
+def as_duplicate(row: IndexRow, first: IndexRow | ExistingRow, *, conflict: bool) -> IndexRow:
+    """Return a row as a duplicate of another row, whose object it references."""
     return replace(
         row,
         status=Status.DUPLICATE,
@@ -88,11 +89,11 @@ def duplicate_of(row: IndexRow, first: IndexRow | ExistingRow, *, conflict: bool
 
 
 def is_stored(row: IndexRow | ExistingRow) -> bool:
-    """Whether the lake has the bytes of a row; False where only their source is indexed."""
+    """Return whether the object of a row is in a sink; False if only its source is indexed."""
     return row.object_uri != row.source_uri
 
 
-def by_identity(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
+def group_by_identity(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
     """Group rows by identity."""
     groups: dict[str, list[_Row]] = defaultdict(list)
     for row in rows:
@@ -103,9 +104,9 @@ def by_identity(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
 def _firsts(
     existing: Sequence[ExistingRow],
 ) -> dict[tuple[str | None, bool], IndexRow | ExistingRow]:
-    """Return the first row of each content, stored and only indexed ones apart."""
+    """Return the first row of each content, separately for stored and only indexed objects."""
     firsts: dict[tuple[str | None, bool], IndexRow | ExistingRow] = {}
-    for row in sorted(existing, key=lambda r: (r.source_uri, r.source_version)):
-        if row.status not in WITHOUT_FIRST:
+    for row in sorted(existing, key=lambda r: r.version_key):
+        if row.status not in NEVER_FIRST:
             firsts.setdefault((row.content_sha256, is_stored(row)), row)
     return firsts

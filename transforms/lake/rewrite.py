@@ -1,8 +1,8 @@
-"""Rewrite: replace a set of index files of one partition by another file, safe to kill at every step.
+"""Rewrite the index: replace a set of files of one partition by one file; safe to kill at every step.
 
-On a file system the folder of the partition is exchanged for one with the new file, in one step
-(renameat2(2), RENAME_EXCHANGE), so that every reader sees each row once. Where that does not exist, a
-note says which files are replaced; see `lake.rewrite_notes`.
+On a file system, the partition's folder is exchanged atomically for one with the new file (renameat2(2),
+RENAME_EXCHANGE), so that every reader sees each row once. Object stores and file systems without atomic
+exchange use a write-ahead intent instead; see `lake.rewrite_intents`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.core.error_reasons import TEMPORARY, write_failure
 from transforms.core.reasons import Stage
+from transforms.core.storage_failures import TEMPORARY, write_failure
 from transforms.lake.files import put_file
 from transforms.lake.layout import Layout
-from transforms.lake.rewrite_notes import RewriteNote, finish_rewrites, write_note
+from transforms.lake.rewrite_intents import RewriteIntent, finish_rewrites, write_intent
 from transforms.lake.schema import ROW_GROUP_ROWS
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
 from transforms.storage.temporary import temporary_name, unnamed_file
 
 REWRITTEN: Final = "part-"
-"""How the names of rewritten index files begin."""
+"""Prefix of the names of rewritten index files."""
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 
@@ -39,21 +39,21 @@ _RENAME_EXCHANGE: Final = 2
 def rewrite(
     layout: Layout, ingest_date: str, replaced: Sequence[str], tables: Iterable[pa.Table]
 ) -> int:
-    """Replace index files of one partition by one file with these rows, or by none.
+    """Replace index files of one partition by one file, or by none if there are no rows.
 
-    Hold the lake's `LOCK`. Streams may append meanwhile: their segments stay.
+    The caller holds the lake's `LOCK`. Streams may append at the same time: their segments are kept.
 
     Args:
         layout: the lake.
         ingest_date: the partition, YYYY-MM-DD.
-        replaced: URIs of the files that the rows come from.
-        tables: the rows, of one schema; may be empty.
+        replaced: URIs of the files to replace.
+        tables: rows of the new file, all of one schema.
 
     Returns:
         Number of rows written.
 
     Raises:
-        ProcessingFailure: the lake's storage refused; nothing is changed.
+        ProcessingFailure: the lake's storage refused a write; the index is unchanged.
     """
     names = tuple(sorted(uri.rpartition("/")[2] for uri in replaced))
     with unnamed_file() as merged:
@@ -70,9 +70,9 @@ def rewrite(
             merged.seek(0)
             put_file(uri, merged, sha256, scratch=layout.scratch())
 
-        note = RewriteNote(ingest_date, name, names)
-        if not (is_local(layout.root) and _exchange_partition(layout, note, put)):
-            write_note(layout, f"{ingest_date}-{digest}", note)
+        intent = RewriteIntent(ingest_date, name, names)
+        if not (is_local(layout.root) and _exchange_partition(layout, intent, put)):
+            write_intent(layout, f"{ingest_date}-{digest}", intent)
             if name is not None:
                 put(join(layout.partition(ingest_date), name))
             finish_rewrites(layout)
@@ -80,7 +80,7 @@ def rewrite(
 
 
 def _write(tables: Iterable[pa.Table], sink: BinaryIO) -> int:
-    """Write tables as one Parquet file; returns the number of rows."""
+    """Write tables as one Parquet file; return the number of rows."""
     rows, writer = 0, None
     try:
         for table in tables:
@@ -95,20 +95,24 @@ def _write(tables: Iterable[pa.Table], sink: BinaryIO) -> int:
     return rows
 
 
-def _exchange_partition(layout: Layout, note: RewriteNote, put: Callable[[str], None]) -> bool:
-    """Exchange a partition's folder for one without the replaced files; False where unsupported."""
-    old = uri_to_path(layout.partition(note.ingest_date))
+def _exchange_partition(layout: Layout, intent: RewriteIntent, put: Callable[[str], None]) -> bool:
+    """Exchange a partition's folder for one without the replaced files.
+
+    Returns:
+        False if the file system does not support this.
+    """
+    old = uri_to_path(layout.partition(intent.ingest_date))
     new = uri_to_path(layout.scratch()) / temporary_name()
     try:
         new.mkdir(parents=True)
-        if note.merged is not None:
-            put(str(new / note.merged))
-        _link_missing(old, new, note.replaced)
-        done = _exchanged(old, new)
-        if done:
-            _link_missing(new, old, note.replaced)  # appended between listing and exchange
-            _move_folders(new, old)
-        return done
+        if intent.merged is not None:
+            put(str(new / intent.merged))
+        _link_missing(old, new, intent.replaced)
+        if not _exchange(old, new):
+            return False
+        _link_missing(new, old, intent.replaced)  # appended between listing and exchange
+        _move_folders(new, old)
+        return True
     except OSError as error:
         raise write_failure(error, Stage.INDEX) from error
     finally:
@@ -116,7 +120,7 @@ def _exchange_partition(layout: Layout, note: RewriteNote, put: Callable[[str], 
 
 
 def _link_missing(source: Path, target: Path, excluded: Sequence[str]) -> None:
-    """Link the files of a folder, foreign ones too, into another one that lacks them."""
+    """Hard-link the files of a folder, except excluded ones, into a folder that lacks them."""
     for path in source.iterdir():
         if path.name not in excluded and path.is_file():
             with contextlib.suppress(FileExistsError):
@@ -124,13 +128,14 @@ def _link_missing(source: Path, target: Path, excluded: Sequence[str]) -> None:
 
 
 def _move_folders(source: Path, target: Path) -> None:
-    """Move the folders of other programs, which cannot be linked."""
+    """Move the folders of other programs; folders cannot be hard-linked."""
     for path in source.iterdir():
         if path.is_dir():
             path.rename(target / path.name)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders atomically; return False if the system does not support this."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return False

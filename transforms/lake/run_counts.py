@@ -1,4 +1,4 @@
-"""The counts of a run, read from the index: engines count again what they run again."""
+"""The counts of a run, computed from the index: engines count retried work again."""
 
 from __future__ import annotations
 
@@ -13,30 +13,37 @@ import pyarrow.compute as pc
 from transforms.core.object_ref import Failure
 from transforms.core.reasons import TERMS, Reason, Stage, Status
 from transforms.lake.files import list_files
-from transforms.lake.index_files import batches, list_index, matching, read_index, readable
+from transforms.lake.index_files import (
+    list_index,
+    open_index_file,
+    read_batches,
+    read_index,
+    read_matching,
+)
 from transforms.lake.layout import Layout
-from transforms.lake.schema import SEGMENT_MARK, IndexRow
+from transforms.lake.schema import RUN_ID_SEPARATOR, VersionKey
 
-MAX_FAILURES_SHOWN: Final = 100
+MAX_FAILURES_LISTED: Final = 100
+"""Maximum number of failures in a summary."""
 COUNTED_COLUMNS: Final = (
     "run_id", "object_key", "status", "stage", "reason", "destination", "conflict", "source_size_bytes",
 )  # fmt: skip
-_VERSION: Final = ("source_uri", "source_version")
+_RUN_COLUMNS: Final = (*COUNTED_COLUMNS, "source_uri", "source_version")
 
 
 @dataclass(frozen=True)
 class RunCounts:
-    """Counts that add up in any order.
+    """Counts of a run or of a part of it; addition is associative and commutative.
 
     Attributes:
-        counts: discovered, failed, recovered and each term of the equation, in objects.
-        destinations: rows per sink, duplicates left out.
-        reasons: rows per (status, stage, reason).
-        conflicts: rows with a conflict.
-        size_bytes: of all source objects with a row.
-        failures: the first of the failures, by object key.
-        segments: URIs of what the run has appended to the index.
-        orphans: objects that the run has placed and that no row names.
+        counts: number of objects by name: discovered, failed, recovered and the terms of the equation.
+        destinations: number of rows by sink, without duplicates.
+        reasons: number of rows by (status, stage, reason).
+        conflicts: number of rows with a conflict.
+        size_bytes: total size of the source objects with a row.
+        failures: up to `MAX_FAILURES_LISTED` failures, sorted.
+        segments: URIs of the segments that the run has written.
+        orphans: URIs of objects that the run has placed and that no row references.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -50,31 +57,37 @@ class RunCounts:
 
     @classmethod
     def of_count(cls, name: str, number: int) -> RunCounts:
-        """Return a tally of one count."""
+        """Return counts of which only one is not zero."""
         return cls(counts=Counter({name: number}))
 
     @classmethod
     def of_failure(cls, failure: Failure) -> RunCounts:
-        """Return a tally of one failure."""
+        """Return the counts of one failure."""
         return cls(counts=Counter({"failed": 1}), failures=(failure,))
 
     @classmethod
-    def of_rows(cls, rows: Iterable[IndexRow]) -> RunCounts:
-        """Return a tally of indexed rows."""
-        tally = cls()
+    def of_table(cls, rows: pa.Table) -> RunCounts:
+        """Return the counts of index rows, which have at least `COUNTED_COLUMNS`."""
+        groups = rows.group_by(["status", "stage", "reason", "destination"]).aggregate(
+            [("source_size_bytes", "sum"), ("conflict", "sum"), ("run_id", "count")]
+        )
+        counts: Counter[str] = Counter()
+        destinations: Counter[str] = Counter()
+        reasons: Counter[tuple[str, str, str]] = Counter()
         conflicts = size = 0
-        for row in rows:
-            tally.counts[str(row.status)] += 1
-            tally.reasons[str(row.status), str(row.stage), str(row.reason)] += 1
-            if row.status != Status.DUPLICATE:
-                tally.destinations[str(row.destination)] += 1
-            conflicts += bool(row.conflict)
-            size += row.source_size_bytes
-        return cls(tally.counts, tally.destinations, tally.reasons, conflicts, size)
+        for group in groups.to_pylist():
+            number = group["run_id_count"]
+            counts[group["status"]] += number
+            reasons[group["status"], group["stage"], group["reason"]] += number
+            if group["status"] != Status.DUPLICATE:
+                destinations[group["destination"]] += number
+            conflicts += group["conflict_sum"] or 0
+            size += group["source_size_bytes_sum"]
+        return cls(counts, destinations, reasons, conflicts, size)
 
     @classmethod
     def sum(cls, several: Iterable[RunCounts]) -> RunCounts:
-        """Add several up; an empty sum is an empty one."""
+        """Return the sum of counts; zero if there are none."""
         counts: Counter[str] = Counter()
         destinations: Counter[str] = Counter()
         reasons: Counter[tuple[str, str, str]] = Counter()
@@ -92,9 +105,9 @@ class RunCounts:
             segments.extend(one.segments)
             orphans.extend(one.orphans)
         failures.sort(key=lambda f: (f.stage, f.reason, f.object_key))
-        shown = tuple(failures[:MAX_FAILURES_SHOWN])
+        listed = tuple(failures[:MAX_FAILURES_LISTED])
         uris = tuple(sorted(set(segments))), tuple(sorted(set(orphans)))
-        return cls(counts, destinations, reasons, conflicts, size, shown, *uris)
+        return cls(counts, destinations, reasons, conflicts, size, listed, *uris)
 
     @property
     def balanced(self) -> bool:
@@ -108,64 +121,66 @@ class RunCounts:
 
     @property
     def equation(self) -> str:
-        """The completeness equation in figures."""
+        """The completeness equation as text, with the numbers of this run."""
         terms = " + ".join(f"{self.counts[term]} {term}" for term in TERMS)
         sign = "=" if self.balanced else "≠"
         return f"{self.counts['discovered']} discovered {sign} {terms}"
 
 
 def count_segments(uris: Iterable[str]) -> RunCounts:
-    """Return the counts of all rows of some index files.
+    """Return the counts of all rows in index files.
 
     Raises:
-        DamagedFile: one cannot be read.
+        DamagedFile: an index file cannot be read.
     """
     counts = RunCounts()
     for uri in sorted(set(uris)):
-        with readable(uri) as file:
-            counts = RunCounts.sum([counts, *map(_of_table, batches(file, COUNTED_COLUMNS))])
+        with open_index_file(uri) as file:
+            counts = RunCounts.sum(
+                [counts, *map(RunCounts.of_table, read_batches(file, COUNTED_COLUMNS))]
+            )
     return counts
 
 
 def count_run(layout: Layout, run_id: str) -> RunCounts:
     """Return the counts of a batch run that may have superseded rows, as it first wrote each row.
 
-    A row of the run is in the history, too, where it followed another row that the run superseded.
+    A row that the run itself superseded, because another row of the run became its first, is also in the
+    history; the history has its first state.
 
     Raises:
-        DamagedFile: the index or the history cannot be read.
+        DamagedFile: an index or history file cannot be read.
     """
-    run = pa.array([run_id])
+    wanted = {"run_id": pa.array([run_id])}
     counts = RunCounts()
-    replaced: set[tuple[str, str]] = set()
-    for found in list_files(layout.history, ".parquet"):
-        wanted = {"run_id": run}
-        for rows in matching(found.uri, (*COUNTED_COLUMNS, *_VERSION, "superseded_by"), wanted):
+    replaced: set[VersionKey] = set()
+    for file in list_files(layout.history, ".parquet"):
+        for rows in read_matching(file.uri, (*_RUN_COLUMNS, "superseded_by"), wanted):
             own = rows.filter(pc.equal(rows["superseded_by"], run_id))
-            replaced.update(_versions_of(own))
-            counts = RunCounts.sum((counts, _of_table(own)))
+            replaced.update(_version_keys(own))
+            counts = RunCounts.sum((counts, RunCounts.of_table(own)))
     for uri in list_index(layout):
-        for rows in matching(uri, (*COUNTED_COLUMNS, *_VERSION), {"run_id": run}):
+        for rows in read_matching(uri, _RUN_COLUMNS, wanted):
             if replaced:
-                first = [version not in replaced for version in _versions_of(rows)]
-                rows = rows.filter(pa.array(first, pa.bool_()))
-            counts = RunCounts.sum((counts, _of_table(rows)))
+                is_first_state = [version not in replaced for version in _version_keys(rows)]
+                rows = rows.filter(pa.array(is_first_state, pa.bool_()))
+            counts = RunCounts.sum((counts, RunCounts.of_table(rows)))
     return counts
 
 
 def count_stream(
-    layout: Layout, run_id: str, before: Set[str], *, left: Set[str] = frozenset()
+    layout: Layout, run_id: str, before: Set[str], *, unfinished: Set[str] = frozenset()
 ) -> RunCounts:
-    """Return the counts of a stream's run.
+    """Return the counts of a streaming run.
 
     Args:
         layout: the lake.
-        run_id: of the run.
-        before: URIs of the index files before the run, which have none of its rows.
-        left: keys of objects that its sources emitted and that had no row when they stopped.
+        run_id: id of the run.
+        before: URIs of the index files that existed before the run, none of which has its rows.
+        unfinished: keys of objects that the sources emitted and that had no row when they stopped.
 
     Raises:
-        DamagedFile: the index cannot be read.
+        DamagedFile: an index file cannot be read.
     """
 
     def read() -> tuple[RunCounts, set[str]]:
@@ -173,14 +188,14 @@ def count_stream(
         for uri in list_index(layout):
             if uri in before:
                 continue
-            for rows in matching(uri, COUNTED_COLUMNS, {}):
-                own = rows.filter(pc.starts_with(rows["run_id"], run_id + SEGMENT_MARK))
-                counts = RunCounts.sum((counts, _of_table(own)))
+            for rows in read_matching(uri, COUNTED_COLUMNS, {}):
+                own = rows.filter(pc.starts_with(rows["run_id"], run_id + RUN_ID_SEPARATOR))
+                counts = RunCounts.sum((counts, RunCounts.of_table(own)))
                 keys.update(own["object_key"].to_pylist())
         return counts, keys
 
     counts, keys = read_index(layout, read)
-    missing = left - keys
+    missing = unfinished - keys
     discovered = sum(counts.counts.values()) + len(missing)
     failures = [Failure(key, Stage.INDEX, Reason.NO_ROW, "") for key in missing]
     return RunCounts.sum(
@@ -192,24 +207,5 @@ def count_stream(
     )
 
 
-def _versions_of(rows: pa.Table) -> Iterator[tuple[str, str]]:
-    return zip(*(rows[name].to_pylist() for name in _VERSION), strict=True)
-
-
-def _of_table(rows: pa.Table) -> RunCounts:
-    groups = rows.group_by(["status", "stage", "reason", "destination"]).aggregate(
-        [("source_size_bytes", "sum"), ("conflict", "sum"), ("run_id", "count")]
-    )
-    counts: Counter[str] = Counter()
-    destinations: Counter[str] = Counter()
-    reasons: Counter[tuple[str, str, str]] = Counter()
-    conflicts = size = 0
-    for group in groups.to_pylist():
-        number = group["run_id_count"]
-        counts[group["status"]] += number
-        reasons[group["status"], group["stage"], group["reason"]] += number
-        if group["status"] != Status.DUPLICATE:
-            destinations[group["destination"]] += number
-        conflicts += group["conflict_sum"] or 0
-        size += group["source_size_bytes_sum"]
-    return RunCounts(counts, destinations, reasons, conflicts, size)
+def _version_keys(rows: pa.Table) -> Iterator[VersionKey]:
+    return zip(rows["source_uri"].to_pylist(), rows["source_version"].to_pylist(), strict=True)

@@ -1,14 +1,13 @@
-"""The index: one row for each source object, its columns, their types and what they mean.
+"""The schema of the index: one row per source object; names, types and descriptions of its columns.
 
-`IndexRow` is the only declaration of the columns; the Parquet schema and `docs/index-schema.md` follow
-from it.
+`IndexRow` declares the columns; the Parquet schema and `docs/index-schema.md` are derived from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,12 +15,15 @@ import pyarrow.compute as pc
 from transforms.core.reasons import Status
 
 ROW_GROUP_ROWS: Final = 65_536
-SEGMENT_MARK: Final = "."
-"""Parts the run id of a stream from the number of a window."""
+RUN_ID_SEPARATOR: Final = "."
+"""Separates the id of a streaming run from the number of the segment in `run_id`."""
 PARTITION: Final = "ingest_date"
-"""Stands in the folder name (hive style) and so not in the files."""
-VERSION_COLUMNS: Final = ("source_uri", "source_version", "model_id")
-"""What a row is of: a version of a source and who decided it; index files are in their order."""
+"""Hive partition: the column is in the folder name, not in the files."""
+SORT_COLUMNS: Final = ("source_uri", "source_version", "model_id")
+"""Columns by which the rows of index files are sorted."""
+
+VersionKey: TypeAlias = tuple[str, str]
+"""Source URI and source version: identifies one version of one source object."""
 
 
 def _column(description: str, arrow_type: pa.DataType, *, required: bool = False) -> Any:
@@ -34,45 +36,45 @@ _TEXT, _REAL, _INT, _TIME = pa.string(), pa.float32(), pa.int32(), pa.timestamp(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexRow:
-    """What was decided about one source object, and why."""
+    """The decision about one source object."""
 
     run_id: str = _column(
-        "Run that wrote the row; of a stream, with a dot and the number of its window",
+        "Run that wrote the row; for a stream, followed by a dot and the number of the segment",
         _TEXT,
         required=True,
     )
     object_key: str = _column(
-        "First 12 hex digits of sha256 of source_uri: the object's name in logs and errors",
+        "First 12 hex digits of the sha256 of source_uri; identifies the object in logs and errors",
         _TEXT,
         required=True,
     )
     ingest_date: str = _column("Date given with --ingest_date; the partition", _TEXT, required=True)
-    ingested_at: int = _column("When the object was fetched, UTC", _TIME, required=True)
+    ingested_at: int = _column("Time at which the object was fetched, UTC", _TIME, required=True)
     router_version: str = _column("Version of the router", _TEXT, required=True)
     source_uri: str = _column(
-        "Where the object came from; may hold what its sender put in the file name",
+        "Path or URI of the source object; the file name may contain patient data",
         _TEXT,
         required=True,
     )
     source_version: str = _column(
-        "size-mtime_ns (local), generation (gs) or version id or ETag (s3)", _TEXT, required=True
+        "size-mtime_ns (local), generation (gs), or version id or ETag (s3)", _TEXT, required=True
     )
     source_size_bytes: int = _column("Size of the source object, bytes", pa.int64(), required=True)
-    content_sha256: str | None = _column("sha256 of the bytes, hex", _TEXT)
+    content_sha256: str | None = _column("sha256 of the object's bytes, hex", _TEXT)
     status: str | None = _column("routed, review, not_xray, quarantined or duplicate", _TEXT)
     stage: str | None = _column("Step that decided the row; see docs/index-schema.md", _TEXT)
-    reason: str | None = _column("Why; a closed list, see docs/index-schema.md", _TEXT)
+    reason: str | None = _column("Reason for the status; see docs/index-schema.md", _TEXT)
     destination: str | None = _column("Sink: a label, review, not_xray or quarantine", _TEXT)
     object_uri: str | None = _column(
-        "Where the object's bytes are: relative to the lake's root, absolute in a sink elsewhere",
+        "Path or URI of the stored object: relative to the lake, or absolute outside it",
         _TEXT,
     )
     conflict: bool | None = _column(
-        "Other bytes are known under the same SOP Instance UID", pa.bool_()
+        "Whether the SOP Instance UID is known with different content", pa.bool_()
     )
-    predicted_label: str | None = _column("Label of the highest probability", _TEXT)
+    predicted_label: str | None = _column("Label with the highest probability", _TEXT)
     confidence: float | None = _column(
-        "Calibrated probability of what was decided; both chests together where age settled them",
+        "Calibrated probability of the decided label; of both chest labels where the age decided, 0..1",
         _REAL,
     )
     prob_abdominal: float | None = _column("Calibrated probability of abdominal, 0..1", _REAL)
@@ -82,11 +84,12 @@ class IndexRow:
     )
     prob_spine: float | None = _column("Calibrated probability of spine, 0..1", _REAL)
     prob_others: float | None = _column("Calibrated probability of others, 0..1", _REAL)
-    ood_score: float | None = _column("OOD score; higher is less like the training films", _REAL)
-    model_id: str | None = _column("Model that decided; null where the header did", _TEXT)
-    header_label: str | None = _column("Label that Body Part Examined names", _TEXT)
+    ood_score: float | None = _column("OOD score; higher is less like the training images", _REAL)
+    model_id: str | None = _column("Model that classified the image; null if none did", _TEXT)
+    header_label: str | None = _column("Label that Body Part Examined corresponds to", _TEXT)
     header_agrees: bool | None = _column(
-        "Whether header and decision name the same region; null without a claim", pa.bool_()
+        "Whether header_label and decision are the same region; null without a header_label",
+        pa.bool_(),
     )
     region_code: str | None = _column("SNOMED CT code of the decided region", _TEXT)
     region_meaning: str | None = _column("Meaning of region_code", _TEXT)
@@ -102,11 +105,12 @@ class IndexRow:
         "Image Laterality (0020,0062) or Laterality (0020,0060)", _TEXT
     )
     patient_age_years: float | None = _column(
-        "Patient's Age (0010,1010), else birth date to study date, years", _REAL
+        "Patient's Age (0010,1010), else time from birth date to study date, years", _REAL
     )
     patient_sex: str | None = _column("Patient's Sex (0010,0040)", _TEXT)
     patient_key: str | None = _column(
-        "HMAC-SHA-256 of Patient ID under --patient_key_file, hex; null without a key", _TEXT
+        "HMAC-SHA-256 of Patient ID with the key in --patient_key_file, hex; null without a key",
+        _TEXT,
     )
     manufacturer: str | None = _column("Manufacturer (0008,0070)", _TEXT)
     manufacturer_model_name: str | None = _column("Manufacturer's Model Name (0008,1090)", _TEXT)
@@ -116,40 +120,62 @@ class IndexRow:
     photometric_interpretation: str | None = _column(
         "Photometric Interpretation (0028,0004)", _TEXT
     )
-    number_of_frames: int | None = _column("Number of Frames (0028,0008), 1 where absent", _INT)
+    number_of_frames: int | None = _column("Number of Frames (0028,0008); 1 if absent", _INT)
     policy_id: str | None = _column(
-        "Policy in force, thresholds included: first 16 hex digits of its sha256", _TEXT
+        "First 16 hex digits of the sha256 of the policy, with the thresholds in force", _TEXT
     )
     decided_by: str | None = _column(
-        "What decided the destination: model, policy or person; null where the object is unreadable",
+        "What decided the destination: model, policy or person; null if the object is unreadable",
         _TEXT,
     )
-    decided_at: int | None = _column("When the row was decided, UTC", _TIME)
+    decided_at: int | None = _column("Time of the decision, UTC", _TIME)
 
     event_time: float | None = None
-    """When the object came to be where it was found, seconds since 1970; no column of the index."""
+    """When the source object was written, seconds since 1970. Not a column of the index."""
 
     @property
     def identity(self) -> str:
-        """What rows are grouped by; see `identity_of`."""
+        """The key by which duplicates and conflicts are found; see `identity_of`."""
         return identity_of(self.status, self.sop_instance_uid, str(self.content_sha256))
+
+    @property
+    def version_key(self) -> VersionKey:
+        """The source version that the row describes."""
+        return self.source_uri, self.source_version
+
+    @property
+    def deciding_run(self) -> str:
+        """Id of the run that decided the row: `run_id` without a segment number."""
+        return self.run_id.partition(RUN_ID_SEPARATOR)[0]
+
+
+def decision_order(row: IndexRow) -> tuple[str, str, int]:
+    """Return the sort key by which one of several rows of a source version is chosen: the first."""
+    return row.model_id or "", str(row.object_uri), row.ingested_at
 
 
 def identity_of(status: str | None, sop_instance_uid: str | None, sha256: str) -> str:
-    """Return what a row's object is: its SOP Instance UID, else its content.
+    """Return the identity of an object: its SOP Instance UID, or its sha256 if it has none.
 
-    Quarantined objects are their content even where a UID could be read, as their names are: all
-    rows that can name one file of the lake have one identity.
+    The identity of a quarantined object is always its sha256, as its name is: all rows that can
+    reference one stored object have the same identity.
     """
     return sha256 if status == Status.QUARANTINED else sop_instance_uid or sha256
 
+
+IDENTITY_SQL: Final = f"""
+CASE WHEN status = '{Status.QUARANTINED}' THEN content_sha256
+ELSE coalesce(nullif(sop_instance_uid, ''), content_sha256) END"""
+"""`identity_of` as an expression of DuckDB over the columns of the index."""
+VERSION_HASH_SQL: Final = "md5_number(source_uri || chr(0) || source_version)"
+"""A hash of `VersionKey`, UHUGEINT, as an expression of DuckDB over the columns of the index."""
 
 REPEATED_COLUMNS: Final = (
     "run_id ingest_date router_version destination predicted_label model_id header_label region_code "
     "region_meaning sop_class_uid transfer_syntax_uid modality body_part_examined view_position "
     "laterality patient_sex manufacturer manufacturer_model_name photometric_interpretation"
 ).split()
-"""Columns with few distinct values, which are kept in memory once, not once a row."""
+"""Columns with few distinct values, each of which is kept in memory once."""
 _COLUMNS: Final = [f for f in fields(IndexRow) if f.metadata]
 COLUMNS: Final[dict[str, str]] = {f.name: f.metadata["description"] for f in _COLUMNS}
 
@@ -163,21 +189,21 @@ SCHEMA: Final[pa.Schema] = pa.schema(
 
 
 def to_table(rows: Sequence[IndexRow]) -> pa.Table:
-    """Return rows as a table of `SCHEMA`, in order of source_uri, source_version and model_id."""
+    """Return rows as a table of `SCHEMA`, sorted by `SORT_COLUMNS`."""
     columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
-    return in_order(pa.Table.from_pydict(columns, schema=SCHEMA))
+    return sort_rows(pa.Table.from_pydict(columns, schema=SCHEMA))
 
 
-def in_order(table: pa.Table) -> pa.Table:
-    """Return a table of `SCHEMA` in the order of index files."""
-    versions = {name: pc.fill_null(table[name], "") for name in VERSION_COLUMNS}
+def sort_rows(table: pa.Table) -> pa.Table:
+    """Return a table of `SCHEMA`, sorted by `SORT_COLUMNS`."""
+    versions = {name: pc.fill_null(table[name], "") for name in SORT_COLUMNS}
     order = [(name, "ascending") for name in versions]
     return table.take(pc.sort_indices(pa.table(versions), sort_keys=order))
 
 
-DECIDED_COLUMNS: Final = ("policy_id", "decided_by", "decided_at")
-"""What format 2 of the lake adds to the columns of format 1."""
-FORMAT_1_COLUMNS: Final = tuple(name for name in COLUMNS if name not in DECIDED_COLUMNS)
+FORMAT_2_COLUMNS: Final = ("policy_id", "decided_by", "decided_at")
+"""Columns that format 2 of the lake adds to those of format 1."""
+FORMAT_1_COLUMNS: Final = tuple(name for name in COLUMNS if name not in FORMAT_2_COLUMNS)
 
 _HISTORY_ONLY: Final = (
     pa.field("superseded_at", _TIME, metadata={"description": "When the row was superseded, UTC"}),
@@ -189,9 +215,9 @@ HISTORY_SCHEMA: Final[pa.Schema] = pa.schema([*SCHEMA, *_HISTORY_ONLY])
 
 
 def conform(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
-    """Return a table with the columns of a schema, in its order and types, and any others after.
+    """Return a table with the columns of a schema, in its order and types, then any further columns.
 
-    A column that another release did not write is null; one that it has beyond ours is kept.
+    A column that the table lacks is null. The partition column is dropped.
     """
     columns, extended = [], list(schema)
     for column in schema:
@@ -207,7 +233,7 @@ def conform(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
 
 
 def from_table(table: pa.Table, ingest_date: str) -> list[IndexRow]:
-    """Return the rows of a table, those columns of it that this release knows."""
+    """Return the rows of a table; columns unknown to this release are ignored."""
     known = conform(table).select(SCHEMA.names)
     times = [name for name in SCHEMA.names if SCHEMA.field(name).type == _TIME]
     for name in times:
@@ -217,5 +243,5 @@ def from_table(table: pa.Table, ingest_date: str) -> list[IndexRow]:
 
 
 def missing_columns(names: Sequence[str]) -> list[str]:
-    """Return the columns of every format of the lake that a list of names lacks."""
+    """Return the columns that every lake format has and a list of column names lacks."""
     return [name for name in FORMAT_1_COLUMNS if name not in names]

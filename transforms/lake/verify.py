@@ -23,12 +23,18 @@ import pyarrow as pa
 from transforms.core.reasons import TERMS
 from transforms.lake import verify_queries as queries
 from transforms.lake.files import exists, iter_files, list_files, read_bytes
-from transforms.lake.index_files import DamagedFile, batches, list_index, read_index, readable
+from transforms.lake.index_files import (
+    DamagedFile,
+    list_index,
+    open_index_file,
+    read_batches,
+    read_index,
+)
 from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
 from transforms.lake.marker import require_lake
 from transforms.lake.schema import PARTITION, missing_columns
-from transforms.lake.supersede import objects_under_way
+from transforms.lake.supersede import objects_to_remove
 from transforms.storage.base import ObjectInfo, sha256_of
 from transforms.storage.local import path_to_uri, uri_to_path
 from transforms.storage.schemes import canonical, is_below, is_local, join, storage_of
@@ -56,7 +62,7 @@ class Violation:
 
 @dataclass
 class VerifyReport:
-    """What verification found.
+    """Result of `verify_lake`.
 
     Attributes:
         format: format of the lake.
@@ -114,57 +120,57 @@ def verify_lake(
     layout = Layout(
         canonical(layout.root), {sink: canonical(root) for sink, root in layout.sinks.items()}
     )
-    found = VerifyReport(format=require_lake(layout))
-    found.journal_files = len(list_files(layout.journal))
+    report = VerifyReport(format=require_lake(layout))
+    report.journal_files = len(list_files(layout.journal))
     with tempfile.TemporaryDirectory(prefix="dicom-router-verify-") as folder:
-        tables = duckdb.connect(Path(folder) / "verify.duckdb")
+        db = duckdb.connect(Path(folder) / "verify.duckdb")
         try:
-            tables.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-            tables.execute(queries.CREATE_TABLES)
-            # In the reverse order of a run: an object is in the journal before it is placed, and in
-            # the index before it leaves the journal and before the run has a summary. A run that
-            # removes objects journals them before their rows leave the index.
+            db.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+            db.execute(queries.CREATE_TABLES)
+            # In the reverse order of a run: it writes an object to the journal before it places it, and
+            # its row to the index before it clears the journal and writes the summary; and it writes an
+            # intent to the journal before it removes rows and objects.
             summaries = list_files(layout.runs, ".json")
-            _load_objects(tables, layout, found, progress)
-            _load_journal(tables, layout)
-            _load_rows(tables, layout, found, progress)
-            _load_history(tables, layout, found)
-            _load_journal(tables, layout)
-            _query(tables, found)
-            _check_objects(tables, found)
-            _check_runs(tables, layout, found, summaries)
+            _load_objects(db, layout, report, progress)
+            _load_journal(db, layout)
+            _load_rows(db, layout, report, progress)
+            _load_history(db, layout, report)
+            _load_journal(db, layout)
+            _run_queries(db, report)
+            _check_objects(db, report)
+            _check_runs(db, layout, report, summaries)
             if deep:
-                _check_bytes(tables, found, progress)
+                _check_bytes(db, report, progress)
         finally:
-            tables.close()
-    found.temporary_files = sum(
+            db.close()
+    report.temporary_files = sum(
         len(list_files(layout.scratch(sink))) for sink in (None, *layout.sinks)
     )
-    return found
+    return report
 
 
 def _load_rows(
-    tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport, progress: Progress
+    db: duckdb.DuckDBPyConnection, layout: Layout, report: VerifyReport, progress: Progress
 ) -> None:
     def load() -> tuple[int, list[Violation]]:
-        tables.execute("DELETE FROM rows")
+        db.execute("DELETE FROM rows")
         number, violations = 0, list[Violation]()
         for uri in list_index(layout):
-            number += _load_file(tables, "rows", uri, layout, violations)
+            number += _load_file(db, "rows", uri, layout, violations)
             progress("rows", number)
         return number, violations
 
-    found.rows, violations = read_index(layout, load)
-    found.violations += violations
+    report.rows, violations = read_index(layout, load)
+    report.violations += violations
 
 
-def _load_history(tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport) -> None:
+def _load_history(db: duckdb.DuckDBPyConnection, layout: Layout, report: VerifyReport) -> None:
     for file in list_files(layout.history, ".parquet"):
-        found.superseded_rows += _load_file(tables, "history", file.uri, layout, found.violations)
+        report.superseded_rows += _load_file(db, "history", file.uri, layout, report.violations)
 
 
 def _load_file(
-    tables: duckdb.DuckDBPyConnection,
+    db: duckdb.DuckDBPyConnection,
     name: str,
     uri: str,
     layout: Layout,
@@ -177,12 +183,12 @@ def _load_file(
     """
     number = 0
     try:
-        with readable(uri) as file:
+        with open_index_file(uri) as file:
             if missing := missing_columns([*file.schema_arrow.names, PARTITION]):
                 where = f"{layout.relative(uri)}: {', '.join(missing)}"
                 violations.append(Violation("columns missing in an index file", "", where))
-            for batch in batches(file, queries.ROW_COLUMNS):
-                _insert(tables, name, _with_location(batch, layout))
+            for batch in read_batches(file, queries.ROW_COLUMNS):
+                _insert(db, name, _with_location(batch, layout))
                 number += len(batch)
     except DamagedFile:
         violations.append(Violation("unreadable index file", "", layout.relative(uri)))
@@ -209,22 +215,22 @@ def _listed_name(uri: str | None, layout: Layout) -> str | None:
     return path_to_uri(os.path.realpath(uri_to_path(uri)))
 
 
-def _load_journal(tables: duckdb.DuckDBPyConnection, layout: Layout) -> None:
-    """Load the objects that a run in progress, or an interrupted one, has begun to place or remove."""
+def _load_journal(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
+    """Load the objects that a running or interrupted run may have placed or is about to remove."""
     for uri in list_journal(layout):
-        with contextlib.suppress(DamagedFile, FileNotFoundError):  # swept meanwhile
-            names = [entry.row.object_uri for entry in read_journal(uri, layout)]
-            _insert(tables, "journal", _absolute(names, layout))
-    _insert(tables, "journal", _absolute(objects_under_way(layout), layout))
+        with contextlib.suppress(DamagedFile, FileNotFoundError):  # removed since the listing
+            uris = [entry.row.object_uri for entry in read_journal(uri, layout)]
+            _insert(db, "journal", _absolute(uris, layout))
+    _insert(db, "journal", _absolute(objects_to_remove(layout), layout))
 
 
 def _absolute(object_uris: Iterable[str | None], layout: Layout) -> pa.Table:
-    names = [layout.absolute(str(uri)) for uri in object_uris]
-    return pa.table({"object": pa.array(names, pa.string())})
+    uris = [layout.absolute(str(uri)) for uri in object_uris]
+    return pa.table({"object": pa.array(uris, pa.string())})
 
 
 def _load_objects(
-    tables: duckdb.DuckDBPyConnection, layout: Layout, found: VerifyReport, progress: Progress
+    db: duckdb.DuckDBPyConnection, layout: Layout, report: VerifyReport, progress: Progress
 ) -> None:
     listed = itertools.chain.from_iterable(
         iter_files(join(root, part))
@@ -233,51 +239,49 @@ def _load_objects(
     )
     for batch in _batched(listed, BATCH_ROWS):
         columns = {"uri": [f.uri for f in batch], "size": [f.size for f in batch]}
-        _insert(tables, "objects", pa.table(columns))
-        found.objects += len(batch)
-        progress("objects", found.objects)
+        _insert(db, "objects", pa.table(columns))
+        report.objects += len(batch)
+        progress("objects", report.objects)
 
 
-def _query(tables: duckdb.DuckDBPyConnection, found: VerifyReport) -> None:
-    by_format = queries.SECOND_ROW if found.format > 1 else queries.SECOND_ROW_FORMAT_1
+def _run_queries(db: duckdb.DuckDBPyConnection, report: VerifyReport) -> None:
+    by_format = queries.SECOND_ROW if report.format > 1 else queries.SECOND_ROW_FORMAT_1
     for kind, query in {**queries.VIOLATIONS, "second row for one source": by_format}.items():
-        for key, where in tables.execute(query).fetchall():
-            found.violations.append(Violation(kind, key, where))
-    found.conflicts = [uid for (uid,) in tables.execute(queries.CONFLICTS).fetchall()]
+        for key, where in db.execute(query).fetchall():
+            report.violations.append(Violation(kind, key, where))
+    report.conflicts = [uid for (uid,) in db.execute(queries.CONFLICTS).fetchall()]
 
 
-def _check_objects(tables: duckdb.DuckDBPyConnection, found: VerifyReport) -> None:
-    """Look for objects that were not listed, and for listed ones that no row names, once more.
+def _check_objects(db: duckdb.DuckDBPyConnection, report: VerifyReport) -> None:
+    """Look up referenced objects that were not listed, and again listed objects without a row.
 
-    They are in sinks that the policy at hand does not name, were only indexed, or were placed or removed
-    since they were listed.
+    The former are in sinks that the given policy does not have, are only indexed, or were placed after
+    the listing. The latter may have been removed since.
     """
-    for violation in _in_threads(tables, queries.UNLISTED_OBJECTS, _unlisted_violation):
-        found.violations.append(violation)
-    for violation in _in_threads(tables, queries.UNNAMED_OBJECTS, _unnamed_violation):
-        found.violations.append(violation)
+    for violation in _in_threads(db, queries.UNLISTED_OBJECTS, _check_unlisted):
+        report.violations.append(violation)
+    for violation in _in_threads(db, queries.UNREFERENCED_OBJECTS, _check_unreferenced):
+        report.violations.append(violation)
 
 
-def _unlisted_violation(row: tuple[Any, ...]) -> Violation | None:
+def _check_unlisted(row: tuple[Any, ...]) -> Violation | None:
     key, uri, size, inside = row
     where = uri if inside else EXTERNAL
     try:
-        there = storage_of(uri).stat(uri)
+        info = storage_of(uri).stat(uri)
     except (OSError, ValueError) as error:
         return Violation(f"unreadable object ({type(error).__name__})", key, where)
-    if there is None:
+    if info is None:
         return Violation("missing object", key, where)
-    return Violation("object of another size", key, where) if there.size != size else None
+    return Violation("object of another size", key, where) if info.size != size else None
 
 
-def _unnamed_violation(row: tuple[Any, ...]) -> Violation | None:
+def _check_unreferenced(row: tuple[Any, ...]) -> Violation | None:
     (uri,) = row
     return Violation("object without a row", "", uri) if exists(uri) else None
 
 
-def _check_bytes(
-    tables: duckdb.DuckDBPyConnection, found: VerifyReport, progress: Progress
-) -> None:
+def _check_bytes(db: duckdb.DuckDBPyConnection, report: VerifyReport, progress: Progress) -> None:
     hashed = itertools.count(1)
 
     def check(row: tuple[Any, ...]) -> Violation | None:
@@ -290,19 +294,18 @@ def _check_bytes(
         progress("objects read", next(hashed))
         return None if same else Violation("object with other bytes", key, where)
 
-    for violation in _in_threads(tables, queries.STORED_OBJECTS, check):
-        found.violations.append(violation)
+    for violation in _in_threads(db, queries.STORED_OBJECTS, check):
+        report.violations.append(violation)
 
 
 def _check_runs(
-    tables: duckdb.DuckDBPyConnection,
+    db: duckdb.DuckDBPyConnection,
     layout: Layout,
-    found: VerifyReport,
+    report: VerifyReport,
     summaries: Sequence[ObjectInfo],
 ) -> None:
     rows_of_runs: dict[tuple[str, str], int] = {
-        (run, status): number
-        for run, status, number in tables.execute(queries.ROWS_OF_RUNS).fetchall()
+        (run, status): number for run, status, number in db.execute(queries.ROWS_OF_RUNS).fetchall()
     }
     complete: list[str] = []
     incomplete: list[str] = []
@@ -314,12 +317,12 @@ def _check_runs(
             incomplete.append(run_id)
             continue
         complete.append(run_id)
-        found.violations += _run_violations(summary, rows_of_runs)
-    found.runs = len(complete)
+        report.violations += _run_violations(summary, rows_of_runs)
+    report.runs = len(complete)
     last = max(complete, default="")
-    found.incomplete_runs = sum(run_id > last for run_id in incomplete)
-    if not complete and not incomplete and not found.journal_files and found.format == 1:
-        found.violations.append(Violation("no run summary", "", layout.relative(layout.runs)))
+    report.incomplete_runs = sum(run_id > last for run_id in incomplete)
+    if not complete and not incomplete and not report.journal_files and report.format == 1:
+        report.violations.append(Violation("no run summary", "", layout.relative(layout.runs)))
 
 
 def _run_violations(
@@ -340,20 +343,20 @@ def _run_violations(
 
 
 def _in_threads(
-    tables: duckdb.DuckDBPyConnection,
+    db: duckdb.DuckDBPyConnection,
     query: str,
     check: Callable[[tuple[Any, ...]], Violation | None],
 ) -> Iterator[Violation]:
-    result = tables.execute(query)
+    result = db.execute(query)
     with ThreadPoolExecutor(THREADS) as pool:
         while rows := result.fetchmany(BATCH_ROWS):
             yield from filter(None, pool.map(check, rows))
 
 
-def _insert(tables: duckdb.DuckDBPyConnection, name: str, batch: pa.Table) -> None:
-    tables.register("batch", batch)
-    tables.execute(f"INSERT INTO {name} SELECT * FROM batch")
-    tables.unregister("batch")
+def _insert(db: duckdb.DuckDBPyConnection, name: str, batch: pa.Table) -> None:
+    db.register("batch", batch)
+    db.execute(f"INSERT INTO {name} SELECT * FROM batch")
+    db.unregister("batch")
 
 
 def _batched(listed: Iterable[ObjectInfo], number: int) -> Iterator[list[ObjectInfo]]:

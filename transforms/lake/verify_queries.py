@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from transforms.core.reasons import Status
-from transforms.lake.schema import SEGMENT_MARK
+from transforms.lake.schema import RUN_ID_SEPARATOR
 
 STATUSES: Final = tuple(str(status) for status in Status)
 ROW_COLUMNS: Final = (
@@ -100,7 +100,7 @@ SELECT object_key, object, source_size_bytes, inside FROM rows
 ANTI JOIN objects ON rows.object = objects.uri
 WHERE object <> ''"""
 
-UNNAMED_OBJECTS: Final = """
+UNREFERENCED_OBJECTS: Final = """
 SELECT uri FROM objects
 ANTI JOIN rows ON rows.object = objects.uri
 ANTI JOIN journal ON journal.object = objects.uri"""
@@ -113,7 +113,7 @@ GROUP BY object, content_sha256"""
 
 ROWS_OF_RUNS: Final = f"""
 WITH written AS (
-    SELECT split_part(run_id, '{SEGMENT_MARK}', 1) AS run, source_uri, source_version,
+    SELECT split_part(run_id, '{RUN_ID_SEPARATOR}', 1) AS run, source_uri, source_version,
         arg_min(status, coalesce(superseded_at, 'infinity'::TIMESTAMPTZ)) AS status
     FROM (SELECT * FROM rows UNION ALL SELECT * FROM history)
     GROUP BY ALL

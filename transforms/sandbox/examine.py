@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from transforms.config.route_config import RouteConfig
 from transforms.core.choices import COPY
-from transforms.core.error_reasons import read_failure
 from transforms.core.object_ref import ObjectRef
 from transforms.core.read_object import hash_ref, open_ref, read_ref, require_unchanged
 from transforms.core.reasons import (
@@ -27,6 +26,7 @@ from transforms.core.reasons import (
     Status,
 )
 from transforms.core.shared_bytes import SharedBytes, map_bytes
+from transforms.core.storage_failures import read_failure
 from transforms.imaging.header import Header, read_header, require_uids
 from transforms.imaging.header_label import header_label
 from transforms.imaging.limits import Limits

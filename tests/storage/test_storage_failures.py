@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from transforms.core.error_reasons import read_failure, write_failure
 from transforms.core.object_ref import ObjectRef
 from transforms.core.read_object import read_ref
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
+from transforms.core.storage_failures import read_failure, write_failure
 from transforms.lake.files import put_bytes, put_copy
 from transforms.storage.base import ObjectChanged
 from transforms.storage.local import LocalStorage
