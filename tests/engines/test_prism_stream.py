@@ -124,7 +124,7 @@ def test_a_batch_waits_for_the_stream_to_end(images: Path, tmp_path: Path) -> No
         stream.wait_for_rows(2)
         batch = Stream(lake, ["--input", str(tmp_path / "incoming")], tmp_path / "batch.log")
         try:
-            batch.wait_until(lambda: "waiting for it to end" in batch.stderr, "the batch waits")
+            batch.wait_until(lambda: "waiting for it to finish" in batch.stderr, "the batch waits")
             assert main(["compact", str(lake)]) == 0
             stream.stop()
             assert batch.wait()["counts"]["unchanged"] == 2
