@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
@@ -100,7 +100,7 @@ class SweepJournalFn(beam.DoFn):
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
 
-    def process(self, number: int) -> Iterator[Any]:
+    def process(self, number: int) -> Iterator[None]:
         if number == 0 and _Sweeping.is_due(self._config.run_id):
             layout = self._config.layout
             sweep_journal(layout, replica_of(layout))
@@ -123,6 +123,6 @@ class _Sweeping:
             return True
 
 
-def _stamped(row: IndexRow) -> Any:
+def _stamped(row: IndexRow) -> IndexRow | TimestampedValue[IndexRow]:
     """Give a row its event time back, which RunInference loses."""
     return row if row.event_time is None else TimestampedValue(row, row.event_time)

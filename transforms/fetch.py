@@ -17,7 +17,7 @@ from transforms.config.route_config import read_patient_key
 from transforms.core.batch_sizes import EXAMINE_BATCH
 from transforms.core.object_ref import FAILED, Failure, ObjectRef, failure_of
 from transforms.core.reasons import ProcessingFailure
-from transforms.in_flight_pool import InFlightPool
+from transforms.in_flight_pool import InFlightPool, WindowedOutput
 from transforms.lake.schema import IndexRow
 from transforms.metrics import (
     CounterName,
@@ -108,20 +108,22 @@ class ExamineFn(beam.DoFn):
         refs: Sequence[ObjectRef],
         timestamp: Any = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
-    ) -> Iterator[Any]:
+    ) -> Iterator[WindowedOutput]:
         for ref in refs:
             self._in_flight.submit(ref, timestamp, window)
         yield from self._emit_completed(max_in_flight=max(MIN_IN_FLIGHT, 2 * self.threads))
 
-    def finish_bundle(self) -> Iterator[Any]:
+    def finish_bundle(self) -> Iterator[WindowedOutput]:
         yield from self._emit_completed(max_in_flight=0)
 
-    def _emit_completed(self, max_in_flight: int) -> Iterator[Any]:
+    def _emit_completed(self, max_in_flight: int) -> Iterator[WindowedOutput]:
         for ref, outcome, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
             tag, value = self._to_output(ref, outcome)
             yield windowed(value) if tag == IMAGES else TaggedOutput(tag, windowed(value))
 
-    def _to_output(self, ref: ObjectRef, outcome: Examined | ProcessingFailure) -> tuple[str, Any]:
+    def _to_output(
+        self, ref: ObjectRef, outcome: Examined | ProcessingFailure
+    ) -> tuple[str, object]:
         """Record metrics, and return the output's tag and value."""
         if isinstance(outcome, ProcessingFailure):
             count_failed(outcome.reason)

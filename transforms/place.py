@@ -17,7 +17,7 @@ from transforms.core.batch_sizes import PLACE_BATCH
 from transforms.core.choices import INDEX_ONLY, LINK
 from transforms.core.object_ref import FAILED, Failure, failure_of
 from transforms.core.reasons import ProcessingFailure
-from transforms.in_flight_pool import InFlightPool
+from transforms.in_flight_pool import InFlightPool, WindowedOutput
 from transforms.lake import files
 from transforms.lake.journal import write_journal
 from transforms.lake.layout import QUARANTINE, Layout
@@ -91,7 +91,7 @@ class PlaceFn(beam.DoFn):
         rows: Sequence[IndexRow],
         timestamp: Any = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
-    ) -> Iterator[Any]:
+    ) -> Iterator[WindowedOutput | TaggedOutput[str, Failure]]:
         rows = [with_object_uri(row, self.layout, self.placement) for row in rows]
         try:
             write_journal(self.layout, rows, self.fingerprint)
@@ -103,10 +103,10 @@ class PlaceFn(beam.DoFn):
             self._in_flight.submit(row, timestamp, window)
         yield from self._emit_completed(max_in_flight=len(rows))
 
-    def finish_bundle(self) -> Iterator[Any]:
+    def finish_bundle(self) -> Iterator[WindowedOutput]:
         yield from self._emit_completed(max_in_flight=0)
 
-    def _emit_completed(self, max_in_flight: int) -> Iterator[Any]:
+    def _emit_completed(self, max_in_flight: int) -> Iterator[WindowedOutput]:
         for row, outcome, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
             if isinstance(outcome, ProcessingFailure):
                 yield TaggedOutput(FAILED, windowed(self._to_failure(row, outcome)))

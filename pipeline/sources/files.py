@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PBegin
 
-from pipeline.sources.outputs import REFS, to_output
+from pipeline.sources.outputs import REFS, SourceOutput, to_output
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
 from transforms.storage.local import path_to_uri
@@ -34,7 +33,7 @@ class MatchFiles(beam.PTransform[PBegin, DoOutputsTuple]):
         return outputs
 
 
-def _match(pattern: str, config: RouteConfig) -> Iterator[Any]:
+def _match(pattern: str, config: RouteConfig) -> Iterator[SourceOutput]:
     for found in list_objects(pattern, config.layout.object_roots):
         path = getattr(found, "filename", None) or pattern
         yield to_output(found, path_to_uri(str(path)), config)

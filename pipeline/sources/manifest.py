@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import DoOutputsTuple, PBegin
 
-from pipeline.sources.outputs import REFS, to_output
+from pipeline.sources.outputs import REFS, SourceOutput, to_output
 from transforms.config.route_config import RouteConfig
 from transforms.core.batch_sizes import MANIFEST_LOOKUP_BATCH
 from transforms.core.errors import UsageError
@@ -105,13 +105,13 @@ def _column(uri: str, names: Sequence[str]) -> str:
     raise UsageError(f"manifest {uri} has no column named {', '.join(COLUMNS)}")
 
 
-def _lines(stream: Any) -> Iterator[str]:
+def _lines(stream: Iterable[str]) -> Iterator[str]:
     for line in stream:
         if uri := line.rstrip("\r\n"):
             yield uri
 
 
-def _look_up(uris: Sequence[str], config: RouteConfig) -> Iterator[Any]:
+def _look_up(uris: Sequence[str], config: RouteConfig) -> Iterator[SourceOutput]:
     with ThreadPoolExecutor(LOOKUP_THREADS) as pool:
         for uri, found in zip(uris, pool.map(_stat, uris), strict=True):
             yield to_output(found, uri, config)

@@ -9,12 +9,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PCollection
 
-from pipeline.sources.outputs import REFS
+from pipeline.sources.outputs import REFS, SourceOutput
 from pipeline.sources.retry_pending import PendingObjects
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
@@ -47,7 +47,7 @@ class Poller(ABC):
         )
 
     @abstractmethod
-    def poll(self, *, draining: bool) -> Iterator[Any]:
+    def poll(self, *, draining: bool) -> Iterator[SourceOutput]:
         """Drop ingested objects from `pending`, then emit new objects and retries.
 
         Args:
@@ -83,7 +83,7 @@ class PollFn(beam.DoFn):
         self._config = config
         self._poller = poller
 
-    def process(self, number: int) -> Iterator[Any]:
+    def process(self, number: int) -> Iterator[SourceOutput]:
         yield from _session(self._config, number, self._poller).poll()
 
 
@@ -103,7 +103,7 @@ class _PollSession:
         self._fewest_pending = sys.maxsize
         self._progress_at = 0.0
 
-    def poll(self) -> Iterator[Any]:
+    def poll(self) -> Iterator[SourceOutput]:
         """Poll unless another thread does, the last poll was just now, or the input is drained."""
         if self._drained or not self._polling.acquire(blocking=False):
             return

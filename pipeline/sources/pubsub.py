@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from pipeline.sources.outputs import to_output
+from pipeline.sources.outputs import SourceOutput, to_output
 from pipeline.sources.poller import Poller
 from pipeline.sources.retry_pending import PendingObject
 from transforms.config.route_config import RouteConfig
@@ -96,7 +96,7 @@ class Subscription(Poller):
         self._client = pubsub_v1.SubscriberClient()
         self._extended_at = clock()
 
-    def poll(self, *, draining: bool) -> Iterator[Any]:
+    def poll(self, *, draining: bool) -> Iterator[SourceOutput]:
         """See `Poller.poll`; acknowledges ingested objects, then pulls up to the free capacity."""
         self._replica.refresh()
         for done in self.pending.pop_ingested(self._clock()):
@@ -106,7 +106,7 @@ class Subscription(Poller):
             yield from self._redeliver()
             yield from self._pull()
 
-    def _pull(self) -> Iterator[Any]:
+    def _pull(self) -> Iterator[SourceOutput]:
         until = self._clock() + max(PULL_TIMEOUT_S, self._stream.poll_interval)
         while (capacity := self.pending.capacity(self._clock())) and self._clock() < until:
             received = self._receive(min(capacity, PUBSUB_PULL_BATCH))
@@ -128,7 +128,7 @@ class Subscription(Poller):
             return []
         return list(response.received_messages)
 
-    def _accept(self, received: Sequence[Any]) -> Iterator[Any]:
+    def _accept(self, received: Sequence[Any]) -> Iterator[SourceOutput]:
         """Emit the new objects of messages, and acknowledge the messages that need no work."""
         refs: list[tuple[ObjectRef, str]] = []
         for one in received:
@@ -164,7 +164,7 @@ class Subscription(Poller):
             size = found.size
         return ObjectRef(notification.uri, notification.generation, size, notification.event_time)
 
-    def _redeliver(self) -> Iterator[Any]:
+    def _redeliver(self) -> Iterator[SourceOutput]:
         """Emit overdue objects again, except those whose version is gone for good."""
         now = self._clock()
         for pending in self.pending.overdue(now)[: self.pending.capacity(now)]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from pipeline.sources.files import list_objects
-from pipeline.sources.outputs import to_output
+from pipeline.sources.outputs import SourceOutput, to_output
 from pipeline.sources.poller import Poller
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import ObjectRef
@@ -32,7 +31,7 @@ class Watcher(Poller):
         self._unreadable: set[str] = set()
         self._first_seen: dict[ObjectRef, float] = {}
 
-    def poll(self, *, draining: bool) -> Iterator[Any]:
+    def poll(self, *, draining: bool) -> Iterator[SourceOutput]:
         """See `Poller.poll`; lists the whole pattern each time."""
         self._replica.refresh()
         for done in self.pending.pop_ingested(self._clock()):
@@ -63,7 +62,7 @@ class Watcher(Poller):
             if pending.ref not in listed:
                 self.pending.discard(pending.ref)
 
-    def _emit_new(self, listed: dict[ObjectRef, bytes]) -> Iterator[Any]:
+    def _emit_new(self, listed: dict[ObjectRef, bytes]) -> Iterator[SourceOutput]:
         now = self._clock()
         unknown = {
             (ref.uri, ref.version): ref
@@ -85,7 +84,7 @@ class Watcher(Poller):
             self.pending.add(ref, now)
             yield to_output(ref, ref.uri, self._config)
 
-    def _redeliver(self, listed: dict[ObjectRef, bytes]) -> Iterator[Any]:
+    def _redeliver(self, listed: dict[ObjectRef, bytes]) -> Iterator[SourceOutput]:
         now = self._clock()
         for pending in self.pending.overdue(now)[: self.pending.capacity(now)]:
             if pending.ref in listed:

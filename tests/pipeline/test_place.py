@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from apache_beam import pvalue
 from apache_beam.transforms.window import IntervalWindow
+from apache_beam.utils.timestamp import Timestamp
 
 import transforms.place
 from pipeline.cli.config import route_config
@@ -114,5 +115,6 @@ def test_a_failure_keeps_its_window_and_timestamp(
     assert list(place_fn.process([row], 4, EARLY)) == []
     (failed,) = place_fn.finish_bundle()
     assert isinstance(failed, pvalue.TaggedOutput)
-    assert (failed.value.timestamp, failed.value.windows) == (4, (EARLY,))
+    assert failed.value.timestamp == Timestamp(4)
+    assert failed.value.windows == (EARLY,)
     assert failed.value.value.reason == Reason.DISAPPEARED
