@@ -37,7 +37,7 @@ from transforms.lake.lock import lock_lake
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
 from transforms.lake.recovery import recover
-from transforms.lake.run_counts import count_stream
+from transforms.lake.run_counts import RunCounts, count_stream
 
 DRAIN_POLL_S: Final = 1.0
 CANCEL_TIMEOUT_S: Final = 60.0
@@ -72,30 +72,37 @@ def run_stream(
     require_claimable(config.layout)
     with lock_lake(config.layout, report_waiting, names=[WRITER_LOCK]):
         drain.clear(config.layout)
-        _recover(config, quiet=quiet)
         before = frozenset(list_index(config.layout))
+        recovered = _recover(config)
+        if recovered and not quiet:
+            print(
+                f"recovered {recovered} rows from an interrupted run", file=sys.stderr, flush=True
+            )
         job = _StreamJob(config, options, impulse)
         failure = job.run(quiet=quiet)
         if failure is not None:
             with contextlib.suppress(Exception):  # the cause of the failure may affect this too
-                _finish(config, before, completed=False)
+                _finish(config, before, recovered, completed=False)
             raise failure
-        summary = _finish(config, before, completed=True)
+        summary = _finish(config, before, recovered, completed=True)
         if job.metrics:
             summary["metrics"] = job.metrics
             write_metrics(job.metrics, config)
         return summary
 
 
-def _finish(config: RouteConfig, before: Set[str], *, completed: bool) -> dict[str, Any]:
+def _finish(
+    config: RouteConfig, before: Set[str], recovered: int, *, completed: bool
+) -> dict[str, Any]:
     """Index the objects that were placed without a row, and write the summary."""
     drained = drain.reports(config.layout, config.run_id, len(config.inputs))
     if completed and len(drained) < len(config.inputs):
         print(CANCELLED_ON_ENGINE, file=sys.stderr, flush=True)
     drain.clear(config.layout)
-    _recover(config, quiet=True)
+    _recover(config)
     unfinished = {key for report in drained for key in report.object_keys}
-    counts = count_stream(config.layout, config.run_id, before, unfinished=unfinished)
+    own = count_stream(config.layout, config.run_id, before, unfinished=unfinished)
+    counts = RunCounts.sum((own, RunCounts.of_count("recovered", recovered)))
     return write_summary(counts, config, ended_well=completed)
 
 
@@ -188,12 +195,11 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _recover(config: RouteConfig, *, quiet: bool) -> None:
-    """Index the objects that an interrupted run placed without writing their rows."""
+def _recover(config: RouteConfig) -> int:
+    """Index the objects that were placed without their rows; return how many rows the index lacked."""
     layout = config.layout
     with lock_lake(layout, report_waiting, names=[LOCK]):
         open_lake(layout)
-        recovered = recover(layout, config.index_shards, replica_of(layout))
+        recovered = recover(layout, config.run_id, config.index_shards, replica_of(layout))
         remove_partial_files(config)
-    if recovered and not quiet:
-        print(f"recovered {recovered} rows from an interrupted run", file=sys.stderr, flush=True)
+    return recovered

@@ -232,8 +232,8 @@ def test_objects_that_a_killed_stream_placed_are_recovered(layout: Layout) -> No
     gone = place(layout, "/in/b", sop_instance_uid="1.2")
     Path(layout.absolute(str(gone.object_uri))).unlink()  # killed between journal and object
     with replica_of(layout) as replica:
-        assert recover(layout, 4, replica) == 1
-        assert [(r["source_uri"], r["run_id"]) for r in rows_in(layout)] == [("/in/a", "r.1")]
+        assert recover(layout, "second", 4, replica) == 1
+        assert [(r["source_uri"], r["run_id"]) for r in rows_in(layout)] == [("/in/a", "second.1")]
         assert not list_journal(layout)
         shard = LogShard(4, shard_of(a.identity, 4))
         assert not append(layout, replica, shard, [a]).rows, "the savepoint brings it once more"
@@ -260,7 +260,7 @@ def test_an_object_that_no_row_names_is_removed_by_recovery_alone(layout: Layout
         sweep_journal(layout, replica)
         assert exists(layout.absolute(str(second.object_uri))), "a row in flight may name it"
         assert len(list_journal(layout)) == 1
-        recover(layout, 1, replica)
+        recover(layout, "second", 1, replica)
     assert not exists(layout.absolute(str(second.object_uri)))
     assert exists(layout.absolute(str(first.object_uri)))
     assert len(rows_in(layout)) == 1
@@ -282,6 +282,6 @@ def test_the_object_of_a_moved_lake_is_not_an_orphan(tmp_path: Path) -> None:
     Path(old.root).rename(new.root)
     again = place(new, "/in/b", sop_instance_uid="1.1")  # the same bytes from another source
     with replica_of(new) as replica:
-        recover(new, 1, replica)
+        recover(new, "second", 1, replica)
     assert exists(new.absolute(str(again.object_uri)))
     assert [r["status"] for r in rows_in(new)] == [Status.ROUTED, Status.DUPLICATE]

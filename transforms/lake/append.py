@@ -60,7 +60,7 @@ def append(
 ) -> AppendResult:
     """Resolve duplicates among rows and append the rows that the index lacks to a log.
 
-    The run id of a written row is that of the run that decided it, a dot, and the segment number.
+    The run id of a written row is that of the run that writes it, a dot, and the segment number.
 
     Two workers may have placed different decisions for the same source. The object of the dropped row is
     then an orphan, which only `lake.recovery` removes: rows still in flight may reference it.

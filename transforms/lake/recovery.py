@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -39,15 +40,16 @@ CHUNK_ROWS: Final = 10_000
 THREADS: Final = 16
 
 
-def recover(layout: Layout, shards: int, replica: IndexReplica) -> int:
+def recover(layout: Layout, run_id: str, shards: int, replica: IndexReplica) -> int:
     """Append the placed rows of the journal to the index, remove orphans and clear the journal.
 
-    This is the recovery of streams. Rows keep the id of the run that decided them, and are recovered
-    under any fingerprint: a job that restarts from a savepoint has the same rows in its state and
-    appends them once more. Idempotent, and safe to kill at every step.
+    This is the recovery of streams. Rows are recovered under any fingerprint: a job that restarts from
+    a savepoint has the same rows in its state and appends them once more. Idempotent, and safe to kill
+    at every step.
 
     Args:
         layout: the lake, to which no other run writes.
+        run_id: of the run that recovers the rows, and counts them: an interrupted run has no summary.
         shards: number of logs to append to.
         replica: replica of the lake's index.
 
@@ -59,7 +61,9 @@ def recover(layout: Layout, shards: int, replica: IndexReplica) -> int:
         ProcessingFailure: the lake's storage refused a write.
     """
     files = list_journal(layout)
-    recovered = sum(_append(layout, shards, rows, replica) for rows in _chunks(files, layout))
+    recovered = sum(
+        _append(layout, run_id, shards, entries, replica) for entries in _chunks(files, layout)
+    )
     replica.refresh()
     for entries in _chunks(files, layout):
         remove_orphans(layout, _orphans(entries, replica.rows_of))
@@ -144,12 +148,17 @@ def _chunks(files: Sequence[str], layout: Layout) -> Iterator[list[JournalEntry]
 
 
 def _append(
-    layout: Layout, shards: int, entries: Sequence[JournalEntry], replica: IndexReplica
+    layout: Layout,
+    run_id: str,
+    shards: int,
+    entries: Sequence[JournalEntry],
+    replica: IndexReplica,
 ) -> int:
     """Append the rows whose objects are placed; return the number of rows that the index lacked."""
     by_shard = defaultdict(list)
     for entry in _placed(layout, entries):
-        by_shard[shard_of(entry.row.identity, shards)].append(entry.row)
+        row = replace(entry.row, run_id=run_id)
+        by_shard[shard_of(row.identity, shards)].append(row)
     return sum(
         len(append(layout, replica, LogShard(shards, shard), rows).rows)
         for shard, rows in sorted(by_shard.items())
