@@ -42,7 +42,6 @@ EXPORTED_PACKAGES = (
 OPENS = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in OPENED_PACKAGES]
 """Flink 1.16 supports Java 8 and 11; these options let it run on 17."""
 JVM = [*OPENS, *(f"--add-exports={module}=ALL-UNNAMED" for module in EXPORTED_PACKAGES)]
-START_S = 300
 
 
 class Cluster:
@@ -117,10 +116,7 @@ class Cluster:
         for job in self._unfinished():
             with contextlib.suppress(urllib.error.HTTPError):  # it has just ended
                 self.rest(f"/jobs/{job}", method="PATCH")
-        deadline = time.monotonic() + START_S
         while self._unfinished():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"a job is still running:\n{self.log('jm')[-2000:]}")
             time.sleep(0.25)
 
     def close(self) -> None:
@@ -143,13 +139,13 @@ class Cluster:
         return process
 
     def _wait_for_slots(self) -> None:
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
+        while True:
+            for name in ("jm", "tm"):
+                assert self._processes[name].poll() is None, self.log(name)[-2000:]
             with contextlib.suppress(OSError):
                 if self.rest("/overview")["slots-total"]:
                     return
             time.sleep(0.25)
-        raise TimeoutError(f"no TaskManager registered:\n{self.log('jm')[-2000:]}")
 
     def _start_job_server(self) -> str:
         port = free_port()

@@ -57,7 +57,7 @@ class Job:
 
     def __init__(self, cluster: Cluster, stream: Stream) -> None:
         self._cluster = cluster
-        stream.wait_until(self._find, "a running job")
+        stream.wait_until(self._find)
 
     def _find(self) -> bool:
         running = [
@@ -74,9 +74,7 @@ class Job:
     def wait_for_checkpoints(self, stream: Stream) -> None:
         """Wait for more checkpoints, so that a restart without a restore can be told from one."""
         before = self.checkpoints["completed"]
-        stream.wait_until(
-            lambda: self.checkpoints["completed"] >= before + MIN_CHECKPOINTS, "checkpoints"
-        )
+        stream.wait_until(lambda: self.checkpoints["completed"] >= before + MIN_CHECKPOINTS)
 
     def stop_with_savepoint(self) -> str:
         """Stop the job and return the path of its savepoint."""
@@ -130,14 +128,14 @@ def test_kills_and_a_savepoint_resumed_with_another_model(
             job.wait_for_checkpoints(stream)
             restored = restores(cluster)
             copy_images(images, folder, start, start + 60)
-            stream.wait_until(partial(has_placed, lake, 0.8 * (start + 10)), "objects placed")
+            stream.wait_until(partial(has_placed, lake, 0.8 * (start + 10)))
             cluster.kill(killed)
             if killed == "tm":
                 cluster.start("tm")
             else:
                 cluster.start_pool()
             stream.wait_for_rows(start + 60)
-            stream.wait_until(partial(is_restored, cluster, restored), "a restore")
+            stream.wait_until(partial(is_restored, cluster, restored))
             assert job.checkpoints["restored"] > 0
             print(f"job {job.id}: {killed} killed, restored; checkpoints {job.checkpoints}")
         copy_images(images, folder, 180, 200)

@@ -306,7 +306,7 @@ def test_a_run_reports_that_it_waits_for_another(store: Store, images: Path) -> 
         run = start(str(images), lake)
         assert run.stderr is not None
         lines = iter(run.stderr.readline, b"")
-        assert any(b"waiting for it to end" in line for line in lines)
+        assert any(b"waiting for it to finish" in line for line in lines)
         assert run.poll() is None
         assert not [name for name in store.read_all() if "/objects/" in name]
     out, _ = run.communicate()
