@@ -1,4 +1,4 @@
-"""Opens the lake as the first step of a batch run, and lists what its index has."""
+"""Open the lake in the first step of a batch run, and list its index and its journal."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ LOG_ENDS: Final = "log_ends"
 JOURNALED: Final = "journaled"
 
 EncodedEnd = tuple[int, int, int, str, str]
-"""A log and its end: shards, shard, number, partition and next partition (or "")."""
+"""A `LogShard` and its `LogEnd`: shards, shard, number, partition, and next partition or ""."""
 
 
 @dataclass
 class OpenLake(beam.PTransform[PBegin, DoOutputsTuple]):
-    """Open the lake and list what it has.
+    """Open the lake and list its index and its journal.
 
-    Returns URIs of index files in `FILES`, where each log ends in `LOG_ENDS`, and the rows that the
-    run recovers from the journal in `JOURNALED`.
+    Returns the URIs of index files in `FILES`, the ends of logs in `LOG_ENDS`, and the rows that the run
+    recovers from the journal in `JOURNALED`.
 
     Attributes:
         layout: Layout of the lake.
-        run_id: Id of the run, whose own segments do not count when an engine runs this step again.
-        ingest_date: Partition of the run.
-        fingerprint: As of `prepare_recovery`.
-        opened: Whether the lake is open already, as in a run from the command line. A job that an
-            engine starts from a template opens it here.
+        run_id: Id of the run, whose own segments are ignored if an engine retries this step.
+        ingest_date: Partition of the run, YYYY-MM-DD.
+        fingerprint: Fingerprint of the run's configuration.
+        opened: Whether the process that launched the run has opened the lake. A job that an engine starts
+            from a template opens it here.
     """
 
     layout: Layout
@@ -80,7 +80,7 @@ def _open(
 
 
 def decode_end(ends: list[EncodedEnd], log: LogShard) -> LogEnd:
-    """Return the end of one log among those that `OpenLake` found."""
+    """Return the end of a log from the output `LOG_ENDS` of `OpenLake`."""
     for shards, shard, number, partition, next_partition in ends:
         if (shards, shard) == (log.shards, log.shard):
             return LogEnd(Segment(number, partition), next_partition or None)

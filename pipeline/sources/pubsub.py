@@ -153,7 +153,7 @@ class Subscription(Poller):
         except MalformedNotification as error:
             self._dead_letter(message.message_id, str(error), None)
             return None
-        if notification is None or self._config.layout.holds(notification.uri):
+        if notification is None or self._config.layout.contains(notification.uri):
             return None
         size = notification.size
         if size is None:

@@ -141,7 +141,7 @@ def test_a_routed_lake_has_no_violations(lake: Lake, deep: bool) -> None:
         (drop_column, "columns missing in an index file"),
         (drop_column, "row without stage or reason"),
         (unbalance, "equation does not balance"),
-        (drop_rows, "the index has other rows of a run than its summary says"),
+        (drop_rows, "rows of a run in the index differ from its summary"),
         (supersede_without_successor, "superseded row without a current one"),
     ],
 )
@@ -153,7 +153,7 @@ def test_each_violation_is_found(lake: Lake, damage: Callable[[Lake], object], k
 @pytest.mark.parametrize(
     ("column", "value", "kind"),
     [
-        ("destination", "elsewhere", "object is not where its row says"),
+        ("destination", "elsewhere", "object_uri does not match its row"),
         ("status", "duplicate", "duplicate without a first"),
         ("status", "lost", "unknown status"),
         ("sop_instance_uid", "1.2", "conflict not flagged"),

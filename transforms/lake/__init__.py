@@ -1,1 +1,1 @@
-"""Lakes without Beam or PyTorch: layout, placement, index, audit."""
+"""A lake on storage: layout, index, journal, recovery, verification; without Beam and PyTorch."""

@@ -1,4 +1,4 @@
-"""Dead letters: notes in the lake about messages whose objects cannot be ingested."""
+"""Write dead letters: records in the lake of messages whose objects cannot be ingested."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from transforms.lake.files import put_if_absent
 from transforms.lake.layout import Layout
 
 MAX_NAME_LENGTH: Final = 100
+"""Maximum number of characters of a dead letter's name."""
 
 
 def write_dead_letter(layout: Layout, name: str, reason: str, uri: str | None) -> None:
-    """Write a dead letter, unless there is one of that name.
+    """Write a dead letter if there is none of this name.
 
-    It holds no URI, which could contain a patient's name, but the key of the object.
+    It has the key of the object instead of its URI, which may contain patient data.
 
     Args:
         layout: the lake.
-        name: of the message, made safe for a file name here.
+        name: id of the message; characters that are unsafe in file names are replaced.
         reason: why the object cannot be ingested.
-        uri: of the object; None where the message names none.
+        uri: URI of the object, or None if the message has none.
 
     Raises:
-        OSError: the lake cannot be written.
+        ProcessingFailure: the lake's storage refused the write.
     """
     message = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:MAX_NAME_LENGTH]
     key = None if uri is None else object_key(uri)

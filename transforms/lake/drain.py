@@ -1,7 +1,7 @@
-"""Draining a stream: the request and the reports of the sources, as small files in the lake.
+"""Drain a stream: the request, and the reports of drained sources, as small files in the lake.
 
-No engine lets a job finish its objects in flight and then end. The sources and the process that
-launched the job may run on different machines, and the lake is what all of them reach.
+Beam has no portable way to let a job finish its objects in flight and then end. The sources and the
+process that launched the job may run on different machines, and all of them have access to the lake.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ class DrainReport:
     """The report of a source that has drained.
 
     Attributes:
-        object_keys: of the objects that it emitted and that still have no row.
+        object_keys: keys of the objects that it emitted and that still have no row.
     """
 
     object_keys: tuple[str, ...]
 
 
 def request(layout: Layout) -> None:
-    """Request the stream that writes to a lake to drain."""
+    """Request a drain of the stream that writes to a lake."""
     put_if_absent(_uri(layout, REQUEST), b"stop\n", scratch=layout.scratch())
 
 
 def is_requested(layout: Layout) -> bool:
-    """Return whether a drain was requested; False if the storage refuses to answer."""
+    """Return whether a drain is requested; False if the storage does not respond."""
     try:
         return exists(_uri(layout, REQUEST))
-    except OSError:  # asked again at the next poll
+    except OSError:  # the next poll tries again
         return False
 
 
@@ -49,7 +49,7 @@ def report(layout: Layout, run_id: str, number: int, drained: DrainReport) -> No
 
 
 def reports(layout: Layout, run_id: str, inputs: int) -> list[DrainReport]:
-    """Return the reports of those of a run's `inputs` sources that have drained."""
+    """Return the reports of the sources of a run that have drained; `inputs` is the number of sources."""
     uris = [_uri(layout, f"{run_id}-{number}.json") for number in range(inputs)]
     found = [json.loads(read_bytes(uri)) for uri in uris if exists(uri)]
     return [DrainReport(tuple(one["object_keys"])) for one in found]

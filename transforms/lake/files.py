@@ -1,4 +1,4 @@
-"""Reads and writes the files of a lake: whole objects or none, and never over another."""
+"""Read, write and list the files of a lake. Writes are atomic and never overwrite."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ LOG = logging.getLogger(__name__)
 
 
 def put_bytes(target: str, data: bytes, *, scratch: str) -> bool:
-    """Write an object if it is absent; a repetition with the same bytes changes nothing.
+    """Write an object if it is absent.
 
     Args:
-        target: path or URI; folders are made.
-        data: all its bytes.
+        target: path or URI; missing folders are created.
+        data: content of the object.
         scratch: folder on the same file system for the partial file.
 
     Returns:
-        Whether the object is new.
+        True if the object is new, False if it exists with the same content.
 
     Raises:
-        ProcessingFailure: the object exists with other bytes, or the storage refused.
+        ProcessingFailure: the object exists with other content, or the storage refused the write.
     """
     return put_file(target, io.BytesIO(data), hashlib.sha256(data).hexdigest(), scratch=scratch)
 
 
 def put_if_absent(target: str, data: bytes, *, scratch: str) -> None:
-    """As `put_bytes`, but an existing object may have other bytes: a retry has other timestamps."""
-    with contextlib.suppress(OSError):  # a storage that refuses to answer refuses the write, too
+    """As `put_bytes`, but ignore an existing object with other content, such as other timestamps."""
+    with contextlib.suppress(OSError):  # if the storage does not respond, the write reports it
         if exists(target):
             return
     put_bytes(target, data, scratch=scratch)
 
 
 def put_file(target: str, source: BinaryIO, sha256: str, *, scratch: str) -> bool:
-    """As `put_bytes`, from a seekable file whose sha256 is known."""
+    """As `put_bytes`, from a seekable file of known sha256 (hex)."""
     return _put(lambda: storage_of(target).put(target, source, sha256, scratch))
 
 
 def copy_server_side(target: str, source: str, version: str, sha256: str) -> bool:
-    """As `put_bytes`, copied within one store without sending the bytes.
+    """Copy an object within a store, without sending its bytes through this process.
 
     Args:
-        target: as of `put_bytes`.
-        source: the object to copy.
-        version: of the source.
-        sha256: of the source's bytes, hex.
+        target: URI of the copy.
+        source: URI of the object to copy.
+        version: version of the source.
+        sha256: sha256 of the source's content, hex.
 
     Returns:
-        Whether the object exists now; False if the bytes must be sent.
+        True if the copy exists now, False if the store does not support this.
 
     Raises:
-        ProcessingFailure: the object exists with other bytes.
+        ProcessingFailure: the target exists with other content.
     """
     if scheme_of(target) != scheme_of(source):
         return False
@@ -85,10 +85,10 @@ def copy_server_side(target: str, source: str, version: str, sha256: str) -> boo
 
 
 def put_copy(target: str, source: str, sha256: str, *, scratch: str) -> bool:
-    """As `put_bytes`, from an object of any size and known sha256, which is read again.
+    """As `put_bytes`, from a source object of any size, which is read for this.
 
     Raises:
-        ProcessingFailure: also if the source cannot be read or has another sha256.
+        ProcessingFailure: as `put_bytes`, or the source cannot be read or has another sha256.
     """
     with unnamed_file() as copy:
         try:
@@ -103,7 +103,7 @@ def put_copy(target: str, source: str, sha256: str, *, scratch: str) -> bool:
 
 
 def put_link(target: str, source: str, version: str, sha256: str, *, scratch: str) -> bool:
-    """As `put_copy`, by a hard link to this version of a local source on the same file system."""
+    """As `put_copy`, but hard-link this version of a local source on the same file system."""
 
     def link() -> bool:
         try:
@@ -118,20 +118,20 @@ def read_bytes(uri: str) -> bytes:
     """Return the bytes of an object of the lake.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the object cannot be read.
     """
     return read_whole(storage_of(uri), uri)
 
 
 def list_files(folder: str, suffix: str = "") -> list[ObjectInfo]:
-    """Return the lake's files below a folder, as `iter_files`."""
+    """Return the files below a folder whose names have a suffix; see `iter_files`."""
     return [found for found in iter_files(folder) if found.uri.endswith(suffix)]
 
 
 def iter_files(folder: str) -> Iterator[ObjectInfo]:
-    """Yield the lake's files below a folder, ordered by name; none if the folder is missing.
+    """Yield the files below a folder, sorted by name; none if the folder does not exist.
 
-    Hidden and foreign files are left out: see `layout.is_lake_name`, applied below the folder.
+    Hidden and foreign files are omitted; see `layout.is_lake_name`.
 
     Raises:
         OSError: a folder cannot be listed.
@@ -145,7 +145,7 @@ def exists(uri: str) -> bool:
     """Return whether an object exists.
 
     Raises:
-        OSError: the storage refuses to answer.
+        OSError: the storage does not respond.
     """
     return storage_of(uri).stat(uri) is not None
 
@@ -153,7 +153,7 @@ def exists(uri: str) -> bool:
 def _relative(uri: str, folder: str) -> str:
     if is_below(uri, folder):
         return uri[len(folder.rstrip("/")) + 1 :]
-    return str(uri_to_path(uri).relative_to(uri_to_path(folder)))  # a name that is not Unicode
+    return str(uri_to_path(uri).relative_to(uri_to_path(folder)))  # the name is not Unicode
 
 
 def _put(put: Callable[[], bool]) -> bool:

@@ -1,4 +1,4 @@
-"""Where everything stands in a lake: names from identity and content, nothing from arrival order."""
+"""The layout of a lake: names of its files and objects, derived from identity and content."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ QUARANTINE: Final = "quarantine"
 SINKS: Final = (*LABELS, REVIEW, NOT_XRAY, QUARANTINE)
 
 SCRATCH: Final = ".tmp"
-"""Folder of each root where files stand until they are whole; on the same file system."""
+"""Folder of each root for partial files, on the same file system."""
 LOCK: Final = ".lock"
-"""File of each root that who reads, adds to and removes from the index as a whole holds locked."""
+"""Lock file of each root, held while the index is recovered, rewritten or superseded."""
 WRITER_LOCK: Final = ".writer.lock"
-"""File of each root that the one run routing into it holds locked, a stream as long as it goes on."""
+"""Lock file of each root, held by the run that routes into it until it ends."""
 PARTITION_PREFIX: Final = "ingest_date="
 MARKER: Final = "lake.json"
 
 
 def is_lake_name(relative: str) -> bool:
-    """Return whether a name is part of a lake: no part of it starts with `.` or `_`.
+    """Return whether a name is part of a lake: no component of it starts with `.` or `_`.
 
-    Others belong to file managers, engines and the lake's own bookkeeping: `.DS_Store`, `_SUCCESS`,
+    Other names belong to file managers, engines and the lake's internal files: `.DS_Store`, `_SUCCESS`,
     `._part-….parquet`, `_temporary/…`.
 
     Args:
-        relative: the name, relative to the folder that is listed.
+        relative: name relative to the listed folder.
     """
     return not any(part.startswith((".", "_")) for part in relative.split("/"))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A lake and its sinks; every name is a local path or a URI.
+    """The names of a lake and its sinks. Each is an absolute local path or a URI.
 
     Attributes:
-        root: absolute local path or URI of the lake.
-        sinks: roots of the sinks that stand elsewhere.
+        root: root of the lake.
+        sinks: roots of the sinks outside the lake, by sink.
     """
 
     root: str
@@ -51,7 +51,7 @@ class Layout:
     def object_uri(
         self, destination: str, study: str, series: str, instance: str, sha256: str
     ) -> str:
-        """Name of an object; the UIDs must have been checked by `imaging.uids`."""
+        """Return the URI of an object; the UIDs must be valid (see `imaging.uids`)."""
         return join(
             self._sink_root(destination),
             "objects",
@@ -62,7 +62,7 @@ class Layout:
         )
 
     def quarantine_uri(self, sha256: str) -> str:
-        """Name of a quarantined object."""
+        """Return the URI of a quarantined object."""
         return join(self._sink_root(QUARANTINE), "quarantine", sha256[:2], f"{sha256}.dcm")
 
     @property
@@ -77,17 +77,17 @@ class Layout:
 
     @property
     def rewrites(self) -> str:
-        """Folder of notes on index files that a rewrite has replaced; see `lake.rewrite`."""
+        """Folder of the intents of rewrites; see `lake.rewrite_intents`."""
         return join(self.root, ".rewrite")
 
     @property
     def marker(self) -> str:
-        """File that makes a folder a lake; see `lake.marker`."""
+        """File that marks a folder as a lake; see `lake.marker`."""
         return join(self.root, MARKER)
 
     @property
     def journal(self) -> str:
-        """Folder of the rows of a run that has not ended."""
+        """Folder of the journal; see `lake.journal`."""
         return join(self.root, "journal")
 
     @property
@@ -97,11 +97,11 @@ class Layout:
 
     @property
     def incomplete_runs(self) -> str:
-        """Folder of the summaries of runs that ended incomplete."""
+        """Folder of the summaries of incomplete runs."""
         return join(self.runs, "incomplete")
 
     def dead_letter(self, name: str) -> str:
-        """Name of a note about a message whose object cannot be had."""
+        """Return the URI of a dead letter; see `lake.dead_letters`."""
         return join(self.root, "dead_letters", f"{name}.json")
 
     @property
@@ -110,45 +110,45 @@ class Layout:
         return join(self.runs, "metrics")
 
     def partition(self, ingest_date: str) -> str:
-        """Folder of one day's index files."""
+        """Return the folder of the index files of a day, YYYY-MM-DD."""
         return join(self.index, f"{PARTITION_PREFIX}{ingest_date}")
 
     def history_partition(self, ingest_date: str) -> str:
-        """Folder of the superseded rows of one day."""
+        """Return the folder of the history files of a day, YYYY-MM-DD."""
         return join(self.history, f"{PARTITION_PREFIX}{ingest_date}")
 
     def relative(self, uri: str) -> str:
-        """Return an object's name as the index holds it: below the root where it is there."""
+        """Return a URI as in the column `object_uri`: relative to the root if it is below it."""
         return uri[len(self.root.rstrip("/")) + 1 :] if is_below(uri, self.root) else uri
 
     def absolute(self, object_uri: str) -> str:
-        """Return where an `object_uri` of the index is, as a path or URI."""
+        """Return the path or URI of a value of the column `object_uri`."""
         return join(self.root, object_uri) if is_relative(object_uri) else object_uri
 
     def run_summary(self, run_id: str, *, complete: bool) -> str:
-        """Name of a run's summary."""
+        """Return the URI of the summary of a run."""
         return join(self.runs if complete else self.incomplete_runs, f"{run_id}.json")
 
     def run_metrics(self, run_id: str) -> str:
-        """Name of a run's metrics; not among the summaries, which other tools read as such."""
+        """Return the URI of the metrics of a run; other tools read all files among the summaries."""
         return join(self.metrics, f"{run_id}.json")
 
     def scratch(self, destination: str | None = None) -> str:
-        """Folder for files on their way to a sink, or to the lake's own folders."""
+        """Return the folder for partial files of a sink, or of the lake's own folders if it is None."""
         return join(self.root if destination is None else self._sink_root(destination), SCRATCH)
 
     @property
     def local_scratch(self) -> str | None:
-        """The lake's own `scratch` as a path, or None where it is in an object store."""
+        """The lake's own `scratch` as a path, or None if the lake is in an object store."""
         return str(uri_to_path(self.scratch())) if is_local(self.root) else None
 
     @property
     def object_roots(self) -> tuple[str, ...]:
-        """Every root that may hold objects."""
+        """Roots that may contain objects: of the lake and of its sinks."""
         return tuple(dict.fromkeys((self.root, *self.sinks.values())))
 
-    def holds(self, uri: str) -> bool:
-        """Whether a name stands in this lake or in one of its sinks."""
+    def contains(self, uri: str) -> bool:
+        """Return whether a path or URI is in the lake or in one of its sinks."""
         return any(is_below(uri, root) for root in self.object_roots)
 
     def _sink_root(self, destination: str) -> str:
@@ -158,10 +158,10 @@ class Layout:
 
 
 def is_relative(object_uri: str) -> bool:
-    """Whether an `object_uri` is relative to its lake."""
+    """Return whether an `object_uri` is relative to its lake."""
     return not object_uri.startswith("/") and "://" not in object_uri
 
 
 def partition_of(uri: str) -> str:
-    """Return the day of the partition, YYYY-MM-DD, that an index file is in."""
+    """Return the day, YYYY-MM-DD, of the partition of an index or history file."""
     return uri.rpartition("/")[0].rpartition(PARTITION_PREFIX)[2]

@@ -1,9 +1,8 @@
-"""The writer's lock of a lake: one run at a time writes into it, and others wait."""
+"""The locks of a lake: one run at a time writes to it, and others wait."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import os
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from transforms.core.storage_failures import FULL_DISK
 from transforms.lake.layout import LOCK, WRITER_LOCK, Layout
 from transforms.storage import lease
 from transforms.storage.file_lock import hold_file_lock
@@ -19,17 +19,17 @@ from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join, object_store, scheme_of, storage_of
 
 UNPROTECTED: Final = (
-    "warning: {root} has no conditional writes: objects are read back after they are written, but "
-    "make sure that only one run at a time writes there"
+    "warning: {root} has no conditional writes: objects are verified after they are written, but make "
+    "sure that only one run at a time writes there"
 )
 LOST: Final = (
-    "error: this run could not renew its lock on {root} and ended, so that it does not write beside "
-    "another; run the same command again"
+    "error: this run could not renew its lock on {root} and exits, because another run may write there; "
+    "run the same command again"
 )
 
 
 class HeldLock(Protocol):
-    """One held lock of one root; see `storage.lease.Lease` and `storage.file_lock.FileLock`."""
+    """A held lock of a root: `storage.lease.Lease` or `storage.file_lock.FileLock`."""
 
     @property
     def epoch(self) -> str: ...
@@ -42,10 +42,9 @@ class LakeLock:
     """The held locks of all roots of a lake.
 
     Attributes:
-        locks: one for each name and root; roots without conditional writes have none.
-        epoch: identifies this holder of the lake's own root: as `read_epoch` returns it until
-            another holder takes the lock. None where the root has no conditional writes, and thus
-            nothing to compare.
+        locks: one per lock name and root; roots without conditional writes have none.
+        epoch: identifies the holder of the lock on the lake's root: the value of `read_epoch` until
+            another process takes the lock. None if the root has no conditional writes.
     """
 
     locks: Sequence[HeldLock]
@@ -55,10 +54,10 @@ class LakeLock:
         """Raise unless every lock is still held.
 
         Args:
-            reread: also read the locks from their roots, not only this machine's clock.
+            reread: whether to read the locks from their roots, instead of only comparing clocks.
 
         Raises:
-            RuntimeError: a lock lapsed, or another process took it.
+            RuntimeError: a lock has expired, or another process has taken it.
             OSError: a lock cannot be read.
         """
         for lock in self.locks:
@@ -66,9 +65,9 @@ class LakeLock:
 
 
 def read_epoch(layout: Layout, name: str = WRITER_LOCK) -> str | None:
-    """Return the epoch of the latest holder of a lake's lock; None: nobody ever held it.
+    """Return the epoch of the last holder of a lake's lock, or None if it was never held.
 
-    A worker elsewhere compares it with that of its run: another epoch means that another run writes.
+    A remote worker compares it with that of its run: a different epoch means that another run writes.
 
     Raises:
         OSError: the lock cannot be read.
@@ -83,16 +82,20 @@ def lock_lake(
 ) -> Iterator[LakeLock]:
     """Lock every root of a lake while the block runs.
 
-    The system releases the lock of a local root when the process ends, however it ends; in an object
-    store, the lock of a killed run lapses.
+    The operating system releases the lock of a local root when the process ends, even if it is killed. In
+    an object store, the lock of a killed run expires. Roots are locked in sorted order, so that two runs
+    cannot deadlock.
 
     Args:
-        layout: the lake and its sinks; locked in one order, so that two runs cannot block each other.
-        on_wait: called if another run holds a root.
-        names: of the locks, in the order of the default.
+        layout: the lake and its sinks.
+        on_wait: called if another process holds a lock.
+        names: names of the locks, in the order of the default.
+
+    Yields:
+        The held locks.
 
     Raises:
-        RuntimeError: a root cannot be made or locked.
+        RuntimeError: a root cannot be created or locked.
     """
     locks: list[HeldLock] = []
     epoch: str | None = None
@@ -101,7 +104,7 @@ def lock_lake(
             try:
                 lock = _lock_root(stack, root, name, on_wait)
             except OSError as error:
-                raise RuntimeError(_refusal(root, error)) from error
+                raise RuntimeError(_lock_error(root, error)) from error
             if lock is not None:
                 locks.append(lock)
                 if (name, root) == (names[0], layout.root):
@@ -115,23 +118,22 @@ def _lock_root(
     if is_local(root):
         return stack.enter_context(hold_file_lock(uri_to_path(root) / name, on_wait))
 
-    def stop() -> None:
+    def exit_at_once() -> None:
         _report(LOST.format(root=root))
-        os._exit(1)  # as if killed: the next run completes what is unfinished
+        os._exit(1)  # like a kill: the next run recovers
 
     store = object_store(scheme_of(root))
     try:
         return stack.enter_context(
-            hold_lease(store, join(root, name), on_wait=on_wait, on_lost=stop)
+            hold_lease(store, join(root, name), on_wait=on_wait, on_lost=exit_at_once)
         )
     except LockingUnsupported:
         _report(UNPROTECTED.format(root=root))
         return None
 
 
-def _refusal(root: str, error: OSError) -> str:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "free space" if full else "check its permissions"
+def _lock_error(root: str, error: OSError) -> str:
+    remedy = "free space" if error.errno in FULL_DISK else "check its permissions"
     return (
         f"{root} cannot be written or locked ({error.strerror or error}); {remedy}, or correct --lake "
         "or the policy's sinks"

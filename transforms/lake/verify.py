@@ -1,7 +1,7 @@
-"""Verifies a lake against the delivery contract, from the lake alone.
+"""Verify a lake against the delivery contract, without its sources.
 
-The index, the history and a listing of the objects become tables of a database on disk, so that memory
-does not grow with the lake; each kind of violation is one query over them.
+Index, history and a listing of the objects are loaded into a database on disk, so that memory does not
+grow with the lake. Each kind of violation is one query.
 """
 
 from __future__ import annotations
@@ -41,18 +41,20 @@ from transforms.storage.schemes import canonical, is_below, is_local, join, stor
 
 BATCH_ROWS: Final = 65_536
 MEMORY_LIMIT: Final = "1GB"
+"""Maximum memory of the database."""
 THREADS: Final = min(32, 4 * (os.cpu_count() or 1))
 EXTERNAL: Final = "(outside the lake)"
+"""Replaces the URI of an object outside the lake, which may contain patient data."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """Something that the contract does not allow.
+    """A violation of the delivery contract.
 
     Attributes:
-        kind: what it is.
-        object_key: of the source object, or "".
-        where: name of a file of the lake, never a source URI.
+        kind: description of the violation.
+        object_key: key of the source object, or "".
+        where: URI of a file of the lake, or ""; never a source URI.
     """
 
     kind: str
@@ -65,16 +67,18 @@ class VerifyReport:
     """Result of `verify_lake`.
 
     Attributes:
-        format: format of the lake.
-        rows: rows of the index.
-        superseded_rows: rows of the history.
-        objects: files among the lake's objects.
-        runs: complete runs.
-        incomplete_runs: runs that ended incomplete since the last complete one.
-        journal_files: of a run in progress or an interrupted one; the next run recovers them.
-        temporary_files: of a run in progress or an interrupted one; the next run removes them.
-        conflicts: SOP Instance UIDs with several contents; not a violation, but worth a look.
-        violations: of the contract.
+        format: lake format.
+        rows: number of rows in the index.
+        superseded_rows: number of rows in the history.
+        objects: number of stored objects.
+        runs: number of complete runs.
+        incomplete_runs: number of incomplete runs since the last complete one.
+        journal_files: number of journal files of a running or interrupted run; the next run recovers
+            them.
+        temporary_files: number of temporary files of a running or interrupted run; the next run removes
+            them.
+        conflicts: SOP Instance UIDs with different contents; not a violation.
+        violations: violations of the contract.
     """
 
     format: int = 1
@@ -94,28 +98,28 @@ class VerifyReport:
         return not self.violations
 
     def to_json(self) -> str:
-        """Return the report for machines."""
+        """Return the report as JSON."""
         return json.dumps({"holds": self.holds, **asdict(self)}, indent=2)
 
 
 Progress = Callable[[str, int], None]
-"""Called with what is being counted, and how many there are so far."""
+"""Called with the kind of items being read, and their number so far."""
 
 
 def verify_lake(
     layout: Layout, *, deep: bool = False, progress: Progress = lambda what, number: None
 ) -> VerifyReport:
-    """Check a lake.
+    """Verify a lake, to which runs may write at the same time.
 
     Args:
         layout: the lake and its sinks.
-        deep: also read every object and compare its sha256.
-        progress: called now and then.
+        deep: whether to read every object and compare its sha256.
+        progress: called repeatedly.
 
     Raises:
         NotALake: there is no lake.
-        ForeignLake: the lake is of a later format than this release knows.
-        OSError: the lake may not be listed.
+        ForeignLake: the lake has the format of a later release.
+        OSError: a folder of the lake cannot be listed.
     """
     layout = Layout(
         canonical(layout.root), {sink: canonical(root) for sink, root in layout.sinks.items()}
@@ -176,10 +180,10 @@ def _load_file(
     layout: Layout,
     violations: list[Violation],
 ) -> int:
-    """Load one Parquet file into a table; returns the number of its rows.
+    """Load a Parquet file into a table of the database; return the number of rows.
 
     Raises:
-        FileNotFoundError: it is gone.
+        FileNotFoundError: the file does not exist.
     """
     number = 0
     try:
@@ -196,21 +200,21 @@ def _load_file(
 
 
 def _with_location(rows: pa.Table, layout: Layout) -> pa.Table:
-    """Make object URIs absolute, and add each object's name as a listing gives it."""
+    """Make object URIs absolute, and add the columns `object`, the URI in a listing, and `inside`."""
     uris = [None if u is None else layout.absolute(u) for u in rows["object_uri"].to_pylist()]
-    names = [_listed_name(uri, layout) for uri in uris]
-    inside = [name is not None and layout.holds(name) for name in names]
+    listed = [_listed_uri(uri, layout) for uri in uris]
+    inside = [uri is not None and layout.contains(uri) for uri in listed]
     position = rows.column_names.index("object_uri")
     return (
         rows.set_column(position, "object_uri", pa.array(uris, pa.string()))
-        .append_column("object", pa.array(names, pa.string()))
+        .append_column("object", pa.array(listed, pa.string()))
         .append_column("inside", pa.array(inside, pa.bool_()))
     )
 
 
-def _listed_name(uri: str | None, layout: Layout) -> str | None:
-    """Return the name that a listing gives: a lake of format 1 may be reached by another name, a link."""
-    if uri is None or layout.holds(uri) or not is_local(uri):
+def _listed_uri(uri: str | None, layout: Layout) -> str | None:
+    """Return the URI that an object has in a listing; rows of format 1 may have symbolic links in it."""
+    if uri is None or layout.contains(uri) or not is_local(uri):
         return uri
     return path_to_uri(os.path.realpath(uri_to_path(uri)))
 
@@ -282,17 +286,17 @@ def _check_unreferenced(row: tuple[Any, ...]) -> Violation | None:
 
 
 def _check_bytes(db: duckdb.DuckDBPyConnection, report: VerifyReport, progress: Progress) -> None:
-    hashed = itertools.count(1)
+    numbers = itertools.count(1)
 
     def check(row: tuple[Any, ...]) -> Violation | None:
         key, uri, sha256, inside = row
         where = uri if inside else EXTERNAL
         try:
-            same = sha256_of(storage_of(uri), uri) == sha256
+            is_same = sha256_of(storage_of(uri), uri) == sha256
         except OSError as error:
             return Violation(f"unreadable object ({type(error).__name__})", key, where)
-        progress("objects read", next(hashed))
-        return None if same else Violation("object with other bytes", key, where)
+        progress("objects read", next(numbers))
+        return None if is_same else Violation("object with other bytes", key, where)
 
     for violation in _in_threads(db, queries.STORED_OBJECTS, check):
         report.violations.append(violation)
@@ -305,7 +309,8 @@ def _check_runs(
     summaries: Sequence[ObjectInfo],
 ) -> None:
     rows_of_runs: dict[tuple[str, str], int] = {
-        (run, status): number for run, status, number in db.execute(queries.ROWS_OF_RUNS).fetchall()
+        (run_id, status): number
+        for run_id, status, number in db.execute(queries.ROWS_OF_RUNS).fetchall()
     }
     complete: list[str] = []
     incomplete: list[str] = []
@@ -326,20 +331,26 @@ def _check_runs(
 
 
 def _run_violations(
-    summary: ObjectInfo, of_runs: dict[tuple[str, str], int]
+    summary: ObjectInfo, rows_of_runs: dict[tuple[str, str], int]
 ) -> Iterator[Violation]:
+    """Yield the violations in the summary of a complete run.
+
+    Args:
+        summary: the summary file.
+        rows_of_runs: number of rows by run id and status.
+    """
     try:
         content = json.loads(read_bytes(summary.uri))
-        run, counts = content["run_id"], content["counts"]
+        run_id, counts = content["run_id"], content["counts"]
         balanced = counts["discovered"] == sum(counts[term] for term in TERMS)
-        indexed = all(of_runs.get((run, term), 0) == counts[term] for term in queries.STATUSES)
+        indexed = all(rows_of_runs.get((run_id, s), 0) == counts[s] for s in queries.STATUSES)
     except (OSError, ValueError, KeyError, TypeError):
         yield Violation("unreadable run summary", "", summary.uri)
         return
     if not balanced:
         yield Violation("equation does not balance", "", summary.uri)
     if not indexed:
-        yield Violation("the index has other rows of a run than its summary says", "", summary.uri)
+        yield Violation("rows of a run in the index differ from its summary", "", summary.uri)
 
 
 def _in_threads(
@@ -347,6 +358,7 @@ def _in_threads(
     query: str,
     check: Callable[[tuple[Any, ...]], Violation | None],
 ) -> Iterator[Violation]:
+    """Yield the violations that a check finds in the rows of a query; threads overlap storage latency."""
     result = db.execute(query)
     with ThreadPoolExecutor(THREADS) as pool:
         while rows := result.fetchmany(BATCH_ROWS):

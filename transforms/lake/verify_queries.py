@@ -1,6 +1,6 @@
-"""The queries of verification over a lake's rows and objects, in DuckDB's SQL.
+"""The queries of `verify` over the rows and objects of a lake, in DuckDB's SQL.
 
-Quarantined rows are not grouped: damaged bytes have no identity.
+Quarantined rows have no duplicates or conflicts, because an unreadable object has no identity.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ VIOLATIONS: Final = {
             GROUP BY ALL HAVING count(DISTINCT content_sha256) > 1
         ) USING (sop_instance_uid, run_id)
         WHERE {_GROUPED} AND NOT coalesce(conflict, false)""",
-    "object is not where its row says": f"""
+    "object_uri does not match its row": f"""
         SELECT object_key, '' FROM rows
         WHERE object_uri <> source_uri AND NOT CASE
             WHEN status = '{Status.QUARANTINED}' THEN ends_with(
@@ -67,7 +67,7 @@ VIOLATIONS: Final = {
                 '/quarantine/' || left(content_sha256, 2) || '/' || content_sha256 || '.dcm')
             WHEN status = '{Status.DUPLICATE}' AND NOT inside
                 AND NOT ends_with(object_uri, {_FILE})
-                THEN true  -- of a first that was only indexed
+                THEN true  -- the source of a first that is only indexed
             ELSE ends_with(
                 object_uri,
                 '/body_part=' || coalesce(destination, '')
@@ -83,7 +83,7 @@ VIOLATIONS: Final = {
         SELECT object_key, '' FROM history
         ANTI JOIN rows USING (source_uri, source_version)""",
 }
-"""Query of each kind of violation: object key, and a file of the lake."""
+"""Query by kind of violation; selects an object key and the URI of a file of the lake, or ''."""
 
 SECOND_ROW: Final = """
 SELECT object_key, '' FROM rows
@@ -119,5 +119,5 @@ WITH written AS (
     GROUP BY ALL
 )
 SELECT run, status, count(*) FROM written GROUP BY ALL"""
-"""How many rows of each status each run has written, as they were then: a row whose first was decided
-again is in the history too."""
+"""Number of rows that each run has written, by status at that time. A row that was changed along with its
+first is also in the history, and counts once."""
