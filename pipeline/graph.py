@@ -77,7 +77,7 @@ def decide_and_place(
 
 
 def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, impulse: str) -> None:
-    """Attach the graph of a run that goes on until it is stopped.
+    """Attach the graph of a run that continues until it is stopped.
 
     The sources look an object up in the index before they emit it, and rows are resolved and appended
     shard by shard: all state is in the lake's index.

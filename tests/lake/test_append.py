@@ -248,7 +248,7 @@ def test_a_batch_run_recovers_what_it_would_decide_the_same_way(layout: Layout) 
     assert [row.source_uri for row in kept] == ["/in/a"]
     prepare_recovery(layout, "another")
     assert not list_journal(layout)
-    assert not exists(layout.absolute(str(mine.object_uri))), "it is decided anew"
+    assert not exists(layout.absolute(str(mine.object_uri))), "it is decided again"
     assert exists(layout.absolute(str(indexed.object_uri)))
 
 

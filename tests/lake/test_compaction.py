@@ -91,7 +91,7 @@ def test_the_days_before_are_merged_and_the_rows_stay(
     assert not compact(layout, DAYS[2]), "nothing more to do"
 
 
-def test_a_stream_goes_on_after_its_day_was_compacted(layout: Layout) -> None:
+def test_a_stream_continues_after_its_day_was_compacted(layout: Layout) -> None:
     compact(layout, AFTER)
     late = index_row("/in/late", sop_instance_uid="1.9")
     known = index_row(SOURCES[0], sop_instance_uid="1.0.0.0")

@@ -126,7 +126,7 @@ def test_a_retry_keeps_what_the_first_attempt_wrote(layout: Layout) -> None:
     assert contents(layout) == before
 
 
-def test_a_retry_goes_on_after_the_seal_of_the_first_attempt(layout: Layout) -> None:
+def test_a_retry_continues_after_the_seal_of_the_first_attempt(layout: Layout) -> None:
     run(layout, "r1", "/in/a")
     planned = end_of(layout)
     uri = write(layout, planned, "r2", "/in/b", ingest_date=NEXT_DAY)
