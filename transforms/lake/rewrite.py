@@ -104,14 +104,16 @@ def _exchange_partition(layout: Layout, intent: RewriteIntent, put: Callable[[st
     old = uri_to_path(layout.partition(intent.ingest_date))
     new = uri_to_path(layout.scratch()) / temporary_name()
     try:
+        if any(path.is_dir() for path in old.iterdir()):
+            return False  # of other programs, and cannot be linked
         new.mkdir(parents=True)
+        shutil.copymode(old, new)
         if intent.merged is not None:
             put(str(new / intent.merged))
         _link_missing(old, new, intent.replaced)
         if not _exchange(old, new):
             return False
         _link_missing(new, old, intent.replaced)  # appended between listing and exchange
-        _move_folders(new, old)
         return True
     except OSError as error:
         raise write_failure(error, Stage.INDEX) from error
@@ -122,16 +124,9 @@ def _exchange_partition(layout: Layout, intent: RewriteIntent, put: Callable[[st
 def _link_missing(source: Path, target: Path, excluded: Sequence[str]) -> None:
     """Hard-link the files of a folder, except excluded ones, into a folder that lacks them."""
     for path in source.iterdir():
-        if path.name not in excluded and path.is_file():
+        if path.name not in excluded:
             with contextlib.suppress(FileExistsError):
-                os.link(path, target / path.name)
-
-
-def _move_folders(source: Path, target: Path) -> None:
-    """Move the folders of other programs; folders cannot be hard-linked."""
-    for path in source.iterdir():
-        if path.is_dir():
-            path.rename(target / path.name)
+                os.link(path, target / path.name, follow_symlinks=False)
 
 
 def _exchange(one: Path, other: Path) -> bool:
