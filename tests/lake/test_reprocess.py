@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,67 +14,24 @@ import pytest
 from models.default_bundle import DEFAULT_BUNDLE
 from pipeline.cli import main
 from tests.conformance import violations
-from tests.conftest import Lake, counts, route_into
+from tests.conftest import Lake, Route, counts, route_into
+from tests.lake.conftest import STRICT
 from tests.synthetic import dicom_bytes, image
 from transforms.lake import supersede
 
-LENIENT = """\
-thresholds: {abdominal: 0, adult_chest: 0, pediatric_chest: 0, spine: 0, others: 0}
-ood_threshold: 1000
-min_long_side: 10
-"""
-STRICT = LENIENT.replace("min_long_side: 10", "min_long_side: 4000")  # reviews every image
-CT = "1.2.840.10008.5.1.4.1.1.2"
-ROUTED = {"routed": 3, "duplicate": 1, "not_xray": 1, "quarantined": 1}
-
-Route = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with sources, policies, and the lake that they were routed into by the lenient one."""
-    folder = tmp_path_factory.mktemp("reprocess")
-    source = folder / "source"
-    source.mkdir()
-    for number in range(2):
-        data = dicom_bytes(image(number, (96, 64)), name=str(number))
-        (source / f"{number}.dcm").write_bytes(data)
-    (source / "copy of 0.dcm").write_bytes((source / "0.dcm").read_bytes())
-    (source / "conflict with 1.dcm").write_bytes(dicom_bytes(image(7, (96, 64)), name="1"))
-    (source / "ct.dcm").write_bytes(dicom_bytes(image(8, (96, 64)), name="8", SOPClassUID=CT))
-    (source / "broken").write_bytes(b"not DICOM")
-    (folder / "lenient.yaml").write_text(LENIENT)
-    (folder / "strict.yaml").write_text(STRICT)
-    lenient = ("--policy", str(folder / "lenient.yaml"))
-    summary = route_into(Lake(folder / "lake"), *lenient, inputs=(str(source),))
-    assert counts(summary) == ROUTED
-    return folder
+pytestmark = pytest.mark.usefixtures("copied")
 
 
 @pytest.fixture
-def folder(routed: Path, tmp_path: Path) -> Path:
-    """A copy of the lake of `routed`, with its sources, which are the same files."""
-    shutil.copytree(routed / "lake", tmp_path / "lake")
-    for name in ("source", "lenient.yaml", "strict.yaml"):
-        (tmp_path / name).symlink_to(routed / name)
-    return tmp_path
+def again(route: Route, routed: Path, tmp_path: Path) -> Route:
+    """Route the sources once more; the first word names the policy."""
 
-
-@pytest.fixture
-def again(folder: Path, routed: Path) -> Route:
-    """Route the sources once more; a word selects the policy."""
-
-    def run(policy: str, *options: str, **more: Any) -> dict[str, Any]:
+    def run(policy: str, *options: str, inputs: tuple[str, ...] = ()) -> dict[str, Any]:
+        folder = tmp_path if (tmp_path / f"{policy}.yaml").exists() else routed
         given = ("--policy", str(folder / f"{policy}.yaml"), *options)
-        inputs = (str(routed / "source"), *more.pop("inputs", ()))
-        return route_into(Lake(folder / "lake"), *given, inputs=inputs, **more)
+        return route(*given, inputs=(str(routed / "source"), *inputs))
 
     return run
-
-
-@pytest.fixture
-def lake(folder: Path) -> Lake:
-    return Lake(folder / "lake")
 
 
 def history(lake: Lake) -> list[dict[str, Any]]:
@@ -157,11 +113,9 @@ def test_new_sources_of_the_same_run_are_resolved_with_rows_that_it_replaces(
     assert sinks(lake) == {"body_part=review": 5, "body_part=not_xray": 1}
 
 
-def test_duplicates_follow_a_first_that_alone_is_decided_again(
-    lake: Lake, folder: Path, routed: Path
-) -> None:
+def test_duplicates_follow_a_first_that_alone_is_decided_again(lake: Lake, routed: Path) -> None:
     first = str(routed / "source" / "0.dcm")
-    policy = ("--policy", str(folder / "strict.yaml"), "--reprocess", "policy")
+    policy = ("--policy", str(routed / "strict.yaml"), "--reprocess", "policy")
     assert counts(route_into(lake, *policy, inputs=(first,))) == {"review": 1}
     assert_sound(lake)
     (follower,) = [row for row in lake.rows() if row["status"] == "duplicate"]
@@ -171,11 +125,11 @@ def test_duplicates_follow_a_first_that_alone_is_decided_again(
 
 
 def test_a_duplicate_that_alone_is_decided_again_stays_with_its_first(
-    lake: Lake, folder: Path, routed: Path
+    lake: Lake, routed: Path
 ) -> None:
     """The first in order of source is "0.dcm"; "copy of 0.dcm" is its duplicate."""
     (copy,) = [row for row in lake.rows() if row["status"] == "duplicate"]
-    policy = ("--policy", str(folder / "strict.yaml"), "--reprocess", "policy")
+    policy = ("--policy", str(routed / "strict.yaml"), "--reprocess", "policy")
     summary = route_into(lake, *policy, inputs=(copy["source_uri"],))
     assert counts(summary) == {"duplicate": 1}
     assert_sound(lake)
@@ -210,13 +164,13 @@ def test_all_restores_a_lost_object(lake: Lake, again: Route) -> None:
 
 
 def test_objects_move_between_sinks_with_roots_of_their_own(
-    lake: Lake, folder: Path, again: Route
+    lake: Lake, again: Route, tmp_path: Path
 ) -> None:
-    elsewhere = folder / "review sink"
-    (folder / "elsewhere.yaml").write_text(f"{STRICT}sinks: {{review: {elsewhere}}}\n")
+    elsewhere = tmp_path / "review sink"
+    (tmp_path / "elsewhere.yaml").write_text(f"{STRICT}sinks: {{review: {elsewhere}}}\n")
     again("elsewhere", "--reprocess", "policy")
     assert violations(lake.root) == []
-    assert main(["verify", str(lake.root), "--policy", str(folder / "elsewhere.yaml")]) == 0
+    assert main(["verify", str(lake.root), "--policy", str(tmp_path / "elsewhere.yaml")]) == 0
     assert len(list(elsewhere.rglob("*.dcm"))) == 3
     assert sinks(lake) == {"body_part=not_xray": 1}
     again("lenient", "--reprocess", "policy")
