@@ -1,1 +1,1 @@
-"""The steps of the graph, over plain functions in `imaging` and `lake`."""
+"""The steps of the graph, one `PTransform` per module, built on the packages below."""

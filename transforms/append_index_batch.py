@@ -1,4 +1,4 @@
-"""Resolves duplicates among the rows of a batch run and appends them to the index, a segment a shard."""
+"""Resolve duplicates among the rows of a batch run, and append one segment per shard to the index."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow, sort_rows, to_table
 from transforms.metrics import DistributionName, count_indexed, record_seconds
 from transforms.open_lake import EncodedEnd, decode_end
-from transforms.shuffle_batching import BatchForShuffleFn, key_of_source, records_of
+from transforms.shuffle_batching import BatchForShuffleFn, ShuffleKey, key_of_source, records_of
 
 NEW, EXISTING = "new", "existing"
-"""Kinds of rows: of this run; of the index, of the same identities. Rows that decide again what has a
-current row are left out: they supersede it at the end of the run."""
+"""Kinds of batches: rows of this run, and existing rows."""
 
-SLICES: Final = 16
-"""Of a shard, by the hash of identities: a batch's rows are of one."""
-ROWS_AT_ONCE: Final = 1_024
+MAX_PARTS: Final = 16
+"""Number of parts into which identities are hashed within a shard; a batch has rows of one part."""
+PART_ROWS: Final = 1_024
+"""Approximate number of rows of a shard that are resolved together."""
 
 
 @dataclass
 class AppendIndexBatch(beam.PTransform[dict[str, Any], PCollection[RunCounts]]):
-    """Placed rows, resolved by identity, to segments of the index; gives back `RunCounts` that name them.
+    """Resolve duplicates among placed rows and append them to the index.
 
-    Input: a dict with "rows" (several collections), "versions" (as of `ReadExistingVersions`), "files" of
-    the index and "log_ends" (as of `OpenLake`). All rows of an identity belong to one shard, and one
-    shuffle brings them there: a runner may hold every row in memory at each, and at a Flatten. So rows
-    are batched where they come from.
+    Takes a dict with "rows" (several collections), "versions" (of `ReadExistingVersions`), and "files"
+    and "log_ends" (of `OpenLake`). Returns `RunCounts` with segments and orphans. Rows of versions that
+    have a current row are ignored: they supersede it at the end of the run.
+
+    All rows of an identity belong to one shard, and one shuffle brings them together. Rows are batched
+    before it, since a runner may hold all its elements in memory, and those of a Flatten.
 
     Attributes:
         layout: Layout of the lake.
         run_id: Id of the run.
-        ingest_date: Partition that the rows are appended to.
+        ingest_date: Partition to append to, YYYY-MM-DD.
         shards: Number of logs.
         reprocess: none, model, policy or all.
     """
@@ -61,8 +63,8 @@ class AppendIndexBatch(beam.PTransform[dict[str, Any], PCollection[RunCounts]]):
 
     def expand(self, pcolls: dict[str, Any]) -> PCollection[RunCounts]:
         new: list[PCollection[IndexRow]] = list(pcolls["rows"])
-        if self.reprocess != REPROCESS_NONE:  # else no row of an existing version comes this far
-            new = [_without_later(new, pcolls["versions"])]
+        if self.reprocess != REPROCESS_NONE:  # otherwise existing versions are filtered out earlier
+            new = [_without_existing(new, pcolls["versions"])]
         identities = [
             rows | f"Identities{n}" >> beam.Map(lambda row: row.identity).with_output_types(str)
             for n, rows in enumerate(new)
@@ -71,14 +73,14 @@ class AppendIndexBatch(beam.PTransform[dict[str, Any], PCollection[RunCounts]]):
             "files": pcolls["files"],
             "identities": identities | "Identities" >> beam.Flatten(),
         } | "Existing" >> ReadExistingRows()
-        place_of = partial(_place_of, shards=self.shards)
+        key_of = partial(_shuffle_key, shards=self.shards)
         batches = [
-            rows | f"Batch{n}" >> beam.ParDo(BatchForShuffleFn(IndexRow, NEW, place_of))
+            rows | f"Batch{n}" >> beam.ParDo(BatchForShuffleFn(IndexRow, NEW, key_of))
             for n, rows in enumerate(new)
         ]
         batches.append(
             existing
-            | f"Batch{len(new)}" >> beam.ParDo(BatchForShuffleFn(ExistingRow, EXISTING, place_of))
+            | f"Batch{len(new)}" >> beam.ParDo(BatchForShuffleFn(ExistingRow, EXISTING, key_of))
         )
         counts: PCollection[RunCounts] = (
             batches
@@ -98,10 +100,10 @@ class AppendIndexBatch(beam.PTransform[dict[str, Any], PCollection[RunCounts]]):
         return counts
 
 
-def _without_later(
+def _without_existing(
     rows: Sequence[PCollection[IndexRow]], versions: PCollection[ExistingVersion]
 ) -> PCollection[IndexRow]:
-    """Drop rows of versions that have a current row; the journal has them for the end of the run."""
+    """Drop rows of versions that have a current row; `FinishRun` reads them from the journal."""
     batch_rows = BatchForShuffleFn(IndexRow, NEW, lambda row: key_of_source(row.source_uri))
     batch_versions = BatchForShuffleFn(
         ExistingVersion, EXISTING, lambda version: key_of_source(version.source_uri)
@@ -126,9 +128,10 @@ def _append(
     ingest_date: str,
     shards: int,
 ) -> Iterator[RunCounts]:
+    """Append the rows of one shard; yield the segment and the orphans."""
     shard, batches = group
     tables: list[pa.Table] = []
-    for new, existing in _in_parts(list(batches)):
+    for new, existing in _parts(list(batches)):
         resolution = resolve_all(new, existing)
         if resolution.orphans:
             yield RunCounts(orphans=tuple(resolution.orphans))
@@ -146,27 +149,24 @@ def _append(
         yield RunCounts(segments=(segment,))
 
 
-def _place_of(row: IndexRow | ExistingRow, shards: int) -> tuple[int, int]:
-    rest, shard = divmod(hash_of(row.identity), shards)
-    return shard, rest % SLICES
+def _shuffle_key(row: IndexRow | ExistingRow, shards: int) -> ShuffleKey:
+    quotient, shard = divmod(hash_of(row.identity), shards)
+    return shard, quotient % MAX_PARTS
 
 
 def _new_rows(group: tuple[int, Iterable[RecordBatch]]) -> Iterator[IndexRow]:
     batches = list(group[1])
-    versions = {
-        (version.source_uri, version.source_version)
-        for version in records_of(batches, EXISTING, ExistingVersion)
-    }
+    existing = {version.version_key for version in records_of(batches, EXISTING, ExistingVersion)}
     for row in records_of(batches, NEW, IndexRow):
-        if (row.source_uri, row.source_version) not in versions:
+        if row.version_key not in existing:
             yield row
 
 
-def _in_parts(
+def _parts(
     batches: Sequence[RecordBatch],
 ) -> Iterator[tuple[list[IndexRow], list[ExistingRow]]]:
-    """Give a shard in up to `SLICES` parts of some `ROWS_AT_ONCE`, an identity's rows in one."""
-    parts = min(SLICES, 1 + SHUFFLE_BATCH * len(batches) // ROWS_AT_ONCE)
+    """Yield new and existing rows of a shard in parts; all rows of an identity are in the same part."""
+    parts = min(MAX_PARTS, 1 + SHUFFLE_BATCH * len(batches) // PART_ROWS)
     for number in range(parts):
         part = [batch for batch in batches if batch.part % parts == number]
         yield [*records_of(part, NEW, IndexRow)], [*records_of(part, EXISTING, ExistingRow)]

@@ -1,4 +1,4 @@
-"""Brings a stream's placed rows into the index, and keeps the journal short."""
+"""Append the placed rows of a stream to the index, and sweep the journal while it runs."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ from transforms.metrics import (
 )
 
 MAX_ROWS: Final = 10_000
-"""Rows of a shard that are written before their time is up."""
-SWEEP_EVERY_S: Final = 60.0
+"""Number of rows of a shard that are written without waiting for the end of the interval."""
+SWEEP_INTERVAL_S: Final = 60.0
 
 
 @dataclass
 class AppendIndexStream(beam.PTransform[PCollection[IndexRow], PCollection[IndexRow]]):
-    """Placed rows to the rows that were written; `index_interval` seconds later at most.
+    """Append placed rows to the index at least every `index_interval` seconds.
 
-    Groups by processing time in the global window: nothing here waits for a watermark, which on some
-    engines does not move behind a source that polls.
+    Takes placed rows, and returns the rows that were written. They are grouped by processing time in the
+    global window, because the watermark of a polling source does not advance on some engines.
     """
 
     config: RouteConfig
 
     def expand(self, rows: PCollection[IndexRow]) -> PCollection[IndexRow]:
         assert self.config.stream is not None
-        shards, every = self.config.index_shards, self.config.stream.index_interval
+        shards, interval = self.config.index_shards, self.config.stream.index_interval
         appended: PCollection[IndexRow] = (
             rows
-            | "EventTime" >> beam.Map(_stamped).with_output_types(IndexRow)
+            | "EventTime" >> beam.Map(_with_event_time).with_output_types(IndexRow)
             | "KeyByShard"
             >> beam.Map(lambda row: (shard_of(row.identity, shards), row)).with_output_types(
                 tuple[int, IndexRow]
@@ -64,7 +64,7 @@ class AppendIndexStream(beam.PTransform[PCollection[IndexRow], PCollection[Index
             | "IndexEvery"
             >> beam.WindowInto(
                 GlobalWindows(),
-                trigger=Repeatedly(AfterAny(AfterCount(MAX_ROWS), AfterProcessingTime(every))),
+                trigger=Repeatedly(AfterAny(AfterCount(MAX_ROWS), AfterProcessingTime(interval))),
                 accumulation_mode=AccumulationMode.DISCARDING,
             )
             | "GroupByShard" >> beam.GroupByKey()
@@ -74,7 +74,7 @@ class AppendIndexStream(beam.PTransform[PCollection[IndexRow], PCollection[Index
 
 
 class AppendFn(beam.DoFn):
-    """Appends the rows of one shard to its log. Running it again changes nothing."""
+    """Append the rows of one shard to its log. Idempotent."""
 
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
@@ -95,20 +95,20 @@ class AppendFn(beam.DoFn):
 
 
 class SweepJournalFn(beam.DoFn):
-    """On ticks of the clock: removes what the journal need not tell any more."""
+    """Sweep the journal from time to time; takes the elements of `PeriodicTrigger`."""
 
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
 
     def process(self, number: int) -> Iterator[None]:
-        if number == 0 and _Sweeping.is_due(self._config.run_id):
+        if number == 0 and _SweepSchedule.is_due(self._config.run_id):
             layout = self._config.layout
             sweep_journal(layout, replica_of(layout))
         yield from ()
 
 
-class _Sweeping:
-    """When this process swept last, for each run."""
+class _SweepSchedule:
+    """When this process last swept the journal of each run."""
 
     _last: Final[dict[str, float]] = {}
     _lock: Final = threading.Lock()
@@ -117,12 +117,12 @@ class _Sweeping:
     def is_due(cls, run_id: str) -> bool:
         now = time.monotonic()
         with cls._lock:
-            if now - cls._last.setdefault(run_id, now) < SWEEP_EVERY_S:
+            if now - cls._last.setdefault(run_id, now) < SWEEP_INTERVAL_S:
                 return False
             cls._last[run_id] = now
             return True
 
 
-def _stamped(row: IndexRow) -> IndexRow | TimestampedValue[IndexRow]:
-    """Give a row its event time back, which RunInference loses."""
+def _with_event_time(row: IndexRow) -> IndexRow | TimestampedValue[IndexRow]:
+    """Return a row with its event time as timestamp, which RunInference drops."""
     return row if row.event_time is None else TimestampedValue(row, row.event_time)

@@ -1,4 +1,4 @@
-"""Micro-batches of a stream's references: the state of the grouping holds no pixels."""
+"""Batch the references of a stream before objects are read, so that no pixels are kept in state."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Beam coders of everything that crosses a shuffle; importing this module registers them.
+"""Beam coders of all elements that cross a shuffle; importing this module registers them.
 
-Steps import it, so that it is imported wherever they run, also on workers of portable runners. A type
-without a coder of its own would be pickled, and a pickle does not survive a release that adds a field.
+The modules of steps import it, so that it is imported on every worker. Without a coder, Beam would pickle
+elements, and a pickle cannot be decoded by a release that adds a field.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CODECS: Final[dict[type, RecordCodec[Any]]] = {
 
 
 class RecordCoder(Coder):
-    """Code records of one type with its codec; nothing is compressed."""
+    """Code records of one type with its `RecordCodec`."""
 
     def __init__(self, record_type: type) -> None:
         self._record_type = record_type
@@ -66,7 +66,7 @@ class RecordCoder(Coder):
 
 
 class ArrayCoder(Coder):
-    """Code arrays of numbers: network inputs between steps that an engine does not fuse."""
+    """Code numeric arrays: network inputs, if an engine does not fuse the steps before and after."""
 
     def encode(self, value: npt.NDArray[Any]) -> bytes:
         encoded: bytes = msgpack.packb((value.dtype.str, value.shape, value.tobytes()))

@@ -1,8 +1,8 @@
-"""Reads from the index what a batch run must know of existing rows.
+"""Read the existing rows that a batch run needs from the index.
 
-A lake is far larger than a night. Rows that concern none of a run's objects are dropped while the index
-is read, by the keys of those objects; the few that pass meet them in a shuffle. Where a run has so many
-objects that their keys are no small side input, nothing is dropped and the join does it all.
+A lake is much larger than a run. Rows that do not match the keys of the run's objects are dropped while
+the index is read; the others are joined with the objects in a shuffle. If a run has too many keys for a
+side input, all rows are joined.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transforms.lake.index_files import (
 )
 
 MAX_KEYS: Final = 1_000_000
-"""Most keys in the side input; a dozen to a hundred bytes each."""
+"""Maximum number of keys in the side input; each takes 12 to 100 bytes."""
 
 Keys = set[str] | None
 
@@ -34,9 +34,9 @@ Keys = set[str] | None
 class ReadExistingVersions(
     beam.PTransform[dict[str, PCollection[str]], PCollection[ExistingVersion]]
 ):
-    """Index files to the `ExistingVersion`s of the sources that a run is about.
+    """Read the existing versions of the sources of a run.
 
-    Input: a dict with "files" and "keys", object keys.
+    Takes a dict with "files", URIs of index files, and "keys", object keys.
     """
 
     def expand(self, pcolls: dict[str, PCollection[str]]) -> PCollection[ExistingVersion]:
@@ -49,9 +49,9 @@ class ReadExistingVersions(
 
 @dataclass
 class ReadExistingRows(beam.PTransform[dict[str, PCollection[str]], PCollection[ExistingRow]]):
-    """Index files to the `ExistingRow`s of the objects that a run decided.
+    """Read the existing rows with the identities of a run's rows.
 
-    Input: a dict with "files" and "identities".
+    Takes a dict with "files", URIs of index files, and "identities".
     """
 
     def expand(self, pcolls: dict[str, PCollection[str]]) -> PCollection[ExistingRow]:
@@ -65,7 +65,7 @@ class ReadExistingRows(beam.PTransform[dict[str, PCollection[str]], PCollection[
 @with_input_types(str)
 @with_output_types(bytes | None)
 class KeysFn(beam.CombineFn):
-    """Collect distinct keys, encoded for `decode_keys`; None once there are more than `MAX_KEYS`."""
+    """Collect distinct keys, encoded for `decode_keys`; None if there are more than `MAX_KEYS`."""
 
     def create_accumulator(self) -> Keys:
         return set()
@@ -77,9 +77,9 @@ class KeysFn(beam.CombineFn):
                 return None
         return collected
 
-    def merge_accumulators(self, several: Iterable[Keys]) -> Keys:
+    def merge_accumulators(self, accumulators: Iterable[Keys]) -> Keys:
         merged: set[str] = set()
-        for collected in several:
+        for collected in accumulators:
             if collected is None:
                 return None
             merged |= collected
@@ -98,7 +98,7 @@ class KeysFn(beam.CombineFn):
 
 
 def decode_keys(encoded: bytes | None) -> pa.StringArray | None:
-    """Return the keys that `KeysFn` collected, without copying them; None: all keys matter."""
+    """Return the keys that `KeysFn` collected, without a copy; None if there were too many."""
     if encoded is None:
         return None
     with pa.ipc.open_stream(encoded) as stream:

@@ -1,9 +1,9 @@
-"""Filters out what the lake has already: references joined with the existing rows of their sources."""
+"""Filter out ingested objects: join references with the existing rows of their sources."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,8 @@ from transforms.metrics import CounterName, count
 from transforms.shuffle_batching import BatchForShuffleFn, key_of_source, records_of
 
 TO_PROCESS, RECOVERED, COUNTS = "to_process", "recovered", "counts"
-"""Tags of `FilterIngested`: references that need work, in batches; rows recovered from the journal, also
-those whose source is no longer among the references; counts."""
+"""Output tags of `FilterIngested`: batches of references to process; recovered rows, even if their source
+is not among the references; counts."""
 
 REFS, EXISTING, JOURNALED = "refs", "existing", "journaled"
 """Kinds of batches."""
@@ -32,7 +32,7 @@ REFS, EXISTING, JOURNALED = "refs", "existing", "journaled"
 
 @dataclass(frozen=True)
 class Reprocessing:
-    """Which objects that the lake has are decided again.
+    """Which ingested objects are decided again.
 
     Attributes:
         mode: none, model, policy or all.
@@ -45,13 +45,13 @@ class Reprocessing:
     policy_id: str
 
     def is_ingested(self, existing: Iterable[ExistingVersion]) -> bool:
-        """Return whether a version of a source needs no work.
+        """Return whether a source version need not be processed.
 
-        "model" decides again what another model decided, "policy" what another policy decided; rows
-        that the option cannot change are left alone.
+        "model" decides again what another model decided, and "policy" what another policy decided,
+        unless the row cannot depend on it.
 
         Args:
-            existing: Rows of this very version.
+            existing: Existing rows of the version.
         """
         if self.mode == REPROCESS_ALL:
             return False
@@ -68,10 +68,11 @@ class Reprocessing:
 
 @dataclass
 class FilterIngested(beam.PTransform[dict[str, PCollection[Any]], DoOutputsTuple]):
-    """Leave the references that need work.
+    """Filter out the references of ingested and recovered objects.
 
-    Input: a dict with "refs", "existing" (of `ReadExistingVersions`) and "journaled" (of `OpenLake`).
-    They cross the shuffle in batches: a night's listing may name every object of an archive.
+    Takes a dict with "refs", "existing" (of `ReadExistingVersions`) and "journaled" (of `OpenLake`), and
+    has the outputs `TO_PROCESS`, `RECOVERED` and `COUNTS`. Records cross the shuffle in batches, because
+    a source may list every object of an archive each night.
     """
 
     reprocessing: Reprocessing
@@ -102,7 +103,7 @@ class FilterIngested(beam.PTransform[dict[str, PCollection[Any]], DoOutputsTuple
 
 @dataclass
 class RedistributeRefs(beam.PTransform[PCollection[RecordBatch], PCollection[ObjectRef]]):
-    """Batches of references to references, spread over the workers."""
+    """Redistribute batches of references over the workers, and unbatch them."""
 
     def expand(self, batches: PCollection[RecordBatch]) -> PCollection[ObjectRef]:
         refs: PCollection[ObjectRef] = (
@@ -118,7 +119,7 @@ class RedistributeRefs(beam.PTransform[PCollection[RecordBatch], PCollection[Obj
 
 @dataclass
 class _Source:
-    """What meets of one source."""
+    """The records of one source; journaled rows by source version."""
 
     refs: set[ObjectRef] = field(default_factory=set)
     existing: set[ExistingVersion] = field(default_factory=set)
@@ -128,40 +129,43 @@ class _Source:
 def _filter(
     group: tuple[int, Iterable[RecordBatch]], reprocessing: Reprocessing
 ) -> Iterator[RecordBatch | TaggedOutput[str, RunCounts] | TaggedOutput[str, IndexRow]]:
-    batches = list(group[1])
-    sources: dict[str, _Source] = defaultdict(_Source)
-    named = 0
-    for ref in records_of(batches, REFS, ObjectRef):
-        sources[ref.uri].refs.add(ref)
-        named += 1
-    for row in records_of(batches, JOURNALED, IndexRow):
-        sources[row.source_uri].journaled.setdefault(row.source_version, row)
-    for version in records_of(batches, EXISTING, ExistingVersion):
-        source = sources.get(version.source_uri)
-        if source is not None:  # the lake may have far more than a run is about
-            source.existing.add(version)
-
+    sources, listed = _join(list(group[1]))
     to_process: list[ObjectRef] = []
-    counts: Counter[str] = Counter()
-    for _uri, source in sorted(sources.items()):
+    # Each listed reference is counted as discovered elsewhere, also if inputs list an object twice.
+    counts = Counter({"discovered": -listed})
+    for _, source in sorted(sources.items()):
         for row in source.journaled.values():
             count(CounterName.RECOVERED)
             yield TaggedOutput(RECOVERED, row)
+        # A recovered object that no longer exists was discovered by the interrupted run.
+        counts["discovered"] += len(source.journaled.keys() - {ref.version for ref in source.refs})
+        counts["discovered"] += len(source.refs)
         counts["recovered"] += len(source.journaled)
         for ref in sorted(source.refs, key=lambda r: r.version):
-            same = [v for v in source.existing if v.source_version == ref.version]
             if ref.version in source.journaled:
                 continue
-            if reprocessing.is_ingested(same):
+            same_version = [v for v in source.existing if v.source_version == ref.version]
+            if reprocessing.is_ingested(same_version):
                 count(CounterName.UNCHANGED)
                 counts["unchanged"] += 1
             else:
                 to_process.append(ref)
-        # A row whose source is gone by now was discovered by the interrupted run.
-        counts["discovered"] += len(source.journaled.keys() - {ref.version for ref in source.refs})
-        counts["discovered"] += len(source.refs)
     for start in range(0, len(to_process), SHUFFLE_BATCH):
         refs = to_process[start : start + SHUFFLE_BATCH]
         yield RecordBatch.of(CODECS[ObjectRef], refs, kind=REFS)
-    counts["discovered"] -= named  # each naming was counted, as an input may name an object twice
     yield TaggedOutput(COUNTS, RunCounts(counts))
+
+
+def _join(batches: Sequence[RecordBatch]) -> tuple[dict[str, _Source], int]:
+    """Return the sources that have a reference or a journaled row, and the number of references."""
+    sources: dict[str, _Source] = defaultdict(_Source)
+    listed = 0
+    for ref in records_of(batches, REFS, ObjectRef):
+        sources[ref.uri].refs.add(ref)
+        listed += 1
+    for row in records_of(batches, JOURNALED, IndexRow):
+        sources[row.source_uri].journaled.setdefault(row.source_version, row)
+    for version in records_of(batches, EXISTING, ExistingVersion):
+        if version.source_uri in sources:
+            sources[version.source_uri].existing.add(version)
+    return sources, listed

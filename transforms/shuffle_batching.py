@@ -1,4 +1,4 @@
-"""Batches records by key before a shuffle."""
+"""Batch records by key before a shuffle."""
 
 from __future__ import annotations
 
@@ -17,60 +17,61 @@ from transforms.core.record_batch import RecordBatch
 from transforms.lake.index_files import hash_of
 
 MAX_INCOMPLETE: Final = 256
-"""Incomplete batches per bundle. Their records are not encoded yet, and take several times the memory."""
+"""Maximum number of incomplete batches per bundle. Their records are not encoded yet, and take several
+times the memory."""
 
 SOURCE_GROUPS: Final = 256
-"""Groups of records of the same sources."""
+"""Number of groups into which records are hashed by source."""
 
 R = TypeVar("R")
-Place: TypeAlias = tuple[int, int]
-"""The key that a record is grouped by, and the part of the group that it belongs to."""
+ShuffleKey: TypeAlias = tuple[int, int]
+"""The key by which a record is grouped, and the part of that group to which it belongs."""
 
 
 @with_output_types(tuple[int, RecordBatch])
 @dataclass(eq=False)  # Beam hashes DoFns by identity
 class BatchForShuffleFn(beam.DoFn, Generic[R]):
-    """Emit batches of records, keyed by their group: full ones, and incomplete ones in the end.
+    """Emit batches of records of the same key: full ones, and at the end of a bundle incomplete ones.
 
     Attributes:
-        record_type: Type of the records; one of `CODECS`.
+        record_type: Type of the records; a key of `CODECS`.
         kind: Kind of the batches.
-        place_of: Returns where a record belongs.
+        key_of: Returns the key of a record.
     """
 
     record_type: type[R]
     kind: str
-    place_of: Callable[[R], Place]
+    key_of: Callable[[R], ShuffleKey]
 
     def start_bundle(self) -> None:
-        self._incomplete: dict[Place, list[R]] = {}
+        self._incomplete: dict[ShuffleKey, list[R]] = {}
 
     def process(self, record: R) -> Iterator[tuple[int, RecordBatch]]:
-        place = self.place_of(record)
-        waiting = self._incomplete.setdefault(place, [])
-        waiting.append(record)
-        if len(waiting) == SHUFFLE_BATCH:
-            yield self._pop(place)
+        key = self.key_of(record)
+        records = self._incomplete.setdefault(key, [])
+        records.append(record)
+        if len(records) == SHUFFLE_BATCH:
+            yield self._pop(key)
         elif len(self._incomplete) > MAX_INCOMPLETE:
             yield self._pop(next(iter(self._incomplete)))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        for place in list(self._incomplete):
-            yield GlobalWindows.windowed_value(self._pop(place))
+        for key in list(self._incomplete):
+            yield GlobalWindows.windowed_value(self._pop(key))
 
-    def _pop(self, place: Place) -> tuple[int, RecordBatch]:
-        key, part = place
-        records = self._incomplete.pop(place)
-        return key, RecordBatch.of(CODECS[self.record_type], records, kind=self.kind, part=part)
+    def _pop(self, key: ShuffleKey) -> tuple[int, RecordBatch]:
+        group, part = key
+        records = self._incomplete.pop(key)
+        return group, RecordBatch.of(CODECS[self.record_type], records, kind=self.kind, part=part)
 
 
-def key_of_source(uri: str) -> Place:
-    """Return where a record of a source belongs, so that all records of one source meet."""
+def key_of_source(uri: str) -> ShuffleKey:
+    """Return the key of a record by its source URI."""
     return hash_of(uri) % SOURCE_GROUPS, 0
 
 
 def records_of(batches: Iterable[RecordBatch], kind: str, record_type: type[R]) -> Iterator[R]:
-    """Yield the records of all batches of a kind, of which only one batch's are in memory."""
+    """Yield the records of the batches of a kind, decoding one batch at a time."""
     for batch in batches:
         if batch.kind == kind:
             yield from batch.records(CODECS[record_type])

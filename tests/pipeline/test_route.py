@@ -387,7 +387,7 @@ def test_a_shard_resolved_in_parts_equals_one_resolved_at_once(
     monkeypatch.setattr(transforms.append_index_batch, "resolve_all", resolve)
     whole = route("--index_shards", "1", "--lake", str(tmp_path / "whole"))
     assert parts == [10]
-    monkeypatch.setattr(transforms.append_index_batch, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(transforms.append_index_batch, "PART_ROWS", 2)
     for module in (transforms.append_index_batch, transforms.shuffle_batching):
         monkeypatch.setattr(module, "SHUFFLE_BATCH", 2)
     parted = route("--index_shards", "1")

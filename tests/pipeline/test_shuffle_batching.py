@@ -13,7 +13,7 @@ from transforms.core.object_ref import ObjectRef
 from transforms.shuffle_batching import BatchForShuffleFn, records_of
 
 
-def place_of(ref: ObjectRef) -> tuple[int, int]:
+def key_of(ref: ObjectRef) -> tuple[int, int]:
     return ref.size % 6, ref.size % 2
 
 
@@ -22,7 +22,7 @@ def refs(count: int) -> list[ObjectRef]:
 
 
 def batch_refs() -> BatchForShuffleFn[ObjectRef]:
-    return BatchForShuffleFn(ObjectRef, "refs", place_of)
+    return BatchForShuffleFn(ObjectRef, "refs", key_of)
 
 
 @pytest.mark.parametrize("max_incomplete", [1, 256])
@@ -36,7 +36,7 @@ def test_each_record_is_in_one_batch_of_its_group(
     for key, batch in eager(beam.ParDo(batch_refs()), given):
         records = list(records_of([batch], "refs", ObjectRef))
         assert len(records) <= 4
-        assert {place_of(ref) for ref in records} == {(key, batch.part)}
+        assert {key_of(ref) for ref in records} == {(key, batch.part)}
         found.update(records)
     assert found == Counter(given)
 
