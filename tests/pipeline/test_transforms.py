@@ -46,7 +46,7 @@ def filtered(
 ) -> tuple[list[ObjectRef], Counter[str]]:
     """What needs work, and the counts of the rest."""
     transform = FilterIngested(Reprocessing(mode, model_id="model", policy_id="policy"))
-    outputs = eager_outputs(transform, {"refs": refs, "existing": existing})
+    outputs = eager_outputs(transform, {"refs": refs, "existing": existing, "journaled": []})
     left = eager(RedistributeRefs(), outputs[TO_PROCESS]) if outputs[TO_PROCESS] else []
     counts = RunCounts.sum(outputs[COUNTS]).counts
     return sorted(left, key=lambda ref: ref.uri), +counts
@@ -67,7 +67,9 @@ def test_another_version_of_a_source_needs_work() -> None:
 
 def test_an_object_that_two_inputs_name_is_one_object() -> None:
     transform = FilterIngested(Reprocessing(REPROCESS_NONE, "model", "policy"))
-    outputs = eager_outputs(transform, {"refs": [A, A, B], "existing": [version(B)]})
+    outputs = eager_outputs(
+        transform, {"refs": [A, A, B], "existing": [version(B)], "journaled": []}
+    )
     counts = RunCounts.sum(outputs[COUNTS]).counts
     assert (counts["discovered"], counts["unchanged"]) == (-1, 1)
     assert eager(RedistributeRefs(), outputs[TO_PROCESS]) == [A]
