@@ -136,10 +136,10 @@ class Subscription(Poller):
                 self._acknowledge([one.ack_id])
             else:
                 refs.append((ref, one.ack_id))
-        ingested = self._replica.existing([(ref.uri, ref.version) for ref, _ in refs])
-        self._acknowledge([ack_id for ref, ack_id in refs if (ref.uri, ref.version) in ingested])
+        ingested = self._replica.existing([ref.version_key for ref, _ in refs])
+        self._acknowledge([ack_id for ref, ack_id in refs if ref.version_key in ingested])
         for ref, ack_id in refs:
-            if (ref.uri, ref.version) in ingested:
+            if ref.version_key in ingested:
                 continue
             is_new = ref not in self.pending
             self.pending.add(ref, self._clock(), ack_id)
@@ -147,7 +147,7 @@ class Subscription(Poller):
                 yield to_output(ref, ref.uri, self._config)
 
     def _ref_of(self, message: Any) -> ObjectRef | None:
-        """Return the object to ingest; None where there is none, after a dead letter if need be."""
+        """Return the object to ingest, or None if there is none; write a dead letter if it is lost."""
         try:
             notification = parse_notification(dict(message.attributes), message.data)
         except MalformedNotification as error:
@@ -165,7 +165,7 @@ class Subscription(Poller):
         return ObjectRef(notification.uri, notification.generation, size, notification.event_time)
 
     def _redeliver(self) -> Iterator[SourceOutput]:
-        """Emit overdue objects again, except those whose version is gone for good."""
+        """Emit overdue objects again; discard those whose version no longer exists."""
         now = self._clock()
         for pending in self.pending.overdue(now)[: self.pending.capacity(now)]:
             found = storage_of(pending.ref.uri).stat(pending.ref.uri)

@@ -1,8 +1,8 @@
 """Objects in flight of a streaming source, and when to retry those that stall.
 
-An object is pending from the moment a source emits it until its row is in the lake's index, whatever
-happens to the workers meanwhile. A process that dies loses its pending objects: its successor emits
-them again, and `transforms.lake.append` drops the second rows.
+An object is pending from when a source emits it until its row is in the lake's index, even if workers
+fail. A process that dies loses its pending objects: its successor emits them again, and
+`transforms.lake.append` drops the second rows.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from transforms.core.object_ref import ObjectRef
 from transforms.lake.index_replica import IndexReplica
 
 MAX_DOUBLINGS: Final = 5
+"""Maximum number of times that the retry delay is doubled."""
 
 
 @dataclass
@@ -22,10 +23,10 @@ class PendingObject:
     """An object in flight.
 
     Attributes:
-        ref: the version of the object.
-        emitted_at: when it was last emitted, seconds on a monotonic clock.
-        ack_ids: Pub/Sub messages to acknowledge once its row is in the index.
-        attempts: how often it was emitted.
+        ref: reference to the object.
+        emitted_at: time of the last attempt, seconds on a monotonic clock.
+        ack_ids: ack ids of the Pub/Sub messages to acknowledge once its row is in the index.
+        attempts: number of times it was emitted.
     """
 
     ref: ObjectRef
@@ -46,7 +47,8 @@ class PendingObjects:
 
         Args:
             replica: index replica of the lake.
-            limit: maximum objects in flight, which protects the engine; stalled ones do not count.
+            limit: maximum number of objects in flight, which protects the engine from overload; stalled
+                objects do not count.
             retry_after: seconds until the first retry; doubled with each attempt.
         """
         self._replica = replica
@@ -95,8 +97,8 @@ class PendingObjects:
         self._pending.pop(ref, None)
 
     def pop_ingested(self, now: float) -> list[PendingObject]:
-        """Remove and return the objects that have a row; refresh the replica first."""
-        refs = {(ref.uri, ref.version): ref for ref in self._pending}
+        """Remove and return the objects that have a row in the replica, as of its last refresh."""
+        refs = {ref.version_key: ref for ref in self._pending}
         ingested = [
             self._pending.pop(refs[version]) for version in self._replica.existing(list(refs))
         ]
@@ -108,7 +110,7 @@ class PendingObjects:
         return ingested
 
     def _is_stalled(self, pending: PendingObject, now: float) -> bool:
-        """Whether later objects were ingested before this one, or none at all for long."""
+        """Return whether objects emitted later are ingested, or none has been for `retry_after`."""
         if now - pending.emitted_at < self._retry_after:
             return False
         overtaken = pending.emitted_at < self._newest_ingested

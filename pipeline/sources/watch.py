@@ -65,7 +65,7 @@ class Watcher(Poller):
     def _emit_new(self, listed: dict[ObjectRef, bytes]) -> Iterator[SourceOutput]:
         now = self._clock()
         unknown = {
-            (ref.uri, ref.version): ref
+            ref.version_key: ref
             for ref, digest in listed.items()
             if digest not in self._ingested and ref not in self.pending
         }

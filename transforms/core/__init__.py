@@ -1,1 +1,1 @@
-"""What every part of the router shares: labels, reasons, errors, references; no Beam, no pixels."""
+"""Shared by all packages: labels, reasons, options, references and codecs; without Beam and pixels."""

@@ -8,18 +8,18 @@ from __future__ import annotations
 from typing import Final
 
 MODEL_BATCH: Final = 32
-"""Images per model call: the default of `--batch_size`."""
+"""Default of `--batch_size`, the maximum number of images per model call."""
 EXAMINE_BATCH: Final = 8
-"""References that `transforms.fetch` receives at once."""
+"""Number of references per call of `transforms.fetch`."""
 PLACE_BATCH: Final = 16
-"""Rows that `transforms.place` writes to the journal at once."""
+"""Number of rows per journal file of `transforms.place`."""
 SHUFFLE_BATCH: Final = 16
-"""Elements that cross a shuffle as one."""
+"""Number of records that cross a shuffle as one element."""
 STREAM_BATCH_KEYS: Final = 16
-"""Keys over which `transforms.batch_refs` distributes the references of a stream."""
+"""Number of keys over which `transforms.batch_refs` distributes the references of a stream."""
 MANIFEST_LOOKUP_BATCH: Final = 64
-"""Objects of a manifest that are looked up in parallel."""
+"""Number of manifest entries that are looked up together."""
 PUBSUB_PULL_BATCH: Final = 1000
-"""Messages of one pull, at most."""
+"""Maximum number of messages per pull."""
 PUBSUB_ACK_BATCH: Final = 1000
-"""Ack ids of one request, at most."""
+"""Maximum number of ack ids per request."""

@@ -1,4 +1,4 @@
-"""Values of options that several layers act on."""
+"""Values of options that several packages use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RUNNERS: Final = (
     "FnApiRunner",
     "BundleBasedDirectRunner",
 )
-"""Runners that `pipeline.runners` knows."""
+"""Runners that `pipeline.runners` supports."""
 
 DEVICES: Final = ("auto", "cpu", "cuda")
 

@@ -1,4 +1,4 @@
-"""Errors that the user can fix before a run starts, and suggestions for misspelled names."""
+"""Usage errors, and suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 
 class UsageError(ValueError):
-    """An option, file or model cannot be used; the message says why and what to do. Exit code 2."""
+    """An option, file or model cannot be used; the message has the reason and the remedy. Exit code 2."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that a misspelled one most likely stands for, or None.
+    """Return the known name that is most similar to a misspelled one, or None.
 
-    An abbreviation stands for the shortest name that it begins.
+    For an abbreviation, this is the shortest name that starts with it.
     """
     names = sorted(known, key=lambda one: (len(one), one))
     if name:

@@ -1,4 +1,4 @@
-"""The closed set of body-part labels, and the SNOMED CT code of each.
+"""The closed set of body-part labels, and their SNOMED CT codes.
 
 Source: Pham, Do, Nguyen, "DICOM Imaging Router" (2021), arXiv 2108.06490; the codes are those of
 DICOM PS3.16 CID 4031 "Common Anatomic Region".
@@ -15,7 +15,7 @@ SPINE: Final = "spine"
 OTHERS: Final = "others"
 
 LABELS: Final = (ABDOMINAL, ADULT_CHEST, PEDIATRIC_CHEST, SPINE, OTHERS)
-"""Order of a model's outputs and of the index's `prob_*` columns."""
+"""All labels, in the order of a model's outputs and of the `prob_*` columns of the index."""
 
 CHESTS: Final = (ADULT_CHEST, PEDIATRIC_CHEST)
 
@@ -33,4 +33,4 @@ REGIONS: Final[dict[str, Region]] = {
     PEDIATRIC_CHEST: Region("816094009", "Chest"),
     SPINE: Region("421060004", "Spine"),
 }
-"""`others` names no single region, so it has no code."""
+"""Region of each label; `others` is not a single region and has no code."""

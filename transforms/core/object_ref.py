@@ -1,4 +1,4 @@
-"""References to source objects: all that crosses a shuffle before an object is read."""
+"""References to source objects, and failures of processing them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transforms.storage.base import ObjectInfo, plausible_time
 
 
 def object_key(source_uri: str) -> str:
-    """Return what identifies an object in logs and errors: 12 hex digits of its URI's sha256."""
+    """Return the key that identifies an object in logs and errors: 12 hex digits of its URI's sha256."""
     return hashlib.sha256(source_uri.encode()).hexdigest()[:12]
 
 
@@ -23,9 +23,9 @@ class ObjectRef:
     Attributes:
         uri: absolute path of a local file, or `gs://…`, `s3://…`.
         version: as `storage.base.ObjectInfo.version`.
-        size: in bytes.
-        modified: when this version was written, seconds since 1970: its event time; None: as
-            `storage.base.plausible_time`.
+        size: size in bytes.
+        modified: event time: when this version was written, seconds since 1970; None if unknown or
+            implausible (see `storage.base.plausible_time`).
     """
 
     uri: str
@@ -37,17 +37,22 @@ class ObjectRef:
         object.__setattr__(self, "modified", plausible_time(self.modified))
 
     @classmethod
-    def of(cls, found: ObjectInfo) -> ObjectRef:
-        """Return the reference to an object that a storage listed."""
-        return cls(found.uri, found.version, found.size, found.modified)
+    def of(cls, info: ObjectInfo) -> ObjectRef:
+        """Return the reference to an object that a storage has listed."""
+        return cls(info.uri, info.version, info.size, info.modified)
 
     @property
     def key(self) -> str:
-        """As `object_key`."""
+        """The object key; see `object_key`."""
         return object_key(self.uri)
 
+    @property
+    def version_key(self) -> tuple[str, str]:
+        """URI and version; see `lake.schema.VersionKey`."""
+        return self.uri, self.version
+
     def digest(self) -> bytes:
-        """Return 16 bytes that identify this version of this object."""
+        """Return a 16-byte digest that identifies this version of this object."""
         return hashlib.sha256(f"{self.uri}\0{self.version}".encode()).digest()[:16]
 
 
@@ -56,11 +61,11 @@ class Failure:
     """An object that could not be processed; it makes the run incomplete.
 
     Attributes:
-        object_key: identifies the object.
-        stage: where it failed.
-        reason: why.
-        detail: technical detail without values from the object.
-        source_uri: only with `--log_uris`.
+        object_key: key of the object.
+        stage: `Stage` that failed.
+        reason: `Reason` of the failure.
+        detail: technical detail without values of the object, or "".
+        source_uri: URI of the object, only with `--log_uris`.
     """
 
     object_key: str
@@ -71,17 +76,17 @@ class Failure:
 
 
 FAILED: Final = "failed"
-"""Tag of a step's output of failures."""
+"""Output tag of failures."""
 
 
 def failure_of(uri: str, error: ProcessingFailure, *, log_uris: bool) -> Failure:
-    """Return the failure of an object; with its URI only if `log_uris`."""
+    """Return the failure of an object, with its URI if `log_uris` is true."""
     shown = uri if log_uris else None
     return Failure(object_key(uri), error.stage, error.reason, error.detail, shown)
 
 
 def format_failure(failure: Failure) -> str:
-    """Return one line: which object failed, where, why, and what to do."""
+    """Return a failure as one line: object, stage, reason and remedy."""
     meaning = MEANINGS[Reason(failure.reason)]
     name = failure.source_uri or failure.object_key
     detail = f" ({failure.detail})" if failure.detail else ""

@@ -1,7 +1,7 @@
-"""Options that are declared once, as fields of a dataclass.
+"""Declare options once, as fields of a dataclass.
 
-The command line and its help, the page of options, the parameters of the flex template, the checks of
-ranges, the fingerprint of a run and the options in its summary are derived from the declarations.
+The command line and its help, `docs/options.md`, the parameters of the flex template, range checks, the
+fingerprint of a run and the options in its summary are derived from these declarations.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _IN_FINGERPRINT: Final = "in_fingerprint"
 
 
 class Group(StrEnum):
-    """Groups of options, in the order in which the help shows them."""
+    """Groups of options, in the order of the help."""
 
     INPUT_OUTPUT = "input and output"
     DECISION = "what decides"
@@ -40,19 +40,19 @@ class Declaration:
     """The declaration of an option.
 
     Attributes:
-        help: for the command line and the page of options.
-        group: that the help shows it in.
-        flag: its name without hyphens before it; None: the name of the field.
-        metavar: stands for its value in the help; None: derived from unit and choices.
-        unit: of a number: "seconds", "bytes" or "pixels".
-        choices: values that it may have; none: any.
-        above: number that its value must exceed.
-        at_least: lowest number allowed.
-        at_most: highest number allowed.
-        default_text: describes a default that is not a constant.
-        public: whether the run summary shows its value.
+        help: help text.
+        group: group in the help.
+        flag: name on the command line without leading hyphens; None uses the name of the field.
+        metavar: placeholder of the value in the help; None derives it from choices or unit.
+        unit: unit of a number: "seconds", "bytes" or "pixels".
+        choices: allowed values; empty allows any.
+        above: exclusive minimum of a number.
+        at_least: inclusive minimum of a number.
+        at_most: inclusive maximum of a number.
+        default_text: description of a default that is not a constant.
+        public: whether the run summary has its value.
         in_template: whether it is a parameter of the flex template.
-        pattern: regular expression of its value in the flex template.
+        pattern: regular expression for its value in the flex template.
     """
 
     help: str
@@ -70,7 +70,7 @@ class Declaration:
     pattern: str | None = None
 
     def problem(self, value: float) -> str | None:
-        """Return what is wrong with a number, or None."""
+        """Return why a number is out of range, or None."""
         if self.above is not None and not value > self.above:
             return f"must be above {self.above:g}"
         low, high = self.at_least, self.at_most
@@ -86,11 +86,11 @@ class Option:
     """An option of a dataclass.
 
     Attributes:
-        path: names of the fields that lead to it; more than one where dataclasses are nested.
-        declaration: of the option.
+        path: names of the fields that lead to it; more than one if dataclasses are nested.
+        declaration: declaration of the option.
         kind: type of one value: str, int, float, bool or Path.
         repeated: whether it takes several values.
-        default: `MISSING` where it must be given.
+        default: default value; `MISSING` if the option is required.
     """
 
     path: tuple[str, ...]
@@ -101,22 +101,22 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """Name on the command line, without hyphens before it."""
+        """Name on the command line, without leading hyphens."""
         return self.declaration.flag or self.path[-1]
 
     @property
     def is_required(self) -> bool:
-        """Whether it must be given."""
+        """Whether the option is required."""
         return self.default is MISSING
 
     def value_in(self, instance: object) -> Any:
-        """Return the value in an instance of the dataclass; None where a nested one is None."""
+        """Return the value in an instance of the dataclass; None if a nested dataclass is None."""
         for name in self.path:
             instance = None if instance is None else getattr(instance, name)
         return instance
 
     def problem_in(self, instance: object) -> str | None:
-        """Return what is wrong with the value in an instance of the dataclass, or None."""
+        """Return why the value in an instance of the dataclass is out of range, or None."""
         value = self.value_in(instance)
         if value is None or self.kind not in (int, float):
             return None
@@ -131,38 +131,39 @@ def option(
     in_fingerprint: bool = False,
     **declared: Any,
 ) -> Any:
-    """Return the field of an option.
+    """Return a dataclass field that declares an option.
 
     Args:
-        default: its default.
-        factory: makes the default.
-        in_fingerprint: whether its value bears on what becomes of an object.
+        default: default value.
+        factory: returns the default value.
+        in_fingerprint: whether the value affects decisions or placement, and is in the fingerprint.
         **declared: arguments of `Declaration`.
     """
     metadata = {_DECLARATION: Declaration(**declared), _IN_FINGERPRINT: in_fingerprint}
-    if factory is not None:
-        return dataclasses.field(default_factory=factory, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return _field(default, factory, metadata)
 
 
 def fingerprinted(default: Any = MISSING, *, factory: Callable[[], Any] | None = None) -> Any:
-    """Return a field that is no option, but bears on what becomes of an object."""
-    metadata = {_IN_FINGERPRINT: True}
+    """Return a dataclass field that is not an option, but is in the fingerprint."""
+    return _field(default, factory, {_IN_FINGERPRINT: True})
+
+
+def _field(default: Any, factory: Callable[[], Any] | None, metadata: dict[str, Any]) -> Any:
     if factory is not None:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def options_of(cls: type) -> tuple[Option, ...]:
-    """Return the options of a dataclass and of those nested in it, in order of declaration."""
+    """Return the options of a dataclass and of nested dataclasses, in order of declaration."""
     return tuple(_options_of(cls, ()))
 
 
 def options_by_group(cls: type) -> dict[Group, list[Option]]:
     """Return the options of a dataclass by group, in the order of the groups."""
-    found = options_of(cls)
-    by_group = {g: [one for one in found if one.declaration.group is g] for g in Group}
-    return {group: options for group, options in by_group.items() if options}
+    options = options_of(cls)
+    by_group = {g: [one for one in options if one.declaration.group is g] for g in Group}
+    return {group: of_group for group, of_group in by_group.items() if of_group}
 
 
 def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
@@ -170,11 +171,11 @@ def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
 
     Args:
         cls: the dataclass.
-        values: by flag; an option that is absent takes its default.
+        values: values by flag; an absent option has its default.
     """
     given: dict[str, Any] = {}
     hints = typing.get_type_hints(cls)
-    own = {found.path[0]: found for found in options_of(cls) if len(found.path) == 1}
+    own = {one.path[0]: one for one in options_of(cls) if len(one.path) == 1}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         kind, _ = _kind_of(hints[field.name])
         if dataclasses.is_dataclass(kind) and options_of(kind):
@@ -186,13 +187,13 @@ def from_values(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def range_problems(instance: object) -> list[str]:
-    """Return what is wrong with the numbers among the options of an instance."""
-    found = (one.problem_in(instance) for one in options_of(type(instance)))
-    return [problem for problem in found if problem]
+    """Return a message for each option of an instance whose value is out of range."""
+    problems = (one.problem_in(instance) for one in options_of(type(instance)))
+    return [problem for problem in problems if problem]
 
 
 def fingerprint_values(instance: Any) -> dict[str, Any]:
-    """Return the values of a dataclass that are in the fingerprint, by field."""
+    """Return the values of a dataclass that are in the fingerprint, by name of the field."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
@@ -218,7 +219,7 @@ def _options_of(cls: type, outer: tuple[str, ...]) -> Iterator[Option]:
 
 
 def _kind_of(hint: Any) -> tuple[type, bool]:
-    """Return the type of one value, and whether there may be several."""
+    """Return the type of one value, and whether the option takes several."""
     arguments = [one for one in typing.get_args(hint) if one is not types.NoneType]
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):

@@ -1,4 +1,4 @@
-"""Reads source objects: exactly the version that was discovered, or a failure."""
+"""Read source objects: exactly the version that was discovered."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from transforms.storage.local import LocalStorage, has_version
 from transforms.storage.schemes import storage_of
 
 DISK_ERRORS: Final = (*FULL_DISK, errno.EFBIG, errno.EIO, errno.EROFS)
-"""Errors of writing a copy to a disk, on which the copy is made in memory."""
+"""Error codes on which a copy is made in memory rather than on the disk."""
 
 
 def read_ref(ref: ObjectRef, folder: str | None = None) -> SharedBytes:
-    """Read the bytes of exactly this version; the caller closes them.
+    """Return the content of exactly this version of an object; the caller closes it.
 
     Args:
-        ref: the version.
-        folder: as of `SharedBytes`; if its disk is full or fails, the bytes are in memory.
+        ref: reference to the object.
+        folder: as for `SharedBytes`; if its disk is full or fails, the content is in memory.
 
     Raises:
-        ProcessingFailure: the object is gone, cannot be read, or changed.
+        ProcessingFailure: the object is missing, cannot be read, or has changed.
     """
     data = SharedBytes(folder)
     try:
@@ -41,9 +41,9 @@ def read_ref(ref: ObjectRef, folder: str | None = None) -> SharedBytes:
 
 
 def open_ref(ref: ObjectRef) -> SharedBytes:
-    """Open a local file without a copy; as `read_ref` if it cannot be mapped.
+    """Map a local file without a copy; as `read_ref` if it cannot be mapped.
 
-    Call `require_unchanged` after the bytes were used: the file may be written to meanwhile.
+    Call `require_unchanged` after using the content, because other programs may write to the file.
 
     Raises:
         ProcessingFailure: as `read_ref`.
@@ -59,17 +59,17 @@ def open_ref(ref: ObjectRef) -> SharedBytes:
 
 
 def require_unchanged(ref: ObjectRef, data: SharedBytes) -> None:
-    """Raise unless the file that `open_ref` opened still has the same version.
+    """Raise if the file that `open_ref` has opened was changed.
 
     Raises:
-        ProcessingFailure: it has another one.
+        ProcessingFailure: the file has another version.
     """
     if not data.in_memory and not has_version(ref.version, data.file):
         raise ProcessingFailure(Stage.FETCH, Reason.CHANGED)
 
 
 def hash_ref(ref: ObjectRef) -> str:
-    """Return the hex sha256 of exactly this version; the object may exceed the memory.
+    """Return the sha256, hex, of exactly this version of an object of any size.
 
     Raises:
         ProcessingFailure: as `read_ref`.

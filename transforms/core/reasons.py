@@ -1,4 +1,4 @@
-"""The closed enums of the index columns `status`, `stage` and `reason`, with the remedy for each reason.
+"""The closed enums of the index columns `status`, `stage` and `reason`, and the remedy for each reason.
 
 `docs/index-schema.md` is generated from the tables here.
 """
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 
 class Status(StrEnum):
-    """What became of a source object."""
+    """The outcome for a source object."""
 
     ROUTED = "routed"
     REVIEW = "review"
@@ -20,13 +20,13 @@ class Status(StrEnum):
 
 
 UNCHANGED: Final = "unchanged"
-"""The term of the completeness equation without a new row: the lake already has one."""
+"""Term of the completeness equation for objects that already have a current row."""
 TERMS: Final = (*(str(status) for status in Status), UNCHANGED)
-"""Terms of the completeness equation, in display order."""
+"""Terms of the completeness equation, in order of display."""
 
 
 class Stage(StrEnum):
-    """The step that decided a row, or that failed."""
+    """The step that decided a row or that failed."""
 
     FETCH = "fetch"
     HEADER = "header"
@@ -100,11 +100,11 @@ DECIDED_BY_POLICY: Final = (
     Reason.MODALITY,
     Reason.IMAGE_TYPE,
 )
-"""Reasons of rows whose destination a rule of the policy decided, not the model's prediction."""
+"""Reasons of rows whose destination was decided by a rule of the policy, not by the model."""
 
 
 class Meaning(NamedTuple):
-    """Meaning of a reason, and its remedy; the remedy is empty if none is needed."""
+    """Meaning of a reason, and its remedy, or "" if none is needed."""
 
     text: str
     remedy: str
@@ -193,7 +193,7 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "raise the limit and route it again with --reprocess all",
     ),
     Reason.SIZE_MISMATCH: Meaning(
-        "the codestream has another size than Rows and Columns",
+        "the size of the codestream differs from Rows and Columns",
         "correct the header at its source",
     ),
     Reason.UNSUPPORTED_SYNTAX: Meaning(
@@ -250,11 +250,11 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
 
 
 class ObjectError(Exception):
-    """An error of one object; its message never contains values or the name of the object.
+    """An error of one object; its message contains neither values nor the name of the object.
 
     Attributes:
         stage: The step that failed.
-        reason: What is wrong.
+        reason: The reason.
         detail: Technical detail without values of the object, or "".
     """
 
@@ -269,8 +269,8 @@ class ObjectError(Exception):
 
 
 class InvalidObject(ObjectError):
-    """The object itself is at fault: it is quarantined, and has a row."""
+    """The object is invalid: it is quarantined and has a row."""
 
 
 class ProcessingFailure(ObjectError):
-    """The object is not at fault (storage, memory, permissions): it has no row, the run is incomplete."""
+    """Storage, memory or permissions failed: the object has no row, and the run is incomplete."""

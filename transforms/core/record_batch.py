@@ -1,4 +1,4 @@
-"""Batches of records, which cross a shuffle as one element."""
+"""Batches of records that cross a shuffle as one element."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class RecordBatch:
     """Records of one type, encoded and compressed together.
 
     Runners may hold all elements of a shuffle in memory, and index rows in batches of 16 take a fifth of
-    the memory of single ones. A batch stays encoded until a step needs its records.
+    the memory of single rows. A batch remains encoded until a step needs its records.
 
     Attributes:
-        kind: distinguishes batches that are grouped together.
-        part: part of its group that its records belong to.
-        data: the records, as zlib (RFC 1950) of `RecordCodec.encode_batch`.
+        kind: distinguishes the kinds of batches in a group.
+        part: part of the group to which the records belong.
+        data: output of `RecordCodec.encode_batch`, compressed with zlib (RFC 1950).
     """
 
     kind: str
@@ -33,9 +33,9 @@ class RecordBatch:
     def of(
         cls, codec: RecordCodec[R], records: Sequence[R], *, kind: str, part: int = 0
     ) -> RecordBatch:
-        """Return the batch of some records."""
+        """Return a batch of records."""
         return cls(kind, part, zlib.compress(codec.encode_batch(records), level=1))
 
     def records(self, codec: RecordCodec[R]) -> list[R]:
-        """Return the records; `codec` is that of their type."""
+        """Return the records, with the codec of their type."""
         return codec.decode_batch(zlib.decompress(self.data))

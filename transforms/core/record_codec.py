@@ -1,10 +1,11 @@
 """Encode records, which are frozen dataclasses, as bytes that another release can decode.
 
 Records that cross a shuffle outlive the process that encoded them: Flink's savepoints and Dataflow's
-updates hand them to workers of the next release. So fields are stored by name. A field that the bytes
-lack takes its default, and a field that the record type lacks is ignored: adding a column needs no drain.
+updates pass them to workers of the next release. Therefore fields are stored by name. A field missing in
+the data has its default, and a field unknown to the record type is ignored: no drain is needed to add a
+column.
 
-Bytes are one format byte and a MessagePack array (https://github.com/msgpack/msgpack/blob/master/spec.md)::
+Encoded data is one format byte and a MessagePack array (https://github.com/msgpack/msgpack/blob/master/spec.md)::
 
     [record name, number of records, {field: value of all}, {field: [value, ...]}, {field: records}]
 
@@ -25,7 +26,7 @@ from typing import Any, Final, Generic, TypeVar, Union, get_args, get_origin, ge
 import msgpack
 
 FORMAT: Final = 1
-"""First byte of everything encoded; a layout that this decoder cannot read needs another one."""
+"""First byte of encoded data; to be changed with the layout."""
 SCALARS: Final = (str, int, float, bool, bytes, types.NoneType)
 
 R = TypeVar("R")
@@ -34,16 +35,16 @@ R = TypeVar("R")
 class RecordCodec(Generic[R]):
     """Encode and decode records of one type.
 
-    Fields may be str, int (64 bits), float, bool, bytes, any of these or None, a tuple of these, a
-    `Counter` with such keys, another record, or a tuple of records of one type.
+    Types of fields may be str, int (64 bits), float, bool, bytes, None, unions and tuples of these, a
+    `Counter` of these, another record type, or a tuple of records of one type.
     """
 
     def __init__(self, record_type: type[R], *, interned: Collection[str] = ()) -> None:
         """Derive the encoding from the fields of a record type.
 
         Args:
-            record_type: a dataclass, by whose name its bytes are recognized.
-            interned: text fields with few distinct values, which decoding keeps in memory once.
+            record_type: a dataclass, whose name is part of encoded data.
+            interned: text fields with few distinct values, which are interned on decoding.
 
         Raises:
             TypeError: a field has a type that cannot be encoded.
@@ -63,20 +64,20 @@ class RecordCodec(Generic[R]):
         self._values_of = _values_getter(tuple(self._defaults))
 
     def encode(self, record: R) -> bytes:
-        """Return the bytes of one record."""
+        """Return one record, encoded."""
         return self.encode_batch((record,))
 
     def decode(self, data: bytes) -> R:
-        """Return the record of bytes from `encode`.
+        """Return the record in data from `encode`.
 
         Raises:
-            ValueError: as `decode_batch`; or the bytes are not of exactly one record.
+            ValueError: as `decode_batch`, or the data does not have exactly one record.
         """
         (record,) = self.decode_batch(data)
         return record
 
     def encode_batch(self, records: Sequence[R]) -> bytes:
-        """Return the bytes of several records, which take less space together."""
+        """Return several records, encoded together, which takes less space."""
         shared: dict[str, Any] = {}
         columns: dict[str, Sequence[Any]] = {}
         nested: dict[str, bytes] = {}
@@ -97,11 +98,11 @@ class RecordCodec(Generic[R]):
         return bytes([FORMAT]) + packed
 
     def decode_batch(self, data: bytes) -> list[R]:
-        """Return the records of bytes from `encode_batch`, of this release or another one.
+        """Return the records in data from `encode_batch` of this or another release.
 
         Raises:
-            ValueError: the bytes are of another format or record type, or damaged.
-            TypeError: they lack a field that has no default.
+            ValueError: the data has another format or record type, or is damaged.
+            TypeError: the data lacks a field that has no default.
         """
         if data[:1] != bytes([FORMAT]):
             raise ValueError(f"format {data[:1].hex()}, not {FORMAT:02x}, of encoded records")
@@ -134,7 +135,7 @@ class RecordCodec(Generic[R]):
         return values
 
     def _add(self, field: Field[Any], hint: Any) -> None:
-        """Choose how a field is encoded; its default is compared in its encoded form."""
+        """Choose the encoding of a field; its default is compared in encoded form."""
         origin, arguments = get_origin(hint), get_args(hint)
         if is_dataclass(hint) and isinstance(hint, type):
             self._nested[field.name] = RecordCodec(hint)
@@ -155,7 +156,7 @@ class RecordCodec(Generic[R]):
 
 
 def _is_plain(hint: Any) -> bool:
-    """Whether MessagePack gives values of a type back as they are."""
+    """Return whether MessagePack decodes values of a type as they were encoded."""
     if get_origin(hint) in (Union, types.UnionType, tuple):
         return all(argument is Ellipsis or _is_plain(argument) for argument in get_args(hint))
     return hint in SCALARS

@@ -1,4 +1,4 @@
-"""An object's bytes in a file that another process can map, so that they are read once and not copied."""
+"""Hold the content of an object in a file that other processes can map without reading or copying it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from typing import BinaryIO
 
 
 class SharedBytes:
-    """The bytes of an unnamed file, which is gone when its last descriptor is closed.
+    """Bytes in an unnamed file, which disappears when its last descriptor is closed.
 
     Args:
-        folder: on the disk where the bytes will probably be stored, made if missing: an unnamed file
-            there can be linked to a name without a copy (O_TMPFILE, open(2)). None, or a folder that
-            cannot hold such files: the bytes are in memory (memfd_create(2)).
+        folder: folder on the disk where the bytes will probably be stored, created if missing. An unnamed
+            file there can be linked to a name without a copy (O_TMPFILE, open(2)). If it is None or does
+            not support this, the bytes are in memory (memfd_create(2)).
 
     Attributes:
-        file: to write and read the bytes; processes that map its descriptor do not move its
-            position.
-        in_memory: whether the bytes take up memory rather than a disk.
+        file: the file; processes that map its descriptor do not change its position.
+        in_memory: whether the bytes are in memory rather than on a disk.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -34,7 +33,7 @@ class SharedBytes:
 
     @classmethod
     def from_file(cls, file: BinaryIO) -> SharedBytes:
-        """Return the bytes of an open file without a copy; whoever writes into it changes them."""
+        """Return the bytes of an open file without a copy; writing to the file changes them."""
         data = cls.__new__(cls)
         data.file, data.in_memory = file, False
         return data
@@ -73,12 +72,12 @@ def _unnamed_file(folder: str) -> int | None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    except OSError:  # unsupported, or a folder whose own error is reported when it is used
+    except OSError:  # unsupported; other errors of the folder are reported when it is used
         return None
 
 
 def can_be_mapped(file: BinaryIO) -> bool:
-    """Return whether a file's bytes can be mapped; some network file systems refuse."""
+    """Return whether a file can be mapped; some network file systems do not support this."""
     try:
         map_bytes(file.fileno()).release()
     except (OSError, MemoryError):
@@ -87,10 +86,10 @@ def can_be_mapped(file: BinaryIO) -> bool:
 
 
 def map_bytes(descriptor: int) -> memoryview:
-    """Return a view of a file's bytes without a copy; they are unmapped with its last reference.
+    """Return a view of a file's bytes without a copy; it is unmapped with its last reference.
 
     Raises:
-        MemoryError: the bytes exceed this process's address space limit.
+        MemoryError: the file exceeds the address space limit of this process.
     """
     if os.fstat(descriptor).st_size == 0:  # mmap(2) refuses an empty file
         return memoryview(b"")
