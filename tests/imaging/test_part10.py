@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from typing import Any
@@ -55,13 +56,18 @@ def test_a_file_without_preamble_is_read(syntax: str) -> None:
     assert read_image(dataset_only, 224).shape == read_image(bare, 224).shape
 
 
+@functools.cache
+def object_of(syntax: str) -> bytes:
+    return dicom_bytes(syntax=syntax, PatientComments=None)
+
+
 @pytest.mark.parametrize(
     "syntax",
     [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, RLELossless, JPEG2000Lossless],
 )
 @given(share=st.floats(0.001, 0.999))
 def test_a_truncated_object_is_rejected(syntax: str, share: float) -> None:
-    data = dicom_bytes(syntax=syntax, PatientComments=None)
+    data = object_of(syntax)
     assert reason_of(data[: int(len(data) * share)]) in {
         Reason.TRUNCATED,
         Reason.NOT_DICOM,

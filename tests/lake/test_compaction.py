@@ -137,6 +137,7 @@ NOT_REACHED = {(True, "write_intent"), (True, "finish_rewrites")}
 """With an exchange of folders no note is needed."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "notes"])
@@ -183,6 +184,7 @@ def test_a_kill_at_any_step_leaves_each_row_once(
     assert all(len(with_rows(layout, day)) == 1 for day in DAYS)
 
 
+@pytest.mark.slow
 def test_logs_and_compaction_in_an_object_store(store: Store) -> None:
     layout = Layout(f"{store.root}/lake")
     fill(layout)

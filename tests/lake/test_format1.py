@@ -38,6 +38,7 @@ def test_whole_lakes_verify_and_have_their_rows(format1: Format1Lakes, name: str
         assert Path(row["object_uri"]).is_relative_to(format1.root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_another_run_finds_everything_unchanged(
     format1: Format1Lakes, name: str, route: Route

@@ -80,6 +80,7 @@ def test_rows_move_to_the_new_sink_and_old_rows_to_the_history(lake: Lake, again
     assert unread == [old[row["source_uri"]] for row in unread], "no policy decides it"
 
 
+@pytest.mark.slow
 def test_a_repeat_changes_nothing(lake: Lake, again: Route) -> None:
     again("strict", "--reprocess", "policy")
     before = lake.tree()
@@ -88,6 +89,7 @@ def test_a_repeat_changes_nothing(lake: Lake, again: Route) -> None:
     assert lake.tree() == before
 
 
+@pytest.mark.slow
 def test_a_lake_can_go_back_and_keeps_both_histories(lake: Lake, again: Route) -> None:
     decided = [(r["source_uri"], r["status"], r["object_uri"]) for r in lake.rows()]
     again("strict", "--reprocess", "policy")
@@ -163,6 +165,7 @@ def test_all_restores_a_lost_object(lake: Lake, again: Route) -> None:
     assert_sound(lake)
 
 
+@pytest.mark.slow
 def test_objects_move_between_sinks_with_roots_of_their_own(
     lake: Lake, again: Route, tmp_path: Path
 ) -> None:
@@ -178,6 +181,7 @@ def test_objects_move_between_sinks_with_roots_of_their_own(
     assert not list(elsewhere.rglob("*.dcm"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["put_if_absent", "rewrite", "remove_unreferenced"])
 def test_a_run_that_ends_while_it_replaces_rows_is_completed_or_undone(
     lake: Lake, again: Route, monkeypatch: pytest.MonkeyPatch, step: str

@@ -213,6 +213,7 @@ def kill_at(
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("call", [0, 1])
 @pytest.mark.parametrize("step", STEPS)

@@ -31,6 +31,7 @@ def test_each_limit_has_its_own_reason(route: Route, lake: Lake, source: Path) -
     assert lake.row(wide)["reason"] == "too_many_pixels"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "value", "reason"),
     [
@@ -49,6 +50,7 @@ def test_time_and_memory_per_object_are_limited(
     assert lake.row(small)["status"] == "quarantined"
 
 
+@pytest.mark.slow
 def test_an_unreadable_object_makes_the_run_incomplete(
     route: Route, lake: Lake, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +75,7 @@ def test_an_unreadable_object_makes_the_run_incomplete(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["link", "move"])
 def test_a_moved_lake_keeps_its_objects(
     route: Route, lake: Lake, source: Path, tmp_path: Path, how: str
@@ -129,6 +132,7 @@ def test_a_partition_without_list_permission_fails_the_run(
     assert len(lake.rows()) == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_a_second_run_completes(
     lake: Lake,
     source: Path,
@@ -155,6 +159,7 @@ def test_a_full_disk_is_reported_and_a_second_run_completes(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_tells_how_to_complete_it(source: Path, lake: Lake) -> None:
     for number in range(200):
         data = dicom_bytes(image(number, (160, 128)), name=str(number), syntax=JPEG2000Lossless)

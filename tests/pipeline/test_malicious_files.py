@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pipeline.cli import main
 from tests.conftest import Lake, Route, write
 from tests.malicious_files import malicious_files
 from tests.synthetic import dicom_bytes, image
 
 
+@pytest.mark.slow
 def test_malicious_files_do_not_stop_the_run(route: Route, lake: Lake, source: Path) -> None:
     expected = {}
     for number, (name, malicious) in enumerate(malicious_files()):

@@ -37,6 +37,7 @@ def as_parquet(path: Path, uris: list[str]) -> None:
     pq.write_table(pa.table({"other": [1] * len(uris), "source_uri": uris}), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "write_list"), [("list.txt", as_text), ("L.CSV", as_csv), ("l.parquet", as_parquet)]
 )

@@ -89,6 +89,7 @@ def test_the_summary_has_the_metrics(route: Route, lake: Lake, sizes: list[int])
         assert distribution["mean"] == pytest.approx(mean, abs=0.001)
 
 
+@pytest.mark.slow
 def test_metrics_are_stored_separately_from_summaries(
     route: Route, lake: Lake, sizes: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:

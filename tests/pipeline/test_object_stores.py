@@ -25,6 +25,8 @@ from transforms.lake.layout import Layout
 from transforms.lake.lock import lock_lake
 from transforms.storage.schemes import storage_of
 
+pytestmark = pytest.mark.slow
+
 OBJECTS = 30
 Route = Callable[..., dict[str, Any]]
 

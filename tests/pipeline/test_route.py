@@ -164,6 +164,7 @@ def test_inputs_may_be_files_folders_and_globs_with_odd_names(
     assert counts(route(inputs=(str(source / "odd"),))) == {"unchanged": len(names) + 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["{source}", "{source}/**", "{alias}", "{source}/lake/**"])
 def test_a_lake_is_not_routed_into_itself(
     route: Route, source: Path, lake: Lake, pattern: str
@@ -186,6 +187,7 @@ def test_a_lake_may_be_a_file_uri(route: Route, source: Path, tmp_path: Path) ->
     assert stored.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_second_run_waits_for_the_first(lake: Lake, source: Path) -> None:
     """Two runs at once over the same input end as one after the other would."""
     for number in range(6):
@@ -203,6 +205,7 @@ def test_a_second_run_waits_for_the_first(lake: Lake, source: Path) -> None:
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
+@pytest.mark.slow
 def test_hard_links_and_index_only(route: Route, lake: Lake, source: Path) -> None:
     path = write(source, "a.dcm", dicom_bytes())
     twin = write(source, "b.dcm", path.read_bytes())
@@ -217,6 +220,7 @@ def test_hard_links_and_index_only(route: Route, lake: Lake, source: Path) -> No
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
+@pytest.mark.slow
 def test_an_object_that_changed_is_routed_again(route: Route, lake: Lake, source: Path) -> None:
     path = write(source, "a.dcm", dicom_bytes(image(1)))
     route()
@@ -229,6 +233,7 @@ def test_an_object_that_changed_is_routed_again(route: Route, lake: Lake, source
     assert lake.path(second).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_reprocess_all_brings_back_a_lost_object(route: Route, lake: Lake, source: Path) -> None:
     path = write(source, "a.dcm", dicom_bytes())
     route()
@@ -239,6 +244,7 @@ def test_reprocess_all_brings_back_a_lost_object(route: Route, lake: Lake, sourc
     assert lake.tree() == before
 
 
+@pytest.mark.slow
 def test_reprocess_all_supersedes_a_row_that_other_limits_decided(
     route: Route, lake: Lake, source: Path
 ) -> None:
@@ -259,6 +265,7 @@ def test_reprocess_all_supersedes_a_row_that_other_limits_decided(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
+@pytest.mark.slow
 def test_copying_after_indexing_only_keeps_the_bytes(
     route: Route, lake: Lake, source: Path
 ) -> None:
@@ -340,6 +347,7 @@ def test_patient_data_stays_out_of_everything_but_the_source_uri(
     assert named["patient_age_years"] == 54
 
 
+@pytest.mark.slow
 def test_the_patient_key_depends_on_the_key_alone(
     route: Route, lake: Lake, source: Path, tmp_path: Path
 ) -> None:
@@ -356,6 +364,7 @@ def test_the_patient_key_depends_on_the_key_alone(
     assert keys[0] != keys[1]
 
 
+@pytest.mark.slow
 def test_the_frame_asked_for_is_classified(route: Route, lake: Lake, source: Path) -> None:
     frames = np.stack([image(1), image(8)])
     path = write(source, "two.dcm", dicom_bytes(frames))
@@ -369,6 +378,7 @@ def test_the_frame_asked_for_is_classified(route: Route, lake: Lake, source: Pat
     assert chances[0] != chances[1]
 
 
+@pytest.mark.slow
 def test_a_shard_resolved_in_parts_equals_one_resolved_at_once(
     route: Route, lake: Lake, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

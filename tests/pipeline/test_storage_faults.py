@@ -44,6 +44,7 @@ def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_the_next_run_completes_the_lake(
     images: Path, small_disk: Path, lake: Lake, route: Route, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +75,7 @@ def test_a_read_only_disk_is_reported(
     route()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_read_error_fails_one_object(
     images: Path, lake: Lake, route: Route, placement: str
@@ -89,6 +91,7 @@ def test_a_read_error_fails_one_object(
     assert counts(route("--placement", placement)) == {"unchanged": IMAGES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["appended", "truncated"])
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_a_source_that_changes_while_it_is_read_is_left_to_the_next_run(
