@@ -21,7 +21,15 @@ from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
 
 FAST = ["--poll_interval=1", "--stable_for=1", "--max_batch_wait=1"]
-VOLATILE = soak.VOLATILE | {"model_id", "status", "stage", "reason", "conflict", "ingest_date"}
+VOLATILE = soak.VOLATILE | {
+    "model_id",
+    "policy_id",
+    "status",
+    "stage",
+    "reason",
+    "conflict",
+    "ingest_date",
+}
 
 
 class Stream:
@@ -116,7 +124,8 @@ def assert_same(lake: Path, baseline_lake: Path) -> None:
     assert actual.keys() == expected.keys()
     for name, row in expected.items():
         stable = row.keys() - VOLATILE - {"source_uri", "source_version", "object_key"}
-        assert {k: actual[name][k] for k in stable} == {k: row[k] for k in stable}
+        changed = {k: (actual[name][k], row[k]) for k in stable if actual[name][k] != row[k]}
+        assert changed == {}, name
     assert statuses(actual) == statuses(expected)
     in_conflict = {r["sop_instance_uid"] for r in expected.values() if r["conflict"]}
     assert {r["sop_instance_uid"] for r in actual.values() if r["conflict"]} == in_conflict
