@@ -1,3 +1,3 @@
-"""The application: sources, the graph, the run and the command line."""
+"""The application: sources, graph, runs and command line."""
 
 __version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""Limit the freed memory that glibc and Arrow retain, and what the garbage collector searches."""
+"""Limit the freed memory that glibc and Arrow retain, and the objects that garbage collection scans."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def use_system_allocator_for_arrow() -> None:
 
 @contextlib.contextmanager
 def imports_without_collection(*, freeze: bool) -> Iterator[None]:
-    """Import without garbage collection: what a module creates lives as long as the process.
+    """Disable garbage collection while the block imports modules, whose objects are never freed.
 
     Args:
-        freeze: whether to exempt it from later collections, too.
+        freeze: whether to exempt these objects from later collections, too.
     """
     gc.disable()
     try:

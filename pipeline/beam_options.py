@@ -1,4 +1,4 @@
-"""Names of the options that Beam and its job servers know: a misspelled one is found without Beam.
+"""Names of the options of Beam and its job servers, to find misspelled ones without importing Beam.
 
 Importing Beam takes seconds.
 """
@@ -69,4 +69,4 @@ FLINK_OPTIONS: Final = frozenset(
         "unaligned_checkpoint_enabled "
     ).split()
 )
-"""Options of Beam's job server for Flink; Beam's Python does not know all of them."""
+"""Options of Beam's job server for Flink, some of which Beam's Python SDK does not know."""

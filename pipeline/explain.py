@@ -1,4 +1,4 @@
-"""What the router makes of a single object, in words."""
+"""Explain the decision about a single object as text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BAR_WIDTH: Final = 30
 
 
 class Explainer:
-    """Explains objects with one loaded model and one sandbox."""
+    """Explain objects, with one loaded model and one sandbox."""
 
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
@@ -68,13 +68,13 @@ class Explainer:
 
         Args:
             name: path or URI.
-            thumbnail: file to write the network's input to, as PNG, if there is one.
+            thumbnail: PNG file to which the network's input is written if there is one.
 
         Raises:
             OSError: the object cannot be read.
             ProcessingFailure: the object could not be processed.
         """
-        examined = self._examined(name)
+        examined = self._examine(name)
         row = examined.row
         if examined.image is not None:
             (result,) = self._handler.run_inference([examined.image], self._model)
@@ -83,12 +83,12 @@ class Explainer:
                 Image.fromarray(examined.image[0]).save(thumbnail)
         return "\n".join(self._lines(row, examined.image)) + "\n"
 
-    def _examined(self, name: str) -> Examined:
+    def _examine(self, name: str) -> Examined:
         uri = absolute(name)
-        found = storage_of(uri).stat(uri)
-        if found is None:
+        info = storage_of(uri).stat(uri)
+        if info is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        ref = ObjectRef(uri, found.version, found.size)
+        ref = ObjectRef.of(info)
         options = ExamineOptions.from_config(self._config)
         # Nothing is placed afterwards, so that no bytes are kept, in memory or in a file.
         return examine(ref, replace(options, cache_objects=False, scratch=None), self._sandbox)
@@ -103,7 +103,7 @@ class Explainer:
             if value is not None:
                 lines.append(f"  {name:<28}{value}")
         if image is not None:
-            lines += ["", *_drawn(image[0]), "", *self._prediction(row)]
+            lines += ["", *_draw(image[0]), "", *self._prediction(row)]
         outcome = OUTCOMES[Status(str(row.status))].format(destination=row.destination)
         why = "; ".join(filter(None, MEANINGS[Reason(str(row.reason))]))
         return [*lines, "", f"{outcome}: {why}"]
@@ -126,7 +126,7 @@ class Explainer:
         return lines
 
 
-def _drawn(image: npt.NDArray[np.uint8]) -> list[str]:
+def _draw(image: npt.NDArray[np.uint8]) -> list[str]:
     """Return a thumbnail, uint8[H, W], as lines of characters."""
     size = (SHOWN_COLUMNS, SHOWN_ROWS)
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))

@@ -1,4 +1,4 @@
-"""Finishes a batch run: supersedes rows, removes orphans, counts the run's rows, writes its summary."""
+"""Finish a batch run: supersede rows, remove orphans, count its rows, and write its summary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from transforms.lake.supersede import supersede
 
 @dataclass
 class CountDiscovered(beam.PTransform[PCollection[ObjectRef], PCollection[RunCounts]]):
-    """References to one `RunCounts`; engines may write all that enters a Flatten, so count before it."""
+    """Count references before a Flatten, since an engine may write all elements of a Flatten to disk."""
 
     def expand(self, refs: PCollection[ObjectRef]) -> PCollection[RunCounts]:
         counted: PCollection[RunCounts] = (
@@ -46,13 +46,14 @@ def _discovered(number: int) -> RunCounts:
 
 @dataclass
 class FinishRun(beam.PTransform[PCollection[RunCounts], PCollection[str]]):
-    """Finish a batch run once all its rows are in the index; gives its summary as JSON.
+    """Finish a batch run once all its rows are in the index.
 
     Takes `RunCounts` of discovered, unchanged and failed objects, and those of `AppendIndexBatch`.
+    Returns one element: the run's summary as JSON.
 
     Attributes:
-        config: of the run.
-        epoch: of the lake's lock, which the run must hold still; None: nobody holds it for the run.
+        config: configuration of the run.
+        epoch: epoch of the lake's lock that the run must still hold; None if no process holds it.
     """
 
     config: RouteConfig
@@ -73,7 +74,7 @@ class FinishRun(beam.PTransform[PCollection[RunCounts], PCollection[str]]):
 @with_input_types(RunCounts)
 @with_output_types(RunCounts)
 class SumCountsFn(beam.CombineFn):
-    """Add counts up."""
+    """Sum counts."""
 
     def create_accumulator(self) -> RunCounts:
         return RunCounts()
@@ -94,17 +95,20 @@ class SumCountsFn(beam.CombineFn):
 def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None) -> dict[str, Any]:
     """Supersede rows, remove orphans, count the rows of the run and write its summary.
 
-    Repeating it changes nothing.
+    Idempotent.
 
     Args:
-        counts: of discovered, unchanged and failed objects, with the run's segments and orphans.
-        config: of the run.
-        epoch: as of `FinishRun`.
+        counts: counts of discovered, unchanged and failed objects, with the run's segments and orphans.
+        config: configuration of the run.
+        epoch: as in `FinishRun`.
+
+    Returns:
+        The summary.
 
     Raises:
-        ConcurrentWriteError: another run took the lake's lock meanwhile.
-        DamagedFile: the index cannot be read.
-        ProcessingFailure: the lake's storage refused.
+        ConcurrentWriteError: another run has taken the lake's lock.
+        DamagedFile: an index file cannot be read.
+        ProcessingFailure: the lake's storage refused a write.
     """
     layout = config.layout
     if epoch is not None and read_epoch(layout) != epoch:
@@ -116,25 +120,25 @@ def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None)
         remove_orphans(layout, counts.orphans)
         rows, unchanged = count_segments(counts.segments), 0
     else:
-        later = _journaled(config, any_failed=bool(counts.counts["failed"]))
+        later = _placed_rows(config, any_failed=bool(counts.counts["failed"]))
         unchanged = supersede(layout, later, config.run_id)
         placed = [str(row.object_uri) for row in later if is_stored(row)]
         remove_unreferenced(layout, {*counts.orphans, *placed})
         rows = count_run(layout, config.run_id)
     total = RunCounts.sum((counts, rows, RunCounts.of_count("unchanged", unchanged)))
     summary = write_summary(total, config)
-    if summary["complete"]:  # else a write that was reported as failed may have been done
+    if summary["complete"]:  # otherwise a write that was reported as failed may have succeeded
         clear_journal(layout)
     return summary
 
 
-def _journaled(config: RouteConfig, *, any_failed: bool) -> list[IndexRow]:
-    """Return the rows that the run placed, one for each version of a source.
+def _placed_rows(config: RouteConfig, *, any_failed: bool) -> list[IndexRow]:
+    """Return the rows that the run has placed, one per source version.
 
     Args:
-        config: of the run.
-        any_failed: whether an object failed, perhaps while it was placed. Else every journaled object
-            was placed, and its bytes are not read once more.
+        config: configuration of the run.
+        any_failed: whether an object has failed, possibly in placement. Otherwise all journaled objects
+            are known to be placed, and are not read again.
     """
     layout, fingerprint = config.layout, config.fingerprint()
     rows = [

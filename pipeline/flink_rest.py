@@ -1,4 +1,4 @@
-"""Cancels jobs through Flink's REST API, because Beam's `cancel` leaves a job on Flink running.
+"""Cancel jobs through Flink's REST API; Beam's `cancel` does not cancel a job on Flink.
 
 https://nightlies.apache.org/flink/flink-docs-stable/docs/ops/rest_api/
 """
@@ -16,11 +16,11 @@ UNFINISHED: Final = ("CREATED", "RUNNING", "RESTARTING", "FAILING", "CANCELLING"
 
 
 def cancel(master: str, job_name: str) -> None:
-    """Cancel all jobs of a name and wait until they have ended.
+    """Cancel all jobs with a name, and wait until they have ended.
 
     Args:
         master: HOST:PORT or URL of the JobManager's REST API.
-        job_name: the name that the jobs were submitted with.
+        job_name: name with which the jobs were submitted.
 
     Raises:
         OSError: the API does not respond.

@@ -1,4 +1,4 @@
-"""The whole pipeline on one page: what happens to an object."""
+"""The graph of the pipeline: the steps from a source to the index and the run summary."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ Failures: TypeAlias = "PCollection[Failure]"
 def decide_and_place(
     refs: PCollection[ObjectRef], config: RouteConfig
 ) -> tuple[tuple[Rows, Rows], tuple[Failures, ...]]:
-    """Turn references into rows whose objects are in the lake, and failures: batch and streaming.
+    """Turn references into rows whose objects are placed, and failures; shared by batch and streaming.
 
-    Only references and rows cross a shuffle; pixels live from `Fetch` to `Classify`, which run fused.
+    Only references and rows cross a shuffle. Pixels exist only from `Fetch` to `Classify`, which are
+    fused.
     """
     examined = refs | "Fetch" >> FetchAndExamine(
         ExamineOptions.from_config(config),
@@ -62,7 +63,7 @@ def decide_and_place(
         model_poll_interval=reloading.model_poll_interval,
     )
 
-    # Placed branch by branch: a Flatten before would hold every object back until all are decided.
+    # Each branch has its own placement: a Flatten before it would wait until all objects are decided.
     place = Place(
         config.layout,
         placement=config.placement,
@@ -77,15 +78,15 @@ def decide_and_place(
 
 
 def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, impulse: str) -> None:
-    """Attach the graph of a run that continues until it is stopped.
+    """Add the graph of a streaming run to a pipeline.
 
-    The sources look an object up in the index before they emit it, and rows are resolved and appended
-    shard by shard: all state is in the lake's index.
+    The sources look up objects in the index before they emit them, and rows are resolved and appended per
+    shard: all state is in the lake's index.
 
     Args:
-        pipeline: to attach it to.
-        config: with a streaming source.
-        impulse: one of `pipeline.sources.periodic_trigger`, as the engine needs.
+        pipeline: the pipeline.
+        config: configuration with a streaming source.
+        impulse: impulse of `PeriodicTrigger` that the engine needs.
     """
     assert config.stream is not None
     triggers = pipeline | "PeriodicTrigger" >> PeriodicTrigger(
@@ -106,16 +107,16 @@ def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, impulse: str) 
 def build(
     pipeline: beam.Pipeline, config: RouteConfig, *, opened: bool = False, epoch: str | None = None
 ) -> PCollection[str]:
-    """Attach the graph of a run that ends by itself.
+    """Add the graph of a batch run to a pipeline.
 
     Args:
-        pipeline: to attach it to.
-        config: of the run.
-        opened: whether the lake is open already.
-        epoch: of the lake's lock that is held for the run, if one is.
+        pipeline: the pipeline.
+        config: configuration of the run.
+        opened: whether this process has opened the lake.
+        epoch: epoch of the lake's lock, if this process holds it.
 
     Returns:
-        One element: the run's summary, as JSON.
+        One element: the run's summary as JSON.
     """
     layout = config.layout
     lake = pipeline | "OpenLake" >> OpenLake(
@@ -142,7 +143,8 @@ def build(
         layout, config.run_id, config.ingest_date, config.index_shards, config.reprocess
     )
     counts = (
-        discovered[REFS] | "Discovered" >> CountDiscovered(),  # before anything can lose them
+        discovered[REFS]
+        | "Discovered" >> CountDiscovered(),  # before any step that could lose some
         filtered[COUNTS],
         (discovered[FAILED], *failed)
         | "AllFailed" >> beam.Flatten()

@@ -1,4 +1,4 @@
-"""Reports the metrics of a run, which the engine is queried for once after it ends.
+"""Report the metrics of a run, queried from the engine once after the run.
 
 Engines count retried work again, and some return nothing, so the completeness equation never depends
 on metrics, and a run without them is still complete.
@@ -31,7 +31,7 @@ ONE_DECIMAL_BELOW = 10
 
 
 def metrics_of(result: PipelineResult) -> dict[str, Any] | None:
-    """Return a run's metrics for JSON, or None where the engine returns none.
+    """Return the metrics of a run, ready for JSON, or None if the engine returns none.
 
     Counters of 0 and distributions without a value are omitted.
     """
@@ -49,7 +49,7 @@ def metrics_of(result: PipelineResult) -> dict[str, Any] | None:
 
 
 def write_metrics(metrics: dict[str, Any], config: RouteConfig) -> None:
-    """Write a run's metrics to `runs/metrics/<run_id>.json`; a failure is only logged."""
+    """Write the metrics of a run to `runs/metrics/<run_id>.json`; a failure is only logged."""
     data = (json.dumps({"run_id": config.run_id, **metrics}, indent=2) + "\n").encode()
     try:
         put_if_absent(
@@ -60,7 +60,7 @@ def write_metrics(metrics: dict[str, Any], config: RouteConfig) -> None:
 
 
 def metric_lines(metrics: dict[str, Any]) -> list[str]:
-    """Return the distributions as text, one a line."""
+    """Return the distributions as text, one per line."""
     found = metrics.get("distributions", {})
     return [_line(name, found[name]) for name in DistributionName if found.get(name)]
 

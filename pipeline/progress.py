@@ -10,15 +10,15 @@ from typing import TextIO
 
 from transforms.metrics import PROGRESS, CounterName
 
-TERMINAL_EVERY_S = 0.5
-LOG_EVERY_S = 30.0
+TERMINAL_INTERVAL_S = 0.5
+LOG_INTERVAL_S = 30.0
 
 
 class Progress:
-    """Show objects discovered and done, bytes, rate, errors and time until the block ends.
+    """Show the progress of a run while the block runs: objects, bytes, rate, errors and time.
 
-    A terminal gets one line that is redrawn every `TERMINAL_EVERY_S`, anything else a new line every
-    `LOG_EVERY_S`.
+    A terminal gets one line that is redrawn every `TERMINAL_INTERVAL_S`, anything else a new line every
+    `LOG_INTERVAL_S`.
     """
 
     def __init__(self, *, quiet: bool, stream: TextIO | None = None) -> None:
@@ -67,7 +67,7 @@ class Progress:
         )
 
     def _show(self) -> None:
-        while not self._done.wait(TERMINAL_EVERY_S if self._on_terminal else LOG_EVERY_S):
+        while not self._done.wait(TERMINAL_INTERVAL_S if self._on_terminal else LOG_INTERVAL_S):
             start, end = ("\r", "\x1b[K") if self._on_terminal else ("", "\n")
             self._stream.write(f"{start}{self.line()}{end}")
             self._stream.flush()

@@ -1,8 +1,7 @@
-"""Runs a batch pipeline and returns the run's summary."""
+"""Run a batch pipeline."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,30 +18,34 @@ from pipeline.summary import read_summary
 from pipeline.user_errors import to_user_error
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.core.choices import FILES
-from transforms.lake.layout import SCRATCH
+from transforms.lake.files import remove_partial_files
 from transforms.lake.lock import lock_lake
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
 from transforms.lake.recovery import prepare_recovery
-from transforms.storage.local import uri_to_path
-from transforms.storage.schemes import is_local, join
-from transforms.storage.temporary import remove_abandoned
+from transforms.storage.schemes import is_local
 
 
 def run(
     config: RouteConfig, *, runner: str, beam_options: Sequence[str] = (), quiet: bool = True
 ) -> dict[str, Any]:
-    """Check a configuration, run it to its end and return the summary.
+    """Check a configuration, run the pipeline and return the run's summary.
+
+    Args:
+        config: configuration of the run.
+        runner: name of the runner; see `pipeline.runners.RUNNERS`.
+        beam_options: options of Beam as command line arguments.
+        quiet: whether to omit the progress line.
 
     Raises:
         ConfigError: the run cannot start.
-        RuntimeError: it ended without a summary.
+        RuntimeError: the run has failed.
     """
     options = checked_options(config, runner, beam_options)
     _require_matches(config)
     require_claimable(config.layout)
-    with lock_lake(config.layout, report_waiting) as lock:
-        remove_partial_files(config)
+    with lock_lake(config.layout) as lock:
+        remove_partial_files(config.layout)
         open_lake(config.layout)
         prepare_recovery(config.layout, config.fingerprint())
         with Progress(quiet=quiet):
@@ -60,14 +63,14 @@ def run(
             summary["metrics"] = metrics
             write_metrics(metrics, config)
         if summary["complete"]:
-            remove_partial_files(config)  # of workers that an engine lost and replaced
+            remove_partial_files(config.layout)  # of workers that the engine has replaced
     return summary
 
 
 def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = ()) -> None:
-    """Check a configuration and write the job that an engine starts later.
+    """Check a configuration and write the description of a job that an engine starts later.
 
-    Dataflow's flex templates do so. No process then holds the lake's lock or waits for the summary.
+    Dataflow's flex templates need this. No process holds the lake's lock or waits for the summary.
 
     Raises:
         ConfigError: the run cannot start.
@@ -97,30 +100,15 @@ def checked_options(
     return options
 
 
-def remove_partial_files(config: RouteConfig) -> None:
-    """Remove the partial files that killed processes of this host left in the lake's roots."""
-    for root in filter(is_local, config.layout.object_roots):
-        remove_abandoned(uri_to_path(join(root, SCRATCH)))
-
-
-def report_waiting() -> None:
-    """Report why nothing happens."""
-    print(
-        "another run is writing into this lake; waiting for it to finish",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
 def _require_matches(config: RouteConfig) -> None:
-    """Raise `ConfigError` if an input matches nothing: a misspelled path, or a share not mounted."""
+    """Raise `ConfigError` if an input matches nothing, for example because of a misspelled path."""
     if config.allow_empty:
         return
     empty = []
-    for number, given in enumerate(config.inputs, 1):
-        name = f"input {number} ({given})"
-        first = _first_of(given, config)
-        if isinstance(first, OSError) and not is_local(given):
+    for number, pattern in enumerate(config.inputs, 1):
+        name = f"input {number} ({pattern})"
+        first = _first_match(pattern, config)
+        if isinstance(first, OSError) and not is_local(pattern):
             raise ConfigError(f"{name} cannot be listed ({first.strerror}); correct it")
         if first is None:
             empty.append(f"{name} matches no object")
@@ -128,7 +116,8 @@ def _require_matches(config: RouteConfig) -> None:
         raise ConfigError(f"{'; '.join(empty)}; correct it, or allow it with --allow_empty")
 
 
-def _first_of(given: str, config: RouteConfig) -> object | None:
+def _first_match(pattern: str, config: RouteConfig) -> object | None:
+    """Return the first match of an input, the error of listing it, or None if there is none."""
     if config.source == FILES:
-        return next(list_objects(given, config.layout.object_roots), None)
-    return STANDARD_INPUT if given == STANDARD_INPUT else next(read_manifest(given), None)
+        return next(list_objects(pattern, config.layout.object_roots), None)
+    return STANDARD_INPUT if pattern == STANDARD_INPUT else next(read_manifest(pattern), None)

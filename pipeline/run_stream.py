@@ -1,4 +1,4 @@
-"""Runs a streaming pipeline until it is stopped, and returns the run's summary."""
+"""Run a streaming pipeline until it is stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from apache_beam.runners.runner import PipelineResult
 from pipeline.flink_rest import cancel as cancel_on_flink
 from pipeline.graph import build_streaming
 from pipeline.metrics_report import metrics_of, write_metrics
-from pipeline.run_batch import checked_options, remove_partial_files, report_waiting
+from pipeline.run_batch import checked_options
 from pipeline.runners import for_source, impulse_of
 from pipeline.sources.periodic_trigger import FLINK
 from pipeline.summary import write_summary
@@ -30,6 +30,7 @@ from pipeline.user_errors import to_user_error
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.core.reasons import ProcessingFailure
 from transforms.lake import drain
+from transforms.lake.files import remove_partial_files
 from transforms.lake.index_files import list_index
 from transforms.lake.index_replica import replica_of
 from transforms.lake.layout import LOCK, WRITER_LOCK
@@ -43,22 +44,28 @@ DRAIN_POLL_S: Final = 1.0
 CANCEL_TIMEOUT_S: Final = 60.0
 CANCELLED_ON_ENGINE: Final = (
     "warning: the job ended on its engine without a drain; objects in flight are in its savepoint, or "
-    "are found again when the stream is restarted"
+    "are discovered again when the stream is restarted"
 )
 
 
 def run_stream(
     config: RouteConfig, *, runner: str, beam_options: Sequence[str] = (), quiet: bool = True
 ) -> dict[str, Any]:
-    """Check a configuration and run it until it is stopped; return the run's summary.
+    """Check a configuration, run the pipeline until it is stopped and return the run's summary.
 
-    SIGTERM, SIGINT and `dicom-router stop LAKE` drain it: the sources emit nothing more, objects in
-    flight are placed and indexed, then the job is cancelled. A second signal ends the process at once,
-    and the next run recovers what was in flight.
+    SIGTERM, SIGINT and `dicom-router stop LAKE` drain the stream: the sources stop, objects in flight are
+    placed and indexed, then the job is cancelled. A second signal ends the process at once; the next run
+    recovers the objects in flight.
+
+    Args:
+        config: configuration with a streaming source.
+        runner: name of the runner; see `pipeline.runners.RUNNERS`.
+        beam_options: options of Beam as command line arguments.
+        quiet: whether to omit messages about the job and recovery.
 
     Raises:
         ConfigError: the run cannot start.
-        RuntimeError: the job failed.
+        RuntimeError: the job has failed.
     """
     runner = for_source(runner, streaming=True)
     impulse = impulse_of(runner)
@@ -70,7 +77,7 @@ def run_stream(
             "JobManager's REST API, through which the job is cancelled"
         )
     require_claimable(config.layout)
-    with lock_lake(config.layout, report_waiting, names=[WRITER_LOCK]):
+    with lock_lake(config.layout, names=[WRITER_LOCK]):
         drain.clear(config.layout)
         before = frozenset(list_index(config.layout))
         recovered = _recover(config)
@@ -94,7 +101,7 @@ def run_stream(
 def _finish(
     config: RouteConfig, before: Set[str], recovered: int, *, completed: bool
 ) -> dict[str, Any]:
-    """Index the objects that were placed without a row, and write the summary."""
+    """Index placed objects that have no row, and write the summary."""
     drained = drain.reports(config.layout, config.run_id, len(config.inputs))
     if completed and len(drained) < len(config.inputs):
         print(CANCELLED_ON_ENGINE, file=sys.stderr, flush=True)
@@ -103,14 +110,14 @@ def _finish(
     unfinished = {key for report in drained for key in report.object_keys}
     own = count_stream(config.layout, config.run_id, before, unfinished=unfinished)
     counts = RunCounts.sum((own, RunCounts.of_count("recovered", recovered)))
-    return write_summary(counts, config, ended_well=completed)
+    return write_summary(counts, config, job_succeeded=completed)
 
 
 class _StreamJob:
     """A streaming job on its engine.
 
     Attributes:
-        metrics: as of `metrics_of`, once the job has drained.
+        metrics: result of `metrics_of` after the job has drained.
     """
 
     def __init__(self, config: RouteConfig, options: PipelineOptions, impulse: str) -> None:
@@ -125,7 +132,7 @@ class _StreamJob:
         self.metrics: dict[str, Any] | None = None
 
     def run(self, *, quiet: bool) -> BaseException | None:
-        """Run the job until it has drained; return the error of one that failed before."""
+        """Run the job until it has drained; return its error if it has failed."""
         result = self._pipeline.run()
         waiter = threading.Thread(target=self._wait, args=[result], daemon=True)
         waiter.start()
@@ -196,10 +203,10 @@ def _stop_signals() -> Iterator[threading.Event]:
 
 
 def _recover(config: RouteConfig) -> int:
-    """Index the objects that were placed without their rows; return how many rows the index lacked."""
+    """Index placed objects that have no row; return their number."""
     layout = config.layout
-    with lock_lake(layout, report_waiting, names=[LOCK]):
+    with lock_lake(layout, names=[LOCK]):
         open_lake(layout)
         recovered = recover(layout, config.run_id, config.index_shards, replica_of(layout))
-        remove_partial_files(config)
+        remove_partial_files(layout)
     return recovered

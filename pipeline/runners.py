@@ -1,11 +1,11 @@
-"""The Beam runner that a name stands for, with its defaults and what it needs."""
+"""Supported Beam runners: their defaults and requirements."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
@@ -18,26 +18,26 @@ from transforms.storage.schemes import is_installed, is_local
 IN_PROCESS: Final = "FnApiRunner"
 POOL: Final = (
     "EXTERNAL with --environment_config=HOST:PORT of a worker pool that has the router installed, or "
-    "LOOPBACK to work in this process"
+    "LOOPBACK to run workers in this process"
 )
 
 
 @dataclass(frozen=True)
 class Runner:
-    """A Beam runner, and what it needs to run this graph.
+    """A Beam runner and its requirements.
 
     Attributes:
-        beam_name: its name in Beam.
-        needs: options that are required, with what to give.
-        needs_unless: the same, by the option that makes them unnecessary.
-        defaults: options that are added unless given; a flag has no value.
-        files: options that must name a file of this machine.
-        options: names that the job server knows beyond Beam's own.
-        impulse: of `PeriodicTrigger` for streaming sources; None: it does not stream.
-        streams_as: the runner to use for a streaming source.
-        begins: options that must begin with a text.
-        modules: modules that must be installed, with the extra that installs them.
-        remote: whether workers cannot read files of this machine.
+        beam_name: name of the runner in Beam.
+        needs: description by required option.
+        needs_unless: as `needs`, by the option that makes them unnecessary.
+        defaults: value by option to add unless given; a flag has the value "".
+        files: options whose value must be a file on this machine.
+        options: names of options of its job server that Beam does not know.
+        impulse: impulse of `PeriodicTrigger` for streaming sources; None if it does not support streams.
+        streams_as: name of the runner to use for a streaming source instead, or None.
+        begins: required prefix of the value by option.
+        modules: extra by module that must be installed.
+        remote: whether workers cannot read files on this machine.
     """
 
     beam_name: str
@@ -70,7 +70,7 @@ RUNNERS: Final[Mapping[str, Runner]] = {
     "PortableRunner": Runner(
         "PortableRunner",
         needs={
-            "job_endpoint": "HOST:PORT of a job server, as Flink's or Prism's",
+            "job_endpoint": "HOST:PORT of a job server, such as that of Flink or Prism",
             "environment_type": POOL,
         },
         options=FLINK_OPTIONS,
@@ -82,12 +82,12 @@ RUNNERS: Final[Mapping[str, Runner]] = {
         needs_unless={
             "job_endpoint": {
                 "flink_master": "HOST:PORT of the JobManager's REST interface; or give "
-                "--job_endpoint=HOST:PORT of a job server that runs",
-                "flink_job_server_jar": "the file of Beam's job server for that Flink, in Beam's own "
-                "version; it is started with java, and never downloaded unasked",
+                "--job_endpoint=HOST:PORT of a running job server",
+                "flink_job_server_jar": "the file of Beam's job server for this version of Flink and of "
+                "Beam; it is started with java, and never downloaded automatically",
             }
         },
-        # Else the output of a bundle that a checkpoint ends waits for the next element, however late.
+        # Otherwise the output of a bundle that a checkpoint ends waits for the next element.
         defaults={"finish_bundle_before_checkpointing": ""},
         files=("flink_job_server_jar",),
         options=FLINK_OPTIONS,
@@ -96,8 +96,8 @@ RUNNERS: Final[Mapping[str, Runner]] = {
     "DataflowRunner": Runner(
         "DataflowRunner",
         needs={
-            "project": "the project that runs and pays for the job",
-            "region": "where the workers run; choose that of the buckets",
+            "project": "the project in which the job runs",
+            "region": "the region of the workers; choose that of the buckets",
             "temp_location": "gs://BUCKET/FOLDER for what Dataflow stages",
             "sdk_container_image": "an image that has this version of the router; "
             "templates/dataflow/Dockerfile builds it",
@@ -109,12 +109,12 @@ RUNNERS: Final[Mapping[str, Runner]] = {
         impulse=PERIODIC,
     ),
 }
-"""Runners by the name that `--runner` takes. Beam's own DirectRunner picks one of three runners by what
-is installed; here it is always the in-process one for batch, and Prism for streams."""
+"""Runners by value of `--runner`. Beam's own DirectRunner chooses one of three runners by what is
+installed; here it is always the in-process runner for batch, and Prism for streams."""
 
 
 def for_source(name: str, *, streaming: bool) -> str:
-    """Return the runner to use for a source: `DirectRunner` streams on Prism.
+    """Return the name of the runner to use for a source: `DirectRunner` runs streams on Prism.
 
     Raises:
         ConfigError: the runner is unknown.
@@ -123,10 +123,10 @@ def for_source(name: str, *, streaming: bool) -> str:
 
 
 def impulse_of(name: str) -> str:
-    """Return the impulse of `PeriodicTrigger` on a runner.
+    """Return the impulse of `PeriodicTrigger` for a runner.
 
     Raises:
-        ConfigError: it does not stream.
+        ConfigError: the runner is unknown or does not support streams.
     """
     impulse = _runner(name).impulse
     if impulse is None:
@@ -136,7 +136,7 @@ def impulse_of(name: str) -> str:
 
 
 def resolve(name: str) -> str:
-    """Return Beam's name of a runner.
+    """Return the name of a runner in Beam.
 
     Raises:
         ConfigError: the runner is unknown.
@@ -148,24 +148,40 @@ def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
     """Return Beam's options for a runner.
 
     Raises:
-        ConfigError: the runner is unknown or lacks an option, or Beam does not know an argument,
-            which Beam itself would only warn of.
+        ConfigError: the runner is unknown, a required option is missing, or an option is unknown to Beam,
+            which itself only logs a warning.
     """
     runner = _runner(name)
     parser = _BeamArgumentParser(add_help=False, allow_abbrev=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
     parsed, unknown = parser.parse_known_args(list(arguments))
-    unknown = [
-        given for given in unknown if given.lstrip("-").partition("=")[0] not in runner.options
-    ]
+    unknown = [one for one in unknown if _option_name(one) not in runner.options]
     if unknown:
         raise ConfigError(f"unknown options: {' '.join(unknown)}; see 'dicom-router route --help'")
     given = {o: value for o, value in vars(parsed).items() if value != parser.get_default(o)}
+    if problems := _problems(runner, name, given):
+        raise ConfigError("; ".join(problems))
+    names = set(map(_option_name, arguments))
+    added = [
+        f"--{option}={value}" if value else f"--{option}"
+        for option, value in runner.defaults.items()
+        if not given.get(option) and option not in names
+    ]
+    return PipelineOptions([*arguments, *added, f"--runner={runner.beam_name}"])
+
+
+def _option_name(argument: str) -> str:
+    return argument.lstrip("-").partition("=")[0]
+
+
+def _problems(runner: Runner, name: str, given: Mapping[str, Any]) -> list[str]:
+    """Return the requirements of a runner that the given options do not meet."""
+    missing = sorted({extra for m, extra in runner.modules.items() if not is_installed(m)})
     problems = [
         f"--runner {name} needs a package that is not installed: pip install "
         f"'dicom-imaging-router[{extra}]'"
-        for extra in sorted({e for m, e in runner.modules.items() if not is_installed(m)})
+        for extra in missing
     ]
     needs = dict(runner.needs)
     for alternative, needed in runner.needs_unless.items():
@@ -185,19 +201,11 @@ def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
         for option, beginning in runner.begins.items()
         if given.get(option) and not given[option].startswith(beginning)
     ]
-    if problems:
-        raise ConfigError("; ".join(problems))
-    named = {argument.lstrip("-").partition("=")[0] for argument in arguments}
-    added = [
-        f"--{option}={value}" if value else f"--{option}"
-        for option, value in runner.defaults.items()
-        if not given.get(option) and option not in named
-    ]
-    return PipelineOptions([*arguments, *added, f"--runner={runner.beam_name}"])
+    return problems
 
 
 def is_remote(name: str) -> bool:
-    """Return whether the workers of a runner cannot read files of this machine.
+    """Return whether the workers of a runner cannot read files on this machine.
 
     Raises:
         ConfigError: the runner is unknown.
@@ -206,16 +214,16 @@ def is_remote(name: str) -> bool:
 
 
 def require_reach(config: RouteConfig, name: str) -> None:
-    """Raise `ConfigError` if the workers of a runner cannot reach what a configuration names."""
+    """Raise `ConfigError` if the workers of a runner cannot read a location of a configuration."""
     if not is_remote(name):
         return
-    no_access = f"the workers of {name} cannot read files of this machine"
-    places = config.places()
+    no_access = f"the workers of {name} cannot read files on this machine"
+    locations = config.locations()
     if config.stream is not None and config.stream.models:
-        places["--models"] = config.stream.models
+        locations["--models"] = config.stream.models
     problems = [
-        f"{what}: {no_access}; give a gs:// or s3:// URI"
-        for what, text in places.items()
+        f"{name}: {no_access}; give a gs:// or s3:// URI"
+        for name, text in locations.items()
         if is_local(text)
     ]
     if is_local(config.model_uri) and config.model_uri != BUILT_IN_MODEL:
@@ -232,7 +240,7 @@ def require_reach(config: RouteConfig, name: str) -> None:
 
 
 def starts_later(arguments: Sequence[str]) -> bool:
-    """Return whether Beam's options ask only for a job's description, as a flex template does."""
+    """Return whether Beam's options request only the description of a job, as a flex template does."""
     return any(a.partition("=")[0] == "--template_location" for a in arguments)
 
 

@@ -1,4 +1,4 @@
-"""The summary of a run: written to the lake, shown at the end."""
+"""Write, read and format the summary of a run."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ MAX_FAILURES_PRINTED = 20
 
 
 def write_summary(
-    counts: RunCounts, config: RouteConfig, *, ended_well: bool = True
+    counts: RunCounts, config: RouteConfig, *, job_succeeded: bool = True
 ) -> dict[str, Any]:
-    """Write a run's summary; that of an incomplete run goes to `runs/incomplete/`.
+    """Write and return a run's summary; that of an incomplete run is in `runs/incomplete/`.
 
     Args:
-        counts: of the run.
-        config: of the run.
-        ended_well: False for a stream whose job failed: what was in flight is unknown.
+        counts: counts of the run.
+        config: configuration of the run.
+        job_succeeded: False for a stream whose job failed, so that its objects in flight are unknown.
+
+    Raises:
+        ProcessingFailure: the lake's storage refused the write.
     """
-    complete = counts.complete and ended_well
+    complete = counts.complete and job_succeeded
     summary = {**summary_of(counts, config), "complete": complete}
     target = config.layout.run_summary(config.run_id, complete=complete)
     data = (json.dumps(summary, indent=2) + "\n").encode()
@@ -37,7 +40,7 @@ def write_summary(
 
 
 def read_summary(config: RouteConfig) -> dict[str, Any] | None:
-    """Return the summary that this run wrote, or None where it wrote none."""
+    """Return the summary that a run has written, or None."""
     for complete in (True, False):
         uri = config.layout.run_summary(config.run_id, complete=complete)
         if exists(uri):
@@ -47,7 +50,7 @@ def read_summary(config: RouteConfig) -> dict[str, Any] | None:
 
 
 def summary_of(counts: RunCounts, config: RouteConfig) -> dict[str, Any]:
-    """Return a summary ready for JSON."""
+    """Return the content of a summary, ready for JSON."""
     return {
         "run_id": config.run_id,
         "complete": counts.complete,
@@ -77,17 +80,15 @@ def summary_of(counts: RunCounts, config: RouteConfig) -> dict[str, Any]:
 
 
 def render(summary: dict[str, Any], lake: str) -> str:
-    """Return a summary as a person reads it at the end of a run."""
+    """Return a summary as text for the terminal."""
     lines = ["", f"Lake {lake}, run {summary['run_id']}", ""]
     for sink, number in summary["destinations"].items():
         lines.append(f"  {sink:<16}{number:>9}")
     lines += ["", summary["equation"]]
-    notable = [
-        r for r in summary["reasons"] if r["status"] in ("quarantined", "review", "not_xray")
-    ]
-    if notable:
+    listed = [r for r in summary["reasons"] if r["status"] in ("quarantined", "review", "not_xray")]
+    if listed:
         lines += ["", f"  {'objects':>7}  why"]
-    for entry in notable:
+    for entry in listed:
         meaning = MEANINGS[Reason(entry["reason"])]
         why = f"{entry['status']} at {entry['stage']}, {entry['reason']}: {meaning.text}"
         lines.append(f"  {entry['objects']:>7}  {why}")
@@ -98,12 +99,12 @@ def render(summary: dict[str, Any], lake: str) -> str:
             "",
             f"{summary['counts']['conflicts']} objects reuse a SOP Instance UID with different content",
         ]
-    if lines_of_metrics := metric_lines(summary.get("metrics", {})):
-        lines += ["", *lines_of_metrics]
+    if metrics := metric_lines(summary.get("metrics", {})):
+        lines += ["", *metrics]
     return "\n".join(lines)
 
 
 def failure_lines(summary: dict[str, Any]) -> list[str]:
-    """Return a line for each failure: object key, stage, reason and remedy."""
+    """Return one line per failure, up to `MAX_FAILURES_PRINTED`; see `format_failure`."""
     shown = summary["failures"][:MAX_FAILURES_PRINTED]
     return [f"  {format_failure(Failure(**failed))}" for failed in shown]

@@ -1,4 +1,4 @@
-"""Turn what ended a job into an error for the operator: by exception type, never by words."""
+"""Turn the exception of a failed job into an error for the user, by its type rather than its message."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ _FAILURE_LINE: Final = re.compile(
     r"(?P<failure>[a-z]+: (?P<reason>[a-z_]+)(?: \(.*\))?)$",
     re.MULTILINE,
 )
-"""The line of a traceback that names a `ProcessingFailure`, as `traceback` writes it."""
+"""The line of a traceback with a `ProcessingFailure`, as `traceback` formats it."""
 _INTERRUPT_LINE: Final = re.compile(r"^KeyboardInterrupt$", re.MULTILINE)
 _FILE_NAME: Final = re.compile(r"(\[Errno \d+\] [^:]+): .*")
-"""The name after an operating system's message: that of a source object may identify a patient."""
+"""The message of an `OSError`; the file name in it may identify a patient."""
 
 
 def to_user_error(error: BaseException) -> BaseException:
-    """Return the error to report for an exception that ended a job.
+    """Return the error to report for an exception that a runner has raised.
 
-    Runners in this process raise what a step raised, or wrap it and name the step. Runners with
-    workers elsewhere raise the text of a traceback.
+    In-process runners raise the exception of a step, or wrap it with the name of the step. Runners with
+    remote workers raise the text of a traceback.
 
     Args:
-        error: raised by the runner.
+        error: exception of the runner.
 
     Returns:
-        A `KeyboardInterrupt`, the `UsageError` that a step raised, or a `RuntimeError` whose message
-        says what to do where that is known.
+        A `KeyboardInterrupt`, the `UsageError` of a step, or a `RuntimeError` whose message has the
+        remedy if there is one.
     """
     raised = _unwrap(error)
     for cause in _causes(raised):
@@ -52,14 +52,14 @@ def to_user_error(error: BaseException) -> BaseException:
 
 
 def _unwrap(error: BaseException) -> BaseException:
-    """Return what a step raised; Beam raises another exception with the step's name in its message."""
+    """Return the exception of a step; Beam wraps it in one with the name of the step in its message."""
     while getattr(error, "_tagged_with_step", False) and error.__context__ is not None:
         error = error.__context__
     return error
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that it was raised from."""
+    """Yield an exception and its causes."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause

@@ -67,7 +67,7 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
 class PlaceFn(beam.DoFn):
     """Write a batch of rows to the journal, then place their objects. Idempotent.
 
-    A batch is emitted after the next one is in the journal, so that its objects are placed meanwhile.
+    A batch is emitted after the next batch is in the journal, so that its objects are placed in between.
     Attributes are those of `Place`.
     """
 

@@ -1,4 +1,4 @@
-"""`dicom-router compact`: merge the index files of each day."""
+"""`dicom-router compact`: merge the index files of past days."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compact, and print what was done for each day."""
-    from pipeline.run_batch import report_waiting
+    """Compact the index, and print the result for each day."""
     from transforms.config.route_config import ConfigError, is_date
     from transforms.lake.append import today
     from transforms.lake.compaction import compact
@@ -33,13 +32,11 @@ def run(args: argparse.Namespace) -> int:
     if not is_date(before):
         raise ConfigError(f"--before {before!r}: write a date as YYYY-MM-DD")
     if before > today():
-        raise ConfigError(
-            f"--before {before}: streams write into today's partition; give {today()}"
-        )
+        raise ConfigError(f"--before {before}: streams append to today's partition; give {today()}")
     if format_of(layout) != FORMAT:
-        with lock_lake(layout, report_waiting):
+        with lock_lake(layout):
             migrate(layout)
-    with lock_lake(layout, report_waiting, names=[LOCK]):
+    with lock_lake(layout, names=[LOCK]):
         compacted = compact(layout, before)
     for day in compacted:
         print(

@@ -1,4 +1,4 @@
-"""Sources of objects: each is one module and one `PTransform` with the outputs of `outputs`."""
+"""Sources of objects: one module and one `PTransform` each, with the outputs in `outputs`."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ SOURCES: Final[dict[str, Callable[[RouteConfig], beam.PTransform[Any, DoOutputsT
     WATCH: partial(PollInputs, poller=Watcher),
     PUBSUB: partial(PollInputs, poller=Subscription),
 }
-"""The transform of each value of `--source`; streaming ones take the elements of `PeriodicTrigger`."""
+"""Transform by value of `--source`; streaming sources take the elements of `PeriodicTrigger`."""

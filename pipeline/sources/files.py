@@ -1,4 +1,4 @@
-"""Lists the objects that patterns match: files, folders (recursively) and globs, local or in a store."""
+"""List the objects that match files, folders (recursively) and globs, local or in a store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transforms.storage.schemes import scheme_of, storage_of
 
 @dataclass
 class MatchFiles(beam.PTransform[PBegin, DoOutputsTuple]):
-    """List input patterns: references in `REFS`, folders that cannot be listed in `FAILED`."""
+    """List inputs. Returns references in `REFS`, and folders that cannot be listed in `FAILED`."""
 
     config: RouteConfig
 
@@ -40,11 +40,11 @@ def _match(pattern: str, config: RouteConfig) -> Iterator[SourceOutput]:
 
 
 def list_objects(pattern: str, lakes: Sequence[str]) -> Iterator[ObjectRef | OSError]:
-    """List the objects that a pattern matches, and the errors of what cannot be listed.
+    """Yield the objects that match a pattern, and errors of folders that cannot be listed.
 
     Args:
         pattern: path or URI of an object or a folder, or a glob where ** spans folders.
-        lakes: roots to leave out, so that a lake is never routed into itself.
+        lakes: roots to exclude, so that a lake is never routed into itself.
     """
     excluded = [root for root in lakes if scheme_of(root) == scheme_of(pattern)]
     for found in storage_of(pattern).match(pattern, excluded):

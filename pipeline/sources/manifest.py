@@ -1,4 +1,4 @@
-"""Reads manifests: lists of paths and URIs in text, CSV or Parquet files, or on standard input."""
+"""Read manifests: lists of paths and URIs in text, CSV or Parquet files, or on standard input."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ STANDARD_INPUT: Final = "-"
 COLUMNS: Final = ("uri", "source_uri", "path", "file")
 """Accepted names of the URI column in CSV and Parquet, in order of precedence."""
 LOOKUP_THREADS: Final = 16
-"""Lookups in parallel: a store's latency, not its bandwidth, limits them."""
+"""Number of parallel lookups, which are limited by the latency of a store."""
 
 
 @dataclass
 class ReadManifests(beam.PTransform[PBegin, DoOutputsTuple]):
-    """Read manifests: references in `REFS`, listed objects that cannot be found in `FAILED`."""
+    """Read manifests. Returns references in `REFS`, and listed objects that do not exist in `FAILED`."""
 
     config: RouteConfig
 
@@ -64,11 +64,11 @@ class ReadManifests(beam.PTransform[PBegin, DoOutputsTuple]):
 def read_manifest(uri: str) -> Iterator[str]:
     """Yield the URIs in one manifest; local paths become absolute.
 
-    A text manifest has one URI a line. CSV (with a header) and Parquet, recognised by the suffix, have
-    a column of one of the names in `COLUMNS`.
+    A text manifest has one URI per line. A CSV file with a header or a Parquet file, recognized by the
+    suffix, has a column with a name in `COLUMNS`.
 
     Raises:
-        UsageError: the manifest cannot be read, or has no such column.
+        UsageError: the manifest cannot be read or has no such column.
     """
     try:
         if uri.lower().endswith(".parquet"):
@@ -87,7 +87,7 @@ def read_manifest(uri: str) -> Iterator[str]:
 
 
 def read_standard_input() -> list[str]:
-    """Return the URIs on standard input, one a line."""
+    """Return the URIs on standard input, one per line."""
     return [absolute(line) for line in _lines(sys.stdin)]
 
 
@@ -124,7 +124,7 @@ def _stat(uri: str) -> ObjectRef | OSError:
         found = storage_of(uri).stat(uri)
     except OSError as error:
         return error
-    except ValueError as error:  # not a valid name there
+    except ValueError as error:  # not a valid name in this storage
         return OSError(type(error).__name__)
     if found is None:
         return FileNotFoundError("in the manifest, but does not exist")

@@ -1,4 +1,4 @@
-"""The two outputs of every source: references in `REFS`, failures in `FAILED`."""
+"""The outputs of every source: references in `REFS`, failures in `FAILED`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SourceOutput: TypeAlias = ObjectRef | TaggedOutput[Literal["failed"], Failure]
 
 
 def to_output(found: ObjectRef | OSError, uri: str, config: RouteConfig) -> SourceOutput:
-    """Count what listing or looking up `uri` gave, and return the element to emit for it.
+    """Count the result of listing or looking up `uri`, and return the element to emit for it.
 
     Returns:
         The reference, or a `Failure` with the tag `FAILED`.

@@ -23,7 +23,7 @@ from transforms.lake.index_replica import replica_of
 
 LOG: Final = logging.getLogger("dicom_router")
 DRAIN_TIMEOUT_FACTOR: Final = 3
-"""A draining source stops waiting when no row has come for this many times `index_interval`."""
+"""A draining source stops waiting if no row has appeared for this many times `index_interval`."""
 
 
 class Poller(ABC):
@@ -51,7 +51,7 @@ class Poller(ABC):
         """Drop ingested objects from `pending`, then emit new objects and retries.
 
         Args:
-            draining: emit nothing any more.
+            draining: whether to emit nothing more.
 
         Yields:
             Elements of `outputs.to_output`.
@@ -63,7 +63,7 @@ class Poller(ABC):
 
 @dataclass
 class PollInputs(beam.PTransform[PCollection[int], DoOutputsTuple]):
-    """Poll inputs: from input numbers to references in `REFS` and failures in `FAILED`."""
+    """Poll inputs. Takes input numbers; returns references in `REFS` and failures in `FAILED`."""
 
     config: RouteConfig
     poller: Callable[[RouteConfig, str], Poller]
@@ -124,7 +124,7 @@ class _PollSession:
             self._polling.release()
 
     def _report_if_drained(self) -> None:
-        """Report drained once nothing is pending or rows have ceased to come."""
+        """Report that the source has drained once nothing is pending, or no more rows appear."""
         pending = tuple(sorted(one.ref.key for one in self._poller.pending))
         now = time.monotonic()
         if len(pending) < self._fewest_pending:
@@ -138,9 +138,8 @@ class _PollSession:
 
 
 _SESSIONS: Final[dict[tuple[str, int], _PollSession]] = {}
-"""Sessions of this process by run and input. Engines drop and recreate DoFns between bundles, which
-must not lose the objects in flight. Beam's `Shared` would: it keeps alive only what any step of the
-process acquired last."""
+"""Sessions of this process by run and input. Engines drop and recreate DoFns between bundles, which must
+not lose the objects in flight. Beam's `Shared` keeps alive only the object that was acquired last."""
 _SESSIONS_LOCK: Final = threading.Lock()
 
 

@@ -1,4 +1,4 @@
-"""Ingests new Cloud Storage objects from the notifications of a Pub/Sub subscription.
+"""Ingest new Cloud Storage objects from the notifications of a Pub/Sub subscription.
 
 A message is acknowledged once the row of its object is in the index, so nothing is lost with a worker.
 A message that Pub/Sub redelivers costs one lookup in the index replica. Notification format:
@@ -39,9 +39,9 @@ class Notification:
     """The notification of a new object version.
 
     Attributes:
-        uri: of the object, `gs://…`.
-        generation: of this version.
-        size: in bytes; None where the subscription delivers no payload.
+        uri: URI of the object, `gs://…`.
+        generation: generation of this version.
+        size: size in bytes; None if the subscription delivers no payload.
         event_time: when this version was created, seconds since 1970.
     """
 
@@ -52,7 +52,7 @@ class Notification:
 
 
 def parse_notification(attributes: Mapping[str, str], payload: bytes) -> Notification | None:
-    """Return the notification in a message, or None where its event is not a new object.
+    """Return the notification in a message, or None if it is not about a new object.
 
     Raises:
         MalformedNotification: the message is not a notification.

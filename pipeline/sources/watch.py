@@ -1,4 +1,4 @@
-"""Watches folders and prefixes, and emits each object that the lake has not ingested."""
+"""Watch folders and prefixes, and emit each object that the lake has not ingested."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Watcher(Poller):
                 continue
             uri = path_to_uri(str(found.filename or self._pattern))
             unreadable.add(uri)
-            if uri not in self._unreadable:  # report it once, until it was readable again
+            if uri not in self._unreadable:  # report it once, until it is readable again
                 yield to_output(found, uri, self._config)
         self._unreadable = unreadable
         if not unreadable:

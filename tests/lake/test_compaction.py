@@ -215,7 +215,7 @@ def test_a_damaged_file_stops_it_and_is_named(
     ("options", "message"),
     [
         (["--before", "tomorrow"], "write a date as YYYY-MM-DD"),
-        (["--before", "2999-01-01"], "streams write into today's partition"),
+        (["--before", "2999-01-01"], "streams append to today's partition"),
     ],
 )
 def test_wrong_usage(

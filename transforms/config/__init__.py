@@ -1,1 +1,1 @@
-"""Configuration of a run: options and policy, checked before a worker starts."""
+"""Options, policy and configuration of a run."""

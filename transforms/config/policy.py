@@ -1,4 +1,4 @@
-"""The policy: what is routed, what is left for review, and where it goes. Data and one function."""
+"""The policy: rules that turn a prediction into a decision to route an image or to review it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from transforms.imaging.radiograph_table import RadiographTable
 from transforms.lake.layout import REVIEW
 
 FOLLOW_AGE: Final = "route"
-DIGEST_CHARACTERS: Final = 16
+"""Value of `on_age_contradiction`: decide by age."""
+POLICY_ID_LENGTH: Final = 16
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,15 @@ class Policy:
     """The rules that turn a prediction into a decision.
 
     Attributes:
-        thresholds: minimum confidence per label, 0..1; a label that is absent takes the bundle's.
-        ood_threshold: highest OOD score that is routed; None takes the bundle's.
+        thresholds: minimum confidence by label, 0..1; an absent label has the bundle's threshold.
+        ood_threshold: maximum OOD score of a routed image; None takes the bundle's.
         min_long_side: minimum of the larger of Rows and Columns of a routed image, in pixels.
-        adult_from_years: age in years from which a chest is an adult's.
-        age_contradiction: probability of the other chest, relative to both, from which the pixels
-            contradict the age; 0.5..1.
-        on_age_contradiction: "route" follows the age where the confidence suffices; "review" does
-            not route. The row names the contradiction either way.
-        sinks: roots of sinks outside the lake, by name.
+        adult_from_years: minimum age of an adult chest, in years.
+        age_contradiction: minimum probability of the other chest label, relative to both, with which the
+            pixels contradict the age; 0.5..1.
+        on_age_contradiction: "route" to decide by age if the confidence suffices, or "review". The reason
+            of the row is the contradiction in both cases.
+        sinks: roots of the sinks outside the lake, by sink.
         radiographs: what counts as a projection radiograph.
     """
 
@@ -45,29 +46,29 @@ class Policy:
     radiographs: RadiographTable = field(default_factory=RadiographTable)
 
     def with_defaults(self, thresholds: Mapping[str, float], ood_threshold: float) -> Policy:
-        """Return the policy with what it leaves to the model bundle filled in."""
+        """Return the policy with the thresholds of a model bundle where it has none."""
         ood = ood_threshold if self.ood_threshold is None else self.ood_threshold
         return replace(self, thresholds={**thresholds, **self.thresholds}, ood_threshold=ood)
 
     @property
     def policy_id(self) -> str:
-        """Digest of everything that decides, 16 hex digits; sinks only say where objects go."""
-        decisive = asdict(self)
-        del decisive["sinks"]
-        text = json.dumps(decisive, sort_keys=True, default=sorted)
-        return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARACTERS]
+        """Digest of the policy without its sinks, which do not affect decisions; 16 hex digits."""
+        rules = asdict(self)
+        del rules["sinks"]
+        text = json.dumps(rules, sort_keys=True, default=sorted)
+        return hashlib.sha256(text.encode()).hexdigest()[:POLICY_ID_LENGTH]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The outcome of a policy for one prediction.
+    """The decision of a policy about one image.
 
     Attributes:
         destination: a label or "review".
-        predicted_label: label of the highest probability.
-        decided_label: the label after the age rule; equal to destination if routed.
-        confidence: probability of the decided label, or of both chests where the age decided.
-        reason: why.
+        predicted_label: label with the highest probability.
+        decided_label: label after the age rule; equal to `destination` if the image is routed.
+        confidence: probability of the decided label, or of both chest labels if the age decided; 0..1.
+        reason: reason of the decision.
     """
 
     destination: str
@@ -85,14 +86,14 @@ def decide(
     age_years: float | None,
     long_side: int,
 ) -> Decision:
-    """Decide one image.
+    """Decide about one image.
 
     Args:
-        probabilities: calibrated, one per label in order of `LABELS`; their sum is 1.
+        probabilities: calibrated probabilities in order of `LABELS`; their sum is 1.
         ood_score: out-of-distribution score; higher is less like the training images.
-        policy: with thresholds for every label.
-        age_years: from the header. A plausible age decides between adult and pediatric where the
-            chests together are the most probable.
+        policy: policy with a threshold for every label.
+        age_years: age in the header, or None. If the chest labels together are the most probable, a
+            plausible age decides between adult and pediatric.
         long_side: the larger of Rows and Columns, in pixels.
     """
     by_label = dict(zip(LABELS, probabilities, strict=True))

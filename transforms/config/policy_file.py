@@ -1,4 +1,4 @@
-"""The policy file: YAML, checked whole, so that every error is reported at once with its path."""
+"""Parse and validate the policy file (YAML); all errors are reported together, each with its path."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ _DEFAULT: Final = Policy()
 
 
 class PolicyError(UsageError):
-    """The policy file cannot be used; the message lists every error in it."""
+    """The policy file is invalid; the message lists every error."""
 
 
 def _require_root(root: str) -> str:
     if is_local(root) and not root.startswith("/"):
-        raise _problem_of("must be an absolute local path, gs:// or s3://")
+        raise _problem("must be an absolute local path, gs:// or s3://")
     if why := uri_problem(root):
-        raise _problem_of(why)
+        raise _problem(why)
     return root
 
 
 def _require_uid(uid: str) -> str:
     if not is_valid_uid(uid.strip()):
-        raise _problem_of(f"{uid!r} is not a UID")
+        raise _problem(f"{uid!r} is not a UID")
     return uid.strip()
 
 
-def _problem_of(text: str) -> PydanticCustomError:
+def _problem(text: str) -> PydanticCustomError:
     return PydanticCustomError("problem", "{problem}", {"problem": text})
 
 
@@ -70,12 +70,12 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     def given(self) -> dict[str, Any]:
-        """Return the values that are not null, by name."""
+        """Return the values that are not null, by key."""
         return {name: value for name, value in self if value is not None}
 
 
 class Thresholds(_Section):
-    """Minimum confidence by label; null takes the model bundle's."""
+    """Minimum confidence by label; null takes the model bundle's threshold."""
 
     abdominal: Share | None = None
     adult_chest: Share | None = None
@@ -121,7 +121,7 @@ class AgeRule(_Section):
 
 
 class Radiographs(_Section):
-    """What counts as a projection radiograph, beyond the default table."""
+    """What counts as a projection radiograph, in addition to the default table."""
 
     sop_classes: list[Uid] = Field(
         default=[], description="SOP Class UIDs to add to the default table."
@@ -135,7 +135,7 @@ class Radiographs(_Section):
     )
 
     def table(self) -> RadiographTable:
-        """Return the default table with the additions."""
+        """Return the default table with these additions."""
         default = RadiographTable()
         excluded = self.excluded_image_types
         return RadiographTable(
@@ -188,10 +188,10 @@ class PolicyFile(_Section):
 
 
 def parse_policy(text: str) -> Policy:
-    """Return the policy of a YAML file.
+    """Return the policy in the text of a YAML file.
 
     Raises:
-        PolicyError: with every error in the file, each with its path.
+        PolicyError: the file is invalid.
     """
     try:
         document = yaml.load(text, _Loader)
@@ -218,18 +218,18 @@ def json_schema() -> str:
 
 
 class _Untitled(GenerateJsonSchema):
-    """Leaves out the titles of fields, which only repeat their names."""
+    """Omit the titles of fields, which only repeat their names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads plain data; a duplicate key in a mapping is an error."""
+    """Load plain data; a duplicate key in a mapping is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        found = [key.value for key, _ in node.value]
-        if twice := sorted({key for key in found if found.count(key) > 1}):
+        keys = [key.value for key, _ in node.value]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise yaml.constructor.ConstructorError(
                 None, None, f"{', '.join(twice)}: given twice", node.start_mark
             )

@@ -1,4 +1,4 @@
-"""The resolved configuration of one run, checked before any worker starts."""
+"""The resolved configuration of a run, checked before any worker starts."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from transforms.storage.names import MAGIC
 from transforms.storage.schemes import is_installed, is_local, uri_problem
 
 MIN_PATIENT_KEY_BYTES: Final = 16
-DIGEST_CHARACTERS: Final = 16
+FINGERPRINT_LENGTH: Final = 16
 _SUBSCRIPTION: Final = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
 _ACCELERATOR: Final = re.compile(r"type:[^;\s]+;count:[1-9][0-9]*(;[^;\s]+)*")
 
 
 class ConfigError(UsageError):
-    """A run cannot start; the message lists every problem with its remedy."""
+    """A run cannot start; the message lists every problem and its remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RouteConfig(RouteOptions):
-    """One run of `route`: its options, and what they were resolved to.
+    """The configuration of one run: its options, and the values resolved from them.
 
     Attributes:
-        layout: of the lake.
-        run_id: names the run's summary.
-        router_version: of this package.
-        model_id: of the bundle.
+        layout: layout of the lake.
+        run_id: id of the run.
+        router_version: version of this package.
+        model_id: id of the model bundle.
         model_input_size: side of the network's input, in pixels.
-        policy: complete, with thresholds for every label.
-        own_policy: the operator's policy, without the bundle's defaults.
+        policy: the policy in force, with a threshold for every label.
+        own_policy: the operator's policy, without the defaults of the bundle.
     """
 
     layout: Layout
@@ -67,26 +67,16 @@ class RouteConfig(RouteOptions):
 
     @property
     def policy_id(self) -> str:
-        """Digest of everything in the policy that decides, with the bundle's defaults filled in."""
+        """Id of the policy in force, with the defaults of the bundle."""
         return self.policy.policy_id
 
     def check(self) -> None:
-        """Raise `ConfigError` with every problem found."""
-        problems = range_problems(self)
-        problems += [
-            f"input {number} is empty" for number, text in enumerate(self.inputs, 1) if not text
-        ]
-        places = self.places()
-        problems += [
-            f"{what}: {why}" for what, text in places.items() if (why := uri_problem(text))
-        ]
-        if self.placement == LINK and not all(map(is_local, places.values())):
-            problems.append("--placement link: an object store has no links; use copy")
-        problems += [
-            f"{what}: the path is not valid Unicode; the index must be able to name it, use another"
-            for what, text in places.items()
-            if text in self.layout.object_roots and text.startswith("file://")
-        ]
+        """Check the configuration, without reading inputs or writing anything.
+
+        Raises:
+            ConfigError: with every problem found.
+        """
+        problems = [*range_problems(self), *self._location_problems()]
         if self.is_streaming:
             problems += self._stream_problems()
         if not is_date(self.ingest_date):
@@ -94,30 +84,30 @@ class RouteConfig(RouteOptions):
         if self.accelerator is not None and not _ACCELERATOR.fullmatch(self.accelerator):
             problems.append(
                 f"--accelerator {self.accelerator!r}: write it as type:nvidia-l4;count:1, followed by "
-                "what else the engine knows, such as ;install-nvidia-driver"
+                "other parameters of the engine, such as ;install-nvidia-driver"
             )
         if self.patient_key_file:
             problems += _key_problems(self.patient_key_file)
-        root = self.layout.root
-        if is_local(root) and (path := uri_to_path(root)).exists() and not path.is_dir():
-            problems.append("--lake is a file; give a folder")
         if problems:
             raise ConfigError("; ".join(problems))
 
     def fingerprint(self) -> str:
-        """Return a digest, 16 hex digits, of all that decides what becomes of an object.
+        """Return a digest of all values that affect decisions and placement, 16 hex digits.
 
-        Two runs of equal fingerprint write equal rows for an object, apart from times and run ids.
+        Two runs with equal fingerprints write equal rows for an object, except for times and run ids.
+
+        Raises:
+            OSError: the patient key cannot be read.
         """
         values = fingerprint_values(self)
         if self.patient_key_file:
             key = read_patient_key(self.patient_key_file)
             values["patient_key"] = hmac.new(key, b"journal", hashlib.sha256).hexdigest()
         text = json.dumps(values, sort_keys=True, default=_plain)
-        return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARACTERS]
+        return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
     def public(self) -> dict[str, Any]:
-        """Return the options that the run summary shows: inputs could name patients, so a count."""
+        """Return the options for the run summary, without inputs, whose names may identify patients."""
         shown = {
             one.flag: one.value_in(self)
             for one in options_of(type(self))
@@ -137,12 +127,32 @@ class RouteConfig(RouteOptions):
             "policy_id": self.policy_id,
         }
 
-    def places(self) -> dict[str, str]:
-        """Return the paths and URIs of inputs, lake and sinks, by what messages call them."""
-        named = () if self.source == PUBSUB else self.inputs
-        inputs = {f"input {number} ({text})": text for number, text in enumerate(named, 1)}
+    def locations(self) -> dict[str, str]:
+        """Return the paths and URIs of inputs, lake and sinks, by their names in messages."""
+        inputs = () if self.source == PUBSUB else self.inputs
+        named = {f"input {number} ({text})": text for number, text in enumerate(inputs, 1)}
         sinks = {f"sinks.{sink}": root for sink, root in self.layout.sinks.items()}
-        return {**inputs, "--lake": self.layout.root, **sinks}
+        return {**named, "--lake": self.layout.root, **sinks}
+
+    def _location_problems(self) -> list[str]:
+        problems = [
+            f"input {number} is empty" for number, text in enumerate(self.inputs, 1) if not text
+        ]
+        locations = self.locations()
+        problems += [
+            f"{name}: {why}" for name, text in locations.items() if (why := uri_problem(text))
+        ]
+        if self.placement == LINK and not all(map(is_local, locations.values())):
+            problems.append("--placement link: an object store has no links; use copy")
+        problems += [
+            f"{name}: the path is not valid Unicode, so the index cannot contain it; use another"
+            for name, text in locations.items()
+            if text in self.layout.object_roots and text.startswith("file://")
+        ]
+        root = self.layout.root
+        if is_local(root) and (path := uri_to_path(root)).exists() and not path.is_dir():
+            problems.append("--lake is a file; give a folder")
+        return problems
 
     def _stream_problems(self) -> list[str]:
         problems = []
@@ -174,7 +184,7 @@ class RouteConfig(RouteOptions):
 
 
 def is_date(text: str) -> bool:
-    """Return whether a text is a date, YYYY-MM-DD."""
+    """Return whether a text is a valid date, YYYY-MM-DD."""
     try:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:
@@ -182,7 +192,7 @@ def is_date(text: str) -> bool:
 
 
 def read_patient_key(path: str) -> bytes:
-    """Return the key without white space around it.
+    """Return the key in a file, without surrounding white space.
 
     Raises:
         OSError: the file cannot be read.
@@ -196,10 +206,10 @@ def _key_problems(path: str) -> list[str]:
     except OSError as error:
         return [f"--patient_key_file cannot be read ({error.strerror})"]
     if len(key) < MIN_PATIENT_KEY_BYTES:
-        return [f"--patient_key_file holds fewer than {MIN_PATIENT_KEY_BYTES} bytes"]
+        return [f"--patient_key_file has fewer than {MIN_PATIENT_KEY_BYTES} bytes"]
     return []
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of the fingerprint as JSON can write it."""
+    """Return a value of the fingerprint in a form that JSON supports."""
     return sorted(value) if isinstance(value, frozenset) else asdict(value)

@@ -1,4 +1,4 @@
-"""The options of `route`, and those that other commands share with it; imports nothing heavy."""
+"""Declare the options of `route` and those that other commands share; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from transforms.core.option import Group, option
 from transforms.imaging.limits import Limits
 
 BUILT_IN_MODEL: Final = "builtin:default"
-"""Names the bundle that comes with the router, wherever a machine has it."""
+"""Stands for the bundle in the router's package, whose path differs between machines."""
 DEFAULT_RUNNER: Final = "DirectRunner"
-IN_A_STORE: Final = r"^(gs|s3)://[^\n\r]+$"
+STORE_URI_PATTERN: Final = r"^(gs|s3)://[^\n\r]+$"
 
 
 def _fetch_threads() -> int:
@@ -33,14 +33,14 @@ def _fetch_threads() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectOptions:
-    """What decides how one object is read and classified.
+    """Options for reading and classifying one object.
 
     Attributes:
-        model_uri: the bundle.
-        policy_file: None: the default policy.
+        model_uri: path or URI of the model bundle.
+        policy_file: policy file; None for the default policy.
         device: auto, cpu or cuda.
-        frame_number: from 1.
-        limits: on one object.
+        frame_number: frame to classify, from 1.
+        limits: resource limits on one object.
     """
 
     model_uri: str = option(
@@ -51,14 +51,14 @@ class ObjectOptions:
         help="model bundle: a folder, local, gs:// or s3://",
         default_text="the bundle that comes with the router",
         in_template=True,
-        pattern=IN_A_STORE,
+        pattern=STORE_URI_PATTERN,
     )
     policy_file: Path | None = option(
         None,
         flag="policy",
         group=Group.DECISION,
         metavar="FILE",
-        help="YAML policy; templates/policy.yaml has every key",
+        help="policy, a YAML file; templates/policy.yaml has every key",
         in_template=True,
     )
     device: str = option(
@@ -87,15 +87,15 @@ class StreamConfig:
     """Options of the streaming sources; times in seconds.
 
     Attributes:
-        poll_interval: between two polls of a source.
-        stable_for: a local file is read once it has not changed for this long.
-        index_interval: within which placed objects get their rows.
-        max_batch_wait: within which a batch of references is passed on, full or not.
-        retry_after: until an object without a row is retried; doubled with each retry.
-        max_in_flight: most objects between the source and the index.
-        ack_deadline: after which Pub/Sub redelivers a message that a lost worker held.
-        models: folder of bundles, of which the last by name decides; None: the run's model does.
-        model_poll_interval: between two polls of that folder.
+        poll_interval: time between two polls of a source.
+        stable_for: time without change after which a local file is read.
+        index_interval: maximum time between the placement of an object and its index row.
+        max_batch_wait: maximum time that a reference waits for its batch to fill.
+        retry_after: time until an object without a row is retried; doubled with each retry.
+        max_in_flight: maximum number of objects in flight.
+        ack_deadline: time after which Pub/Sub redelivers an unacknowledged message of a lost worker.
+        models: folder of model bundles, the last of which by name is used; None uses the run's model.
+        model_poll_interval: time between two polls of that folder.
     """
 
     poll_interval: float = option(
@@ -127,7 +127,7 @@ class StreamConfig:
         group=Group.STREAMING,
         unit="seconds",
         above=0,
-        help="longest wait for a batch to fill",
+        help="maximum time that a reference waits for its batch to fill",
         public=True,
     )
     retry_after: float = option(
@@ -151,15 +151,15 @@ class StreamConfig:
         unit="seconds",
         at_least=10,
         at_most=600,
-        help="time, 10 to 600, after which Pub/Sub redelivers a message that a lost worker held",
+        help="time, 10 to 600, after which Pub/Sub redelivers the messages of a lost worker",
         public=True,
     )
     models: str | None = option(
         None,
         group=Group.STREAMING,
         metavar="FOLDER",
-        help="folder of model bundles: the last by name decides from the next batch on, without a "
-        "restart; --model decides until there is one",
+        help="folder of model bundles: the last by name is used from the next batch on, without a "
+        "restart; --model is used until there is one",
     )
     model_poll_interval: float = option(
         30.0,
@@ -173,23 +173,23 @@ class StreamConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RouteOptions(ObjectOptions):
-    """The options of `route` that describe a run, as they are given.
+    """Options of `route` that describe a run, as given by the user.
 
     Attributes:
         inputs: files, folders and globs, manifests, or subscriptions.
         source: files, manifest, watch or pubsub.
         lake: root of the lake.
-        ingest_date: partition of the index, YYYY-MM-DD; empty: today, UTC.
+        ingest_date: partition of the index, YYYY-MM-DD; empty for the current date in UTC.
         reprocess: none, model, policy or all.
         placement: copy, link or index_only.
-        patient_key_file: key of the hash of Patient ID; read on the workers, never in the graph.
+        patient_key_file: file with the key of the hash of Patient ID; read on the workers only.
         allow_empty: whether an input may match nothing.
-        log_uris: whether error messages may hold source URIs.
-        batch_size: most images in one call of the model; fewer on a CPU.
-        fetch_threads: objects that one worker reads and decodes at once; it places as many.
-        index_shards: most index files of a batch run; append logs of a stream.
+        log_uris: whether error messages may contain source URIs.
+        batch_size: maximum number of images per model call; lower on a CPU.
+        fetch_threads: number of objects that a worker examines concurrently; also of those it places.
+        index_shards: number of append logs, and maximum number of index files of a batch run.
         accelerator: resource hint for the workers that run the model.
-        stream: None in a batch run.
+        stream: options of streaming sources; None in a batch run.
     """
 
     inputs: tuple[str, ...] = option(
@@ -199,13 +199,13 @@ class RouteOptions(ObjectOptions):
         help="files, folders (searched recursively) and globs; local, gs:// or s3://; may be given "
         "more than once",
         in_template=True,
-        pattern=IN_A_STORE,
+        pattern=STORE_URI_PATTERN,
     )
     source: str = option(
         FILES,
         group=Group.INPUT_OUTPUT,
         choices=SOURCES,
-        help="what --input names. files: objects; manifest: lists of objects (text, .csv, .parquet; - "
+        help="what --input is. files: objects; manifest: lists of objects (text, .csv, .parquet; - "
         "reads standard input); watch: objects, and those that arrive later; pubsub: subscriptions "
         "(projects/P/subscriptions/S) to notifications of Cloud Storage",
         public=True,
@@ -216,7 +216,7 @@ class RouteOptions(ObjectOptions):
         metavar="ROOT",
         help="root of the lake: a folder, gs:// or s3://",
         in_template=True,
-        pattern=IN_A_STORE,
+        pattern=STORE_URI_PATTERN,
     )
     ingest_date: str = option(
         "",
@@ -253,16 +253,16 @@ class RouteOptions(ObjectOptions):
     log_uris: bool = option(
         False,
         group=Group.INPUT_OUTPUT,
-        help="name failed objects by URI as well as by key; URIs can contain patient names",
+        help="report failed objects by URI as well as by key; URIs can contain patient names",
         in_template=True,
     )
     reprocess: str = option(
         REPROCESS_NONE,
         group=Group.DECISION,
         choices=REPROCESS,
-        help="what to decide again of what the lake already holds. none: nothing; model: what another "
-        "model decided; policy: what another model or policy decided; all: everything, placing again "
-        "objects that the lake has lost",
+        help="which ingested objects to decide again. none; model: those that another model decided; "
+        "policy: those that another model or policy decided; all: every object, and place it again if "
+        "the lake has lost it",
         public=True,
         in_template=True,
     )
@@ -270,7 +270,7 @@ class RouteOptions(ObjectOptions):
         MODEL_BATCH,
         group=Group.SPEED,
         above=0,
-        help="most images in one call of the model; at most 8 on a CPU",
+        help="maximum number of images per model call; at most 8 on a CPU",
         public=True,
         in_template=True,
     )
@@ -278,7 +278,7 @@ class RouteOptions(ObjectOptions):
         factory=_fetch_threads,
         group=Group.SPEED,
         above=0,
-        help="objects that a worker reads and decodes at once, and places at once",
+        help="number of objects that a worker reads and decodes concurrently, and places concurrently",
         default_text="processors + 1, at most 8",
         in_template=True,
     )
@@ -286,15 +286,15 @@ class RouteOptions(ObjectOptions):
         4,
         group=Group.SPEED,
         above=0,
-        help="most index files of a run",
+        help="maximum number of index files of a batch run; number of append logs of a stream",
         in_template=True,
     )
     accelerator: str | None = option(
         None,
         group=Group.SPEED,
         metavar="HINT",
-        help="resource hint for the workers that run the model, where the engine places steps by "
-        "resources: type:nvidia-l4;count:1;install-nvidia-driver; images then cross a shuffle",
+        help="resource hint for the workers that run the model, on engines that support it: "
+        "type:nvidia-l4;count:1;install-nvidia-driver; images then cross a shuffle",
         public=True,
         in_template=True,
     )
@@ -307,7 +307,7 @@ class CommandOptions(RouteOptions):
 
     Attributes:
         runner: name of a Beam runner.
-        quiet: whether to print neither progress nor the table.
+        quiet: whether to print neither progress nor the summary.
         json: whether to print only the run summary, as JSON.
     """
 
@@ -319,7 +319,7 @@ class CommandOptions(RouteOptions):
         help="Beam runner: DirectRunner (in this process; Prism for streams), PrismRunner, FlinkRunner, "
         "PortableRunner or DataflowRunner",
     )
-    quiet: bool = option(False, group=Group.TERMINAL, help="print neither progress nor the table")
+    quiet: bool = option(False, group=Group.TERMINAL, help="print neither progress nor the summary")
     json: bool = option(
         False, group=Group.TERMINAL, help="print only the run summary, as JSON for machines"
     )

@@ -1,4 +1,4 @@
-"""Readable messages of pydantic's validation errors."""
+"""Format pydantic's validation errors for users."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _MESSAGES: Final[dict[str, str]] = {
     "model_type": "must be a mapping",
     "model_attributes_type": "must be a mapping",
 }
-"""Messages by pydantic's type of the error."""
+"""Message by pydantic's type of error."""
 
 
 def list_errors(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return every error as "path: message"; several stand one a line after their number.
+    """Return all errors, each as "path: message"; several errors are on lines after their number.
 
     Args:
-        error: raised by a validation of `model`.
-        model: names the known keys of sections with an unknown one.
+        error: error of validating a `model`.
+        model: the model, whose keys are listed or suggested for an unknown key.
     """
-    messages = [_message(one, model) for one in error.errors(include_url=False)]
+    messages = [_message(details, model) for details in error.errors(include_url=False)]
     lines = messages if len(messages) == 1 else [f"{len(messages)} errors", *messages]
     return "\n  ".join(lines)
 
@@ -50,21 +50,21 @@ def _message(error: ErrorDetails, model: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
         known = _keys(model, path[:-1])
         near = did_you_mean(str(path[-1]), known)
-        what = f"unknown; did you mean {near}?" if near else f"unknown; known: {', '.join(known)}"
+        text = f"unknown; did you mean {near}?" if near else f"unknown; known: {', '.join(known)}"
     elif error["type"] in _MESSAGES:
-        what = _MESSAGES[error["type"]].format(**error.get("ctx", {}))
+        text = _MESSAGES[error["type"]].format(**error.get("ctx", {}))
     else:
-        what = error["msg"]
-    return f"{_written(path)}: {what}" if path else what
+        text = error["msg"]
+    return f"{_format_path(path)}: {text}" if path else text
 
 
-def _written(path: tuple[int | str, ...]) -> str:
+def _format_path(path: tuple[int | str, ...]) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
 
 
 def _keys(model: type[BaseModel], section: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that a section may have; the whole file is the empty path."""
+    """Return the known keys of a section, given by its path; the path of the whole file is empty."""
     for name in section:
         model = type(model.model_fields[str(name)].get_default(call_default_factory=True))
     return list(model.model_fields)

@@ -11,11 +11,11 @@ from typing import BinaryIO
 
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
 from transforms.core.storage_failures import read_failure, write_failure
-from transforms.lake.layout import is_lake_name
+from transforms.lake.layout import SCRATCH, Layout, is_lake_name
 from transforms.storage.base import ObjectInfo, SupportsServerSideCopy, read_whole
 from transforms.storage.local import LocalStorage, uri_to_path
-from transforms.storage.schemes import is_below, scheme_of, storage_of
-from transforms.storage.temporary import unnamed_file
+from transforms.storage.schemes import is_below, is_local, join, scheme_of, storage_of
+from transforms.storage.temporary import remove_abandoned, unnamed_file
 
 LOG = logging.getLogger(__name__)
 
@@ -148,6 +148,12 @@ def exists(uri: str) -> bool:
         OSError: the storage does not respond.
     """
     return storage_of(uri).stat(uri) is not None
+
+
+def remove_partial_files(layout: Layout) -> None:
+    """Remove the partial files that dead processes of this host have left in the roots of a lake."""
+    for root in filter(is_local, layout.object_roots):
+        remove_abandoned(uri_to_path(join(root, SCRATCH)))
 
 
 def _relative(uri: str, folder: str) -> str:

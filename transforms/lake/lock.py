@@ -22,6 +22,7 @@ UNPROTECTED: Final = (
     "warning: {root} has no conditional writes: objects are verified after they are written, but make "
     "sure that only one run at a time writes there"
 )
+WAITING: Final = "another run is writing to this lake; waiting for it to finish"
 LOST: Final = (
     "error: this run could not renew its lock on {root} and exits, because another run may write there; "
     "run the same command again"
@@ -76,9 +77,17 @@ def read_epoch(layout: Layout, name: str = WRITER_LOCK) -> str | None:
     return lease.read_epoch(storage_of(uri), uri)
 
 
+def report_waiting() -> None:
+    """Report on stderr that another run holds a lock."""
+    _report(WAITING)
+
+
 @contextlib.contextmanager
 def lock_lake(
-    layout: Layout, on_wait: Callable[[], None], *, names: Sequence[str] = (WRITER_LOCK, LOCK)
+    layout: Layout,
+    on_wait: Callable[[], None] = report_waiting,
+    *,
+    names: Sequence[str] = (WRITER_LOCK, LOCK),
 ) -> Iterator[LakeLock]:
     """Lock every root of a lake while the block runs.
 
