@@ -105,6 +105,18 @@ def test_an_object_that_was_only_indexed_is_not_the_first_of_a_stored_one() -> N
     assert statuses(indexed.rows) == {"/b": (Status.DUPLICATE, False)}
 
 
+def test_a_version_that_a_retry_brings_twice_has_one_row() -> None:
+    again = [row("/a", ingested_at=1), row("/b"), row("/a", ingested_at=2)]
+    assert [(r.source_uri, r.status, r.ingested_at) for r in resolve(again, []).rows] == [
+        ("/a", Status.ROUTED, 1),
+        ("/b", Status.DUPLICATE, 0),
+    ]
+    other = row("/a", destination="spine", model_id="m2")
+    resolved = resolve([other, row("/a", destination="others")], [])
+    assert [r.destination for r in resolved.rows] == ["others"]
+    assert resolved.orphans == [other.object_uri]
+
+
 def test_two_decisions_on_one_content_leave_one_object() -> None:
     rows = [
         row("/a", destination="spine"),

@@ -7,13 +7,14 @@ on the set of rows, not on their order, so a retried bundle gives the same resul
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final, TypeVar
 
 from transforms.core.reasons import Reason, Stage, Status
 from transforms.lake.index_files import ExistingRow
-from transforms.lake.schema import IndexRow
+from transforms.lake.schema import IndexRow, decision_order
 
 _Row = TypeVar("_Row", IndexRow, ExistingRow)
 
@@ -51,7 +52,8 @@ def resolve(rows: Sequence[IndexRow], existing: Sequence[ExistingRow]) -> Resolu
     it. If the identity has several contents, each new row has a conflict.
 
     Args:
-        rows: placed rows, each with the status it would have alone.
+        rows: placed rows, each with the status it would have alone. Of several rows of a source version,
+            which an engine can produce when it retries, one is kept.
         existing: rows of the index with the same identity. A content that has a first row there keeps it.
     """
     firsts = _firsts(existing)
@@ -59,7 +61,7 @@ def resolve(rows: Sequence[IndexRow], existing: Sequence[ExistingRow]) -> Resolu
     contents |= {r.content_sha256 for r in existing if r.status != Status.QUARANTINED}
     conflict = len(contents) > 1
     resolved: list[IndexRow] = []
-    for row in sorted(rows, key=lambda r: r.version_key):
+    for row in _one_per_version(rows):
         if row.status == Status.QUARANTINED:
             resolved.append(row)
             continue
@@ -99,6 +101,13 @@ def group_by_identity(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
     for row in rows:
         groups[row.identity].append(row)
     return groups
+
+
+def _one_per_version(rows: Iterable[IndexRow]) -> Iterator[IndexRow]:
+    """Yield the first row of each source version by `decision_order`, in order of version."""
+    ordered = sorted(rows, key=lambda row: (row.version_key, decision_order(row)))
+    for _, versions in groupby(ordered, key=lambda row: row.version_key):
+        yield next(versions)
 
 
 def _firsts(
