@@ -47,7 +47,7 @@ def run(
     with lock_lake(config.layout) as lock:
         remove_partial_files(config.layout)
         open_lake(config.layout)
-        prepare_recovery(config.layout, config.fingerprint())
+        prepare_recovery(config.layout, config.run_id, config.fingerprint())
         with Progress(quiet=quiet):
             pipeline = beam.Pipeline(options=options)
             build(pipeline, config, opened=True, epoch=lock.epoch)

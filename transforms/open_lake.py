@@ -11,10 +11,9 @@ from apache_beam.pvalue import DoOutputsTuple, PBegin, TaggedOutput
 
 from transforms.lake.append import index_at_start
 from transforms.lake.append_log import LogEnd, LogShard, Segment
-from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
 from transforms.lake.migration import open_lake
-from transforms.lake.recovery import prepare_recovery
+from transforms.lake.recovery import prepare_recovery, recovered_rows
 from transforms.lake.schema import IndexRow
 
 FILES: Final = "files"
@@ -66,16 +65,14 @@ def _open(
 ) -> Iterator[str | TaggedOutput[str, EncodedEnd] | TaggedOutput[str, IndexRow]]:
     if fingerprint is not None:
         open_lake(layout)
-        prepare_recovery(layout, fingerprint)
+        prepare_recovery(layout, run_id, fingerprint)
     files, log_ends = index_at_start(layout, run_id)
     for log, end in log_ends.items():
         assert end.last is not None
         encoded = log.shards, log.shard, end.last.number, end.last.partition
         yield TaggedOutput(LOG_ENDS, (*encoded, end.next_partition or ""))
-    for uri in list_journal(layout):
-        for entry in read_journal(uri, layout):
-            row = replace(entry.row, run_id=run_id, ingest_date=ingest_date)
-            yield TaggedOutput(JOURNALED, row)
+    for row in recovered_rows(layout, run_id):
+        yield TaggedOutput(JOURNALED, replace(row, run_id=run_id, ingest_date=ingest_date))
     yield from files
 
 

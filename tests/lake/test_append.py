@@ -243,10 +243,10 @@ def test_a_batch_run_recovers_what_it_would_decide_the_same_way(layout: Layout) 
     mine = place(layout, "/in/a", sop_instance_uid="1.1")
     indexed = place(layout, "/in/b", sop_instance_uid="1.2")
     append_rows(layout, indexed)
-    prepare_recovery(layout, FINGERPRINT)
+    prepare_recovery(layout, "second", FINGERPRINT)
     kept = [entry.row for uri in list_journal(layout) for entry in read_journal(uri, layout)]
     assert [row.source_uri for row in kept] == ["/in/a"]
-    prepare_recovery(layout, "another")
+    prepare_recovery(layout, "third", "another")
     assert not list_journal(layout)
     assert not exists(layout.absolute(str(mine.object_uri))), "it is decided again"
     assert exists(layout.absolute(str(indexed.object_uri)))

@@ -234,7 +234,7 @@ def test_a_kill_at_any_step_leaves_one_current_row_for_each_version(
     shutil.copytree(layout.root, repeated.root)
     for plain in (layout, repeated):
         open_lake(plain)
-        prepare_recovery(plain, FINGERPRINT)
+        prepare_recovery(plain, "second", FINGERPRINT)
         assert not list_journal(plain)
         assert not list(Path(plain.journal).iterdir())
         assert not list(Path(plain.scratch()).iterdir())

@@ -16,6 +16,7 @@ from pipeline.sources.outputs import REFS
 from tests.conftest import Lake, route_into, write
 from tests.eager import eager, eager_outputs
 from tests.graphs import route_parser
+from tests.lake.rows import FINGERPRINT, new_lake, place
 from tests.synthetic import dicom_bytes, image
 from transforms.batch_refs import BatchRefs
 from transforms.core.choices import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE, REPROCESS_POLICY
@@ -30,8 +31,10 @@ from transforms.filter_ingested import (
     Reprocessing,
 )
 from transforms.lake.index_files import ExistingVersion, list_index
+from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
 from transforms.lake.run_counts import RunCounts
+from transforms.open_lake import JOURNALED, OpenLake
 
 A, B = ObjectRef("/in/a", "1-1", 1), ObjectRef("/in/b", "2-2", 2)
 
@@ -142,6 +145,24 @@ def test_existing_rows_are_read_for_the_identities_of_a_run(indexed: Lake) -> No
     identities = [wanted["sop_instance_uid"]]
     (found,) = eager(ReadExistingRows(), {"files": files, "identities": identities})
     assert (found.source_uri, found.object_uri) == (wanted["source_uri"], wanted["object_uri"])
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_restarted_run_recovers_what_it_has_placed(tmp_path: Path, opened: bool) -> None:
+    layout = new_lake(tmp_path / "lake")
+    earlier = place(layout, "/in/a", sop_instance_uid="1.1", run_id="earlier")
+    own = place(layout, "/in/b", sop_instance_uid="1.2", run_id="run")
+    killed = place(layout, "/in/c", sop_instance_uid="1.3", run_id="run")
+    Path(layout.absolute(str(killed.object_uri))).unlink()  # between the journal and the object
+    for _ in range(2):
+        outputs = eager_outputs(OpenLake(layout, "run", "2026-02-02", FINGERPRINT, opened))
+        rows = sorted(outputs[JOURNALED], key=lambda row: row.source_uri)
+        assert [row.source_uri for row in rows] == [earlier.source_uri, own.source_uri]
+        assert {(row.run_id, row.ingest_date) for row in rows} == {("run", "2026-02-02")}
+    journaled = {
+        e.row.source_uri for uri in list_journal(layout) for e in read_journal(uri, layout)
+    }
+    assert killed.source_uri in journaled, "the run may be about to place it"
 
 
 def test_eager_runs_roots_and_functions_with_one_output() -> None:

@@ -88,6 +88,16 @@ def read_journal(uri: str, layout: Layout) -> Iterator[JournalEntry]:
             yield JournalEntry(replace(row, object_uri=object_uri), fingerprint)
 
 
+def run_ids_in(uri: str) -> set[str]:
+    """Return the ids of the runs that decided the rows of a journal file.
+
+    Raises:
+        DamagedFile: the file cannot be read.
+    """
+    with open_index_file(uri) as file:
+        return set(file.read(columns=["run_id"])["run_id"].to_pylist())
+
+
 def clear_journal(layout: Layout) -> None:
     """Remove all journal files, once every row is in the index."""
     remove_journal_files(list_journal(layout))

@@ -27,6 +27,7 @@ from transforms.lake.journal import (
     list_journal,
     read_journal,
     remove_journal_files,
+    run_ids_in,
     write_journal,
 )
 from transforms.lake.layout import Layout
@@ -72,7 +73,7 @@ def recover(layout: Layout, run_id: str, shards: int, replica: IndexReplica) -> 
     return recovered
 
 
-def prepare_recovery(layout: Layout, fingerprint: str) -> None:
+def prepare_recovery(layout: Layout, run_id: str, fingerprint: str) -> None:
     """Reduce the journal to the rows that a batch run recovers, and remove the orphans of the others.
 
     A run recovers a placed row that the index lacks and that it would decide in the same way, one per
@@ -81,6 +82,8 @@ def prepare_recovery(layout: Layout, fingerprint: str) -> None:
 
     Args:
         layout: the lake, to which no other run writes.
+        run_id: id of the run, whose own journal files are left alone: it may run already, and an engine
+            repeat this step.
         fingerprint: fingerprint of the run's configuration.
 
     Raises:
@@ -88,7 +91,7 @@ def prepare_recovery(layout: Layout, fingerprint: str) -> None:
         ProcessingFailure: the lake's storage refused a write.
     """
     finish_supersedes(layout)
-    files = list_journal(layout)
+    files = [uri for uri in list_journal(layout) if run_id not in run_ids_in(uri)]
     recovered: dict[VersionKey, IndexRow] = {}
     for entries in _chunks(files, layout):
         existing = _existing_versions(layout, entries)
@@ -106,6 +109,26 @@ def prepare_recovery(layout: Layout, fingerprint: str) -> None:
         for start in range(0, len(rows), CHUNK_ROWS)
     ]
     remove_journal_files(uri for uri in files if uri not in written)
+
+
+def recovered_rows(layout: Layout, run_id: str) -> Iterator[IndexRow]:
+    """Yield the rows that a batch run recovers from the journal that `prepare_recovery` has reduced.
+
+    If an engine has restarted the run, they include its own rows so far, except those that it wrote to
+    the journal without placing their objects.
+
+    Args:
+        layout: the lake.
+        run_id: id of the run.
+
+    Raises:
+        DamagedFile: a journal file cannot be read.
+        OSError: the lake's storage does not respond.
+    """
+    for entries in _chunks(list_journal(layout), layout):
+        yield from (entry.row for entry in entries if entry.row.run_id != run_id)
+        own = [entry for entry in entries if entry.row.run_id == run_id]
+        yield from (entry.row for entry in _placed(layout, own))
 
 
 def sweep_journal(layout: Layout, replica: IndexReplica) -> int:
