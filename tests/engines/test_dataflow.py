@@ -191,7 +191,7 @@ def test_missing_dataflow_options_are_reported_at_once(capsys: pytest.CaptureFix
     [
         (
             ["--input", "{here}", "--lake", "gs://b/lake"],
-            "{here}): the workers of DataflowRunner cannot read files of this machine",
+            "{here}): the workers of DataflowRunner cannot read files on this machine",
         ),
         (["--input", "gs://b/in", "--lake", "{here}"], "--lake: the workers of DataflowRunner"),
         ([*IN_STORE, "--model", "{bundle}"], "--model: the workers of DataflowRunner"),
