@@ -108,6 +108,7 @@ def texts_of(data: bytes) -> Iterator[bytes]:
                 continue
 
 
+@pytest.mark.slow
 def test_the_job_runs_in_the_given_image(default_job: Any) -> None:
     is_streaming = default_job.options.view_as(StandardOptions).streaming
     kind = "JOB_TYPE_STREAMING" if is_streaming else "JOB_TYPE_BATCH"
@@ -122,6 +123,7 @@ def test_the_job_runs_in_the_given_image(default_job: Any) -> None:
     assert f'"{kind}"' in default_job.json()
 
 
+@pytest.mark.slow
 def test_main_is_not_pickled(default_job: Any) -> None:
     assert default_job.options.view_as(SetupOptions).save_main_session is False
 

@@ -182,6 +182,7 @@ def with_items(plain: bytes, head: bytes, items: bytes) -> bytes:
     return plain[:at] + head + items + plain[at:]
 
 
+@pytest.mark.slow
 def test_too_many_items_in_a_sequence_of_undefined_length() -> None:
     head = struct.pack("<HH2sHL", 9, 0x1001, b"SQ", 0, 0xFFFFFFFF)
     bomb = with_items(dicom_bytes(PIXELS), head, ITEM * 300_000 + DELIMITER)

@@ -28,6 +28,7 @@ def test_a_moved_lake_verifies(moved: Lake) -> None:
     assert violations(moved.root) == []
 
 
+@pytest.mark.slow
 def test_a_moved_lake_is_added_to_and_compacted(moved: Lake, routed: Path, tmp_path: Path) -> None:
     old = str(routed / "source")
     assert counts(route_into(moved, inputs=(old,))) == {"unchanged": 6}
@@ -43,6 +44,7 @@ def test_a_moved_lake_is_added_to_and_compacted(moved: Lake, routed: Path, tmp_p
     assert violations(moved.root) == []
 
 
+@pytest.mark.slow
 def test_rows_of_an_interrupted_run_are_recovered_after_a_move(
     interrupt: Callable[..., None], source: Path, lake: Lake, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def test_a_name_that_is_not_unicode_is_listed(tmp_path: Path) -> None:
     assert found.uri.endswith("/index/%FF.parquet")
 
 
+@pytest.mark.slow
 def test_a_lake_with_foreign_files_is_read_and_verified(
     route: Route, lake: Lake, source: Path
 ) -> None:

@@ -51,6 +51,7 @@ def assert_sound(lake: Lake) -> None:
     assert not [*lake.root.glob("journal/*"), *lake.root.glob(".tmp/*")]
 
 
+@pytest.mark.slow
 def test_a_changed_policy_takes_effect_only_when_asked(lake: Lake, again: Route) -> None:
     before = lake.tree()
     assert counts(again("strict")) == {"unchanged": 6}
@@ -138,6 +139,7 @@ def test_a_duplicate_that_alone_is_decided_again_stays_with_its_first(
     assert not sinks(lake)["body_part=review"]
 
 
+@pytest.mark.slow
 def test_another_model_decides_again(lake: Lake, again: Route, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(DEFAULT_BUNDLE, bundle)

@@ -87,6 +87,7 @@ def assert_no_object_without_row(lake: Lake, *sinks: Path) -> None:
 SINK, MOVED, NONE = "sink", "moved sink", ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_kill", [False, True], ids=["complete", "killed"])
 @pytest.mark.parametrize(
     ("before", "after"),

@@ -44,6 +44,7 @@ def test_thresholds_keep_the_target_error_on_their_data() -> None:
     assert found.evidence["error_upper_95"] <= 0.02
 
 
+@pytest.mark.slow
 def test_a_proved_target_holds_for_new_images() -> None:
     """At most one in twenty calibrations on 600 images may be proved wrongly."""
     rng = np.random.default_rng(2)

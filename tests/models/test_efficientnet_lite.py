@@ -30,6 +30,7 @@ def test_outputs_are_those_of_timm(variant: str, side: int) -> None:
         assert torch.allclose(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_default_bundle_is_loaded_without_timm() -> None:
     """Importing timm takes seconds at the start of every run and worker."""
     code = (

@@ -102,6 +102,7 @@ def is_routed(scored: ModelOutput) -> bool:
     return bool(is_sure and scored.values[-1] <= scored.ood_threshold)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: UID(uid).name)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_generated_images(

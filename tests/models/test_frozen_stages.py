@@ -56,6 +56,7 @@ def test_frozen_stages_keep_their_weights(
             assert torch.equal(found[name], started[name]) == is_frozen, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "tf_efficientnet_lite0"])
 def test_frozen_statistics_keep_the_feature_maps(architecture: str) -> None:
     torch.manual_seed(0)

@@ -95,6 +95,7 @@ def test_a_moved_lake_keeps_its_objects(
     assert {name: after.get(name) for name in before} == before
 
 
+@pytest.mark.slow
 def test_a_damaged_index_file_is_reported_with_a_remedy(
     lake: Lake, source: Path, route: Route, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_damaged_index_file_is_reported_with_a_remedy(
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_partition_without_list_permission_fails_the_run(
     lake: Lake,
     source: Path,

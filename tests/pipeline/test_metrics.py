@@ -112,6 +112,7 @@ def test_metrics_are_stored_separately_from_summaries(
     assert json.loads(capsys.readouterr().out)["runs"] == 2
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_distributions(
     lake: Lake, source: Path, sizes: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +136,7 @@ def test_failures_are_counted_by_reason(
     assert (lake.root / "runs" / "metrics" / f"{summary['run_id']}.json").exists()
 
 
+@pytest.mark.slow
 def test_too_large_objects_are_fetched_but_not_decoded(route: Route, source: Path) -> None:
     write(source, "a.dcm", dicom_bytes(image(1)))
     metrics = route("--max_object_bytes", "1000")["metrics"]
@@ -157,6 +159,7 @@ def test_a_run_completes_without_metrics(
     assert main(["verify", str(lake.root)]) == 0
 
 
+@pytest.mark.slow
 def test_a_run_completes_if_metrics_cannot_be_written(
     route: Route, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,7 @@ def test_the_index_is_what_the_contract_says(route: Route, lake: Lake, source: P
     assert by_duckdb == by_pandas == by_polars == dict(Counter([row["destination"], "quarantine"]))
 
 
+@pytest.mark.slow
 def test_inputs_may_be_files_folders_and_globs_with_odd_names(
     route: Route, lake: Lake, source: Path
 ) -> None:

@@ -126,6 +126,7 @@ def test_a_source_that_changes_while_it_is_read_is_left_to_the_next_run(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
+@pytest.mark.slow
 def test_a_source_that_is_removed_before_it_is_read_fails_alone(
     images: Path, lake: Lake, route: Route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ def test_a_source_that_is_removed_before_it_is_read_fails_alone(
     assert counts(route()) == {"unchanged": IMAGES - 1}
 
 
+@pytest.mark.slow
 def test_a_lake_without_permission_is_reported(images: Path, tmp_path: Path) -> None:
     """Run as another user if this one is root."""
     locked = tmp_path / "locked"
