@@ -18,6 +18,7 @@ from pipeline.sources.outputs import REFS, SourceOutput
 from pipeline.sources.retry_pending import PendingObjects
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
+from transforms.core.reasons import ProcessingFailure
 from transforms.lake import drain
 from transforms.lake.index_replica import replica_of
 
@@ -58,6 +59,7 @@ class Poller(ABC):
 
         Raises:
             OSError: the input or the lake does not respond.
+            ProcessingFailure: the lake refused a write.
         """
 
 
@@ -115,11 +117,11 @@ class _PollSession:
             self._draining = self._draining or drain.is_requested(self._config.layout)
             try:
                 yield from self._poller.poll(draining=self._draining)
-            except OSError as error:  # transient: the next poll tries again
-                LOG.warning("input %d cannot be polled (%s)", self._number, error.strerror)
-                return
-            if self._draining:
-                self._report_if_drained()
+                if self._draining:
+                    self._report_if_drained()
+            except (OSError, ProcessingFailure) as error:  # transient: the next poll tries again
+                why = error.strerror if isinstance(error, OSError) else error
+                LOG.warning("input %d cannot be polled (%s)", self._number, why)
         finally:
             self._polling.release()
 
@@ -132,8 +134,8 @@ class _PollSession:
         timeout = DRAIN_TIMEOUT_FACTOR * self._stream.index_interval + self._stream.poll_interval
         if pending and now - self._progress_at < timeout:
             return
-        found = drain.DrainReport(pending)
-        drain.report(self._config.layout, self._config.run_id, self._number, found)
+        report = drain.DrainReport(pending)
+        drain.report(self._config.layout, self._config.run_id, self._number, report)
         self._drained = True
 
 

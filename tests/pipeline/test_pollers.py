@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -180,6 +181,20 @@ def test_a_drained_source_reports_once_its_objects_have_rows(
     assert drain.reports(draining.layout, draining.run_id, 1) == [drain.DrainReport(())]
 
 
+def test_a_report_that_the_lake_refuses_is_written_at_the_next_poll(
+    draining: RouteConfig, tmp_path: Path
+) -> None:
+    index(draining, tmp_path / "in" / "a")
+    scratch = Path(draining.layout.scratch())
+    shutil.rmtree(scratch)
+    scratch.write_bytes(b"not a folder")
+    assert not list(PollFn(draining, Watcher).process(0))
+    assert not drain.reports(draining.layout, draining.run_id, 1)
+    scratch.unlink()
+    assert not list(PollFn(draining, Watcher).process(0))
+    assert drain.reports(draining.layout, draining.run_id, 1) == [drain.DrainReport(())]
+
+
 def test_a_source_that_waits_too_long_reports_its_objects_in_flight(
     draining: RouteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,7 +248,7 @@ def test_a_malformed_notification_is_rejected(broken: dict[str, str | None]) -> 
 @pytest.mark.parametrize(("options", "message"), [
     (["--source=watch", "--input=/no/such"], "input 1 (/no/such) does not exist"),
     (["--source=pubsub", "--input=gs://bucket"], "write projects/PROJECT/subscriptions/NAME"),
-    (["--source=watch", "--input=.", "--ingest_date=2026-01-01"], "partition of the day"),
+    (["--source=watch", "--input=.", "--ingest_date=2026-01-01"], "of the current day"),
     (["--source=pubsub", "--input=projects/p/subscriptions/s", "--ack_deadline=5"], "in 10..600"),
     (["--source=watch", "--input=.", "--runner=FlinkRunner", "--job_endpoint=h:1",
       "--environment_type=LOOPBACK"], "needs --flink_master"),
