@@ -1,4 +1,4 @@
-"""The command line: one module for each command, which imports what it needs when it runs."""
+"""The command line: one module per command, which imports its dependencies when it runs."""
 
 from __future__ import annotations
 
@@ -25,24 +25,31 @@ COMMANDS: Final = {
     "verify": "check a lake against its delivery contract",
     "compact": "merge the small index files of a lake",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",
-    "demo": "route real DICOM files that the pydicom packages carry",
+    "demo": "route real DICOM files from the pydicom packages",
     "train": "fine-tune a network and write a model bundle",
     "calibrate": "set the thresholds of a model bundle on labelled images",
     "evaluate": "measure a model bundle on labelled images",
     "completion": "print a completion script for a shell",
 }
 RUN_COMMANDS: Final = ("route", "demo")
-"""Commands that run the graph; what they do not know are options of Beam."""
+"""Commands that run a pipeline, and pass unknown options on to Beam."""
 DONE, FAILED, USAGE = 0, 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return 0 done and complete, 1 failed or incomplete, 2 wrong usage."""
+    """Run a command.
+
+    Args:
+        argv: arguments; None for those of the process.
+
+    Returns:
+        Exit code: 0 done and complete, 1 failed or incomplete, 2 wrong usage.
+    """
     limit_arenas()
     use_system_allocator_for_arrow()
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
-    except SystemExit as stop:  # after help, or an error that was reported
+    except SystemExit as stop:  # after help or a reported error
         return int(stop.code or DONE)
     configure_logging(args.log_level, debug=args.debug)
     if args.command in RUN_COMMANDS and getattr(args, "runner", DEFAULT_RUNNER) == DEFAULT_RUNNER:
@@ -65,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return parsed arguments: `command`, its options, and `beam_options`.
+    """Return the parsed arguments: `command`, its options, and `beam_options`.
 
     Raises:
-        SystemExit: after help, or an error that was reported.
+        SystemExit: after help or a reported error.
     """
     arguments = normalize(argv)
     command = arguments[0] if arguments else ""
@@ -92,7 +99,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def build_parser(commands: Iterable[str]) -> Parser:
-    """Return the parser of the program, with the options of some of its commands."""
+    """Return the parser of the program, with the options of the given commands."""
     parser = Parser(
         prog="dicom-router",
         usage="dicom-router COMMAND [options]",
@@ -126,7 +133,7 @@ def _module(command: str) -> ModuleType:
 
 
 def _start_decoders() -> None:
-    """Start the server that decoders are forked from, so that it imports while this process does."""
+    """Start the server from which decoders are forked, so that it imports modules in parallel."""
     from transforms.sandbox.child_process import start_forkserver
 
     with contextlib.suppress(OSError):  # the first object reports it
@@ -134,7 +141,7 @@ def _start_decoders() -> None:
 
 
 def _report(message: str, *, debug: bool) -> None:
-    """Print the error being handled, and with `--debug` its traceback before it."""
+    """Print an error, and with `--debug` first the traceback of the exception being handled."""
     if debug:
         traceback.print_exc()
     print(f"error: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Options that several commands share, from their declarations; imports nothing heavy."""
+"""Add declared options to a parser, and read arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def help_of(one: Option) -> str:
 
 
 def metavar_of(one: Option) -> str:
-    """Return what stands for an option's value in help and docs."""
+    """Return the placeholder of an option's value in help and docs."""
     declared = one.declaration
     choices = f"{{{','.join(declared.choices)}}}" if declared.choices else None
     return declared.metavar or choices or (declared.unit or "N").upper()
 
 
 def default_of(one: Option) -> str | None:
-    """Return the default of an option as a person reads it, or None where it has none."""
+    """Return the default of an option as text for help and docs, or None if it has none."""
     declared = one.declaration
     if declared.default_text:
         return declared.default_text
@@ -109,7 +109,7 @@ def existing_lake(uri: str) -> Layout:
     """Return the layout of a lake that exists.
 
     Raises:
-        ConfigError: the name cannot be that of a lake.
+        ConfigError: the path or URI is invalid or not a folder.
         NotALake, ForeignLake: as `transforms.lake.marker.require_lake`.
     """
     from transforms.config.route_config import ConfigError
@@ -128,7 +128,7 @@ def existing_lake(uri: str) -> Layout:
 
 
 def _initial(one: Option) -> Any:
-    """Return the default that argparse starts with; it extends lists only."""
+    """Return the default for argparse, which extends only lists."""
     if one.is_required:
         return None
     return list(one.default) if one.repeated else one.default

@@ -42,7 +42,7 @@ class CalibrateOptions(HoldoutOptions):
         group=Group.DECISION,
         metavar="BUNDLE",
         help="bundles of the same recipe trained with --holdout_sources; their predictions on the "
-        "held-out images count in the thresholds, and the card shows them",
+        "held-out images are used for the thresholds, and shown in the model card",
         default_text="none",
     )
     target_error: float = option(
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Calibrate, and print thresholds, coverage and error."""
+    """Calibrate a bundle, and print thresholds, coverage and error."""
     from models.handler import choose_device
     from models.training.calibrate_bundle import calibrate_bundle
 

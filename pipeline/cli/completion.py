@@ -10,7 +10,7 @@ from pipeline.cli.parser import Parser
 SHELLS: Final = ("bash", "zsh", "fish")
 FOLDERS: Final = frozenset({"ROOT", "LAKE", "FOLDER", "DIR", "BUNDLE"})
 FILES: Final = frozenset({"PATTERN", "FILE", "PATH", "URI", "PNG"})
-"""Metavars of values that are names of folders, or of files."""
+"""Metavars of options whose values are folders, or files."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _complete_names(parser: Parser, file: Any, folder: Any) -> None:
-    """Have names of files and folders completed where an option takes one."""
+    """Complete file and folder names for the options that take one."""
     for action in parser._actions:
         if action.metavar in FOLDERS:
             action.complete = folder  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""From options to the configuration of a run."""
+"""Resolve options to the configuration of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def route_config(args: argparse.Namespace) -> RouteConfig:
 
 
 def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) -> RouteConfig:
-    """Return the configuration of a command that has the options for single objects alone.
+    """Return the configuration of a command that has only the options for single objects.
 
     Raises:
         UsageError: as `route_config`.
@@ -41,7 +41,7 @@ def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) ->
 
 
 def resolve(options: RouteOptions) -> RouteConfig:
-    """Return the configuration that options describe: model and policy are read.
+    """Return the configuration for options; reads the model bundle and the policy.
 
     Raises:
         UsageError: as `route_config`.
@@ -62,7 +62,7 @@ def resolve(options: RouteOptions) -> RouteConfig:
     given = _values(options, RouteOptions)
     given["ingest_date"] = options.ingest_date or time.strftime("%Y-%m-%d", time.gmtime())
     given["stream"] = options.stream if is_streaming else None
-    given["policy_file"] = None  # read; workers elsewhere have no such file
+    given["policy_file"] = None  # has been read; remote workers have no such file
     return RouteConfig(
         **given,
         layout=Layout(canonical(options.lake), sinks),
@@ -80,9 +80,11 @@ def _values(options: object, cls: type) -> dict[str, Any]:
 
 
 def _require_applicable(options: RouteOptions, *, is_streaming: bool) -> None:
-    """Raise `ConfigError` if an option was given that the source does not have."""
+    """Raise `ConfigError` if an option is given that does not apply to the source."""
     if is_streaming and options.ingest_date:
-        raise ConfigError("--ingest_date: a stream writes into the partition of the day; omit it")
+        raise ConfigError(
+            "--ingest_date: a stream appends to the partition of the current day; omit it"
+        )
     if not is_streaming:
         given = [
             f"--{one.flag} needs a streaming source (--source watch or pubsub)"

@@ -1,4 +1,4 @@
-"""`dicom-router demo`: real DICOM files through the whole pipeline."""
+"""`dicom-router demo`: route real DICOM files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Route the files and print a table of the outcomes."""
+    """Route the files, and print a table of the decisions."""
     with imports_without_collection(freeze=True):
         from models.handler import choose_device
         from pipeline.cli.config import object_config

@@ -1,4 +1,4 @@
-"""`dicom-router evaluate`: metrics of a bundle on labelled images."""
+"""`dicom-router evaluate`: measure a model bundle on labelled images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class EvaluateOptions:
         help="folder of the model card and its figures",
         default_text="evaluation-MODEL_ID",
     )
-    json: bool = option(False, group=Group.TERMINAL, help="print JSON for machines")
+    json: bool = option(False, group=Group.TERMINAL, help="print the evaluation as JSON")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, write the card and print a table."""
+    """Evaluate a bundle, write the model card and print a table."""
     from models.handler import choose_device
     from models.training.evaluation.card import write_card
     from models.training.evaluation.evaluate import evaluate_bundle
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(evaluation: dict[str, Any]) -> str:
-    """Return the table that `evaluate` prints, from the content of `evaluation.json`."""
+    """Return the content of `evaluation.json` as a table for the terminal."""
     figures, decided = evaluation["figures"], evaluation["decisions"]
     lines = [
         f"{evaluation['model_id']} on {figures['images']} images ({evaluation['data']['split']})",

@@ -1,4 +1,4 @@
-"""`dicom-router inspect`: explain what the router makes of single objects."""
+"""`dicom-router inspect`: explain the decisions about single objects."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from transforms.config.run_options import ObjectOptions
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `inspect`."""
+    parser.add_argument("file", nargs="+", metavar="FILE", help="DICOM objects; any file names")
     parser.add_argument(
-        "file", nargs="+", metavar="FILE", help="DICOM objects, whatever their names"
-    )
-    parser.add_argument(
-        "--thumbnail", type=Path, metavar="PNG", help="write the network's input for a single FILE"
+        "--thumbnail", type=Path, metavar="PNG", help="write the network's input of a single FILE"
     )
     add_options(parser, ObjectOptions)
 

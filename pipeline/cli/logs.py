@@ -1,4 +1,4 @@
-"""Logging of the command line: the router's level, and what Beam logs that the router reports itself."""
+"""Configure the logging of the command line."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def add_general_options(parser: argparse.ArgumentParser) -> None:
         "--log_level",
         choices=LEVELS,
         default="WARNING",
-        help="lowest level of the router's messages that is logged [default: WARNING]",
+        help="minimum level of the router's log messages [default: WARNING]",
     )
     group.add_argument(
         "--debug",
         action="store_true",
-        help="print the traceback of an error and log at level DEBUG; both may name source files",
+        help="print the traceback of an error and log at level DEBUG; both may contain source file names",
     )
 
 
@@ -33,8 +33,8 @@ def configure_logging(level: str, *, debug: bool) -> None:
 
     Args:
         level: one of `LEVELS`.
-        debug: whether to log the router at DEBUG, and Beam's errors, which the command line otherwise
-            reports in its own words.
+        debug: whether to log the router at DEBUG, and to log Beam's errors, which the command line
+            reports in its own messages.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger().addFilter(_is_relevant)
@@ -44,10 +44,10 @@ def configure_logging(level: str, *, debug: bool) -> None:
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:
-    """Return whether a record is worth a line.
+    """Return whether to log a record.
 
-    Beam warns of missing BigQuery clients wherever it is installed without its gcp extra, and Flink
-    logs as an error that a stream was stopped.
+    Beam without its gcp extra warns about missing BigQuery clients, and Flink logs the cancellation of a
+    stream as an error.
     """
     text = record.getMessage()
     return not text.startswith("apitools not found") and "JobCancellationException" not in text

@@ -1,4 +1,4 @@
-"""The parser of the command line: one-line errors, suggestions, and old spellings of options."""
+"""The parser of the command line, with one-line errors, suggestions and deprecated names of options."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ ALIASES: Final = {
     "variation": "augmentation",
     "without": "holdout_bundles",
 }
-"""Spellings of the release before, accepted with a warning until the next one."""
-
+"""Names of options in release 0.1.0; deprecated, accepted with a warning until the next release."""
 
 VALUE_ALIASES: Final = {("augmentation", "wide"): "strong"}
-"""Values of the release before, by option and value, accepted like `ALIASES`."""
+"""Values of release 0.1.0, by option and value; deprecated like `ALIASES`."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help begins with a short usage and whose errors are one line and a hint."""
+    """A parser whose help starts with a short usage, and whose errors are one line and a hint."""
 
     def __init__(self, *, usage_tail: str = "[options]", **given: object) -> None:
-        """Take what argparse takes, without abbreviations.
+        """Create a parser that does not accept abbreviations.
 
         Args:
-            usage_tail: ends the usage, after what must be given.
-            **given: to argparse.
+            usage_tail: end of the usage, after required arguments.
+            **given: arguments of `argparse.ArgumentParser`.
         """
         super().__init__(
             allow_abbrev=False,
@@ -51,9 +50,9 @@ class Parser(argparse.ArgumentParser):
         self.usage_tail = usage_tail
 
     def format_help(self) -> str:
-        """Return the help; its usage names what must be given alone."""
+        """Return the help; its usage has only required arguments."""
         if self.usage is None:
-            self.usage = " ".join((self.prog, *_needed(self), self.usage_tail))
+            self.usage = " ".join((self.prog, *_required(self), self.usage_tail))
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
@@ -62,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE_ERROR, f"see '{self.prog} --help'\n")
 
     def flags(self) -> set[str]:
-        """Return the names of the options, without hyphens before them."""
+        """Return the names of the options, without leading hyphens."""
         return {name.removeprefix("--") for name in self._option_string_actions if name[:2] == "--"}
 
 
@@ -73,13 +72,11 @@ class _Formatter(argparse.HelpFormatter):
 
     def add_argument(self, action: argparse.Action) -> None:
         super().add_argument(action)
-        if isinstance(
-            action, argparse._SubParsersAction
-        ):  # argparse forgets that they are indented
+        if isinstance(action, argparse._SubParsersAction):  # argparse ignores their indentation
             self._action_max_length += self._indent_increment
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        """Return the help of an option with its default, if that says anything."""
+        """Return the help of an option, with its default if it is informative."""
         text, default = action.help or "", action.default
         is_number = isinstance(default, int | float) and default is not False
         if is_number or (default and default != argparse.SUPPRESS):
@@ -88,7 +85,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def normalize(arguments: Sequence[str]) -> list[str]:
-    """Return arguments with underscores for hyphens in the names of options."""
+    """Return arguments with underscores instead of hyphens in the names of options."""
     return [
         _renamed(one, _name_of(one).replace("-", "_")) if _is_option(one) else one
         for one in arguments
@@ -96,20 +93,18 @@ def normalize(arguments: Sequence[str]) -> list[str]:
 
 
 def replace_aliases(parser: Parser, arguments: Sequence[str]) -> list[str]:
-    """Return normalized arguments with the present names of a parser's options.
+    """Return normalized arguments with the current names of a parser's options.
 
-    Prints a warning for each old name.
+    Prints a warning for each deprecated name.
     """
     known = parser.flags()
     replaced: list[str] = []
     for argument in arguments:
         name = _name_of(argument)
         if _is_option(argument) and name not in known and ALIASES.get(name) in known:
-            now = ALIASES[name]
-            print(
-                f"warning: --{name} is now --{now}; the old name will be removed", file=sys.stderr
-            )
-            argument = _renamed(argument, now)
+            current = ALIASES[name]
+            print(f"warning: --{name} is deprecated; use --{current}", file=sys.stderr)
+            argument = _renamed(argument, current)
         elif replaced:
             argument = VALUE_ALIASES.get((_name_of(replaced[-1]), argument), argument)
         replaced.append(argument)
@@ -122,8 +117,8 @@ def unknown_options(
     """Return a message for each option that a parser does not know.
 
     Args:
-        parser: of the command.
-        arguments: normalized.
+        parser: parser of the command.
+        arguments: normalized arguments.
         others: names of options that the command passes on.
     """
     known = parser.flags()
@@ -135,7 +130,7 @@ def unknown_options(
     ]
 
 
-def _needed(parser: argparse.ArgumentParser) -> Iterator[str]:
+def _required(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         if action.required or not action.option_strings:
             name = str(action.metavar or action.dest)
@@ -148,7 +143,7 @@ def _near(name: str, known: Collection[str], others: Collection[str]) -> str | N
 
 
 def _is_option(argument: str) -> bool:
-    """Return whether argparse takes an argument for a long option."""
+    """Return whether argparse treats an argument as a long option."""
     return argument.startswith("--") and len(argument) > 2 and " " not in _name_of(argument)
 
 
@@ -157,5 +152,5 @@ def _name_of(argument: str) -> str:
 
 
 def _renamed(argument: str, name: str) -> str:
-    """Return an argument, with or without a value after it, with another name of its option."""
+    """Return an argument, such as --NAME or --NAME=VALUE, with another name of its option."""
     return f"--{name}{argument[len(_name_of(argument)) + 2 :]}"

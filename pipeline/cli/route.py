@@ -1,4 +1,4 @@
-"""`dicom-router route`: the pipeline."""
+"""`dicom-router route`: run the pipeline."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `route`."""
     parser.epilog = (
-        "Options of Beam (--direct_num_workers …) are passed on to it. Hyphens may be written for "
-        "underscores."
+        "Options of Beam (--direct_num_workers …) are passed on to it. Names of options may have "
+        "hyphens instead of underscores."
     )
     add_options(parser, CommandOptions)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Route, and print the outcome."""
+    """Run the pipeline, and print the run summary."""
     with imports_without_collection(freeze=True):
         from models.handler import choose_device
         from pipeline.cli.config import route_config
@@ -54,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def announce(config: RouteConfig, device: str, runner: str) -> None:
-    """Print which model, device and runner were chosen."""
+    """Print the model, device and runner of a run."""
     from pipeline.runners import resolve
 
     print(f"model {config.model_id} on {device}, runner {resolve(runner)}", file=sys.stderr)
 
 
 def exit_code(summary: dict[str, Any]) -> int:
-    """Return 0 for a complete run; else report what failed and return 1."""
+    """Return the exit code of a run; report the failures of an incomplete one."""
     from pipeline.summary import failure_lines
 
     if summary["complete"]:

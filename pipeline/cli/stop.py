@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the request into the lake; the stream's own process reports when it has drained."""
+    """Request a drain; the process of the stream reports when it is done."""
     from transforms.lake import drain
 
     drain.request(existing_lake(args.lake))

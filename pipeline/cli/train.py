@@ -15,13 +15,13 @@ from transforms.core.option import Group, from_values, option, range_problems
 
 @dataclass(frozen=True, kw_only=True)
 class HoldoutOptions:
-    """Options that `train` and `calibrate` share."""
+    """The options that `train` and `calibrate` share."""
 
     holdout_sources: tuple[str, ...] = option(
         (),
         group=Group.INPUT_OUTPUT,
         metavar="SOURCE",
-        help="sources to hold out of training and calibration; the bundle records the metrics on their "
+        help="sources to exclude from training and calibration; the bundle has the metrics on their "
         "images",
         default_text="none",
     )
@@ -42,7 +42,7 @@ class TrainOptions(HoldoutOptions):
         (),
         group=Group.INPUT_OUTPUT,
         metavar="PATH",
-        help="further data sets to train on, whatever their splits, such as simulated images",
+        help="further data sets to train on, with all their splits, such as simulated images",
         default_text="none",
     )
     more_weight: float = option(
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, and print the validation metrics."""
+    """Train a network, and print the validation metrics."""
     from models.handler import choose_device
     from models.training.train_bundle import train_bundle
 
@@ -86,13 +86,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def require_ranges(options: object) -> None:
-    """Raise `UsageError` with every option that is out of its range."""
+    """Raise `UsageError` if options are out of range."""
     if problems := range_problems(options):
         raise UsageError("; ".join(problems))
 
 
 def print_holdout(metrics: dict[str, Any]) -> None:
-    """Print a bundle's metrics on the sources that it held out, if any."""
+    """Print the metrics of a bundle on its held-out sources, if it has any."""
     if holdout := metrics.get("holdout"):
         print(f"held out {', '.join(holdout['sources'])}: macro-F1 {holdout['macro_f1']}, recall:")
         for label, of in holdout["labels"].items():

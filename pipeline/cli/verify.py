@@ -1,4 +1,4 @@
-"""`dicom-router verify`: audit a lake."""
+"""`dicom-router verify`: check a lake against its delivery contract."""
 
 from __future__ import annotations
 
@@ -25,15 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy",
         type=Path,
         metavar="FILE",
-        help="the policy that the lake was routed with, if it names sinks",
+        help="policy of the runs, if it has sinks outside the lake",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print only the report, as JSON for machines"
-    )
+    parser.add_argument("--json", action="store_true", help="print only the report, as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Audit, and print the findings; return 0 only if there is no violation."""
+    """Verify a lake and print the report; return 0 if there are no violations, else 1."""
     from transforms.lake.layout import Layout
     from transforms.lake.verify import verify_lake
 
@@ -44,36 +42,36 @@ def run(args: argparse.Namespace) -> int:
         if on_terminal:
             print(f"\r{number} {what}", end="\x1b[K", file=sys.stderr, flush=True)
 
-    found = verify_lake(Layout(layout.root, policy.sinks), deep=args.deep, progress=progress)
+    report = verify_lake(Layout(layout.root, policy.sinks), deep=args.deep, progress=progress)
     if on_terminal:
         print(file=sys.stderr)
-    print(found.to_json() if args.json else _table(found))
-    return 0 if found.holds else 1
+    print(report.to_json() if args.json else _format(report))
+    return 0 if report.holds else 1
 
 
-def _table(found: VerifyReport) -> str:
-    lines = [f"{v.kind}: {v.object_key} {v.where}".rstrip() for v in found.violations[:MAX_SHOWN]]
-    if len(found.violations) > MAX_SHOWN:
-        lines.append(f"… and {len(found.violations) - MAX_SHOWN} more; --json lists all")
+def _format(report: VerifyReport) -> str:
+    lines = [f"{v.kind}: {v.object_key} {v.where}".rstrip() for v in report.violations[:MAX_SHOWN]]
+    if len(report.violations) > MAX_SHOWN:
+        lines.append(f"… and {len(report.violations) - MAX_SHOWN} more; --json lists all")
     lines += [
         f"conflict (not a violation): SOP Instance UID {uid} has different contents"
-        for uid in found.conflicts[:MAX_SHOWN]
+        for uid in report.conflicts[:MAX_SHOWN]
     ]
-    if found.journal_files:
+    if report.journal_files:
         lines.append(
-            f"{found.journal_files} journal files: a run is in progress, or was interrupted and the "
-            "next run recovers it"
+            f"{report.journal_files} journal files: a run is in progress, or the next run recovers "
+            "an interrupted one"
         )
-    if found.incomplete_runs:
+    if report.incomplete_runs:
         lines.append(
-            f"{found.incomplete_runs} runs ended incomplete since the last complete one; run again"
+            f"{report.incomplete_runs} incomplete runs since the last complete one; run again"
         )
-    if found.temporary_files:
-        lines.append(f"{found.temporary_files} temporary files; the next run removes them")
-    verdict = "OK" if found.holds else f"FAILED, {len(found.violations)} violations"
-    superseded = f", {found.superseded_rows} superseded" if found.superseded_rows else ""
+    if report.temporary_files:
+        lines.append(f"{report.temporary_files} temporary files; the next run removes them")
+    verdict = "OK" if report.holds else f"FAILED, {len(report.violations)} violations"
+    superseded = f", {report.superseded_rows} superseded" if report.superseded_rows else ""
     lines.append(
-        f"{found.rows} rows{superseded}, {found.objects} objects, {found.runs} runs, "
-        f"format {found.format}: {verdict}"
+        f"{report.rows} rows{superseded}, {report.objects} objects, {report.runs} runs, "
+        f"format {report.format}: {verdict}"
     )
     return "\n".join(lines)

@@ -57,7 +57,7 @@ def test_a_former_spelling_is_accepted_with_a_warning(
 ) -> None:
     found = getattr(parse_command(command, *former), name)
     assert (list(found) if isinstance(found, tuple) else found) == value
-    assert f"{former[0]} is now --{name}" in capsys.readouterr().err
+    assert f"{former[0]} is deprecated; use --{name}" in capsys.readouterr().err
 
 
 def test_values_out_of_range_are_refused_together(capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,7 +141,7 @@ def test_an_old_name_is_accepted_with_a_warning(
 ) -> None:
     arguments = ["route", "--input", str(tmp_path), "--lake", str(tmp_path / "lake")]
     code, _, err = run(capsys, *arguments, "--settle_for", "3")
-    assert "warning: --settle_for is now --stable_for" in err
+    assert "warning: --settle_for is deprecated; use --stable_for" in err
     assert code == 2
     assert "--stable_for needs a streaming source" in err
     assert "settle_for" not in run(capsys, "route", "--help")[1]

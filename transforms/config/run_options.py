@@ -320,6 +320,4 @@ class CommandOptions(RouteOptions):
         "PortableRunner or DataflowRunner",
     )
     quiet: bool = option(False, group=Group.TERMINAL, help="print neither progress nor the summary")
-    json: bool = option(
-        False, group=Group.TERMINAL, help="print only the run summary, as JSON for machines"
-    )
+    json: bool = option(False, group=Group.TERMINAL, help="print only the run summary, as JSON")
