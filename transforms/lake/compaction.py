@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import pyarrow as pa
 
 from transforms.lake.append import seal_partitions_before
 from transforms.lake.append_log import last_segments
-from transforms.lake.index_files import count_rows, list_index, open_index_file
+from transforms.lake.index_files import count_rows, list_index, read_unified
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.rewrite import rewrite
 from transforms.lake.rewrite_intents import finish_rewrites
-from transforms.lake.schema import ROW_GROUP_ROWS, SCHEMA, conform
 
 
 @dataclass(frozen=True)
@@ -59,21 +55,7 @@ def compact(layout: Layout, before: str) -> list[CompactedPartition]:
     compacted = []
     for day, files in sorted(partitions.items()):
         if len(files) > 1 or not all(map(count_rows, files)):
-            rows = rewrite(layout, day, files, _tables(files))
+            rows = rewrite(layout, day, files, read_unified(files))
             remaining = sum(partition_of(uri) == day for uri in ends) + bool(rows)
             compacted.append(CompactedPartition(day, len(files), rows, remaining))
     return compacted
-
-
-def _tables(files: Sequence[str]) -> Iterator[pa.Table]:
-    """Yield the rows of files as tables of one schema: `SCHEMA` and the further columns of any file."""
-    schema = SCHEMA
-    for uri in files:
-        with open_index_file(uri) as file:
-            schema = conform(file.schema_arrow.empty_table(), schema).schema
-    schema = schema.remove_metadata()
-    for uri in files:
-        with open_index_file(uri) as file:
-            for batch in file.iter_batches(ROW_GROUP_ROWS):
-                table = conform(pa.Table.from_batches([batch]), schema)
-                yield table.replace_schema_metadata(None)

@@ -21,7 +21,9 @@ from transforms.lake.schema import (
     HISTORY_SCHEMA,
     PARTITION,
     ROW_GROUP_ROWS,
+    SCHEMA,
     VersionKey,
+    conform,
     identity_of,
 )
 from transforms.storage.local import uri_to_path
@@ -226,6 +228,25 @@ def read_batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Ta
             for name in columns
         }
         yield pa.table(read)
+
+
+def read_unified(files: Sequence[str]) -> Iterator[pa.Table]:
+    """Yield the rows of files as tables of one schema: `SCHEMA` and the further columns of any file.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        DamagedFile: a file cannot be read.
+    """
+    schema = SCHEMA
+    for uri in files:
+        with open_index_file(uri) as file:
+            schema = conform(file.schema_arrow.empty_table(), schema).schema
+    schema = schema.remove_metadata()
+    for uri in files:
+        with open_index_file(uri) as file:
+            for batch in file.iter_batches(ROW_GROUP_ROWS):
+                table = conform(pa.Table.from_batches([batch]), schema)
+                yield table.replace_schema_metadata(None)
 
 
 @contextlib.contextmanager

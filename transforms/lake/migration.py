@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from transforms.core.reasons import BY_MODEL, BY_POLICY, DECIDED_BY_POLICY, Status
 from transforms.lake.files import exists
-from transforms.lake.index_files import list_index, open_index_file, read_batches
+from transforms.lake.index_files import list_index, open_index_file, read_batches, read_unified
 from transforms.lake.layout import Layout, is_relative, partition_of
 from transforms.lake.marker import FORMAT, format_of, write_marker
 from transforms.lake.rewrite import rewrite
@@ -25,12 +24,16 @@ from transforms.lake.rewrite_intents import finish_rewrites
 from transforms.lake.schema import (
     FORMAT_2_COLUMNS,
     IDENTITY_SQL,
-    ROW_GROUP_ROWS,
     SCHEMA,
     VERSION_HASH_SQL,
-    conform,
 )
-from transforms.lake.supersede import RowChange, apply_changes, resolve_changes, rows_of_identities
+from transforms.lake.supersede import (
+    RowChange,
+    apply_changes,
+    finish_supersedes,
+    resolve_changes,
+    rows_of_identities,
+)
 
 MIGRATION: Final = "migration"
 """Value of `superseded_by` for rows that the migration moves to the history."""
@@ -71,7 +74,9 @@ def migrate(layout: Layout) -> bool:
     if lake_format is not None:
         finish_rewrites(layout)
         for day, files in sorted(_outdated_partitions(layout).items()):
-            rewrite(layout, day, files, _tables(layout, files))
+            tables = (_converted(table, layout) for table in read_unified(files))
+            rewrite(layout, day, files, tables)
+        finish_supersedes(layout)
         _supersede_earlier_models(layout)
     write_marker(layout)
     return lake_format is not None
@@ -87,17 +92,14 @@ def _outdated_partitions(layout: Layout) -> dict[str, list[str]]:
     return partitions
 
 
-def _tables(layout: Layout, files: Sequence[str]) -> Iterator[pa.Table]:
-    for uri in files:
-        with open_index_file(uri) as file:
-            for batch in file.iter_batches(ROW_GROUP_ROWS):
-                yield _converted(pa.Table.from_batches([batch]), layout)
-
-
-def _converted(rows: pa.Table, layout: Layout) -> pa.Table:
+def _converted(table: pa.Table, layout: Layout) -> pa.Table:
     """Return rows with the columns of format 2; columns that cannot be derived are null."""
-    table = conform(rows).replace_schema_metadata(None)
-    uris = [_relative(uri, layout) for uri in table["object_uri"].to_pylist()]
+    uris = [
+        uri if uri == source else _relative(uri, layout)
+        for uri, source in zip(
+            table["object_uri"].to_pylist(), table["source_uri"].to_pylist(), strict=True
+        )
+    ]
     deciders = [
         decider_of(status, reason)
         for status, reason in zip(
@@ -122,14 +124,14 @@ def decider_of(status: str | None, reason: str | None) -> str | None:
 
 
 def _relative(uri: str | None, layout: Layout) -> str | None:
-    """Return an object URI relative to the lake, even if the lake has been moved."""
+    """Return an object URI relative to the lake, even if the lake has been moved or copied."""
     if uri is None or is_relative(uri):
         return uri
-    if (relative := layout.relative(uri)) != uri:
-        return relative
+    if layout.contains(uri):
+        return layout.relative(uri)
     for folder in _OBJECT_FOLDERS:
         _, separator, rest = uri.rpartition(f"/{folder}/")
-        if separator and exists(layout.absolute(f"{folder}/{rest}")) and not exists(uri):
+        if separator and exists(layout.absolute(f"{folder}/{rest}")):
             return f"{folder}/{rest}"
     return uri
 
