@@ -16,8 +16,10 @@ from pipeline.allocator import limit_arenas, use_system_allocator_for_arrow
 from pipeline.beam_options import BEAM_OPTIONS, FLINK_OPTIONS
 from pipeline.cli.logs import add_general_options, configure_logging
 from pipeline.cli.parser import Parser, normalize, replace_aliases, unknown_options
+from pipeline.user_errors import to_user_error
 from transforms.config.run_options import DEFAULT_RUNNER
 from transforms.core.errors import UsageError, did_you_mean
+from transforms.core.reasons import ObjectError
 
 COMMANDS: Final = {
     "route": "route DICOM objects into a lake",
@@ -65,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         _report(str(error), debug=args.debug)
         return USAGE
+    except ObjectError as error:  # of a file of the lake
+        _report(str(to_user_error(error)), debug=args.debug)
+        return FAILED
     except (ValueError, RuntimeError, OSError) as error:
         _report(str(error), debug=args.debug)
         return FAILED

@@ -103,8 +103,9 @@ def list_index(layout: Layout) -> list[str]:
     Raises:
         OSError: a folder cannot be listed.
     """
-    partitions = join(layout.index, PARTITION_PREFIX)
-    files = [f.uri for f in list_files(layout.index, ".parquet") if f.uri.startswith(partitions)]
+    files = _list_parquet(layout)
+    while is_local(layout.root) and files != (again := _list_parquet(layout)):
+        files = again  # a partition's folder was exchanged while its files were listed
     replaced = replaced_files(layout)  # after listing: an intent outlives the files it replaces
     present = set(files)
     hidden = {
@@ -113,22 +114,27 @@ def list_index(layout: Layout) -> list[str]:
     return [uri for uri in files if uri not in hidden]
 
 
-def read_index(layout: Layout, read: Callable[[], T]) -> T:
-    """Return what `read` returns for a consistent view of the index, while rewrites replace files.
+def _list_parquet(layout: Layout) -> list[str]:
+    partitions = join(layout.index, PARTITION_PREFIX)
+    return [f.uri for f in list_files(layout.index, ".parquet") if f.uri.startswith(partitions)]
+
+
+def read_index(layout: Layout, read: Callable[[list[str]], T]) -> T:
+    """Return what is read of the index as of one moment, though rewrites replace files meanwhile.
 
     Args:
         layout: the lake.
-        read: lists and reads the index; called again if a listed file has been replaced.
+        read: reads the given index files; called again if one of them has been replaced.
 
     Raises:
         FileNotFoundError: a listed file cannot be opened, for example a broken symbolic link.
     """
     while True:
-        listed = list_index(layout)
+        files = list_index(layout)
         try:
-            return read()
+            return read(files)
         except FileNotFoundError:
-            if list_index(layout) == listed:
+            if list_index(layout) == files:
                 raise
 
 

@@ -20,7 +20,6 @@ from transforms.lake.index_files import (
     EXISTING_COLUMNS,
     NEXT_PARTITION_KEY,
     ExistingRow,
-    list_index,
     open_index_file,
     read_batches,
     read_index,
@@ -115,13 +114,12 @@ class IndexReplica:
         numbers = pa.array(range(len(column)), pa.int64())
         self._db.register("wanted", pa.table({"number": numbers, "name": column}))
 
-    def _load_new(self) -> list[str]:
-        """Load the index files that are new; return the URIs of all."""
-        listed = list_index(self._layout)
-        for uri in listed:
+    def _load_new(self, files: list[str]) -> list[str]:
+        """Load those index files that are new; return all."""
+        for uri in files:
             if uri not in self._files:
                 self._load(uri)
-        return listed
+        return files
 
     def _load(self, uri: str) -> None:
         number = self._loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -183,9 +183,9 @@ def count_stream(
         DamagedFile: an index file cannot be read.
     """
 
-    def read() -> tuple[RunCounts, set[str]]:
+    def read(files: Sequence[str]) -> tuple[RunCounts, set[str]]:
         counts, keys = RunCounts(), set[str]()
-        for uri in list_index(layout):
+        for uri in files:
             if uri in before:
                 continue
             for rows in read_matching(uri, COUNTED_COLUMNS, {}):

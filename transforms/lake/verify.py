@@ -25,7 +25,6 @@ from transforms.lake import verify_queries as queries
 from transforms.lake.files import exists, iter_files, list_files, read_bytes
 from transforms.lake.index_files import (
     DamagedFile,
-    list_index,
     open_index_file,
     read_batches,
     read_index,
@@ -156,10 +155,10 @@ def verify_lake(
 def _load_rows(
     db: duckdb.DuckDBPyConnection, layout: Layout, report: VerifyReport, progress: Progress
 ) -> None:
-    def load() -> tuple[int, list[Violation]]:
+    def load(files: Sequence[str]) -> tuple[int, list[Violation]]:
         db.execute("DELETE FROM rows")
         number, violations = 0, list[Violation]()
-        for uri in list_index(layout):
+        for uri in files:
             number += _load_file(db, "rows", uri, layout, violations)
             progress("rows", number)
         return number, violations

@@ -58,6 +58,8 @@ class LocalStorage:
     def list_below(self, uri: str) -> Iterator[ObjectInfo]:
         """As `Storage.list_below`; links are listed themselves, not followed.
 
+        A file that is removed meanwhile may be left out.
+
         Raises:
             OSError: a folder cannot be listed; it is not taken for an empty one.
         """
@@ -66,7 +68,10 @@ class LocalStorage:
             folders.sort()
             for name in sorted(files):
                 path = os.path.join(folder, name)
-                status = os.lstat(path)
+                try:
+                    status = os.lstat(path)
+                except FileNotFoundError:
+                    continue
                 yield _info(path_to_uri(path), status)
 
     def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[ObjectInfo | OSError]:
