@@ -137,7 +137,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
     """Every step of the router, called in the same order, without Beam."""
     from models.classify import decide_row
     from models.handler import RadiographModelHandler
-    from pipeline.cli.config import route_config
+    from pipeline.cli.resolve_config import route_config
     from pipeline.cli.route import add_arguments
     from transforms.core.batch_sizes import PLACE_BATCH
     from transforms.core.object_ref import ObjectRef

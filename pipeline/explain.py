@@ -6,7 +6,6 @@ import errno
 import os
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Final, cast
 
 import numpy as np
@@ -55,12 +54,7 @@ class Explainer:
     def __enter__(self) -> Explainer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._sandbox.close()
 
     def explain(self, name: str, *, thumbnail: Path | None = None) -> str:

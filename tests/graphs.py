@@ -9,7 +9,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.environments import DockerEnvironment
 
-from pipeline.cli.config import route_config
+from pipeline.cli.resolve_config import route_config
 from pipeline.cli.route import add_arguments
 from pipeline.graph import build, build_streaming
 from pipeline.sources.periodic_trigger import PERIODIC

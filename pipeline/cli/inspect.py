@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Explain each file; return 1 if one could not be read."""
     with imports_without_collection(freeze=False):
-        from pipeline.cli.config import object_config
+        from pipeline.cli.resolve_config import object_config
         from pipeline.explain import Explainer
         from transforms.config.route_config import ConfigError
         from transforms.core.reasons import ProcessingFailure

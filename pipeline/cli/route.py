@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the pipeline, and print the run summary."""
     with imports_without_collection(freeze=True):
         from models.handler import choose_device
-        from pipeline.cli.config import route_config
+        from pipeline.cli.resolve_config import route_config
         from pipeline.run_batch import describe
         from pipeline.run_batch import run as run_batch
         from pipeline.run_stream import run_stream

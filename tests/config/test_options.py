@@ -14,8 +14,8 @@ from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentP
 
 from pipeline.beam_options import BEAM_OPTIONS
 from pipeline.cli import COMMANDS, build_parser, command_parser
-from pipeline.cli.config import route_config
 from pipeline.cli.parser import ALIASES
+from pipeline.cli.resolve_config import route_config
 from pipeline.runners import RUNNERS
 from tests.graphs import config_of, route_parser
 from transforms.config.policy import Policy

@@ -14,7 +14,7 @@ from apache_beam.transforms.window import IntervalWindow
 from apache_beam.utils.timestamp import Timestamp
 
 import transforms.place
-from pipeline.cli.config import route_config
+from pipeline.cli.resolve_config import route_config
 from tests.graphs import route_parser
 from tests.synthetic import dicom_bytes, image
 from transforms.config.route_config import RouteConfig

@@ -10,7 +10,7 @@ import apache_beam as beam
 import pytest
 
 import transforms.existing_rows
-from pipeline.cli.config import route_config
+from pipeline.cli.resolve_config import route_config
 from pipeline.sources.files import MatchFiles
 from pipeline.sources.outputs import REFS
 from tests.conftest import Lake, route_into, write

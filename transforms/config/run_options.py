@@ -186,7 +186,7 @@ class RouteOptions(ObjectOptions):
         allow_empty: whether an input may match nothing.
         log_uris: whether error messages may contain source URIs.
         batch_size: maximum number of images per model call; lower on a CPU.
-        fetch_threads: number of objects that a worker examines concurrently; also of those it places.
+        fetch_threads: number of objects that a worker examines concurrently, and places concurrently.
         index_shards: number of append logs, and maximum number of index files of a batch run.
         accelerator: resource hint for the workers that run the model.
         stream: options of streaming sources; None in a batch run.

@@ -232,7 +232,7 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "the lake's storage refused a write", "check the storage, then run again"
     ),
     Reason.KILLED: Meaning(
-        "a decoding process was killed from outside, perhaps because memory ran out",
+        "a decoding process was killed from outside, possibly because memory ran out",
         "add memory or lower --fetch_threads, then run again",
     ),
     Reason.NAME_TAKEN: Meaning(

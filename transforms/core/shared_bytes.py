@@ -7,7 +7,6 @@ import hashlib
 import mmap
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 
@@ -41,12 +40,7 @@ class SharedBytes:
     def __enter__(self) -> SharedBytes:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     @property

@@ -65,7 +65,7 @@ class ExistingRow:
         return self.source_uri, self.source_version
 
 
-EXISTING_COLUMNS = [f.name for f in fields(ExistingRow)]
+EXISTING_COLUMNS: Final = [f.name for f in fields(ExistingRow)]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class ExistingVersion:
         return self.source_uri, self.source_version
 
 
-VERSION_FIELDS: Final = tuple(f.name for f in fields(ExistingVersion))
+VERSION_COLUMNS: Final = tuple(f.name for f in fields(ExistingVersion))
 
 
 def list_index(layout: Layout) -> list[str]:
@@ -171,7 +171,7 @@ def read_existing_versions(
     Raises:
         DamagedFile: the file cannot be read.
     """
-    for rows in read_matching(uri, VERSION_FIELDS, {"object_key": object_keys}):
+    for rows in read_matching(uri, VERSION_COLUMNS, {"object_key": object_keys}):
         yield from (ExistingVersion(**row) for row in rows.to_pylist())
 
 

@@ -72,7 +72,7 @@ def write_journal(layout: Layout, rows: Sequence[IndexRow], fingerprint: str) ->
 
 def list_journal(layout: Layout) -> list[str]:
     """Return the URIs of the journal files, sorted."""
-    return [found.uri for found in list_files(layout.journal, ".parquet")]
+    return [file.uri for file in list_files(layout.journal, ".parquet")]
 
 
 def read_journal(uri: str, layout: Layout) -> Iterator[JournalEntry]:

@@ -50,7 +50,7 @@ def recover(layout: Layout, run_id: str, shards: int, replica: IndexReplica) -> 
 
     Args:
         layout: the lake, to which no other run writes.
-        run_id: of the run that recovers the rows, and counts them: an interrupted run has no summary.
+        run_id: id of the run that recovers the rows and counts them; an interrupted run has no summary.
         shards: number of logs to append to.
         replica: replica of the lake's index.
 
@@ -82,8 +82,8 @@ def prepare_recovery(layout: Layout, run_id: str, fingerprint: str) -> None:
 
     Args:
         layout: the lake, to which no other run writes.
-        run_id: id of the run, whose own journal files are left alone: it may run already, and an engine
-            repeat this step.
+        run_id: id of the run, whose own journal files are kept: an engine may retry this step while
+            the run is already placing objects.
         fingerprint: fingerprint of the run's configuration.
 
     Raises:
@@ -112,10 +112,9 @@ def prepare_recovery(layout: Layout, run_id: str, fingerprint: str) -> None:
 
 
 def recovered_rows(layout: Layout, run_id: str) -> Iterator[IndexRow]:
-    """Yield the rows that a batch run recovers from the journal that `prepare_recovery` has reduced.
+    """Yield the rows that a batch run recovers, after `prepare_recovery`.
 
-    If an engine has restarted the run, they include its own rows so far, except those that it wrote to
-    the journal without placing their objects.
+    If an engine has restarted the run, these include its own rows whose objects are placed.
 
     Args:
         layout: the lake.
