@@ -20,6 +20,8 @@ from pipeline.cli import main
 from tests.conftest import Lake, Route, counts, write
 from tests.synthetic import dicom_bytes, image
 from transforms.core.reasons import Status
+from transforms.lake.layout import Layout
+from transforms.lake.marker import write_marker
 from transforms.metrics import (
     NAMESPACE,
     RUN_INFERENCE,
@@ -161,12 +163,10 @@ def test_a_run_completes_without_metrics(
 
 @pytest.mark.slow
 def test_a_run_completes_if_metrics_cannot_be_written(
-    route: Route, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+    route: Route, lake: Lake, sizes: list[int]
 ) -> None:
-    def refuse(target: str, data: bytes, *, scratch: str) -> None:
-        raise OSError
-
-    monkeypatch.setattr(metrics_report, "put_if_absent", refuse)
+    write_marker(Layout(str(lake.root)))
+    write(lake.root / "runs", "metrics", b"not a folder")
     summary = route()
     assert summary["complete"]
     assert summary["metrics"]["counters"]["discovered"] == len(sizes)

@@ -20,7 +20,7 @@ from tests.synthetic import dicom_bytes, image
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, ObjectRef
 from transforms.core.read_object import read_ref
-from transforms.core.reasons import ProcessingFailure, Reason, Stage, Status
+from transforms.core.reasons import Reason, Status
 from transforms.lake.schema import IndexRow
 from transforms.place import PlaceFn
 from transforms.sandbox.examine import ExamineOptions, describe, new_row
@@ -89,15 +89,14 @@ def test_a_row_is_emitted_after_its_object_is_placed(
 
 
 def test_a_failed_journal_write_fails_only_its_batch(
-    place_fn: PlaceFn, config: RouteConfig, source: Path, monkeypatch: pytest.MonkeyPatch
+    place_fn: PlaceFn, config: RouteConfig, source: Path
 ) -> None:
     good, bad = [decided_row(config, source, 1)], [decided_row(config, source, 2)]
     assert list(place_fn.process(good, 4, EARLY)) == []
 
-    def refuse(*args: Any) -> None:
-        raise ProcessingFailure(Stage.PLACE, Reason.NO_SPACE)
-
-    monkeypatch.setattr(transforms.place, "write_journal", refuse)
+    journal = Path(config.layout.journal)
+    journal.rename(journal.with_name("journal of the first batch"))
+    journal.touch()  # not a folder
     (failed,) = place_fn.process(bad, 14, LATE)
     assert isinstance(failed, pvalue.TaggedOutput)
     assert failed.tag == FAILED
