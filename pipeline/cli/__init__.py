@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         _report(str(error), debug=args.debug)
         return USAGE
-    except ObjectError as error:  # of a file of the lake
+    except ObjectError as error:  # in reading or writing a file of the lake
         _report(str(to_user_error(error)), debug=args.debug)
         return FAILED
     except (ValueError, RuntimeError, OSError) as error:

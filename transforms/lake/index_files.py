@@ -104,8 +104,8 @@ def list_index(layout: Layout) -> list[str]:
         OSError: a folder cannot be listed.
     """
     files = _list_parquet(layout)
-    while is_local(layout.root) and files != (again := _list_parquet(layout)):
-        files = again  # a partition's folder was exchanged while its files were listed
+    while is_local(layout.root) and files != (relisted := _list_parquet(layout)):
+        files = relisted  # a partition's folder was exchanged while its files were listed
     replaced = replaced_files(layout)  # after listing: an intent outlives the files it replaces
     present = set(files)
     hidden = {
@@ -120,7 +120,7 @@ def _list_parquet(layout: Layout) -> list[str]:
 
 
 def read_index(layout: Layout, read: Callable[[list[str]], T]) -> T:
-    """Return what is read of the index as of one moment, though rewrites replace files meanwhile.
+    """Return what `read` returns for a consistent view of the index, while rewrites replace files.
 
     Args:
         layout: the lake.

@@ -115,7 +115,7 @@ class IndexReplica:
         self._db.register("wanted", pa.table({"number": numbers, "name": column}))
 
     def _load_new(self, files: list[str]) -> list[str]:
-        """Load those index files that are new; return all."""
+        """Load the index files that are new; return all files."""
         for uri in files:
             if uri not in self._files:
                 self._load(uri)

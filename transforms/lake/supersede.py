@@ -287,7 +287,7 @@ class SupersedeIntent:
     objects: list[str]
 
 
-def list_intents(layout: Layout) -> list[str]:
+def list_supersede_intents(layout: Layout) -> list[str]:
     """Return the URIs of the intents in the journal."""
     prefix = join(layout.journal, INTENT_PREFIX)
     return [f.uri for f in list_files(layout.journal, ".json") if f.uri.startswith(prefix)]
@@ -295,7 +295,7 @@ def list_intents(layout: Layout) -> list[str]:
 
 def objects_to_remove(layout: Layout) -> Iterator[str]:
     """Yield objects that an unfinished `apply_changes` removes if no current row references them."""
-    for uri in list_intents(layout):
+    for uri in list_supersede_intents(layout):
         with contextlib.suppress(FileNotFoundError):  # finished since the listing
             yield from _read_intent(uri).objects
 
@@ -309,7 +309,7 @@ def finish_supersedes(layout: Layout) -> None:
     Raises:
         DamagedFile: an index or history file cannot be read.
     """
-    for uri in list_intents(layout):
+    for uri in list_supersede_intents(layout):
         intent = _read_intent(uri)
         for day, name in intent.history.items():
             history = join(layout.root, name)

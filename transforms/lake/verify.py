@@ -33,7 +33,7 @@ from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
 from transforms.lake.marker import require_lake
 from transforms.lake.schema import PARTITION, missing_columns
-from transforms.lake.supersede import list_intents, objects_to_remove
+from transforms.lake.supersede import list_supersede_intents, objects_to_remove
 from transforms.storage.base import ObjectInfo, sha256_of
 from transforms.storage.local import path_to_uri, uri_to_path
 from transforms.storage.schemes import canonical, is_below, is_local, join, storage_of
@@ -124,7 +124,7 @@ def verify_lake(
         canonical(layout.root), {sink: canonical(root) for sink, root in layout.sinks.items()}
     )
     report = VerifyReport(format=require_lake(layout))
-    report.journal_files = len(list_journal(layout)) + len(list_intents(layout))
+    report.journal_files = len(list_journal(layout)) + len(list_supersede_intents(layout))
     with tempfile.TemporaryDirectory(prefix="dicom-router-verify-") as folder:
         db = duckdb.connect(Path(folder) / "verify.duckdb")
         try:
@@ -169,7 +169,7 @@ def _load_rows(
 
 def _load_history(db: duckdb.DuckDBPyConnection, layout: Layout, report: VerifyReport) -> None:
     for file in list_files(layout.history, ".parquet"):
-        with contextlib.suppress(FileNotFoundError):  # recovery has removed it since the listing
+        with contextlib.suppress(FileNotFoundError):  # removed by recovery since the listing
             report.superseded_rows += _load_file(db, "history", file.uri, layout, report.violations)
 
 

@@ -58,7 +58,7 @@ class LocalStorage:
     def list_below(self, uri: str) -> Iterator[ObjectInfo]:
         """As `Storage.list_below`; links are listed themselves, not followed.
 
-        A file that is removed meanwhile may be left out.
+        A file that is removed during the listing may be omitted.
 
         Raises:
             OSError: a folder cannot be listed; it is not taken for an empty one.
