@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
-import transforms.coders  # noqa: F401  # registers the coders of its elements
+from transforms.coders import CODECS
 from transforms.core.batch_sizes import STREAM_BATCH_KEYS
 from transforms.core.object_ref import ObjectRef
 
@@ -29,12 +30,19 @@ class BatchRefs(beam.PTransform[PCollection[ObjectRef], PCollection[ObjectRef]])
     def expand(self, refs: PCollection[ObjectRef]) -> PCollection[ObjectRef]:
         batched: PCollection[ObjectRef] = (
             refs
-            | "KeyRefs"
-            >> beam.Map(
-                lambda ref: (int.from_bytes(ref.digest()[:4]) % STREAM_BATCH_KEYS, ref)
-            ).with_output_types(tuple[int, ObjectRef])
+            | "KeyRefs" >> beam.Map(_encoded).with_output_types(tuple[int, bytes])
             | "Batch"
             >> beam.GroupIntoBatches(self.batch_size, max_buffering_duration_secs=self.max_wait_s)
-            | "Refs" >> beam.FlatMapTuple(lambda _, batch: batch).with_output_types(ObjectRef)
+            | "Refs" >> beam.FlatMapTuple(_decoded).with_output_types(ObjectRef)
         )
         return batched
+
+
+def _encoded(ref: ObjectRef) -> tuple[int, bytes]:
+    """Return a reference as it is kept in state: Beam's own state of batches would pickle it."""
+    key = int.from_bytes(ref.digest()[:4]) % STREAM_BATCH_KEYS
+    return key, CODECS[ObjectRef].encode(ref)
+
+
+def _decoded(key: int, batch: Iterable[bytes]) -> list[ObjectRef]:
+    return [CODECS[ObjectRef].decode(encoded) for encoded in batch]

@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 from apache_beam.coders import typecoders
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.pipeline_context import PipelineContext
 
 from pipeline.sources.periodic_trigger import FLINK, PERIODIC
@@ -109,6 +111,29 @@ def fallbacks(pipeline: beam.Pipeline) -> dict[str, str]:
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_every_element_has_a_coder_of_its_own(graph: str) -> None:
     assert fallbacks(GRAPHS[graph]()) == {}
+
+
+def coders_of_stateful_steps(pipeline: beam.Pipeline) -> dict[str, str]:
+    """Return the coder of the elements of each step that keeps state."""
+    proto = proto_of(pipeline)
+    coders = PipelineContext(proto.components).coders
+    found = {}
+    for step in proto.components.transforms.values():
+        if step.spec.urn == common_urns.primitives.PAR_DO.urn:
+            payload = beam_runner_api_pb2.ParDoPayload.FromString(step.spec.payload)
+            if payload.state_specs:
+                (elements,) = step.inputs.values()
+                coder_id = proto.components.pcollections[elements].coder_id
+                found[step.unique_name] = str(coders.get_by_id(coder_id))
+    return found
+
+
+@pytest.mark.parametrize("impulse", [PERIODIC, FLINK])
+def test_nothing_is_pickled_into_state(impulse: str) -> None:
+    """GroupIntoBatches encodes its state by a fallback coder, which pickles all but built-in types."""
+    found = coders_of_stateful_steps(streaming(impulse))
+    assert any(name.startswith("BatchRefs/") for name in found)
+    assert set(found.values()) == {"TupleCoder[VarIntCoder, BytesCoder]"}
 
 
 def test_an_element_without_a_coder_of_its_own_is_found() -> None:
