@@ -82,6 +82,7 @@ def test_a_file_is_not_read_while_it_is_written(images: Path, tmp_path: Path) ->
         stream.wait_for_rows(1)
         assert main(["stop", str(lake)]) == 0
         assert accounted(stream.wait()) == 1
+    assert "leaked" not in stream.stderr, "the replica was closed"
     (row,) = Lake(lake).rows()
     assert row["source_size_bytes"] == len(whole)
     assert row["status"] in ("routed", "review")

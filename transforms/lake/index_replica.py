@@ -68,6 +68,7 @@ class IndexReplica:
         """Remove the replica from the disk."""
         with self._lock:
             self._db.close()
+            del self._db
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def refresh(self) -> None:
