@@ -65,10 +65,10 @@ class IndexReplica:
         self._lock = threading.RLock()
 
     def close(self) -> None:
-        """Remove the replica from the disk."""
+        """Remove the replica from the disk. Idempotent."""
         with self._lock:
-            self._db.close()
-            del self._db
+            if database := vars(self).pop("_db", None):  # a thread may still reference the replica
+                database.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def refresh(self) -> None:
