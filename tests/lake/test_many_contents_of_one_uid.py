@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.lake.rows import append_rows, existing, index_row, new_lake, rows_in
 from transforms.core.reasons import Status
-from transforms.lake.resolve_duplicates import resolve
+from transforms.lake.resolve_duplicates import Resolution, resolve
 from transforms.lake.schema import IndexRow
 from transforms.lake.supersede import resolve_changes
+
+pytestmark = pytest.mark.slow
 
 ROWS: Final = 50_000
 """Took more than an hour when each row was compared with each other."""
@@ -24,12 +28,16 @@ def rows(number: int = ROWS) -> list[IndexRow]:
     ]
 
 
+@pytest.fixture(scope="module")
+def resolution() -> Resolution:
+    return resolve(rows(), [])
+
+
 def counts(resolved: list[IndexRow]) -> Counter[tuple[str | None, bool | None]]:
     return Counter((row.status, row.conflict) for row in resolved)
 
 
-def test_new_rows_are_resolved() -> None:
-    resolution = resolve(rows(), [])
+def test_new_rows_are_resolved(resolution: Resolution) -> None:
     assert counts(resolution.rows) == {
         (Status.ROUTED, True): ROWS * 9 // 10,
         (Status.DUPLICATE, True): ROWS // 10,
@@ -37,24 +45,18 @@ def test_new_rows_are_resolved() -> None:
     assert resolution.orphans == []
 
 
-def test_new_rows_are_resolved_with_existing_ones() -> None:
-    first = [existing(row) for row in resolve(rows(), []).rows]
-    again = [replace(row, source_uri=f"{row.source_uri} again") for row in rows()]
-    assert counts(resolve(again, first).rows) == {(Status.DUPLICATE, True): ROWS}
+def test_new_rows_are_resolved_with_existing_ones(resolution: Resolution) -> None:
+    again = [replace(row, source_uri=f"{row.source_uri} again") for row in resolution.rows[::2]]
+    resolved = resolve(again, [existing(row) for row in resolution.rows]).rows
+    assert counts(resolved) == {(Status.DUPLICATE, True): ROWS // 2}
 
 
-def test_rows_that_are_decided_again_are_resolved() -> None:
-    current = resolve(rows(), []).rows
+def test_rows_that_are_decided_again_are_resolved(resolution: Resolution) -> None:
     later = {
-        row.version_key: replace(
-            index_row(
-                row.source_uri, str(row.content_sha256), destination="review", status=Status.REVIEW
-            ),
-            run_id="r2",
-        )
-        for row in current
+        row.version_key: replace(row, status=Status.REVIEW, destination="review", run_id="r2")
+        for row in resolution.rows
     }
-    changes = resolve_changes(current, later)
+    changes = resolve_changes(resolution.rows, later)
     assert counts([change.new for change in changes if change.new]) == {
         (Status.REVIEW, True): ROWS * 9 // 10,
         (Status.DUPLICATE, True): ROWS // 10,
@@ -63,7 +65,7 @@ def test_rows_that_are_decided_again_are_resolved() -> None:
 
 def test_a_stream_appends_them(tmp_path: Path) -> None:
     layout = new_lake(tmp_path / "lake")
-    number = 5_000
+    number = 3_000
     for start in range(0, number, 1_000):
         assert append_rows(layout, *rows(number)[start : start + 1_000]) == 1_000
     found = Counter(row["status"] for row in rows_in(layout))

@@ -19,7 +19,7 @@ from tests.lake.conftest import STRICT
 from tests.synthetic import dicom_bytes, image
 from transforms.lake import supersede
 
-pytestmark = pytest.mark.usefixtures("copied")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied")]
 
 
 @pytest.fixture

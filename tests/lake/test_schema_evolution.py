@@ -20,6 +20,8 @@ from transforms.lake.layout import Layout
 from transforms.lake.schema import COLUMNS
 from transforms.lake.verify import verify_lake
 
+pytestmark = pytest.mark.slow
+
 DAYS = ("2026-03-01", "2026-03-02")
 NEW = pa.field("future", pa.string(), metadata={"description": "Of a later release"})
 

@@ -88,6 +88,7 @@ SINK, MOVED, NONE = "sink", "moved sink", ""
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("after_kill", [False, True], ids=["complete", "killed"])
 @pytest.mark.parametrize(
     ("before", "after"),

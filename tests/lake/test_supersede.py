@@ -214,6 +214,7 @@ def kill_at(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("call", [0, 1])
 @pytest.mark.parametrize("step", STEPS)
