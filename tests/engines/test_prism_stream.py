@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -210,7 +211,9 @@ class Topic:
     def undelivered(self) -> int:
         """Return the number of messages that another subscriber would receive now."""
         request = {"subscription": self.subscription, "max_messages": 1000}
-        response = self._subscriber.pull(request={**request, "return_immediately": True})
+        with warnings.catch_warnings():  # without the deprecated flag an empty one keeps us waiting
+            warnings.filterwarnings("ignore", "The return_immediately flag", DeprecationWarning)
+            response = self._subscriber.pull(request={**request, "return_immediately": True})
         return len(response.received_messages)
 
 
