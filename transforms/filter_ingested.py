@@ -47,23 +47,22 @@ class Reprocessing:
     def is_ingested(self, existing: Iterable[ExistingVersion]) -> bool:
         """Return whether a source version need not be processed.
 
-        "model" decides again what another model decided, and "policy" what another policy decided,
-        unless the row cannot depend on it.
+        "model" decides again what another model decided, and "policy" what another model or policy
+        decided, unless the row cannot depend on it.
 
         Args:
             existing: Existing rows of the version.
         """
         if self.mode == REPROCESS_ALL:
             return False
-        rows = list(existing)
-        if self.mode == REPROCESS_MODEL:
-            return any(row.model_id in (self.model_id, None) for row in rows)
-        if self.mode == REPROCESS_POLICY:
-            return any(
-                row.policy_id == self.policy_id or row.status == Status.QUARANTINED for row in rows
-            )
-        assert self.mode == REPROCESS_NONE
-        return bool(rows)
+        return any(self._is_up_to_date(row) for row in existing)
+
+    def _is_up_to_date(self, row: ExistingVersion) -> bool:
+        if self.mode == REPROCESS_NONE or row.status == Status.QUARANTINED:
+            return True
+        assert self.mode in (REPROCESS_MODEL, REPROCESS_POLICY)
+        same_model = row.model_id in (self.model_id, None)
+        return same_model and (self.mode == REPROCESS_MODEL or row.policy_id == self.policy_id)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from tests.lake.conftest import STRICT
 from tests.synthetic import dicom_bytes, image
 from transforms.lake import supersede
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("copied")]
+pytestmark = pytest.mark.usefixtures("copied")
 
 
 @pytest.fixture
@@ -139,14 +139,23 @@ def test_a_duplicate_that_alone_is_decided_again_stays_with_its_first(
     assert not sinks(lake)["body_part=review"]
 
 
-@pytest.mark.slow
-def test_another_model_decides_again(lake: Lake, again: Route, tmp_path: Path) -> None:
+@pytest.fixture
+def other_model(tmp_path: Path) -> tuple[str, str]:
+    """The option for a bundle of another model id."""
     bundle = tmp_path / "bundle"
     shutil.copytree(DEFAULT_BUNDLE, bundle)
     info = json.loads((bundle / "bundle.json").read_text())
     (bundle / "bundle.json").write_text(json.dumps({**info, "temperature": 2.0}))
+    return "--model", str(bundle)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["model", "policy"])
+def test_another_model_decides_again(
+    lake: Lake, again: Route, other_model: tuple[str, str], mode: str
+) -> None:
     old = {row["source_uri"]: row for row in lake.rows()}
-    model = ("--model", str(bundle), "--reprocess", "model")
+    model = (*other_model, "--reprocess", mode)
     assert counts(again("lenient", *model)) == {"routed": 3, "duplicate": 1, "unchanged": 2}
     assert_sound(lake)
     assert {row["source_uri"] for row in history(lake)} == {

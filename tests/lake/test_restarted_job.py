@@ -1,0 +1,62 @@
+"""An engine may run a whole job again, also after the job has appended its rows to the index."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline import finish_run
+from pipeline.graph import build
+from tests.conformance import violations
+from tests.conftest import Lake, counts
+from tests.graphs import config_of
+from transforms.config.route_config import RouteConfig
+from transforms.lake.layout import Layout
+from transforms.lake.migration import open_lake
+from transforms.lake.verify import verify_lake
+
+
+@pytest.fixture
+def config(routed: Path, lake: Lake) -> RouteConfig:
+    lenient = ("--policy", str(routed / "lenient.yaml"))
+    source = (str(routed / "source"),)
+    return replace(config_of(*lenient), inputs=source, layout=Layout(str(lake.root)))
+
+
+def run(config: RouteConfig, *, opened: bool) -> None:
+    """Run the graph once, as an engine does."""
+    pipeline = beam.Pipeline(options=PipelineOptions(["--runner=FnApiRunner"]))
+    build(pipeline, config, opened=opened)
+    pipeline.run().wait_until_finish()
+
+
+def fail(*args: Any, **kwargs: Any) -> None:
+    raise RuntimeError("the last step fails")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opened", [True, False], ids=["launched", "from a template"])
+@pytest.mark.parametrize("step", ["remove_orphans", "write_summary", "clear_journal"])
+def test_a_job_that_runs_again_counts_its_rows_once(
+    config: RouteConfig, lake: Lake, monkeypatch: pytest.MonkeyPatch, step: str, opened: bool
+) -> None:
+    open_lake(config.layout)
+    with monkeypatch.context() as failing:
+        failing.setattr(finish_run, step, fail)
+        with pytest.raises(RuntimeError, match="the last step fails"):
+            run(config, opened=opened)
+    before = lake.rows()
+    assert len(before) == 6
+    run(config, opened=opened)
+    (summary,) = (json.loads(path.read_text()) for path in lake.root.glob("runs/*.json"))
+    assert counts(summary) == {"routed": 3, "duplicate": 1, "not_xray": 1, "quarantined": 1}
+    assert lake.rows() == before
+    assert verify_lake(config.layout, deep=True).violations == []
+    assert violations(lake.root) == []
+    assert not list(lake.root.glob("journal/*"))
