@@ -75,7 +75,7 @@ def write_seeds(corpus: Path) -> None:
 def main() -> None:
     corpus = Path(sys.argv[1])
     write_seeds(corpus)
-    options = ["-rss_limit_mb=2048", "-timeout=20", "-max_len=32768", *sys.argv[2:]]
+    options = ["-rss_limit_mb=2048", "-timeout=120", "-max_len=32768", *sys.argv[2:]]
     atheris.Setup([sys.argv[0], str(corpus), *options], fuzz_one)
     atheris.Fuzz()
 

@@ -77,7 +77,7 @@ def test_a_row_is_emitted_after_its_object_is_placed(
     released, original = threading.Event(), transforms.place.place
 
     def slow(*args: Any) -> None:
-        assert released.wait(30)
+        assert released.wait(600)
         original(*args)
 
     monkeypatch.setattr(transforms.place, "place", slow)
