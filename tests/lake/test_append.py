@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.graphs import config_of
 from tests.lake.rows import (
     FINGERPRINT,
     ONE,
@@ -19,9 +20,11 @@ from tests.lake.rows import (
     set_clock,
     sources_in,
 )
+from transforms.config.route_config import ConfigError
 from transforms.core.reasons import Status
 from transforms.lake.append import AppendResult, append, seal_partitions_before
 from transforms.lake.append_log import (
+    MAX_SHARDS,
     LogEnd,
     LogShard,
     Segment,
@@ -195,6 +198,13 @@ def test_names_of_segments() -> None:
     assert last_segments([uri, later.uri(layout, log), f"{layout.index}/other.parquet"]) == {
         log: later
     }, "a log may go back to an earlier partition"
+
+
+def test_a_number_of_shards_that_names_cannot_hold_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--index_shards"):
+        replace(config_of(), index_shards=MAX_SHARDS + 1).check()
+    log = LogShard(MAX_SHARDS, MAX_SHARDS - 1)
+    assert parse_segment(Segment(1, "2026-03-01").uri(Layout("/lake"), log))
 
 
 def test_the_next_segment_is_a_seal_where_the_log_is_in_another_partition() -> None:

@@ -79,6 +79,8 @@ class RouteConfig(RouteOptions):
         problems = [*range_problems(self), *self._location_problems()]
         if self.is_streaming:
             problems += self._stream_problems()
+        if self.index_shards > MAX_SHARDS:
+            problems.append(f"--index_shards must be at most {MAX_SHARDS}")
         if not is_date(self.ingest_date):
             problems.append(f"--ingest_date {self.ingest_date!r}: write a date as YYYY-MM-DD")
         if self.accelerator is not None and not _ACCELERATOR.fullmatch(self.accelerator):
@@ -175,8 +177,6 @@ class RouteConfig(RouteOptions):
                 for number, text in enumerate(self.inputs, 1)
                 if is_local(text) and not MAGIC.search(text) and not uri_to_path(text).exists()
             ]
-        if self.index_shards > MAX_SHARDS:
-            problems.append(f"--index_shards must be at most {MAX_SHARDS} in a stream")
         models = self.stream.models if self.stream else None
         if models and (why := uri_problem(models)):
             problems.append(f"--models: {why}")
