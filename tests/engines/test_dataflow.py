@@ -128,6 +128,7 @@ def test_main_is_not_pickled(default_job: Any) -> None:
     assert default_job.options.view_as(SetupOptions).save_main_session is False
 
 
+@pytest.mark.slow
 def test_every_step_is_deserialized_from_the_proto(default_job: Any) -> None:
     rebuilt = beam.Pipeline.from_runner_api(
         default_job.proto_pipeline, create_runner("FnApiRunner"), PipelineOptions()
@@ -175,6 +176,7 @@ def test_only_inference_has_the_accelerator_hint(default_job: Any, gpu_job: Any)
     assert len(pool.sdk_harness_container_images) == 2
 
 
+@pytest.mark.slow
 def test_service_options_reach_the_job(job: Callable[..., Any]) -> None:
     option = f"worker_accelerator={HINT}"
     made = job(options=[f"--dataflow_service_options={option}"])

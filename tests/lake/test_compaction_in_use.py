@@ -80,6 +80,7 @@ def check_counts(layout: Layout) -> None:
     assert counts.counts["routed"] == len(all_sources())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", [check_replica, check_verify, check_counts])
 def test_files_that_are_merged_after_they_were_listed_are_listed_again(
     layout: Layout, monkeypatch: pytest.MonkeyPatch, check: Callable[[Layout], None]

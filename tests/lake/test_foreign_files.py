@@ -42,6 +42,7 @@ WITHOUT_VISIBLE: Final = ("objects", "quarantine")
 """There every file but a hidden one must have a row."""
 
 
+@pytest.mark.slow
 def test_foreign_files_are_ignored_and_kept(copied: Lake, route: Route, routed: Path) -> None:
     (partition,) = (copied.root / "index").iterdir()
     before = [row["source_uri"] for row in copied.rows()]
@@ -76,6 +77,7 @@ def test_compaction_and_rewrites_keep_foreign_files(tmp_path: Path, folder: bool
     assert sources_in(layout) == ["/in/a", "/in/b", "/in/c"]
 
 
+@pytest.mark.slow
 def test_foreign_files_in_the_scratch_folder_are_kept(
     copied: Lake, route: Route, routed: Path
 ) -> None:

@@ -58,6 +58,7 @@ def test_rows_of_an_interrupted_run_are_recovered_after_a_move(
     assert violations(moved.root) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batch", "two_models", "stream_compacted"])
 def test_a_moved_lake_of_format_1_is_migrated(tmp_path: Path, name: str) -> None:
     format1 = unpack_format1_lakes(tmp_path / "format1")

@@ -64,6 +64,7 @@ def test_a_root_of_another_lake_is_refused(
     assert files(tmp_path) == {policy[1]}
 
 
+@pytest.mark.slow
 def test_another_lake_beside_leaves_the_objects_of_the_first(shared: Path, routed: Path) -> None:
     """Folders below a root that is not the lake's own are free."""
     policy = policy_of(shared, "second", STRICT, shared / "sink of the second")

@@ -186,6 +186,7 @@ def test_halving_frees_memory_on_a_device(
     assert pinned
 
 
+@pytest.mark.slow
 def test_half_precision_as_on_a_device_gives_nearly_the_same() -> None:
     network = load_network(DEFAULT_BUNDLE)
     given = torch.from_numpy(np.stack(images(4)))
