@@ -20,7 +20,7 @@ OBJECTS = 300
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.xdist_group("flink"),
+    pytest.mark.xdist_group("engine"),
     pytest.mark.skipif(
         not READY.exists(),
         reason="Flink is not downloaded: install Java, Maven and run 'make flink'",

@@ -33,7 +33,7 @@ MIN_CHECKPOINTS = 3
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.stream,
-    pytest.mark.xdist_group("flink"),
+    pytest.mark.xdist_group("engine"),
     pytest.mark.skipif(
         not READY.exists(),
         reason="Flink is not downloaded: install Java, Maven and run 'make flink'",

@@ -22,7 +22,7 @@ OBJECTS = 300
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.xdist_group("prism"),
+    pytest.mark.xdist_group("engine"),
     pytest.mark.skipif(
         not PRISM.exists(), reason="Prism is not built: install Go and run 'make servers'"
     ),

@@ -37,7 +37,7 @@ ON_PRISM = ["--runner=DirectRunner", f"--prism_location={PRISM}"]
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.stream,
-    pytest.mark.xdist_group("prism"),
+    pytest.mark.xdist_group("engine"),
     pytest.mark.skipif(
         not PRISM.exists(), reason="Prism is not built: install Go and run 'make servers'"
     ),
