@@ -82,9 +82,12 @@ class Cluster:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
-    def start_pool(self) -> None:
-        """Restart the worker pool on the same port."""
-        self._start_pool(int(self.workers.rpartition(":")[2]))
+    def restart(self, name: str) -> None:
+        """Start a killed TaskManager (tm), or the worker pool (pool) on the same port."""
+        if name == "pool":
+            self._start_pool(int(self.workers.rpartition(":")[2]))
+        else:
+            self.start(name)
 
     def log(self, name: str) -> str:
         """Return the output of a process."""
@@ -109,10 +112,9 @@ class Cluster:
 
     def reset(self) -> None:
         """Restart killed processes, cancel unfinished jobs, and wait until they have ended."""
-        if "tm" not in self._processes:
-            self.start("tm")
-        if "pool" not in self._processes:
-            self.start_pool()
+        for name in ("tm", "pool"):
+            if name not in self._processes:
+                self.restart(name)
         for job in self._unfinished():
             with contextlib.suppress(urllib.error.HTTPError):  # it has just ended
                 self.rest(f"/jobs/{job}", method="PATCH")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import soak
+from tests.conformance import violations
 from tests.conftest import Lake, counts
 from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
@@ -136,6 +137,7 @@ def assert_same(lake: Path, baseline_lake: Path) -> None:
 def assert_ok(lake: Path) -> None:
     """Assert that a lake has no contract violations and no leftover temporary files."""
     assert not verify_lake(Layout(str(lake)), deep=True).violations
+    assert violations(lake) == []
     leftover = [p for part in ("journal", ".tmp", ".stream") for p in (lake / part).glob("*")]
     assert not leftover
 

@@ -130,10 +130,7 @@ def test_kills_and_a_savepoint_resumed_with_another_model(
             copy_images(images, folder, start, start + 60)
             stream.wait_until(partial(has_placed, lake, 0.8 * (start + 10)))
             cluster.kill(killed)
-            if killed == "tm":
-                cluster.start("tm")
-            else:
-                cluster.start_pool()
+            cluster.restart(killed)
             stream.wait_for_rows(start + 60)
             stream.wait_until(partial(is_restored, cluster, restored))
             assert job.checkpoints["restored"] > 0
