@@ -88,6 +88,12 @@ def test_a_contradiction_of_age_and_pixels_is_a_reason(
     assert (low.destination, low.reason) == ("review", Reason.AGE_CONTRADICTED)
 
 
+def test_an_age_that_confident_pixels_contradict_is_reviewed_by_default() -> None:
+    for chest, age in ((ADULT_CHEST, 5.0), (PEDIATRIC_CHEST, 50.0)):
+        decision = decided(probabilities(**{chest: 1.0}), -5, age, POLICY)
+        assert (decision.destination, decision.reason) == ("review", Reason.AGE_CONTRADICTED)
+
+
 def test_an_age_counts_both_chests_together() -> None:
     chances = probabilities(abdominal=0.4, adult_chest=0.35, pediatric_chest=0.23)
     decision = decided(chances, -5, 5.0, POLICY.with_defaults(dict.fromkeys(LABELS, 0.5), 0))
@@ -112,7 +118,7 @@ CHANGES: dict[str, Any] = {
     "min_long_side": 65,
     "adult_from_years": 16.0,
     "age_contradiction": 0.9,
-    "on_age_contradiction": "review",
+    "on_age_contradiction": "route",
     "radiographs": RadiographTable(modalities=frozenset({"XA"})),
     "sinks": {SPINE: "/mnt/spine"},
 }

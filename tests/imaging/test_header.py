@@ -24,33 +24,6 @@ def header(**elements: Any) -> Header:
 
 
 @pytest.mark.parametrize(
-    ("elements", "years"),
-    [
-        ({"PatientAge": "045Y"}, 45.0),
-        ({"PatientAge": "018M"}, 1.5),
-        ({"PatientAge": "003W"}, 0.057),
-        ({"PatientAge": "010D"}, 0.027),
-        ({"PatientAge": "45"}, None),
-        ({"PatientAge": "XXXY"}, None),
-        ({"PatientAge": "000Y"}, 0.0),
-        ({"PatientAge": "000Y", "PatientBirthDate": "20100615", "StudyDate": "20200615"}, 10.0),
-        ({"PatientAge": "999Y", "PatientBirthDate": "20100615", "StudyDate": "20200615"}, 10.0),
-        ({"PatientAge": "045Y", "PatientBirthDate": "20100615", "StudyDate": "20200615"}, 45.0),
-        ({"PatientBirthDate": "20100615", "StudyDate": "20200614"}, 9.0),
-        ({"PatientBirthDate": "20100615", "StudyDate": "20200615"}, 10.0),
-        ({"PatientBirthDate": "20200101", "StudyDate": "20201101"}, 0.835),
-        ({"PatientBirthDate": "20200615", "StudyDate": "20200615"}, 0.003),
-        ({"PatientBirthDate": "20300101", "StudyDate": "20200615"}, None),
-        ({"PatientBirthDate": "19", "StudyDate": "20200615"}, None),
-    ],
-    ids=str,
-)
-@pytest.mark.filterwarnings("ignore")
-def test_patient_age(elements: dict[str, str], years: float | None) -> None:
-    assert header(**elements).patient_age_years == years
-
-
-@pytest.mark.parametrize(
     "value", ["JOHN DOE IS 45 YEARS OLD", "a\nb", "<script>", "=cmd()", "\x1b[31m"]
 )
 @pytest.mark.filterwarnings("ignore")

@@ -10,12 +10,10 @@ from typing import Final
 
 from transforms.core.labels import ADULT_CHEST, CHESTS, LABELS, PEDIATRIC_CHEST
 from transforms.core.reasons import Reason
-from transforms.imaging.header import is_plausible_age
+from transforms.imaging.age import is_plausible_age
 from transforms.imaging.radiograph_table import RadiographTable
 from transforms.lake.layout import REVIEW
 
-FOLLOW_AGE: Final = "route"
-"""Value of `on_age_contradiction`: decide by age."""
 POLICY_ID_LENGTH: Final = 16
 
 
@@ -41,7 +39,7 @@ class Policy:
     min_long_side: int = 64
     adult_from_years: float = 18.0
     age_contradiction: float = 0.98
-    on_age_contradiction: str = FOLLOW_AGE
+    on_age_contradiction: str = REVIEW
     sinks: dict[str, str] = field(default_factory=dict)
     radiographs: RadiographTable = field(default_factory=RadiographTable)
 

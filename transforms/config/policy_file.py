@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from transforms.config.policy import Policy
 from transforms.config.validation import list_errors
 from transforms.core.errors import UsageError
-from transforms.imaging.header import MAX_PLAUSIBLE_AGE_YEARS
+from transforms.imaging.age import MAX_PLAUSIBLE_AGE_YEARS
 from transforms.imaging.radiograph_table import RadiographTable
 from transforms.imaging.uids import is_valid_uid
 from transforms.storage.schemes import is_local, uri_problem
@@ -114,7 +114,7 @@ class AgeRule(_Section):
         "contradict the age.",
     )
     on_contradiction: Literal["route", "review"] = Field(
-        default="route",
+        default="review",
         description="What becomes of an image whose age and pixels contradict each other: route it "
         "by age if the confidence suffices, or send it to review.",
     )

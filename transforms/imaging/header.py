@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime
 from typing import Final
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from transforms.imaging import uids
+from transforms.imaging.age import age_years
 from transforms.imaging.part10 import ParsedObject
 
 MAX_TEXT: Final = 64
-MAX_PLAUSIBLE_AGE_YEARS: Final = 120.0
 CODE_STRING: Final = re.compile(r"[A-Z0-9 _-]{1,16}")
-AGE_STRING: Final = re.compile(r"(\d{3})([DWMY])")
-DAYS_PER_UNIT: Final = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25}
 
 
 @dataclass(frozen=True)
@@ -29,8 +26,7 @@ class Header:
 
     Attributes:
         image_type: Values of Image Type (0008,0008).
-        patient_age_years: From Patient's Age (0010,1010). If that is missing or implausible, the age
-            between birth date and study date, in completed years, or as a fraction below one year.
+        patient_age_years: Above 0 and at most 120; see `transforms.imaging.age`.
         patient_id: Input of the keyed hash; never written anywhere.
     """
 
@@ -73,7 +69,7 @@ def read_header(parsed: ParsedObject) -> Header:
         body_part_examined=_code(ds, "BodyPartExamined"),
         view_position=_code(ds, "ViewPosition"),
         laterality=_code(ds, "ImageLaterality") or _code(ds, "Laterality"),
-        patient_age_years=_age_years(ds),
+        patient_age_years=age_years(lambda keyword: _number_or_text(ds, keyword)),
         patient_sex=_code(ds, "PatientSex"),
         patient_id=_first_text(ds, "PatientID"),
         manufacturer=_text(ds, "Manufacturer"),
@@ -84,17 +80,6 @@ def read_header(parsed: ParsedObject) -> Header:
         photometric_interpretation=_code(ds, "PhotometricInterpretation"),
         number_of_frames=_count(ds, "NumberOfFrames") or (1 if parsed.pixels else None),
     )
-
-
-def parse_age_string(age_string: str) -> float | None:
-    """Convert an Age String (VR AS, PS3.5 table 6.2-1) to years; None if it is malformed."""
-    match = AGE_STRING.fullmatch(age_string)
-    return match and round(int(match[1]) * DAYS_PER_UNIT[match[2]] / DAYS_PER_UNIT["Y"], 3)
-
-
-def is_plausible_age(years: float | None) -> bool:
-    """Return whether an age can be used in a decision; anonymizers write 0."""
-    return years is not None and 0 < years <= MAX_PLAUSIBLE_AGE_YEARS
 
 
 def require_uids(parsed: ParsedObject) -> None:
@@ -156,23 +141,7 @@ def _count(ds: Dataset, keyword: str) -> int | None:
     return number if 0 <= number < 2**31 else None
 
 
-def _age_years(ds: Dataset) -> float | None:
-    """Return the age at the study date. Standard: PS3.3 C.7.2.2 (Patient's Age).
-
-    An implausible Patient's Age, such as `000Y` or `999Y`, is used only if the dates give no age.
-    """
-    stated = parse_age_string(_first_text(ds, "PatientAge") or "")
-    if is_plausible_age(stated):
-        return stated
-    birth, study = _date(ds, "PatientBirthDate"), _date(ds, "StudyDate")
-    if birth is None or study is None or birth > study:
-        return stated
-    years = study.year - birth.year - ((study.month, study.day) < (birth.month, birth.day))
-    return float(years) or round(max(1, (study - birth).days) / DAYS_PER_UNIT["Y"], 3)
-
-
-def _date(ds: Dataset, keyword: str) -> date | None:
-    try:
-        return datetime.strptime(_first_text(ds, keyword) or "", "%Y%m%d").date()
-    except ValueError:
-        return None
+def _number_or_text(ds: Dataset, keyword: str) -> str | None:
+    """Return the first value as text, also of a Decimal String such as Patient's Weight."""
+    value = _get(ds, keyword)
+    return str(value) if isinstance(value, float) else _first_text(ds, keyword)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from transforms.core.labels import ABDOMINAL, ADULT_CHEST, CHESTS, OTHERS, PEDIATRIC_CHEST, SPINE
-from transforms.imaging.header import is_plausible_age
+from transforms.imaging.age import is_plausible_age
 
 _CHEST: Final = frozenset({"CHEST", "THORAX", "LUNG", "CHESTTORAX"})
 _LABELS: Final[dict[str, str]] = {

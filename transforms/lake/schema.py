@@ -105,7 +105,8 @@ class IndexRow:
         "Image Laterality (0020,0062) or Laterality (0020,0060)", _TEXT
     )
     patient_age_years: float | None = _column(
-        "Patient's Age (0010,1010), else time from birth date to study date, years", _REAL
+        "Patient's Age (0010,1010), else time from birth date to study date, years; above 0, at most 120",
+        _REAL,
     )
     patient_sex: str | None = _column("Patient's Sex (0010,0040)", _TEXT)
     patient_key: str | None = _column(

@@ -13,7 +13,7 @@ from typing import Final
 from models.training.data.images import DatasetError, LabeledImage
 from transforms.core.choices import SPLITS
 from transforms.core.labels import ABDOMINAL, ADULT_CHEST, LABELS, OTHERS, PEDIATRIC_CHEST
-from transforms.imaging.header import is_plausible_age, parse_age_string
+from transforms.imaging.age import is_plausible_age, parse_age_string
 
 SPLIT_ALIASES: Final = {"valid": "val", "validation": "val"}
 TRAIN_SHARE: Final = 0.70
@@ -163,7 +163,7 @@ def _labeled_image(
 
 def _parse_age_years(text: str) -> float | None:
     """Return years for 42, 42.5, 042Y, 42Y or 006M; None for anything else, such as a range."""
-    years = parse_age_string(text.strip().upper().zfill(4))
+    years = parse_age_string(text)
     if years is None:
         try:
             years = float(text)

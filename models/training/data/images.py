@@ -17,7 +17,7 @@ from torch import Tensor
 from transforms.core.errors import UsageError
 from transforms.core.labels import LABELS
 from transforms.core.reasons import ObjectError
-from transforms.imaging.header import is_plausible_age, read_header
+from transforms.imaging.header import read_header
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.imaging.preprocessing import Gray, preprocess
@@ -65,8 +65,7 @@ def age_of(image: LabeledImage) -> float | None:
     """
     if image.age_years is not None or image.path.suffix.lower() in IMAGE_SUFFIXES:
         return image.age_years
-    years = read_header(parse(image.path.read_bytes(), Limits())).patient_age_years
-    return years if is_plausible_age(years) else None
+    return read_header(parse(image.path.read_bytes(), Limits())).patient_age_years
 
 
 def load_resized(images: Sequence[LabeledImage], long_side: int) -> list[Gray8]:
