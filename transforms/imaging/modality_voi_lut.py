@@ -6,14 +6,20 @@ Photometric Interpretation is missing. These accept float values, such as averag
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+MIN_SHOWN: Final = 0.1
+"""Share of the pixels that a LUT or window must leave between the ends of its output."""
+DISPLAY_LEVELS: Final = 256
 Values = npt.NDArray[np.float32]
 
 
@@ -56,50 +62,123 @@ class LookupTable:
             raise ValueError("LUT Data and LUT Descriptor disagree on the number of entries")
         return cls(first, entries.astype(np.float32))
 
-    def __call__(self, values: Values) -> Values:
-        indices = np.clip(values.round() - self.first, 0, len(self.entries) - 1)
-        return self.entries[indices.astype(np.int64)]
+    def __call__(self, values: Values) -> Presented:
+        last = len(self.entries) - 1
+        indices = np.clip(values.round() - self.first, 0, last)
+        output = self.entries[indices.astype(np.int64)]
+        ends = float(self.entries.min()), float(self.entries.max())
+        return Presented(output, (indices > 0) & (indices < last) & _is_between(output, *ends))
 
 
-def apply_modality_lut(values: Values, ds: Dataset, little_endian: bool) -> Values:
-    """Apply the Modality LUT, or Rescale Slope and Intercept. Standard: PS3.3 C.11.1.
+@dataclass(frozen=True)
+class Presented:
+    """The output of a LUT or window.
 
-    Raises:
-        Exception: Of many types, if the elements are malformed.
+    Attributes:
+        values: float32[h, w].
+        is_between: bool[h, w], whether a pixel is at neither end of the output, to the precision of an
+            8-bit display.
     """
-    if sequence := ds.get("ModalityLUTSequence"):
-        return LookupTable.from_item(sequence[0], float(values.min()), little_endian)(values)
-    slope, intercept = ds.get("RescaleSlope"), ds.get("RescaleIntercept")
-    if slope is None and intercept is None:
-        return values
-    rescaled = values * float(1 if slope is None else slope) + float(intercept or 0)
-    return np.asarray(rescaled, dtype=np.float32)
+
+    values: Values
+    is_between: npt.NDArray[np.bool_]
 
 
-def apply_voi_lut(values: Values, ds: Dataset, little_endian: bool) -> Values | None:
-    """Apply the first VOI LUT; return None if there is none. Standard: PS3.3 C.11.2.1.1.
-
-    Raises:
-        Exception: Of many types, if the elements are malformed.
-    """
-    if sequence := ds.get("VOILUTSequence"):
-        return LookupTable.from_item(sequence[0], float(values.min()), little_endian)(values)
-    return None
+Transformation = Callable[[Values], Presented | None]
 
 
-def apply_windowing(values: Values, ds: Dataset) -> Values | None:
-    """Apply the first window; return None if there is none. Standard: PS3.3 C.11.2.1.2.
+def apply_first_that_shows(
+    transformations: Iterable[Transformation],
+    values: Values,
+    padding: npt.NDArray[np.bool_] | None = None,
+) -> Values:
+    """Apply the first transformation that is well-formed and shows the image.
+
+    It shows the image if at least `MIN_SHOWN` of the pixels are between the ends of its output. Devices
+    write windows and LUTs in other units or for other bit depths, which make all pixels black or white.
+
+    Args:
+        transformations: In order of preference.
+        values: float32[h, w].
+        padding: bool[h, w], True for pixels that do not count, or None.
 
     Returns:
-        float32 in 0..1.
+        float32[h, w]; `values` itself if no transformation shows the image.
+    """
+    counts = slice(None) if padding is None or padding.all() else ~padding
+    for transform in transformations:
+        try:
+            presented = transform(values)
+        except MemoryError:
+            raise
+        except Exception:  # pydicom and numpy raise many types for malformed elements
+            continue
+        if presented is None or not is_usable(presented.values):
+            continue
+        if presented.is_between[counts].mean() >= MIN_SHOWN:
+            return presented.values
+    return values
+
+
+def rescale(values: Values, ds: Dataset) -> Values:
+    """Apply Rescale Slope and Intercept. Standard: PS3.3 C.11.1.1.2.
+
+    Returns:
+        float32[h, w]; `values` itself if the elements are missing, malformed or give a constant.
+    """
+    try:
+        slope, intercept = ds.get("RescaleSlope"), ds.get("RescaleIntercept")
+        if slope is None and intercept is None:
+            return values
+        rescaled = values * float(1 if slope is None else slope) + float(intercept or 0)
+    except MemoryError:
+        raise
+    except Exception:  # pydicom raises many types for malformed elements
+        return values
+    rescaled = np.asarray(rescaled, dtype=np.float32)
+    return rescaled if is_usable(rescaled) else values
+
+
+def modality_luts(ds: Dataset, little_endian: bool) -> Iterator[Transformation]:
+    """Yield the Modality LUT, if any. Standard: PS3.3 C.11.1."""
+    yield from _luts(ds, "ModalityLUTSequence", little_endian)
+
+
+def voi_transformations(ds: Dataset, little_endian: bool) -> Iterator[Transformation]:
+    """Yield the VOI LUTs, then the windows, in the order of the header. Standard: PS3.3 C.11.2."""
+    yield from _luts(ds, "VOILUTSequence", little_endian)
+    try:
+        centers, widths = _numbers(ds.get("WindowCenter")), _numbers(ds.get("WindowWidth"))
+        function = str(ds.get("VOILUTFunction") or "LINEAR").strip().upper()
+    except MemoryError:
+        raise
+    except Exception:  # pydicom raises many types for malformed elements
+        return
+    for center, width in zip(centers, widths, strict=False):
+        if center is not None and width is not None:
+            yield functools.partial(_apply_window, center=center, width=width, function=function)
+
+
+def _luts(ds: Dataset, keyword: str, little_endian: bool) -> Iterator[Transformation]:
+    def apply(item: Dataset, values: Values) -> Presented:
+        return LookupTable.from_item(item, float(values.min()), little_endian)(values)
+
+    try:
+        items = list(ds.get(keyword) or ())
+    except MemoryError:
+        raise
+    except Exception:  # pydicom raises many types for malformed elements
+        return
+    for item in items:
+        yield functools.partial(apply, item)
+
+
+def _apply_window(values: Values, center: float, width: float, function: str) -> Presented:
+    """Apply a window; the output is 0..1. Standard: PS3.3 C.11.2.1.2 and C.11.2.1.3.
 
     Raises:
-        Exception: Of many types, if the elements are malformed.
+        ValueError: The width is invalid for the function.
     """
-    center, width = _first(ds.get("WindowCenter")), _first(ds.get("WindowWidth"))
-    if center is None or width is None:
-        return None
-    function = str(ds.get("VOILUTFunction") or "LINEAR").strip().upper()
     if function == "SIGMOID":
         _require_valid_width(width > 0)
         windowed = 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -80, 80)))
@@ -109,7 +188,8 @@ def apply_windowing(values: Values, ds: Dataset) -> Values | None:
     else:
         _require_valid_width(width >= 1)
         windowed = np.clip((values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5, 0, 1)
-    return np.asarray(windowed, dtype=np.float32)
+    output = np.asarray(windowed, dtype=np.float32)
+    return Presented(output, _is_between(output, 0, 1))
 
 
 def is_usable(values: Values) -> bool:
@@ -118,10 +198,14 @@ def is_usable(values: Values) -> bool:
     return math.isfinite(low) and math.isfinite(high) and low < high
 
 
-def _first(value: object) -> float | None:
-    if isinstance(value, MultiValue):
-        value = value[0] if value else None
-    return None if value is None or value == "" else float(value)  # type: ignore[arg-type]
+def _is_between(output: Values, low: float, high: float) -> npt.NDArray[np.bool_]:
+    margin = (high - low) / (2 * DISPLAY_LEVELS)
+    return (output > low + margin) & (output < high - margin)
+
+
+def _numbers(value: object) -> list[float | None]:
+    values: Iterable[Any] = value if isinstance(value, MultiValue) else [value]
+    return [None if v is None or v == "" else float(v) for v in values]
 
 
 def _require_valid_width(is_valid: bool) -> None:

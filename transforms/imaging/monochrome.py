@@ -7,19 +7,16 @@ Interpretation).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 from pydicom.uid import ExplicitVRBigEndian
 
 from transforms.imaging.codecs.frame import FrameRequest, StoredFrame
 from transforms.imaging.modality_voi_lut import (
-    Values,
-    apply_modality_lut,
-    apply_voi_lut,
-    apply_windowing,
-    is_usable,
+    apply_first_that_shows,
+    modality_luts,
+    rescale,
+    voi_transformations,
 )
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -29,34 +26,20 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 def to_monochrome2(stored: StoredFrame, request: FrameRequest) -> npt.NDArray[np.float32]:
     """Return float32[h, w] in which high values are bright and pixel padding has the lowest value.
 
-    Malformed LUTs and windows are ignored: the anatomy is visible without them.
+    LUTs and windows that are malformed or show nothing are skipped: the anatomy is visible without them.
+    Presentation LUT Shape is ignored: devices are known to write it wrongly, and a correct one says what
+    Photometric Interpretation says (PS3.3 C.8.11.1.1.2: INVERSE for MONOCHROME1).
     """
     if stored.values.ndim == 3:
         return stored.values @ LUMA
     ds = request.dataset
     little_endian = request.transfer_syntax_uid != ExplicitVRBigEndian
-    gray = _apply(lambda values: apply_modality_lut(values, ds, little_endian), stored.values)
-    for voi in (
-        lambda values: apply_voi_lut(values, ds, little_endian),
-        lambda values: apply_windowing(values, ds),
-    ):
-        transformed = _apply(voi, gray)
-        if transformed is not gray:
-            gray = transformed
-            break
+    gray = apply_first_that_shows(modality_luts(ds, little_endian), stored.values, stored.padding)
+    if gray is stored.values:
+        gray = rescale(gray, ds)
+    gray = apply_first_that_shows(voi_transformations(ds, little_endian), gray, stored.padding)
     if request.photometric == "MONOCHROME1":
         gray = -gray
     if stored.padding is not None and stored.padding.any() and not stored.padding.all():
         gray = np.where(stored.padding, gray[~stored.padding].min(), gray)
     return gray.astype(np.float32, copy=False)
-
-
-def _apply(transform: Callable[[Values], Values | None], values: Values) -> Values:
-    """Return transformed values, or `values` itself if the transformation is absent or unusable."""
-    try:
-        transformed = transform(values)
-    except MemoryError:
-        raise
-    except Exception:  # pydicom and numpy raise many types for malformed elements
-        return values
-    return values if transformed is None or not is_usable(transformed) else transformed
