@@ -16,6 +16,7 @@ from pipeline.allocator import limit_arenas, use_system_allocator_for_arrow
 from pipeline.beam_options import BEAM_OPTIONS, FLINK_OPTIONS
 from pipeline.cli.logs import add_general_options, configure_logging
 from pipeline.cli.parser import Parser, normalize, replace_aliases, unknown_options
+from pipeline.safe_path import protect_child_processes
 from pipeline.user_errors import to_user_error
 from transforms.config.run_options import DEFAULT_RUNNER
 from transforms.core.errors import UsageError, did_you_mean
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done and complete, 1 failed or incomplete, 2 wrong usage.
     """
+    protect_child_processes()
     limit_arenas()
     use_system_allocator_for_arrow()
     try:
