@@ -20,10 +20,9 @@ from transforms.core.object_ref import ObjectRef
 from transforms.lake.append import ConcurrentWriteError
 from transforms.lake.journal import clear_journal, is_placed, list_journal, read_journal
 from transforms.lake.lock import read_epoch
-from transforms.lake.orphans import remove_orphans, remove_unreferenced
+from transforms.lake.orphans import journaled_objects, remove_orphans, remove_unreferenced
 from transforms.lake.resolve_duplicates import is_stored
 from transforms.lake.run_counts import RunCounts, count_run, count_segments
-from transforms.lake.schema import IndexRow
 from transforms.lake.supersede import supersede
 
 
@@ -117,35 +116,39 @@ def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None)
             "again"
         )
     if config.reprocess == REPROCESS_NONE:
+        counts = RunCounts.sum((counts, count_segments(counts.segments)))
         remove_orphans(layout, counts.orphans)
-        rows, unchanged = count_segments(counts.segments), 0
+        if counts.complete:
+            remove_unreferenced(layout, journaled_objects(layout, counts.segments))
     else:
-        later = _placed_rows(config, any_failed=bool(counts.counts["failed"]))
-        unchanged = supersede(layout, later, config.run_id)
-        placed = [str(row.object_uri) for row in later if is_stored(row)]
-        remove_unreferenced(layout, {*counts.orphans, *placed})
-        rows = count_run(layout, config.run_id)
-    total = RunCounts.sum((counts, rows, RunCounts.of_count("unchanged", unchanged)))
-    summary = write_summary(total, config)
+        counts = RunCounts.sum((counts, _supersede(config, counts)))
+    summary = write_summary(counts, config)
     if summary["complete"]:  # otherwise a write that was reported as failed may have succeeded
         clear_journal(layout)
     return summary
 
 
-def _placed_rows(config: RouteConfig, *, any_failed: bool) -> list[IndexRow]:
-    """Return the rows that the run has placed, one per source version.
+def _supersede(config: RouteConfig, counts: RunCounts) -> RunCounts:
+    """Replace the rows that the run has decided again; return the counts of its rows.
 
     Args:
         config: configuration of the run.
-        any_failed: whether an object has failed, possibly in placement. Otherwise all journaled objects
-            are known to be placed, and are not read again.
+        counts: counts of the run. If no object has failed, all journaled objects are known to be placed,
+            and are not looked up.
     """
     layout, fingerprint = config.layout, config.fingerprint()
-    rows = [
-        entry.row
+    any_failed = bool(counts.counts["failed"])
+    entries = [
+        entry
         for uri in list_journal(layout)
         for entry in read_journal(uri, layout)
         if entry.fingerprint == fingerprint and (not any_failed or is_placed(entry.row, layout))
     ]
+    rows = [entry.row for entry in entries]
     rows.sort(key=lambda row: (row.ingested_at, str(row.object_uri)), reverse=True)
-    return list({row.version_key: row for row in rows}.values())
+    later = {row.version_key: row for row in rows}  # the first attempt, if a step was retried
+    unchanged = supersede(layout, list(later.values()), config.run_id)
+    placed = (str(row.object_uri) for row in rows if is_stored(row))
+    remove_unreferenced(layout, {*counts.orphans, *placed})
+    found = RunCounts.of_count("unchanged", unchanged)
+    return RunCounts.sum((found, count_run(layout, config.run_id)))

@@ -62,7 +62,13 @@ def index_row(source: str, sha256: str = "a" * 64, **columns: Any) -> IndexRow:
     return replace(row, **columns)
 
 
-def place(layout: Layout, source: str, content: bytes = b"x", **columns: Any) -> IndexRow:
+def place(
+    layout: Layout,
+    source: str,
+    content: bytes = b"x",
+    fingerprint: str = FINGERPRINT,
+    **columns: Any,
+) -> IndexRow:
     """Write a row to the journal and its object to the lake, as a run that is killed then."""
     sha256 = hashlib.sha256(content).hexdigest()
     row = index_row(source, sha256, source_size_bytes=len(content), **columns)
@@ -70,7 +76,7 @@ def place(layout: Layout, source: str, content: bytes = b"x", **columns: Any) ->
         str(row.destination), STUDY, SERIES, str(row.sop_instance_uid), sha256
     )
     row = replace(row, object_uri=layout.relative(target))
-    write_journal(layout, [row], FINGERPRINT)
+    write_journal(layout, [row], fingerprint)
     put_bytes(target, content, scratch=layout.scratch())
     return row
 

@@ -1,4 +1,4 @@
-"""An engine may run a whole job again, also after the job has appended its rows to the index."""
+"""An engine may run a step or a whole job again, also after it has appended rows to the index."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ from pipeline.graph import build
 from tests.conformance import violations
 from tests.conftest import Lake, counts
 from tests.graphs import config_of
+from tests.lake.rows import append_rows, new_lake, place
 from transforms.config.route_config import RouteConfig
+from transforms.lake.index_files import list_index
+from transforms.lake.journal import is_placed
 from transforms.lake.layout import Layout
 from transforms.lake.migration import open_lake
+from transforms.lake.run_counts import RunCounts
 from transforms.lake.verify import verify_lake
 
 
@@ -60,3 +64,27 @@ def test_a_job_that_runs_again_counts_its_rows_once(
     assert verify_lake(config.layout, deep=True).violations == []
     assert violations(lake.root) == []
     assert not list(lake.root.glob("journal/*"))
+
+
+@pytest.mark.parametrize("reprocess", ["none", "policy"])
+def test_a_step_that_decides_differently_when_retried_leaves_one_object(
+    tmp_path: Path, reprocess: str
+) -> None:
+    """As when batches of other sizes move a probability across a threshold."""
+    layout = new_lake(tmp_path / "lake")
+    config = replace(config_of("--reprocess", reprocess), layout=layout, run_id="later")
+    fingerprint = config.fingerprint()
+    if reprocess == "policy":
+        append_rows(layout, place(layout, "/in/1.dcm", run_id="earlier", destination="others"))
+    attempts = [
+        place(layout, "/in/1.dcm", fingerprint=fingerprint, run_id="later", destination=destination)
+        for destination in ("review", "spine")
+    ]
+    assert all(is_placed(row, layout) for row in attempts)
+    if reprocess == "none":
+        append_rows(layout, attempts[1])
+    counts = replace(RunCounts.of_count("discovered", 1), segments=tuple(list_index(layout)))
+    assert finish_run.finish_run(counts, config)["complete"]
+    assert len(list(Path(layout.root).glob("objects/**/*.dcm"))) == 1
+    assert sum(is_placed(row, layout) for row in attempts) == 1
+    assert verify_lake(layout, deep=True).violations == []
