@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -150,5 +151,7 @@ def _supersede(config: RouteConfig, counts: RunCounts) -> RunCounts:
     unchanged = supersede(layout, list(later.values()), config.run_id)
     placed = (str(row.object_uri) for row in rows if is_stored(row))
     remove_unreferenced(layout, {*counts.orphans, *placed})
-    found = RunCounts.of_count("unchanged", unchanged)
-    return RunCounts.sum((found, count_run(layout, config.run_id)))
+    absent = {str(entry.row.object_uri) for entry in entries if entry.was_absent}
+    restored = absent.intersection(str(row.object_uri) for row in unchanged)
+    found = Counter({"unchanged": len(unchanged), "restored": len(restored)})
+    return RunCounts.sum((RunCounts(counts=found), count_run(layout, config.run_id)))

@@ -17,6 +17,7 @@ from transforms.append_index_stream import AppendIndexStream, SweepJournalFn
 from transforms.batch_refs import BatchRefs
 from transforms.config.route_config import RouteConfig
 from transforms.config.run_options import StreamConfig
+from transforms.core.choices import REPROCESS_NONE
 from transforms.core.object_ref import FAILED, Failure, ObjectRef, log_failure
 from transforms.existing_rows import ReadExistingVersions
 from transforms.fetch import DECIDED, IMAGES, FetchAndExamine
@@ -70,6 +71,7 @@ def decide_and_place(
         fingerprint=config.fingerprint(),
         threads=config.fetch_threads,
         log_uris=config.log_uris,
+        note_absent=config.reprocess != REPROCESS_NONE,
     )
     images = classified | "PlaceImages" >> place
     others = examined[DECIDED] | "PlaceOthers" >> place

@@ -59,6 +59,7 @@ def summary_of(counts: RunCounts, config: RouteConfig) -> dict[str, Any]:
             **{term: counts.counts[term] for term in TERMS},
             "failed": counts.counts["failed"],
             "recovered": counts.counts["recovered"],
+            "restored": counts.counts["restored"],
             "conflicts": counts.conflicts,
         },
         "equation": counts.equation,
@@ -94,6 +95,11 @@ def render(summary: dict[str, Any], lake: str) -> str:
         lines.append(f"  {entry['objects']:>7}  {why}")
     if summary["counts"]["recovered"]:
         lines += ["", f"{summary['counts']['recovered']} rows recovered from an interrupted run"]
+    if summary["counts"]["restored"]:
+        lines += [
+            "",
+            f"{summary['counts']['restored']} objects were missing in their sinks and restored",
+        ]
     if summary["counts"]["conflicts"]:
         lines += [
             "",

@@ -40,6 +40,8 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
         fingerprint: Fingerprint of the configuration, written to the journal.
         threads: Number of objects that a worker places concurrently.
         log_uris: Whether failures may contain source URIs.
+        note_absent: Whether to note in the journal which objects do not exist yet, at the cost of a
+            request per object; for runs that decide objects again.
     """
 
     layout: Layout
@@ -47,6 +49,7 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
     fingerprint: str
     threads: int
     log_uris: bool = False
+    note_absent: bool = False
 
     def expand(self, rows: PCollection[IndexRow]) -> DoOutputsTuple:
         outputs: DoOutputsTuple = (
@@ -55,7 +58,14 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
             >> beam.BatchElements(min_batch_size=PLACE_BATCH, max_batch_size=PLACE_BATCH)
             | "Put"
             >> beam.ParDo(
-                PlaceFn(self.layout, self.placement, self.fingerprint, self.threads, self.log_uris)
+                PlaceFn(
+                    self.layout,
+                    self.placement,
+                    self.fingerprint,
+                    self.threads,
+                    self.log_uris,
+                    self.note_absent,
+                )
             )
             .with_output_types(IndexRow, **{FAILED: Failure})
             .with_outputs(FAILED, main=PLACED)
@@ -76,6 +86,7 @@ class PlaceFn(beam.DoFn):
     fingerprint: str
     threads: int
     log_uris: bool = False
+    note_absent: bool = False
 
     def setup(self) -> None:
         self._executor = ThreadPoolExecutor(self.threads)
@@ -94,7 +105,8 @@ class PlaceFn(beam.DoFn):
     ) -> Iterator[WindowedOutput | TaggedOutput[str, Failure]]:
         rows = [with_object_uri(row, self.layout, self.placement) for row in rows]
         try:
-            write_journal(self.layout, rows, self.fingerprint)
+            absent = self._absent(rows) if self.note_absent else frozenset()
+            write_journal(self.layout, rows, self.fingerprint, absent)
         except ProcessingFailure as error:
             for row in rows:
                 yield TaggedOutput(FAILED, self._to_failure(row, error))
@@ -105,6 +117,18 @@ class PlaceFn(beam.DoFn):
 
     def finish_bundle(self) -> Iterator[WindowedOutput]:
         yield from self._emit_completed(max_in_flight=0)
+
+    def _absent(self, rows: Sequence[IndexRow]) -> frozenset[str]:
+        """Return the `object_uri` of rows whose objects do not exist."""
+        uris = [str(row.object_uri) for row in rows]
+        absent = self._executor.map(self._is_absent, uris)
+        return frozenset(uri for uri, is_absent in zip(uris, absent, strict=True) if is_absent)
+
+    def _is_absent(self, object_uri: str) -> bool:
+        try:
+            return not files.exists(self.layout.absolute(object_uri))
+        except OSError:
+            return False  # placement reports that the storage does not respond
 
     def _emit_completed(self, max_in_flight: int) -> Iterator[WindowedOutput]:
         for row, outcome, windowed in self._in_flight.completed(max_in_flight=max_in_flight):

@@ -171,8 +171,11 @@ def test_all_restores_a_lost_object(lake: Lake, again: Route) -> None:
     lost = min(lake.root.glob("objects/**/*.dcm"))
     lost.unlink()
     assert main(["verify", str(lake.root)]) == 1
-    assert counts(again("lenient", "--reprocess", "all")) == {"unchanged": 6}
+    summary = again("lenient", "--reprocess", "all")
+    assert counts(summary) == {"unchanged": 6}
+    assert summary["counts"]["restored"] == 1
     assert lake.tree() == before
+    assert again("lenient", "--reprocess", "all")["counts"]["restored"] == 0
     assert_sound(lake)
 
 

@@ -91,7 +91,7 @@ def decide_again(layout: Layout, run_id: str, *sources: str, **columns: Any) -> 
         )
         for source in sources
     ]
-    unchanged = supersede(layout, placed, run_id)
+    unchanged = len(supersede(layout, placed, run_id))
     remove_unreferenced(layout, [str(row.object_uri) for row in placed])
     clear_journal(layout)
     return unchanged

@@ -7,8 +7,11 @@ objects that were placed, or removes them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from typing import Final
+
+import pyarrow as pa
 
 from transforms.lake.files import list_files, put_if_absent
 from transforms.lake.index_files import open_index_file, parquet_bytes
@@ -18,6 +21,8 @@ from transforms.lake.schema import IndexRow, from_table, to_table
 from transforms.storage.base import has_same_content
 from transforms.storage.schemes import join, storage_of
 
+_WAS_ABSENT: Final = "was_absent"
+
 
 @dataclass(frozen=True)
 class JournalEntry:
@@ -26,10 +31,12 @@ class JournalEntry:
     Attributes:
         row: the row, with the `object_uri` of its object.
         fingerprint: fingerprint of the run's configuration; see `RouteConfig.fingerprint`.
+        was_absent: whether the run has noted that the object did not exist before it was placed.
     """
 
     row: IndexRow
     fingerprint: str
+    was_absent: bool = False
 
 
 def is_placed(row: IndexRow, layout: Layout) -> bool:
@@ -49,13 +56,16 @@ def is_placed(row: IndexRow, layout: Layout) -> bool:
         raise
 
 
-def write_journal(layout: Layout, rows: Sequence[IndexRow], fingerprint: str) -> str:
+def write_journal(
+    layout: Layout, rows: Sequence[IndexRow], fingerprint: str, absent: Set[str] = frozenset()
+) -> str:
     """Write rows to a journal file. Idempotent: its name is a digest of sources and objects.
 
     Args:
         layout: the lake.
         rows: decided rows with their `object_uri`.
         fingerprint: fingerprint of the run's configuration.
+        absent: `object_uri` of rows whose objects do not exist, if the run takes note of this.
 
     Returns:
         URI of the file.
@@ -66,7 +76,11 @@ def write_journal(layout: Layout, rows: Sequence[IndexRow], fingerprint: str) ->
     names = sorted(f"{row.source_uri}\0{row.source_version}\0{row.object_uri}" for row in rows)
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     target = join(layout.journal, f"{fingerprint}-{digest[:32]}.parquet")
-    put_if_absent(target, parquet_bytes(to_table(rows)), scratch=layout.scratch())
+    table = to_table(rows)
+    if absent:
+        flags = [uri in absent for uri in table["object_uri"].to_pylist()]
+        table = table.append_column(_WAS_ABSENT, pa.array(flags))
+    put_if_absent(target, parquet_bytes(table), scratch=layout.scratch())
     return target
 
 
@@ -83,9 +97,14 @@ def read_journal(uri: str, layout: Layout) -> Iterator[JournalEntry]:
     """
     fingerprint = uri.rpartition("/")[2].partition("-")[0]
     with open_index_file(uri) as file:
-        for row in from_table(file.read(), ingest_date=""):
-            object_uri = layout.relative(str(row.object_uri))  # absolute in format 1
-            yield JournalEntry(replace(row, object_uri=object_uri), fingerprint)
+        table = file.read()
+    if _WAS_ABSENT in table.column_names:
+        was_absent = table[_WAS_ABSENT].to_pylist()
+    else:
+        was_absent = [False] * len(table)
+    for row, absent in zip(from_table(table, ingest_date=""), was_absent, strict=True):
+        object_uri = layout.relative(str(row.object_uri))  # absolute in format 1
+        yield JournalEntry(replace(row, object_uri=object_uri), fingerprint, absent)
 
 
 def run_ids_in(uri: str) -> set[str]:

@@ -36,7 +36,8 @@ class RunCounts:
     """Counts of a run or of a part of it; addition is associative and commutative.
 
     Attributes:
-        counts: number of objects by name: discovered, failed, recovered and the terms of the equation.
+        counts: number of objects by name: discovered, failed, recovered, restored (missing in
+            their sinks, and placed again) and the terms of the equation.
         destinations: number of rows by sink, without duplicates.
         reasons: number of rows by (status, stage, reason).
         conflicts: number of rows with a conflict.

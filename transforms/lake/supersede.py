@@ -69,7 +69,7 @@ class RowChange:
     new: IndexRow | None
 
 
-def supersede(layout: Layout, decided: Sequence[IndexRow], run_id: str) -> int:
+def supersede(layout: Layout, decided: Sequence[IndexRow], run_id: str) -> list[IndexRow]:
     """Replace current rows by later decisions for the same source versions. Idempotent.
 
     The caller holds the lake's locks. Decisions for versions without a current row are ignored. Objects
@@ -81,14 +81,14 @@ def supersede(layout: Layout, decided: Sequence[IndexRow], run_id: str) -> int:
         run_id: id of the run that decided them, whose own rows are not replaced.
 
     Returns:
-        Number of decisions that equal the current row.
+        Current rows that equal the later decision.
 
     Raises:
         DamagedFile: an index file cannot be read.
         ProcessingFailure: the lake's storage refused a write.
     """
     if not decided:
-        return 0
+        return []
     current = _current_rows(layout, decided)
     later = {
         row.version_key: row
@@ -99,7 +99,8 @@ def supersede(layout: Layout, decided: Sequence[IndexRow], run_id: str) -> int:
     affected = rows_of_identities(layout, identities)
     changes = [c for c in resolve_changes(affected, later) if not _is_same_decision(c)]
     apply_changes(layout, changes, run_id)
-    return len(later.keys() - {change.old.version_key for change in changes})
+    unchanged = later.keys() - {change.old.version_key for change in changes}
+    return [current[version] for version in unchanged]
 
 
 def resolve_changes(
