@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from pipeline.cli.arguments import existing_lake, read_policy
 
 if TYPE_CHECKING:
-    from transforms.lake.verify import VerifyReport
+    from transforms.lake.verify_report import VerifyReport
 
 MAX_SHOWN: Final = 50
 
@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `verify`."""
     parser.add_argument("lake", metavar="LAKE", help="root of the lake")
     parser.add_argument(
-        "--deep", action="store_true", help="read every object and compare its sha256"
+        "--deep",
+        action="store_true",
+        help="read every object and index file, and compare checksums",
     )
     parser.add_argument(
         "--policy",

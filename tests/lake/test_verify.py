@@ -19,7 +19,8 @@ from tests.synthetic import dicom_bytes, image
 from transforms.lake.layout import Layout
 from transforms.lake.marker import ForeignLake, NotALake
 from transforms.lake.schema import HISTORY_SCHEMA
-from transforms.lake.verify import VerifyReport, verify_lake
+from transforms.lake.verify import verify_lake
+from transforms.lake.verify_report import VerifyReport
 
 
 @pytest.fixture(scope="module")

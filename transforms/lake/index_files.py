@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Final, TypeVar
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms.core.storage_failures import FULL_DISK
+from transforms.lake.checksums import is_intact, write_parquet
 from transforms.lake.files import list_files, read_bytes
 from transforms.lake.layout import PARTITION_PREFIX, Layout, partition_of
 from transforms.lake.rewrite_intents import replaced_files
@@ -286,14 +288,32 @@ def _damaged(uri: str, error: Exception) -> DamagedFile:
 
 
 def parquet_file(uri: str) -> pq.ParquetFile:
-    """Open a Parquet file, local or in an object store.
+    """Open a Parquet file, local or in an object store; page checksums, if it has any, are verified.
 
     Raises:
         ArrowException, OSError: it cannot be read.
     """
     if is_local(uri):
-        return pq.ParquetFile(uri_to_path(uri))
-    return pq.ParquetFile(pa.BufferReader(read_bytes(uri)))
+        return pq.ParquetFile(uri_to_path(uri), page_checksum_verification=True)
+    return pq.ParquetFile(pa.BufferReader(read_bytes(uri)), page_checksum_verification=True)
+
+
+def is_damaged(uri: str) -> bool:
+    """Return whether an index file has other bytes than were written; False if it has no checksum.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        DamagedFile: it cannot be read.
+    """
+    try:
+        if not is_local(uri):
+            return is_intact(io.BytesIO(read_bytes(uri))) is False
+        with uri_to_path(uri).open("rb") as file:
+            return is_intact(file) is False
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _damaged(uri, error) from error
 
 
 def shard_of(identity: str, shards: int) -> int:
@@ -322,8 +342,8 @@ def read_table(uri: str) -> pa.Table:
 
 def parquet_bytes(table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> bytes:
     """Return the bytes of a Parquet file with the rows of a table and key-value metadata."""
-    sink = pa.BufferOutputStream()
     if metadata:
         table = table.replace_schema_metadata(dict(metadata))
-    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
-    return bytes(sink.getvalue())
+    sink = io.BytesIO()
+    write_parquet([table], sink, ROW_GROUP_ROWS)
+    return sink.getvalue()

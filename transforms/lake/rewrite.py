@@ -15,13 +15,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from transforms.core.reasons import Stage
 from transforms.core.storage_failures import TEMPORARY, write_failure
+from transforms.lake.checksums import write_parquet
 from transforms.lake.files import put_file
 from transforms.lake.layout import Layout
 from transforms.lake.rewrite_intents import RewriteIntent, finish_rewrites, write_intent
@@ -58,7 +58,7 @@ def rewrite(
     names = tuple(sorted(uri.rpartition("/")[2] for uri in replaced))
     with unnamed_file() as merged:
         try:
-            rows = _write(tables, merged)
+            rows = write_parquet(tables, merged, ROW_GROUP_ROWS)
         except OSError as error:
             raise write_failure(error, Stage.INDEX, TEMPORARY) from error
         merged.seek(0)
@@ -76,22 +76,6 @@ def rewrite(
             if name is not None:
                 put(join(layout.partition(ingest_date), name))
             finish_rewrites(layout)
-    return rows
-
-
-def _write(tables: Iterable[pa.Table], sink: BinaryIO) -> int:
-    """Write tables as one Parquet file; return the number of rows."""
-    rows, writer = 0, None
-    try:
-        for table in tables:
-            if writer is None:
-                writer = pq.ParquetWriter(sink, table.schema, compression="zstd")
-            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-            rows += len(table)
-    finally:
-        if writer is not None:
-            writer.close()
-    sink.flush()
     return rows
 
 

@@ -13,7 +13,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +24,7 @@ from transforms.lake import verify_queries as queries
 from transforms.lake.files import exists, iter_files, list_files, read_bytes
 from transforms.lake.index_files import (
     DamagedFile,
+    is_damaged,
     open_index_file,
     read_batches,
     read_index,
@@ -34,6 +34,7 @@ from transforms.lake.layout import Layout
 from transforms.lake.marker import require_lake
 from transforms.lake.schema import PARTITION, missing_columns
 from transforms.lake.supersede import list_supersede_intents, objects_to_remove
+from transforms.lake.verify_report import VerifyReport, Violation
 from transforms.storage.base import ObjectInfo, sha256_of
 from transforms.storage.local import path_to_uri, uri_to_path
 from transforms.storage.schemes import canonical, is_below, is_local, join, storage_of
@@ -42,63 +43,9 @@ BATCH_ROWS: Final = 65_536
 MEMORY_LIMIT: Final = "1GB"
 """Maximum memory of the database."""
 THREADS: Final = min(32, 4 * (os.cpu_count() or 1))
+OTHER_BYTES: Final = "index file with other bytes"
 EXTERNAL: Final = "(outside the lake)"
 """Replaces the URI of an object outside the lake, which may contain patient data."""
-
-
-@dataclass(frozen=True)
-class Violation:
-    """A violation of the delivery contract.
-
-    Attributes:
-        kind: description of the violation.
-        object_key: key of the source object, or "".
-        where: URI of a file of the lake, or ""; never a source URI.
-    """
-
-    kind: str
-    object_key: str
-    where: str
-
-
-@dataclass
-class VerifyReport:
-    """Result of `verify_lake`.
-
-    Attributes:
-        format: lake format.
-        rows: number of rows in the index.
-        superseded_rows: number of rows in the history.
-        objects: number of stored objects.
-        runs: number of complete runs.
-        incomplete_runs: number of incomplete runs since the last complete one.
-        journal_files: number of journal files of a running or interrupted run; the next run recovers
-            them.
-        temporary_files: number of temporary files of a running or interrupted run; the next run removes
-            them.
-        conflicts: SOP Instance UIDs with different contents; not a violation.
-        violations: violations of the contract.
-    """
-
-    format: int = 1
-    rows: int = 0
-    superseded_rows: int = 0
-    objects: int = 0
-    runs: int = 0
-    incomplete_runs: int = 0
-    journal_files: int = 0
-    temporary_files: int = 0
-    conflicts: list[str] = field(default_factory=list)
-    violations: list[Violation] = field(default_factory=list)
-
-    @property
-    def holds(self) -> bool:
-        """Whether the contract holds."""
-        return not self.violations
-
-    def to_json(self) -> str:
-        """Return the report as JSON."""
-        return json.dumps({"holds": self.holds, **asdict(self)}, indent=2)
 
 
 Progress = Callable[[str, int], None]
@@ -112,7 +59,7 @@ def verify_lake(
 
     Args:
         layout: the lake and its sinks.
-        deep: whether to read every object and compare its sha256.
+        deep: whether to read every byte of objects and index files, and compare it with checksums.
         progress: called repeatedly.
 
     Raises:
@@ -136,13 +83,14 @@ def verify_lake(
             summaries = list_files(layout.runs, ".json")
             _load_objects(db, layout, report, progress)
             _load_journal(db, layout)
-            _load_rows(db, layout, report, progress)
-            _load_history(db, layout, report)
+            _load_rows(db, layout, report, progress, deep=deep)
+            _load_history(db, layout, report, deep=deep)
             _load_journal(db, layout)
             _run_queries(db, report)
             _check_objects(db, report)
             _check_runs(db, layout, report, summaries)
             if deep:
+                _check_journal(layout, report)
                 _check_bytes(db, report, progress)
         finally:
             db.close()
@@ -153,13 +101,18 @@ def verify_lake(
 
 
 def _load_rows(
-    db: duckdb.DuckDBPyConnection, layout: Layout, report: VerifyReport, progress: Progress
+    db: duckdb.DuckDBPyConnection,
+    layout: Layout,
+    report: VerifyReport,
+    progress: Progress,
+    *,
+    deep: bool,
 ) -> None:
     def load(files: Sequence[str]) -> tuple[int, list[Violation]]:
         db.execute("DELETE FROM rows")
         number, violations = 0, list[Violation]()
         for uri in files:
-            number += _load_file(db, "rows", uri, layout, violations)
+            number += _load_file(db, "rows", uri, layout, violations, deep=deep)
             progress("rows", number)
         return number, violations
 
@@ -167,10 +120,14 @@ def _load_rows(
     report.violations += violations
 
 
-def _load_history(db: duckdb.DuckDBPyConnection, layout: Layout, report: VerifyReport) -> None:
+def _load_history(
+    db: duckdb.DuckDBPyConnection, layout: Layout, report: VerifyReport, *, deep: bool
+) -> None:
     for file in list_files(layout.history, ".parquet"):
         with contextlib.suppress(FileNotFoundError):  # removed by recovery since the listing
-            report.superseded_rows += _load_file(db, "history", file.uri, layout, report.violations)
+            report.superseded_rows += _load_file(
+                db, "history", file.uri, layout, report.violations, deep=deep
+            )
 
 
 def _load_file(
@@ -179,14 +136,27 @@ def _load_file(
     uri: str,
     layout: Layout,
     violations: list[Violation],
+    *,
+    deep: bool,
 ) -> int:
     """Load a Parquet file into a table of the database; return the number of rows.
+
+    Args:
+        db: the database.
+        name: name of the table.
+        uri: the file.
+        layout: the lake.
+        violations: list to which violations are added.
+        deep: whether to compare the file with its checksum first, and not to load one that differs.
 
     Raises:
         FileNotFoundError: the file does not exist.
     """
     number = 0
     try:
+        if deep and is_damaged(uri):
+            violations.append(Violation(OTHER_BYTES, "", layout.relative(uri)))
+            return 0
         with open_index_file(uri) as file:
             if missing := missing_columns([*file.schema_arrow.names, PARTITION]):
                 where = f"{layout.relative(uri)}: {', '.join(missing)}"
@@ -300,6 +270,15 @@ def _check_bytes(db: duckdb.DuckDBPyConnection, report: VerifyReport, progress: 
 
     for violation in _in_threads(db, queries.STORED_OBJECTS, check):
         report.violations.append(violation)
+
+
+def _check_journal(layout: Layout, report: VerifyReport) -> None:
+    """Compare journal files with their checksums."""
+    for uri in list_journal(layout):
+        with contextlib.suppress(FileNotFoundError):  # removed since the listing
+            if is_damaged(uri):
+                where = layout.relative(uri)
+                report.violations.append(Violation(OTHER_BYTES, "", where))
 
 
 def _check_runs(
