@@ -8,9 +8,9 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from models.classify import ClassifyAndDecide
-from pipeline.finish_run import CountDiscovered, FinishRun
+from pipeline.finish_run import CountDiscovered, CountSkipped, FinishRun
 from pipeline.sources import SOURCES
-from pipeline.sources.outputs import REFS
+from pipeline.sources.outputs import REFS, SKIPPED
 from pipeline.sources.periodic_trigger import PeriodicTrigger
 from transforms.append_index_batch import AppendIndexBatch
 from transforms.append_index_stream import AppendIndexStream, SweepJournalFn
@@ -147,6 +147,7 @@ def build(
     counts = (
         discovered[REFS]
         | "Discovered" >> CountDiscovered(),  # before any step that could lose some
+        discovered[SKIPPED] | "Skipped" >> CountSkipped(),
         filtered[COUNTS],
         (discovered[FAILED], *failed)
         | "AllFailed" >> beam.Flatten()

@@ -24,6 +24,7 @@ from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
 from transforms.lake.recovery import prepare_recovery
 from transforms.storage.schemes import is_local
+from transforms.storage.selection import SKIP_MEANINGS, Skipped
 
 
 def run(
@@ -112,12 +113,19 @@ def _require_matches(config: RouteConfig) -> None:
             raise ConfigError(f"{name} cannot be listed ({first.strerror}); correct it")
         if first is None:
             empty.append(f"{name} matches no object")
+        elif isinstance(first, Skipped):
+            empty.append(f"{name} matches no object, only {SKIP_MEANINGS[first.why]}")
     if empty:
         raise ConfigError(f"{'; '.join(empty)}; correct it, or allow it with --allow_empty")
 
 
 def _first_match(pattern: str, config: RouteConfig) -> object | None:
-    """Return the first match of an input, the error of listing it, or None if there is none."""
+    """Return the first match of an input or error of listing it, else a skipped name, else None."""
     if config.source == FILES:
-        return next(list_objects(pattern, config.layout.object_roots), None)
+        skipped = None
+        for found in list_objects([pattern], config.selection):
+            if not isinstance(found, Skipped):
+                return found
+            skipped = skipped or found
+        return skipped
     return STANDARD_INPUT if pattern == STANDARD_INPUT else next(read_manifest(pattern), None)

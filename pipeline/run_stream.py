@@ -109,7 +109,8 @@ def _finish(
     _recover(config)
     unfinished = {key for report in drained for key in report.object_keys}
     own = count_stream(config.layout, config.run_id, before, unfinished=unfinished)
-    counts = RunCounts.sum((own, RunCounts.of_count("recovered", recovered)))
+    skipped = (RunCounts.of_skipped(why, n) for one in drained for why, n in one.skipped.items())
+    counts = RunCounts.sum((own, RunCounts.of_count("recovered", recovered), *skipped))
     return write_summary(counts, config, job_succeeded=completed)
 
 

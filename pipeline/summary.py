@@ -14,6 +14,7 @@ from transforms.core.reasons import MEANINGS, TERMS, Reason
 from transforms.lake.files import exists, put_if_absent, read_bytes
 from transforms.lake.layout import SINKS
 from transforms.lake.run_counts import RunCounts
+from transforms.storage.selection import SKIP_MEANINGS, Skip
 
 MAX_FAILURES_PRINTED = 20
 
@@ -72,6 +73,7 @@ def summary_of(counts: RunCounts, config: RouteConfig) -> dict[str, Any]:
             {k: v for k, v in asdict(failure).items() if v is not None}
             for failure in counts.failures
         ],
+        "skipped": dict(sorted(counts.skipped.items())),
         "size_bytes": counts.size_bytes,
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "router_version": config.router_version,
@@ -93,6 +95,9 @@ def render(summary: dict[str, Any], lake: str) -> str:
         meaning = MEANINGS[Reason(entry["reason"])]
         why = f"{entry['status']} at {entry['stage']}, {entry['reason']}: {meaning.text}"
         lines.append(f"  {entry['objects']:>7}  {why}")
+    if skipped := summary["skipped"]:
+        lines += ["", f"  {'skipped':>7}  why"]
+        lines += [f"  {n:>7}  {why}: {SKIP_MEANINGS[Skip(why)]}" for why, n in skipped.items()]
     if summary["counts"]["recovered"]:
         lines += ["", f"{summary['counts']['recovered']} rows recovered from an interrupted run"]
     if summary["counts"]["restored"]:

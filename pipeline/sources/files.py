@@ -8,47 +8,62 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PBegin
 
-from pipeline.sources.outputs import REFS, SourceOutput, to_output
+from pipeline.sources.outputs import REFS, SKIPPED, SourceOutput, to_output
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
-from transforms.storage.local import path_to_uri
-from transforms.storage.schemes import scheme_of, storage_of
+from transforms.storage.base import ObjectInfo
+from transforms.storage.local import LocalStorage, path_to_uri
+from transforms.storage.schemes import is_local, storage_of
+from transforms.storage.selection import Selection, Skipped
 
 
 @dataclass
 class MatchFiles(beam.PTransform[PBegin, DoOutputsTuple]):
-    """List inputs. Returns references in `REFS`, and folders that cannot be listed in `FAILED`."""
+    """List inputs. Returns references in `REFS`, unlisted folders in `FAILED`, reasons in `SKIPPED`."""
 
     config: RouteConfig
 
     def expand(self, pbegin: PBegin) -> DoOutputsTuple:
         outputs: DoOutputsTuple = (
             pbegin
-            | "Patterns" >> beam.Create(self.config.inputs)
+            | "Patterns"
+            >> beam.Create(range(len(groups_of(self.config.inputs)))).with_output_types(int)
             | "Match"
             >> beam.FlatMap(_match, self.config)
-            .with_output_types(ObjectRef, **{FAILED: Failure})
-            .with_outputs(FAILED, main=REFS)
+            .with_output_types(ObjectRef, **{FAILED: Failure, SKIPPED: str})
+            .with_outputs(FAILED, SKIPPED, main=REFS)
         )
         return outputs
 
 
-def _match(pattern: str, config: RouteConfig) -> Iterator[SourceOutput]:
-    for found in list_objects(pattern, config.layout.object_roots):
-        path = getattr(found, "filename", None) or pattern
+def groups_of(inputs: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the patterns to list together: all local ones, which may overlap, and each other one."""
+    local = tuple(filter(is_local, inputs))
+    return [*([local] if local else []), *((one,) for one in inputs if not is_local(one))]
+
+
+def _match(group: int, config: RouteConfig) -> Iterator[SourceOutput]:
+    patterns = groups_of(config.inputs)[group]
+    for found in list_objects(patterns, config.selection):
+        path = getattr(found, "filename", None) or patterns[0]
         yield to_output(found, path_to_uri(str(path)), config)
 
 
-def list_objects(pattern: str, lakes: Sequence[str]) -> Iterator[ObjectRef | OSError]:
-    """Yield the objects that match a pattern, and errors of folders that cannot be listed.
+def list_objects(
+    patterns: Sequence[str], selection: Selection
+) -> Iterator[ObjectRef | OSError | Skipped]:
+    """Yield the objects that match patterns, errors of folders that cannot be listed, and skipped names.
 
     Args:
-        pattern: path or URI of an object or a folder, or a glob where ** spans folders.
-        lakes: roots to exclude, so that a lake is never routed into itself.
+        patterns: paths or URIs of objects or folders, or globs where ** spans folders; a group of
+            `groups_of`.
+        selection: names that are inputs.
     """
-    excluded = [root for root in lakes if scheme_of(root) == scheme_of(pattern)]
-    for found in storage_of(pattern).match(pattern, excluded):
-        if isinstance(found, OSError):
-            yield found
-        else:
-            yield ObjectRef.of(found)
+    first = patterns[0]
+    matches = (
+        LocalStorage().match_all(patterns, selection)
+        if is_local(first)
+        else storage_of(first).match(first, selection)
+    )
+    for found in matches:
+        yield ObjectRef.of(found) if isinstance(found, ObjectInfo) else found

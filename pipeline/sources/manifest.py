@@ -14,7 +14,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.pvalue import DoOutputsTuple, PBegin
 
-from pipeline.sources.outputs import REFS, SourceOutput, to_output
+from pipeline.sources.outputs import REFS, SKIPPED, SourceOutput, to_output
 from transforms.config.route_config import RouteConfig
 from transforms.core.batch_sizes import MANIFEST_LOOKUP_BATCH
 from transforms.core.errors import UsageError
@@ -55,8 +55,8 @@ class ReadManifests(beam.PTransform[PBegin, DoOutputsTuple]):
             )
             | "LookUp"
             >> beam.FlatMap(_look_up, self.config)
-            .with_output_types(ObjectRef, **{FAILED: Failure})
-            .with_outputs(FAILED, main=REFS)
+            .with_output_types(ObjectRef, **{FAILED: Failure, SKIPPED: str})
+            .with_outputs(FAILED, SKIPPED, main=REFS)
         )
         return outputs
 

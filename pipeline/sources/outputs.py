@@ -1,8 +1,8 @@
-"""The outputs of every source: references in `REFS`, failures in `FAILED`."""
+"""The outputs of every source: references in `REFS`, failures in `FAILED`, skipped names in `SKIPPED`."""
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 from apache_beam.pvalue import TaggedOutput
 
@@ -12,22 +12,27 @@ from transforms.core.object_ref import FAILED, Failure, ObjectRef, failure_of
 from transforms.core.reasons import Stage
 from transforms.core.storage_failures import read_failure
 from transforms.metrics import CounterName, count, count_failed
+from transforms.storage.selection import Skipped
 
 REFS: Final = "refs"
 """Tag of the output of references."""
-SourceOutput: TypeAlias = ObjectRef | TaggedOutput[Literal["failed"], Failure]
-"""What sources emit: a reference, or a failure with the tag `FAILED`."""
+SKIPPED: Final = "skipped"
+"""Tag of the output of skipped names: the reason, a `Skip`, of each."""
+SourceOutput: TypeAlias = ObjectRef | TaggedOutput[str, Failure] | TaggedOutput[str, str]
+"""What sources emit: a reference, or a failure or reason with the tag `FAILED` or `SKIPPED`."""
 
 
-def to_output(found: ObjectRef | OSError, uri: str, config: RouteConfig) -> SourceOutput:
+def to_output(found: ObjectRef | OSError | Skipped, uri: str, config: RouteConfig) -> SourceOutput:
     """Count the result of listing or looking up `uri`, and return the element to emit for it.
 
     Returns:
-        The reference, or a `Failure` with the tag `FAILED`.
+        The reference, a `Failure` with the tag `FAILED`, or why a name is skipped with the tag `SKIPPED`.
     """
     if isinstance(found, ObjectRef):
         count(CounterName.DISCOVERED)
         return found
+    if isinstance(found, Skipped):
+        return TaggedOutput(SKIPPED, str(found.why))
     error = read_failure(found, Stage.FETCH)
     count_failed(error.reason)
     return TaggedOutput(FAILED, failure_of(uri, error, log_uris=config.log_uris))

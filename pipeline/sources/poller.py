@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -28,7 +29,12 @@ DRAIN_TIMEOUT_FACTOR: Final = 3
 
 
 class Poller(ABC):
-    """One input of a streaming source, with its objects in flight."""
+    """One input of a streaming source, with its objects in flight.
+
+    Attributes:
+        pending: the objects in flight.
+        skipped: number of names that the last poll skipped, by `Skip`.
+    """
 
     def __init__(self, config: RouteConfig, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with no object in flight.
@@ -41,6 +47,7 @@ class Poller(ABC):
         self._config, self._stream = config, config.stream
         self._clock = clock
         self._replica = replica_of(config.layout)
+        self.skipped: Counter[str] = Counter()
         self.pending = PendingObjects(
             self._replica,
             limit=config.stream.max_in_flight,
@@ -134,7 +141,7 @@ class _PollSession:
         timeout = DRAIN_TIMEOUT_FACTOR * self._stream.index_interval + self._stream.poll_interval
         if pending and now - self._progress_at < timeout:
             return
-        report = drain.DrainReport(pending)
+        report = drain.DrainReport(pending, dict(self._poller.skipped))
         drain.report(self._config.layout, self._config.run_id, self._number, report)
         self._drained = True
 

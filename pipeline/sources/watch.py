@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from pipeline.sources.files import list_objects
@@ -12,6 +13,7 @@ from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import ObjectRef
 from transforms.storage.local import path_to_uri
 from transforms.storage.schemes import is_local
+from transforms.storage.selection import Skipped
 
 
 class Watcher(Poller):
@@ -40,15 +42,19 @@ class Watcher(Poller):
             return
         listed: dict[ObjectRef, bytes] = {}
         unreadable: set[str] = set()
-        for found in list_objects(self._pattern, self._config.layout.object_roots):
+        skipped: Counter[str] = Counter()
+        for found in list_objects([self._pattern], self._config.selection):
             if isinstance(found, ObjectRef):
                 listed[found] = found.digest()
+                continue
+            if isinstance(found, Skipped):
+                skipped[found.why] += 1
                 continue
             uri = path_to_uri(str(found.filename or self._pattern))
             unreadable.add(uri)
             if uri not in self._unreadable:  # report it once, until it is readable again
                 yield to_output(found, uri, self._config)
-        self._unreadable = unreadable
+        self._unreadable, self.skipped = unreadable, skipped
         if not unreadable:
             self._discard_missing(listed)
         yield from self._redeliver(listed)

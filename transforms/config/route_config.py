@@ -27,6 +27,7 @@ from transforms.lake.layout import Layout
 from transforms.storage.local import uri_to_path
 from transforms.storage.names import MAGIC
 from transforms.storage.schemes import is_installed, is_local, uri_problem
+from transforms.storage.selection import Selection
 
 MIN_PATIENT_KEY_BYTES: Final = 16
 FINGERPRINT_LENGTH: Final = 16
@@ -69,6 +70,13 @@ class RouteConfig(RouteOptions):
     def policy_id(self) -> str:
         """Id of the policy in force, with the defaults of the bundle."""
         return self.policy.policy_id
+
+    @property
+    def selection(self) -> Selection:
+        """The names that are inputs."""
+        return Selection(
+            self.include, self.exclude, not self.no_default_exclude, self.layout.object_roots
+        )
 
     def check(self) -> None:
         """Check the configuration, without reading inputs or writing anything.

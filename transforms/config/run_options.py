@@ -177,6 +177,9 @@ class RouteOptions(ObjectOptions):
 
     Attributes:
         inputs: files, folders and globs, manifests, or subscriptions.
+        include: globs of the files to read.
+        exclude: globs of the files and folders to skip.
+        no_default_exclude: whether to read the names that are skipped by default.
         source: files, manifest, watch or pubsub.
         lake: root of the lake.
         ingest_date: partition of the index, YYYY-MM-DD; empty for the current date in UTC.
@@ -200,6 +203,31 @@ class RouteOptions(ObjectOptions):
         "more than once",
         in_template=True,
         pattern=STORE_URI_PATTERN,
+    )
+    include: tuple[str, ...] = option(
+        (),
+        group=Group.INPUT_OUTPUT,
+        metavar="GLOB",
+        help="read only files with these names, in any case: '*.dcm'; a glob with a slash matches the "
+        "path below the input",
+        default_text="all",
+        in_template=True,
+    )
+    exclude: tuple[str, ...] = option(
+        (),
+        group=Group.INPUT_OUTPUT,
+        metavar="GLOB",
+        help="skip files and folders with these names, as for --include; counted in the run summary",
+        default_text="what file managers, copying programs and editors leave",
+        in_template=True,
+    )
+    no_default_exclude: bool = option(
+        False,
+        group=Group.INPUT_OUTPUT,
+        help="read the names that are skipped by default, such as .DS_Store, ._*, Thumbs.db, *.part "
+        "and .NAME.XXXXXX of rsync",
+        public=True,
+        in_template=True,
     )
     source: str = option(
         FILES,

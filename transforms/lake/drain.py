@@ -7,7 +7,7 @@ process that launched the job may run on different machines, and all of them hav
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from transforms.lake.files import exists, list_files, put_if_absent, read_bytes
@@ -24,9 +24,11 @@ class DrainReport:
 
     Attributes:
         object_keys: keys of the objects that it emitted and that still have no row.
+        skipped: number of names that its last poll skipped, by `Skip`.
     """
 
     object_keys: tuple[str, ...]
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 def request(layout: Layout) -> None:
@@ -52,7 +54,7 @@ def reports(layout: Layout, run_id: str, inputs: int) -> list[DrainReport]:
     """Return the reports of the sources of a run that have drained; `inputs` is the number of sources."""
     uris = [_uri(layout, f"{run_id}-{number}.json") for number in range(inputs)]
     found = [json.loads(read_bytes(uri)) for uri in uris if exists(uri)]
-    return [DrainReport(tuple(one["object_keys"])) for one in found]
+    return [DrainReport(tuple(one["object_keys"]), one.get("skipped", {})) for one in found]
 
 
 def clear(layout: Layout) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 from transforms.core.labels import LABELS
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_below, is_local, join
+from transforms.storage.selection import LAKE_MARKER
 
 REVIEW: Final = "review"
 NOT_XRAY: Final = "not_xray"
@@ -21,7 +22,7 @@ LOCK: Final = ".lock"
 WRITER_LOCK: Final = ".writer.lock"
 """Lock file of each root, held by the run that routes into it until it ends."""
 PARTITION_PREFIX: Final = "ingest_date="
-MARKER: Final = "lake.json"
+MARKER: Final = LAKE_MARKER
 
 
 def is_lake_name(relative: str) -> bool:

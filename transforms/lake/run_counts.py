@@ -45,6 +45,7 @@ class RunCounts:
         failures: up to `MAX_FAILURES_LISTED` failures, sorted.
         segments: URIs of the segments that the run has written.
         orphans: URIs of objects that the run has placed and that no row references.
+        skipped: number of names that the inputs match and that are no objects of the run, by `Skip`.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -55,6 +56,12 @@ class RunCounts:
     failures: tuple[Failure, ...] = ()
     segments: tuple[str, ...] = ()
     orphans: tuple[str, ...] = ()
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of_skipped(cls, why: str, number: int = 1) -> RunCounts:
+        """Return the counts of names that are skipped for one reason."""
+        return cls(skipped=Counter({why: number}))
 
     @classmethod
     def of_count(cls, name: str, number: int) -> RunCounts:
@@ -96,6 +103,7 @@ class RunCounts:
         failures: list[Failure] = []
         segments: list[str] = []
         orphans: list[str] = []
+        skipped: Counter[str] = Counter()
         for one in several:
             counts.update(one.counts)
             destinations.update(one.destinations)
@@ -105,10 +113,11 @@ class RunCounts:
             failures.extend(one.failures)
             segments.extend(one.segments)
             orphans.extend(one.orphans)
+            skipped.update(one.skipped)
         failures.sort(key=lambda f: (f.stage, f.reason, f.object_key))
         listed = tuple(failures[:MAX_FAILURES_LISTED])
         uris = tuple(sorted(set(segments))), tuple(sorted(set(orphans)))
-        return cls(counts, destinations, reasons, conflicts, size, listed, *uris)
+        return cls(counts, destinations, reasons, conflicts, size, listed, *uris, skipped)
 
     @property
     def balanced(self) -> bool:

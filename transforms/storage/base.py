@@ -6,9 +6,11 @@ import errno
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol, runtime_checkable
+
+from transforms.storage.selection import ALL, Selection, Skipped
 
 BLOCK_BYTES: Final = 1 << 20
 MAX_TIME: Final = 7_258_118_400
@@ -69,7 +71,9 @@ class Storage(Protocol):
     def list_below(self, uri: str) -> Iterator[ObjectInfo]:
         """List every object below a folder, ordered by name; nothing if the folder is missing."""
 
-    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[ObjectInfo | OSError]:
+    def match(
+        self, pattern: str, selection: Selection = ALL
+    ) -> Iterator[ObjectInfo | OSError | Skipped]:
         """List the objects that match a pattern, ordered by name.
 
         An existing object or folder is taken literally, even if its name has glob characters.
@@ -77,10 +81,10 @@ class Storage(Protocol):
         Args:
             pattern: name of an object, of a folder (everything below it), or a glob in which `**`
                 spans folders.
-            excluded: folders whose objects are never listed.
+            selection: names that are inputs. Lakes are never listed.
 
         Yields:
-            Each object, and the error of each folder or object that cannot be listed.
+            Each object, each skipped name, and the error of each folder or object that cannot be listed.
         """
 
     def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:

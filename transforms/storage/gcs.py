@@ -9,7 +9,7 @@ import contextlib
 import errno
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
 import requests
@@ -21,6 +21,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from transforms.storage.base import ObjectChanged, ObjectInfo, already_stored, remaining_bytes
 from transforms.storage.names import folder_prefix, is_folder_marker, match_objects, split_uri
+from transforms.storage.selection import ALL, Selection, Skipped
 
 TIMEOUT_S: Final = (10, 60)
 """To connect, and between two reads; the client retries transient failures for two minutes."""
@@ -57,8 +58,10 @@ class GoogleStorage:
     def list_below(self, uri: str) -> Iterator[ObjectInfo]:
         return self._list(folder_prefix(uri))
 
-    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[ObjectInfo | OSError]:
-        return match_objects(pattern, self.stat, self._list, excluded)
+    def match(
+        self, pattern: str, selection: Selection = ALL
+    ) -> Iterator[ObjectInfo | OSError | Skipped]:
+        return match_objects(pattern, self.stat, self._list, selection)
 
     def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
         """As `Storage.copy_to`; the stored bytes, even of objects with `Content-Encoding: gzip`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import io
 import os
@@ -16,6 +15,8 @@ from typing import BinaryIO, Final
 from urllib.parse import quote, unquote_to_bytes
 
 from transforms.storage.base import BLOCK_BYTES, ObjectChanged, ObjectInfo
+from transforms.storage.local_walk import LocalWalk
+from transforms.storage.selection import ALL, Selection, Skipped
 from transforms.storage.temporary import temporary_name
 
 COPY_BYTES: Final = 1 << 30
@@ -74,29 +75,23 @@ class LocalStorage:
                     continue
                 yield _info(path_to_uri(path), status)
 
-    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[ObjectInfo | OSError]:
-        """As `Storage.match`.
+    def match(
+        self, pattern: str, selection: Selection = ALL
+    ) -> Iterator[ObjectInfo | OSError | Skipped]:
+        """As `Storage.match`; see `match_all`."""
+        return self.match_all([pattern], selection)
 
-        Links to files are followed, links to folders below a folder are not. Sockets, pipes and
-        broken links are not objects.
+    def match_all(
+        self, patterns: Sequence[str], selection: Selection = ALL
+    ) -> Iterator[ObjectInfo | OSError | Skipped]:
+        """As `Storage.match` for several patterns, which together list each real folder once.
+
+        Links are followed; sockets, pipes, broken links and links in a loop are skipped. See
+        `local_walk.LocalWalk`.
         """
-        base = os.path.abspath(uri_to_path(pattern))
-        if os.path.lexists(base):
-            matches = [base]
-        else:
-            matches = sorted(glob.glob(base, recursive=True, include_hidden=True))
-        roots = tuple(os.path.realpath(uri_to_path(root)) for root in excluded)
-        seen: set[str] = set()
-        for match in matches:
-            for path in _walk(match, roots):
-                if isinstance(path, OSError):
-                    yield path
-                elif path not in seen:
-                    if len(matches) > 1:  # one match lists no path twice; an archive has many paths
-                        seen.add(path)
-                    found = _stat_source(path)
-                    if found is not None:
-                        yield found
+        paths = [os.path.abspath(uri_to_path(pattern)) for pattern in patterns]
+        for found in LocalWalk(selection).match(paths):
+            yield _info(path_to_uri(found[0]), found[1]) if isinstance(found, tuple) else found
 
     def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
         with uri_to_path(uri).open("rb") as stream:
@@ -169,43 +164,8 @@ def _raise_unless_missing(error: OSError) -> None:
         raise error
 
 
-def _walk(path: str, excluded: tuple[str, ...]) -> Iterator[str | OSError]:
-    """Yield the files below a path that is a folder, or the path; and errors of listing."""
-    if not os.path.isdir(path):
-        if not _is_in(os.path.dirname(path), excluded):
-            yield path
-        return
-    errors: list[OSError] = []
-    for folder, folders, files in os.walk(path, onerror=errors.append):
-        if _is_in(folder, excluded):
-            folders.clear()
-            continue
-        folders.sort()
-        for name in sorted(files):
-            yield os.path.join(folder, name)
-    yield from errors
-
-
-def _is_in(folder: str, roots: tuple[str, ...]) -> bool:
-    """Return whether a folder is, or is below, one of the real paths `roots`, links followed."""
-    real = os.path.realpath(folder)
-    return any(os.path.commonpath((real, root)) == root for root in roots)
-
-
 def _info(uri: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(uri, version_of(status), status.st_size, modified=status.st_mtime)
-
-
-def _stat_source(path: str) -> ObjectInfo | OSError | None:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return None  # a broken link, or removed since it was listed
-    except OSError as error:
-        return error
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    return _info(path_to_uri(path), status)
 
 
 def _put(target: Path, write: Callable[[Path], None], sha256: str, scratch: Path) -> bool:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-
-from fsspec.utils import glob_translate
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 from transforms.storage.base import ObjectInfo
+from transforms.storage.selection import (
+    LAKE_FOLDERS,
+    LAKE_MARKER,
+    PARTIAL_STARS,
+    Selection,
+    Skip,
+    Skipped,
+    to_regex,
+)
 
 MAGIC = re.compile(r"[*?\[]")
-PARTIAL_STARS = re.compile(r"(?<=[^/*])\*\*+|\*\*+(?=[^/*])")
-"""Double stars that are only a part of a path segment mean one star, as in Python's glob."""
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -30,17 +36,66 @@ def is_folder_marker(found: ObjectInfo) -> bool:
     return found.uri.endswith("/") and found.size == 0
 
 
+class LakeFinder:
+    """Find the lakes among listed names by the folders that every lake has.
+
+    A listing in order of name comes to them before the marker, so the marker is looked up.
+    """
+
+    def __init__(self, base: str, exists: Callable[[str], bool]) -> None:
+        """Start with no lake found.
+
+        Args:
+            base: folder of the listing, ending in a slash; lakes that contain it are not looked up.
+            exists: returns whether an object exists.
+        """
+        self._base = base
+        self._exists = exists
+        self._is_lake: dict[str, bool] = {}
+
+    def lake_of(self, uri: str) -> str | None:
+        """Return the folder, ending in a slash, of the lake to which an object belongs, or None.
+
+        Raises:
+            OSError: the marker cannot be looked up.
+        """
+        relative = uri.removeprefix(self._base)
+        if relative == uri and self._base:
+            return None
+        parts = relative.split("/")
+        for number, part in enumerate(parts):
+            if (part in LAKE_FOLDERS and number < len(parts) - 1) or part == LAKE_MARKER:
+                folder = self._base + "".join(f"{one}/" for one in parts[:number])
+                if folder not in self._is_lake:
+                    self._is_lake[folder] = self._exists(folder + LAKE_MARKER)
+                if self._is_lake[folder]:
+                    return folder
+        return None
+
+
 def match_objects(
     pattern: str,
     stat: Callable[[str], ObjectInfo | None],
     list_prefix: Callable[[str], Iterator[ObjectInfo]],
-    excluded: Sequence[str],
-) -> Iterator[ObjectInfo | OSError]:
+    selection: Selection,
+) -> Iterator[ObjectInfo | OSError | Skipped]:
     """Implement `Storage.match` by a store's `stat` and its listing of a prefix."""
-    prefixes = tuple(folder_prefix(root) for root in excluded)
+    prefixes = tuple(folder_prefix(root) for root in selection.roots)
+    magic = MAGIC.search(pattern)
+    lakes: set[str] = set()
     try:
-        for found in _candidates(pattern, stat, list_prefix):
-            if not found.uri.startswith(prefixes):
+        base, matches = _candidates(pattern, magic.start() if magic else None, stat, list_prefix)
+        finder = LakeFinder(base, lambda uri: stat(uri) is not None)
+        for found in matches:
+            own = [prefix for prefix in prefixes if found.uri.startswith(prefix)]
+            lake = own[0] if own else finder.lake_of(found.uri)
+            if lake is not None:
+                if lake not in lakes:
+                    yield Skipped(Skip.LAKE)
+                lakes.add(lake)
+            elif why := selection.skip_file(found.uri[len(base) :]):
+                yield Skipped(why)
+            else:
                 yield found
     except OSError as error:
         yield error
@@ -48,22 +103,30 @@ def match_objects(
 
 def _candidates(
     pattern: str,
+    magic: int | None,
     stat: Callable[[str], ObjectInfo | None],
     list_prefix: Callable[[str], Iterator[ObjectInfo]],
-) -> Iterator[ObjectInfo]:
-    literal = False
-    if split_uri(pattern)[1] and not pattern.endswith("/") and (found := stat(pattern)):
-        literal = True
-        yield found
-    for found in list_prefix(folder_prefix(pattern)):
-        literal = True
-        yield found
-    magic = MAGIC.search(pattern)
-    if literal or magic is None:
-        return
+) -> tuple[str, Iterator[ObjectInfo]]:
+    """Return the folder to which the matches of a pattern are relative, and the matches."""
+    folder = folder_prefix(pattern)
+    below = list_prefix(folder)
+    first = next(below, None)
+    own = None
+    if split_uri(pattern)[1] and not pattern.endswith("/"):
+        own = stat(pattern)
+    if first is not None:
+        literal = [first] if own is None else [own, first]
+        return (folder if own is None else _parent(pattern)), chain(literal, below)
+    if own is not None:
+        return _parent(pattern), iter([own])
+    if magic is None:
+        return folder, iter([])
     glob = PARTIAL_STARS.sub("*", pattern)
-    globs = (glob, folder_prefix(glob) + "**")
-    wanted = re.compile("|".join(f"(?:{glob_translate(one)})" for one in globs))
-    for found in list_prefix(pattern[: magic.start()]):
-        if wanted.match(found.uri):
-            yield found
+    wanted = re.compile(f"{to_regex(glob)}|{to_regex(folder_prefix(glob) + '**')}")
+    listed = list_prefix(pattern[:magic])
+    return _parent(pattern[:magic]), (found for found in listed if wanted.match(found.uri))
+
+
+def _parent(uri: str) -> str:
+    """Return the part of a URI up to its last slash."""
+    return uri[: uri.rindex("/") + 1]

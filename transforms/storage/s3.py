@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
 import boto3
@@ -31,6 +31,7 @@ from transforms.storage.base import (
     sha256_of,
 )
 from transforms.storage.names import folder_prefix, is_folder_marker, match_objects, split_uri
+from transforms.storage.selection import ALL, Selection, Skipped
 
 CONFIG: Final = Config(
     retries={"max_attempts": 5, "mode": "standard"},
@@ -84,8 +85,10 @@ class S3Storage:
     def list_below(self, uri: str) -> Iterator[ObjectInfo]:
         return self._list(folder_prefix(uri))
 
-    def match(self, pattern: str, excluded: Sequence[str] = ()) -> Iterator[ObjectInfo | OSError]:
-        return match_objects(pattern, self.stat, self._list, excluded)
+    def match(
+        self, pattern: str, selection: Selection = ALL
+    ) -> Iterator[ObjectInfo | OSError | Skipped]:
+        return match_objects(pattern, self.stat, self._list, selection)
 
     def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
         position, attempts = 0, 0
