@@ -153,12 +153,6 @@ def test_big_endian_is_inferred_without_a_transfer_syntax() -> None:
     assert np.array_equal(preprocessed(bare), preprocessed(dicom_bytes(PIXELS)))
 
 
-def test_encapsulated_pixel_data_of_a_native_syntax_is_rejected() -> None:
-    data = dicom_bytes(np.stack([PIXELS] * 6), syntax=JPEGLSLossless)
-    relabeled = data.replace(JPEGLSLossless.encode(), b"1.2.840.10008.1.2.1\0\0\0")
-    assert reason_of(relabeled) is Reason.BAD_PIXEL_DESCRIPTION
-
-
 def test_header_and_codestream_must_agree() -> None:
     """libjpeg skips bytes between markers, and a JPEG 2000 codestream can claim 1,000 components."""
     stream = bytearray(imagecodecs.jpeg8_encode(PIXELS_8))

@@ -70,6 +70,7 @@ class Reason(StrEnum):
     TOO_MANY_PIXELS = "too_many_pixels"
     TOO_MANY_FRAMES = "too_many_frames"
     SIZE_MISMATCH = "size_mismatch"
+    TRANSFER_SYNTAX_MISMATCH = "transfer_syntax_mismatch"
     UNSUPPORTED_SYNTAX = "unsupported_syntax"
     UNDECODABLE_PIXELS = "undecodable_pixels"
     NESTED_TOO_DEEP = "nested_too_deep"
@@ -195,6 +196,11 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.SIZE_MISMATCH: Meaning(
         "the size of the codestream differs from Rows and Columns",
         "correct the header at its source",
+    ),
+    Reason.TRANSFER_SYNTAX_MISMATCH: Meaning(
+        "Pixel Data is encapsulated although the Transfer Syntax is a native one, or native although it "
+        "is a compressed one",
+        "correct the Transfer Syntax UID at its source; transfer_syntax_uid has the present one",
     ),
     Reason.UNSUPPORTED_SYNTAX: Meaning(
         "no installed codec reads the Transfer Syntax",

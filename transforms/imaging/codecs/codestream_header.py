@@ -1,21 +1,37 @@
-"""Read the image size from the markers of a compressed codestream before a decoder runs.
+"""Read image size and end of a compressed codestream from its markers before a decoder runs.
 
 A decoder allocates what the codestream claims, not what the DICOM header claims: the two must agree, and
-the codestream must have its end marker.
+the codestream must have its end marker. Whatever follows the end marker is not part of the codestream:
+some codecs reject it, and devices write it.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
+from typing import Final
 
-JPEG_START = b"\xff\xd8"
-JPEG_END = b"\xff\xd9"
-JPEG2000_START = b"\xff\x4f\xff\x51"
-JP2_CODESTREAM_BOX = b"jp2c"
-START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
-DCT_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
-STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+JPEG_START: Final = b"\xff\xd8"
+JPEG2000_START: Final = b"\xff\x4f\xff\x51"
+JP2_CODESTREAM_BOX: Final = b"jp2c"
+JP2_SIGNATURE: Final = b"\x0cjP  \r\n"
+"""Of the first box, after three zero bytes (ISO/IEC 15444-1 I.5.1)."""
+MAX_LEADING_ZEROS: Final = 64
+"""Zero bytes that a codestream may follow; devices pad fragments at both ends."""
+START_OF_FRAME: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
+DCT_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
+STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
+START_OF_SCAN: Final = 0xDA
+END: Final = 0xD9
+"""End of Image of JPEG and JPEG-LS, End of Codestream of JPEG 2000."""
+END_MARKER: Final = bytes((0xFF, END))
+JPEG_MARKER: Final = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+"""In entropy-coded data, 0xFF is followed by 0x00 (ISO/IEC 10918-1 F.1.2.3), or is a restart marker."""
+JPEG_LS_MARKER: Final = re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])")
+"""In entropy-coded data, 0xFF is followed by a zero bit (ISO/IEC 14495-1 A.1)."""
+JPEG_LS_FRAME: Final = 0xF7
+START_OF_TILE_PART: Final = 0x90
 
 
 @dataclass(frozen=True)
@@ -27,14 +43,30 @@ class CodestreamHeader:
         columns: Width in pixels.
         components: Samples per pixel.
         is_dct: Whether it is baseline, extended or progressive JPEG.
-        has_end: Whether the end marker is present; always True for JPEG 2000.
+        end: Position after the end marker, or None if there is none.
     """
 
     rows: int
     columns: int
     components: int
     is_dct: bool
-    has_end: bool
+    end: int | None
+
+
+def starts_codestream(data: bytes | memoryview) -> bool:
+    """Return whether bytes start with a JPEG, JPEG-LS or JPEG 2000 codestream, or with a JP2 file."""
+    head = bytes(data[: MAX_LEADING_ZEROS + 12]).lstrip(b"\0")
+    return head.startswith((JPEG_START + b"\xff", JPEG2000_START, JP2_SIGNATURE))
+
+
+def strip_leading_zeros(stream: bytes) -> bytes:
+    """Return a JPEG, JPEG-LS or JPEG 2000 codestream without zero bytes before it."""
+    if stream[:1] != b"\0":
+        return stream
+    zeros = len(stream) - len(stream[: MAX_LEADING_ZEROS + 4].lstrip(b"\0"))
+    zeros -= max(0, len(stream) - MAX_LEADING_ZEROS - 4)
+    stripped = stream[zeros:]
+    return stripped if stripped.startswith((JPEG_START, JPEG2000_START)) else stream
 
 
 def read_codestream_header(stream: bytes) -> CodestreamHeader | None:
@@ -51,7 +83,8 @@ def read_codestream_header(stream: bytes) -> CodestreamHeader | None:
         return None
     right, bottom, left, top = struct.unpack_from(">4L", stream, start + 8)
     (components,) = struct.unpack_from(">H", stream, start + 40)
-    return CodestreamHeader(bottom - top, right - left, components, is_dct=False, has_end=True)
+    end = _end_of_jpeg2000(stream, start)
+    return CodestreamHeader(bottom - top, right - left, components, is_dct=False, end=end)
 
 
 def _jpeg(stream: bytes) -> CodestreamHeader | None:
@@ -64,9 +97,77 @@ def _jpeg(stream: bytes) -> CodestreamHeader | None:
             position += 2
         elif marker in START_OF_FRAME:
             rows, columns, components = struct.unpack_from(">2HB", stream, position + 5)
-            has_end = stream.rstrip(b"\0\xff").endswith(b"\xd9") and JPEG_END in stream[-4096:]
-            return CodestreamHeader(rows, columns, components, marker in DCT_FRAMES, has_end)
+            end = _end_of_jpeg(stream, position, is_jpeg_ls=marker == JPEG_LS_FRAME)
+            return CodestreamHeader(rows, columns, components, marker in DCT_FRAMES, end)
         else:
-            (length,) = struct.unpack_from(">H", stream, position + 2)
-            position += 2 + length
+            position = _after_segment(stream, position)
     return None
+
+
+def _end_of_jpeg(stream: bytes, position: int, *, is_jpeg_ls: bool) -> int | None:
+    """Return the position after End of Image, which follows the last scan; None if there is none.
+
+    Segments are skipped by their lengths, so that a marker in a comment or in an embedded preview is
+    none. Where a length is wrong, the first end marker after the last scan that was found is the end:
+    entropy-coded data cannot contain one.
+
+    Args:
+        stream: JPEG or JPEG-LS.
+        position: Of Start of Frame.
+        is_jpeg_ls: Whether entropy-coded data has the bit stuffing of JPEG-LS.
+    """
+    pattern = JPEG_LS_MARKER if is_jpeg_ls else JPEG_MARKER
+    last_scan = None
+    while marker := pattern.search(stream, position):
+        code = marker[1][0]
+        if code == END and last_scan is not None:
+            return marker.end()
+        position = marker.end() - 2
+        if code in STANDALONE or code == END:
+            position += 2
+            continue
+        if position + 4 > len(stream):
+            break
+        position = _after_segment(stream, position)
+        if code == START_OF_SCAN and position <= len(stream):
+            last_scan = position
+    return _first_end_marker(stream, last_scan)
+
+
+def _after_segment(stream: bytes, position: int) -> int:
+    """Return the position after a marker segment at `position`; its length includes the length itself."""
+    (length,) = struct.unpack_from(">H", stream, position + 2)
+    return position + 2 + int(length)
+
+
+def _end_of_jpeg2000(stream: bytes, start: int) -> int | None:
+    """Return the position after End of Codestream, which follows the last tile-part, or None.
+
+    Standard: ISO/IEC 15444-1 A.4.2 (SOT; a length of 0 extends to the end), A.4.4 (EOC). Packets cannot
+    contain the marker (B.10.1), so that it is searched for where a length is wrong.
+    """
+    position, last_tile = start + 2, None
+    while position + 4 <= len(stream) and stream[position] == 0xFF:
+        marker = stream[position + 1]
+        if marker == START_OF_TILE_PART:
+            if position + 12 > len(stream):
+                return None
+            (length,) = struct.unpack_from(">L", stream, position + 6)
+            last_tile = position + 12
+            if not 12 <= length <= len(stream) - position:
+                break
+            position += length
+        elif last_tile is not None:
+            break
+        else:
+            position = _after_segment(stream, position)
+    if last_tile is not None and stream[position : position + 2] == END_MARKER:
+        return position + 2
+    return _first_end_marker(stream, last_tile)
+
+
+def _first_end_marker(stream: bytes, position: int | None) -> int | None:
+    if position is None:
+        return None
+    found = stream.find(END_MARKER, position)
+    return found + 2 if found >= 0 else None

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
-from pydicom.uid import RLELossless
+from pydicom.uid import UID, RLELossless
 
 from transforms.core.reasons import InvalidObject, Reason, Stage
-from transforms.imaging.buffer_stream import BufferStream
-from transforms.imaging.codecs.codestream_header import CodestreamHeader, read_codestream_header
+from transforms.imaging.codecs.codestream_header import (
+    CodestreamHeader,
+    read_codestream_header,
+    starts_codestream,
+    strip_leading_zeros,
+)
+from transforms.imaging.codecs.fragments import Fragments, join_frame, read_fragments
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import PIXEL_DATA, ParsedObject, PixelElement
 
-ITEM_TAG = (0xFFFE, 0xE000)
 GRAYSCALE = frozenset({"MONOCHROME1", "MONOCHROME2"})
 
 
@@ -35,6 +37,7 @@ class FrameRequest:
         dataset: The header.
         transfer_syntax_uid: Encoding of the pixel data.
         pixels: Location of the pixel data.
+        fragments: Fragments of encapsulated pixel data, or None.
         index: 0-based index of the frame.
         long_side: Minimum long side of the decoded frame in pixels.
     """
@@ -42,6 +45,7 @@ class FrameRequest:
     dataset: Dataset
     transfer_syntax_uid: str
     pixels: PixelElement
+    fragments: Fragments | None
     index: int
     long_side: int
     rows: int
@@ -128,12 +132,15 @@ def build_frame_request(
     frames = max(1, _number(ds, "NumberOfFrames", 1))
     if frames > limits.max_frames:
         raise InvalidObject(Stage.DECODE, Reason.TOO_MANY_FRAMES)
-    if parsed.pixels.encapsulated:
-        _require_complete_fragments(parsed.pixels, limits)
+    _require_matching_encapsulation(parsed.pixels, parsed.transfer_syntax_uid)
+    fragments = (
+        read_fragments(parsed.pixels, limits.max_items) if parsed.pixels.encapsulated else None
+    )
     return FrameRequest(
         dataset=ds,
         transfer_syntax_uid=parsed.transfer_syntax_uid,
         pixels=parsed.pixels,
+        fragments=fragments,
         index=min(frame_number, frames) - 1,
         long_side=long_side,
         rows=rows,
@@ -149,50 +156,47 @@ def build_frame_request(
 
 
 def encapsulated_frame(request: FrameRequest) -> bytes:
-    """Return the compressed codestream of one frame.
+    """Return the compressed codestream of one frame, up to its end marker.
 
     Raises:
-        InvalidObject: The fragments (PS3.5 annex A.4) do not contain the frame; the codestream and the
-            header disagree on the size, in which case a decoder would allocate what the codestream
-            claims; or the codestream has no end marker, in which case a decoder would fill the rest.
+        InvalidObject: There is no fragment; the codestream and the header disagree on the size, in which
+            case a decoder would allocate what the codestream claims; or the codestream has no end marker,
+            in which case a decoder would fill the rest.
     """
-    if not request.pixels.encapsulated:
-        raise InvalidObject(
-            Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "pixel data not encapsulated"
-        )
-    with wrap_decoder_errors():
-        frame = get_frame(
-            BufferStream(request.pixels.value), request.index, number_of_frames=request.frames
-        )
-    if request.transfer_syntax_uid != RLELossless:
-        _require_matching_codestream(read_codestream_header(frame), request)
-    return frame
+    assert request.fragments is not None, "encapsulation matches the transfer syntax"
+    frame = join_frame(request.fragments, request.index, request.frames, request.dataset)
+    if request.transfer_syntax_uid == RLELossless:
+        return frame
+    frame = strip_leading_zeros(frame)
+    codestream = read_codestream_header(frame)
+    end = _require_matching_codestream(codestream, request)
+    return frame[:end] if starts_codestream(frame) else frame
 
 
-def _require_matching_codestream(
-    codestream: CodestreamHeader | None, request: FrameRequest
-) -> None:
+def _require_matching_codestream(codestream: CodestreamHeader | None, request: FrameRequest) -> int:
+    """Return the position after a codestream's end marker, if the codestream matches the header."""
     if codestream is None:
         raise InvalidObject(Stage.DECODE, Reason.UNDECODABLE_PIXELS, "no stream header")
     expected = (request.rows, request.columns, request.samples)
     if (codestream.rows, codestream.columns, codestream.components) != expected:
         raise InvalidObject(Stage.DECODE, Reason.SIZE_MISMATCH)
-    if not codestream.has_end:
+    if codestream.end is None:
         raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "stream")
+    return codestream.end
 
 
-def _require_complete_fragments(pixels: PixelElement, limits: Limits) -> None:
-    """Raise `InvalidObject` if there are too many fragments or one extends past the object's end."""
-    position, end, remaining = pixels.offset, pixels.offset + pixels.length, limits.max_items
-    while position + 8 <= end:
-        group, element, length = struct.unpack_from("<HHL", pixels.buffer, position)
-        if (group, element) != ITEM_TAG:
-            return
-        position, remaining = position + 8 + length, remaining - 1
-        if remaining < 0:
-            raise InvalidObject(Stage.DECODE, Reason.TOO_MANY_ITEMS)
-    if position > end:
-        raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "pixel data")
+def _require_matching_encapsulation(pixels: PixelElement, transfer_syntax_uid: str) -> None:
+    """Raise `InvalidObject` if pixel data is encapsulated, but not its transfer syntax, or the reverse.
+
+    Unknown transfer syntaxes are left to the decoders, which support none of them.
+    """
+    syntax = UID(transfer_syntax_uid)
+    if syntax.is_private or not syntax.is_transfer_syntax:
+        return
+    if pixels.encapsulated != syntax.is_encapsulated:
+        kind = "encapsulated" if pixels.encapsulated else "native"
+        detail = f"{kind} pixel data under {syntax.name}"
+        raise InvalidObject(Stage.DECODE, Reason.TRANSFER_SYNTAX_MISMATCH, detail)
 
 
 @contextlib.contextmanager

@@ -35,10 +35,8 @@ def decode(request: FrameRequest) -> StoredFrame:
 
     Raises:
         NoFastPath: Color, palette, single-bit pixels, or 8-bit pixels in big endian.
-        InvalidObject: The pixel data is shorter than Rows x Columns, or encapsulated.
+        InvalidObject: The pixel data is shorter than Rows x Columns.
     """
-    if request.pixels.encapsulated:
-        raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "pixel data encapsulated")
     is_big_endian = request.transfer_syntax_uid == ExplicitVRBigEndian
     if (
         not request.is_gray

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import BinaryIO, cast
 
+from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options
 
 from transforms.core.reasons import InvalidObject, Reason, Stage
-from transforms.imaging.buffer_stream import BufferStream
 from transforms.imaging.codecs.area_average import average, average_channels, reduce_gray
 from transforms.imaging.codecs.frame import (
     FrameRequest,
@@ -39,21 +38,21 @@ def decode(request: FrameRequest) -> StoredFrame:
         raise InvalidObject(Stage.DECODE, Reason.UNSUPPORTED_SYNTAX) from error
     if not decoder.is_available:
         raise InvalidObject(Stage.DECODE, Reason.UNSUPPORTED_SYNTAX)
-    value = request.pixels.value
-    if request.pixels.encapsulated != decoder.is_encapsulated:
-        raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "encapsulation")
+    frames, index = request.frames, request.index
     if request.pixels.encapsulated:
-        encapsulated_frame(request)  # validates the codestream before a codec reads it
+        # A frame on its own, because pydicom relies on offset tables and on Number of Frames.
+        source, frames, index = encapsulate([encapsulated_frame(request)], has_bot=False), 1, 0
     else:
-        expected = request.rows * request.columns * request.samples * request.frames
+        source = bytes(request.pixels.value)
+        expected = request.rows * request.columns * request.samples * frames
         if (
-            len(value) * 8 < expected * request.bits_allocated
+            len(source) * 8 < expected * request.bits_allocated
             and request.photometric != "YBR_FULL_422"
         ):
             raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "pixel data")
     options = as_pixel_options(
         request.dataset,
-        number_of_frames=request.frames,
+        number_of_frames=frames,
         samples_per_pixel=request.samples,
         bits_stored=request.bits_stored,
         photometric_interpretation=request.photometric,
@@ -62,10 +61,9 @@ def decode(request: FrameRequest) -> StoredFrame:
         pixel_vr=request.pixels.vr,
         correct_unused_bits=False,
     )
-    encapsulated = request.pixels.encapsulated
-    source = cast(BinaryIO, BufferStream(value)) if encapsulated else bytes(value)
+    options.pop("extended_offsets", None)
     with wrap_decoder_errors():
-        stored, _ = decoder.as_array(source, index=request.index, raw=False, **options)
+        stored, _ = decoder.as_array(source, index=index, raw=False, **options)
         if request.photometric == "PALETTE COLOR":
             stored = apply_color_lut(stored, request.dataset)
     if stored.ndim == 3:

@@ -47,4 +47,6 @@ def decode_frame(request: FrameRequest) -> tuple[StoredFrame, bool]:
     except InvalidObject as error:
         if error.reason is Reason.UNSUPPORTED_SYNTAX:  # the syntax is supported, the stream is not
             raise InvalidObject(Stage.DECODE, Reason.UNDECODABLE_PIXELS) from error
+        if request.transfer_syntax_uid in rle.SYNTAXES:
+            rle.require_complete(request)
         raise

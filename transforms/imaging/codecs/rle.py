@@ -7,13 +7,13 @@ Standard: PS3.5 annexes A.4.2 and G.
 
 from __future__ import annotations
 
-import struct
-
 import imagecodecs
 import numpy as np
 from pydicom.uid import RLELossless
 
+from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.imaging.codecs.area_average import reduce_gray
+from transforms.imaging.codecs.fragments import RLE_HEADER
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     NoFastPath,
@@ -22,8 +22,7 @@ from transforms.imaging.codecs.frame import (
 )
 
 SYNTAXES = frozenset({str(RLELossless)})
-HEADER = struct.Struct("<16L")
-"""Number of segments and their offsets (PS3.5 annex G.5)."""
+NO_OPERATION = 128
 
 
 def decode(request: FrameRequest) -> StoredFrame:
@@ -53,9 +52,38 @@ def _require_segments_in_frame(frame: bytes, planes: int) -> None:
 
     imagecodecs checks neither and would read out of bounds.
     """
-    if len(frame) < HEADER.size:
+    if len(frame) < RLE_HEADER.size:
         raise NoFastPath
-    segments, *offsets = HEADER.unpack_from(frame)
-    in_frame = (HEADER.size <= offset < len(frame) for offset in offsets[:planes])
+    segments, *offsets = RLE_HEADER.unpack_from(frame)
+    in_frame = (RLE_HEADER.size <= offset < len(frame) for offset in offsets[:planes])
     if segments != planes or not all(in_frame):
         raise NoFastPath
+
+
+def require_complete(request: FrameRequest) -> None:
+    """Raise `InvalidObject` if the last segment ends before it has a byte for each pixel.
+
+    RLE has no end marker. Bytes after a complete segment do not matter.
+    """
+    frame = encapsulated_frame(request)
+    pixels = request.rows * request.columns
+    count, *offsets = RLE_HEADER.unpack_from(frame.ljust(RLE_HEADER.size, b"\0"))
+    if (
+        count in range(1, len(offsets) + 1)
+        and _decoded_bytes(frame[offsets[count - 1] :], pixels) < pixels
+    ):
+        raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "stream")
+
+
+def _decoded_bytes(segment: bytes, enough: int) -> int:
+    """Return how many bytes a segment decodes to, or `enough` or more. Standard: PS3.5 annex G.3.1."""
+    position, decoded = 0, 0
+    while position < len(segment) and decoded < enough:
+        control = segment[position]
+        if control < NO_OPERATION:
+            decoded += min(control + 1, len(segment) - position - 1)
+            position += control + 2
+        else:
+            decoded += 257 - control if control > NO_OPERATION else 0
+            position += 2 if control > NO_OPERATION else 1
+    return decoded
