@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick coverage servers flink prism-test flink-test soak fuzz bench scale check lock docs picture clean
+.PHONY: help install demo test quick coverage servers flink senders prism-test flink-test soak fuzz bench scale check lock docs picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,12 @@ build/flink/ready: tests/servers/flink/pom.xml requirements/flink.lock
 	$(BIN)/uv pip install --quiet --no-deps --require-hashes --target build/flink/pyflink -r requirements/flink.lock
 	mvn -q -B -f tests/servers/flink/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/flink/libs -DincludeScope=runtime
 	touch $@
+
+senders: ## install DCMTK and Orthanc where apt-get and root are available; tests that need them are skipped without them
+	@if command -v storescu >/dev/null && command -v Orthanc >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; \
+	then apt-get update -qq && apt-get install -qq --no-install-recommends dcmtk orthanc orthanc-dicomweb >/dev/null; \
+	else echo "no apt-get or not root: tests with DCMTK and Orthanc will be skipped"; fi
 
 soak: install ## kill runs at random moments and run again; KILLS=20 OBJECTS=300
 	$(BIN)/python -m tests.soak --kills $(or $(KILLS),20) --objects $(or $(OBJECTS),300)

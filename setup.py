@@ -38,6 +38,7 @@ EXTRAS = {
     "demo": ["pydicom-data>=1.0"],
     "pubsub": ["google-cloud-pubsub>=2.20"],
     "aws": ["boto3>=1.40"],
+    "receive": ["pynetdicom>=3.0.4,<4", "python-multipart>=0.0.30", "uvicorn>=0.40"],
     "gcp": ["apache-beam[gcp]>=2.77,<2.78"],  # DataflowRunner; gs:// does not need it
     # GPL-3.0, hence never a default: a second decoder for the JPEG family.
     "codecs-gpl": ["pylibjpeg-libjpeg>=2.5"],
@@ -54,6 +55,7 @@ EXTRAS["dev"] = [
     *EXTRAS["aws"],
     *EXTRAS["pubsub"],
     *EXTRAS["demo"],
+    *EXTRAS["receive"],
     *EXTRAS["train"],
     "atheris>=3.0,<3.1; sys_platform == 'linux'",
     "codespell>=2.4",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from docs.flex_template import flex_template
 from pipeline.cli.arguments import default_of, metavar_of
+from pipeline.receive.options import ReceiveOptions
 from transforms.config.policy_file import SCHEMA_NAME, json_schema
 from transforms.config.run_options import CommandOptions
 from transforms.core.option import Option, options_by_group
@@ -23,6 +25,7 @@ from transforms.metrics import (
 SCHEMA_PAGE: Final = Path(__file__).parent / "index-schema.md"
 METRICS_PAGE: Final = Path(__file__).parent / "metrics.md"
 OPTIONS_PAGE: Final = Path(__file__).parent / "options.md"
+RECEIVE_PAGE: Final = Path(__file__).parent / "receive-options.md"
 TEMPLATES: Final = Path(__file__).parents[1] / "templates"
 
 _ALL: Final = list(Reason)
@@ -148,11 +151,26 @@ def options_page() -> str:
         "`--log_level` and `--debug`, which prints the traceback of an error. `dicom-router completion",
         "bash` (zsh, fish) prints a script that completes commands and options in a shell.",
     ]
-    for group, options in options_by_group(CommandOptions).items():
+    return "\n".join([*lines, *_option_tables(CommandOptions)]) + "\n"
+
+
+def receive_page() -> str:
+    """Return the page on the options of `receive`."""
+    lines = [
+        "# Options of `receive`",
+        "",
+        "<!-- Written by `make docs` from pipeline/receive/options.py. -->",
+        "",
+        "`dicom-router receive --help` shows the same. [receive.md](receive.md) describes the receiver.",
+    ]
+    return "\n".join([*lines, *_option_tables(ReceiveOptions)]) + "\n"
+
+
+def _option_tables(cls: type) -> Iterator[str]:
+    for group, options in options_by_group(cls).items():
         title = group[0].upper() + group[1:]
-        lines += ["", f"## {title}", "", "| option | meaning | default |", "|---|---|---|"]
-        lines += [_option_row(one) for one in options]
-    return "\n".join(lines) + "\n"
+        yield from ("", f"## {title}", "", "| option | meaning | default |", "|---|---|---|")
+        yield from (_option_row(one) for one in options)
 
 
 def _option_row(one: Option) -> str:
@@ -165,6 +183,7 @@ PAGES: Final = {
     SCHEMA_PAGE: schema_page,
     METRICS_PAGE: metrics_page,
     OPTIONS_PAGE: options_page,
+    RECEIVE_PAGE: receive_page,
     TEMPLATES / SCHEMA_NAME: json_schema,
     TEMPLATES / "dataflow" / "metadata.json": flex_template,
 }

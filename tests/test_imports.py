@@ -26,6 +26,7 @@ LAYERS = (
     "models",
     "models.training",
     "pipeline.sources",
+    "pipeline.receive",
     "pipeline",
     "pipeline.cli",
 )

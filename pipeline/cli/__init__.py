@@ -25,6 +25,7 @@ from transforms.core.reasons import ObjectError
 COMMANDS: Final = {
     "route": "route DICOM objects into a lake",
     "stop": "drain and stop the stream that writes into a lake",
+    "receive": "receive objects by C-STORE and STOW-RS into a watched folder",
     "verify": "check a lake against its delivery contract",
     "compact": "merge the small index files of a lake",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",

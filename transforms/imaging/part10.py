@@ -93,7 +93,7 @@ def parse(data: bytes | memoryview, limits: Limits) -> ParsedObject:
     Raises:
         InvalidObject: The bytes are not DICOM, are truncated, exceed a limit or cannot be parsed.
     """
-    _suppress_reader_messages()
+    suppress_reader_messages()
     if not data:
         raise InvalidObject(Stage.FETCH, Reason.EMPTY)
     try:
@@ -119,7 +119,7 @@ def parse(data: bytes | memoryview, limits: Limits) -> ParsedObject:
 
 
 @functools.cache
-def _suppress_reader_messages() -> None:
+def suppress_reader_messages() -> None:
     """Suppress warnings and log records of pydicom and Pillow, which can quote header values."""
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logger = logging.getLogger("pydicom")

@@ -22,6 +22,7 @@ from transforms.storage.selection import (
     is_below_folder,
     to_regex,
 )
+from transforms.storage.temporary import is_temporary
 
 _DOUBLE_STAR: Final = re.compile(r"(?:^|/)\*\*(?:/|$)")
 _LOOP_OR_MISSING: Final = (errno.ELOOP, errno.ENOENT, errno.ENOTDIR)
@@ -209,6 +210,9 @@ class LocalWalk:
             return
         if why := self.selection.skip_file(root.relative(path)):
             yield Skipped(why)
+            return
+        if is_temporary(os.path.basename(path)):  # a receiver is writing it
+            yield Skipped(Skip.EXCLUDED)
             return
         if self._files and root.path != path:
             folder, name = os.path.split(path)

@@ -52,6 +52,11 @@ def unnamed_file() -> Iterator[io.BufferedRandom]:
             file.close()
 
 
+def is_temporary(name: str) -> bool:
+    """Return whether a name is of `temporary_name`, of any process and host."""
+    return name.startswith(PREFIX) and _NAME.fullmatch(name) is not None
+
+
 def is_abandoned(name: str) -> bool:
     """Return whether a name is of `temporary_name`, by a dead process of this host and namespace."""
     found = _NAME.fullmatch(name)

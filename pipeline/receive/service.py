@@ -1,0 +1,86 @@
+"""Run the receiver until a signal stops it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from pipeline.receive.inbox import Inbox
+from pipeline.receive.options import ReceiveOptions
+from pipeline.receive.store import Counts
+
+UMASK: Final = 0o027
+"""Received files are readable by their owner and group only."""
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Endpoint(Protocol):
+    """A server of the receiver."""
+
+    def start(self) -> None:
+        """Serve in the background."""
+
+    def is_alive(self) -> bool:
+        """Return whether it serves."""
+
+    def drain(self, timeout: float) -> int:
+        """Stop; return the number of aborted transfers."""
+
+
+def serve(options: ReceiveOptions, announce: Callable[[str], None]) -> str:
+    """Receive objects until SIGTERM or SIGINT, then drain.
+
+    Args:
+        options: checked options.
+        announce: called with a sentence once all servers listen.
+
+    Returns:
+        A sentence with what was received.
+
+    Raises:
+        OSError: the folder or an address cannot be used.
+        RuntimeError: a server has ended by itself.
+    """
+    from pipeline.receive.dimse import StoreScp
+
+    os.umask(os.umask(UMASK) | UMASK)
+    inbox, counts = Inbox(options.folder, options.max_object_bytes), Counts()
+    with _stop_requests() as stop:
+        scp = StoreScp(options, inbox, counts)
+        endpoints: list[Endpoint] = [scp]
+        names = [f"C-STORE on {options.address}:{scp.port}, AE title {options.ae_title}"]
+        for one in endpoints:
+            one.start()
+        announce(f"receiving into {options.folder}: {'; '.join(names)}")
+        while not stop.wait(1.0):
+            if not all(one.is_alive() for one in endpoints):
+                raise RuntimeError("a server of the receiver has ended; start it again")
+        aborted = sum(one.drain(options.drain_timeout) for one in endpoints)
+    cut = f", {aborted} aborted in transfer" if aborted else ""
+    return f"receiver stopped: {counts.stored} objects stored, {counts.refused} refused{cut}"
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """Yield an event that the signals set; a second signal ends the process as usual."""
+    stop = threading.Event()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def request(number: int, frame: object) -> None:
+        restore()
+        stop.set()
+
+    for number in SIGNALS:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        restore()
