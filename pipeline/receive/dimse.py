@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from pydicom.dataset import Dataset
@@ -67,7 +67,9 @@ class StoreScp:
         configure_pynetdicom(any_class=ANY_CLASS in options.storage_classes)
         self._inbox, self._counts = inbox, counts
         self._idle_timeout = options.idle_timeout
-        ae = _application_entity(options)
+        uids = frozenset(_storage_classes(options))
+        self._sop_classes = None if ANY_CLASS in options.storage_classes else uids
+        ae = _application_entity(options, sorted(uids))
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, self._on_open),
             (evt.EVT_CONN_CLOSE, self._on_close),
@@ -87,6 +89,11 @@ class StoreScp:
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True
         )
+
+    @property
+    def sop_classes(self) -> frozenset[str] | None:
+        """The accepted Storage SOP Classes; None if all are."""
+        return self._sop_classes
 
     @property
     def port(self) -> int:
@@ -171,7 +178,7 @@ def configure_pynetdicom(*, any_class: bool) -> None:
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 
 
-def _application_entity(options: ReceiveOptions) -> AE:
+def _application_entity(options: ReceiveOptions, sop_classes: Sequence[str]) -> AE:
     ae = AE(ae_title=options.ae_title)
     ae.require_called_aet = not options.any_called_ae_title
     ae.require_calling_aet = list(options.calling_ae_titles)
@@ -181,7 +188,7 @@ def _application_entity(options: ReceiveOptions) -> AE:
     ae.network_timeout = options.idle_timeout
     ae.dimse_timeout = options.idle_timeout
     ae.add_supported_context(Verification)
-    for uid in _storage_classes(options):
+    for uid in sop_classes:
         if (
             uid_to_service_class(uid) is not StorageServiceClass
         ):  # private, or newer than pynetdicom

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -53,13 +54,20 @@ def serve(options: ReceiveOptions, announce: Callable[[str], None]) -> str:
         scp = StoreScp(options, inbox, counts)
         endpoints: list[Endpoint] = [scp]
         names = [f"C-STORE on {options.address}:{scp.port}, AE title {options.ae_title}"]
+        if options.stow_port is not None:
+            from pipeline.receive.http import StowServer
+
+            stow = StowServer(options, inbox, counts, scp.sop_classes)
+            endpoints.append(stow)
+            names.append(f"STOW-RS on {options.address}:{stow.port}")
         for one in endpoints:
             one.start()
         announce(f"receiving into {options.folder}: {'; '.join(names)}")
         while not stop.wait(1.0):
             if not all(one.is_alive() for one in endpoints):
                 raise RuntimeError("a server of the receiver has ended; start it again")
-        aborted = sum(one.drain(options.drain_timeout) for one in endpoints)
+        with ThreadPoolExecutor(len(endpoints)) as pool:
+            aborted = sum(pool.map(lambda one: one.drain(options.drain_timeout), endpoints))
     cut = f", {aborted} aborted in transfer" if aborted else ""
     return f"receiver stopped: {counts.stored} objects stored, {counts.refused} refused{cut}"
 

@@ -151,6 +151,8 @@ def association(
             found.release()
         elif found.is_alive():
             found.abort()
+        if found.dul.socket is not None and found.dul.socket.socket is not None:
+            found.dul.socket.socket.close()  # of a failed TLS handshake
 
 
 def send_bytes(
