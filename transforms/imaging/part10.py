@@ -5,15 +5,17 @@ Standard: PS3.10 section 7 (file format), PS3.5 section 7 (data set) and annex A
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import re
 import struct
 import warnings
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import SEEK_SET
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pydicom
 import pydicom.config
@@ -33,8 +35,8 @@ from pydicom.valuerep import VR
 from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.imaging.buffer_stream import BufferStream
 from transforms.imaging.limits import Limits
+from transforms.imaging.unknown_vr import KNOWN_VRS, LONG_VRS, UNDEFINED_LENGTH, VRRepair
 
-UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 """In both byte orders (PS3.5 section 7.5)."""
 ITEM_PATTERN = re.compile(b"|".join(ITEM_TAGS))
@@ -43,7 +45,6 @@ MAX_SEEKS_WITHOUT_ITEMS = 16
 """Upper bound of the parser's seeks for an object without sequence items."""
 FLOAT_PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009})
 PIXEL_TAGS = FLOAT_PIXEL_TAGS | {PIXEL_DATA}
-LONG_LENGTH_VRS = frozenset({b"OB", b"OW", b"OD", b"OF", b"OL", b"OV", b"UN"})
 
 
 @dataclass(frozen=True)
@@ -135,30 +136,74 @@ def _parse(data: memoryview, limits: Limits) -> ParsedObject:
         raise InvalidObject(Stage.HEADER, Reason.NOT_DICOM)
     stream = _open_stream(data, limits)
     read_preamble(stream, force=True)
-    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-    _require_few_items(data[: stream.tell()], limits)
+    meta, meta_end, repair = _read_meta(data, stream.tell(), limits)
     syntax = str(meta.get("TransferSyntaxUID", ""))
     if syntax == DeflatedExplicitVRLittleEndian:
-        buffer = memoryview(_inflate(data[stream.tell() :], limits))
-        stream = _open_stream(buffer, limits)
-        dataset = read_dataset(stream, False, True, stop_when=_is_pixel_data)
+        repair = _repair(memoryview(_inflate(data[meta_end:], limits)), limits)
+        stream = _open_stream(repair.patched(repair.search(0)), limits)
+        read: Callable[[], Dataset] = functools.partial(
+            read_dataset, stream, False, True, stop_when=_is_pixel_data
+        )
     else:
-        buffer, stream = data, _open_stream(data, limits)
-        dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+        end = len(data)
+        if _is_explicit(data[meta_end:], syntax):
+            repair.is_little_endian = syntax != ExplicitVRBigEndian
+            end = repair.search(meta_end)
+        stream = _open_stream(repair.patched(end), limits)
+        read = functools.partial(pydicom.dcmread, stream, stop_before_pixels=True, force=True)
+    with _blame_unknown_vrs(repair):
+        dataset = read()
         syntax = syntax or _infer_transfer_syntax(dataset)
-    _require_few_items(buffer[: stream.tell()], limits)
-    _require_max_nesting(dataset, limits)
-    dataset.file_meta = meta  # type: ignore[assignment]
-    if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        raise InvalidObject(Stage.HEADER, Reason.MEDIA_DIRECTORY)
-    if not len(dataset):
-        raise InvalidObject(Stage.HEADER, Reason.TRUNCATED if has_preamble else Reason.NOT_DICOM)
-    if not has_preamble and not ("SOPClassUID" in dataset or "SOPInstanceUID" in dataset):
-        raise InvalidObject(Stage.HEADER, Reason.NOT_DICOM)
-    pixels = _read_pixel_element(buffer, stream.tell(), _is_little_endian(dataset))
-    if pixels is None:
-        _require_complete(dataset)
+        _require_few_items(repair.buffer[: stream.tell()], limits)
+        _require_max_nesting(dataset, limits)
+        dataset.file_meta = meta
+        if meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+            raise InvalidObject(Stage.HEADER, Reason.MEDIA_DIRECTORY)
+        if not len(dataset):
+            raise InvalidObject(
+                Stage.HEADER, Reason.TRUNCATED if has_preamble else Reason.NOT_DICOM
+            )
+        if not has_preamble and not ("SOPClassUID" in dataset or "SOPInstanceUID" in dataset):
+            raise InvalidObject(Stage.HEADER, Reason.NOT_DICOM)
+        pixels = _read_pixel_element(repair.buffer, stream.tell(), _is_little_endian(dataset))
+        if pixels is None:
+            _require_complete(dataset)
     return ParsedObject(dataset, syntax, pixels)
+
+
+def _read_meta(data: memoryview, start: int, limits: Limits) -> tuple[Any, int, VRRepair]:
+    """Return the file meta information, the position of its end, and the repair of its VRs."""
+    repair = _repair(data, limits)
+    end = repair.search(start, group=2)
+    stream = _open_stream(repair.patched(end), limits)
+    stream.seek(start)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    _require_few_items(data[: stream.tell()], limits)
+    return meta, stream.tell(), repair
+
+
+def _repair(buffer: memoryview, limits: Limits) -> VRRepair:
+    return VRRepair(buffer, True, limits.max_items, PIXEL_TAGS)
+
+
+def _is_explicit(dataset: memoryview, transfer_syntax_uid: str) -> bool:
+    """Return whether a data set has explicit VRs; its first VR decides if no transfer syntax does."""
+    if not transfer_syntax_uid:
+        return bytes(dataset[4:6]) in KNOWN_VRS
+    return transfer_syntax_uid != ImplicitVRLittleEndian
+
+
+@contextlib.contextmanager
+def _blame_unknown_vrs(repair: VRRepair) -> Iterator[None]:
+    """Convert errors of an object in which the length of an element of unknown VR is not clear."""
+    try:
+        yield
+    except (EOFError, struct.error, InvalidObject) as error:
+        is_truncated = not isinstance(error, InvalidObject) or error.reason is Reason.TRUNCATED
+        if repair.has_unresolved and is_truncated:
+            reason = Reason.UNREADABLE_HEADER
+            raise InvalidObject(Stage.HEADER, reason, "unknown VR") from error
+        raise
 
 
 class ItemCountingStream(BufferStream):
@@ -259,7 +304,10 @@ def _infer_transfer_syntax(dataset: Dataset) -> str:
 def _read_pixel_element(
     buffer: memoryview, position: int, little_endian: bool
 ) -> PixelElement | None:
-    """Read the element header at `position`, of explicit or implicit VR; None if it is not pixel data."""
+    """Read the element header at `position`, of explicit or implicit VR; None if it is not pixel data.
+
+    If the VR is unknown, the length is the one of explicit VR, unless only that of implicit VR fits.
+    """
     if len(buffer) - position < 8:
         return None
     order = "<" if little_endian else ">"
@@ -267,18 +315,37 @@ def _read_pixel_element(
     tag = group << 16 | element
     if tag not in PIXEL_TAGS:
         return None
-    if (explicit_vr := bytes(buffer[position + 4 : position + 6])) in LONG_LENGTH_VRS:
+    explicit_vr = bytes(buffer[position + 4 : position + 6])
+    if explicit_vr in LONG_VRS:
         (length,) = struct.unpack_from(order + "L", buffer, position + 8)
         vr, start = explicit_vr.decode("ascii"), position + 12
     else:
-        (length,) = struct.unpack_from(order + "L", buffer, position + 4)
-        vr, start = "OW", position + 8
+        vr, (start, length) = "OW", _value_without_vr(buffer, position, order)
     available = len(buffer) - start
     if length == UNDEFINED_LENGTH:
         return PixelElement(tag, buffer, start, available, vr, encapsulated=True)
     if length > available:
         raise InvalidObject(Stage.HEADER, Reason.TRUNCATED, "pixel data")
     return PixelElement(tag, buffer, start, length, vr, encapsulated=False)
+
+
+def _value_without_vr(buffer: memoryview, position: int, order: str) -> tuple[int, int]:
+    """Return start and length of pixel data whose VR is absent (implicit VR) or unknown (explicit VR).
+
+    The value that ends with the object is the one; else the first that is in the object.
+    """
+    (length,) = struct.unpack_from(order + "L", buffer, position + 4)
+    values = [(position + 8, length)]
+    if position + 12 <= len(buffer) and bytes(buffer[position + 6 : position + 8]) == b"\0\0":
+        (length,) = struct.unpack_from(order + "L", buffer, position + 8)
+        values.append((position + 12, length))
+    exact = [value for value in values if sum(value) == len(buffer)]
+    inside = [
+        (start, length)
+        for start, length in values
+        if length == UNDEFINED_LENGTH or 0 < length <= len(buffer) - start
+    ]
+    return (exact or inside or values)[0]
 
 
 def _require_complete(dataset: Dataset) -> None:
