@@ -13,7 +13,7 @@ from pipeline.metrics_report import metrics_of, write_metrics
 from pipeline.progress import Progress
 from pipeline.runners import beam_options_of, impulse_of, require_reach
 from pipeline.sources.files import list_objects
-from pipeline.sources.manifest import STANDARD_INPUT, read_manifest
+from pipeline.sources.manifest import first_entry
 from pipeline.summary import read_summary
 from pipeline.user_errors import to_user_error
 from transforms.config.route_config import ConfigError, RouteConfig
@@ -108,7 +108,7 @@ def _require_matches(config: RouteConfig) -> None:
     empty = []
     for number, pattern in enumerate(config.inputs, 1):
         name = f"input {number} ({pattern})"
-        first = _first_match(pattern, config)
+        first = _first_match(number, pattern, config)
         if isinstance(first, OSError) and not is_local(pattern):
             raise ConfigError(f"{name} cannot be listed ({first.strerror}); correct it")
         if first is None:
@@ -119,7 +119,7 @@ def _require_matches(config: RouteConfig) -> None:
         raise ConfigError(f"{'; '.join(empty)}; correct it, or allow it with --allow_empty")
 
 
-def _first_match(pattern: str, config: RouteConfig) -> object | None:
+def _first_match(number: int, pattern: str, config: RouteConfig) -> object | None:
     """Return the first match of an input or error of listing it, else a skipped name, else None."""
     if config.source == FILES:
         skipped = None
@@ -128,4 +128,4 @@ def _first_match(pattern: str, config: RouteConfig) -> object | None:
                 return found
             skipped = skipped or found
         return skipped
-    return STANDARD_INPUT if pattern == STANDARD_INPUT else next(read_manifest(pattern), None)
+    return first_entry(number, config)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.coders import Coder, typecoders
 
+from transforms.core.manifest_part import ManifestPart
 from transforms.core.object_ref import Failure, ObjectRef
 from transforms.core.record_batch import RecordBatch
 from transforms.core.record_codec import RecordCodec
@@ -24,6 +25,7 @@ CODECS: Final[dict[type, RecordCodec[Any]]] = {
     ExistingRow: RecordCodec(ExistingRow),
     ExistingVersion: RecordCodec(ExistingVersion),
     Failure: RecordCodec(Failure),
+    ManifestPart: RecordCodec(ManifestPart),
     IndexRow: RecordCodec(IndexRow, interned=REPEATED_COLUMNS),
     ObjectRef: RecordCodec(ObjectRef),
     RecordBatch: RecordCodec(RecordBatch),

@@ -9,7 +9,7 @@ from apache_beam.pvalue import TaggedOutput
 import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, Failure, ObjectRef, failure_of
-from transforms.core.reasons import Stage
+from transforms.core.reasons import ProcessingFailure, Stage
 from transforms.core.storage_failures import read_failure
 from transforms.metrics import CounterName, count, count_failed
 from transforms.storage.selection import Skipped
@@ -22,7 +22,9 @@ SourceOutput: TypeAlias = ObjectRef | TaggedOutput[str, Failure] | TaggedOutput[
 """What sources emit: a reference, or a failure or reason with the tag `FAILED` or `SKIPPED`."""
 
 
-def to_output(found: ObjectRef | OSError | Skipped, uri: str, config: RouteConfig) -> SourceOutput:
+def to_output(
+    found: ObjectRef | OSError | ProcessingFailure | Skipped, uri: str, config: RouteConfig
+) -> SourceOutput:
     """Count the result of listing or looking up `uri`, and return the element to emit for it.
 
     Returns:
@@ -33,6 +35,6 @@ def to_output(found: ObjectRef | OSError | Skipped, uri: str, config: RouteConfi
         return found
     if isinstance(found, Skipped):
         return TaggedOutput(SKIPPED, str(found.why))
-    error = read_failure(found, Stage.FETCH)
+    error = read_failure(found, Stage.FETCH) if isinstance(found, OSError) else found
     count_failed(error.reason)
     return TaggedOutput(FAILED, failure_of(uri, error, log_uris=config.log_uris))

@@ -179,6 +179,7 @@ class RouteOptions(ObjectOptions):
         inputs: files, folders and globs, manifests, or subscriptions.
         include: globs of the files to read.
         exclude: globs of the files and folders to skip.
+        inventory_root: folder or URI to which the names in an inventory are relative.
         no_default_exclude: whether to read the names that are skipped by default.
         source: files, manifest, watch or pubsub.
         lake: root of the lake.
@@ -234,10 +235,21 @@ class RouteOptions(ObjectOptions):
         group=Group.INPUT_OUTPUT,
         choices=SOURCES,
         help="what --input is. files: objects; manifest: lists of objects (text, .csv, .parquet; - "
-        "reads standard input); watch: objects, and those that arrive later; pubsub: subscriptions "
+        "reads standard input; inventories of S3, Cloud Storage and Azure); watch: objects, and those "
+        "that arrive later; pubsub: subscriptions "
         "(projects/P/subscriptions/S) to notifications of Cloud Storage",
         public=True,
         in_template=True,
+    )
+    inventory_root: str | None = option(
+        None,
+        group=Group.INPUT_OUTPUT,
+        metavar="ROOT",
+        help="folder or URI to which the names of objects in an inventory are relative, such as a "
+        "mounted bucket",
+        default_text="the bucket in the inventory",
+        in_template=True,
+        pattern=STORE_URI_PATTERN,
     )
     lake: str = option(
         group=Group.INPUT_OUTPUT,

@@ -79,6 +79,7 @@ class Reason(StrEnum):
     CRASHED_DECODER = "crashed_decoder"
     INFERENCE_FAILED = "inference_failed"
     # processing failures: no row, the run is incomplete
+    INVALID_ENTRY = "invalid_entry"
     DISAPPEARED = "disappeared"
     PERMISSION_DENIED = "permission_denied"
     READ_FAILED = "read_failed"
@@ -224,6 +225,9 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.CRASHED_DECODER: Meaning("a decoder crashed twice", "send it again from its source"),
     Reason.INFERENCE_FAILED: Meaning(
         "the model failed on this image only", "run 'dicom-router inspect' on it"
+    ),
+    Reason.INVALID_ENTRY: Meaning(
+        "an entry of a manifest cannot be read", "correct the manifest, then run again"
     ),
     Reason.DISAPPEARED: Meaning("the object disappeared before it was read", "run again"),
     Reason.PERMISSION_DENIED: Meaning(

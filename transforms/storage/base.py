@@ -95,6 +95,13 @@ class Storage(Protocol):
             FileNotFoundError: there is no such object.
         """
 
+    def read_range(self, uri: str, version: str, start: int, length: int) -> bytes:
+        """Return some bytes of exactly this version; fewer at its end.
+
+        Raises:
+            ObjectChanged, FileNotFoundError: as `copy_to`.
+        """
+
     def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
         """Write an object if it is absent: completely or not at all, and never over another.
 

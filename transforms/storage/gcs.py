@@ -71,6 +71,17 @@ class GoogleStorage:
                 sink, raw_download=True, timeout=TIMEOUT_S, **condition
             )
 
+    def read_range(self, uri: str, version: str, start: int, length: int) -> bytes:
+        with _os_errors(uri):
+            data: bytes = self._blob(uri).download_as_bytes(
+                start=start,
+                end=start + length - 1,
+                raw_download=True,
+                if_generation_match=int(version),
+                timeout=TIMEOUT_S,
+            )
+        return data
+
     def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
         """As `Storage.put`.
 

@@ -114,6 +114,12 @@ class LocalStorage:
             raise
         return stream
 
+    def read_range(self, uri: str, version: str, start: int, length: int) -> bytes:
+        with self.open_version(uri, version) as stream:
+            data = os.pread(stream.fileno(), length, start)
+            _require_version(uri, version, stream)
+        return data
+
     def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
         """As `Storage.put`: write and sync the file in `scratch`, then link it to its name.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
@@ -105,13 +106,13 @@ class S3Storage:
                     raise
 
     def _read_blocks(
-        self, uri: str, version: str | None, start: int
+        self, uri: str, version: str | None, start: int, end: int | None = None
     ) -> Iterator[tuple[bytes, str]]:
-        """Yield the bytes from a position on, with their version."""
+        """Yield the bytes from a position on, up to another or all, with their version."""
         bucket, name = split_uri(uri)
         condition = {"IfMatch": version} if version else {}
-        if start:
-            condition["Range"] = f"bytes={start}-"
+        if start or end is not None:
+            condition["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         with _os_errors(uri):
             response = self._client.get_object(Bucket=bucket, Key=name, **condition)
         blocks = response["Body"].iter_chunks(BLOCK_BYTES)
@@ -121,6 +122,12 @@ class S3Storage:
             if block is None:
                 return
             yield block, _unquoted(response["ETag"])
+
+    def read_range(self, uri: str, version: str, start: int, length: int) -> bytes:
+        data = io.BytesIO()
+        for block, _ in self._read_blocks(uri, version, start, start + length):
+            data.write(block)
+        return data.getvalue()
 
     def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
         """As `Storage.put`.
