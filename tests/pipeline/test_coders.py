@@ -27,6 +27,7 @@ from apache_beam.runners.pipeline_context import PipelineContext
 from pipeline.sources.periodic_trigger import FLINK, PERIODIC
 from tests.graphs import batch, proto_of, streaming
 from transforms.coders import CODECS, RecordCoder
+from transforms.core.manifest_part import ManifestPart
 from transforms.core.object_ref import Failure, ObjectRef
 from transforms.core.record_batch import RecordBatch
 from transforms.lake.index_files import ExistingRow, ExistingVersion
@@ -65,6 +66,7 @@ EXAMPLES: dict[str, Any] = {
         content_sha256="ab" * 32,
     ),
     "ExistingVersion": ExistingVersion("/in/a.dcm", "5-7", "m", "p", "review"),
+    "ManifestPart": ManifestPart(1, "/in/list.csv", "5-7", 5, "csv", columns=("uri", "size")),
     "RecordBatch": RecordBatch("refs", 3, b"\x00\x01"),
     "RunCounts": RunCounts(
         counts=Counter({"routed": 2, "failed": 1}),
