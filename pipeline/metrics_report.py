@@ -53,7 +53,10 @@ def write_metrics(metrics: dict[str, Any], config: RouteConfig) -> None:
     data = (json.dumps({"run_id": config.run_id, **metrics}, indent=2) + "\n").encode()
     try:
         put_if_absent(
-            config.layout.run_metrics(config.run_id), data, scratch=config.layout.scratch()
+            config.layout.run_metrics(config.run_id),
+            data,
+            scratch=config.layout.scratch(),
+            file_mode=config.layout.file_mode,
         )
     except Exception as error:  # the run itself is complete
         LOG.warning("the run's metrics could not be written (%s)", type(error).__name__)

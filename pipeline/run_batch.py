@@ -17,9 +17,9 @@ from pipeline.sources.manifest import first_entry
 from pipeline.summary import read_summary
 from pipeline.user_errors import to_user_error
 from transforms.config.route_config import ConfigError, RouteConfig
-from transforms.core.choices import FILES
+from transforms.core.choices import FILES, LINK
 from transforms.lake.files import remove_partial_files
-from transforms.lake.lock import lock_lake
+from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
 from transforms.lake.recovery import prepare_recovery
@@ -46,6 +46,8 @@ def run(
     _require_matches(config)
     require_claimable(config.layout)
     with lock_lake(config.layout) as lock:
+        if config.placement == LINK:
+            require_hard_links(config.layout)
         remove_partial_files(config.layout)
         open_lake(config.layout)
         prepare_recovery(config.layout, config.run_id, config.fingerprint())

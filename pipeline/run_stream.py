@@ -28,13 +28,14 @@ from pipeline.sources.periodic_trigger import FLINK
 from pipeline.summary import write_summary
 from pipeline.user_errors import to_user_error
 from transforms.config.route_config import ConfigError, RouteConfig
+from transforms.core.choices import LINK
 from transforms.core.reasons import ProcessingFailure
 from transforms.lake import drain
 from transforms.lake.files import remove_partial_files
 from transforms.lake.index_files import list_index
 from transforms.lake.index_replica import replica_of
 from transforms.lake.layout import LOCK, WRITER_LOCK
-from transforms.lake.lock import lock_lake
+from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
 from transforms.lake.recovery import recover
@@ -78,6 +79,8 @@ def run_stream(
         )
     require_claimable(config.layout)
     with lock_lake(config.layout, names=[WRITER_LOCK]):
+        if config.placement == LINK:
+            require_hard_links(config.layout)
         drain.clear(config.layout)
         before = frozenset(list_index(config.layout))
         recovered = _recover(config)

@@ -36,7 +36,7 @@ def write_summary(
     summary = {**summary_of(counts, config), "complete": complete}
     target = config.layout.run_summary(config.run_id, complete=complete)
     data = (json.dumps(summary, indent=2) + "\n").encode()
-    put_if_absent(target, data, scratch=config.layout.scratch())
+    put_if_absent(target, data, scratch=config.layout.scratch(), file_mode=config.layout.file_mode)
     return summary
 
 

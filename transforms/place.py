@@ -170,16 +170,19 @@ def place(row: IndexRow, layout: Layout, placement: str) -> None:
         return
     sha256 = str(row.content_sha256)
     target, scratch = layout.absolute(str(row.object_uri)), layout.scratch(row.destination)
+    mode = layout.file_mode
     if placement == LINK:
-        files.put_link(target, row.source_uri, row.source_version, sha256, scratch=scratch)
+        files.put_link(
+            target, row.source_uri, row.source_version, sha256, scratch=scratch, file_mode=mode
+        )
         return
     with OBJECT_CACHE.pop(sha256) or contextlib.nullcontext() as cached:
         if files.copy_server_side(target, row.source_uri, row.source_version, sha256):
             return
         if cached is not None:
-            files.put_file(target, cached.rewind(), sha256, scratch=scratch)
+            files.put_file(target, cached.rewind(), sha256, scratch=scratch, file_mode=mode)
         else:
-            files.put_copy(target, row.source_uri, sha256, scratch=scratch)
+            files.put_copy(target, row.source_uri, sha256, scratch=scratch, file_mode=mode)
 
 
 def _target_uri(row: IndexRow, layout: Layout) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -114,7 +115,7 @@ def existing_lake(uri: str) -> Layout:
     """
     from transforms.config.route_config import ConfigError
     from transforms.lake.layout import Layout
-    from transforms.lake.marker import require_lake
+    from transforms.lake.marker import recorded_file_mode, require_lake
     from transforms.storage.local import uri_to_path
     from transforms.storage.schemes import canonical, is_local, uri_problem
 
@@ -124,7 +125,7 @@ def existing_lake(uri: str) -> Layout:
         raise ConfigError(f"{uri}: no such folder; give the root of a lake")
     layout = Layout(canonical(uri))
     require_lake(layout)
-    return layout
+    return replace(layout, file_mode=recorded_file_mode(layout))
 
 
 def _initial(one: Option) -> Any:

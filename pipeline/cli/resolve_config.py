@@ -18,7 +18,9 @@ from transforms.core.choices import STREAMING_SOURCES
 from transforms.core.labels import LABELS
 from transforms.core.option import Group, from_values, options_of
 from transforms.lake.layout import Layout
-from transforms.storage.schemes import canonical, uri_problem
+from transforms.lake.marker import recorded_file_mode
+from transforms.storage.permissions import FILE_MODE, parse_file_mode
+from transforms.storage.schemes import canonical, is_local, uri_problem
 
 
 def route_config(args: argparse.Namespace) -> RouteConfig:
@@ -56,6 +58,7 @@ def resolve(options: RouteOptions) -> RouteConfig:
             f"model bundle {options.model_uri}: its labels are {', '.join(info.labels)}; the router "
             f"needs {', '.join(LABELS)}, in this order"
         )
+    root = canonical(options.lake)
     own_policy = read_policy(options.policy_file)
     policy = own_policy.with_defaults(info.thresholds, info.ood_threshold)
     sinks = {sink: canonical(root) for sink, root in policy.sinks.items()}
@@ -65,7 +68,7 @@ def resolve(options: RouteOptions) -> RouteConfig:
     given["policy_file"] = None  # has been read; remote workers have no such file
     return RouteConfig(
         **given,
-        layout=Layout(canonical(options.lake), sinks),
+        layout=Layout(root, sinks, _file_mode(options.file_mode, root)),
         run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}",
         router_version=__version__,
         model_id=info.model_id,
@@ -73,6 +76,16 @@ def resolve(options: RouteOptions) -> RouteConfig:
         policy=policy,
         own_policy=own_policy,
     )
+
+
+def _file_mode(given: str, root: str) -> int:
+    """Return the permissions of new files: as given, or those with which the lake was made."""
+    try:
+        if given:
+            return parse_file_mode(given)
+    except ValueError as error:
+        raise ConfigError(f"--file_mode {error}") from error
+    return recorded_file_mode(Layout(root)) if is_local(root) else FILE_MODE
 
 
 def _values(options: object, cls: type) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from typing import Final
 from pipeline.receive.refusals import OUT_OF_RESOURCES, Refused
 from transforms.core.object_ref import object_key
 from transforms.core.shared_bytes import SharedBytes, map_bytes
-from transforms.storage.local import LocalStorage, path_to_uri, sync_folder
+from transforms.storage.folders import make_folders, sync_entries, sync_folder
+from transforms.storage.local import LocalStorage, path_to_uri
+from transforms.storage.permissions import FILE_MODE, folder_mode
 from transforms.storage.temporary import remove_abandoned
 
 HASH_IN_NAME: Final = 16
@@ -54,7 +56,7 @@ class Inbox:
         """
         self._folder = folder.absolute()
         self._max_object_bytes = max_object_bytes
-        self._folder.mkdir(parents=True, exist_ok=True)
+        sync_entries(make_folders(self._folder, folder_mode(FILE_MODE)))
         remove_abandoned(self._folder)
 
     def open(self) -> IncomingObject:

@@ -126,7 +126,7 @@ def test_a_reader_at_any_moment_sees_each_row_once(layout: Layout) -> None:
 
 STEPS = {
     "put_file": rewrite_module,
-    "_exchange": rewrite_module,
+    "exchange": rewrite_module,
     "_link_missing": rewrite_module,
     "write_intent": rewrite_module,
     "finish_rewrites": rewrite_module,
@@ -153,7 +153,7 @@ def test_a_kill_at_any_step_leaves_each_row_once(
 ) -> None:
     """Without an exchange, as in object stores, plain readers may find rows twice until a repeat."""
     if not exchange:
-        monkeypatch.setattr(rewrite_module, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(rewrite_module, "exchange", lambda one, other: False)
     called = getattr(STEPS[step], step)
     calls = itertools.count()
 

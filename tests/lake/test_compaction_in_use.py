@@ -38,7 +38,7 @@ def layout(
 ) -> Layout:
     """A lake of several days, on a file system that exchanges folders or on one that does not."""
     if not request.param:
-        monkeypatch.setattr(rewrite_module, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(rewrite_module, "exchange", lambda one, other: False)
     layout = new_lake(tmp_path / "lake")
     with pytest.MonkeyPatch.context() as clock:
         for day, number in itertools.product(DAYS, range(EACH)):

@@ -167,7 +167,7 @@ STEPS = {
     "rewrite": migration,
     "finish_supersedes": migration,
     "apply_changes": migration,
-    "_exchange": rewrite_module,
+    "exchange": rewrite_module,
     "put_if_absent": supersede_module,
     "_rewrite_partition": supersede_module,
     "remove_unreferenced": supersede_module,

@@ -186,7 +186,7 @@ STEPS = {
     "seal_logs_ending_in": supersede_module,
     "rewrite": supersede_module,
     "remove_unreferenced": supersede_module,
-    "_exchange": rewrite_module,
+    "exchange": rewrite_module,
 }
 
 

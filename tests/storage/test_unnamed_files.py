@@ -48,7 +48,7 @@ def test_the_file_that_was_read_and_hashed_is_linked_to_its_name(
     assert target.read_bytes() == DATA
     umask = os.umask(0)
     os.umask(umask)
-    assert target.stat().st_mode & 0o777 == 0o666 & ~umask
+    assert target.stat().st_mode & 0o777 == 0o640 & ~umask
     assert target.stat().st_nlink == 1 and not list(scratch.iterdir())
     assert Path(ref.uri).stat().st_ino != target.stat().st_ino
 

@@ -186,6 +186,7 @@ class RouteOptions(ObjectOptions):
         ingest_date: partition of the index, YYYY-MM-DD; empty for the current date in UTC.
         reprocess: none, model, policy or all.
         placement: copy, link or index_only.
+        file_mode: permissions of new files, in octal; empty for those of the lake.
         patient_key_file: file with the key of the hash of Patient ID; read on the workers only.
         allow_empty: whether an input may match nothing.
         log_uris: whether error messages may contain source URIs.
@@ -275,6 +276,15 @@ class RouteOptions(ObjectOptions):
         "never moved or deleted",
         public=True,
         in_fingerprint=True,
+    )
+    file_mode: str = option(
+        "",
+        group=Group.INPUT_OUTPUT,
+        metavar="MODE",
+        help="permissions of new local files of the lake, in octal; who may read a file may open its "
+        "folder; the umask can only narrow them",
+        default_text="those with which the lake was made; 0640 for a new one",
+        public=True,
     )
     patient_key_file: str | None = option(
         None,

@@ -9,6 +9,9 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from transforms.storage.folders import make_folders
+from transforms.storage.permissions import PRIVATE_FOLDER_MODE, PRIVATE_MODE
+
 
 class SharedBytes:
     """Bytes in an unnamed file, which disappears when its last descriptor is closed.
@@ -64,8 +67,8 @@ class SharedBytes:
 
 def _unnamed_file(folder: str) -> int | None:
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        make_folders(Path(folder), PRIVATE_FOLDER_MODE)
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, PRIVATE_MODE)
     except OSError:  # unsupported; other errors of the folder are reported when it is used
         return None
 

@@ -249,7 +249,7 @@ def _put_seal(layout: Layout, log: LogShard, segment: Segment, partition: str) -
 def _put(layout: Layout, uri: str, data: bytes) -> bool:
     """Write a segment if it is absent; return False if another writer was first."""
     try:
-        return put_bytes(uri, data, scratch=layout.scratch())
+        return put_bytes(uri, data, scratch=layout.scratch(), file_mode=layout.file_mode)
     except ProcessingFailure as error:
         if error.reason != Reason.NAME_TAKEN:
             raise

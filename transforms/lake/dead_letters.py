@@ -31,4 +31,9 @@ def write_dead_letter(layout: Layout, name: str, reason: str, uri: str | None) -
     message = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:MAX_NAME_LENGTH]
     key = None if uri is None else object_key(uri)
     letter = json.dumps({"message": message, "object_key": key, "reason": str(reason)})
-    put_if_absent(layout.dead_letter(message), letter.encode() + b"\n", scratch=layout.scratch())
+    put_if_absent(
+        layout.dead_letter(message),
+        letter.encode() + b"\n",
+        scratch=layout.scratch(),
+        file_mode=layout.file_mode,
+    )

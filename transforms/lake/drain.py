@@ -33,7 +33,9 @@ class DrainReport:
 
 def request(layout: Layout) -> None:
     """Request a drain of the stream that writes to a lake."""
-    put_if_absent(_uri(layout, REQUEST), b"stop\n", scratch=layout.scratch())
+    put_if_absent(
+        _uri(layout, REQUEST), b"stop\n", scratch=layout.scratch(), file_mode=layout.file_mode
+    )
 
 
 def is_requested(layout: Layout) -> bool:
@@ -47,7 +49,12 @@ def is_requested(layout: Layout) -> bool:
 def report(layout: Layout, run_id: str, number: int, drained: DrainReport) -> None:
     """Report that the source of input `number` has drained."""
     uri = _uri(layout, f"{run_id}-{number}.json")
-    put_if_absent(uri, json.dumps(asdict(drained)).encode(), scratch=layout.scratch())
+    put_if_absent(
+        uri,
+        json.dumps(asdict(drained)).encode(),
+        scratch=layout.scratch(),
+        file_mode=layout.file_mode,
+    )
 
 
 def reports(layout: Layout, run_id: str, inputs: int) -> list[DrainReport]:

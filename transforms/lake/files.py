@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
@@ -14,19 +15,21 @@ from transforms.core.storage_failures import read_failure, write_failure
 from transforms.lake.layout import SCRATCH, Layout, is_lake_name
 from transforms.storage.base import ObjectInfo, SupportsServerSideCopy, read_whole
 from transforms.storage.local import LocalStorage, uri_to_path
+from transforms.storage.permissions import FILE_MODE
 from transforms.storage.schemes import is_below, is_local, join, scheme_of, storage_of
 from transforms.storage.temporary import remove_abandoned, unnamed_file
 
 LOG = logging.getLogger(__name__)
 
 
-def put_bytes(target: str, data: bytes, *, scratch: str) -> bool:
+def put_bytes(target: str, data: bytes, *, scratch: str, file_mode: int = FILE_MODE) -> bool:
     """Write an object if it is absent.
 
     Args:
         target: path or URI; missing folders are created.
         data: content of the object.
         scratch: folder on the same file system for the partial file.
+        file_mode: permissions of a local file; see `storage.permissions`.
 
     Returns:
         True if the object is new, False if it exists with the same content.
@@ -34,20 +37,23 @@ def put_bytes(target: str, data: bytes, *, scratch: str) -> bool:
     Raises:
         ProcessingFailure: the object exists with other content, or the storage refused the write.
     """
-    return put_file(target, io.BytesIO(data), hashlib.sha256(data).hexdigest(), scratch=scratch)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return put_file(target, io.BytesIO(data), sha256, scratch=scratch, file_mode=file_mode)
 
 
-def put_if_absent(target: str, data: bytes, *, scratch: str) -> None:
+def put_if_absent(target: str, data: bytes, *, scratch: str, file_mode: int = FILE_MODE) -> None:
     """As `put_bytes`, but ignore an existing object with other content, such as other timestamps."""
     with contextlib.suppress(OSError):  # if the storage does not respond, the write reports it
         if exists(target):
             return
-    put_bytes(target, data, scratch=scratch)
+    put_bytes(target, data, scratch=scratch, file_mode=file_mode)
 
 
-def put_file(target: str, source: BinaryIO, sha256: str, *, scratch: str) -> bool:
+def put_file(
+    target: str, source: BinaryIO, sha256: str, *, scratch: str, file_mode: int = FILE_MODE
+) -> bool:
     """As `put_bytes`, from a seekable file of known sha256 (hex)."""
-    return _put(lambda: storage_of(target).put(target, source, sha256, scratch))
+    return _put(lambda: storage_of(target).put(target, source, sha256, scratch, file_mode))
 
 
 def copy_server_side(target: str, source: str, version: str, sha256: str) -> bool:
@@ -84,7 +90,9 @@ def copy_server_side(target: str, source: str, version: str, sha256: str) -> boo
     return _put(copy)
 
 
-def put_copy(target: str, source: str, sha256: str, *, scratch: str) -> bool:
+def put_copy(
+    target: str, source: str, sha256: str, *, scratch: str, file_mode: int = FILE_MODE
+) -> bool:
     """As `put_bytes`, from a source object of any size, which is read for this.
 
     Raises:
@@ -99,15 +107,23 @@ def put_copy(target: str, source: str, sha256: str, *, scratch: str) -> bool:
         if hashlib.file_digest(copy, "sha256").hexdigest() != sha256:
             raise ProcessingFailure(Stage.PLACE, Reason.CHANGED)
         copy.seek(0)
-        return put_file(target, copy, sha256, scratch=scratch)
+        return put_file(target, copy, sha256, scratch=scratch, file_mode=file_mode)
 
 
-def put_link(target: str, source: str, version: str, sha256: str, *, scratch: str) -> bool:
+def put_link(
+    target: str,
+    source: str,
+    version: str,
+    sha256: str,
+    *,
+    scratch: str,
+    file_mode: int = FILE_MODE,
+) -> bool:
     """As `put_copy`, but hard-link this version of a local source on the same file system."""
 
     def link() -> bool:
         try:
-            return LocalStorage().put_link(target, source, version, sha256, scratch)
+            return LocalStorage().put_link(target, source, version, sha256, scratch, file_mode)
         except FileNotFoundError as error:
             raise read_failure(error, Stage.PLACE) from error
 
@@ -150,8 +166,22 @@ def exists(uri: str) -> bool:
     return storage_of(uri).stat(uri) is not None
 
 
+def remove_all(uris: Iterable[str]) -> None:
+    """Remove objects, of which none reappears after a power loss.
+
+    Raises:
+        OSError: an object cannot be removed.
+    """
+    removed = []
+    for uri in uris:
+        storage_of(uri).remove(uri)
+        removed.append(uri)
+    LocalStorage().sync_removals(filter(is_local, removed))
+
+
 def remove_partial_files(layout: Layout) -> None:
-    """Remove the partial files that dead processes of this host have left in the roots of a lake."""
+    """Remove what dead processes of this host have left in the roots of a lake and in `$TMPDIR`."""
+    remove_abandoned(tempfile.gettempdir())
     for root in filter(is_local, layout.object_roots):
         remove_abandoned(uri_to_path(join(root, SCRATCH)))
 

@@ -16,6 +16,7 @@ from typing import Final
 import pyarrow as pa
 
 from transforms.lake.append_log import LogEnd, LogShard, Segment, last_segments
+from transforms.lake.databases import create_database
 from transforms.lake.index_files import (
     EXISTING_COLUMNS,
     NEXT_PARTITION_KEY,
@@ -50,12 +51,10 @@ class IndexReplica:
     """A replica of the index of one lake. Thread-safe."""
 
     def __init__(self, layout: Layout) -> None:
-        import duckdb  # only streams need it
-
         self._layout = layout
         remove_abandoned(tempfile.gettempdir())
         self._folder = temporary_folder()
-        self._db = duckdb.connect(self._folder / "index.duckdb")
+        self._db = create_database(self._folder / "index.duckdb")
         self._db.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; SET threads = 2")
         self._db.execute(_CREATE)
         self._files: dict[str, int] = {}

@@ -80,7 +80,9 @@ def write_journal(
     if absent:
         flags = [uri in absent for uri in table["object_uri"].to_pylist()]
         table = table.append_column(_WAS_ABSENT, pa.array(flags))
-    put_if_absent(target, parquet_bytes(table), scratch=layout.scratch())
+    put_if_absent(
+        target, parquet_bytes(table), scratch=layout.scratch(), file_mode=layout.file_mode
+    )
     return target
 
 

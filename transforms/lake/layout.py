@@ -7,6 +7,7 @@ from typing import Final
 
 from transforms.core.labels import LABELS
 from transforms.storage.local import uri_to_path
+from transforms.storage.permissions import FILE_MODE
 from transforms.storage.schemes import is_below, is_local, join
 from transforms.storage.selection import LAKE_MARKER
 
@@ -44,10 +45,12 @@ class Layout:
     Attributes:
         root: root of the lake.
         sinks: roots of the sinks outside the lake, by sink.
+        file_mode: permissions of new local files; see `storage.permissions`.
     """
 
     root: str
     sinks: dict[str, str] = field(default_factory=dict)
+    file_mode: int = FILE_MODE
 
     def object_uri(
         self, destination: str, study: str, series: str, instance: str, sha256: str

@@ -10,12 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from transforms.core.errors import UsageError
 from transforms.core.storage_failures import FULL_DISK
-from transforms.lake.layout import LOCK, WRITER_LOCK, Layout
+from transforms.lake.layout import LOCK, SCRATCH, WRITER_LOCK, Layout
 from transforms.storage import lease
 from transforms.storage.file_lock import hold_file_lock
+from transforms.storage.folders import make_folders
 from transforms.storage.lease import LockingUnsupported, hold_lease
 from transforms.storage.local import uri_to_path
+from transforms.storage.permissions import private_folder_mode
+from transforms.storage.renames import (
+    NamesUnsupported,
+    file_system_type,
+    has_hard_links,
+    require_names,
+)
 from transforms.storage.schemes import is_local, join, object_store, scheme_of, storage_of
 
 UNPROTECTED: Final = (
@@ -23,10 +32,19 @@ UNPROTECTED: Final = (
     "sure that only one run at a time writes there"
 )
 WAITING: Final = "another run is writing to this lake; waiting for it to finish"
+UNSUPPORTED: Final = (
+    "{root} is on a file system ({type}) that has neither hard links nor renameat2(2) with "
+    "RENAME_NOREPLACE, without which a write could replace another file; choose a folder on another one"
+)
+NO_LINKS: Final = "{root} is on a file system ({type}) that has no hard links; use --placement copy"
 LOST: Final = (
     "error: this run could not renew its lock on {root} and exits, because another run may write there; "
     "run the same command again"
 )
+
+
+class UnsupportedFileSystem(UsageError):
+    """A root is on a file system on which nothing can be written safely; the message names its type."""
 
 
 class HeldLock(Protocol):
@@ -105,13 +123,16 @@ def lock_lake(
 
     Raises:
         RuntimeError: a root cannot be created or locked.
+        UnsupportedFileSystem: a root cannot be written to without the risk of replacing files.
     """
     locks: list[HeldLock] = []
     epoch: str | None = None
     with contextlib.ExitStack() as stack:
         for name, root in itertools.product(names, sorted(layout.object_roots)):
             try:
-                lock = _lock_root(stack, root, name, on_wait)
+                lock = _lock_root(stack, root, name, on_wait, layout.file_mode)
+                if is_local(root):
+                    _require_names(root, layout.file_mode)
             except OSError as error:
                 raise RuntimeError(_lock_error(root, error)) from error
             if lock is not None:
@@ -122,10 +143,15 @@ def lock_lake(
 
 
 def _lock_root(
-    stack: contextlib.ExitStack, root: str, name: str, on_wait: Callable[[], None]
+    stack: contextlib.ExitStack,
+    root: str,
+    name: str,
+    on_wait: Callable[[], None],
+    file_mode: int,
 ) -> HeldLock | None:
     if is_local(root):
-        return stack.enter_context(hold_file_lock(uri_to_path(root) / name, on_wait))
+        path = uri_to_path(root) / name
+        return stack.enter_context(hold_file_lock(path, on_wait, file_mode))
 
     def exit_at_once() -> None:
         _report(LOST.format(root=root))
@@ -139,6 +165,36 @@ def _lock_root(
     except LockingUnsupported:
         _report(UNPROTECTED.format(root=root))
         return None
+
+
+def require_hard_links(layout: Layout) -> None:
+    """Raise unless every root of a lake has hard links.
+
+    Raises:
+        UnsupportedFileSystem: a root has none.
+        OSError: a root cannot be written to.
+    """
+    for root in filter(is_local, layout.object_roots):
+        scratch = uri_to_path(join(root, SCRATCH))
+        if not has_hard_links(scratch):
+            raise UnsupportedFileSystem(NO_LINKS.format(root=root, type=file_system_type(scratch)))
+
+
+def _require_names(root: str, file_mode: int) -> None:
+    """Raise unless files can be written to a root without the risk of replacing others.
+
+    Raises:
+        UnsupportedFileSystem: they cannot.
+        OSError: the root cannot be written to.
+    """
+    scratch = uri_to_path(join(root, SCRATCH))
+    make_folders(scratch, private_folder_mode(file_mode))
+    try:
+        require_names(scratch)
+    except NamesUnsupported as error:
+        raise UnsupportedFileSystem(
+            UNSUPPORTED.format(root=root, type=file_system_type(scratch))
+        ) from error
 
 
 def _lock_error(root: str, error: OSError) -> str:

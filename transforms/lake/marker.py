@@ -14,6 +14,7 @@ from typing import Final
 from transforms.core.errors import UsageError
 from transforms.lake.files import list_files, put_if_absent, read_bytes
 from transforms.lake.layout import MARKER, PARTITION_PREFIX, Layout
+from transforms.storage.permissions import FILE_MODE, parse_file_mode
 from transforms.storage.schemes import join
 
 FORMAT: Final = 2
@@ -37,10 +38,12 @@ class Marker:
     Attributes:
         format: version of the lake format.
         lake_id: identifies the lake, also after it is moved.
+        file_mode: permissions of files with which the lake was made, in octal; None for the default.
     """
 
     format: int
     lake_id: str
+    file_mode: str | None = None
 
 
 def read_marker(layout: Layout) -> Marker | None:
@@ -50,6 +53,17 @@ def read_marker(layout: Layout) -> Marker | None:
         ForeignLake: the lake has the format of a later release, or the file is damaged.
     """
     return _read(layout.marker)
+
+
+def recorded_file_mode(layout: Layout) -> int:
+    """Return the permissions of files with which a lake was made, or the default.
+
+    Raises:
+        ForeignLake: as `read_marker`.
+    """
+    marker = read_marker(layout)
+    recorded = None if marker is None else marker.file_mode
+    return FILE_MODE if recorded is None else parse_file_mode(recorded)
 
 
 def format_of(layout: Layout) -> int | None:
@@ -107,11 +121,12 @@ def write_marker(layout: Layout) -> Marker:
     """
     require_claimable(layout)
     if read_marker(layout) is None:
-        _put(layout.marker, Marker(FORMAT, uuid.uuid4().hex), layout)
+        mode = None if layout.file_mode == FILE_MODE else f"{layout.file_mode:04o}"
+        _put(layout.marker, Marker(FORMAT, uuid.uuid4().hex, mode), layout)
     marker = read_marker(layout)
     assert marker is not None
     for name, root in _external_sinks(layout):
-        _put(join(root, CLAIM), marker, Layout(root))
+        _put(join(root, CLAIM), marker, Layout(root, file_mode=layout.file_mode))
         claimed = _read(join(root, CLAIM))
         if claimed is None or claimed.lake_id != marker.lake_id:  # another run was first
             raise ForeignLake(f"{name}: {root} belongs to another lake; choose another folder")
@@ -119,13 +134,21 @@ def write_marker(layout: Layout) -> Marker:
 
 
 def _put(uri: str, marker: Marker, layout: Layout) -> None:
-    put_if_absent(uri, (json.dumps(asdict(marker)) + "\n").encode(), scratch=layout.scratch())
+    content = {name: value for name, value in asdict(marker).items() if value is not None}
+    put_if_absent(
+        uri,
+        (json.dumps(content) + "\n").encode(),
+        scratch=layout.scratch(),
+        file_mode=layout.file_mode,
+    )
 
 
 def _read(uri: str) -> Marker | None:
     try:
         content = json.loads(read_bytes(uri))
-        marker = Marker(int(content["format"]), str(content["lake_id"]))
+        marker = Marker(int(content["format"]), str(content["lake_id"]), content.get("file_mode"))
+        if marker.file_mode is not None:
+            parse_file_mode(marker.file_mode)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as error:

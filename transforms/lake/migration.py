@@ -7,14 +7,13 @@ reference. The marker is written last: until then the lake has format 1, and the
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
-from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 
 from transforms.core.reasons import BY_MODEL, BY_POLICY, DECIDED_BY_POLICY, Status
+from transforms.lake.databases import create_database
 from transforms.lake.files import exists
 from transforms.lake.index_files import list_index, open_index_file, read_batches, read_unified
 from transforms.lake.layout import Layout, is_relative, partition_of
@@ -34,6 +33,7 @@ from transforms.lake.supersede import (
     resolve_changes,
     rows_of_identities,
 )
+from transforms.storage.temporary import private_folder
 
 MIGRATION: Final = "migration"
 """Value of `superseded_by` for rows that the migration moves to the history."""
@@ -150,11 +150,9 @@ def _supersede_earlier_models(layout: Layout) -> None:
 
 def _identities_decided_twice(layout: Layout) -> set[str]:
     """Return the identities of source versions that have more than one row."""
-    import duckdb
-
     columns = ["source_uri", "source_version", "sop_instance_uid", "content_sha256", "status"]
-    with tempfile.TemporaryDirectory(prefix="dicom-router-migration-") as folder:
-        db = duckdb.connect(Path(folder) / "migration.duckdb")
+    with private_folder() as folder:
+        db = create_database(folder / "migration.duckdb")
         try:
             db.execute("CREATE TABLE versions (version UHUGEINT, identity VARCHAR)")
             for uri in list_index(layout):

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.lake.files import remove_all
 from transforms.lake.index_files import list_index, open_index_file, read_matching
 from transforms.lake.journal import list_journal
 from transforms.lake.layout import Layout
-from transforms.storage.schemes import storage_of
 
 
 def journaled_objects(layout: Layout, segments: Iterable[str]) -> set[str]:
@@ -85,6 +85,5 @@ def remove_orphans(layout: Layout, object_uris: Iterable[str]) -> int:
         OSError: an object cannot be removed.
     """
     uris = sorted(map(layout.absolute, set(object_uris)))
-    for uri in uris:
-        storage_of(uri).remove(uri)
+    remove_all(uris)
     return len(uris)

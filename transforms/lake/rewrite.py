@@ -7,9 +7,6 @@ exchange use a write-ahead intent instead; see `lake.rewrite_intents`.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import errno
 import hashlib
 import os
 import shutil
@@ -26,14 +23,15 @@ from transforms.lake.files import put_file
 from transforms.lake.layout import Layout
 from transforms.lake.rewrite_intents import RewriteIntent, finish_rewrites, write_intent
 from transforms.lake.schema import ROW_GROUP_ROWS
+from transforms.storage.folders import make_folders, sync_folder, sync_folders
 from transforms.storage.local import uri_to_path
+from transforms.storage.permissions import PRIVATE_FOLDER_MODE, private_folder_mode
+from transforms.storage.renames import LINKS_UNSUPPORTED, exchange
 from transforms.storage.schemes import is_local, join
 from transforms.storage.temporary import temporary_name, unnamed_file
 
 REWRITTEN: Final = "part-"
 """Prefix of the names of rewritten index files."""
-_AT_FDCWD: Final = -100
-_RENAME_EXCHANGE: Final = 2
 
 
 def rewrite(
@@ -68,7 +66,7 @@ def rewrite(
 
         def put(uri: str) -> None:
             merged.seek(0)
-            put_file(uri, merged, sha256, scratch=layout.scratch())
+            put_file(uri, merged, sha256, scratch=layout.scratch(), file_mode=layout.file_mode)
 
         intent = RewriteIntent(ingest_date, name, names)
         if not (is_local(layout.root) and _exchange_partition(layout, intent, put)):
@@ -90,14 +88,19 @@ def _exchange_partition(layout: Layout, intent: RewriteIntent, put: Callable[[st
     try:
         if any(path.is_dir() for path in old.iterdir()):
             return False  # of other programs, and cannot be linked
-        new.mkdir(parents=True)
-        shutil.copymode(old, new)
+        make_folders(new.parent, private_folder_mode(layout.file_mode))
+        new.mkdir(PRIVATE_FOLDER_MODE)
         if intent.merged is not None:
             put(str(new / intent.merged))
-        _link_missing(old, new, intent.replaced)
-        if not _exchange(old, new):
+        if not _link_missing(old, new, intent.replaced):
             return False
+        shutil.copymode(old, new)
+        sync_folder(new)
+        if not exchange(old, new):
+            return False
+        sync_folders([old.parent, new.parent])
         _link_missing(new, old, intent.replaced)  # appended between listing and exchange
+        sync_folder(old)
         return True
     except OSError as error:
         raise write_failure(error, Stage.INDEX) from error
@@ -105,23 +108,20 @@ def _exchange_partition(layout: Layout, intent: RewriteIntent, put: Callable[[st
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _link_missing(source: Path, target: Path, excluded: Sequence[str]) -> None:
-    """Hard-link the files of a folder, except excluded ones, into a folder that lacks them."""
+def _link_missing(source: Path, target: Path, excluded: Sequence[str]) -> bool:
+    """Hard-link the files of a folder, except excluded ones, into a folder that lacks them.
+
+    Returns:
+        False if the file system has no hard links.
+    """
     for path in source.iterdir():
         if path.name not in excluded:
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.link(path, target / path.name, follow_symlinks=False)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders atomically; return False if the system does not support this."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "renameat2"):
-        return False
-    paths = os.fsencode(one), os.fsencode(other)
-    if libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        return False
-    raise OSError(code, os.strerror(code), str(one))
+            except FileExistsError:
+                continue
+            except OSError as error:
+                if error.errno not in LINKS_UNSUPPORTED:
+                    raise
+                return False
+    return True

@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from transforms.lake.files import exists, list_files, put_bytes, read_bytes
+from transforms.lake.files import exists, list_files, put_bytes, read_bytes, remove_all
 from transforms.lake.layout import Layout
 from transforms.storage.schemes import join, storage_of
 
@@ -38,7 +38,12 @@ class RewriteIntent:
 def write_intent(layout: Layout, name: str, intent: RewriteIntent) -> None:
     """Write the intent of a rewrite. Idempotent."""
     target = join(layout.rewrites, f"{name}.json")
-    put_bytes(target, json.dumps(asdict(intent)).encode(), scratch=layout.scratch())
+    put_bytes(
+        target,
+        json.dumps(asdict(intent)).encode(),
+        scratch=layout.scratch(),
+        file_mode=layout.file_mode,
+    )
 
 
 def list_intents(layout: Layout) -> list[tuple[str, RewriteIntent]]:
@@ -68,6 +73,5 @@ def finish_rewrites(layout: Layout) -> None:
     for uri, intent in list_intents(layout):
         partition = layout.partition(intent.ingest_date)
         if intent.merged is None or exists(join(partition, intent.merged)):
-            for name in intent.replaced:
-                storage_of(partition).remove(join(partition, name))
+            remove_all(join(partition, name) for name in intent.replaced)
         storage_of(uri).remove(uri)

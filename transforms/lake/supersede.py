@@ -21,7 +21,14 @@ import pyarrow as pa
 
 from transforms.core.reasons import Status
 from transforms.lake.append import seal_logs_ending_in
-from transforms.lake.files import exists, list_files, put_bytes, put_if_absent, read_bytes
+from transforms.lake.files import (
+    exists,
+    list_files,
+    put_bytes,
+    put_if_absent,
+    read_bytes,
+    remove_all,
+)
 from transforms.lake.index_files import list_index, parquet_bytes, read_matching, read_table
 from transforms.lake.layout import NOT_XRAY, REVIEW, Layout, partition_of
 from transforms.lake.orphans import remove_unreferenced
@@ -188,7 +195,9 @@ def apply_changes(layout: Layout, changes: Sequence[RowChange], run_id: str) -> 
     now = time.time_ns() // 1000
     for day, of_day in sorted(by_day.items()):
         rows = _history_table([c.old for c in of_day], now, run_id)
-        put_if_absent(history[day], parquet_bytes(rows), scratch=layout.scratch())
+        put_if_absent(
+            history[day], parquet_bytes(rows), scratch=layout.scratch(), file_mode=layout.file_mode
+        )
         _rewrite_partition(layout, day, of_day)
     remove_unreferenced(layout, objects)
     storage_of(intent_uri).remove(intent_uri)
@@ -315,7 +324,7 @@ def finish_supersedes(layout: Layout) -> None:
         for day, name in intent.history.items():
             history = join(layout.root, name)
             if exists(history) and _is_current(layout, day, history):
-                storage_of(history).remove(history)
+                remove_all([history])
         remove_unreferenced(layout, intent.objects)
         storage_of(uri).remove(uri)
 
@@ -343,5 +352,5 @@ def _write_intent(
     intent = SupersedeIntent(run_id, relative, objects)
     data = json.dumps(asdict(intent), sort_keys=True).encode()
     uri = join(layout.journal, f"{INTENT_PREFIX}{hashlib.sha256(data).hexdigest()[:20]}.json")
-    put_bytes(uri, data, scratch=layout.scratch())
+    put_bytes(uri, data, scratch=layout.scratch(), file_mode=layout.file_mode)
     return uri

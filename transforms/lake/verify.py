@@ -10,10 +10,8 @@ import contextlib
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final
 
 import duckdb
@@ -21,6 +19,7 @@ import pyarrow as pa
 
 from transforms.core.reasons import TERMS
 from transforms.lake import verify_queries as queries
+from transforms.lake.databases import create_database
 from transforms.lake.files import exists, iter_files, list_files, read_bytes
 from transforms.lake.index_files import (
     DamagedFile,
@@ -38,6 +37,7 @@ from transforms.lake.verify_report import VerifyReport, Violation
 from transforms.storage.base import ObjectInfo, sha256_of
 from transforms.storage.local import path_to_uri, uri_to_path
 from transforms.storage.schemes import canonical, is_below, is_local, join, storage_of
+from transforms.storage.temporary import private_folder
 
 BATCH_ROWS: Final = 65_536
 MEMORY_LIMIT: Final = "1GB"
@@ -72,8 +72,8 @@ def verify_lake(
     )
     report = VerifyReport(format=require_lake(layout))
     report.journal_files = len(list_journal(layout)) + len(list_supersede_intents(layout))
-    with tempfile.TemporaryDirectory(prefix="dicom-router-verify-") as folder:
-        db = duckdb.connect(Path(folder) / "verify.duckdb")
+    with private_folder() as folder:
+        db = create_database(folder / "verify.duckdb")
         try:
             db.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             db.execute(queries.CREATE_TABLES)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol, runtime_checkable
 
+from transforms.storage.permissions import FILE_MODE
 from transforms.storage.selection import ALL, Selection, Skipped
 
 BLOCK_BYTES: Final = 1 << 20
@@ -102,7 +103,9 @@ class Storage(Protocol):
             ObjectChanged, FileNotFoundError: as `copy_to`.
         """
 
-    def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
+    def put(
+        self, uri: str, source: BinaryIO, sha256: str, scratch: str, file_mode: int = FILE_MODE
+    ) -> bool:
         """Write an object if it is absent: completely or not at all, and never over another.
 
         Args:
@@ -110,6 +113,8 @@ class Storage(Protocol):
             source: a seekable file, read from its current position.
             sha256: of the bytes, hex.
             scratch: local folder for the partial file; unused by object stores.
+            file_mode: permissions of the file, from which those of new folders follow; unused by object
+                stores.
 
         Returns:
             True if the object is new; False if it exists with the same bytes.

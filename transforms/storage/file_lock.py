@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transforms.storage.base import LockLost
+from transforms.storage.folders import make_folders, sync_entries
 from transforms.storage.lease import read_epoch
 from transforms.storage.local import LocalStorage, path_to_uri
+from transforms.storage.permissions import FILE_MODE, folder_mode
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,21 @@ class FileLock:
 
 
 @contextlib.contextmanager
-def hold_file_lock(path: Path, on_wait: Callable[[], None]) -> Iterator[FileLock]:
+def hold_file_lock(
+    path: Path, on_wait: Callable[[], None], file_mode: int = FILE_MODE
+) -> Iterator[FileLock]:
     """Hold a lock while the block runs.
 
     Args:
         path: of the file; its folder is made.
         on_wait: called once if another process holds the lock.
+        file_mode: permissions of the file, from which those of new folders follow.
 
     Raises:
         OSError: the file cannot be written or has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    sync_entries(make_folders(path.parent, folder_mode(file_mode)))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, file_mode)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

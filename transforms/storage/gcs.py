@@ -21,6 +21,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from transforms.storage.base import ObjectChanged, ObjectInfo, already_stored, remaining_bytes
 from transforms.storage.names import folder_prefix, is_folder_marker, match_objects, split_uri
+from transforms.storage.permissions import FILE_MODE
 from transforms.storage.selection import ALL, Selection, Skipped
 
 TIMEOUT_S: Final = (10, 60)
@@ -82,7 +83,9 @@ class GoogleStorage:
             )
         return data
 
-    def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
+    def put(
+        self, uri: str, source: BinaryIO, sha256: str, scratch: str, file_mode: int = FILE_MODE
+    ) -> bool:
         """As `Storage.put`.
 
         A failed condition need not mean another writer: where a response was lost, the client's

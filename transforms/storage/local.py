@@ -9,13 +9,22 @@ import io
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import quote, unquote_to_bytes
 
 from transforms.storage.base import BLOCK_BYTES, ObjectChanged, ObjectInfo
+from transforms.storage.folders import make_folders, sync_entries, sync_folder, sync_folders
 from transforms.storage.local_walk import LocalWalk
+from transforms.storage.permissions import (
+    FILE_MODE,
+    PRIVATE_MODE,
+    apply_file_mode,
+    folder_mode,
+    private_folder_mode,
+)
+from transforms.storage.renames import give_name
 from transforms.storage.selection import ALL, Selection, Skipped
 from transforms.storage.temporary import temporary_name
 
@@ -120,24 +129,38 @@ class LocalStorage:
             _require_version(uri, version, stream)
         return data
 
-    def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
-        """As `Storage.put`: write and sync the file in `scratch`, then link it to its name.
+    def put(
+        self, uri: str, source: BinaryIO, sha256: str, scratch: str, file_mode: int = FILE_MODE
+    ) -> bool:
+        """As `Storage.put`: write and sync the file in `scratch`, then give it its name.
 
         An unnamed file (O_TMPFILE) on the same file system is not copied, only linked.
         """
 
         def write(partial: Path) -> None:
-            if _link_unnamed(source, partial):
+            if _link_unnamed(source, partial, file_mode):
                 return
-            with partial.open("xb") as writer:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with os.fdopen(os.open(partial, flags, PRIVATE_MODE), "wb") as writer:
                 shutil.copyfileobj(source, writer, BLOCK_BYTES)
                 writer.flush()
+                apply_file_mode(writer.fileno(), file_mode)
                 _sync_file(writer.fileno())
 
-        return _put(uri_to_path(uri), write, sha256, Path(scratch))
+        return _put(uri_to_path(uri), write, sha256, Path(scratch), file_mode)
 
-    def put_link(self, uri: str, source: str, version: str, sha256: str, scratch: str) -> bool:
+    def put_link(
+        self,
+        uri: str,
+        source: str,
+        version: str,
+        sha256: str,
+        scratch: str,
+        file_mode: int = FILE_MODE,
+    ) -> bool:
         """As `put`, by a hard link to this version of a file on the same file system.
+
+        The file keeps its own permissions; new folders have those of `file_mode`.
 
         Raises:
             FileNotFoundError: there is no source.
@@ -146,13 +169,18 @@ class LocalStorage:
 
         def link(partial: Path) -> None:
             os.link(os.path.realpath(uri_to_path(source)), partial)
-            if version_of(partial.stat()) != version:
-                raise ObjectChanged(f"{source} changed")
+            with partial.open("rb") as linked:
+                _require_version(source, version, linked)
+                os.fsync(linked.fileno())  # its sender may not have done so
 
-        return _put(uri_to_path(uri), link, sha256, Path(scratch))
+        return _put(uri_to_path(uri), link, sha256, Path(scratch), file_mode)
 
     def remove(self, uri: str) -> None:
         uri_to_path(uri).unlink(missing_ok=True)
+
+    def sync_removals(self, uris: Iterable[str]) -> None:
+        """Sync the folders of removed objects, so that none reappears after a power loss."""
+        sync_folders({uri_to_path(uri).parent for uri in uris})
 
 
 def has_version(version: str | None, stream: BinaryIO) -> bool:
@@ -174,28 +202,36 @@ def _info(uri: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(uri, version_of(status), status.st_size, modified=status.st_mtime)
 
 
-def _put(target: Path, write: Callable[[Path], None], sha256: str, scratch: Path) -> bool:
-    if target.exists():
-        return _require_same(target, sha256)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch.mkdir(parents=True, exist_ok=True)
+def _put(
+    target: Path, write: Callable[[Path], None], sha256: str, scratch: Path, file_mode: int
+) -> bool:
+    folders = make_folders(target.parent, folder_mode(file_mode))
+    is_new = not target.exists() and _write(target, write, scratch, file_mode)
+    if not is_new:
+        _require_same(target, sha256)
+    sync_folder(target.parent)  # also of a file that exists: its writer may have been killed
+    sync_entries(folders)
+    return is_new
+
+
+def _write(target: Path, write: Callable[[Path], None], scratch: Path, file_mode: int) -> bool:
+    """Write a file and give it its name; return False if the name is taken."""
+    make_folders(scratch, private_folder_mode(file_mode))
     partial = scratch / temporary_name()
     try:
         write(partial)
-        os.link(partial, target)  # unlike a rename, it cannot replace
+        give_name(partial, target)
     except FileExistsError:
-        return _require_same(target, sha256)
+        return False
     finally:
         partial.unlink(missing_ok=True)
-    sync_folder(target.parent)
     return True
 
 
-def _require_same(target: Path, sha256: str) -> bool:
-    """Return False, as nothing was written, or raise FileExistsError for other bytes."""
+def _require_same(target: Path, sha256: str) -> None:
+    """Raise FileExistsError if a file has other bytes."""
     if _sha256_of(target) != sha256:
         raise FileExistsError(errno.EEXIST, "the file exists with other bytes", str(target))
-    return False
 
 
 def _sha256_of(path: Path) -> str:
@@ -203,7 +239,7 @@ def _sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _link_unnamed(source: BinaryIO, name: Path) -> bool:
+def _link_unnamed(source: BinaryIO, name: Path, file_mode: int) -> bool:
     """Link an unnamed file to a name and sync it; return False where that is not possible."""
     descriptor = _descriptor(source)
     if descriptor is None or os.fstat(descriptor).st_nlink:
@@ -212,6 +248,7 @@ def _link_unnamed(source: BinaryIO, name: Path) -> bool:
         os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor)  # linkat(2), O_TMPFILE
     except OSError:
         return False  # in memory, on another file system, or made with O_EXCL
+    apply_file_mode(descriptor, file_mode)
     _sync_file(descriptor)
     return True
 
@@ -252,12 +289,3 @@ def _sync_file(descriptor: int) -> None:
     os.fsync(descriptor)
     with contextlib.suppress(OSError):
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def sync_folder(folder: Path) -> None:
-    """Write the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -32,6 +32,7 @@ from transforms.storage.base import (
     sha256_of,
 )
 from transforms.storage.names import folder_prefix, is_folder_marker, match_objects, split_uri
+from transforms.storage.permissions import FILE_MODE
 from transforms.storage.selection import ALL, Selection, Skipped
 
 CONFIG: Final = Config(
@@ -129,7 +130,9 @@ class S3Storage:
             data.write(block)
         return data.getvalue()
 
-    def put(self, uri: str, source: BinaryIO, sha256: str, scratch: str) -> bool:
+    def put(
+        self, uri: str, source: BinaryIO, sha256: str, scratch: str, file_mode: int = FILE_MODE
+    ) -> bool:
         """As `Storage.put`.
 
         The write requires that there is no object; where the store has no such condition, the

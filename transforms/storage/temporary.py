@@ -42,6 +42,17 @@ def temporary_folder() -> Path:
 
 
 @contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """Make a `temporary_folder` that is gone when the block ends; also remove abandoned ones."""
+    remove_abandoned(tempfile.gettempdir())
+    folder = temporary_folder()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def unnamed_file() -> Iterator[io.BufferedRandom]:
     """Open an unnamed file on this machine's disk, which is gone when the block ends."""
     file = tempfile.TemporaryFile()  # noqa: SIM115
