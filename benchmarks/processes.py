@@ -19,8 +19,7 @@ CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 ORPHAN_TIMEOUT_S = 5.0
 
 KINDS = {
-    "multiprocessing.forkserver": "decoders",
-    "multiprocessing.resource_tracker": "decoders",
+    "transforms.sandbox.serve": "decoders",
     "StandaloneSessionClusterEntrypoint": "JobManager",
     "TaskManagerRunner": "TaskManager",
     "JobServer.java": "job server",

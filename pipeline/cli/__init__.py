@@ -142,10 +142,10 @@ def _module(command: str) -> ModuleType:
 
 def _start_decoders() -> None:
     """Start the server from which decoders are forked, so that it imports modules in parallel."""
-    from transforms.sandbox.child_process import start_forkserver
+    from transforms.sandbox.child_process import start_fork_server
 
     with contextlib.suppress(OSError):  # the first object reports it
-        start_forkserver()
+        start_fork_server()
 
 
 def _report(message: str, *, debug: bool) -> None:

@@ -23,7 +23,8 @@ from transforms.core.read_object import read_ref
 from transforms.core.reasons import Reason, Status
 from transforms.lake.schema import IndexRow
 from transforms.place import PlaceFn
-from transforms.sandbox.examine import ExamineOptions, describe, new_row
+from transforms.sandbox.describe import describe, parse_description
+from transforms.sandbox.examine import ExamineOptions, apply_description, new_row
 from transforms.storage.schemes import storage_of
 
 EARLY, LATE = IntervalWindow(0, 10), IntervalWindow(10, 20)
@@ -44,7 +45,9 @@ def decided_row(config: RouteConfig, source: Path, number: int) -> IndexRow:
     options = ExamineOptions.from_config(config)
     with read_ref(ref) as data:
         row = replace(new_row(ref, options), content_sha256=data.sha256())
-        row = describe(data.file.fileno(), row, options).row
+        described = describe(data.file.fileno(), options.describing)
+        description = parse_description(described, options.describing)
+        row = apply_description(row, description, options).row
     return replace(row, status=Status.REVIEW, destination="review")
 
 

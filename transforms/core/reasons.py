@@ -105,6 +105,15 @@ DECIDED_BY_POLICY: Final = (
 """Reasons of rows whose destination was decided by a rule of the policy, not by the model."""
 
 
+EXCLUSIONS: Final = frozenset({Reason.SOP_CLASS, Reason.MODALITY, Reason.IMAGE_TYPE})
+"""Reasons of objects that are valid but not radiographs."""
+_ALL: Final = list(Reason)
+QUARANTINE_REASONS: Final = frozenset(
+    _ALL[_ALL.index(Reason.EMPTY) : _ALL.index(Reason.INFERENCE_FAILED) + 1]
+)
+"""Reasons of objects that are quarantined."""
+
+
 class Meaning(NamedTuple):
     """Meaning of a reason, and its remedy, or "" if none is needed."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import mmap
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,6 +62,19 @@ class SharedBytes:
         """Return the file, positioned at its start."""
         self.file.seek(0)
         return self.file
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[int]:
+        """Yield a descriptor of the file for another process, which cannot write through it."""
+        descriptor = self.file.fileno()
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            yield descriptor
+            return
+        opened = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield opened
+        finally:
+            os.close(opened)
 
     def close(self) -> None:
         """Close the file."""

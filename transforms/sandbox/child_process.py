@@ -1,4 +1,4 @@
-"""Run functions in a child process that may crash, hang or run out of memory.
+"""Run functions in a child process that may crash, hang, run out of memory or be controlled by its input.
 
 Decoders are native code that reads untrusted bytes. A call that ends the child is retried once in a fresh
 one; the parent is never affected.
@@ -7,45 +7,46 @@ one; the parent is never affected.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import multiprocessing
 import os
-import resource
+import pickle
+import select
 import signal
-import sys
-import threading
+import socket
 import time
-import types
-from collections.abc import Callable, Iterator
-from multiprocessing import forkserver
-from multiprocessing.connection import Connection
-from multiprocessing.reduction import recv_handle, send_handle
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeVar
+
+from transforms.sandbox.fork_server import ForkServer
+from transforms.sandbox.protocol import (
+    ANSWER,
+    MAX_ANSWER_BYTES,
+    RAISED,
+    REQUEST,
+    RETURNED,
+    decode_value,
+)
 
 T = TypeVar("T")
 
-PRELOADED_MODULES: Final = [
-    "transforms.sandbox.examine",
+PRELOADED_MODULES: Final = (
+    "transforms.sandbox.describe",
     *("PIL.BmpImagePlugin", "PIL.GifImagePlugin", "PIL.PngImagePlugin", "PIL.PpmImagePlugin"),
     *("PIL.JpegImagePlugin", "PIL.Jpeg2KImagePlugin", "numpy.ma", "_strptime"),
-]
-"""Modules that the fork server imports: the decoders, and what they import for their first object."""
-PR_SET_PDEATHSIG: Final = 1
-CRASH_SIGNALS: Final = frozenset(
-    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS}
 )
-"""Signals that a process raises against itself; any other comes from outside, such as an OOM kill."""
+"""Modules that the fork server imports: the decoders, and what they import for their first object."""
+FORK_SERVER: Final = ForkServer(PRELOADED_MODULES)
+"""The server of this process for decoders."""
 
 POLL_INTERVAL_S: Final = 0.5
+EXIT_TIMEOUT_S: Final = 5.0
+"""Time in which a child that has closed its connection must have ended."""
 WALL_CLOCK_FACTOR: Final = 4
 """Ratio of the wall-clock limit to the CPU time limit: a busy machine is not the object's fault."""
-
-_start_lock = threading.Lock()
+RECEIVE_BYTES: Final = 1 << 18
 
 
 class ChildCrashed(Exception):
-    """The function crashed the child, and again as the first call of a fresh child."""
+    """The function ended the child or made it give no valid answer, and again in a fresh child."""
 
 
 class ChildTimedOut(Exception):
@@ -56,6 +57,10 @@ class ChildKilled(Exception):
     """The child was killed from outside, not by the function."""
 
 
+class ChildRaised(Exception):
+    """The function raised an exception; the message is the name of its type."""
+
+
 class SandboxProcess:
     """A child process that runs one call at a time. Not thread-safe.
 
@@ -63,168 +68,175 @@ class SandboxProcess:
         timeout_s: CPU time limit of a call; the wall-clock limit is `WALL_CLOCK_FACTOR` times as long.
         memory_bytes: Memory limit of a call, beyond what the child uses itself. Allocations beyond it
             fail.
+        server: Server to fork the child from.
     """
 
-    def __init__(self, *, timeout_s: float, memory_bytes: int) -> None:
+    def __init__(
+        self, *, timeout_s: float, memory_bytes: int, server: ForkServer = FORK_SERVER
+    ) -> None:
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
+        self._server = server
+        self._number = 0
         self._start()
 
-    def call(self, function: Callable[..., T], *arguments: Any, descriptor: int | None = None) -> T:
+    def call(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        descriptor: int | None = None,
+        parse: Callable[[Any], T] | None = None,
+    ) -> Any | T:
         """Call a module-level function in the child, and once more in a fresh child if it crashes.
 
         A crash is retried because an earlier call may have corrupted the child's memory.
 
         Args:
-            function: Picklable function.
+            function: Picklable function that returns plain values: None, bool, int, float, str, bytes,
+                and lists, tuples and mappings of these.
             *arguments: Picklable arguments.
             descriptor: Open file descriptor, passed to the function as its first argument.
+            parse: Converts the value, or raises ValueError if the function cannot have returned it.
+
+        Returns:
+            The value, or what `parse` returns for it. Lists are returned as tuples.
 
         Raises:
             ChildCrashed: The function crashed twice.
             ChildTimedOut: The function exceeded its time limit.
             ChildKilled: The child was killed from outside.
-            Exception: Any error that the function raised.
+            ChildRaised: The function raised an exception.
         """
-        with contextlib.suppress(ChildCrashed):
-            return self._call_once(function, arguments, descriptor)
-        try:
-            return self._call_once(function, arguments, descriptor)
-        finally:
+        request = pickle.dumps((function, arguments))
+        if self._poller.poll(0):  # ended, or answers what nobody has asked
             self._restart()
+        with contextlib.suppress(ChildCrashed):
+            return self._call_once(request, descriptor, parse)
+        try:
+            return self._call_once(request, descriptor, parse)
+        except ChildCrashed:
+            self._restart()
+            raise
 
     def close(self) -> None:
         """Kill the child."""
-        self._process.kill()
-        self._process.join()
-        self._connection.close()
+        self._server.kill(self._child)
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED_MODULES)
-        self._connection, child_connection = context.Pipe()
-        self._process = context.Process(
-            target=_serve_calls, args=(child_connection, self._memory_bytes), daemon=True
-        )
-        try:
-            with _hide_main_module():
-                self._process.start()
-        except (OSError, EOFError) as error:
-            raise RuntimeError(
-                f"cannot start a process for decoding ({type(error).__name__}); free memory or raise "
-                "the process limit (ulimit -u), then run again"
-            ) from error
-        child_connection.close()
+        self._child = self._server.fork(self._memory_bytes)
+        self._child.connection.setblocking(False)
+        self._poller = select.poll()
+        self._poller.register(self._child.connection, select.POLLIN)
+        self._poller.register(self._child.reports, select.POLLIN)
 
     def _restart(self) -> None:
         self.close()
         self._start()
 
     def _call_once(
-        self, function: Callable[..., T], arguments: tuple[Any, ...], descriptor: int | None
-    ) -> T:
+        self, request: bytes, descriptor: int | None, parse: Callable[[Any], T] | None
+    ) -> Any | T:
+        self._number = (self._number + 1) % (1 << 32)
+        started = _Usage(time.monotonic(), self._child.cpu_seconds())
         try:
-            self._connection.send((function, arguments, descriptor is not None))
-            if descriptor is not None:
-                send_handle(self._connection, descriptor, self._process.pid)
-            self._wait()
-            succeeded, outcome = self._connection.recv()
-        except (EOFError, ConnectionError):
-            self._process.join()
-            exit_code = self._process.exitcode or 0
+            self._send(request, descriptor, started)
+            outcome, encoded = self._receive(started)
+            value = decode_value(encoded)
+            if outcome == RETURNED:
+                return value if parse is None else parse(value)
+        except (EOFError, OSError):
+            raise self._end() from None
+        except ValueError:  # the object controls the child
             self._restart()
-            if -exit_code in CRASH_SIGNALS:
-                raise ChildCrashed from None
-            raise ChildKilled from None
-        if succeeded:
-            result: T = outcome
-            return result
-        raise outcome
+            raise ChildCrashed from None
+        raise ChildRaised(value if isinstance(value, str) else "")
 
-    def _wait(self) -> None:
-        """Wait for a result.
+    def _send(self, request: bytes, descriptor: int | None, started: _Usage) -> None:
+        message = REQUEST.pack(self._number, len(request)) + request
+        descriptors = [] if descriptor is None else [descriptor]
+        rest = memoryview(message)[
+            socket.send_fds(self._child.connection, [message], descriptors) :
+        ]
+        if rest:  # more than the socket's buffer
+            writable = select.poll()
+            writable.register(self._child.connection, select.POLLOUT)
+            while rest:
+                self._wait(writable, started)
+                rest = rest[self._child.connection.send(rest) :]
+
+    def _receive(self, started: _Usage) -> tuple[int, memoryview]:
+        """Return the outcome and the encoded value of an answer.
+
+        Raises:
+            EOFError, OSError: The child has ended or closed its connection.
+            ValueError: The answer is invalid.
+            ChildTimedOut: There is no complete answer in time.
+        """
+        answer = bytearray()
+        expected = ANSWER.size
+        while len(answer) < expected:
+            self._wait(self._poller, started)
+            try:
+                received = self._child.connection.recv(RECEIVE_BYTES)
+            except BlockingIOError:  # only the end of the child is reported
+                raise EOFError from None
+            if not received:
+                raise EOFError
+            answer += received
+            if len(answer) >= ANSWER.size:
+                number, outcome, length = ANSWER.unpack_from(answer)
+                if number != self._number or outcome not in (RETURNED, RAISED):
+                    raise ValueError("not an answer to this call")
+                if length > MAX_ANSWER_BYTES:
+                    raise ValueError("the answer is too long")
+                expected = ANSWER.size + length
+        if len(answer) > expected:
+            raise ValueError("more than one answer")
+        return outcome, memoryview(answer)[ANSWER.size :]
+
+    def _wait(self, poller: select.poll, started: _Usage) -> None:
+        """Wait until a descriptor is ready.
 
         Raises:
             ChildTimedOut: The call exceeded the CPU time or wall-clock limit.
         """
-        started, cpu_before = time.monotonic(), self._cpu_seconds()
-        while not self._connection.poll(min(POLL_INTERVAL_S, self._timeout_s)):
-            elapsed = time.monotonic() - started
-            if (
-                self._cpu_seconds() - cpu_before > self._timeout_s
+        interval_ms = 1000 * min(POLL_INTERVAL_S, self._timeout_s)
+        while True:
+            ready = poller.poll(interval_ms)
+            elapsed = time.monotonic() - started.wall_s
+            if elapsed > interval_ms / 1000 and (
+                self._child.cpu_seconds() - started.cpu_s > self._timeout_s
                 or elapsed > WALL_CLOCK_FACTOR * self._timeout_s
             ):
                 self._restart()
                 raise ChildTimedOut
+            if ready:
+                return
 
-    def _cpu_seconds(self) -> float:
-        """Return the CPU time of the child so far (proc(5), stat: utime and stime)."""
+    def _end(self) -> Exception:
+        """Start a fresh child; return the error for the end of the previous one.
+
+        Only SIGKILL comes from outside: the child cannot send it to itself, and ignores other signals of
+        operators. A child that lives on has closed its connection.
+        """
         try:
-            stat = Path(f"/proc/{self._process.pid}/stat").read_text()
-        except OSError:
-            return 0.0  # the child has ended; the connection reports it
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+            status = self._server.wait(self._child, EXIT_TIMEOUT_S)
+        except ProcessLookupError:  # the server was killed, and its children with it
+            killed = True
+        else:
+            killed = status is not None and os.WIFSIGNALED(status)
+            killed = killed and os.WTERMSIG(status or 0) == signal.SIGKILL
+        self._restart()
+        return ChildKilled() if killed else ChildCrashed()
 
 
-def start_forkserver() -> None:
+class _Usage(NamedTuple):
+    """Wall-clock and CPU time in seconds at the start of a call."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def start_fork_server() -> None:
     """Start the server that forks children, to overlap its imports with those of this process."""
-    with _hide_main_module():
-        forkserver.set_forkserver_preload(PRELOADED_MODULES)
-        forkserver.ensure_running()
-
-
-@contextlib.contextmanager
-def _hide_main_module() -> Iterator[None]:
-    """Keep a child from importing `__main__` while it starts.
-
-    A script without a `__main__` guard would run again, and Beam's worker takes seconds to import.
-    """
-    with _start_lock:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            yield
-        finally:
-            sys.modules["__main__"] = main
-
-
-def _serve_calls(connection: Connection, memory_bytes: int) -> None:
-    """Run calls in the child until the parent has ended."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    _close_forkserver_alive_pipe()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # left to the parent
-    with Path(os.devnull).open("w") as devnull:
-        os.dup2(devnull.fileno(), 2)  # codecs print header values to stderr
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain the object
-    own_pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = own_pages * resource.getpagesize() + memory_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    while True:
-        try:
-            function, arguments, has_descriptor = connection.recv()
-            descriptors = (recv_handle(connection),) if has_descriptor else ()
-        except EOFError:
-            return
-        try:
-            outcome = (True, function(*descriptors, *arguments))
-        except BaseException as error:  # raised again in the parent
-            outcome = (False, error)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        try:
-            connection.send(outcome)
-        except Exception as error:  # the outcome cannot be pickled
-            connection.send((False, RuntimeError(f"no result: {type(error).__name__}")))
-
-
-def _close_forkserver_alive_pipe() -> None:
-    """Close the inherited pipe whose end-of-file makes the fork server, the child's parent, exit.
-
-    A child that hangs in native code would otherwise keep the fork server alive after the process that
-    started both has ended, and with it itself.
-    """
-    server: Any = forkserver._forkserver
-    if server._forkserver_alive_fd is not None:
-        os.close(server._forkserver_alive_fd)
-        server._forkserver_alive_fd = None
+    FORK_SERVER.start()

@@ -19,27 +19,33 @@ from transforms.core.object_ref import ObjectRef
 from transforms.core.read_object import hash_ref, open_ref, read_ref, require_unchanged
 from transforms.core.reasons import (
     BY_POLICY,
+    EXCLUSIONS,
     InvalidObject,
     ProcessingFailure,
     Reason,
     Stage,
     Status,
 )
-from transforms.core.shared_bytes import SharedBytes, map_bytes
+from transforms.core.shared_bytes import SharedBytes
 from transforms.core.storage_failures import read_failure
-from transforms.imaging.header import Header, read_header, require_uids
+from transforms.imaging.header import Header
 from transforms.imaging.header_label import header_label
 from transforms.imaging.limits import Limits
-from transforms.imaging.part10 import parse
 from transforms.imaging.radiograph_table import RadiographTable
-from transforms.imaging.read_image import decode_thumbnail
 from transforms.lake.layout import NOT_XRAY, QUARANTINE
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.child_process import (
     ChildCrashed,
     ChildKilled,
+    ChildRaised,
     ChildTimedOut,
     SandboxProcess,
+)
+from transforms.sandbox.describe import (
+    DescribeOptions,
+    Description,
+    describe,
+    parse_description,
 )
 from transforms.sandbox.object_cache import OBJECT_CACHE
 from transforms.storage.schemes import is_local
@@ -62,7 +68,7 @@ class ExamineOptions:
         cache_objects: Whether to keep the bytes in `OBJECT_CACHE` for placement.
         scratch: Folder on the lake's disk for cached bytes, or None to cache them in memory.
         patient_key: Key of the hash of Patient ID, or None. Set it on the worker: options are part of the
-            graph.
+            graph. Children do not have it.
     """
 
     run_id: str
@@ -93,6 +99,16 @@ class ExamineOptions:
             adult_from_years=config.policy.adult_from_years,
             cache_objects=config.placement == COPY,
             scratch=config.layout.local_scratch,
+        )
+
+    @property
+    def describing(self) -> DescribeOptions:
+        """The options of the child."""
+        return DescribeOptions(
+            input_size=self.input_size,
+            frame_number=self.frame_number,
+            limits=self.limits,
+            radiographs=self.radiographs,
         )
 
 
@@ -167,16 +183,38 @@ def _hash_and_describe(
         raise read_failure(error, Stage.FETCH) from error
     fetched = time.monotonic()
     try:
-        examined = child.call(describe, row, options, descriptor=data.file.fileno())
+        examined = apply_description(row, _describe(data, options.describing, child), options)
     except ChildTimedOut:
         error_row = quarantined(row, InvalidObject(Stage.DECODE, Reason.TOOK_TOO_LONG))
         examined = Examined(error_row, None)
-    except ChildCrashed:
+    except (ChildCrashed, ChildRaised):
         error_row = quarantined(row, InvalidObject(Stage.DECODE, Reason.CRASHED_DECODER))
         examined = Examined(error_row, None)
     except ChildKilled as error:
         raise ProcessingFailure(Stage.DECODE, Reason.KILLED) from error
     return replace(examined, fetch_s=fetched - started, decode_s=time.monotonic() - fetched)
+
+
+def _describe(data: SharedBytes, options: DescribeOptions, child: SandboxProcess) -> Description:
+    """Describe an object in a child, which can neither change the bytes nor write to their file."""
+    with data.read_only() as descriptor:
+        description: Description = child.call(
+            describe,
+            options,
+            descriptor=descriptor,
+            parse=lambda value: parse_description(value, options),
+        )
+    return description
+
+
+def apply_description(row: IndexRow, description: Description, options: ExamineOptions) -> Examined:
+    """Return the row with what is in the object, decided unless the model has to decide."""
+    row = _with_header(row, description.header, options)
+    if description.stage is None or description.reason is None:
+        return Examined(row, description.image, used_fallback=description.used_fallback)
+    if description.reason in EXCLUSIONS:
+        return Examined(_not_xray(row, description.reason), None)
+    return Examined(quarantined(row, InvalidObject(description.stage, description.reason)), None)
 
 
 def new_row(ref: ObjectRef, options: ExamineOptions) -> IndexRow:
@@ -195,37 +233,6 @@ def new_row(ref: ObjectRef, options: ExamineOptions) -> IndexRow:
         decided_at=now,
         event_time=ref.modified,
     )
-
-
-def describe(descriptor: int, row: IndexRow, options: ExamineOptions) -> Examined:
-    """Parse and decode one object; runs in the child.
-
-    Args:
-        descriptor: File descriptor of the object's bytes.
-        row: Index row of the object so far.
-        options: Options of the run.
-    """
-    limits = options.limits
-    try:
-        parsed = parse(map_bytes(descriptor), limits)
-        header = read_header(parsed)
-        row = _with_header(row, header, options)
-        require_uids(parsed)
-        if reason := options.radiographs.exclusion_reason(
-            header.sop_class_uid, header.modality, header.image_type
-        ):
-            return Examined(_not_xray(row, reason), None)
-        image, used_fallback = decode_thumbnail(
-            parsed, options.input_size, frame_number=options.frame_number, limits=limits
-        )
-        return Examined(row, image, used_fallback=used_fallback)
-    except InvalidObject as error:
-        return Examined(quarantined(row, error), None)
-    except MemoryError:
-        return Examined(quarantined(row, InvalidObject(Stage.DECODE, Reason.TOO_MUCH_MEMORY)), None)
-    except Exception as error:  # one object must never stop the others
-        unexpected = InvalidObject(Stage.HEADER, Reason.UNREADABLE_HEADER, type(error).__name__)
-        return Examined(quarantined(row, unexpected), None)
 
 
 def quarantined(row: IndexRow, error: InvalidObject) -> IndexRow:

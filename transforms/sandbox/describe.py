@@ -1,0 +1,187 @@
+"""Describe one object: parse its header and decode its image in a child, and validate the result.
+
+`describe` runs in a child that reads untrusted bytes. They may take it over, so that
+`parse_description` accepts only what `describe` could have returned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, NoReturn, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms.core.reasons import (
+    EXCLUSIONS,
+    QUARANTINE_REASONS,
+    InvalidObject,
+    Reason,
+    Stage,
+)
+from transforms.core.shared_bytes import map_bytes
+from transforms.imaging.header import CODE_STRING, MAX_TEXT, Header, read_header, require_uids
+from transforms.imaging.limits import Limits
+from transforms.imaging.part10 import parse
+from transforms.imaging.radiograph_table import RadiographTable
+from transforms.imaging.read_image import decode_thumbnail
+from transforms.imaging.uids import is_valid_uid
+
+MAX_ID: Final = 1 << 16
+"""Maximum length of Patient ID in characters. It is hashed, not stored."""
+CODES: Final = frozenset(
+    {
+        *("modality", "body_part_examined", "view_position", "laterality", "patient_sex"),
+        "photometric_interpretation",
+    }
+)
+"""Header values that are Code Strings."""
+NOT_RETURNED: Final = "image_type"
+"""Header value that only `describe` uses."""
+FIELDS: Final = tuple(f.name for f in fields(Header) if f.name != NOT_RETURNED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeOptions:
+    """Options of `describe`; nothing confidential.
+
+    Attributes:
+        input_size: Side of the network's input in pixels.
+        frame_number: Frame of multi-frame objects to decode, from 1.
+        limits: Resource limits of the object.
+        radiographs: Criteria for projection radiographs.
+    """
+
+    input_size: int
+    frame_number: int
+    limits: Limits
+    radiographs: RadiographTable
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is in an object.
+
+    Attributes:
+        header: Header values, as far as the header could be read.
+        image: uint8[1, S, S], the network's input, or None if `reason` is not None.
+        stage: Step that excluded the object, or None.
+        reason: Why it is no radiograph or is quarantined, or None.
+        used_fallback: Whether the image was decoded by the pydicom fallback.
+    """
+
+    header: Header
+    image: npt.NDArray[np.uint8] | None = None
+    stage: Stage | None = None
+    reason: Reason | None = None
+    used_fallback: bool = False
+
+
+def describe(descriptor: int, options: DescribeOptions) -> tuple[Any, ...]:
+    """Parse and decode one object; runs in a child.
+
+    Args:
+        descriptor: File descriptor of the object's bytes.
+        options: Options of the run.
+
+    Returns:
+        The values of `Description`, for `parse_description`.
+    """
+    header = Header()
+    try:
+        parsed = parse(map_bytes(descriptor), options.limits)
+        header = read_header(parsed)
+        require_uids(parsed)
+        if reason := options.radiographs.exclusion_reason(
+            header.sop_class_uid, header.modality, header.image_type
+        ):
+            return _values(header, Stage.HEADER, reason)
+        image, used_fallback = decode_thumbnail(
+            parsed, options.input_size, frame_number=options.frame_number, limits=options.limits
+        )
+        return _header_values(header), image.tobytes(), None, None, used_fallback
+    except InvalidObject as error:
+        return _values(header, error.stage, error.reason)
+    except MemoryError:
+        return _values(header, Stage.DECODE, Reason.TOO_MUCH_MEMORY)
+    except Exception:  # one object must never stop the others
+        return _values(header, Stage.HEADER, Reason.UNREADABLE_HEADER)
+
+
+def parse_description(value: Any, options: DescribeOptions) -> Description:
+    """Return the description in what `describe` has returned.
+
+    Raises:
+        ValueError: `describe` cannot have returned it.
+    """
+    if type(value) is not tuple or len(value) != 5:
+        _refuse("description")
+    header_values, image, stage, reason, used_fallback = value
+    if type(used_fallback) is not bool:
+        _refuse("used_fallback")
+    header = _parse_header(header_values)
+    if (stage is None) != (reason is None) or (image is None) != (stage is not None):
+        _refuse("outcome")
+    if stage is not None and Reason(reason) in QUARANTINE_REASONS:
+        return Description(header, None, Stage(stage), Reason(reason))
+    for name in ("sop_instance_uid", "series_instance_uid", "study_instance_uid"):
+        if getattr(header, name) is None:
+            _refuse(name)
+    if stage is not None:
+        if Reason(reason) not in EXCLUSIONS:
+            _refuse("reason")
+        return Description(header, None, Stage(stage), Reason(reason))
+    size = options.input_size
+    if type(image) is not bytes or len(image) != size * size:
+        _refuse("image")
+    pixels = np.frombuffer(image, np.uint8).reshape(1, size, size).copy()  # writable
+    return Description(header, pixels, used_fallback=used_fallback)
+
+
+def _values(header: Header, stage: Stage, reason: Reason) -> tuple[Any, ...]:
+    return _header_values(header), None, str(stage), str(reason), False
+
+
+def _header_values(header: Header) -> tuple[Any, ...]:
+    if header.patient_id is not None:
+        header = replace(header, patient_id=header.patient_id[:MAX_ID])
+    return tuple(getattr(header, name) for name in FIELDS)
+
+
+def _parse_header(values: Any) -> Header:
+    if type(values) is not tuple or len(values) != len(FIELDS):
+        _refuse("header")
+    for value, (name, is_valid) in zip(values, _VALIDATORS, strict=True):
+        if value is not None and not is_valid(value):
+            _refuse(name)
+    return Header(**dict(zip(FIELDS, values, strict=True)))
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"invalid answer: {name}")
+
+
+def _is_text(value: Any, maximum: int = MAX_TEXT) -> bool:
+    return type(value) is str and 0 < len(value) <= maximum and value.isprintable()
+
+
+def _validator(name: str, hint: Any) -> Callable[[Any], bool]:
+    """Return a function that validates the values of a field of `Header` that are not None."""
+    if name.endswith("_uid"):
+        return lambda value: type(value) is str and is_valid_uid(value)
+    if name in CODES:
+        return lambda value: type(value) is str and CODE_STRING.fullmatch(value) is not None
+    if name == "patient_id":
+        return lambda value: _is_text(value, MAX_ID)
+    validators: dict[Any, Callable[[Any], bool]] = {
+        str | None: _is_text,
+        int | None: lambda value: type(value) is int and 0 <= value < 2**31,
+        float | None: lambda value: type(value) is float and math.isfinite(value),
+    }
+    return validators[hint]
+
+
+_HINTS: Final = get_type_hints(Header)
+_VALIDATORS: Final = [(name, _validator(name, _HINTS[name])) for name in FIELDS]
