@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,7 @@ from tests.lake.rows import (
     set_clock,
     sources_in,
 )
+from transforms.core.reasons import ProcessingFailure
 from transforms.lake import index_files
 from transforms.lake import rewrite as rewrite_module
 from transforms.lake.append_log import LogShard
@@ -26,6 +30,7 @@ from transforms.lake.journal import list_journal, remove_journal_files
 from transforms.lake.layout import Layout
 from transforms.lake.run_counts import count_stream
 from transforms.lake.verify import verify_lake
+from transforms.storage.renames import exchange
 
 DAYS = [f"2026-03-{day:02d}" for day in range(1, 6)]
 AFTER = "2026-03-06"
@@ -133,3 +138,29 @@ def test_compaction_beside_readers_in_loops(layout: Layout) -> None:
             thread.join()
     assert errors == []
     assert sources_in(layout) == all_sources()
+
+
+def test_a_full_disk_during_an_exchange_loses_no_segment_appended_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old folder alone has the segment, and it cannot be linked into the new one."""
+    layout = new_lake(tmp_path / "lake")
+    set_clock(monkeypatch, DAYS[0])
+    for number in range(2):
+        row = place(layout, f"/in/{number}", str(number).encode(), sop_instance_uid=f"1.{number}")
+        append_rows(layout, row, log=LogShard(EACH, number))
+    late = place(layout, "/in/late", b"late", sop_instance_uid="1.9")
+
+    def append_and_fill(one: Path, other: Path) -> bool:
+        monkeypatch.setattr(rewrite_module, "exchange", exchange)
+        append_rows(layout, late, log=LogShard(EACH, 2))
+        monkeypatch.setattr(os, "link", fail)
+        return exchange(one, other)
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(rewrite_module, "exchange", append_and_fill)
+    with pytest.raises(ProcessingFailure):
+        compact(layout, before=AFTER)
+    assert sources_in(layout) == ["/in/0", "/in/1", "/in/late"]

@@ -99,7 +99,11 @@ def _exchange_partition(layout: Layout, intent: RewriteIntent, put: Callable[[st
         if not exchange(old, new):
             return False
         sync_folders([old.parent, new.parent])
-        _link_missing(new, old, intent.replaced)  # appended between listing and exchange
+        try:
+            _link_missing(new, old, intent.replaced)  # appended between listing and exchange
+        except OSError:
+            exchange(old, new)
+            raise
         sync_folder(old)
         return True
     except OSError as error:
