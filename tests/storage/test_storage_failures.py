@@ -16,6 +16,7 @@ from transforms.core.storage_failures import read_failure, write_failure
 from transforms.lake.files import put_bytes, put_copy
 from transforms.storage.base import ObjectChanged
 from transforms.storage.local import LocalStorage
+from transforms.storage.temporary import unnamed_file
 
 CODES = [
     (errno.ENOSPC, Reason.NO_SPACE),
@@ -59,11 +60,15 @@ def test_a_full_disk_is_reported_wherever_it_is(
     source.write_bytes(os.urandom(1 << 16))
     with pytest.raises(ProcessingFailure) as lake:
         put_bytes(str(full_disk / "t.dcm"), source.read_bytes(), scratch=str(full_disk / ".tmp"))
+    with pytest.raises(ProcessingFailure) as copied:
+        put_copy(str(full_disk / "t.dcm"), str(source), "0" * 64, scratch=str(full_disk / ".tmp"))
     monkeypatch.setattr("tempfile.tempdir", str(full_disk))
-    with pytest.raises(ProcessingFailure) as temporary:
-        put_copy(str(tmp_path / "t.dcm"), str(source), "0" * 64, scratch=str(tmp_path / ".tmp"))
-    reasons = [(caught.value.reason, caught.value.detail) for caught in (lake, temporary)]
+    with unnamed_file() as file, pytest.raises(OSError, match="No space left") as temporary:
+        LocalStorage().copy_to(str(source), None, file)
+    failure = read_failure(temporary.value, Stage.PLACE)
+    reasons = [(error.reason, error.detail) for error in (lake.value, copied.value, failure)]
     assert reasons == [
+        (Reason.NO_SPACE, "ENOSPC"),
         (Reason.NO_SPACE, "ENOSPC"),
         (Reason.NO_SPACE, "ENOSPC, temporary folder"),
     ]

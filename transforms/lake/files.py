@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
-from transforms.core.storage_failures import read_failure, write_failure
+from transforms.core.shared_bytes import SharedBytes
+from transforms.core.storage_failures import FULL_DISK, read_failure, write_failure
 from transforms.lake.layout import SCRATCH, Layout, is_lake_name
 from transforms.storage.base import ObjectInfo, SupportsServerSideCopy, read_whole
 from transforms.storage.local import LocalStorage, uri_to_path
 from transforms.storage.permissions import FILE_MODE
 from transforms.storage.schemes import is_below, is_local, join, scheme_of, storage_of
 from transforms.storage.temporary import remove_abandoned, unnamed_file
+from transforms.storage.verifying_reader import VerifyingReader
 
 LOG = logging.getLogger(__name__)
 
@@ -95,19 +97,58 @@ def put_copy(
 ) -> bool:
     """As `put_bytes`, from a source object of any size, which is read for this.
 
+    The object is streamed: to a file on the target's disk, or from a local source to a store. Only a copy
+    from one store to another needs room for it in the folder for temporary files.
+
     Raises:
         ProcessingFailure: as `put_bytes`, or the source cannot be read or has another sha256.
     """
-    with unnamed_file() as copy:
+    if is_local(source) and not is_local(target):
+        return _upload(target, source, sha256, scratch)
+    with _file_for(target, scratch) as copy:
         try:
             storage_of(source).copy_to(source, None, copy)
+            copy.seek(0)
+            found = hashlib.file_digest(copy, "sha256").hexdigest()  # type: ignore[arg-type]
         except OSError as error:
-            raise read_failure(error, Stage.PLACE) from error
-        copy.seek(0)
-        if hashlib.file_digest(copy, "sha256").hexdigest() != sha256:
+            is_full = error.errno in FULL_DISK and is_local(target)
+            raise (write_failure if is_full else read_failure)(error, Stage.PLACE) from error
+        if found != sha256:
             raise ProcessingFailure(Stage.PLACE, Reason.CHANGED)
         copy.seek(0)
         return put_file(target, copy, sha256, scratch=scratch, file_mode=file_mode)
+
+
+@contextlib.contextmanager
+def _file_for(target: str, scratch: str) -> Iterator[BinaryIO]:
+    """Open an unnamed file that can be linked to a local target if its file system supports this."""
+    if not is_local(target):
+        with unnamed_file() as file:
+            yield file
+        return
+    folder = str(uri_to_path(scratch))
+    with SharedBytes(folder) as data:
+        if not data.in_memory:
+            yield data.file
+            return
+    with unnamed_file(folder) as file:
+        yield file
+
+
+def _upload(target: str, source: str, sha256: str, scratch: str) -> bool:
+    """Stream a local source to a store."""
+    try:
+        file = LocalStorage().open_version(source, None)
+    except OSError as error:
+        raise read_failure(error, Stage.PLACE) from error
+    with file:
+        reader = VerifyingReader(file, sha256)
+        try:
+            return put_file(target, io.BufferedReader(reader), sha256, scratch=scratch)
+        except ProcessingFailure as error:
+            if reader.has_changed:
+                raise ProcessingFailure(Stage.PLACE, Reason.CHANGED) from error
+            raise
 
 
 def put_link(

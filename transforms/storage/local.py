@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import io
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 
-from transforms.storage.base import BLOCK_BYTES, ObjectChanged, ObjectInfo
+from transforms.storage.base import ObjectChanged, ObjectInfo
+from transforms.storage.deadline import Progress, call_with_deadline
 from transforms.storage.folders import make_folders, sync_entries, sync_folder, sync_folders
+from transforms.storage.local_read import copy_file, descriptor_of, open_regular
 from transforms.storage.local_walk import LocalWalk
 from transforms.storage.permissions import (
     FILE_MODE,
@@ -27,10 +27,6 @@ from transforms.storage.permissions import (
 from transforms.storage.renames import give_name
 from transforms.storage.selection import ALL, Selection, Skipped
 from transforms.storage.temporary import temporary_name
-
-COPY_BYTES: Final = 1 << 30
-COPY_UNSUPPORTED: Final = (errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP)
-"""Errors of kernels and file systems that cannot copy between two descriptors."""
 
 
 def path_to_uri(path: str) -> str:
@@ -103,25 +99,38 @@ class LocalStorage:
             yield _info(path_to_uri(found[0]), found[1]) if isinstance(found, tuple) else found
 
     def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
-        with uri_to_path(uri).open("rb") as stream:
-            _require_version(uri, version, stream)
-            if not _copy_in_kernel(stream, sink):
-                shutil.copyfileobj(stream, sink, BLOCK_BYTES)
-            _require_version(uri, version, stream)
-
-    def open_version(self, uri: str, version: str) -> BinaryIO:
-        """Open exactly this version; check `has_version` after its bytes were used.
+        """As `Storage.copy_to`; holes of a sparse file are not filled.
 
         Raises:
-            ObjectChanged, FileNotFoundError: as `copy_to`.
+            ObjectChanged: As `Storage.copy_to`, or the file was replaced by a pipe or a device.
+            TimeoutError: The file system does not answer.
         """
-        stream = uri_to_path(uri).open("rb", buffering=0)
-        try:
-            _require_version(uri, version, stream)
-        except BaseException:
-            stream.close()
-            raise
-        return stream
+
+        def copy(progress: Progress) -> None:
+            with open_regular(uri_to_path(uri)) as stream:
+                _require_version(uri, version, stream)
+                copy_file(stream, sink, progress)
+                _require_version(uri, version, stream)
+
+        call_with_deadline(copy)
+
+    def open_version(self, uri: str, version: str | None) -> BinaryIO:
+        """Open exactly this version, or any if it is None; check `has_version` after using its bytes.
+
+        Raises:
+            ObjectChanged, FileNotFoundError, TimeoutError: as `copy_to`.
+        """
+
+        def open_stream(progress: Progress) -> BinaryIO:
+            stream = open_regular(uri_to_path(uri))
+            try:
+                _require_version(uri, version, stream)
+            except BaseException:
+                stream.close()
+                raise
+            return stream
+
+        return call_with_deadline(open_stream, dispose=lambda stream: stream.close())
 
     def read_range(self, uri: str, version: str, start: int, length: int) -> bytes:
         with self.open_version(uri, version) as stream:
@@ -142,7 +151,7 @@ class LocalStorage:
                 return
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             with os.fdopen(os.open(partial, flags, PRIVATE_MODE), "wb") as writer:
-                shutil.copyfileobj(source, writer, BLOCK_BYTES)
+                copy_file(source, writer, Progress())
                 writer.flush()
                 apply_file_mode(writer.fileno(), file_mode)
                 _sync_file(writer.fileno())
@@ -169,7 +178,7 @@ class LocalStorage:
 
         def link(partial: Path) -> None:
             os.link(os.path.realpath(uri_to_path(source)), partial)
-            with partial.open("rb") as linked:
+            with open_regular(partial) as linked:
                 _require_version(source, version, linked)
                 os.fsync(linked.fileno())  # its sender may not have done so
 
@@ -235,13 +244,13 @@ def _require_same(target: Path, sha256: str) -> None:
 
 
 def _sha256_of(path: Path) -> str:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _link_unnamed(source: BinaryIO, name: Path, file_mode: int) -> bool:
     """Link an unnamed file to a name and sync it; return False where that is not possible."""
-    descriptor = _descriptor(source)
+    descriptor = descriptor_of(source)
     if descriptor is None or os.fstat(descriptor).st_nlink:
         return False
     try:
@@ -251,37 +260,6 @@ def _link_unnamed(source: BinaryIO, name: Path, file_mode: int) -> bool:
     apply_file_mode(descriptor, file_mode)
     _sync_file(descriptor)
     return True
-
-
-def _copy_in_kernel(stream: BinaryIO, sink: BinaryIO) -> bool:
-    """Copy between two descriptors; return False where one has none or the kernel cannot.
-
-    copy_file_range(2) shares the blocks if the file system can, sendfile(2) does not.
-    """
-    target = _descriptor(sink)
-    if target is None:
-        return False
-    sink.flush()
-    calls: tuple[Callable[[], int], ...] = (
-        lambda: os.copy_file_range(stream.fileno(), target, COPY_BYTES),
-        lambda: os.sendfile(target, stream.fileno(), None, COPY_BYTES),
-    )
-    for copy in calls:
-        try:
-            while copy():
-                pass
-            return True
-        except OSError as error:
-            if error.errno not in COPY_UNSUPPORTED or os.fstat(target).st_size:
-                raise
-    return False
-
-
-def _descriptor(file: BinaryIO) -> int | None:
-    try:
-        return file.fileno()
-    except (AttributeError, io.UnsupportedOperation):
-        return None
 
 
 def _sync_file(descriptor: int) -> None:

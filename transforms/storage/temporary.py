@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from transforms.storage.folders import make_folders
+from transforms.storage.permissions import PRIVATE_FOLDER_MODE
 from transforms.storage.processes import host_id, is_running, pid_namespace, start_ticks
 
 PREFIX: Final = "dicom-router-"
@@ -53,9 +55,15 @@ def private_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def unnamed_file() -> Iterator[io.BufferedRandom]:
-    """Open an unnamed file on this machine's disk, which is gone when the block ends."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115
+def unnamed_file(folder: str | None = None) -> Iterator[io.BufferedRandom]:
+    """Open an unnamed file, which is gone when the block ends.
+
+    Args:
+        folder: where its bytes are, created if missing; None takes this machine's temporary folder.
+    """
+    if folder is not None:
+        make_folders(Path(folder), PRIVATE_FOLDER_MODE)
+    file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
     try:
         yield file
     finally:
