@@ -10,6 +10,7 @@ import json
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,6 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from models.architectures import architecture_problem
 from models.default_bundle import resolve_uri
 from transforms.config.validation import list_errors
 from transforms.core.errors import UsageError
@@ -30,6 +32,8 @@ from transforms.storage.schemes import join, storage_of, uri_problem
 FORMAT_VERSION: Final = 1
 BUNDLE_FILE: Final = "bundle.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
+MAX_BYTES: Final = {BUNDLE_FILE: 16 << 20, WEIGHTS_FILE: 8 << 30}
+"""Maximum size of each file."""
 MAX_MEMBERS: Final = 16
 MIN_INPUT_SIZE: Final = 32
 """In pixels."""
@@ -42,6 +46,16 @@ InputSize = Annotated[int, Field(ge=MIN_INPUT_SIZE, le=MAX_INPUT_SIZE)]
 
 class BundleError(UsageError):
     """A bundle cannot be used; the message names the bundle, the reason and the remedy."""
+
+
+def _require_architecture(name: str) -> str:
+    if why := architecture_problem(name):
+        raise _problem(why)
+    return name
+
+
+def _problem(text: str) -> PydanticCustomError:
+    return PydanticCustomError("problem", "{problem}", {"problem": text})
 
 
 class BundleInfo(BaseModel):
@@ -66,7 +80,7 @@ class BundleInfo(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    architecture: str
+    architecture: Annotated[str, AfterValidator(_require_architecture)]
     labels: tuple[str, ...]
     input_size: InputSize
     temperature: Annotated[FiniteFloat, Field(gt=0)]
@@ -157,11 +171,7 @@ def read_file(uri: str, name: str) -> bytes:
         raise BundleError(f"model bundle {uri}: {problem}")
     file = join(resolve_uri(uri), name)
     try:
-        return read_whole(storage_of(file), file)
+        return read_whole(storage_of(file), file, MAX_BYTES[name])
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise BundleError(f"model bundle {uri}: cannot read {name} ({why})") from error
-
-
-def _problem(text: str) -> PydanticCustomError:
-    return PydanticCustomError("problem", "{problem}", {"problem": text})

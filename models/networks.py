@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from models import efficientnet_lite
+from models.architectures import require_architecture
 from models.ensemble import Ensemble
 from models.ood_vim import MaxVirtualLogit, VirtualLogit
+from transforms.core.errors import UsageError, did_you_mean
 
 WHITE: Final = 255.0
 
@@ -104,11 +106,20 @@ class BodyPartClassifier(nn.Module):
 
 
 def _create_backbone(architecture: str, outputs: int, drop_rate: float) -> nn.Module:
-    """Return a network on single-channel images by its timm name."""
+    """Return a network on single-channel images by its timm name.
+
+    Raises:
+        UsageError: timm has no architecture of this name.
+    """
     options: dict[str, Any] = {"in_chans": 1, "num_classes": outputs, "drop_rate": drop_rate}
     if architecture in efficientnet_lite.VARIANTS:
         return efficientnet_lite.EfficientNetLite(architecture, **options)
+    require_architecture(architecture)
     import timm  # takes seconds to import, and the default model does not need it
 
+    if not timm.is_model(architecture):
+        near = did_you_mean(architecture, timm.list_models())
+        hint = f"; did you mean {near}?" if near else ""
+        raise UsageError(f"architecture: timm {timm.__version__} has no {architecture!r}{hint}")
     network: nn.Module = timm.create_model(architecture, pretrained=False, **options)
     return network

@@ -26,6 +26,7 @@ from models.bundle import (
 from models.ensemble import Ensemble
 from models.networks import BodyPartClassifier
 from models.ood_vim import MaxVirtualLogit, VirtualLogit
+from transforms.core.errors import UsageError
 from transforms.imaging.preprocessing import PREPROCESSING
 
 OOD_PREFIX: Final = "ood."
@@ -47,9 +48,12 @@ def load_network(uri: str) -> BodyPartClassifier:
             f"model bundle {uri}: {WEIGHTS_FILE} has sha256 {digest[:12]}…, {BUNDLE_FILE} expects "
             f"{info.weights_sha256[:12]}…; copy the whole bundle again"
         )
-    network = BodyPartClassifier(
-        info.architecture, info.labels, members=info.members, temperature=info.temperature
-    )
+    try:
+        network = BodyPartClassifier(
+            info.architecture, info.labels, members=info.members, temperature=info.temperature
+        )
+    except UsageError as error:
+        raise BundleError(f"model bundle {uri}: {error}") from error
     try:
         state = {name: t.float() for name, t in safetensors.torch.load(raw).items()}
         network.backbone.load_state_dict(

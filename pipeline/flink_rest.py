@@ -5,10 +5,11 @@ https://nightlies.apache.org/flink/flink-docs-stable/docs/ops/rest_api/
 
 from __future__ import annotations
 
-import json
 import time
 import urllib.request
 from typing import Any, Final
+
+from transforms.core.json_data import MAX_JSON_BYTES, parse_json
 
 TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.5
@@ -44,5 +45,5 @@ def _unfinished(url: str, job_name: str) -> list[str]:
 def _call(url: str, method: str = "GET") -> dict[str, Any]:
     request = urllib.request.Request(url, method=method)
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-        body: dict[str, Any] = json.loads(response.read() or b"{}")
+        body: dict[str, Any] = parse_json(response.read(MAX_JSON_BYTES + 1) or b"{}")
     return body

@@ -11,7 +11,7 @@ from pipeline.metrics_report import metric_lines
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import Failure, format_failure
 from transforms.core.reasons import MEANINGS, TERMS, Reason
-from transforms.lake.files import exists, put_if_absent, read_bytes
+from transforms.lake.files import exists, put_if_absent, read_json
 from transforms.lake.layout import SINKS
 from transforms.lake.run_counts import RunCounts
 from transforms.storage.selection import SKIP_MEANINGS, Skip
@@ -45,7 +45,7 @@ def read_summary(config: RouteConfig) -> dict[str, Any] | None:
     for complete in (True, False):
         uri = config.layout.run_summary(config.run_id, complete=complete)
         if exists(uri):
-            found: dict[str, Any] = json.loads(read_bytes(uri))
+            found: dict[str, Any] = read_json(uri)
             return found
     return None
 

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from models.architectures import require_architecture
 from models.networks import BodyPartClassifier
 from transforms.core.errors import UsageError
 
@@ -27,8 +28,9 @@ def initial_weights(init: str, architecture: str) -> Path | None:
         architecture: a timm name.
 
     Raises:
-        UsageError: No installed package ships ImageNet weights of the architecture.
+        UsageError: The architecture is not a timm name, or no package ships its ImageNet weights.
     """
+    require_architecture(architecture)
     if init == NONE:
         return None
     return imagenet_weights(architecture) if init == IMAGENET else Path(init)

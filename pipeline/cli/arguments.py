@@ -95,10 +95,12 @@ def read_policy(path: Path | None) -> Policy:
 
     if path is None:
         return Policy()
-    from transforms.config.policy_file import PolicyError, parse_policy
+    from transforms.config.policy_file import MAX_POLICY_BYTES, PolicyError, parse_policy
 
     try:
-        return parse_policy(path.read_text())
+        with path.open("rb") as file:
+            data = file.read(MAX_POLICY_BYTES + 1)
+        return parse_policy(data.decode())
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise PolicyError(f"--policy {path}: cannot be read ({why})") from error

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 
 from transforms.core.errors import UsageError
+from transforms.core.json_data import parse_json
 from transforms.core.manifest_part import (
     AZURE_INVENTORY,
     CSV,
@@ -166,8 +166,8 @@ def parse_inventory(uri: str, data: bytes) -> Inventory:
         UsageError: it is not the manifest of an inventory that can be read.
     """
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(data)
+    except ValueError as error:
         raise UsageError(f"manifest {uri} is not valid JSON") from error
     try:
         if "fileSchema" in found:

@@ -7,7 +7,6 @@ https://cloud.google.com/storage/docs/pubsub-notifications.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from pipeline.sources.poller import Poller
 from pipeline.sources.retry_pending import PendingObject
 from transforms.config.route_config import RouteConfig
 from transforms.core.batch_sizes import PUBSUB_ACK_BATCH, PUBSUB_PULL_BATCH
+from transforms.core.json_data import parse_json
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import Reason
 from transforms.lake.dead_letters import write_dead_letter
@@ -28,6 +28,10 @@ from transforms.storage.schemes import storage_of
 FINALIZE: Final = "OBJECT_FINALIZE"
 PULL_TIMEOUT_S: Final = 2.0
 LOG: Final = logging.getLogger("dicom_router")
+
+
+MAX_OBJECT_BYTES: Final = 1 << 50
+"""No object of a store is larger."""
 
 
 class MalformedNotification(ValueError):
@@ -70,16 +74,18 @@ def parse_notification(attributes: Mapping[str, str], payload: bytes) -> Notific
 
 
 def _size(payload: bytes) -> int | None:
+    """Return the size that a message states, or None if it states none that an object can have."""
     try:
-        return int(json.loads(payload)["size"])
-    except (KeyError, TypeError, ValueError):
+        size = int(parse_json(payload)["size"])
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
+    return size if 0 <= size <= MAX_OBJECT_BYTES else None
 
 
 def _event_time(attributes: Mapping[str, str]) -> float | None:
     try:
         return datetime.fromisoformat(attributes["eventTime"]).timestamp()
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Hashable
 from typing import Annotated, Any, Final, Literal
 
@@ -28,6 +29,8 @@ from transforms.imaging.uids import is_valid_uid
 from transforms.storage.schemes import is_local, uri_problem
 
 SCHEMA_NAME: Final = "policy.schema.json"
+MAX_POLICY_BYTES: Final = 256 << 10
+MAX_POLICY_VALUES: Final = 20_000
 _DEFAULT: Final = Policy()
 
 
@@ -193,9 +196,15 @@ def parse_policy(text: str) -> Policy:
     Raises:
         PolicyError: the file is invalid.
     """
+    if len(text) > MAX_POLICY_BYTES:
+        raise PolicyError(f"larger than {MAX_POLICY_BYTES} bytes")
     try:
         document = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
+        raise PolicyError(f"not valid YAML: {error}") from error
+    except RecursionError:
+        raise PolicyError("nested too deep") from None
+    except (ValueError, OverflowError) as error:  # such as a date of no calendar
         raise PolicyError(f"not valid YAML: {error}") from error
     if document is None:
         document = {}
@@ -225,15 +234,42 @@ class _Untitled(GenerateJsonSchema):
 
 
 class _Loader(yaml.SafeLoader):
-    """Load plain data; a duplicate key in a mapping is an error."""
+    """Load plain data. A duplicate key is an error, and so are aliases that make much of little text."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _expanded_size(node) > MAX_POLICY_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_POLICY_VALUES} values, after aliases")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := sorted(key for key, count in keys.items() if count > 1):
             raise yaml.constructor.ConstructorError(
                 None, None, f"{', '.join(twice)}: given twice", node.start_mark
             )
         return super().construct_mapping(node, deep)
+
+
+def _expanded_size(node: yaml.Node, sizes: dict[int, int] | None = None) -> int:
+    """Return the number of values of a document, in which each alias counts as what it refers to.
+
+    Raises:
+        YAMLError: a value contains itself.
+    """
+    sizes = {} if sizes is None else sizes
+    if id(node) in sizes:
+        if not sizes[id(node)]:
+            raise yaml.YAMLError("a value contains itself")
+        return sizes[id(node)]
+    sizes[id(node)] = 0
+    inner: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        inner = [one for pair in node.value for one in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    sizes[id(node)] = 1 + sum(_expanded_size(one, sizes) for one in inner)
+    return sizes[id(node)]
 
 
 def _upper(values: list[str]) -> frozenset[str]:

@@ -31,17 +31,23 @@ _MESSAGES: Final[dict[str, str]] = {
     "model_attributes_type": "must be a mapping",
 }
 """Message by pydantic's type of error."""
+MAX_LISTED: Final = 50
+MAX_PATH, MAX_MESSAGE = 100, 300
+"""Maximum lengths in characters: of a path, which has keys of the file, and of a message."""
 
 
 def list_errors(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return all errors, each as "path: message"; several errors are on lines after their number.
+    """Return the errors, each as "path: message"; several errors are on lines after their number.
 
     Args:
         error: error of validating a `model`.
         model: the model, whose keys are listed or suggested for an unknown key.
     """
-    messages = [_message(details, model) for details in error.errors(include_url=False)]
-    lines = messages if len(messages) == 1 else [f"{len(messages)} errors", *messages]
+    errors = error.errors(include_url=False, include_input=False)
+    messages = [_message(details, model)[:MAX_MESSAGE] for details in errors[:MAX_LISTED]]
+    if more := len(errors) - len(messages):
+        messages.append(f"and {more} more")
+    lines = messages if len(errors) == 1 else [f"{len(errors)} errors", *messages]
     return "\n  ".join(lines)
 
 
@@ -49,7 +55,7 @@ def _message(error: ErrorDetails, model: type[BaseModel]) -> str:
     path = error["loc"]
     if error["type"] == "extra_forbidden":
         known = _keys(model, path[:-1])
-        near = did_you_mean(str(path[-1]), known)
+        near = did_you_mean(str(path[-1])[:MAX_MESSAGE], known)
         text = f"unknown; did you mean {near}?" if near else f"unknown; known: {', '.join(known)}"
     elif error["type"] in _MESSAGES:
         text = _MESSAGES[error["type"]].format(**error.get("ctx", {}))
@@ -60,7 +66,8 @@ def _message(error: ErrorDetails, model: type[BaseModel]) -> str:
 
 def _format_path(path: tuple[int | str, ...]) -> str:
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.removeprefix(".")
+    text = text.removeprefix(".")
+    return text if len(text) <= MAX_PATH else text[:MAX_PATH] + "…"
 
 
 def _keys(model: type[BaseModel], section: tuple[int | str, ...]) -> list[str]:

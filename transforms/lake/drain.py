@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from transforms.lake.files import exists, list_files, put_if_absent, read_bytes
+from transforms.lake.files import exists, list_files, put_if_absent, read_json
 from transforms.lake.layout import Layout
 from transforms.storage.schemes import join, storage_of
 
@@ -60,7 +60,7 @@ def report(layout: Layout, run_id: str, number: int, drained: DrainReport) -> No
 def reports(layout: Layout, run_id: str, inputs: int) -> list[DrainReport]:
     """Return the reports of the sources of a run that have drained; `inputs` is the number of sources."""
     uris = [_uri(layout, f"{run_id}-{number}.json") for number in range(inputs)]
-    found = [json.loads(read_bytes(uri)) for uri in uris if exists(uri)]
+    found = [read_json(uri) for uri in uris if exists(uri)]
     return [DrainReport(tuple(one["object_keys"]), one.get("skipped", {})) for one in found]
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from transforms.core.json_data import MAX_JSON_BYTES, parse_json
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
 from transforms.core.shared_bytes import SharedBytes
 from transforms.core.storage_failures import FULL_DISK, read_failure, write_failure
@@ -178,6 +180,23 @@ def read_bytes(uri: str) -> bytes:
         OSError: the object cannot be read.
     """
     return read_whole(storage_of(uri), uri)
+
+
+def read_json(uri: str) -> Any:
+    """Return the value in a JSON file of the lake.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is too large, not JSON or nested too deep.
+    """
+    try:
+        return parse_json(read_whole(storage_of(uri), uri, MAX_JSON_BYTES))
+    except ValueError as error:
+        raise ValueError(f"{uri} is not valid JSON ({error}); restore it from a backup") from error
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise ValueError(f"{uri} is {error.strerror}; restore it from a backup") from error
 
 
 def list_files(folder: str, suffix: str = "") -> list[ObjectInfo]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from transforms.core.errors import UsageError
-from transforms.lake.files import list_files, put_if_absent, read_bytes
+from transforms.lake.files import list_files, put_if_absent, read_json
 from transforms.lake.layout import MARKER, PARTITION_PREFIX, Layout
 from transforms.storage.permissions import FILE_MODE, parse_file_mode
 from transforms.storage.schemes import join
@@ -145,13 +145,13 @@ def _put(uri: str, marker: Marker, layout: Layout) -> None:
 
 def _read(uri: str) -> Marker | None:
     try:
-        content = json.loads(read_bytes(uri))
+        content = read_json(uri)
         marker = Marker(int(content["format"]), str(content["lake_id"]), content.get("file_mode"))
         if marker.file_mode is not None:
             parse_file_mode(marker.file_mode)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
         raise ForeignLake(f"{uri} is damaged; restore it from a backup") from error
     if marker.format > FORMAT:
         raise ForeignLake(

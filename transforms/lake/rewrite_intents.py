@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from transforms.lake.files import exists, list_files, put_bytes, read_bytes, remove_all
+from transforms.lake.files import exists, list_files, put_bytes, read_json, remove_all
 from transforms.lake.layout import Layout
 from transforms.storage.schemes import join, storage_of
 
@@ -52,7 +52,7 @@ def list_intents(layout: Layout) -> list[tuple[str, RewriteIntent]]:
     for folder in (layout.rewrites, join(layout.root, FORMAT_1_FOLDER)):
         for found in list_files(folder, ".json"):
             with contextlib.suppress(FileNotFoundError):
-                content = json.loads(read_bytes(found.uri))
+                content = read_json(found.uri)
                 content["replaced"] = tuple(content["replaced"])
                 intents.append((found.uri, RewriteIntent(**content)))
     return intents

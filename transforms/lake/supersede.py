@@ -26,7 +26,7 @@ from transforms.lake.files import (
     list_files,
     put_bytes,
     put_if_absent,
-    read_bytes,
+    read_json,
     remove_all,
 )
 from transforms.lake.index_files import list_index, parquet_bytes, read_matching, read_table
@@ -330,7 +330,7 @@ def finish_supersedes(layout: Layout) -> None:
 
 
 def _read_intent(uri: str) -> SupersedeIntent:
-    return SupersedeIntent(**json.loads(read_bytes(uri)))
+    return SupersedeIntent(**read_json(uri))
 
 
 def _is_current(layout: Layout, day: str, history: str) -> bool:

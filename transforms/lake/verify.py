@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ import pyarrow as pa
 from transforms.core.reasons import TERMS
 from transforms.lake import verify_queries as queries
 from transforms.lake.databases import create_database
-from transforms.lake.files import exists, iter_files, list_files, read_bytes
+from transforms.lake.files import exists, iter_files, list_files, read_json
 from transforms.lake.index_files import (
     DamagedFile,
     is_damaged,
@@ -319,7 +318,7 @@ def _run_violations(
         rows_of_runs: number of rows by run id and status.
     """
     try:
-        content = json.loads(read_bytes(summary.uri))
+        content = read_json(summary.uri)
         run_id, counts = content["run_id"], content["counts"]
         balanced = counts["discovered"] == sum(counts[term] for term in TERMS)
         indexed = all(rows_of_runs.get((run_id, s), 0) == counts[s] for s in queries.STATUSES)

@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Final, Protocol, runtime_checkable
 
 from transforms.storage.permissions import FILE_MODE
 from transforms.storage.selection import ALL, Selection, Skipped
@@ -195,13 +195,31 @@ def sha256_of(storage: Storage, uri: str, version: str | None = None) -> str:
     return sink.hexdigest()
 
 
-def read_whole(storage: Storage, uri: str) -> bytes:
+class _LimitedBuffer(io.BytesIO):
+    """Bytes in memory; writing more than the limit is an error."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__()
+        self._max_bytes = max_bytes
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._max_bytes:
+            raise OSError(errno.EFBIG, f"larger than {self._max_bytes} bytes")
+        return super().write(data)
+
+
+def read_whole(storage: Storage, uri: str, max_bytes: int | None = None) -> bytes:
     """Return the bytes of an object.
 
+    Args:
+        storage: storage of the object.
+        uri: name of the object.
+        max_bytes: maximum size; None for any.
+
     Raises:
-        OSError: as `Storage.copy_to`.
+        OSError: as `Storage.copy_to`, or the object is larger (EFBIG).
     """
-    data = io.BytesIO()
+    data = io.BytesIO() if max_bytes is None else _LimitedBuffer(max_bytes)
     storage.copy_to(uri, None, data)
     return data.getvalue()
 

@@ -238,7 +238,7 @@ def _is_free(found: dict[str, Any]) -> bool:
 def _parse(data: bytes) -> dict[str, Any]:
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
