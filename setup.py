@@ -38,6 +38,7 @@ EXTRAS = {
     "demo": ["pydicom-data>=1.0"],
     "pubsub": ["google-cloud-pubsub>=2.20"],
     "aws": ["boto3>=1.40"],
+    "dicomweb": ["python-multipart>=0.0.30", "requests>=2.32"],
     "receive": ["pynetdicom>=3.0.4,<4", "python-multipart>=0.0.30", "uvicorn>=0.40"],
     "gcp": ["apache-beam[gcp]>=2.77,<2.78"],  # DataflowRunner; gs:// does not need it
     # GPL-3.0, hence never a default: a second decoder for the JPEG family.
@@ -55,6 +56,7 @@ EXTRAS["dev"] = [
     *EXTRAS["aws"],
     *EXTRAS["pubsub"],
     *EXTRAS["demo"],
+    *EXTRAS["dicomweb"],
     *EXTRAS["receive"],
     *EXTRAS["train"],
     "atheris>=3.0,<3.1; sys_platform == 'linux'",

@@ -12,12 +12,13 @@ from pipeline.graph import build, build_streaming
 from pipeline.metrics_report import metrics_of, write_metrics
 from pipeline.progress import Progress
 from pipeline.runners import beam_options_of, impulse_of, require_reach
+from pipeline.sources.dicomweb import first_match
 from pipeline.sources.files import list_objects
 from pipeline.sources.manifest import first_entry
 from pipeline.summary import read_summary
 from pipeline.user_errors import to_user_error
 from transforms.config.route_config import ConfigError, RouteConfig
-from transforms.core.choices import FILES, LINK
+from transforms.core.choices import DICOMWEB, FILES, LINK
 from transforms.lake.files import remove_partial_files
 from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
@@ -130,4 +131,6 @@ def _first_match(number: int, pattern: str, config: RouteConfig) -> object | Non
                 return found
             skipped = skipped or found
         return skipped
+    if config.source == DICOMWEB:
+        return first_match(pattern, config)
     return first_entry(number, config)

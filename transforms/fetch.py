@@ -129,8 +129,8 @@ class ExamineFn(beam.DoFn):
             count_failed(outcome.reason)
             return FAILED, failure_of(ref.uri, outcome, log_uris=self.log_uris)
         count(CounterName.EXAMINED)
-        count(CounterName.BYTES_READ, ref.size)
-        record(DistributionName.OBJECT_BYTES, ref.size)
+        count(CounterName.BYTES_READ, outcome.row.source_size_bytes)
+        record(DistributionName.OBJECT_BYTES, outcome.row.source_size_bytes)
         record_seconds(DistributionName.FETCH_MS, outcome.fetch_s)
         if outcome.decode_s is not None:
             record_seconds(DistributionName.DECODE_MS, outcome.decode_s)

@@ -119,9 +119,9 @@ def existing_lake(uri: str) -> Layout:
     from transforms.lake.layout import Layout
     from transforms.lake.marker import recorded_file_mode, require_lake
     from transforms.storage.local import uri_to_path
-    from transforms.storage.schemes import canonical, is_local, uri_problem
+    from transforms.storage.schemes import canonical, is_local, root_problem
 
-    if why := uri_problem(uri):
+    if why := root_problem(uri):
         raise ConfigError(f"{uri}: {why}")
     if is_local(uri) and not uri_to_path(uri).is_dir():
         raise ConfigError(f"{uri}: no such folder; give the root of a lake")

@@ -20,7 +20,7 @@ from transforms.core.option import Group, from_values, options_of
 from transforms.lake.layout import Layout
 from transforms.lake.marker import recorded_file_mode
 from transforms.storage.permissions import FILE_MODE, parse_file_mode
-from transforms.storage.schemes import canonical, is_local, uri_problem
+from transforms.storage.schemes import canonical, is_local, root_problem
 
 
 def route_config(args: argparse.Namespace) -> RouteConfig:
@@ -48,7 +48,7 @@ def resolve(options: RouteOptions) -> RouteConfig:
     Raises:
         UsageError: as `route_config`.
     """
-    if why := uri_problem(options.lake):
+    if why := root_problem(options.lake):
         raise ConfigError(f"--lake: {why}")
     is_streaming = options.source in STREAMING_SOURCES
     _require_applicable(options, is_streaming=is_streaming)

@@ -15,15 +15,6 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from pipeline.receive.inbox import Inbox, IncomingObject, Stored
-from pipeline.receive.multipart import (
-    DATA,
-    END,
-    HEADERS,
-    Event,
-    MultipartError,
-    MultipartReader,
-    media_type,
-)
 from pipeline.receive.options import Network
 from pipeline.receive.refusals import (
     CANNOT_UNDERSTAND,
@@ -37,6 +28,15 @@ from pipeline.receive.server import is_allowed
 from pipeline.receive.store import Counts, identify, store
 from transforms.imaging.identity import Identity
 from transforms.imaging.uids import is_valid_uid
+from transforms.storage.multipart import (
+    DATA,
+    END,
+    HEADERS,
+    Event,
+    MultipartError,
+    MultipartReader,
+    media_type,
+)
 
 LOG: Final = logging.getLogger("dicom_router.receive")
 STUDIES: Final = "/dicom-web/studies"

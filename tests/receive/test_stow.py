@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
-from pipeline.receive.multipart import DATA, END, HEADERS, MultipartReader
 from pipeline.receive.options import TOKEN_VARIABLE
 from tests.receive.orthanc import needs_orthanc, orthanc
 from tests.receive.receivers import Receiver, association, receiver, write_objects
 from tests.synthetic import dataset, dicom_bytes, image, to_bytes
+from transforms.storage.multipart import DATA, END, HEADERS, MultipartReader
 
 STOW = ("--stow_port=0",)
 JSON = "application/dicom+json"

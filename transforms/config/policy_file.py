@@ -26,7 +26,7 @@ from transforms.core.errors import UsageError
 from transforms.imaging.age import MAX_PLAUSIBLE_AGE_YEARS
 from transforms.imaging.radiograph_table import RadiographTable
 from transforms.imaging.uids import is_valid_uid
-from transforms.storage.schemes import is_local, uri_problem
+from transforms.storage.schemes import is_local, root_problem
 
 SCHEMA_NAME: Final = "policy.schema.json"
 MAX_POLICY_BYTES: Final = 256 << 10
@@ -41,7 +41,7 @@ class PolicyError(UsageError):
 def _require_root(root: str) -> str:
     if is_local(root) and not root.startswith("/"):
         raise _problem("must be an absolute local path, gs:// or s3://")
-    if why := uri_problem(root):
+    if why := root_problem(root):
         raise _problem(why)
     return root
 

@@ -13,7 +13,14 @@ from typing import Any, Final
 
 from transforms.config.policy import Policy
 from transforms.config.run_options import RouteOptions
-from transforms.core.choices import LINK, PUBSUB, REPROCESS_NONE, STREAMING_SOURCES
+from transforms.core.choices import (
+    DICOMWEB,
+    LINK,
+    MANIFEST,
+    PUBSUB,
+    REPROCESS_NONE,
+    STREAMING_SOURCES,
+)
 from transforms.core.errors import UsageError
 from transforms.core.option import (
     Group,
@@ -26,11 +33,14 @@ from transforms.lake.append_log import MAX_SHARDS
 from transforms.lake.layout import Layout
 from transforms.storage.local import uri_to_path
 from transforms.storage.names import MAGIC
-from transforms.storage.schemes import is_installed, is_local, uri_problem
+from transforms.storage.schemes import DICOMWEB as SERVERS
+from transforms.storage.schemes import is_installed, is_local, scheme_of, uri_problem
 from transforms.storage.selection import Selection
 
 MIN_PATIENT_KEY_BYTES: Final = 16
 FINGERPRINT_LENGTH: Final = 16
+_DATE_RANGE: Final = re.compile(r"[0-9]{8}|[0-9]{8}-([0-9]{8})?|-[0-9]{8}")
+_CODE: Final = re.compile(r"[A-Z0-9_]{1,16}")
 _SUBSCRIPTION: Final = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
 _ACCELERATOR: Final = re.compile(r"type:[^;\s]+;count:[1-9][0-9]*(;[^;\s]+)*")
 
@@ -91,6 +101,7 @@ class RouteConfig(RouteOptions):
             problems.append(f"--index_shards must be at most {MAX_SHARDS}")
         if not is_date(self.ingest_date):
             problems.append(f"--ingest_date {self.ingest_date!r}: write a date as YYYY-MM-DD")
+        problems += self._dicomweb_problems()
         if self.accelerator is not None and not _ACCELERATOR.fullmatch(self.accelerator):
             problems.append(
                 f"--accelerator {self.accelerator!r}: write it as type:nvidia-l4;count:1, followed by "
@@ -162,6 +173,33 @@ class RouteConfig(RouteOptions):
         root = self.layout.root
         if is_local(root) and (path := uri_to_path(root)).exists() and not path.is_dir():
             problems.append("--lake is a file; give a folder")
+        return problems
+
+    def _dicomweb_problems(self) -> list[str]:
+        if self.source != DICOMWEB:
+            given = [("--study_date", self.study_date), ("--modality", self.modalities)]
+            problems = [f"{flag} needs --source dicomweb" for flag, value in given if value]
+            if self.source != MANIFEST and any(scheme_of(one) in SERVERS for one in self.inputs):
+                problems.append(
+                    f"--source {self.source}: list DICOMweb servers by --source dicomweb"
+                )
+            return problems
+        problems = [
+            f"input {number}: write dicomweb+https://HOST/dicom-web"
+            for number, text in enumerate(self.inputs, 1)
+            if scheme_of(text) not in SERVERS
+        ]
+        if not problems:
+            from transforms.storage.dicomweb import server_problem
+
+            found = enumerate(map(server_problem, self.inputs), 1)
+            problems = [f"input {number}: {why}" for number, why in found if why]
+        if self.study_date and not _DATE_RANGE.fullmatch(self.study_date):
+            problems.append(
+                "--study_date: write 20260131, 20260101-20260131, 20260101- or -20260131"
+            )
+        if not all(map(_CODE.fullmatch, self.modalities)):
+            problems.append("--modality: write codes like DX or CR")
         return problems
 
     def _stream_problems(self) -> list[str]:

@@ -182,6 +182,8 @@ class RouteOptions(ObjectOptions):
         inventory_root: folder or URI to which the names in an inventory are relative.
         no_default_exclude: whether to read the names that are skipped by default.
         source: files, manifest, watch or pubsub.
+        study_date: date or range of dates of the studies to list on a DICOMweb server; empty for all.
+        modalities: modalities of the instances to list on a DICOMweb server; empty for all.
         lake: root of the lake.
         ingest_date: partition of the index, YYYY-MM-DD; empty for the current date in UTC.
         reprocess: none, model, policy or all.
@@ -237,7 +239,7 @@ class RouteOptions(ObjectOptions):
         choices=SOURCES,
         help="what --input is. files: objects; manifest: lists of objects (text, .csv, .parquet; - "
         "reads standard input; inventories of S3, Cloud Storage and Azure); watch: objects, and those "
-        "that arrive later; pubsub: subscriptions "
+        "that arrive later; dicomweb: servers (dicomweb+https://HOST/dicom-web); pubsub: subscriptions "
         "(projects/P/subscriptions/S) to notifications of Cloud Storage",
         public=True,
         in_template=True,
@@ -251,6 +253,25 @@ class RouteOptions(ObjectOptions):
         default_text="the bucket in the inventory",
         in_template=True,
         pattern=STORE_URI_PATTERN,
+    )
+    study_date: str = option(
+        "",
+        group=Group.INPUT_OUTPUT,
+        metavar="DATE",
+        help="with --source dicomweb: studies of this date (20260131) or range (20260101-20260131, "
+        "20260101-)",
+        default_text="all",
+        public=True,
+        in_template=True,
+    )
+    modalities: tuple[str, ...] = option(
+        (),
+        flag="modality",
+        group=Group.INPUT_OUTPUT,
+        metavar="CODE",
+        help="with --source dicomweb: instances of these modalities (DX CR)",
+        default_text="all",
+        public=True,
     )
     lake: str = option(
         group=Group.INPUT_OUTPUT,

@@ -8,8 +8,9 @@ FILES: Final = "files"
 MANIFEST: Final = "manifest"
 WATCH: Final = "watch"
 PUBSUB: Final = "pubsub"
+DICOMWEB: Final = "dicomweb"
 STREAMING_SOURCES: Final = (WATCH, PUBSUB)
-SOURCES: Final = (FILES, MANIFEST, *STREAMING_SOURCES)
+SOURCES: Final = (FILES, MANIFEST, DICOMWEB, *STREAMING_SOURCES)
 
 COPY: Final = "copy"
 LINK: Final = "link"

@@ -33,7 +33,7 @@ from transforms.lake.marker import require_lake
 from transforms.lake.schema import PARTITION, missing_columns
 from transforms.lake.supersede import list_supersede_intents, objects_to_remove
 from transforms.lake.verify_report import VerifyReport, Violation
-from transforms.storage.base import ObjectInfo, sha256_of
+from transforms.storage.base import UNKNOWN_SIZE, ObjectInfo, sha256_of
 from transforms.storage.local import path_to_uri, uri_to_path
 from transforms.storage.schemes import canonical, is_below, is_local, join, storage_of
 from transforms.storage.temporary import private_folder
@@ -246,7 +246,11 @@ def _check_unlisted(row: tuple[Any, ...]) -> Violation | None:
         return Violation(f"unreadable object ({type(error).__name__})", key, where)
     if info is None:
         return Violation("missing object", key, where)
-    return Violation("object of another size", key, where) if info.size != size else None
+    return (
+        Violation("object of another size", key, where)
+        if info.size not in (size, UNKNOWN_SIZE)
+        else None
+    )
 
 
 def _check_unreferenced(row: tuple[Any, ...]) -> Violation | None:

@@ -16,7 +16,13 @@ import numpy.typing as npt
 from transforms.config.route_config import RouteConfig
 from transforms.core.choices import COPY
 from transforms.core.object_ref import ObjectRef
-from transforms.core.read_object import hash_ref, open_ref, read_ref, require_unchanged
+from transforms.core.read_object import (
+    ObjectTooLarge,
+    hash_ref,
+    open_ref,
+    read_ref,
+    require_unchanged,
+)
 from transforms.core.reasons import (
     BY_POLICY,
     EXCLUSIONS,
@@ -146,12 +152,23 @@ def examine(ref: ObjectRef, options: ExamineOptions, child: SandboxProcess) -> E
         ProcessingFailure: The object cannot be read or has changed, or the child was killed from outside.
     """
     row, started = new_row(ref, options), time.monotonic()
-    if ref.size > options.limits.max_object_bytes:
-        row = replace(row, content_sha256=hash_ref(ref))
+    try:
+        if ref.size > options.limits.max_object_bytes:
+            raise ObjectTooLarge
+        return _read_and_describe(ref, row, options, child, started)
+    except ObjectTooLarge:
+        sha256, size = hash_ref(ref)
+        row = replace(row, content_sha256=sha256, source_size_bytes=size)
         row = quarantined(row, InvalidObject(Stage.FETCH, Reason.TOO_LARGE))
         return Examined(row, None, time.monotonic() - started)
+
+
+def _read_and_describe(
+    ref: ObjectRef, row: IndexRow, options: ExamineOptions, child: SandboxProcess, started: float
+) -> Examined:
+    max_bytes = options.limits.max_object_bytes
     if options.cache_objects:
-        data = read_ref(ref, options.scratch)
+        data = read_ref(ref, options.scratch, max_bytes=max_bytes)
         try:
             examined = _hash_and_describe(data, row, options, child, started)
         except BaseException:
@@ -166,7 +183,7 @@ def examine(ref: ObjectRef, options: ExamineOptions, child: SandboxProcess) -> E
         if examined.row.reason != Reason.CRASHED_DECODER:
             return examined
         # A read error of the mapped disk also crashes the child (SIGBUS): read instead of mapping.
-    with read_ref(ref) as data:
+    with read_ref(ref, max_bytes=max_bytes) as data:
         return _hash_and_describe(data, row, options, child, started)
 
 
@@ -178,7 +195,7 @@ def _hash_and_describe(
     started: float,
 ) -> Examined:
     try:
-        row = replace(row, content_sha256=data.sha256())
+        row = replace(row, content_sha256=data.sha256(), source_size_bytes=data.size)
     except OSError as error:
         raise read_failure(error, Stage.FETCH) from error
     fetched = time.monotonic()

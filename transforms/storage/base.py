@@ -14,6 +14,8 @@ from transforms.storage.permissions import FILE_MODE
 from transforms.storage.selection import ALL, Selection, Skipped
 
 BLOCK_BYTES: Final = 1 << 20
+UNKNOWN_SIZE: Final = -1
+"""Size of an object whose storage does not list sizes."""
 MAX_TIME: Final = 7_258_118_400
 """2200-01-01 UTC, in seconds since 1970."""
 
@@ -25,7 +27,7 @@ class ObjectInfo:
     Attributes:
         uri: absolute path of a local file, or `gs://…`, `s3://…`.
         version: `<size>-<mtime_ns>` (local), generation (gs), ETag (s3).
-        size: in bytes.
+        size: in bytes, or `UNKNOWN_SIZE`.
         sha256: hex, where this program wrote the object and the storage keeps metadata.
         modified: when this version was written, seconds since 1970; None: as `plausible_time`.
     """
@@ -166,14 +168,20 @@ class SupportsConditionalWrites(Storage, Protocol):
 
 
 class HashingSink:
-    """A writable file that keeps only the sha256 of what is written."""
+    """A writable file that keeps only the sha256 and size of what is written.
+
+    Attributes:
+        size: in bytes.
+    """
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
+        self.size = 0
 
     def write(self, data: bytes) -> int:
         """Hash bytes, and return their number."""
         self._sha256.update(data)
+        self.size += len(data)
         return len(data)
 
     def flush(self) -> None:

@@ -6,18 +6,23 @@ import functools
 import importlib.util
 import os
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from transforms.storage.base import Storage, SupportsConditionalWrites
 from transforms.storage.local import LocalStorage, path_to_uri, uri_to_path
 from transforms.storage.names import MAGIC, split_uri
 
+if TYPE_CHECKING:
+    from transforms.storage.dicomweb import DicomWebStorage
+
 LOCAL: Final = "file"
 GS: Final = "gs"
 S3: Final = "s3"
+DICOMWEB: Final = ("dicomweb+https", "dicomweb+http")
 STORES: Final = {
     GS: ("google.cloud.storage", "google-cloud-storage"),
     S3: ("boto3", "'dicom-imaging-router[aws]'"),
+    **dict.fromkeys(DICOMWEB, ("python_multipart", "'.[dicomweb]' in a clone of this repository")),
 }
 """Object stores by scheme: the client's module, and the package to install for it."""
 
@@ -39,17 +44,29 @@ def uri_problem(uri: str) -> str | None:
     if scheme == LOCAL:
         intended = uri.partition(":/")[0]
         return f"write {intended}://" if intended in STORES else None
+    if scheme in ("http", "https"):
+        return f"write dicomweb+{scheme}:// for a DICOMweb server"
     if scheme not in STORES:
         return f"{scheme}:// is not supported; use a local path, gs:// or s3://"
     module, package = STORES[scheme]
     if not is_installed(module):
         return f"{scheme}:// needs a package that is not installed: pip install {package}"
     bucket, _ = split_uri(uri)
+    if scheme in DICOMWEB:
+        return None if bucket else f"{scheme}:// names no server"
     if not bucket:
         return f"{scheme}:// names no bucket"
     if MAGIC.search(bucket):
         return "the bucket must be named in full; patterns begin after it"
     return None
+
+
+def root_problem(uri: str) -> str | None:
+    """Return why a URI cannot be the root of a lake or a sink, or None."""
+    scheme = scheme_of(uri)
+    if scheme in DICOMWEB:
+        return f"{scheme}:// is only read; use a local path, gs:// or s3://"
+    return uri_problem(uri)
 
 
 def storage_of(uri: str) -> Storage:
@@ -59,7 +76,15 @@ def storage_of(uri: str) -> Storage:
         ValueError: the scheme is not supported.
     """
     scheme = scheme_of(uri)
+    if scheme in DICOMWEB:
+        return dicomweb()
     return _LOCAL if scheme == LOCAL else object_store(scheme)
+
+
+def dicomweb() -> DicomWebStorage:
+    """Return the client of DICOMweb servers."""
+    with _CONNECTING:
+        return _connect_dicomweb()
 
 
 def object_store(scheme: str) -> SupportsConditionalWrites:
@@ -75,6 +100,14 @@ def object_store(scheme: str) -> SupportsConditionalWrites:
 def reset_clients() -> None:
     """Make new clients on the next use, as the environment that configures them has changed."""
     _connect.cache_clear()
+    _connect_dicomweb.cache_clear()
+
+
+@functools.cache
+def _connect_dicomweb() -> DicomWebStorage:
+    from transforms.storage.dicomweb import DicomWebStorage
+
+    return DicomWebStorage()
 
 
 @functools.cache

@@ -12,8 +12,6 @@ from typing import Final
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from transforms.core.errors import UsageError
-
 HEADERS, DATA, END = "headers", "data", "end"
 """Kinds of events: the headers of a part, some of its bytes, its end."""
 Event = tuple[str, bytes | dict[str, str]]
@@ -23,7 +21,7 @@ MAX_HEADERS: Final = 16
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)  # it quotes its input
 
 
-class MultipartError(UsageError):
+class MultipartError(ValueError):
     """A body is not multipart, or malformed."""
 
 
