@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from PIL import Image
 
 from models.classify import decide_row
 from models.handler import Device, RadiographModelHandler
+from pipeline.sources.files import list_objects
 from transforms.config.route_config import RouteConfig
 from transforms.core.labels import LABELS
 from transforms.core.object_ref import ObjectRef
@@ -22,6 +24,7 @@ from transforms.lake.schema import IndexRow
 from transforms.sandbox.child_process import SandboxProcess
 from transforms.sandbox.examine import Examined, ExamineOptions, examine
 from transforms.storage.schemes import absolute, storage_of
+from transforms.storage.selection import Skipped
 
 HEADER_COLUMNS: Final = (
     "modality body_part_examined view_position laterality patient_age_years patient_sex manufacturer "
@@ -37,6 +40,13 @@ OUTCOMES: Final = {
 SHADES: Final = " .:-=+*#%@"
 SHOWN_COLUMNS, SHOWN_ROWS = 56, 28
 BAR_WIDTH: Final = 30
+
+
+class FoundObject(NamedTuple):
+    """An object to explain, and whether it was listed in a folder or by a glob rather than named."""
+
+    ref: ObjectRef
+    is_listed: bool
 
 
 class Explainer:
@@ -57,18 +67,41 @@ class Explainer:
     def __exit__(self, *exc_info: object) -> None:
         self._sandbox.close()
 
-    def explain(self, name: str, *, thumbnail: Path | None = None) -> str:
+    def find(self, name: str) -> Iterator[FoundObject | OSError]:
+        """Yield the objects of a name, and the errors of those that cannot be listed, without a list.
+
+        Args:
+            name: path or URI of an object or a folder, or a glob.
+        """
+        uri = absolute(name)
+        try:
+            info = storage_of(uri).stat(uri)
+        except OSError as error:
+            yield error
+            return
+        if info is not None:
+            yield FoundObject(ObjectRef.of(info), is_listed=False)
+            return
+        is_empty = True
+        for found in list_objects([uri], self._config.selection):
+            if not isinstance(found, Skipped):
+                is_empty = False
+                yield FoundObject(found, is_listed=True) if isinstance(found, ObjectRef) else found
+        if is_empty:
+            yield FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def explain(self, ref: ObjectRef, *, thumbnail: Path | None = None) -> str:
         """Return an explanation of an object.
 
         Args:
-            name: path or URI.
+            ref: reference to the object.
             thumbnail: PNG file to which the network's input is written if there is one.
 
         Raises:
             OSError: the object cannot be read.
             ProcessingFailure: the object could not be processed.
         """
-        examined = self._examine(name)
+        examined = self._examine(ref)
         row = examined.row
         if examined.image is not None:
             (result,) = self._handler.run_inference([examined.image], self._model)
@@ -77,12 +110,7 @@ class Explainer:
                 Image.fromarray(examined.image[0]).save(thumbnail)
         return "\n".join(self._lines(row, examined.image)) + "\n"
 
-    def _examine(self, name: str) -> Examined:
-        uri = absolute(name)
-        info = storage_of(uri).stat(uri)
-        if info is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        ref = ObjectRef.of(info)
+    def _examine(self, ref: ObjectRef) -> Examined:
         options = ExamineOptions.from_config(self._config)
         # Nothing is placed afterwards, so that no bytes are kept, in memory or in a file.
         return examine(ref, replace(options, cache_objects=False, scratch=None), self._sandbox)

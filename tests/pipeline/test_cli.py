@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import __version__
 from pipeline.cli import COMMANDS, build_parser, command_parser, main
-from tests.conftest import Lake
+from tests.conftest import Lake, write
 from tests.synthetic import dicom_bytes, image
 
 
@@ -50,7 +50,7 @@ def test_every_option_has_help() -> None:
         (["route", "--prism-locatoin=x"], "--prism_locatoin: did you mean --prism_location?"),
         (["verify", "{here}", "--dep"], "unknown option --dep: did you mean --deep?"),
         (["verify", "{here}", "{here}"], "unexpected: {here}"),
-        (["inspect", "{here}"], "file 1 ({here}) is a folder; give the files in it"),
+        (["inspect", "{here}", "--thumbnail", "a.png"], "--thumbnail takes one FILE"),
         (["completion", "tcsh"], "invalid choice: 'tcsh'"),
         (
             ["route", "--input", "{missing}", "--lake", "{lake}"],
@@ -267,15 +267,36 @@ def test_inspect_explains(capsys: pytest.CaptureFixture[str], source: Path, tmp_
     assert f"file 2 ({source / 'none'}) cannot be read: No such file" in err
 
 
-def test_inspect_writes_nothing_into_the_working_folder(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_inspect_leaves_no_files(source: Path, tmp_path: Path) -> None:
+    (source / "a.dcm").write_bytes(dicom_bytes(image(shape=(64, 64))))
+    folders = {name: tmp_path / name for name in ("HOME", "TMPDIR", "PWD", "XDG_CACHE_HOME")}
+    for folder in folders.values():
+        folder.mkdir()
+    environment = {**os.environ, **{name: str(folder) for name, folder in folders.items()}}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    before = set(tmp_path.rglob("*"))
+    command = [sys.executable, "-m", "pipeline", "inspect", str(source)]
+    subprocess.run(command, cwd=folders["PWD"], env=environment, check=True, capture_output=True)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_inspect_explains_the_objects_of_folders_and_globs(
+    capsys: pytest.CaptureFixture[str], source: Path, tmp_path: Path
 ) -> None:
-    path = source / "a.dcm"
-    path.write_bytes(dicom_bytes(image(shape=(64, 64))))
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    assert main(["inspect", str(path)]) == 0
-    assert list(Path.cwd().iterdir()) == []
+    for number, name in enumerate(("JANE^DOE.dcm", "JOHN^DOE", ".DS_Store")):
+        data = dicom_bytes(image(number, (64, 64)), name=str(number), Rows=64)
+        write(source, f"folder/{name}", data)
+    (tmp_path / "empty").mkdir()
+    for pattern in (str(source), str(source / "*" / "*")):
+        code, out, err = run(capsys, "inspect", pattern)
+        assert (code, err) == (0, "")
+        assert out.count("object ") == out.count("modality") == 2
+        assert "DOE" not in out
+    code, out, err = run(capsys, "inspect", str(source), "--log_uris")
+    assert str(source / "folder" / "JOHN^DOE") in out.splitlines()
+    code, out, err = run(capsys, "inspect", str(tmp_path / "empty"))
+    assert (code, out) == (1, "")
+    assert f"file 1 ({tmp_path / 'empty'}) cannot be read: No such file" in err
 
 
 @pytest.mark.slow
