@@ -95,7 +95,12 @@ setup(
     },
     install_requires=SERVING,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["dicom-router=pipeline.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "dicom-router=pipeline.cli:main",
+            "dicom-router-loopback=pipeline.loopback_exec:main",
+        ]
+    },
     keywords="dicom radiography x-ray apache-beam data-lake medical-imaging",
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipeline.graph import build, build_streaming
+from pipeline.interrupt import exit_on_interrupt
+from pipeline.local_servers import create_pipeline
 from pipeline.metrics_report import metrics_of, write_metrics
 from pipeline.progress import Progress
 from pipeline.runners import beam_options_of, impulse_of, require_reach
@@ -29,7 +31,11 @@ from transforms.storage.selection import SKIP_MEANINGS, Skipped
 
 
 def run(
-    config: RouteConfig, *, runner: str, beam_options: Sequence[str] = (), quiet: bool = True
+    config: RouteConfig,
+    *,
+    runner: str,
+    beam_options: Sequence[str] = (),
+    quiet: bool = True,
 ) -> dict[str, Any]:
     """Check a configuration, run the pipeline and return the run's summary.
 
@@ -46,14 +52,15 @@ def run(
     options = checked_options(config, runner, beam_options)
     _require_matches(config)
     require_claimable(config.layout)
-    with lock_lake(config.layout) as lock:
+    with contextlib.ExitStack() as locks:
+        lock = locks.enter_context(lock_lake(config.layout))
         if config.placement == LINK:
             require_hard_links(config.layout)
         remove_partial_files(config.layout)
         open_lake(config.layout)
         prepare_recovery(config.layout, config.run_id, config.fingerprint())
-        with Progress(quiet=quiet):
-            pipeline = beam.Pipeline(options=options)
+        with Progress(quiet=quiet), exit_on_interrupt(locks.close):
+            pipeline = create_pipeline(options, allow_open_ports=config.allow_open_ports)
             build(pipeline, config, opened=True, epoch=lock.epoch)
             try:
                 result = pipeline.run()
@@ -80,7 +87,7 @@ def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = 
         ConfigError: the run cannot start.
     """
     options = checked_options(config, runner, beam_options)
-    pipeline = beam.Pipeline(options=options)
+    pipeline = create_pipeline(options)
     if config.is_streaming:
         build_streaming(pipeline, config, impulse_of(runner))
     else:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Sequence, Set
 from typing import Any, Final
 
-import apache_beam as beam
 from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
     GoogleCloudOptions,
@@ -21,6 +20,8 @@ from apache_beam.runners.runner import PipelineResult
 
 from pipeline.flink_rest import cancel as cancel_on_flink
 from pipeline.graph import build_streaming
+from pipeline.interrupt import SIGNALS, exit_on_interrupt, handlers
+from pipeline.local_servers import create_pipeline
 from pipeline.metrics_report import metrics_of, write_metrics
 from pipeline.run_batch import checked_options
 from pipeline.runners import for_source, impulse_of
@@ -50,7 +51,11 @@ CANCELLED_ON_ENGINE: Final = (
 
 
 def run_stream(
-    config: RouteConfig, *, runner: str, beam_options: Sequence[str] = (), quiet: bool = True
+    config: RouteConfig,
+    *,
+    runner: str,
+    beam_options: Sequence[str] = (),
+    quiet: bool = True,
 ) -> dict[str, Any]:
     """Check a configuration, run the pipeline until it is stopped and return the run's summary.
 
@@ -78,7 +83,8 @@ def run_stream(
             "JobManager's REST API, through which the job is cancelled"
         )
     require_claimable(config.layout)
-    with lock_lake(config.layout, names=[WRITER_LOCK]):
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(lock_lake(config.layout, names=[WRITER_LOCK]))
         if config.placement == LINK:
             require_hard_links(config.layout)
         drain.clear(config.layout)
@@ -89,7 +95,8 @@ def run_stream(
                 f"recovered {recovered} rows from an interrupted run", file=sys.stderr, flush=True
             )
         job = _StreamJob(config, options, impulse)
-        failure = job.run(quiet=quiet)
+        with exit_on_interrupt(locks.close):
+            failure = job.run(quiet=quiet)
         if failure is not None:
             with contextlib.suppress(Exception):  # the cause of the failure may affect this too
                 _finish(config, before, recovered, completed=False)
@@ -130,7 +137,7 @@ class _StreamJob:
         cloud = options.view_as(GoogleCloudOptions)
         cloud.job_name = cloud.job_name or f"dicom-router-{config.run_id.lower()}"
         self._name = cloud.job_name
-        self._pipeline = beam.Pipeline(options=options)
+        self._pipeline = create_pipeline(options, allow_open_ports=config.allow_open_ports)
         build_streaming(self._pipeline, config, impulse)
         self._error: Exception | None = None
         self.metrics: dict[str, Any] | None = None
@@ -188,22 +195,17 @@ class _StreamJob:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGTERM or SIGINT sets; a second one has its default effect."""
+    """Yield an event that the first SIGTERM or SIGINT sets; a second one has its previous effect."""
     signalled = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield signalled  # only the main thread may handle signals
-        return
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
 
     def handle(number: int, frame: object) -> None:
-        signal.signal(number, previous[signal.Signals(number)])
+        for one, handler in previous.items():
+            signal.signal(one, handler)
         signalled.set()
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handlers(handle):
         yield signalled
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _recover(config: RouteConfig) -> int:

@@ -63,7 +63,7 @@ RUNNERS: Final[Mapping[str, Runner]] = {
             "prism_location": "the path of the binary; "
             "'go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0' builds it"
         },
-        defaults={"environment_type": "LOOPBACK"},
+        defaults={"environment_type": "LOOPBACK", "prism_log_level": "warn"},
         files=("prism_location",),
         impulse=PERIODIC,
     ),

@@ -16,6 +16,7 @@ from pipeline.allocator import limit_arenas, use_system_allocator_for_arrow
 from pipeline.beam_options import BEAM_OPTIONS, FLINK_OPTIONS
 from pipeline.cli.logs import add_general_options, configure_logging
 from pipeline.cli.parser import Parser, normalize, replace_aliases, unknown_options
+from pipeline.interrupt import raise_on_interrupt
 from pipeline.safe_path import protect_child_processes
 from pipeline.user_errors import to_user_error
 from transforms.config.run_options import DEFAULT_RUNNER
@@ -30,6 +31,7 @@ COMMANDS: Final = {
     "compact": "merge the small index files of a lake",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",
     "demo": "route real DICOM files from the pydicom packages",
+    "worker-pool": "run a pool of Beam workers on this machine, for Flink",
     "train": "fine-tune a network and write a model bundle",
     "calibrate": "set the thresholds of a model bundle on labelled images",
     "evaluate": "measure a model bundle on labelled images",
@@ -47,8 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None for those of the process.
 
     Returns:
-        Exit code: 0 done and complete, 1 failed or incomplete, 2 wrong usage.
+        Exit code: 0 done and complete, 1 failed or incomplete, 2 wrong usage, 130 and 143 interrupted by
+        SIGINT and SIGTERM.
     """
+    with raise_on_interrupt() as interruption:
+        try:
+            return _run(argv)
+        except KeyboardInterrupt:
+            return interruption.end()
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Run a command, report its error, and return its exit code."""
     protect_child_processes()
     limit_arenas()
     use_system_allocator_for_arrow()
@@ -61,9 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         _start_decoders()
     try:
         code: int = _module(args.command).run(args)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to complete", file=sys.stderr)
-        return FAILED
     except ModuleNotFoundError as error:
         _report(f"{error}; see 'dicom-router {args.command} --help'", debug=args.debug)
         return FAILED
@@ -137,7 +146,7 @@ def command_parser(parser: Parser, command: str) -> Parser:
 
 
 def _module(command: str) -> ModuleType:
-    return importlib.import_module(f"pipeline.cli.{command}")
+    return importlib.import_module(f"pipeline.cli.{command.replace('-', '_')}")
 
 
 def _start_decoders() -> None:

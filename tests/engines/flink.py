@@ -17,7 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.engines.servers import POOL_ENVIRONMENT, free_port, pool_command, wait_for
+from tests.engines.servers import (
+    POOL_ENVIRONMENT,
+    free_port,
+    loopback_command,
+    pool_command,
+    wait_for,
+)
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "flink"
@@ -89,6 +95,10 @@ class Cluster:
         else:
             self.start(name)
 
+    def pid(self, name: str) -> int:
+        """Return the id of a process."""
+        return self._processes[name].pid
+
     def log(self, name: str) -> str:
         """Return the output of a process."""
         return (self._folder / f"{name}.log").read_text(errors="replace")
@@ -156,7 +166,7 @@ class Cluster:
             f"--job-port={port}", f"--artifact-port={free_port()}", "--expansion-port=0",
         ]  # fmt: skip
         program = ["java", *OPENS, "-Xmx512m", "-cp", f"{LIBS}/*", str(SERVER / "JobServer.java")]
-        wait_for(port, self._start("server", [*program, *options]))
+        wait_for(port, self._start("server", loopback_command([*program, *options])))
         return f"localhost:{port}"
 
     def _start_pool(self, port: int | None = None) -> str:

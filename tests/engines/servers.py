@@ -61,14 +61,19 @@ def prism_server() -> Iterator[str]:
     """Run Prism as a job server and yield its HOST:PORT."""
     port = free_port()
     options = [f"--job_port={port}", "--serve_http=false", "--log_level=error"]
-    with running([str(PRISM), *options], port) as endpoint:
+    with running(loopback_command([str(PRISM), *options]), port) as endpoint:
         yield endpoint
+
+
+def loopback_command(command: list[str]) -> list[str]:
+    """Return the command that runs a server restricted to loopback."""
+    program = "import sys; from pipeline.loopback_exec import main; sys.exit(main())"
+    return [sys.executable, "-c", program, *command]
 
 
 def pool_command(port: int) -> list[str]:
     """Return the command of a worker pool on a port."""
-    module = "apache_beam.runners.worker.worker_pool_main"
-    return [sys.executable, "-m", module, f"--service_port={port}"]
+    return [sys.executable, "-m", "pipeline", "worker-pool", f"--port={port}"]
 
 
 @contextlib.contextmanager

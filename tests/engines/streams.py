@@ -51,6 +51,11 @@ class Stream:
         """Its output on stderr."""
         return self._log.read_text(errors="replace")
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def wait_until(self, condition: Callable[[], Any]) -> None:
         """Wait until a condition holds; the test's own limit ends a wait in vain."""
         while not condition():

@@ -196,6 +196,7 @@ class RouteOptions(ObjectOptions):
         fetch_threads: number of objects that a worker examines concurrently, and places concurrently.
         index_shards: number of append logs, and maximum number of index files of a batch run.
         accelerator: resource hint for the workers that run the model.
+        allow_open_ports: whether to start servers that listen beyond loopback.
         stream: options of streaming sources; None in a batch run.
     """
 
@@ -368,6 +369,12 @@ class RouteOptions(ObjectOptions):
         "type:nvidia-l4;count:1;install-nvidia-driver; images then cross a shuffle",
         public=True,
         in_template=True,
+    )
+    allow_open_ports: bool = option(
+        False,
+        group=Group.RUNNER,
+        help="start Prism or a job server also where it cannot be restricted to loopback: whoever "
+        "reaches its ports can run code",
     )
     stream: StreamConfig | None = field(default_factory=StreamConfig)
 
