@@ -56,14 +56,14 @@ def test_an_unreadable_object_makes_the_run_incomplete(
 ) -> None:
     write(source, "a.dcm", dicom_bytes(image(1), name="1"))
     secret = write(source, "DOE^JANE.dcm", dicom_bytes(image(2), name="2"))
-    real_open = Path.open
+    real_open = os.open
 
-    def refuse(self: Path, *args: Any, **kwargs: Any) -> Any:
-        if self == secret:
-            raise PermissionError(13, "Permission denied", str(self))
-        return real_open(self, *args, **kwargs)
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if path == secret:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_open(path, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     summary = route(expect=1)
     assert not summary["complete"]
     (failure,) = summary["failures"]

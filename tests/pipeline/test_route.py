@@ -23,13 +23,21 @@ import pydicom.data
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import CTImageStorage, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 import transforms.append_index_batch
 import transforms.shuffle_batching
 from pipeline.cli import main
 from tests.conftest import Lake, Route, counts, write
 from tests.synthetic import dataset, dicom_bytes, image, to_bytes
+from transforms.core.choices import COPY, PLACEMENTS
 from transforms.core.labels import ADULT_CHEST, LABELS, OTHERS
 from transforms.lake.index_files import ExistingRow
 from transforms.lake.resolve_duplicates import Resolution, resolve_all
@@ -249,15 +257,15 @@ def test_reprocess_all_brings_back_a_lost_object(route: Route, lake: Lake, sourc
 def test_reprocess_all_supersedes_a_row_that_other_limits_decided(
     route: Route, lake: Lake, source: Path
 ) -> None:
-    """What was too large once is not_xray now: one current row, one object, the old row in history."""
-    ct = dicom_bytes(image(1), SOPClassUID=CTImageStorage)
-    path = write(source, "ct.dcm", ct)
+    """What was too large once is decided now: one current row, one object, the old row in history."""
+    small = dicom_bytes(image(1, (60, 40)))
+    path = write(source, "small.dcm", small)
     route("--max_object_bytes", "1000")
     (quarantined,) = lake.rows()
     assert quarantined["reason"] == "too_large"
-    assert counts(route("--reprocess", "all")) == {"not_xray": 1}
-    assert lake.row(path)["status"] == "not_xray"
-    assert lake.path(lake.row(path)).read_bytes() == ct
+    assert counts(route("--reprocess", "all")) == {"review": 1}
+    assert lake.row(path)["status"] == "review"
+    assert lake.path(lake.row(path)).read_bytes() == small
     assert not lake.path(quarantined).exists()
     history = ds.dataset(lake.root / "history", format="parquet", partitioning="hive")
     (old,) = history.to_table().to_pylist()
@@ -412,3 +420,36 @@ def test_a_shard_resolved_in_parts_equals_one_resolved_at_once(
         return rows
 
     assert rows_of(lake.root) == rows_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("syntax", "placement"),
+    [
+        *((ExplicitVRLittleEndian, placement) for placement in PLACEMENTS),
+        (DeflatedExplicitVRLittleEndian, COPY),
+    ],
+)
+def test_the_header_of_an_object_over_the_size_limit_can_decide(
+    route: Route, lake: Lake, source: Path, syntax: str, placement: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (1600, 1600)).astype(np.uint16)
+    ct = write(
+        source, "ct.dcm", dicom_bytes(pixels, name="1", SOPClassUID=CTImageStorage, syntax=syntax)
+    )
+    write(source, "dx.dcm", dicom_bytes(pixels, name="2", syntax=syntax))
+    (source / "holes.dcm").write_bytes(ct.read_bytes()[:1000])
+    os.truncate(source / "holes.dcm", 1 << 26)
+    os.truncate(write(source, "zeros.dcm", b""), 1 << 26)
+    route("--max_object_bytes", "100000", "--placement", placement)
+    found = {path.name: lake.row(path)["reason"] for path in source.iterdir()}
+    assert found == {
+        "ct.dcm": "sop_class",
+        "dx.dcm": "too_large",
+        "holes.dcm": "sop_class",
+        "zeros.dcm": "too_large",
+    }
+    row = lake.row(ct)
+    assert (row["status"], row["sop_class_uid"]) == ("not_xray", CTImageStorage)
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+    assert lake.path(row).read_bytes() == ct.read_bytes()

@@ -97,15 +97,15 @@ def require_unchanged(ref: ObjectRef, data: SharedBytes) -> None:
         raise ProcessingFailure(Stage.FETCH, Reason.CHANGED)
 
 
-def hash_ref(ref: ObjectRef) -> tuple[str, int]:
-    """Return the sha256, hex, and the size of exactly this version of an object of any size.
+def hash_ref(ref: ObjectRef, head_bytes: int = 0) -> tuple[str, int, bytes]:
+    """Return the sha256 (hex), size and first bytes of exactly this version of an object of any size.
 
     Raises:
         ProcessingFailure: as `read_ref`.
     """
-    sink = HashingSink()
+    sink = HashingSink(head_bytes)
     try:
         storage_of(ref.uri).copy_to(ref.uri, ref.version, sink)  # type: ignore[arg-type]
     except OSError as error:
         raise read_failure(error, Stage.FETCH) from error
-    return sink.hexdigest(), sink.size
+    return sink.hexdigest(), sink.size, sink.head

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from transforms.storage.base import BLOCK_BYTES
+from transforms.storage.deadline import Progress, call_with_deadline
 from transforms.storage.folders import make_folders
 from transforms.storage.permissions import PRIVATE_FOLDER_MODE, PRIVATE_MODE
 
@@ -27,7 +29,10 @@ class SharedBytes:
     Attributes:
         file: the file; processes that map its descriptor do not change its position.
         in_memory: whether the bytes are in memory rather than on a disk.
+        is_source: whether the file is a source object, which others may serve slowly or change.
     """
+
+    is_source = False
 
     def __init__(self, folder: str | None = None) -> None:
         descriptor = None if folder is None else _unnamed_file(folder)
@@ -40,7 +45,7 @@ class SharedBytes:
     def from_file(cls, file: BinaryIO) -> SharedBytes:
         """Return the bytes of an open file without a copy; writing to the file changes them."""
         data = cls.__new__(cls)
-        data.file, data.in_memory = file, False
+        data.file, data.in_memory, data.is_source = file, False, True
         return data
 
     def __enter__(self) -> SharedBytes:
@@ -55,8 +60,22 @@ class SharedBytes:
         return os.fstat(self.file.fileno()).st_size
 
     def sha256(self) -> str:
-        """Return the sha256 of the bytes, hex."""
-        return hashlib.file_digest(self.rewind(), "sha256").hexdigest()  # type: ignore[arg-type]
+        """Return the sha256 of the bytes, hex.
+
+        Raises:
+            TimeoutError: the storage of a source object does not answer.
+        """
+        if self.is_source:
+            return call_with_deadline(self._sha256)
+        return self._sha256(Progress())
+
+    def _sha256(self, progress: Progress) -> str:
+        file, digest = self.rewind(), hashlib.sha256()
+        buffer = bytearray(BLOCK_BYTES)
+        while count := file.readinto(buffer):  # type: ignore[attr-defined]
+            digest.update(memoryview(buffer)[:count])
+            progress.advance()
+        return digest.hexdigest()
 
     def rewind(self) -> BinaryIO:
         """Return the file, positioned at its start."""

@@ -88,8 +88,13 @@ class ParsedObject:
     pixels: PixelElement | None
 
 
-def parse(data: bytes | memoryview, limits: Limits) -> ParsedObject:
+def parse(data: bytes | memoryview, limits: Limits, *, is_complete: bool = True) -> ParsedObject:
     """Parse a DICOM object; a file without the PS3.10 preamble must have a SOP Class or Instance UID.
+
+    Args:
+        data: The object.
+        limits: Limits of the object.
+        is_complete: False if `data` is only the start of the object, of which the header is wanted.
 
     Raises:
         InvalidObject: The bytes are not DICOM, are truncated, exceed a limit or cannot be parsed.
@@ -98,7 +103,7 @@ def parse(data: bytes | memoryview, limits: Limits) -> ParsedObject:
     if not data:
         raise InvalidObject(Stage.FETCH, Reason.EMPTY)
     try:
-        return _parse(memoryview(data), limits)
+        return _parse(memoryview(data), limits, is_complete)
     except InvalidObject:
         raise
     except InvalidDicomError as error:
@@ -130,7 +135,7 @@ def suppress_reader_messages() -> None:
     warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 
-def _parse(data: memoryview, limits: Limits) -> ParsedObject:
+def _parse(data: memoryview, limits: Limits, is_complete: bool) -> ParsedObject:
     has_preamble = bytes(data[128:132]) == b"DICM"
     if not has_preamble and not _looks_like_dataset(data):
         raise InvalidObject(Stage.HEADER, Reason.NOT_DICOM)
@@ -139,7 +144,7 @@ def _parse(data: memoryview, limits: Limits) -> ParsedObject:
     meta, meta_end, repair = _read_meta(data, stream.tell(), limits)
     syntax = str(meta.get("TransferSyntaxUID", ""))
     if syntax == DeflatedExplicitVRLittleEndian:
-        repair = _repair(memoryview(_inflate(data[meta_end:], limits)), limits)
+        repair = _repair(memoryview(_inflate(data[meta_end:], limits, is_complete)), limits)
         stream = _open_stream(repair.patched(repair.search(0)), limits)
         read: Callable[[], Dataset] = functools.partial(
             read_dataset, stream, False, True, stop_when=_is_pixel_data
@@ -165,9 +170,11 @@ def _parse(data: memoryview, limits: Limits) -> ParsedObject:
             )
         if not has_preamble and not ("SOPClassUID" in dataset or "SOPInstanceUID" in dataset):
             raise InvalidObject(Stage.HEADER, Reason.NOT_DICOM)
-        pixels = _read_pixel_element(repair.buffer, stream.tell(), _is_little_endian(dataset))
-        if pixels is None:
-            _require_complete(dataset)
+        pixels = None
+        if is_complete:
+            pixels = _read_pixel_element(repair.buffer, stream.tell(), _is_little_endian(dataset))
+            if pixels is None:
+                _require_complete(dataset)
     return ParsedObject(dataset, syntax, pixels)
 
 
@@ -274,13 +281,15 @@ def _is_pixel_data(tag: int, vr: str | None, length: int) -> bool:
     return tag in PIXEL_TAGS
 
 
-def _inflate(deflated: memoryview, limits: Limits) -> bytes:
-    """Inflate a data set up to the limit on decompression bombs.
+def _inflate(deflated: memoryview, limits: Limits, is_complete: bool) -> bytes:
+    """Inflate a data set up to the limit on decompression bombs, or the start of an incomplete one.
 
     The ratio limit applies above `min_inflated_bytes`: a small blank image also has a ratio of 1,000.
     """
     max_size = max(limits.min_inflated_bytes, len(deflated) * limits.max_inflation)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    if not is_complete:
+        return inflater.decompress(deflated, limits.min_inflated_bytes)
     inflated = inflater.decompress(deflated, min(limits.max_object_bytes, max_size))
     if inflater.unconsumed_tail:
         raise InvalidObject(Stage.HEADER, Reason.INFLATES_TOO_FAR)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -29,6 +30,8 @@ from transforms.imaging.radiograph_table import RadiographTable
 from transforms.imaging.read_image import decode_thumbnail
 from transforms.imaging.uids import is_valid_uid
 
+HEADER_BYTES: Final = 4 << 20
+"""First bytes of an object over the size limit, in which its header is expected."""
 MAX_ID: Final = 1 << 16
 """Maximum length of Patient ID in characters. It is hashed, not stored."""
 CODES: Final = frozenset(
@@ -108,6 +111,27 @@ def describe(descriptor: int, options: DescribeOptions) -> tuple[Any, ...]:
         return _values(header, Stage.DECODE, Reason.TOO_MUCH_MEMORY)
     except Exception:  # one object must never stop the others
         return _values(header, Stage.HEADER, Reason.UNREADABLE_HEADER)
+
+
+def describe_header(descriptor: int, options: DescribeOptions) -> tuple[Any, ...]:
+    """Describe an object over the size limit by its first bytes; runs in a child.
+
+    Args:
+        descriptor: File descriptor of the object's first `HEADER_BYTES`.
+        options: Options of the run.
+
+    Returns:
+        As `describe`: why it is no radiograph, if the header shows it, else that it is too large.
+    """
+    with contextlib.suppress(Exception):  # one object must never stop the others
+        parsed = parse(map_bytes(descriptor), options.limits, is_complete=False)
+        header = read_header(parsed)
+        require_uids(parsed)
+        if reason := options.radiographs.exclusion_reason(
+            header.sop_class_uid, header.modality, header.image_type
+        ):
+            return _values(header, Stage.HEADER, reason)
+    return _values(Header(), Stage.FETCH, Reason.TOO_LARGE)
 
 
 def parse_description(value: Any, options: DescribeOptions) -> Description:

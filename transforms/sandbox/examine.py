@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,9 +50,11 @@ from transforms.sandbox.child_process import (
     SandboxProcess,
 )
 from transforms.sandbox.describe import (
+    HEADER_BYTES,
     DescribeOptions,
     Description,
     describe,
+    describe_header,
     parse_description,
 )
 from transforms.sandbox.object_cache import OBJECT_CACHE
@@ -157,10 +161,7 @@ def examine(ref: ObjectRef, options: ExamineOptions, child: SandboxProcess) -> E
             raise ObjectTooLarge
         return _read_and_describe(ref, row, options, child, started)
     except ObjectTooLarge:
-        sha256, size = hash_ref(ref)
-        row = replace(row, content_sha256=sha256, source_size_bytes=size)
-        row = quarantined(row, InvalidObject(Stage.FETCH, Reason.TOO_LARGE))
-        return Examined(row, None, time.monotonic() - started)
+        return _examine_oversized(ref, row, options, child, started)
 
 
 def _read_and_describe(
@@ -185,6 +186,29 @@ def _read_and_describe(
         # A read error of the mapped disk also crashes the child (SIGBUS): read instead of mapping.
     with read_ref(ref, max_bytes=max_bytes) as data:
         return _hash_and_describe(data, row, options, child, started)
+
+
+def _examine_oversized(
+    ref: ObjectRef,
+    row: IndexRow,
+    options: ExamineOptions,
+    child: SandboxProcess,
+    started: float,
+) -> Examined:
+    """Hash an object over the size limit without a copy, and decide by its header if that suffices."""
+    sha256, size, head = hash_ref(ref, HEADER_BYTES)
+    row = replace(row, content_sha256=sha256, source_size_bytes=size)
+    fetch_s = time.monotonic() - started
+    with SharedBytes() as data:
+        data.file.write(head)
+        try:
+            description = _describe(data, options.describing, child, describe_header)
+        except (ChildTimedOut, ChildCrashed, ChildRaised):
+            too_large = quarantined(row, InvalidObject(Stage.FETCH, Reason.TOO_LARGE))
+            return Examined(too_large, None, fetch_s)
+        except ChildKilled as error:
+            raise ProcessingFailure(Stage.FETCH, Reason.KILLED) from error
+    return replace(apply_description(row, description, options), fetch_s=fetch_s)
 
 
 def _hash_and_describe(
@@ -212,11 +236,16 @@ def _hash_and_describe(
     return replace(examined, fetch_s=fetched - started, decode_s=time.monotonic() - fetched)
 
 
-def _describe(data: SharedBytes, options: DescribeOptions, child: SandboxProcess) -> Description:
+def _describe(
+    data: SharedBytes,
+    options: DescribeOptions,
+    child: SandboxProcess,
+    function: Callable[[int, DescribeOptions], tuple[Any, ...]] = describe,
+) -> Description:
     """Describe an object in a child, which can neither change the bytes nor write to their file."""
     with data.read_only() as descriptor:
         description: Description = child.call(
-            describe,
+            function,
             options,
             descriptor=descriptor,
             parse=lambda value: parse_description(value, options),

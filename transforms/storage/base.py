@@ -168,18 +168,24 @@ class SupportsConditionalWrites(Storage, Protocol):
 
 
 class HashingSink:
-    """A writable file that keeps only the sha256 and size of what is written.
+    """A writable file that keeps only the sha256, the size and the first bytes of what is written.
+
+    Args:
+        head_bytes: number of first bytes to keep.
 
     Attributes:
         size: in bytes.
+        head: the first bytes.
     """
 
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-        self.size = 0
+    def __init__(self, head_bytes: int = 0) -> None:
+        self._sha256, self._head_bytes = hashlib.sha256(), head_bytes
+        self.size, self.head = 0, b""
 
     def write(self, data: bytes) -> int:
         """Hash bytes, and return their number."""
+        if len(self.head) < self._head_bytes:
+            self.head += bytes(data[: self._head_bytes - len(self.head)])
         self._sha256.update(data)
         self.size += len(data)
         return len(data)
