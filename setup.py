@@ -14,6 +14,7 @@ SERVING = [
     "apache-beam>=2.77,<2.78",
     "duckdb>=1.2",
     "fsspec",  # glob patterns
+    "indexed_gzip",  # members of .tar.gz
     "google-cloud-storage>=3",
     "msgpack>=1.1",
     "numpy>=1.26",

@@ -15,6 +15,7 @@ from PIL import Image
 
 from models.classify import decide_row
 from models.handler import Device, RadiographModelHandler
+from pipeline.sources.archives import expand_archive, is_archive
 from pipeline.sources.files import list_objects
 from transforms.config.route_config import RouteConfig
 from transforms.core.labels import LABELS
@@ -79,14 +80,23 @@ class Explainer:
         except OSError as error:
             yield error
             return
-        if info is not None:
+        if info is not None and not is_archive(ObjectRef.of(info)):
             yield FoundObject(ObjectRef.of(info), is_listed=False)
             return
         is_empty = True
-        for found in list_objects([uri], self._config.selection):
-            if not isinstance(found, Skipped):
-                is_empty = False
-                yield FoundObject(found, is_listed=True) if isinstance(found, ObjectRef) else found
+        for listed in list_objects([uri], self._config.selection):
+            if isinstance(listed, Skipped):
+                continue
+            members = (
+                [listed] if isinstance(listed, OSError) else expand_archive(listed, self._config)
+            )
+            for found in members:
+                if isinstance(found, ObjectRef):
+                    is_empty = False
+                    yield FoundObject(found, is_listed=True)
+                elif isinstance(found, OSError):
+                    is_empty = False
+                    yield found
         if is_empty:
             yield FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 

@@ -26,7 +26,7 @@ from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
 from transforms.lake.recovery import prepare_recovery
-from transforms.storage.schemes import is_local
+from transforms.storage.schemes import archives, is_local
 from transforms.storage.selection import SKIP_MEANINGS, Skipped
 
 
@@ -67,6 +67,8 @@ def run(
                 result.wait_until_finish()
             except Exception as error:
                 raise to_user_error(error) from error
+            finally:
+                archives().close()
         summary = read_summary(config)
         if summary is None:
             raise RuntimeError("the run wrote no summary; run the same command again")

@@ -182,7 +182,14 @@ def place(row: IndexRow, layout: Layout, placement: str) -> None:
         if cached is not None:
             files.put_file(target, cached.rewind(), sha256, scratch=scratch, file_mode=mode)
         else:
-            files.put_copy(target, row.source_uri, sha256, scratch=scratch, file_mode=mode)
+            files.put_copy(
+                target,
+                row.source_uri,
+                sha256,
+                scratch=scratch,
+                file_mode=mode,
+                version=row.source_version,
+            )
 
 
 def _target_uri(row: IndexRow, layout: Layout) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PBegin
 
+from pipeline.sources.archives import expand_archive
 from pipeline.sources.outputs import REFS, SKIPPED, SourceOutput, to_output
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
@@ -45,8 +46,12 @@ def groups_of(inputs: Sequence[str]) -> list[tuple[str, ...]]:
 def _match(group: int, config: RouteConfig) -> Iterator[SourceOutput]:
     patterns = groups_of(config.inputs)[group]
     for found in list_objects(patterns, config.selection):
-        path = getattr(found, "filename", None) or patterns[0]
-        yield to_output(found, path_to_uri(str(path)), config)
+        if isinstance(found, ObjectRef):
+            for one in expand_archive(found, config):
+                yield to_output(one, found.uri, config)
+        else:
+            path = getattr(found, "filename", None) or patterns[0]
+            yield to_output(found, path_to_uri(str(path)), config)
 
 
 def list_objects(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import Final
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PBegin
 
+from pipeline.sources.archives import expand_archive
 from pipeline.sources.inventory import BadEntry, Entry
 from pipeline.sources.manifest_lines import BadLine
 from pipeline.sources.manifest_parts import (
@@ -109,8 +110,13 @@ def _look_up(part: ManifestPart, config: RouteConfig) -> Iterator[SourceOutput]:
             except UnreadableManifest as error:
                 damage = error
             resolved = pool.map(lambda one: _resolve(one[1], is_skipped), batch)
+            expanded: Iterable[_Found]
             for (line, entry), found in zip(batch, resolved, strict=True):
-                yield _to_output(found, entry, line, part, config)
+                expanded = [found]
+                if isinstance(found, ObjectRef):
+                    expanded = expand_archive(found, config)
+                for one in expanded:
+                    yield _to_output(one, entry, line, part, config)
             if damage is not None:
                 failure = ProcessingFailure(Stage.FETCH, Reason.INVALID_ENTRY, str(damage.args[-1]))
                 where = f"{part.uri}#{part.line}"

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
+from pipeline.sources.archives import expand_archive, is_archive
 from pipeline.sources.files import list_objects
 from pipeline.sources.outputs import SourceOutput, to_output
 from pipeline.sources.poller import Poller
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import ObjectRef
+from transforms.core.reasons import ProcessingFailure
 from transforms.storage.local import path_to_uri
 from transforms.storage.schemes import is_local
 from transforms.storage.selection import Skipped
+
+_Listed: TypeAlias = ObjectRef | OSError | ProcessingFailure | Skipped
+
+
+def _uri_of(found: OSError | Skipped, pattern: str) -> str:
+    return path_to_uri(str(getattr(found, "filename", None) or pattern))
 
 
 class Watcher(Poller):
@@ -32,6 +41,8 @@ class Watcher(Poller):
         self._ingested: set[bytes] = set()
         self._unreadable: set[str] = set()
         self._first_seen: dict[ObjectRef, float] = {}
+        self._archive_seen: dict[ObjectRef, float] = {}
+        self._members: dict[ObjectRef, list[_Listed]] = {}
 
     def poll(self, *, draining: bool) -> Iterator[SourceOutput]:
         """See `Poller.poll`; lists the whole pattern each time."""
@@ -43,22 +54,39 @@ class Watcher(Poller):
         listed: dict[ObjectRef, bytes] = {}
         unreadable: set[str] = set()
         skipped: Counter[str] = Counter()
+        current: set[ObjectRef] = set()
         for found in list_objects([self._pattern], self._config.selection):
             if isinstance(found, ObjectRef):
-                listed[found] = found.digest()
-                continue
-            if isinstance(found, Skipped):
-                skipped[found.why] += 1
-                continue
-            uri = path_to_uri(str(found.filename or self._pattern))
-            unreadable.add(uri)
-            if uri not in self._unreadable:  # report it once, until it is readable again
-                yield to_output(found, uri, self._config)
+                current.add(found)
+            uri = found.uri if isinstance(found, ObjectRef) else _uri_of(found, self._pattern)
+            for one in self._expand(found):
+                if isinstance(one, ObjectRef):
+                    listed[one] = one.digest()
+                elif isinstance(one, Skipped):
+                    skipped[one.why] += 1
+                else:
+                    unreadable.add(uri)
+                    if uri not in self._unreadable:  # report it once, until it is readable again
+                        yield to_output(one, uri, self._config)
         self._unreadable, self.skipped = unreadable, skipped
+        for replaced in self._archive_seen.keys() - current:
+            del self._archive_seen[replaced]
+            self._members.pop(replaced, None)
         if not unreadable:
             self._discard_missing(listed)
         yield from self._redeliver(listed)
         yield from self._emit_new(listed)
+
+    def _expand(self, found: ObjectRef | OSError | Skipped) -> Sequence[_Listed]:
+        """Return the members of an archive that was not written for a while; else what was found."""
+        if not isinstance(found, ObjectRef) or not is_archive(found):
+            return [found]
+        now = self._clock()
+        if now - self._archive_seen.setdefault(found, now) < self._stable_for:
+            return []
+        if found not in self._members:
+            self._members[found] = list(expand_archive(found, self._config))
+        return self._members[found]
 
     def _discard_missing(self, listed: dict[ObjectRef, bytes]) -> None:
         """Forget the versions of objects that were removed or replaced."""

@@ -12,7 +12,7 @@ from transforms.core.shared_bytes import SharedBytes, can_be_mapped
 from transforms.core.storage_failures import FULL_DISK, read_failure
 from transforms.storage.base import UNKNOWN_SIZE, HashingSink, ObjectChanged
 from transforms.storage.local import LocalStorage, has_version
-from transforms.storage.schemes import storage_of
+from transforms.storage.schemes import archives, storage_of
 
 DISK_ERRORS: Final = (*FULL_DISK, errno.EFBIG, errno.EIO, errno.EROFS)
 """Error codes on which a copy is made in memory rather than on the disk."""
@@ -67,6 +67,27 @@ def read_ref(
             return read_ref(ref, max_bytes=max_bytes)
         raise read_failure(error, Stage.FETCH) from error
     return data
+
+
+def read_member(ref: ObjectRef, folder: str | None = None) -> tuple[SharedBytes, Reason | None]:
+    """Return the content of a member of an archive, or its stored bytes and why it has no other.
+
+    Args:
+        ref: reference to the member.
+        folder: as for `read_ref`.
+
+    Raises:
+        ProcessingFailure: as `read_ref`.
+    """
+    data = SharedBytes(folder)
+    try:
+        problem = archives().copy_member(ref.uri, ref.version, data.file)
+    except OSError as error:
+        data.close()
+        if not data.in_memory and error.errno in DISK_ERRORS:
+            return read_member(ref)
+        raise read_failure(error, Stage.FETCH) from error
+    return data, Reason(problem) if problem else None
 
 
 def open_ref(ref: ObjectRef) -> SharedBytes:

@@ -58,6 +58,9 @@ class Reason(StrEnum):
     EMPTY = "empty"
     TOO_LARGE = "too_large"
     NOT_DICOM = "not_dicom"
+    UNREADABLE_ARCHIVE = "unreadable_archive"
+    ENCRYPTED_MEMBER = "encrypted_member"
+    DAMAGED_MEMBER = "damaged_member"
     MEDIA_DIRECTORY = "media_directory"
     UNREADABLE_HEADER = "unreadable_header"
     TRUNCATED = "truncated"
@@ -80,6 +83,7 @@ class Reason(StrEnum):
     INFERENCE_FAILED = "inference_failed"
     # processing failures: no row, the run is incomplete
     INVALID_ENTRY = "invalid_entry"
+    ARCHIVE_NOT_COPIED = "archive_not_copied"
     DISAPPEARED = "disappeared"
     PERMISSION_DENIED = "permission_denied"
     READ_FAILED = "read_failed"
@@ -164,6 +168,20 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.NOT_DICOM: Meaning(
         "the object is not a DICOM file (PS3.10)", "remove it from the input, or repair it"
     ),
+    Reason.UNREADABLE_ARCHIVE: Meaning(
+        "the object is an archive that is damaged, is in another archive, inflates by more than "
+        "--max_inflation, or uses a method that is not read; its members before the damage have rows",
+        "unpack it, and route its files",
+    ),
+    Reason.ENCRYPTED_MEMBER: Meaning(
+        "the member of a zip file is encrypted; its stored bytes are in quarantine",
+        "unpack it with its password, and route its files",
+    ),
+    Reason.DAMAGED_MEMBER: Meaning(
+        "the content of the member of an archive cannot be read or has another checksum; its stored "
+        "bytes are in quarantine",
+        "pack it again at its source",
+    ),
     Reason.MEDIA_DIRECTORY: Meaning(
         "the object is a DICOMDIR, which lists objects", "route the files that it lists"
     ),
@@ -174,7 +192,8 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "the object ends before its data set does", "send it again from its source"
     ),
     Reason.INFLATES_TOO_FAR: Meaning(
-        "the deflated data set exceeds --max_object_bytes or grows by more than --max_inflation",
+        "the deflated data set exceeds --max_object_bytes, or it or the member of an archive grows by "
+        "more than --max_inflation",
         "if it is genuine, raise the limit and route it again with --reprocess all",
     ),
     Reason.TOO_MANY_ITEMS: Meaning(
@@ -237,6 +256,10 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     ),
     Reason.INVALID_ENTRY: Meaning(
         "an entry of a manifest cannot be read", "correct the manifest, then run again"
+    ),
+    Reason.ARCHIVE_NOT_COPIED: Meaning(
+        "members of an archive can only be copied, neither linked nor left in place",
+        "route with --placement copy, or unpack it",
     ),
     Reason.DISAPPEARED: Meaning("the object disappeared before it was read", "run again"),
     Reason.PERMISSION_DENIED: Meaning(

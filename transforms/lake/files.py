@@ -16,6 +16,7 @@ from transforms.core.reasons import ProcessingFailure, Reason, Stage
 from transforms.core.shared_bytes import SharedBytes
 from transforms.core.storage_failures import FULL_DISK, read_failure, write_failure
 from transforms.lake.layout import SCRATCH, Layout, is_lake_name
+from transforms.storage.archive_names import is_member
 from transforms.storage.base import ObjectInfo, SupportsServerSideCopy, read_whole
 from transforms.storage.local import LocalStorage, uri_to_path
 from transforms.storage.permissions import FILE_MODE
@@ -75,7 +76,7 @@ def copy_server_side(target: str, source: str, version: str, sha256: str) -> boo
     Raises:
         ProcessingFailure: the target exists with other content.
     """
-    if scheme_of(target) != scheme_of(source):
+    if scheme_of(target) != scheme_of(source) or is_member(source):
         return False
     storage = storage_of(target)
     if not isinstance(storage, SupportsServerSideCopy):
@@ -95,21 +96,36 @@ def copy_server_side(target: str, source: str, version: str, sha256: str) -> boo
 
 
 def put_copy(
-    target: str, source: str, sha256: str, *, scratch: str, file_mode: int = FILE_MODE
+    target: str,
+    source: str,
+    sha256: str,
+    *,
+    scratch: str,
+    file_mode: int = FILE_MODE,
+    version: str | None = None,
 ) -> bool:
     """As `put_bytes`, from a source object of any size, which is read for this.
 
     The object is streamed: to a file on the target's disk, or from a local source to a store. Only a copy
-    from one store to another needs room for it in the folder for temporary files.
+    from one store to another, or from an archive to a store, needs room for it in the folder for
+    temporary files.
+
+    Args:
+        target: as for `put_bytes`.
+        source: path or URI.
+        sha256: of its content, hex.
+        scratch: as for `put_bytes`.
+        file_mode: as for `put_file`.
+        version: of the source, needed for members of archives, which may have equal names; else any.
 
     Raises:
         ProcessingFailure: as `put_bytes`, or the source cannot be read or has another sha256.
     """
-    if is_local(source) and not is_local(target):
+    if is_local(source) and not is_member(source) and not is_local(target):
         return _upload(target, source, sha256, scratch)
     with _file_for(target, scratch) as copy:
         try:
-            storage_of(source).copy_to(source, None, copy)
+            storage_of(source).copy_to(source, version if is_member(source) else None, copy)
             copy.seek(0)
             found = hashlib.file_digest(copy, "sha256").hexdigest()  # type: ignore[arg-type]
         except OSError as error:

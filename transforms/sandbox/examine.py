@@ -22,6 +22,7 @@ from transforms.core.read_object import (
     ObjectTooLarge,
     hash_ref,
     open_ref,
+    read_member,
     read_ref,
     require_unchanged,
 )
@@ -58,6 +59,7 @@ from transforms.sandbox.describe import (
     parse_description,
 )
 from transforms.sandbox.object_cache import OBJECT_CACHE
+from transforms.storage.archive_names import is_archive_name, is_member
 from transforms.storage.schemes import is_local
 
 
@@ -168,14 +170,24 @@ def _read_and_describe(
     ref: ObjectRef, row: IndexRow, options: ExamineOptions, child: SandboxProcess, started: float
 ) -> Examined:
     max_bytes = options.limits.max_object_bytes
-    if options.cache_objects:
-        data = read_ref(ref, options.scratch, max_bytes=max_bytes)
+    if options.cache_objects or is_member(ref.uri):
+        problem = None
+        if is_member(ref.uri):
+            data, problem = read_member(ref, options.scratch)
+        else:
+            data = read_ref(ref, options.scratch, max_bytes=max_bytes)
         try:
-            examined = _hash_and_describe(data, row, options, child, started)
+            if problem is None:
+                examined = _hash_and_describe(data, row, options, child, started)
+            else:
+                examined = _quarantined_member(data, row, problem, started)
         except BaseException:
             data.close()
             raise
-        OBJECT_CACHE.put(str(examined.row.content_sha256), data)
+        if options.cache_objects:
+            OBJECT_CACHE.put(str(examined.row.content_sha256), data)
+        else:
+            data.close()
         return examined
     if is_local(ref.uri):
         with open_ref(ref) as data:
@@ -233,6 +245,7 @@ def _hash_and_describe(
         examined = Examined(error_row, None)
     except ChildKilled as error:
         raise ProcessingFailure(Stage.DECODE, Reason.KILLED) from error
+    examined = _explained(examined)
     return replace(examined, fetch_s=fetched - started, decode_s=time.monotonic() - fetched)
 
 
@@ -261,6 +274,23 @@ def apply_description(row: IndexRow, description: Description, options: ExamineO
     if description.reason in EXCLUSIONS:
         return Examined(_not_xray(row, description.reason), None)
     return Examined(quarantined(row, InvalidObject(description.stage, description.reason)), None)
+
+
+def _quarantined_member(
+    data: SharedBytes, row: IndexRow, problem: Reason, started: float
+) -> Examined:
+    """Return the result for a member of an archive of which only the stored bytes can be had."""
+    row = replace(row, content_sha256=data.sha256(), source_size_bytes=data.size)
+    row = quarantined(row, InvalidObject(Stage.FETCH, problem))
+    return Examined(row, None, time.monotonic() - started)
+
+
+def _explained(examined: Examined) -> Examined:
+    """Return a result that says of an archive more than that it is no DICOM object."""
+    row = examined.row
+    if row.reason != Reason.NOT_DICOM or not is_archive_name(row.source_uri):
+        return examined
+    return replace(examined, row=replace(row, reason=Reason.UNREADABLE_ARCHIVE))
 
 
 def new_row(ref: ObjectRef, options: ExamineOptions) -> IndexRow:

@@ -193,6 +193,10 @@ class HashingSink:
     def flush(self) -> None:
         """Do nothing; part of the file interface."""
 
+    def reset(self) -> None:
+        """Start again with no bytes."""
+        self._sha256 = hashlib.sha256()
+
     def hexdigest(self) -> str:
         """Return the sha256 so far, hex."""
         return self._sha256.hexdigest()

@@ -45,6 +45,14 @@ def uri_to_path(uri: str) -> Path:
     return Path(uri)
 
 
+def is_file(uri: str) -> bool:
+    """Return whether a path or `file://` URI is that of a file."""
+    try:
+        return uri_to_path(uri).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def version_of(status: os.stat_result) -> str:
     """Return the version of a local file."""
     return f"{status.st_size}-{status.st_mtime_ns}"

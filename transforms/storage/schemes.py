@@ -8,11 +8,13 @@ import os
 import threading
 from typing import TYPE_CHECKING, Final
 
+from transforms.storage.archive_names import SEPARATOR, is_member
 from transforms.storage.base import Storage, SupportsConditionalWrites
 from transforms.storage.local import LocalStorage, path_to_uri, uri_to_path
 from transforms.storage.names import MAGIC, split_uri
 
 if TYPE_CHECKING:
+    from transforms.storage.archive_storage import ArchiveStorage
     from transforms.storage.dicomweb import DicomWebStorage
 
 LOCAL: Final = "file"
@@ -75,6 +77,8 @@ def storage_of(uri: str) -> Storage:
     Raises:
         ValueError: the scheme is not supported.
     """
+    if SEPARATOR in uri and is_member(uri):
+        return archives()
     scheme = scheme_of(uri)
     if scheme in DICOMWEB:
         return dicomweb()
@@ -85,6 +89,15 @@ def dicomweb() -> DicomWebStorage:
     """Return the client of DICOMweb servers."""
     with _CONNECTING:
         return _connect_dicomweb()
+
+
+@functools.cache
+def archives() -> ArchiveStorage:
+    """Return the storage of the members of archives; each process has one."""
+    from transforms.storage.archive_storage import ArchiveStorage
+    from transforms.storage.seekable import open_seekable
+
+    return ArchiveStorage(storage_of, open_seekable)
 
 
 def object_store(scheme: str) -> SupportsConditionalWrites:
@@ -99,6 +112,7 @@ def object_store(scheme: str) -> SupportsConditionalWrites:
 
 def reset_clients() -> None:
     """Make new clients on the next use, as the environment that configures them has changed."""
+    archives().close()
     _connect.cache_clear()
     _connect_dicomweb.cache_clear()
 
