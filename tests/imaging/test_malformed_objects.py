@@ -58,7 +58,8 @@ def test_codestreams_that_crashed_a_codec() -> None:
     """GDCM aborted on grayscale under a color header, Pillow on lossless JPEG in draft mode."""
     color = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
     gray = imagecodecs.jpegls_encode(PIXELS)
-    assert reason_of(with_codestream(gray, JPEGLSLossless, **color)) is Reason.SIZE_MISMATCH
+    found = preprocessed(with_codestream(gray, JPEGLSLossless, **color))
+    assert np.array_equal(found, preprocessed(dicom_bytes(PIXELS)))
     lossless = imagecodecs.jpeg8_encode(PIXELS_8, lossless=True, predictor=1)
     data = with_codestream(lossless, JPEGBaseline8Bit)
     try:

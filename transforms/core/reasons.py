@@ -223,7 +223,7 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "raise the limit and route it again with --reprocess all",
     ),
     Reason.SIZE_MISMATCH: Meaning(
-        "the size of the codestream differs from Rows and Columns",
+        "the size of the codestream differs from Rows and Columns, or it has neither 1 nor 3 components",
         "correct the header at its source",
     ),
     Reason.TRANSFER_SYNTAX_MISMATCH: Meaning(

@@ -28,7 +28,7 @@ def to_monochrome2(stored: StoredFrame, request: FrameRequest) -> npt.NDArray[np
 
     LUTs and windows that are malformed or show nothing are skipped: the anatomy is visible without them.
     Presentation LUT Shape is ignored: devices are known to write it wrongly, and a correct one says what
-    Photometric Interpretation says (PS3.3 C.8.11.1.1.2: INVERSE for MONOCHROME1).
+    Photometric Interpretation says (PS3.3 C.8.11.3: INVERSE for MONOCHROME1).
     """
     if stored.values.ndim == 3:
         return stored.values @ LUMA

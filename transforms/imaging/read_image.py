@@ -10,6 +10,7 @@ from transforms.imaging.codecs.registry import decode_frame
 from transforms.imaging.limits import Limits
 from transforms.imaging.monochrome import to_monochrome2
 from transforms.imaging.part10 import ParsedObject, parse
+from transforms.imaging.pixel_aspect import to_square_pixels
 from transforms.imaging.preprocessing import preprocess
 
 
@@ -30,13 +31,13 @@ def decode_image(
     Args:
         parsed: The object.
         long_side: Minimum length of the image's long side in pixels. The image is reduced as far as this
-            allows, and never enlarged.
+            allows, and enlarged only along the side on which its pixels are longer.
         frame_number: Frame to decode, from 1; the last one if the object has fewer.
         limits: Limits of the frame.
 
     Returns:
-        float32[h, w], finite, dense tissue bright, pixel padding darkest; and whether the frame was
-        decoded by the pydicom fallback.
+        float32[h, w], finite, dense tissue bright, pixel padding darkest, pixels square; and whether the
+        frame was decoded by the pydicom fallback.
 
     Raises:
         InvalidObject: The pixel data is missing, inconsistently described, too large or undecodable.
@@ -44,7 +45,8 @@ def decode_image(
     with wrap_decoder_errors():
         request = build_frame_request(parsed, frame_number, long_side, limits)
         stored, used_fallback = decode_frame(request)
-        return to_monochrome2(stored, request), used_fallback
+        gray = to_monochrome2(stored, request)
+        return to_square_pixels(gray, request.pixel_aspect), used_fallback
 
 
 def decode_thumbnail(

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from transforms.imaging.codecs.frame import FrameRequest, StoredFrame
 
 Integers = npt.NDArray[np.integer]
+MAX_OVERFLOW: Final = 1 / 8
+"""Share of the range of Bits Stored by which noise may exceed it."""
 
 
 def reduce_gray(raw: Integers, request: FrameRequest) -> StoredFrame:
     """Average a grayscale frame of full resolution, integer[H, W], by `request.reduction`."""
-    is_padding = padding_mask(raw, request)
-    return average(clear_unused_bits(raw, request), request.reduction, is_padding)
+    stored = clear_unused_bits(raw, request)
+    return average(stored, request.reduction, padding_mask(raw, stored, request))
 
 
 def average(
@@ -44,46 +49,83 @@ def average_channels(stored: Integers, factor: int) -> StoredFrame:
     return StoredFrame(np.stack(channels, axis=-1))
 
 
-def padding_mask(stored: Integers, request: FrameRequest) -> npt.NDArray[np.bool_] | None:
+def average_blocks(
+    reduced: npt.NDArray[np.integer], cell: int, request: FrameRequest, phase: float = 0.0
+) -> StoredFrame:
+    """Average a frame that its decoder has reduced, over nearly the same blocks as `average`.
+
+    Args:
+        reduced: integer[h, w], the frame reduced by `cell`.
+        cell: At most `request.reduction`; need not divide it.
+        request: Provides the size of the frame and the blocks.
+        phase: Position of the first cell's center in the frame, minus cell / 2, in pixels.
+    """
+    factor = request.reduction
+    rows, columns = request.rows // factor, request.columns // factor
+    if phase == 0 and factor % cell == 0:
+        scale = factor // cell
+        return average(reduced[: rows * scale, : columns * scale], scale)
+    left = top = -phase / cell
+    right = min(left + columns * factor / cell, reduced.shape[1])
+    bottom = min(top + rows * factor / cell, reduced.shape[0])
+    image = Image.fromarray(reduced.astype(np.float32))
+    filter = Image.Resampling.BICUBIC  # nearer to area averages than the other filters
+    resized = image.resize((columns, rows), filter, box=(left, top, right, bottom))
+    return StoredFrame(np.asarray(resized))
+
+
+def padding_mask(
+    raw: Integers, stored: Integers, request: FrameRequest
+) -> npt.NDArray[np.bool_] | None:
     """Return which pixels are padding, or None if the header defines no padding.
 
     Args:
-        stored: integer[H, W], including bits outside Bits Stored, which padding values may use.
-        request: Provides the padding elements and the pixel type.
+        raw: integer[H, W], including bits outside Bits Stored. They count if the padding value has such
+            bits.
+        stored: integer[H, W], without bits outside Bits Stored.
+        request: Provides the padding value and the pixel type.
 
     Standard: PS3.3 C.7.5.1.1.2 (Pixel Padding Value, Pixel Padding Range Limit).
     """
-    try:
-        value = request.dataset.get("PixelPaddingValue")
-        limit = request.dataset.get("PixelPaddingRangeLimit")
-    except Exception:  # pydicom raises many types; the image is usable without padding
+    if not request.padding:
         return None
-    if not isinstance(value, int):
-        return None
-    ends = [_to_pixel_type(v, request) for v in (value, limit) if isinstance(v, int)]
-    return (stored >= min(ends)) & (stored <= max(ends))
+    low, high = padding_range(request)
+    lowest, highest = stored_range(request)
+    values = stored if lowest <= low and high <= highest else raw
+    return (values >= low) & (values <= high)
+
+
+def padding_range(request: FrameRequest) -> tuple[int, int]:
+    """Return the lowest and highest padding value, also if encoded with the other signedness."""
+    span = 1 << request.padding_bits
+    ends = [v - span if request.signed and v >= span // 2 else v for v in request.padding]
+    return min(ends), max(ends)
+
+
+def stored_range(request: FrameRequest) -> tuple[int, int]:
+    """Return the lowest and highest value of Bits Stored."""
+    bits = request.bits_stored
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if request.signed else (0, (1 << bits) - 1)
 
 
 def clear_unused_bits(raw: Integers, request: FrameRequest) -> Integers:
-    """Clear bits outside Bits Stored, which hold overlays in old objects (PS3.5 section 8.1.2)."""
+    """Clear bits outside Bits Stored, which hold overlays in old objects (PS3.5 section 8.1.2).
+
+    The noise of an irreversible compression can exceed the highest value; that is clipped.
+    """
     bits, shift = request.bits_stored, request.high_bit + 1 - request.bits_stored
-    if bits == request.bits_allocated:
+    width = 8 * raw.dtype.itemsize
+    if bits >= width:
         return raw
-    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if request.signed else (0, (1 << bits) - 1)
+    low, high = stored_range(request)
     if shift == 0 and low <= raw.min() and raw.max() <= high:
         return raw
     native = raw.astype(raw.dtype.newbyteorder("="))
-    cleared: Integers = (native << request.bits_allocated - bits - shift) >> (
-        request.bits_allocated - bits
-    )
-    return cleared
-
-
-def _to_pixel_type(value: int, request: FrameRequest) -> int:
-    """Reinterpret a padding value that was encoded with the other signedness."""
-    span = 1 << request.bits_allocated
-    value %= span
-    return value - span if request.signed and value >= span // 2 else value
+    cleared: Integers = (native << width - bits - shift) >> width - bits
+    if not request.is_irreversible or shift:
+        return cleared
+    is_overflow = (native > high) & (native <= high + (1 << bits) * MAX_OVERFLOW)
+    return np.where(is_overflow, high, cleared)
 
 
 def _block_sums(stored: Integers, factor: int) -> npt.NDArray[np.float32]:

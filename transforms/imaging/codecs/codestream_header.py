@@ -1,8 +1,9 @@
-"""Read image size and end of a compressed codestream from its markers before a decoder runs.
+"""Read the description of the image and its end from the markers of a compressed codestream.
 
-A decoder allocates what the codestream claims, not what the DICOM header claims: the two must agree, and
-the codestream must have its end marker. Whatever follows the end marker is not part of the codestream:
-some codecs reject it, and devices write it.
+A decoder allocates what the codestream claims, not what the DICOM header claims: the two must agree on
+the size, and the codestream must have its end marker. Whatever follows the end marker is not part of the
+codestream: some codecs reject it, and devices write it. Precision, sign and components of the samples are
+those of the codestream (PS3.5 section 8.2).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 JPEG_START: Final = b"\xff\xd8"
@@ -32,24 +34,41 @@ JPEG_LS_MARKER: Final = re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])")
 """In entropy-coded data, 0xFF is followed by a zero bit (ISO/IEC 14495-1 A.1)."""
 JPEG_LS_FRAME: Final = 0xF7
 START_OF_TILE_PART: Final = 0x90
+CODING_STYLE: Final = b"\xff\x52"
+
+
+class Compression(Enum):
+    """The standard that defines a codestream; it can differ from the transfer syntax."""
+
+    JPEG = auto()
+    JPEG_LS = auto()
+    JPEG_2000 = auto()
 
 
 @dataclass(frozen=True)
 class CodestreamHeader:
-    """Size and kind of a codestream.
+    """Description of an image by its codestream.
 
     Attributes:
+        compression: The standard that defines the codestream.
         rows: Height in pixels.
         columns: Width in pixels.
         components: Samples per pixel.
+        precision: Bits per sample.
+        is_signed: Whether samples are signed; always False for JPEG and JPEG-LS.
         is_dct: Whether it is baseline, extended or progressive JPEG.
+        is_irreversible: Whether samples differ from the original by noise; always False for JPEG-LS.
         end: Position after the end marker, or None if there is none.
     """
 
+    compression: Compression
     rows: int
     columns: int
     components: int
+    precision: int
+    is_signed: bool
     is_dct: bool
+    is_irreversible: bool
     end: int | None
 
 
@@ -72,19 +91,31 @@ def strip_leading_zeros(stream: bytes) -> bytes:
 def read_codestream_header(stream: bytes) -> CodestreamHeader | None:
     """Read the header of a JPEG, JPEG-LS or JPEG 2000 codestream; None if it is none of them.
 
-    Standard: SOF of ISO/IEC 10918-1 B.2.2 and ISO/IEC 14495-1 C.2.2, SIZ of ISO/IEC 15444-1 A.5.1.
+    Standard: SOF of ISO/IEC 10918-1 B.2.2 and ISO/IEC 14495-1 C.2.2, SIZ and COD of ISO/IEC 15444-1 A.5.1
+    and A.6.1.
     """
     if stream.startswith(JPEG_START):
         return _jpeg(stream)
     start = 0
     if not stream.startswith(JPEG2000_START):
         start = stream.find(JP2_CODESTREAM_BOX, 0, 4096) + len(JP2_CODESTREAM_BOX)
-    if stream[start : start + 4] != JPEG2000_START or len(stream) < start + 42:
+    if stream[start : start + 4] != JPEG2000_START or len(stream) < start + 43:
         return None
     right, bottom, left, top = struct.unpack_from(">4L", stream, start + 8)
-    (components,) = struct.unpack_from(">H", stream, start + 40)
-    end = _end_of_jpeg2000(stream, start)
-    return CodestreamHeader(bottom - top, right - left, components, is_dct=False, end=end)
+    components, depth = struct.unpack_from(">HB", stream, start + 40)
+    coding_style = stream.find(CODING_STYLE, start)
+    transformation = stream[coding_style + 13 : coding_style + 14] if coding_style >= 0 else b""
+    return CodestreamHeader(
+        Compression.JPEG_2000,
+        rows=bottom - top,
+        columns=right - left,
+        components=components,
+        precision=(depth & 0x7F) + 1,
+        is_signed=depth > 0x7F,
+        is_dct=False,
+        is_irreversible=transformation == b"\0",
+        end=_end_of_jpeg2000(stream, start),
+    )
 
 
 def _jpeg(stream: bytes) -> CodestreamHeader | None:
@@ -96,9 +127,19 @@ def _jpeg(stream: bytes) -> CodestreamHeader | None:
         elif marker in STANDALONE:
             position += 2
         elif marker in START_OF_FRAME:
-            rows, columns, components = struct.unpack_from(">2HB", stream, position + 5)
-            end = _end_of_jpeg(stream, position, is_jpeg_ls=marker == JPEG_LS_FRAME)
-            return CodestreamHeader(rows, columns, components, marker in DCT_FRAMES, end)
+            precision, rows, columns, components = struct.unpack_from(">B2HB", stream, position + 4)
+            is_jpeg_ls = marker == JPEG_LS_FRAME
+            return CodestreamHeader(
+                Compression.JPEG_LS if is_jpeg_ls else Compression.JPEG,
+                rows=rows,
+                columns=columns,
+                components=components,
+                precision=precision,
+                is_signed=False,
+                is_dct=marker in DCT_FRAMES,
+                is_irreversible=marker in DCT_FRAMES,
+                end=_end_of_jpeg(stream, position, is_jpeg_ls=is_jpeg_ls),
+            )
         else:
             position = _after_segment(stream, position)
     return None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import UID, JPEGLSNearLossless, RLELossless
 
 from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.imaging.codecs.codestream_header import (
@@ -21,8 +21,10 @@ from transforms.imaging.codecs.codestream_header import (
 from transforms.imaging.codecs.fragments import Fragments, join_frame, read_fragments
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import PIXEL_DATA, ParsedObject, PixelElement
+from transforms.imaging.pixel_aspect import pixel_aspect
 
 GRAYSCALE = frozenset({"MONOCHROME1", "MONOCHROME2"})
+PALETTE = "PALETTE COLOR"
 
 
 class NoFastPath(Exception):
@@ -39,7 +41,14 @@ class FrameRequest:
         pixels: Location of the pixel data.
         fragments: Fragments of encapsulated pixel data, or None.
         index: 0-based index of the frame.
-        long_side: Minimum long side of the decoded frame in pixels.
+        long_side: Minimum long side of the decoded frame in pixels, if its pixels were square.
+        bits_stored: Together with the following ones, from the header, or from the codestream where that
+            describes its samples; see `encapsulated_frame`.
+        is_irreversible: Whether samples differ from the original by noise, so that bits outside Bits
+            Stored may be an overflow.
+        padding: Pixel Padding Value, and Pixel Padding Range Limit if any, as unsigned numbers of
+            `padding_bits`.
+        pixel_aspect: Height of a pixel divided by its width.
     """
 
     dataset: Dataset
@@ -57,11 +66,17 @@ class FrameRequest:
     high_bit: int
     signed: bool
     photometric: str
+    is_irreversible: bool = False
+    padding: tuple[int, ...] = ()
+    padding_bits: int = 16
+    pixel_aspect: float = 1.0
 
     @property
     def reduction(self) -> int:
         """Largest integer factor that keeps `long_side` pixels and at least one on the short side."""
-        factor = max(self.rows, self.columns) // self.long_side
+        height, width = max(1.0, self.pixel_aspect), max(1.0, 1 / self.pixel_aspect)
+        long_side = max(self.rows * height, self.columns * width)
+        factor = int(long_side / (self.long_side * max(height, width)))
         return max(1, min(factor, self.rows, self.columns))
 
     @property
@@ -104,15 +119,14 @@ def build_frame_request(
         raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, "float pixel data")
     ds = parsed.dataset
     rows, columns = _number(ds, "Rows"), _number(ds, "Columns")
-    samples = _number(ds, "SamplesPerPixel", 1)
+    photometric = _photometric(ds)
+    samples = _number(ds, "SamplesPerPixel", 3 if photometric.startswith(("RGB", "YBR")) else 1)
+    photometric = photometric or ("MONOCHROME2" if samples == 1 else "RGB")
     allocated = _number(ds, "BitsAllocated")
     stored = _number(ds, "BitsStored", allocated)
     high_bit = _number(ds, "HighBit", stored - 1)
     if not stored - 1 <= high_bit < max(allocated, 1):
         high_bit = stored - 1  # the value of nearly all objects
-    photometric = _text(ds, "PhotometricInterpretation").upper()
-    if samples == 1 and not photometric:
-        photometric = "MONOCHROME2"
     problems = [
         name
         for name, is_invalid in (
@@ -121,7 +135,6 @@ def build_frame_request(
             ("SamplesPerPixel", samples not in (1, 3)),
             ("BitsAllocated", allocated not in (1, 8, 16, 32)),
             ("BitsStored", not 1 <= stored <= max(allocated, 1)),
-            ("PhotometricInterpretation", not photometric),
         )
         if is_invalid
     ]
@@ -152,11 +165,17 @@ def build_frame_request(
         high_bit=high_bit,
         signed=_number(ds, "PixelRepresentation", 0) == 1,
         photometric=photometric,
+        padding=_padding(ds, allocated),
+        padding_bits=allocated,
+        pixel_aspect=pixel_aspect(ds),
     )
 
 
-def encapsulated_frame(request: FrameRequest) -> bytes:
-    """Return the compressed codestream of one frame, up to its end marker.
+def encapsulated_frame(request: FrameRequest) -> tuple[bytes, FrameRequest]:
+    """Return the compressed codestream of one frame, up to its end marker, and its own description.
+
+    Returns:
+        The codestream, and the request with the samples that the codestream describes.
 
     Raises:
         InvalidObject: There is no fragment; the codestream and the header disagree on the size, in which
@@ -166,23 +185,64 @@ def encapsulated_frame(request: FrameRequest) -> bytes:
     assert request.fragments is not None, "encapsulation matches the transfer syntax"
     frame = join_frame(request.fragments, request.index, request.frames, request.dataset)
     if request.transfer_syntax_uid == RLELossless:
-        return frame
+        return frame, request
     frame = strip_leading_zeros(frame)
     codestream = read_codestream_header(frame)
-    end = _require_matching_codestream(codestream, request)
-    return frame[:end] if starts_codestream(frame) else frame
-
-
-def _require_matching_codestream(codestream: CodestreamHeader | None, request: FrameRequest) -> int:
-    """Return the position after a codestream's end marker, if the codestream matches the header."""
     if codestream is None:
         raise InvalidObject(Stage.DECODE, Reason.UNDECODABLE_PIXELS, "no stream header")
-    expected = (request.rows, request.columns, request.samples)
-    if (codestream.rows, codestream.columns, codestream.components) != expected:
-        raise InvalidObject(Stage.DECODE, Reason.SIZE_MISMATCH)
+    end = _require_matching_codestream(codestream, request)
+    frame = frame[:end] if starts_codestream(frame) else frame
+    return frame, _with_samples_of(codestream, request)
+
+
+def _require_matching_codestream(codestream: CodestreamHeader, request: FrameRequest) -> int:
+    """Return the position after a codestream's end marker, if the codestream matches the header."""
+    if (codestream.rows, codestream.columns) != (request.rows, request.columns):
+        raise InvalidObject(Stage.DECODE, Reason.SIZE_MISMATCH, "rows, columns")
+    if codestream.components not in (1, 3):
+        raise InvalidObject(Stage.DECODE, Reason.SIZE_MISMATCH, "components")
     if codestream.end is None:
         raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "stream")
     return codestream.end
+
+
+def with_samples(request: FrameRequest, components: int, precision: int) -> FrameRequest:
+    """Return the request with the samples that the compressed frame describes.
+
+    Standard: PS3.5 section 8.2, by which the codestream decides if the header disagrees. The header adds
+    what a codestream cannot say: which of its bits are stored, and the sign of samples without one, whose
+    sign bit is then the highest.
+    """
+    bits, high_bit = request.bits_stored, request.high_bit
+    if precision <= bits or precision > request.bits_allocated:
+        bits, high_bit = precision, precision - 1
+    elif high_bit >= precision:
+        high_bit = bits - 1
+    photometric = request.photometric
+    if components == 1 and photometric not in GRAYSCALE | {PALETTE}:
+        photometric = "MONOCHROME2"
+    return replace(
+        request,
+        samples=components,
+        photometric=photometric,
+        bits_allocated=8 if precision <= 8 else 16 if precision <= 16 else 32,
+        bits_stored=bits,
+        high_bit=high_bit,
+    )
+
+
+def _with_samples_of(codestream: CodestreamHeader, request: FrameRequest) -> FrameRequest:
+    described = with_samples(request, codestream.components, codestream.precision)
+    photometric = described.photometric
+    if codestream.components == 3 and request.samples == 1 and photometric in GRAYSCALE:
+        photometric = "YBR_FULL_422" if codestream.is_dct else "RGB"  # the usual color spaces
+    is_near_lossless = request.transfer_syntax_uid == JPEGLSNearLossless
+    return replace(
+        described,
+        photometric=photometric,
+        signed=request.signed or codestream.is_signed,
+        is_irreversible=codestream.is_irreversible or is_near_lossless,
+    )
 
 
 def _require_matching_encapsulation(pixels: PixelElement, transfer_syntax_uid: str) -> None:
@@ -225,8 +285,25 @@ def _number(ds: Dataset, keyword: str, default: int = 0) -> int:
         raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, keyword) from error
 
 
-def _text(ds: Dataset, keyword: str) -> str:
+def _photometric(ds: Dataset) -> str:
+    """Return Photometric Interpretation in upper case, without the space that some devices write."""
     try:
-        return str(ds.get(keyword) or "").strip()
+        text = str(ds.get("PhotometricInterpretation") or "").strip().upper()
     except Exception as error:  # pydicom raises many types for malformed elements
-        raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, keyword) from error
+        detail = "PhotometricInterpretation"
+        raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, detail) from error
+    return text.replace(" ", "") if text.startswith("MONOCHROME") else text
+
+
+def _padding(ds: Dataset, bits: int) -> tuple[int, ...]:
+    """Return Pixel Padding Value and Range Limit as unsigned numbers; empty if there is no padding.
+
+    Standard: PS3.3 C.7.5.1.1.2.
+    """
+    try:
+        value, limit = ds.get("PixelPaddingValue"), ds.get("PixelPaddingRangeLimit")
+    except Exception:  # pydicom raises many types; the image is usable without padding
+        return ()
+    if not isinstance(value, int):
+        return ()
+    return tuple(v % (1 << bits) for v in (value, limit) if isinstance(v, int))

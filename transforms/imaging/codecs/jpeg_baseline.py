@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from pydicom.uid import JPEGBaseline8Bit
 
+from transforms.imaging.codecs.area_average import average_blocks
 from transforms.imaging.codecs.codestream_header import read_codestream_header
 from transforms.imaging.codecs.frame import (
     FrameRequest,
@@ -23,20 +24,20 @@ SYNTAXES = frozenset({str(JPEGBaseline8Bit)})
 
 
 def decode(request: FrameRequest) -> StoredFrame:
-    """Return the stored values of an 8-bit grayscale frame, reduced by 2, 4 or 8.
+    """Return the stored values of an 8-bit grayscale frame, reduced by 2, 4 or 8, then by averaging.
 
     Raises:
         NoFastPath: Color, signed pixels, pixel padding, no reduction, or a codestream that is not DCT or
             that Pillow cannot decode.
     """
-    if not request.is_gray or request.reduction < 2 or request.signed:
+    frame, request = encapsulated_frame(request)
+    if not request.is_gray or request.reduction < 2 or request.signed or request.padding:
         raise NoFastPath
-    if "PixelPaddingValue" in request.dataset:
-        raise NoFastPath
-    frame = encapsulated_frame(request)
-    header = read_codestream_header(frame)
-    if header is None or not header.is_dct:
+    codestream = read_codestream_header(frame)
+    if codestream is None or not codestream.is_dct:
         raise NoFastPath  # draft mode on a lossless codestream corrupts the heap
+    if request.bits_stored < codestream.precision:
+        raise NoFastPath
     try:
         with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
             if image.size != (request.columns, request.rows) or image.mode != "L":
@@ -45,7 +46,8 @@ def decode(request: FrameRequest) -> StoredFrame:
                 "L", (request.columns // request.reduction, request.rows // request.reduction)
             )
             image.load()
-            return StoredFrame(np.asarray(image).astype(np.float32))
+            cell = round(request.rows / image.height)
+            return average_blocks(np.asarray(image), cell, request)
     except NoFastPath:
         raise
     except Exception as error:  # Pillow raises many types for malformed codestreams

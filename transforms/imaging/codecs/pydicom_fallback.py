@@ -14,8 +14,14 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options
 
 from transforms.core.reasons import InvalidObject, Reason, Stage
-from transforms.imaging.codecs.area_average import average, average_channels, reduce_gray
+from transforms.imaging.codecs.area_average import (
+    average,
+    average_channels,
+    clear_unused_bits,
+    reduce_gray,
+)
 from transforms.imaging.codecs.frame import (
+    PALETTE,
     FrameRequest,
     StoredFrame,
     encapsulated_frame,
@@ -23,6 +29,7 @@ from transforms.imaging.codecs.frame import (
 )
 
 GDCM = "gdcm"
+RAW_COLORS = frozenset({"RGB", "YBR_FULL"})
 
 
 def decode(request: FrameRequest) -> StoredFrame:
@@ -41,7 +48,8 @@ def decode(request: FrameRequest) -> StoredFrame:
     frames, index = request.frames, request.index
     if request.pixels.encapsulated:
         # A frame on its own, because pydicom relies on offset tables and on Number of Frames.
-        source, frames, index = encapsulate([encapsulated_frame(request)], has_bot=False), 1, 0
+        frame, request = encapsulated_frame(request)
+        source, frames, index = encapsulate([frame], has_bot=False), 1, 0
     else:
         source = bytes(request.pixels.value)
         expected = request.rows * request.columns * request.samples * frames
@@ -50,27 +58,42 @@ def decode(request: FrameRequest) -> StoredFrame:
             and request.photometric != "YBR_FULL_422"
         ):
             raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "pixel data")
+    # Unused bits must be cleared before colors are converted; Y of YBR_FULL is luma.
+    is_raw = request.bits_stored < request.bits_allocated and request.photometric in RAW_COLORS
     options = as_pixel_options(
         request.dataset,
         number_of_frames=frames,
         samples_per_pixel=request.samples,
+        bits_allocated=request.bits_allocated,
         bits_stored=request.bits_stored,
         photometric_interpretation=request.photometric,
         pixel_representation=int(request.signed),
+        planar_configuration=_planar_configuration(request),
         pixel_keyword="PixelData",
         pixel_vr=request.pixels.vr,
         correct_unused_bits=False,
     )
     options.pop("extended_offsets", None)
     with wrap_decoder_errors():
-        stored, _ = decoder.as_array(source, index=index, raw=False, **options)
-        if request.photometric == "PALETTE COLOR":
+        stored, _ = decoder.as_array(source, index=index, raw=is_raw, **options)
+        if is_raw or request.photometric == PALETTE:
+            stored = clear_unused_bits(stored, request)
+        if request.photometric == PALETTE:
             stored = apply_color_lut(stored, request.dataset)
+        elif is_raw and request.photometric != "RGB":
+            stored = stored[..., :1].repeat(3, axis=-1)
     if stored.ndim == 3:
         return average_channels(stored, request.reduction)
     if request.bits_allocated == 1:
         return average(stored, request.reduction)
     return reduce_gray(stored, request)
+
+
+def _planar_configuration(request: FrameRequest) -> int:
+    """Return Planar Configuration (0028,0006); 0 if it is missing or invalid, and for codestreams."""
+    if request.pixels.encapsulated:
+        return 0
+    return int(request.dataset.get("PlanarConfiguration") == 1)
 
 
 @functools.cache

@@ -10,20 +10,24 @@ from typing import Final
 
 from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.imaging.codecs import (
+    codestream,
     jpeg2000,
     jpeg_baseline,
-    jpeg_lossless,
     native,
     pydicom_fallback,
     rle,
 )
 from transforms.imaging.codecs.frame import FrameRequest, NoFastPath, StoredFrame
 
-_FAST_DECODERS: Final[dict[str, Callable[[FrameRequest], StoredFrame]]] = {
-    syntax: codec.decode
-    for codec in (native, jpeg2000, jpeg_baseline, jpeg_lossless, rle)
-    for syntax in codec.SYNTAXES
+_Decoder = Callable[[FrameRequest], StoredFrame]
+_FAST_DECODERS: Final[dict[str, tuple[_Decoder, ...]]] = {
+    **{syntax: (jpeg2000.decode, codestream.decode) for syntax in jpeg2000.SYNTAXES},
+    **{syntax: (jpeg_baseline.decode, codestream.decode) for syntax in jpeg_baseline.SYNTAXES},
+    **{syntax: (codestream.decode,) for syntax in codestream.SYNTAXES},
+    **{syntax: (native.decode,) for syntax in native.SYNTAXES},
+    **{syntax: (rle.decode,) for syntax in rle.SYNTAXES},
 }
+"""Decoders by transfer syntax; the second is for frames that the first does not support."""
 
 
 def decode_frame(request: FrameRequest) -> tuple[StoredFrame, bool]:
@@ -35,13 +39,14 @@ def decode_frame(request: FrameRequest) -> tuple[StoredFrame, bool]:
     Raises:
         InvalidObject: No decoder supports the transfer syntax, or all of them failed.
     """
-    decode = _FAST_DECODERS.get(request.transfer_syntax_uid)
-    if decode is None:
+    decoders = _FAST_DECODERS.get(request.transfer_syntax_uid)
+    if decoders is None:
         return pydicom_fallback.decode(request), True
-    try:
-        return decode(request), False
-    except NoFastPath:
-        pass
+    for decode in decoders:
+        try:
+            return decode(request), False
+        except NoFastPath:
+            pass
     try:
         return pydicom_fallback.decode(request), True
     except InvalidObject as error:

@@ -19,6 +19,7 @@ from transforms.imaging.codecs.frame import (
     NoFastPath,
     StoredFrame,
     encapsulated_frame,
+    with_samples,
 )
 
 SYNTAXES = frozenset({str(RLELossless)})
@@ -31,10 +32,11 @@ def decode(request: FrameRequest) -> StoredFrame:
     Raises:
         NoFastPath: Color, palette, or segments that do not contain the frame.
     """
+    frame, request = encapsulated_frame(request)
+    request = _with_samples_of(frame, request)
     if request.bits_allocated not in (8, 16) or not request.is_gray:
         raise NoFastPath
     dtype = np.dtype(f"<{'i' if request.signed else 'u'}{request.bits_allocated // 8}")
-    frame = encapsulated_frame(request)
     _require_segments_in_frame(frame, dtype.itemsize)
     try:
         out = bytearray(
@@ -45,6 +47,15 @@ def decode(request: FrameRequest) -> StoredFrame:
     except Exception as error:  # the codec failed, or the size differs from the header
         raise NoFastPath from error
     return reduce_gray(values, request)
+
+
+def _with_samples_of(frame: bytes, request: FrameRequest) -> FrameRequest:
+    """Return the request with the samples that one or two segments describe: grayscale of 8 or 16 bits.
+
+    Standard: PS3.5 annex G.2, by which there is a segment for each byte of a pixel.
+    """
+    segments = int.from_bytes(frame[:4], "little")
+    return with_samples(request, 1, 8 * segments) if segments in (1, 2) else request
 
 
 def _require_segments_in_frame(frame: bytes, planes: int) -> None:
@@ -65,7 +76,7 @@ def require_complete(request: FrameRequest) -> None:
 
     RLE has no end marker. Bytes after a complete segment do not matter.
     """
-    frame = encapsulated_frame(request)
+    frame, _ = encapsulated_frame(request)
     pixels = request.rows * request.columns
     count, *offsets = RLE_HEADER.unpack_from(frame.ljust(RLE_HEADER.size, b"\0"))
     if (
