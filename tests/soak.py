@@ -28,7 +28,7 @@ from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
 
 SYNTAXES = (ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless)
-VOLATILE = {"run_id", "ingested_at", "decided_at"}
+VOLATILE = {"run_id", "ingested_at", "decided_at", "source_state"}
 
 
 @dataclass

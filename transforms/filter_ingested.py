@@ -19,6 +19,7 @@ from transforms.core.record_batch import RecordBatch
 from transforms.lake.index_files import ExistingVersion
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow
+from transforms.lake.source_versions import KnownVersion, resolve_version
 from transforms.metrics import CounterName, count
 from transforms.shuffle_batching import BatchForShuffleFn, key_of_source, records_of
 
@@ -136,11 +137,13 @@ def _filter(
         for row in source.journaled.values():
             count(CounterName.RECOVERED)
             yield TaggedOutput(RECOVERED, row)
+        known: list[KnownVersion] = [*source.existing, *source.journaled.values()]
+        resolved = {resolve_version(ref, known) for ref in source.refs}
         # A recovered object that no longer exists was discovered by the interrupted run.
-        counts["discovered"] += len(source.journaled.keys() - {ref.version for ref in source.refs})
-        counts["discovered"] += len(source.refs)
+        counts["discovered"] += len(source.journaled.keys() - {ref.version for ref in resolved})
+        counts["discovered"] += len(resolved)
         counts["recovered"] += len(source.journaled)
-        for ref in sorted(source.refs, key=lambda r: r.version):
+        for ref in sorted(resolved, key=lambda r: r.version):
             if ref.version in source.journaled:
                 continue
             same_version = [v for v in source.existing if v.source_version == ref.version]

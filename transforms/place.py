@@ -24,6 +24,7 @@ from transforms.lake.layout import QUARANTINE, Layout
 from transforms.lake.schema import IndexRow
 from transforms.metrics import CounterName, DistributionName, count, count_failed, record_seconds
 from transforms.sandbox.object_cache import OBJECT_CACHE
+from transforms.storage.local import LocalStorage, is_version_of
 
 PLACED = "placed"
 
@@ -136,17 +137,19 @@ class PlaceFn(beam.DoFn):
                 yield TaggedOutput(FAILED, windowed(self._to_failure(row, outcome)))
                 continue
             count(CounterName.PLACED)
-            record_seconds(DistributionName.PLACE_MS, outcome)
-            yield windowed(row)
+            placed, seconds = outcome
+            record_seconds(DistributionName.PLACE_MS, seconds)
+            yield windowed(placed)
 
-    def _place(self, row: IndexRow) -> float | ProcessingFailure:
-        """Place one object; return the duration in seconds, or the failure."""
+    def _place(self, row: IndexRow) -> tuple[IndexRow, float] | ProcessingFailure:
+        """Place one object; return its row and the duration in seconds, or the failure."""
         started = time.monotonic()
         try:
             place(row, self.layout, self.placement)
         except ProcessingFailure as error:
             return error
-        return time.monotonic() - started
+        placed = with_source_state(row) if self.placement == LINK else row
+        return placed, time.monotonic() - started
 
     def _to_failure(self, row: IndexRow, error: ProcessingFailure) -> Failure:
         count_failed(error.reason)
@@ -190,6 +193,15 @@ def place(row: IndexRow, layout: Layout, placement: str) -> None:
                 file_mode=mode,
                 version=row.source_version,
             )
+
+
+def with_source_state(row: IndexRow) -> IndexRow:
+    """Return a row with the present state of its source, which a hard link has changed."""
+    with contextlib.suppress(OSError):
+        found = LocalStorage().stat(row.source_uri)
+        if found is not None and is_version_of(row.source_version, found.version):
+            return replace(row, source_state=found.state)
+    return row
 
 
 def _target_uri(row: IndexRow, layout: Layout) -> str:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.allocator import imports_without_collection
 from pipeline.cli.arguments import add_options
 from transforms.config.run_options import CommandOptions
+from transforms.core.choices import LINK
 
 if TYPE_CHECKING:
     from transforms.config.route_config import RouteConfig
+
+LINKED: Final = (
+    "warning: --placement link: objects of the lake are the source files themselves; a program that "
+    "writes into a source changes the lake, which 'dicom-router verify' reports"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     quiet = args.quiet or args.json
     runner = for_source(args.runner, streaming=config.is_streaming)
     device = args.device if is_remote(runner) else choose_device(args.device)
+    if config.placement == LINK:
+        print(LINKED, file=sys.stderr)
     if not quiet:
         announce(config, device, runner)
     if starts_later(args.beam_options):

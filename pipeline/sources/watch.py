@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Sequence, Set
+from typing import Final, TypeAlias
 
 from pipeline.sources.archives import expand_archive, is_archive
 from pipeline.sources.files import list_objects
@@ -14,11 +14,14 @@ from pipeline.sources.poller import Poller
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import ProcessingFailure
+from transforms.lake.source_versions import resolve_version
 from transforms.storage.local import path_to_uri
 from transforms.storage.schemes import is_local
 from transforms.storage.selection import Skipped
 
 _Listed: TypeAlias = ObjectRef | OSError | ProcessingFailure | Skipped
+MAX_COMPARED: Final = 256
+"""Maximum number of files that one poll reads because only their state has changed."""
 
 
 def _uri_of(found: OSError | Skipped, pattern: str) -> str:
@@ -43,6 +46,7 @@ class Watcher(Poller):
         self._first_seen: dict[ObjectRef, float] = {}
         self._archive_seen: dict[ObjectRef, float] = {}
         self._members: dict[ObjectRef, list[_Listed]] = {}
+        self._resolved: dict[bytes, ObjectRef] = {}
 
     def poll(self, *, draining: bool) -> Iterator[SourceOutput]:
         """See `Poller.poll`; lists the whole pattern each time."""
@@ -61,7 +65,8 @@ class Watcher(Poller):
             uri = found.uri if isinstance(found, ObjectRef) else _uri_of(found, self._pattern)
             for one in self._expand(found):
                 if isinstance(one, ObjectRef):
-                    listed[one] = one.digest()
+                    ref = self._resolved.get(one.digest(), one)
+                    listed[ref] = ref.digest()
                 elif isinstance(one, Skipped):
                     skipped[one.why] += 1
                 else:
@@ -91,6 +96,7 @@ class Watcher(Poller):
     def _discard_missing(self, listed: dict[ObjectRef, bytes]) -> None:
         """Forget the versions of objects that were removed or replaced."""
         self._ingested &= set(listed.values())
+        self._resolved = {d: ref for d, ref in self._resolved.items() if ref in listed}
         self._first_seen = {r: t for r, t in self._first_seen.items() if r in listed}
         for pending in self.pending:
             if pending.ref not in listed:
@@ -103,11 +109,18 @@ class Watcher(Poller):
             for ref, digest in listed.items()
             if digest not in self._ingested and ref not in self.pending
         }
-        ingested = self._replica.existing(list(unknown))
-        self._ingested |= {listed[unknown[version]] for version in ingested}
+        states = self._replica.states(list(unknown))
+        changed = [
+            ref for v, ref in unknown.items() if v in states and not _matches(ref, states[v])
+        ]
+        self._ingested |= {listed[unknown[version]] for version in states}
+        for ref in changed:
+            self._ingested.discard(listed[ref])
+        for ref in changed[:MAX_COMPARED]:
+            self._compare(ref)
         capacity = self.pending.capacity(now)
         for version, ref in unknown.items():
-            if version in ingested:
+            if version in states:
                 continue
             if now - self._first_seen.setdefault(ref, now) < self._stable_for:
                 continue
@@ -118,9 +131,26 @@ class Watcher(Poller):
             self.pending.add(ref, now)
             yield to_output(ref, ref.uri, self._config)
 
+    def _compare(self, ref: ObjectRef) -> None:
+        """Compare the content of a file whose state is unknown with the rows of its source.
+
+        Content that no row has is emitted from the next poll on, as a version of its own.
+        """
+        known = self._replica.rows_of_source(ref.uri)
+        resolved = resolve_version(ref, known)
+        if any(row.source_version == resolved.version for row in known):
+            self._ingested.add(ref.digest())
+        else:
+            self._resolved[ref.digest()] = resolved
+
     def _redeliver(self, listed: dict[ObjectRef, bytes]) -> Iterator[SourceOutput]:
         now = self._clock()
         for pending in self.pending.overdue(now)[: self.pending.capacity(now)]:
             if pending.ref in listed:
                 self.pending.retry(pending, now)
                 yield pending.ref
+
+
+def _matches(ref: ObjectRef, states: Set[str | None]) -> bool:
+    """Return whether a file is as it was for one of its rows, as far as rows have recorded this."""
+    return ref.state is None or ref.state in states or None in states

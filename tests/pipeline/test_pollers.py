@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -26,6 +27,8 @@ from transforms.lake.append import append
 from transforms.lake.dead_letters import write_dead_letter
 from transforms.lake.index_replica import replica_of
 from transforms.lake.layout import Layout
+from transforms.lake.source_versions import resolve_version
+from transforms.storage.local import LocalStorage
 
 pytestmark = pytest.mark.stream
 
@@ -95,6 +98,47 @@ def test_a_file_is_emitted_once_it_stops_changing(
     assert poll(watcher, clock, 4) == [], "it changed since the last poll"
     assert poll(watcher, clock, 6) == ["a"]
     assert poll(watcher, clock, 6) == []
+
+
+def ingest(config: RouteConfig, path: Path) -> None:
+    """Append the row of a file to the index, with what a worker records of it."""
+    found = LocalStorage().stat(str(path))
+    assert found is not None and found.state is not None
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    ref = resolve_version(ObjectRef.of(found), replica_of(config.layout).rows_of_source(str(path)))
+    one = index_row(str(path), content, source_version=ref.version, source_state=ref.state)
+    assert append(config.layout, replica_of(config.layout), ONE, [one]).rows
+
+
+def test_other_content_of_the_same_size_and_time_is_emitted_once(
+    watcher: Watcher, clock: Clock, config: RouteConfig, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "in", "a", b"1")
+    poll(watcher, clock)
+    assert poll(watcher, clock, 6) == ["a"]
+    ingest(config, path)
+    assert poll(watcher, clock, 6) == []
+    times = path.stat()
+    path.write_bytes(b"2")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    emitted = [name for _ in range(4) for name in poll(watcher, clock, 6)]
+    assert emitted == ["a"]
+    ingest(config, path)
+    assert [name for _ in range(3) for name in poll(watcher, clock, 6)] == []
+    assert not watcher.pending
+
+
+def test_a_file_with_other_permissions_is_not_emitted_again(
+    watcher: Watcher, clock: Clock, config: RouteConfig, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "in", "a", b"1")
+    poll(watcher, clock)
+    assert poll(watcher, clock, 6) == ["a"]
+    ingest(config, path)
+    assert poll(watcher, clock, 6) == []
+    path.chmod(0o600)
+    os.link(path, tmp_path / "elsewhere")
+    assert [name for _ in range(3) for name in poll(watcher, clock, 6)] == []
 
 
 def test_max_in_flight_bounds_the_pending_objects(

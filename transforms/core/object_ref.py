@@ -26,12 +26,14 @@ class ObjectRef:
         size: size in bytes.
         modified: event time: when this version was written, seconds since 1970; None if unknown or
             implausible (see `storage.base.plausible_time`).
+        state: as `storage.base.ObjectInfo.state`.
     """
 
     uri: str
     version: str
     size: int
     modified: float | None = field(default=None, compare=False)
+    state: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modified", plausible_time(self.modified))
@@ -39,7 +41,7 @@ class ObjectRef:
     @classmethod
     def of(cls, info: ObjectInfo) -> ObjectRef:
         """Return the reference to an object that a storage has listed."""
-        return cls(info.uri, info.version, info.size, info.modified)
+        return cls(info.uri, info.version, info.size, info.modified, info.state)
 
     @property
     def key(self) -> str:
@@ -52,8 +54,9 @@ class ObjectRef:
         return self.uri, self.version
 
     def digest(self) -> bytes:
-        """Return a 16-byte digest that identifies this version of this object."""
-        return hashlib.sha256(f"{self.uri}\0{self.version}".encode()).digest()[:16]
+        """Return a 16-byte digest that identifies this version and state of this object."""
+        text = f"{self.uri}\0{self.version}\0{self.state or ''}"
+        return hashlib.sha256(text.encode()).digest()[:16]
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class ExistingRow:
     object_uri: str
     sop_instance_uid: str | None
     content_sha256: str
+    source_state: str | None = None
 
     @property
     def identity(self) -> str:
@@ -80,6 +81,8 @@ class ExistingVersion:
         model_id: as in the row; None if no model decided it.
         policy_id: as in the row; None if its object is unreadable, and in rows of format 1.
         status: as in the row.
+        content_sha256: as in the row.
+        source_state: as in the row.
     """
 
     source_uri: str
@@ -87,6 +90,8 @@ class ExistingVersion:
     model_id: str | None
     policy_id: str | None
     status: str
+    content_sha256: str | None = None
+    source_state: str | None = None
 
     @property
     def version_key(self) -> VersionKey:

@@ -42,6 +42,10 @@ SELECT ?, {VERSION_HASH_SQL}, md5_number({IDENTITY_SQL}), {", ".join(EXISTING_CO
 _DELETE: Final = "DELETE FROM existing WHERE file IN (SELECT unnest(?))"
 _EXISTING: Final = """
 SELECT number FROM wanted SEMI JOIN existing ON md5_number(wanted.name) = existing.version"""
+_STATES: Final = """
+SELECT number, source_state FROM wanted JOIN existing ON md5_number(wanted.name) = existing.version"""
+_OF_SOURCE: Final = f"""
+SELECT {", ".join(EXISTING_COLUMNS)} FROM existing WHERE source_uri = ?"""
 _ROWS: Final = f"""
 SELECT {", ".join(EXISTING_COLUMNS)} FROM existing WHERE rowid IN (
     SELECT rowid FROM existing WHERE identity IN (SELECT md5_number(name) FROM wanted))"""
@@ -93,6 +97,22 @@ class IndexReplica:
             self._register_wanted(f"{uri}\0{version}" for uri, version in versions)
             numbers = self._db.execute(_EXISTING).fetchall()
         return {versions[number] for (number,) in numbers}
+
+    def states(self, versions: Sequence[VersionKey]) -> dict[VersionKey, set[str | None]]:
+        """Return the states of the rows of source versions; versions without a row are left out."""
+        states: dict[VersionKey, set[str | None]] = {}
+        if versions:
+            with self._lock:
+                self._register_wanted(f"{uri}\0{version}" for uri, version in versions)
+                for number, state in self._db.execute(_STATES).fetchall():
+                    states.setdefault(versions[number], set()).add(state)
+        return states
+
+    def rows_of_source(self, source_uri: str) -> list[ExistingRow]:
+        """Return the rows of a source, by a scan of all rows."""
+        with self._lock:
+            rows = self._db.execute(_OF_SOURCE, [source_uri]).fetchall()
+        return [ExistingRow(**dict(zip(EXISTING_COLUMNS, row, strict=True))) for row in rows]
 
     def rows_of(self, identities: Iterable[str]) -> list[ExistingRow]:
         """Return the rows that have one of some identities."""

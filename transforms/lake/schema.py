@@ -57,7 +57,10 @@ class IndexRow:
         required=True,
     )
     source_version: str = _column(
-        "size-mtime_ns (local), generation (gs), or version id or ETag (s3)", _TEXT, required=True
+        "size-mtime_ns (local; with source_state appended where an earlier row of the same size and "
+        "time has other content), generation (gs), or version id or ETag (s3)",
+        _TEXT,
+        required=True,
     )
     source_size_bytes: int = _column("Size of the source object, bytes", pa.int64(), required=True)
     content_sha256: str | None = _column("sha256 of the object's bytes, hex", _TEXT)
@@ -130,6 +133,9 @@ class IndexRow:
         _TEXT,
     )
     decided_at: int | None = _column("Time of the decision, UTC", _TIME)
+    source_state: str | None = _column(
+        "ctime_ns-inode of a local source; null in stores and in rows of earlier releases", _TEXT
+    )
 
     event_time: float | None = None
     """When the source object was written, seconds since 1970. Not a column of the index."""
@@ -204,7 +210,11 @@ def sort_rows(table: pa.Table) -> pa.Table:
 
 FORMAT_2_COLUMNS: Final = ("policy_id", "decided_by", "decided_at")
 """Columns that format 2 of the lake adds to those of format 1."""
-FORMAT_1_COLUMNS: Final = tuple(name for name in COLUMNS if name not in FORMAT_2_COLUMNS)
+LATER_COLUMNS: Final = ("source_state",)
+"""Columns that later releases have added to format 2; files may lack them."""
+FORMAT_1_COLUMNS: Final = tuple(
+    name for name in COLUMNS if name not in (*FORMAT_2_COLUMNS, *LATER_COLUMNS)
+)
 
 _HISTORY_ONLY: Final = (
     pa.field("superseded_at", _TIME, metadata={"description": "When the row was superseded, UTC"}),

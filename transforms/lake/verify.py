@@ -34,7 +34,7 @@ from transforms.lake.schema import PARTITION, missing_columns
 from transforms.lake.supersede import list_supersede_intents, objects_to_remove
 from transforms.lake.verify_report import VerifyReport, Violation
 from transforms.storage.base import UNKNOWN_SIZE, ObjectInfo, sha256_of
-from transforms.storage.local import path_to_uri, uri_to_path
+from transforms.storage.local import is_version_of, path_to_uri, uri_to_path
 from transforms.storage.schemes import canonical, is_below, is_local, join, storage_of
 from transforms.storage.temporary import private_folder
 
@@ -90,7 +90,9 @@ def verify_lake(
             _check_runs(db, layout, report, summaries)
             if deep:
                 _check_journal(layout, report)
-                _check_bytes(db, report, progress)
+            _check_bytes(
+                db, queries.STORED_OBJECTS if deep else queries.CHANGED_LINKS, report, progress
+            )
         finally:
             db.close()
     report.temporary_files = sum(
@@ -211,7 +213,12 @@ def _load_objects(
         for part in ("objects", "quarantine")
     )
     for batch in _batched(listed, BATCH_ROWS):
-        columns = {"uri": [f.uri for f in batch], "size": [f.size for f in batch]}
+        columns = {
+            "uri": pa.array([f.uri for f in batch], pa.string()),
+            "size": pa.array([f.size for f in batch], pa.int64()),
+            "version": pa.array([f.version for f in batch], pa.string()),
+            "state": pa.array([f.state for f in batch], pa.string()),
+        }
         _insert(db, "objects", pa.table(columns))
         report.objects += len(batch)
         progress("objects", report.objects)
@@ -238,19 +245,26 @@ def _check_objects(db: duckdb.DuckDBPyConnection, report: VerifyReport) -> None:
 
 
 def _check_unlisted(row: tuple[Any, ...]) -> Violation | None:
-    key, uri, size, inside = row
+    key, uri, size, inside, version, state, sha256 = row
     where = uri if inside else EXTERNAL
     try:
         info = storage_of(uri).stat(uri)
+        if info is None:
+            return Violation("missing object", key, where)
+        if info.size not in (size, UNKNOWN_SIZE):
+            return Violation("object of another size", key, where)
+        has_state = state is None or info.state == state
+        if (
+            version is None
+            or not is_local(uri)
+            or (has_state and is_version_of(version, info.version))
+        ):
+            return None
+        if sha256_of(storage_of(uri), uri) != sha256:
+            return Violation("object with other bytes", key, where)
     except (OSError, ValueError) as error:
         return Violation(f"unreadable object ({type(error).__name__})", key, where)
-    if info is None:
-        return Violation("missing object", key, where)
-    return (
-        Violation("object of another size", key, where)
-        if info.size not in (size, UNKNOWN_SIZE)
-        else None
-    )
+    return None
 
 
 def _check_unreferenced(row: tuple[Any, ...]) -> Violation | None:
@@ -258,7 +272,10 @@ def _check_unreferenced(row: tuple[Any, ...]) -> Violation | None:
     return Violation("object without a row", "", uri) if exists(uri) else None
 
 
-def _check_bytes(db: duckdb.DuckDBPyConnection, report: VerifyReport, progress: Progress) -> None:
+def _check_bytes(
+    db: duckdb.DuckDBPyConnection, query: str, report: VerifyReport, progress: Progress
+) -> None:
+    """Read the objects that a query selects, and compare them with the sha256 of their rows."""
     numbers = itertools.count(1)
 
     def check(row: tuple[Any, ...]) -> Violation | None:
@@ -271,8 +288,8 @@ def _check_bytes(db: duckdb.DuckDBPyConnection, report: VerifyReport, progress: 
         progress("objects read", next(numbers))
         return None if is_same else Violation("object with other bytes", key, where)
 
-    for violation in _in_threads(db, queries.STORED_OBJECTS, check):
-        report.violations.append(violation)
+    found = set(report.violations)
+    report.violations += [v for v in _in_threads(db, query, check) if v not in found]
 
 
 def _check_journal(layout: Layout, report: VerifyReport) -> None:

@@ -12,7 +12,8 @@ from transforms.lake.schema import RUN_ID_SEPARATOR
 
 STATUSES: Final = tuple(str(status) for status in Status)
 ROW_COLUMNS: Final = (
-    "run_id object_key source_uri source_version source_size_bytes model_id status stage reason "
+    "run_id object_key source_uri source_version source_state source_size_bytes model_id status stage "
+    "reason "
     "destination object_uri content_sha256 sop_instance_uid series_instance_uid "
     "study_instance_uid conflict superseded_at"
 ).split()
@@ -32,7 +33,7 @@ CREATE_TABLES: Final = f"""
 CREATE TABLE rows ({_COLUMNS}, object VARCHAR, inside BOOLEAN);
 CREATE TABLE history ({_COLUMNS}, object VARCHAR, inside BOOLEAN);
 CREATE TABLE journal (object VARCHAR);
-CREATE TABLE objects (uri VARCHAR, size BIGINT);
+CREATE TABLE objects (uri VARCHAR, size BIGINT, version VARCHAR, state VARCHAR);
 """
 
 VIOLATIONS: Final = {
@@ -96,7 +97,9 @@ CONFLICTS: Final = f"""
 SELECT DISTINCT sop_instance_uid FROM rows WHERE {_GROUPED} AND conflict ORDER BY 1"""
 
 UNLISTED_OBJECTS: Final = """
-SELECT object_key, object, source_size_bytes, inside FROM rows
+SELECT object_key, object, source_size_bytes, inside,
+    CASE WHEN object_uri = source_uri THEN source_version END, source_state, content_sha256
+FROM rows
 ANTI JOIN objects ON rows.object = objects.uri
 WHERE object <> ''"""
 
@@ -104,6 +107,15 @@ UNREFERENCED_OBJECTS: Final = """
 SELECT uri FROM objects
 ANTI JOIN rows ON rows.object = objects.uri
 ANTI JOIN journal ON journal.object = objects.uri"""
+
+CHANGED_LINKS: Final = """
+SELECT object_key, object, content_sha256, inside FROM rows
+JOIN objects ON rows.object = objects.uri
+WHERE size = source_size_bytes
+    AND split_part(state, '-', 2) = split_part(source_state, '-', 2)
+    AND (state <> source_state OR NOT starts_with(source_version, version))"""
+"""Objects that have the inode of their source, and another state or modification time than when they were
+placed: somebody has edited the file, or only changed its permissions or links."""
 
 STORED_OBJECTS: Final = """
 SELECT min(object_key), object, content_sha256, bool_or(inside) FROM rows

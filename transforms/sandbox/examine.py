@@ -304,6 +304,7 @@ def new_row(ref: ObjectRef, options: ExamineOptions) -> IndexRow:
         router_version=options.router_version,
         source_uri=ref.uri,
         source_version=ref.version,
+        source_state=ref.state,
         source_size_bytes=ref.size,
         policy_id=options.policy_id,
         decided_at=now,

@@ -30,6 +30,7 @@ class ObjectInfo:
         size: in bytes, or `UNKNOWN_SIZE`.
         sha256: hex, where this program wrote the object and the storage keeps metadata.
         modified: when this version was written, seconds since 1970; None: as `plausible_time`.
+        state: `<ctime_ns>-<inode>` (local), which may change without the content; else None.
     """
 
     uri: str
@@ -37,6 +38,7 @@ class ObjectInfo:
     size: int
     sha256: str | None = None
     modified: float | None = None
+    state: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modified", plausible_time(self.modified))

@@ -58,6 +58,16 @@ def version_of(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
+def state_of(status: os.stat_result) -> str:
+    """Return what else tells versions of a local file apart, and may change without its content."""
+    return f"{status.st_ctime_ns}-{status.st_ino}"
+
+
+def is_version_of(source_version: str, version: str) -> bool:
+    """Return whether a source version is of a size and modification time, with or without a state."""
+    return source_version == version or source_version.startswith(f"{version}-")
+
+
 class LocalStorage:
     """The file systems that are mounted on this machine."""
 
@@ -201,8 +211,8 @@ class LocalStorage:
 
 
 def has_version(version: str | None, stream: BinaryIO) -> bool:
-    """Return whether an open file has this version; None: any."""
-    return version is None or version_of(os.fstat(stream.fileno())) == version
+    """Return whether an open file has the size and modification time of a version; None: any."""
+    return version is None or is_version_of(version, version_of(os.fstat(stream.fileno())))
 
 
 def _require_version(uri: str, version: str | None, stream: BinaryIO) -> None:
@@ -216,7 +226,13 @@ def _raise_unless_missing(error: OSError) -> None:
 
 
 def _info(uri: str, status: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(uri, version_of(status), status.st_size, modified=status.st_mtime)
+    return ObjectInfo(
+        uri,
+        version_of(status),
+        status.st_size,
+        modified=status.st_mtime,
+        state=state_of(status),
+    )
 
 
 def _put(
