@@ -53,7 +53,7 @@ def run(
     _require_matches(config)
     require_claimable(config.layout)
     with contextlib.ExitStack() as locks:
-        lock = locks.enter_context(lock_lake(config.layout))
+        lock = locks.enter_context(lock_lake(config.layout, timeout=config.lock_timeout))
         if config.placement == LINK:
             require_hard_links(config.layout)
         remove_partial_files(config.layout)

@@ -84,7 +84,8 @@ def run_stream(
         )
     require_claimable(config.layout)
     with contextlib.ExitStack() as locks:
-        locks.enter_context(lock_lake(config.layout, names=[WRITER_LOCK]))
+        lock = lock_lake(config.layout, names=[WRITER_LOCK], timeout=config.lock_timeout)
+        locks.enter_context(lock)
         if config.placement == LINK:
             require_hard_links(config.layout)
         drain.clear(config.layout)
@@ -211,7 +212,7 @@ def _stop_signals() -> Iterator[threading.Event]:
 def _recover(config: RouteConfig) -> int:
     """Index placed objects that have no row; return their number."""
     layout = config.layout
-    with lock_lake(layout, names=[LOCK]):
+    with lock_lake(layout, names=[LOCK], timeout=config.lock_timeout):
         open_lake(layout)
         recovered = recover(layout, config.run_id, config.index_shards, replica_of(layout))
         remove_partial_files(layout)

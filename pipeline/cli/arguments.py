@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from transforms.config.run_options import ObjectOptions
+from transforms.config.run_options import ObjectOptions, RouteOptions
 from transforms.core.option import Option, options_by_group, options_of
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     add_option(parser, _OBJECT_OPTIONS["device"])
+
+
+def add_lock_timeout(parser: argparse.ArgumentParser) -> None:
+    """Add --lock_timeout, for a command that takes the locks of a lake."""
+    add_option(parser, _ROUTE_OPTIONS["lock_timeout"])
 
 
 def help_of(one: Option) -> str:
@@ -156,3 +161,4 @@ def _number(text: str) -> float:
 
 _PARSERS: Final[dict[type, Any]] = {int: _whole_number, float: _number}
 _OBJECT_OPTIONS: Final = {one.flag: one for one in options_of(ObjectOptions)}
+_ROUTE_OPTIONS: Final = {one.flag: one for one in options_of(RouteOptions)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.cli.arguments import existing_lake
+from pipeline.cli.arguments import add_lock_timeout, existing_lake
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATE",
         help="merge the days before this one, YYYY-MM-DD, at most today [default: today, UTC]",
     )
+    add_lock_timeout(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
     if before > today():
         raise ConfigError(f"--before {before}: streams append to today's partition; give {today()}")
     if format_of(layout) != FORMAT:
-        with lock_lake(layout):
+        with lock_lake(layout, timeout=args.lock_timeout):
             migrate(layout)
-    with lock_lake(layout, names=[LOCK]):
+    with lock_lake(layout, names=[LOCK], timeout=args.lock_timeout):
         compacted = compact(layout, before)
     for day in compacted:
         print(

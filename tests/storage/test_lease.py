@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from tests.stores import S3, Store
 from transforms.storage import lease
 from transforms.storage.base import LockLost, SupportsConditionalWrites
 from transforms.storage.lease import Lease, LockingUnsupported, hold_lease, read_epoch
+from transforms.storage.lock_holder import LockTimedOut, Patience
 from transforms.storage.processes import boot_id, pid_namespace
 from transforms.storage.schemes import object_store, storage_of
 
@@ -130,6 +133,28 @@ def test_a_lease_that_is_not_renewed_lapses(
         on_lost=unexpected,
     ):
         assert waits == [1]
+
+
+def test_the_holder_of_a_lease_is_named_to_those_who_wait(store: Store) -> None:
+    client, waits = object_store(store.scheme), []
+    with held(store):
+        holder = lease.read_holder(client, uri_of(store))
+        assert holder is not None
+        assert (holder.pid, holder.host) == (os.getpid(), socket.gethostname())
+        with (
+            pytest.raises(LockTimedOut),
+            hold_lease(
+                client,
+                uri_of(store),
+                on_wait=lambda: waits.append(1),
+                on_lost=unexpected,
+                patience=Patience.of(0.1),
+            ),
+        ):
+            pass
+    assert waits == [1]
+    with held(store) as lock:
+        lock.assert_held(reread=True)
 
 
 def test_the_lease_of_a_dead_process_is_taken_at_once(store: Store) -> None:

@@ -196,6 +196,7 @@ class RouteOptions(ObjectOptions):
         fetch_threads: number of objects that a worker examines concurrently, and places concurrently.
         index_shards: number of append logs, and maximum number of index files of a batch run.
         accelerator: resource hint for the workers that run the model.
+        lock_timeout: maximum time to wait for the locks of the lake, in seconds; 0 for no limit.
         allow_open_ports: whether to start servers that listen beyond loopback.
         stream: options of streaming sources; None in a batch run.
     """
@@ -369,6 +370,14 @@ class RouteOptions(ObjectOptions):
         "type:nvidia-l4;count:1;install-nvidia-driver; images then cross a shuffle",
         public=True,
         in_template=True,
+    )
+    lock_timeout: float = option(
+        0.0,
+        group=Group.RUNNER,
+        unit="seconds",
+        at_least=0,
+        help="maximum time to wait while another run writes to the lake; 0 waits without limit",
+        public=True,
     )
     allow_open_ports: bool = option(
         False,

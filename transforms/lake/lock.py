@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import sys
@@ -18,6 +19,7 @@ from transforms.storage.file_lock import hold_file_lock
 from transforms.storage.folders import make_folders
 from transforms.storage.lease import LockingUnsupported, hold_lease
 from transforms.storage.local import uri_to_path
+from transforms.storage.lock_holder import LockTimedOut, Patience
 from transforms.storage.permissions import private_folder_mode
 from transforms.storage.renames import (
     NamesUnsupported,
@@ -31,7 +33,11 @@ UNPROTECTED: Final = (
     "warning: {root} has no conditional writes: objects are verified after they are written, but make "
     "sure that only one run at a time writes there"
 )
-WAITING: Final = "another run is writing to this lake; waiting for it to finish"
+WAITING: Final = "another run is writing to this lake{holder}; waiting for it to finish"
+TIMED_OUT: Final = (
+    "another run is still writing to this lake{holder} after --lock_timeout; run the same command again "
+    "when it has finished, or wait for longer"
+)
 UNSUPPORTED: Final = (
     "{root} is on a file system ({type}) that has neither hard links nor renameat2(2) with "
     "RENAME_NOREPLACE, without which a write could replace another file; choose a folder on another one"
@@ -95,17 +101,22 @@ def read_epoch(layout: Layout, name: str = WRITER_LOCK) -> str | None:
     return lease.read_epoch(storage_of(uri), uri)
 
 
-def report_waiting() -> None:
-    """Report on stderr that another run holds a lock."""
-    _report(WAITING)
+def describe_holder(root: str, name: str) -> str:
+    """Return the process that holds a lock of a root, in brackets; empty if it is unknown."""
+    uri = join(root, name)
+    with contextlib.suppress(OSError):
+        if holder := lease.read_holder(storage_of(uri), uri):
+            return f" ({holder})"
+    return ""
 
 
 @contextlib.contextmanager
 def lock_lake(
     layout: Layout,
-    on_wait: Callable[[], None] = report_waiting,
+    on_wait: Callable[[], None] | None = None,
     *,
     names: Sequence[str] = (WRITER_LOCK, LOCK),
+    timeout: float = 0.0,
 ) -> Iterator[LakeLock]:
     """Lock every root of a lake while the block runs.
 
@@ -115,24 +126,30 @@ def lock_lake(
 
     Args:
         layout: the lake and its sinks.
-        on_wait: called if another process holds a lock.
+        on_wait: called if another process holds a lock; None names the process on stderr.
         names: names of the locks, in the order of the default.
+        timeout: maximum time to wait for all locks in seconds; 0 waits without limit.
 
     Yields:
         The held locks.
 
     Raises:
-        RuntimeError: a root cannot be created or locked.
+        RuntimeError: a root cannot be created or locked, or not in time.
         UnsupportedFileSystem: a root cannot be written to without the risk of replacing files.
     """
     locks: list[HeldLock] = []
     epoch: str | None = None
+    patience = Patience.of(timeout)
     with contextlib.ExitStack() as stack:
         for name, root in itertools.product(names, sorted(layout.object_roots)):
+            wait = on_wait or functools.partial(_report_waiting, root, name)
             try:
-                lock = _lock_root(stack, root, name, on_wait, layout.file_mode)
+                lock = _lock_root(stack, root, name, wait, layout.file_mode, patience)
                 if is_local(root):
                     _require_names(root, layout.file_mode)
+            except LockTimedOut:
+                holder = describe_holder(root, name)
+                raise RuntimeError(TIMED_OUT.format(holder=holder)) from None
             except OSError as error:
                 raise RuntimeError(_lock_error(root, error)) from error
             if lock is not None:
@@ -148,10 +165,11 @@ def _lock_root(
     name: str,
     on_wait: Callable[[], None],
     file_mode: int,
+    patience: Patience,
 ) -> HeldLock | None:
     if is_local(root):
         path = uri_to_path(root) / name
-        return stack.enter_context(hold_file_lock(path, on_wait, file_mode))
+        return stack.enter_context(hold_file_lock(path, on_wait, file_mode, patience))
 
     def exit_at_once() -> None:
         _report(LOST.format(root=root))
@@ -160,11 +178,21 @@ def _lock_root(
     store = object_store(scheme_of(root))
     try:
         return stack.enter_context(
-            hold_lease(store, join(root, name), on_wait=on_wait, on_lost=exit_at_once)
+            hold_lease(
+                store,
+                join(root, name),
+                on_wait=on_wait,
+                on_lost=exit_at_once,
+                patience=patience,
+            )
         )
     except LockingUnsupported:
         _report(UNPROTECTED.format(root=root))
         return None
+
+
+def _report_waiting(root: str, name: str) -> None:
+    _report(WAITING.format(holder=describe_holder(root, name)))
 
 
 def require_hard_links(layout: Layout) -> None:

@@ -8,14 +8,19 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from transforms.storage.base import LockLost
 from transforms.storage.folders import make_folders, sync_entries
 from transforms.storage.lease import read_epoch
 from transforms.storage.local import LocalStorage, path_to_uri
+from transforms.storage.lock_holder import LockHolder, Patience
 from transforms.storage.permissions import FILE_MODE, folder_mode
+
+POLL_S: Final = 0.2
+FOREVER: Final = Patience()
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,10 @@ class FileLock:
 
 @contextlib.contextmanager
 def hold_file_lock(
-    path: Path, on_wait: Callable[[], None], file_mode: int = FILE_MODE
+    path: Path,
+    on_wait: Callable[[], None],
+    file_mode: int = FILE_MODE,
+    patience: Patience = FOREVER,
 ) -> Iterator[FileLock]:
     """Hold a lock while the block runs.
 
@@ -58,8 +66,10 @@ def hold_file_lock(
         path: of the file; its folder is made.
         on_wait: called once if another process holds the lock.
         file_mode: permissions of the file, from which those of new folders follow.
+        patience: how long to wait.
 
     Raises:
+        LockTimedOut: another process held the lock for longer.
         OSError: the file cannot be written or has no locks.
     """
     sync_entries(make_folders(path.parent, folder_mode(file_mode)))
@@ -69,16 +79,27 @@ def hold_file_lock(
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             on_wait()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _wait(descriptor, patience)
         yield FileLock(path, _write_epoch(descriptor))
     finally:
         os.close(descriptor)
 
 
+def _wait(descriptor: int, patience: Patience) -> None:
+    if patience.deadline is None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
+    while True:
+        patience.sleep(POLL_S)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+
+
 def _write_epoch(descriptor: int) -> str:
-    """Write a new epoch in place, as a full disk has no block for a longer file."""
+    """Write a new epoch and its holder in place, as a full disk has no block for a longer file."""
     epoch = str(uuid.uuid4())
-    data = json.dumps({"epoch": epoch}).encode()
+    data = json.dumps({"epoch": epoch, **asdict(LockHolder.current())}).encode()
     os.pwrite(descriptor, data, 0)
     os.ftruncate(descriptor, len(data))
     os.fsync(descriptor)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any, Final
 
 from transforms.storage.base import (
@@ -24,6 +24,7 @@ from transforms.storage.base import (
     SupportsConditionalWrites,
     read_whole,
 )
+from transforms.storage.lock_holder import LockHolder, Patience
 from transforms.storage.processes import (
     boot_id,
     boottime,
@@ -39,6 +40,7 @@ GIVE_UP_S: Final = 40.0
 """A holder that could not renew for so long gives up, well before `LAPSE_S`."""
 POLL_S: Final = 2.0
 WATCH_S: Final = 1.0
+FOREVER: Final = Patience()
 
 
 class LockingUnsupported(OSError):
@@ -52,6 +54,7 @@ def hold_lease(
     *,
     on_wait: Callable[[], None],
     on_lost: Callable[[], None],
+    patience: Patience = FOREVER,
 ) -> Iterator[Lease]:
     """Hold a lock while the block runs.
 
@@ -61,19 +64,21 @@ def hold_lease(
         on_wait: called once if another process holds the lock.
         on_lost: called in another thread if the lock was taken or could not be renewed in time:
             whatever it protects must stop at once.
+        patience: how long to wait.
 
     Raises:
+        LockTimedOut: another process held the lock for longer.
         LockingUnsupported: the store has no conditional writes, so that nothing can be locked.
         OSError: the store refused.
     """
     epoch = str(uuid.uuid4())
     try:
-        version, acquired_at = _acquire(store, uri, epoch, on_wait)
+        version, acquired_at, holder = _acquire(store, uri, epoch, on_wait, patience)
     except ConditionalWritesUnsupported as error:
         raise LockingUnsupported(f"{uri}: the store has no conditional writes") from error
-    if store.compare_and_swap(uri, _content(epoch, free=True), None) is not None:
+    if store.compare_and_swap(uri, _content(epoch, holder, free=True), None) is not None:
         raise LockingUnsupported(f"{uri}: the store ignores the conditions of writes")
-    lease = Lease(store, uri, epoch, version, acquired_at, on_lost)
+    lease = Lease(store, uri, epoch, version, acquired_at, holder, on_lost)
     lease.start()
     try:
         yield lease
@@ -95,11 +100,13 @@ class Lease:
         epoch: str,
         version: str,
         acquired_at: float,
+        holder: LockHolder,
         on_lost: Callable[[], None],
     ) -> None:
         self.epoch = epoch
         self._store, self._uri, self._version = store, uri, version
         self._renewed_at = acquired_at
+        self._holder = holder
         self._on_lost = on_lost
         self._ended = threading.Event()
         self._threads = [
@@ -162,7 +169,7 @@ class Lease:
             self._on_lost()
 
     def _content(self, *, free: bool = False) -> bytes:
-        return _content(self.epoch, free=free)
+        return _content(self.epoch, self._holder, free=free)
 
 
 def read_epoch(storage: Storage, uri: str) -> str | None:
@@ -174,27 +181,40 @@ def read_epoch(storage: Storage, uri: str) -> str | None:
     return _parse(_read(storage, uri)).get("epoch")
 
 
+def read_holder(storage: Storage, uri: str) -> LockHolder | None:
+    """Return the latest holder of a lock, a lease or a `FileLock`; None if it is unknown.
+
+    Raises:
+        OSError: the lock cannot be read.
+    """
+    return LockHolder.parse(_parse(_read(storage, uri)))
+
+
 def _acquire(
-    store: SupportsConditionalWrites, uri: str, epoch: str, on_wait: Callable[[], None]
-) -> tuple[str, float]:
-    """Wait for the lock; return its version and the `boottime` when it was requested."""
+    store: SupportsConditionalWrites,
+    uri: str,
+    epoch: str,
+    on_wait: Callable[[], None],
+    patience: Patience,
+) -> tuple[str, float, LockHolder]:
+    """Wait for the lock; return its version, the `boottime` when it was requested, and this holder."""
     seen, since, waited = "", 0.0, False
     while True:
         found = store.stat(uri)
-        requested_at, now = boottime(), time.monotonic()
+        requested_at, now, holder = boottime(), time.monotonic(), LockHolder.current()
         if found is None:
-            taken = _swap(store, uri, _content(epoch), None)
+            taken = _swap(store, uri, _content(epoch, holder), None)
         else:
             if found.version != seen:
                 seen, since = found.version, now
             free = now - since > LAPSE_S or _is_free(_parse(_read(store, uri)))
-            taken = _swap(store, uri, _content(epoch), found.version) if free else None
+            taken = _swap(store, uri, _content(epoch, holder), found.version) if free else None
         if taken is not None:
-            return taken, requested_at
+            return taken, requested_at, holder
         if found is not None and not waited:
             waited = True
             on_wait()
-        time.sleep(POLL_S)
+        patience.sleep(POLL_S)
 
 
 def _swap(
@@ -208,19 +228,18 @@ def _swap(
     return swapped
 
 
-def _content(epoch: str, *, free: bool = False) -> bytes:
+def _content(epoch: str, holder: LockHolder, *, free: bool = False) -> bytes:
     """Return a lock's content; it is never the same twice, so that each has its own version."""
-    pid = os.getpid()
-    holder = {
+    content = {
+        **asdict(holder),
         "epoch": epoch,
         "free": free,
         "boot": boot_id(),
         "pid_namespace": pid_namespace(),
-        "pid": pid,
-        "started": start_ticks(pid),
+        "started": start_ticks(holder.pid),
         "written": str(uuid.uuid4()),
     }
-    return json.dumps(holder).encode()
+    return json.dumps(content).encode()
 
 
 def _is_free(found: dict[str, Any]) -> bool:
