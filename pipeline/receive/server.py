@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import socket
 import ssl
+import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -37,22 +38,38 @@ class LimitedServer(ThreadedAssociationServer):
     handshake_timeout = 30.0
     tls: ssl.SSLContext | None = None
 
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        """As the overridden method."""
+        self._opening = 0  # connections without an association, as in a TLS handshake
+        self._lock = threading.Lock()
+        super().__init__(*arguments, **more)
+
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Return whether to accept a connection."""
         if not is_allowed(str(client_address[0]), self.networks):
             LOG.warning("refused a connection from %s: not in --hosts", client_address[0])
             return False
-        if len(self.active_associations) >= self.max_connections:
+        if len(self.active_associations) + self._opening >= self.max_connections:
             LOG.warning("refused a connection from %s: too many", client_address[0])
             return False
         return True
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread for a connection."""
+        with self._lock:
+            self._opening += 1
+        super().process_request(request, client_address)
+
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Make the TLS handshake in the thread of the connection, then start its association."""
-        if self.tls is not None:
-            request.settimeout(self.handshake_timeout)
-            request = self.tls.wrap_socket(request, server_side=True)
-        super().finish_request(request, client_address)
+        try:
+            if self.tls is not None:
+                request.settimeout(self.handshake_timeout)
+                request = self.tls.wrap_socket(request, server_side=True)
+            super().finish_request(request, client_address)
+        finally:
+            with self._lock:
+                self._opening -= 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log a failed connection; a traceback could contain what was received."""

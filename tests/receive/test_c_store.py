@@ -8,6 +8,7 @@ import socket
 import stat
 import struct
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from pydicom.uid import (
     JPEG2000Lossless,
     RLELossless,
 )
+from pynetdicom.dimse_primitives import C_STORE
 
 from pipeline.cli import main
+from pipeline.receive import options as receive_options
 from tests.receive import kill_at_step
 from tests.receive.receivers import (
     Receiver,
@@ -283,6 +286,51 @@ def test_sigterm_answers_the_object_in_transfer(tmp_path: Path) -> None:
         assert not idle.is_established
 
 
+def test_a_sender_that_disconnects_in_transfer_leaves_nothing(tmp_path: Path) -> None:
+    ds = dataset(image())
+    data = data_set_bytes(to_bytes(ds))
+    with receiver(tmp_path / "in") as running:
+        with association(running.port, [ds]) as sender:
+            original, sent = sender.dul.send_pdu, []
+
+            def cut(primitive: Any) -> None:
+                sent.append(primitive)
+                if len(sent) == 4:
+                    running.wait_until(lambda: has_unnamed_file(running))
+                    sender.abort()
+                if len(sent) < 4:
+                    original(primitive)
+
+            sender.dul.send_pdu = cut  # type: ignore[method-assign]
+            with contextlib.suppress(AssertionError):
+                send_bytes(sender, data, **uids_of(ds))
+            sender.dul.send_pdu = original  # type: ignore[method-assign]
+        running.wait_until(lambda: not has_unnamed_file(running))
+        assert running.files == []
+
+
+def test_a_sender_that_does_not_wait_for_answers(tmp_path: Path) -> None:
+    """Its requests wait in files; beyond a few the association is aborted."""
+    ds = an_object()
+    data = data_set_bytes(to_bytes(ds))
+    with receiver(tmp_path / "in") as running:
+        with association(running.port, [ds]) as sender:
+            (context,) = sender.accepted_contexts
+            assert context.context_id is not None
+            for number in range(1, 201):
+                request = C_STORE()
+                request.MessageID, request.Priority = number, 2
+                request.AffectedSOPClassUID = ds.SOPClassUID
+                request.AffectedSOPInstanceUID = ds.SOPInstanceUID
+                request.DataSet = BytesIO(data)
+                sender.dimse.send_msg(request, context.context_id)
+            running.wait_until(lambda: not has_unnamed_file(running))
+        with association(running.port, [ds]) as sender:
+            assert sender.send_c_store(ds).Status == 0
+        assert len(running.files) == 1
+        assert running.stop() == 0
+
+
 def has_unnamed_file(running: Receiver) -> bool:
     return any(target.startswith(f"{running.folder}/#") for target in open_files(running))
 
@@ -361,6 +409,14 @@ def test_wrong_usage(
     assert main(["receive", "--folder", str(tmp_path / "in"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "in").exists()
+
+
+def test_missing_packages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receive_options, "EXTRA_MODULES", ("pynetdicom_of_another_name",))
+    assert main(["receive", "--folder", str(tmp_path / "in")]) == 2
+    assert "pip install '.[receive]' in a clone of this repository" in capsys.readouterr().err
 
 
 def test_a_port_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -228,6 +228,15 @@ def test_a_single_part_answer(tmp_path: Path) -> None:
         assert retrieve(root, tmp_path / "object") == CONTENT
 
 
+def test_a_search_is_repeated_after_an_interruption() -> None:
+    def answer(path: str) -> Answer:
+        page = [MATCH] if "offset=0" in path else []
+        return 200, "application/dicom+json", json.dumps(page).encode()
+
+    with answering(answer, cut=2) as root:
+        assert len(list(dicomweb.DicomWebStorage().list_below(root))) == 1
+
+
 def test_a_server_without_paging(monkeypatch: pytest.MonkeyPatch) -> None:
     page = json.dumps([MATCH]).encode()
     with answering(lambda path: (200, "application/dicom+json", page)) as root:

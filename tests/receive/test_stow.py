@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import ssl
 import subprocess
@@ -21,6 +22,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from pipeline.receive.options import TOKEN_VARIABLE
 from tests.receive.orthanc import needs_orthanc, orthanc
 from tests.receive.receivers import Receiver, association, receiver, write_objects
+from tests.receive.test_c_store import can_connect, has_unnamed_file
 from tests.synthetic import dataset, dicom_bytes, image, to_bytes
 from transforms.storage.multipart import DATA, END, HEADERS, MultipartReader
 
@@ -182,6 +184,31 @@ def test_a_slow_sender_is_cut_off_and_harms_nobody(tmp_path: Path) -> None:
                     while slow.recv(4096):
                         pass
         assert running.stop() == 0
+
+
+def test_sigterm_answers_the_request_in_transfer(tmp_path: Path) -> None:
+    data = dicom_bytes()
+    body = body_of([("application/dicom", data)], "limit")
+    head = (
+        "POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        'Content-Type: multipart/related; type="application/dicom"; boundary=limit\r\n'
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with (
+        receiver(tmp_path / "in", *STOW) as running,
+        socket.create_connection(("127.0.0.1", running.stow_port)) as connection,
+    ):
+        connection.sendall(head.encode() + body[: len(body) // 2])
+        running.wait_until(lambda: has_unnamed_file(running))
+        running.process.send_signal(signal.SIGTERM)
+        running.wait_until(lambda: not can_connect(running.stow_port))
+        connection.sendall(body[len(body) // 2 :])
+        answer = b""
+        while block := connection.recv(4096):
+            answer += block
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert running.process.wait() == 0
+        assert [path.read_bytes() for path in running.files] == [data]
 
 
 @pytest.fixture(scope="module")

@@ -237,7 +237,18 @@ class DicomWebStorage:
             offset += len(page)
 
     def _page(self, root: str, path: str, parameters: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return one page of matches.
+
+        Raises:
+            OSError: as `studies`.
+        """
         url = f"{root.rstrip('/')}/{path}"
+        for _ in range(MAX_READS - 1):
+            with contextlib.suppress(RequestFailed):
+                return self._request_page(url, parameters)
+        return self._request_page(url, parameters)
+
+    def _request_page(self, url: str, parameters: Mapping[str, str]) -> list[dict[str, Any]]:
         with _os_errors(), self._get(url, "application/dicom+json", parameters) as response:
             if response.status_code == 204:
                 return []
