@@ -118,6 +118,11 @@ class SandboxProcess:
             self._restart()
             raise
 
+    @property
+    def pid(self) -> int:
+        """The process id of the child, which is replaced when it crashes."""
+        return self._child.pid
+
     def close(self) -> None:
         """Kill the child."""
         self._server.kill(self._child)

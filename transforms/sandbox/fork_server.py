@@ -123,27 +123,28 @@ class ForkServer:
                     control = self._ensure_running()
                     request = FORK.pack(FORK_CHILD, memory_bytes)
                     descriptors = [connection_of_child.fileno(), reports_of_child]
-                    socket.send_fds(control, [request], descriptors)
-                os.close(reports_of_child)
-                reports_of_child = -1
-                if started := os.read(reports, STARTED.size):
-                    pid, restricted = STARTED.unpack(started)
-                    _warn_of_missing(restricted)
-                    stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-                    return Child(pid, connection, reports, stat)
-                error = "the server has ended"
-            except OSError as failure:
-                error = type(failure).__name__
+                    with contextlib.suppress(ConnectionError):  # reading the reports shows it
+                        socket.send_fds(control, [request], descriptors)
+            except OSError as error:
+                os.close(reports)
+                connection.close()
+                raise _cannot_start(type(error).__name__) from error
             finally:
                 connection_of_child.close()
-                if reports_of_child >= 0:
-                    os.close(reports_of_child)
-            connection.close()
+                os.close(reports_of_child)
+            started = os.read(reports, STARTED.size)
+            if started and (pid := STARTED.unpack(started)[0]):
+                _warn_of_missing(STARTED.unpack(started)[1])
+                with contextlib.suppress(FileNotFoundError):  # killed already
+                    stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+                    return Child(pid, connection, reports, stat)
             os.close(reports)
-        raise RuntimeError(
-            f"cannot start a process for decoding ({error}); free memory or raise "
-            "the process limit (ulimit -u), then run again"
-        )
+            connection.close()
+            if not started:
+                self._discard(control)
+            elif not pid:
+                raise _cannot_start("fork failed")
+        raise _cannot_start("killed")
 
     def wait(self, child: Child, timeout_s: float) -> int | None:
         """Return the wait status of a child, or None if it still runs or is not known.
@@ -179,6 +180,13 @@ class ForkServer:
                 self._process.wait()
             self._control = self._process = None
 
+    def _discard(self, control: socket.socket) -> None:
+        """Wait for the end of a server that has closed its connection, unless another has replaced it."""
+        with self._lock:
+            if self._control is control and self._process is not None:
+                self._process.kill()
+                self._process.wait()
+
     def _ensure_running(self) -> socket.socket:
         if self._process is not None and self._owner == os.getpid():
             if self._process.poll() is None:
@@ -202,6 +210,13 @@ class ForkServer:
             atexit.register(self.close)
         self._owner = os.getpid()
         return self._control
+
+
+def _cannot_start(why: str) -> RuntimeError:
+    return RuntimeError(
+        f"cannot start a process for decoding ({why}); free memory or raise the process limit "
+        "(ulimit -u), then run again"
+    )
 
 
 _warned: set[int] = set()

@@ -26,7 +26,8 @@ FORK: Final = struct.Struct("=cQ")
 """Request to the fork server: `FORK_CHILD` with a memory limit, or `KILL_CHILD` with a process id."""
 FORK_CHILD, KILL_CHILD = b"f", b"k"
 STARTED: Final = struct.Struct("=iB")
-"""Report about a child: its process id and its restrictions, the sum of the values below."""
+"""Report about a child: its process id, 0 if it could not be forked, and its restrictions, a sum of the
+values below."""
 FILES_RESTRICTED, CALLS_RESTRICTED = 1, 2
 ENDED: Final = struct.Struct("=i")
 """Report about a child: its wait status."""

@@ -116,7 +116,8 @@ class _Server:
         server = os.getpid()
         try:
             child = os.fork()
-        except OSError:  # the closed pipe reports it
+        except OSError:
+            os.write(reports, STARTED.pack(0, self._restricted))
             os.close(connection)
             os.close(reports)
             return
