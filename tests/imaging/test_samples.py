@@ -170,6 +170,52 @@ def test_a_reduced_decode_covers_the_same_area(syntax: str, rows: int, columns: 
     assert np.abs(reduced - full).mean() <= 0.02 * np.ptp(full)
 
 
+@pytest.mark.parametrize("syntax", [*NATIVE, RLELossless])
+@settings(max_examples=30)
+@given(
+    shape=st.sampled_from(SHAPES),
+    bits=st.integers(8, 16),
+    signed=st.booleans(),
+    padding=st.one_of(st.none(), st.tuples(st.integers(0, 255), st.integers(0, 40))),
+)
+def test_uncompressed_pixels_are_averaged_without_padding(
+    syntax: str,
+    shape: tuple[int, int],
+    bits: int,
+    signed: bool,
+    padding: tuple[int, int] | None,
+) -> None:
+    """Compared with a plain implementation."""
+    pixels = picture(shape, bits).copy()
+    mask = np.zeros(shape, bool)
+    elements: dict[str, Any] = {"BitsStored": bits}
+    if padding:
+        value, limit = padding[0], padding[0] + padding[1]
+        pixels[-shape[0] // 3 :, : shape[1] // 2] = limit
+        mask = (pixels >= value) & (pixels <= limit)
+        if signed:
+            value, limit = value - (1 << bits - 1), limit - (1 << bits - 1)
+        elements |= {"PixelPaddingValue": value, "PixelPaddingRangeLimit": limit}
+    values = pixels.astype(np.int32) - (1 << bits - 1) * signed
+    stored = values.astype(np.int16 if signed else np.uint16)
+    ds = dataset(stored, syntax=syntax, BitsStored=16)
+    ds.BitsStored, ds.HighBit = bits, bits - 1
+    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+        if padding:
+            ds.add_new(keyword, "SS" if signed else "US", elements[keyword])
+    found = read_image(to_bytes(ds), SIDE)
+
+    factor = max(1, max(shape) // SIDE)
+    rows, columns = shape[0] // factor, shape[1] // factor
+    blocks = (rows, factor, columns, factor)
+    area = np.s_[: rows * factor, : columns * factor]
+    counts = (~mask[area]).reshape(blocks).sum(axis=(1, 3))
+    sums = np.where(mask, 0, values)[area].reshape(blocks).sum(axis=(1, 3))
+    means = sums / np.maximum(counts, 1)
+    expected = np.where(counts == 0, means[counts > 0].min(), means)
+    assert np.allclose(found, expected, rtol=1e-5, atol=1e-2)
+
+
 # Bits outside Bits Stored
 
 
@@ -297,6 +343,35 @@ def test_an_8_bit_codestream_under_bits_allocated_16(
         pixels = imagecodecs.jpeg8_decode(stream)
     expected = thumbnail(native(pixels, **same))
     assert np.abs(thumbnail(data) - expected).mean() <= MEAN_LEVELS
+
+
+@pytest.mark.parametrize(
+    ("allocated", "stored"),
+    [(None, None), (0, 0), (8, 12), (10, 10), (12, 12), (16, 0), (24, 12), (16, 99)],
+)
+@pytest.mark.parametrize("syntax", [*LOSSLESS, RLELossless])
+def test_bits_allocated_and_stored_do_not_matter_to_codestreams(
+    syntax: str, allocated: int | None, stored: int | None
+) -> None:
+    pixels = picture((130, 97), 12)
+    ds = dataset(pixels, syntax=RLELossless)
+    if syntax != RLELossless:
+        stream = encode(pixels, syntax, 12)
+        ds = pydicom.dcmread(BytesIO(compressed(stream, syntax, pixels)))
+    for keyword, value in (("BitsAllocated", allocated), ("BitsStored", stored)):
+        if value is None:
+            delattr(ds, keyword)
+        else:
+            setattr(ds, keyword, value)
+    expected = thumbnail(native(pixels))
+    assert np.abs(thumbnail(to_bytes(ds)) - expected).mean() <= MEAN_LEVELS
+
+
+@pytest.mark.parametrize("text", ["MONOCHROME", "MONOCHROME 2", "monochrome2", ""])
+def test_spellings_of_monochrome2(text: str) -> None:
+    pixels = picture((130, 97), 12)
+    found = thumbnail(native(pixels, PhotometricInterpretation=text))
+    assert np.array_equal(found, thumbnail(native(pixels)))
 
 
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEG2000Lossless])

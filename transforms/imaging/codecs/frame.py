@@ -124,6 +124,9 @@ def build_frame_request(
     photometric = photometric or ("MONOCHROME2" if samples == 1 else "RGB")
     allocated = _number(ds, "BitsAllocated")
     stored = _number(ds, "BitsStored", allocated)
+    if parsed.pixels.encapsulated and allocated != 1:  # the codestream has its own description
+        allocated = next((bits for bits in (8, 16) if max(allocated, stored) <= bits), 32)
+        stored = stored if 1 <= stored <= allocated else allocated
     high_bit = _number(ds, "HighBit", stored - 1)
     if not stored - 1 <= high_bit < max(allocated, 1):
         high_bit = stored - 1  # the value of nearly all objects
@@ -286,13 +289,14 @@ def _number(ds: Dataset, keyword: str, default: int = 0) -> int:
 
 
 def _photometric(ds: Dataset) -> str:
-    """Return Photometric Interpretation in upper case, without the space that some devices write."""
+    """Return Photometric Interpretation in upper case, MONOCHROME and MONOCHROME 2 as MONOCHROME2."""
     try:
         text = str(ds.get("PhotometricInterpretation") or "").strip().upper()
     except Exception as error:  # pydicom raises many types for malformed elements
         detail = "PhotometricInterpretation"
         raise InvalidObject(Stage.DECODE, Reason.BAD_PIXEL_DESCRIPTION, detail) from error
-    return text.replace(" ", "") if text.startswith("MONOCHROME") else text
+    text = text.replace(" ", "") if text.startswith("MONOCHROME") else text
+    return "MONOCHROME2" if text == "MONOCHROME" else text
 
 
 def _padding(ds: Dataset, bits: int) -> tuple[int, ...]:
