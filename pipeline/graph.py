@@ -134,7 +134,7 @@ def build(
         "refs": discovered[REFS],
         "existing": versions,
         "journaled": lake[JOURNALED],
-    } | "Filter" >> FilterIngested(reprocessing)
+    } | "Filter" >> FilterIngested(reprocessing, layout)
     placed, failed = decide_and_place(filtered[TO_PROCESS] | "Refs" >> RedistributeRefs(), config)
     indexed = {
         "rows": (*placed, filtered[RECOVERED]),

@@ -17,8 +17,10 @@ from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import Status
 from transforms.core.record_batch import RecordBatch
 from transforms.lake.index_files import ExistingVersion
+from transforms.lake.layout import Layout
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow
+from transforms.lake.source_states import SourceStates
 from transforms.lake.source_versions import KnownVersion, resolve_version
 from transforms.metrics import CounterName, count
 from transforms.shuffle_batching import BatchForShuffleFn, key_of_source, records_of
@@ -76,6 +78,7 @@ class FilterIngested(beam.PTransform[dict[str, PCollection[Any]], DoOutputsTuple
     """
 
     reprocessing: Reprocessing
+    layout: Layout | None = None
 
     def expand(self, pcolls: dict[str, PCollection[Any]]) -> DoOutputsTuple:
         batch_refs = BatchForShuffleFn(ObjectRef, REFS, lambda ref: key_of_source(ref.uri))
@@ -94,7 +97,7 @@ class FilterIngested(beam.PTransform[dict[str, PCollection[Any]], DoOutputsTuple
             | "Batches" >> beam.Flatten()
             | "GroupBySource" >> beam.GroupByKey()
             | "Filter"
-            >> beam.FlatMap(_filter, self.reprocessing)
+            >> beam.FlatMap(_filter, self.reprocessing, self.layout)
             .with_output_types(RecordBatch, **{RECOVERED: IndexRow, COUNTS: RunCounts})
             .with_outputs(RECOVERED, COUNTS, main=TO_PROCESS)
         )
@@ -127,9 +130,10 @@ class _Source:
 
 
 def _filter(
-    group: tuple[int, Iterable[RecordBatch]], reprocessing: Reprocessing
+    group: tuple[int, Iterable[RecordBatch]], reprocessing: Reprocessing, layout: Layout | None
 ) -> Iterator[RecordBatch | TaggedOutput[str, RunCounts] | TaggedOutput[str, IndexRow]]:
     sources, listed = _join(list(group[1]))
+    states = None if layout is None else SourceStates(layout, group[0])
     to_process: list[ObjectRef] = []
     # Each listed reference is counted as discovered elsewhere, also if inputs list an object twice.
     counts = Counter({"discovered": -listed})
@@ -138,7 +142,7 @@ def _filter(
             count(CounterName.RECOVERED)
             yield TaggedOutput(RECOVERED, row)
         known: list[KnownVersion] = [*source.existing, *source.journaled.values()]
-        resolved = {resolve_version(ref, known) for ref in source.refs}
+        resolved = {resolve_version(ref, known, states) for ref in source.refs}
         # A recovered object that no longer exists was discovered by the interrupted run.
         counts["discovered"] += len(source.journaled.keys() - {ref.version for ref in resolved})
         counts["discovered"] += len(resolved)
@@ -152,6 +156,8 @@ def _filter(
                 counts["unchanged"] += 1
             else:
                 to_process.append(ref)
+    if states is not None:
+        states.save()
     for start in range(0, len(to_process), SHUFFLE_BATCH):
         refs = to_process[start : start + SHUFFLE_BATCH]
         yield RecordBatch.of(CODECS[ObjectRef], refs, kind=REFS)

@@ -14,14 +14,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms.coders import CODECS
 from transforms.core.batch_sizes import SHUFFLE_BATCH
 from transforms.core.record_batch import RecordBatch
-from transforms.lake.index_files import hash_of
+from transforms.lake.source_states import group_of
 
 MAX_INCOMPLETE: Final = 256
 """Maximum number of incomplete batches per bundle. Their records are not encoded yet, and take several
 times the memory."""
-
-SOURCE_GROUPS: Final = 256
-"""Number of groups into which records are hashed by source."""
 
 R = TypeVar("R")
 ShuffleKey: TypeAlias = tuple[int, int]
@@ -67,7 +64,7 @@ class BatchForShuffleFn(beam.DoFn, Generic[R]):
 
 def key_of_source(uri: str) -> ShuffleKey:
     """Return the key of a record by its source URI."""
-    return hash_of(uri) % SOURCE_GROUPS, 0
+    return group_of(uri), 0
 
 
 def records_of(batches: Iterable[RecordBatch], kind: str, record_type: type[R]) -> Iterator[R]:

@@ -14,6 +14,7 @@ from pipeline.sources.poller import Poller
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import ProcessingFailure
+from transforms.lake.source_states import SourceStates, group_of
 from transforms.lake.source_versions import resolve_version
 from transforms.storage.local import path_to_uri
 from transforms.storage.schemes import is_local
@@ -137,7 +138,9 @@ class Watcher(Poller):
         Content that no row has is emitted from the next poll on, as a version of its own.
         """
         known = self._replica.rows_of_source(ref.uri)
-        resolved = resolve_version(ref, known)
+        states = SourceStates(self._config.layout, group_of(ref.uri))
+        resolved = resolve_version(ref, known, states)
+        states.save()
         if any(row.source_version == resolved.version for row in known):
             self._ingested.add(ref.digest())
         else:

@@ -16,7 +16,10 @@ from tests.conformance import violations
 from tests.conftest import Lake, Route, counts
 from tests.synthetic import dicom_bytes, image
 from transforms.core.object_ref import ObjectRef
+from transforms.lake.layout import Layout
+from transforms.lake.source_states import SourceStates
 from transforms.lake.source_versions import resolve_version
+from transforms.storage.base import Storage, sha256_of
 from transforms.storage.local import LocalStorage
 
 pytestmark = pytest.mark.slow
@@ -105,6 +108,48 @@ def test_the_same_content_stays_unchanged(
     assert len(lake.rows()) == 1
     assert main(["verify", str(lake.root)]) == 0
     assert not violations(lake.root)
+
+
+@pytest.mark.parametrize("change", NO_CHANGES)
+def test_a_source_in_another_state_is_read_once(
+    route: Route,
+    lake: Lake,
+    path: Path,
+    change: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[str] = []
+
+    def sha256_once(storage: Storage, uri: str, version: str | None) -> str:
+        read.append(uri)
+        return sha256_of(storage, uri, version)
+
+    monkeypatch.setattr("transforms.lake.source_versions.sha256_of", sha256_once)
+    route()
+    assert counts(route()) == {"unchanged": 1} and not read
+    change(path)
+    for _ in range(2):
+        assert counts(route()) == {"unchanged": 1}
+    assert read == [str(path)]
+    rewrite_in_place(path)
+    assert "unchanged" not in counts(route()) and len(read) == 2
+
+
+def test_many_states_are_merged_and_have_no_names(tmp_path: Path) -> None:
+    layout = Layout(str(tmp_path / "lake"))
+    refs = [ObjectRef(f"/in/{number}", "1-1", 1, state="5-5") for number in range(20)]
+    for ref in refs:
+        states = SourceStates(layout, 7)
+        assert states.get(ref) is None
+        states.add(ref, f"1-1-{ref.uri[4:]}")
+        states.save()
+    states = SourceStates(layout, 7)
+    assert [states.get(ref) for ref in refs] == [f"1-1-{number}" for number in range(20)]
+    assert states.get(replace(refs[0], state="6-5")) is None
+    files = list((tmp_path / "lake").glob(".source_states/007/*"))
+    assert 0 < len(files) <= 9 and b"/in/" not in b"".join(p.read_bytes() for p in files)
+    files[0].write_bytes(b"damaged")
+    assert SourceStates(layout, 7).get(replace(refs[0], state="6-5")) is None
 
 
 def test_rows_of_earlier_releases_match_by_size_and_time(

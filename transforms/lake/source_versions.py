@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from transforms.core.object_ref import ObjectRef
+from transforms.lake.source_states import SourceStates
 from transforms.storage.base import sha256_of
 from transforms.storage.local import is_version_of
 from transforms.storage.schemes import storage_of
@@ -31,7 +32,9 @@ class KnownVersion(Protocol):
     def content_sha256(self) -> str | None: ...
 
 
-def resolve_version(ref: ObjectRef, known: Iterable[KnownVersion]) -> ObjectRef:
+def resolve_version(
+    ref: ObjectRef, known: Iterable[KnownVersion], states: SourceStates | None = None
+) -> ObjectRef:
     """Return a reference with the source version of the row that has its content, if there is one.
 
     Rows of earlier releases have no state: they match if size and modification time are equal.
@@ -39,6 +42,7 @@ def resolve_version(ref: ObjectRef, known: Iterable[KnownVersion]) -> ObjectRef:
     Args:
         ref: reference to a listed object.
         known: versions of its source.
+        states: states whose content was compared before; the caller saves what is added.
 
     Returns:
         The reference, with a version of its own if its content is new although its size and modification
@@ -53,9 +57,12 @@ def resolve_version(ref: ObjectRef, known: Iterable[KnownVersion]) -> ObjectRef:
                 return replace(ref, version=version.source_version)
     if not same:
         return ref
-    sha256 = _sha256_of(ref)
+    compared = None if states is None else states.get(ref)
+    sha256 = _sha256_of(ref) if compared is None else None
     for version in same:
-        if version.content_sha256 == sha256:
+        if version.source_version == compared or version.content_sha256 == (sha256 or ""):
+            if states is not None and compared is None:
+                states.add(ref, version.source_version)
             return replace(ref, version=version.source_version)
     return replace(ref, version=f"{ref.version}-{ref.state}")
 
