@@ -30,6 +30,7 @@ class CounterName(StrEnum):
     PLACED = "placed"
     FAILED = "failed"
     ALREADY_INDEXED = "already_indexed"
+    DEAD_LETTERS = "dead_letters"
 
 
 COUNTER_DESCRIPTIONS: Final[dict[CounterName, str]] = {
@@ -42,6 +43,7 @@ COUNTER_DESCRIPTIONS: Final[dict[CounterName, str]] = {
     CounterName.PLACED: "objects placed in their sink",
     CounterName.FAILED: "objects that failed, which make the run incomplete",
     CounterName.ALREADY_INDEXED: "placed objects of a stream that the index already had rows of",
+    CounterName.DEAD_LETTERS: "messages that became dead letters: no object can be ingested from them",
 }
 """Description of each counter."""
 

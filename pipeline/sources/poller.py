@@ -24,6 +24,7 @@ from transforms.lake import drain
 from transforms.lake.index_replica import replica_of
 
 LOG: Final = logging.getLogger("dicom_router")
+MAX_RETRY_DELAY_S: Final = 60.0
 DRAIN_TIMEOUT_FACTOR: Final = 3
 """A draining source stops waiting if no row has appeared for this many times `index_interval`."""
 
@@ -107,6 +108,7 @@ class _PollSession:
         self._poller = poller
         self._polling = threading.Lock()
         self._polled_at = float("-inf")
+        self._outage = _Outage(number, config.stream.poll_interval)
         self._draining = False
         self._drained = False
         self._fewest_pending = sys.maxsize
@@ -122,13 +124,15 @@ class _PollSession:
                 return
             self._polled_at = now
             self._draining = self._draining or drain.is_requested(self._config.layout)
+            if not self._draining and now < self._outage.retry_at:
+                return
             try:
                 yield from self._poller.poll(draining=self._draining)
-                if self._draining:
-                    self._report_if_drained()
-            except (OSError, ProcessingFailure) as error:  # transient: the next poll tries again
-                why = error.strerror if isinstance(error, OSError) else error
-                LOG.warning("input %d cannot be polled (%s)", self._number, why)
+                self._outage.end()
+            except (OSError, ProcessingFailure) as error:  # transient: a later poll tries again
+                self._outage.extend(error)
+            if self._draining:  # also in an outage, or the stream would not end before it
+                self._report_if_drained()
         finally:
             self._polling.release()
 
@@ -142,8 +146,46 @@ class _PollSession:
         if pending and now - self._progress_at < timeout:
             return
         report = drain.DrainReport(pending, dict(self._poller.skipped))
-        drain.report(self._config.layout, self._config.run_id, self._number, report)
+        try:
+            drain.report(self._config.layout, self._config.run_id, self._number, report)
+        except (OSError, ProcessingFailure) as error:  # the next poll reports again
+            self._outage.extend(error)
+            return
         self._drained = True
+
+
+class _Outage:
+    """The time since the last successful poll of an input, if polls fail.
+
+    One line in the log when it begins and one when it ends. Meanwhile polls become less frequent.
+
+    Attributes:
+        retry_at: monotonic time before which the input is not polled.
+    """
+
+    def __init__(self, number: int, poll_interval: float) -> None:
+        self._number = number
+        self._poll_interval = poll_interval
+        self._began_at: float | None = None
+        self._delay = poll_interval
+        self.retry_at = float("-inf")
+
+    def extend(self, error: OSError | ProcessingFailure) -> None:
+        """Record a failed poll."""
+        now = time.monotonic()
+        if self._began_at is None:
+            why = error.strerror if isinstance(error, OSError) else error
+            LOG.warning("input %d cannot be polled (%s); trying until it can", self._number, why)
+            self._began_at = now
+        self._delay = min(2 * self._delay, max(MAX_RETRY_DELAY_S, self._poll_interval))
+        self.retry_at = now + self._delay
+
+    def end(self) -> None:
+        """Record a successful poll."""
+        if self._began_at is not None:
+            seconds = time.monotonic() - self._began_at
+            LOG.warning("input %d can be polled again, after %.0f s", self._number, seconds)
+        self._began_at, self._delay, self.retry_at = None, self._poll_interval, float("-inf")
 
 
 _SESSIONS: Final[dict[tuple[str, int], _PollSession]] = {}

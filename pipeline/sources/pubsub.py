@@ -1,13 +1,17 @@
 """Ingest new Cloud Storage objects from the notifications of a Pub/Sub subscription.
 
 A message is acknowledged once the row of its object is in the index, so nothing is lost with a worker.
-A message that Pub/Sub redelivers costs one lookup in the index replica. Notification format:
+A message that Pub/Sub redelivers costs one lookup in the index replica. A message that no object can be
+ingested from becomes a dead letter in the lake, and is acknowledged after that. Notification format:
 https://cloud.google.com/storage/docs/pubsub-notifications.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,15 +27,21 @@ from transforms.core.json_data import parse_json
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import Reason
 from transforms.lake.dead_letters import write_dead_letter
+from transforms.metrics import CounterName, count
 from transforms.storage.schemes import storage_of
 
 FINALIZE: Final = "OBJECT_FINALIZE"
 PULL_TIMEOUT_S: Final = 2.0
-LOG: Final = logging.getLogger("dicom_router")
-
-
+CALL_TIMEOUT_S: Final = 10.0
+"""Timeout of the other calls; the next poll tries again."""
 MAX_OBJECT_BYTES: Final = 1 << 50
 """No object of a store is larger."""
+MAX_GENERATION: Final = (1 << 63) - 1
+MAX_NAME_BYTES: Final = 1024
+"""Maximum length of an object name in Cloud Storage, in UTF-8."""
+BUCKET: Final = re.compile(r"[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?")
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+LOG: Final = logging.getLogger("dicom_router")
 
 
 class MalformedNotification(ValueError):
@@ -59,18 +69,26 @@ def parse_notification(attributes: Mapping[str, str], payload: bytes) -> Notific
     """Return the notification in a message, or None if it is not about a new object.
 
     Raises:
-        MalformedNotification: the message is not a notification.
+        MalformedNotification: the message is not a notification, or not of an object that can exist.
     """
     if "eventType" not in attributes:
         raise MalformedNotification("no eventType")
     if attributes["eventType"] != FINALIZE:
         return None
     try:
-        generation = str(int(attributes["objectGeneration"]))
-        uri = f"gs://{attributes['bucketId']}/{attributes['objectId']}"
+        generation = int(attributes["objectGeneration"])
+        bucket, name = attributes["bucketId"], attributes["objectId"]
     except (KeyError, ValueError) as error:
         raise MalformedNotification(type(error).__name__) from error
-    return Notification(uri, generation, _size(payload), _event_time(attributes))
+    if not 0 < generation <= MAX_GENERATION:
+        raise MalformedNotification("objectGeneration out of range")
+    if not BUCKET.fullmatch(bucket):
+        raise MalformedNotification("invalid bucketId")
+    if not 0 < len(name.encode()) <= MAX_NAME_BYTES or CONTROL.search(name):
+        raise MalformedNotification("invalid objectId")
+    return Notification(
+        f"gs://{bucket}/{name}", str(generation), _size(payload), _event_time(attributes)
+    )
 
 
 def _size(payload: bytes) -> int | None:
@@ -101,6 +119,8 @@ class Subscription(Poller):
         self._name = name
         self._client = pubsub_v1.SubscriberClient()
         self._extended_at = clock()
+        self._has_responded = False
+        self._lookups_fail = False
 
     def poll(self, *, draining: bool) -> Iterator[SourceOutput]:
         """See `Poller.poll`; acknowledges ingested objects, then pulls up to the free capacity."""
@@ -122,26 +142,32 @@ class Subscription(Poller):
             yield from self._accept(received)
 
     def _receive(self, max_messages: int) -> list[Any]:
-        from google.api_core.exceptions import DeadlineExceeded, ServerError, TooManyRequests
+        from google.api_core.exceptions import DeadlineExceeded
 
         request = {"subscription": self._name, "max_messages": max_messages}
-        try:
-            response = self._client.pull(request=request, timeout=PULL_TIMEOUT_S, retry=None)
-        except DeadlineExceeded:  # how an empty subscription responds
-            return []
-        except (ServerError, TooManyRequests) as error:  # transient: the next poll pulls again
-            LOG.warning("Pub/Sub does not respond (%s)", type(error).__name__)
-            return []
+        with self._outages():
+            try:
+                response = self._client.pull(request=request, timeout=PULL_TIMEOUT_S, retry=None)
+            except DeadlineExceeded:  # how an empty subscription responds
+                return []
+        self._has_responded = True
         return list(response.received_messages)
 
     def _accept(self, received: Sequence[Any]) -> Iterator[SourceOutput]:
         """Emit the new objects of messages, and acknowledge the messages that need no work."""
         refs: list[tuple[ObjectRef, str]] = []
+        failed: OSError | None = None
         for one in received:
-            if (ref := self._ref_of(one.message)) is None:
+            try:
+                ref = self._ref_of(one.message)
+            except OSError as error:  # Pub/Sub redelivers the message after its deadline
+                failed = error
+                continue
+            if ref is None:
                 self._acknowledge([one.ack_id])
             else:
                 refs.append((ref, one.ack_id))
+        self._report_lookups(failed)
         ingested = self._replica.existing([ref.version_key for ref, _ in refs])
         self._acknowledge([ack_id for ref, ack_id in refs if ref.version_key in ingested])
         for ref, ack_id in refs:
@@ -174,7 +200,12 @@ class Subscription(Poller):
         """Emit overdue objects again; discard those whose version no longer exists."""
         now = self._clock()
         for pending in self.pending.overdue(now)[: self.pending.capacity(now)]:
-            found = storage_of(pending.ref.uri).stat(pending.ref.uri)
+            try:
+                found = storage_of(pending.ref.uri).stat(pending.ref.uri)
+            except OSError as error:  # the next retry looks again
+                self._report_lookups(error)
+                self.pending.retry(pending, now)
+                continue
             if found is None or found.version != pending.ref.version:
                 self._discard(pending, Reason.DISAPPEARED if found is None else Reason.CHANGED)
                 continue
@@ -188,7 +219,35 @@ class Subscription(Poller):
         self.pending.discard(ref)
 
     def _dead_letter(self, name: str, reason: str, uri: str | None) -> None:
-        write_dead_letter(self._config.layout, name, reason, uri)
+        message = write_dead_letter(self._config.layout, name, reason, uri)
+        count(CounterName.DEAD_LETTERS)
+        LOG.warning("message %s became a dead letter (%s)", message, reason)
+
+    def _report_lookups(self, failed: OSError | None) -> None:
+        """Log once that objects of messages cannot be looked up, until they can again."""
+        if failed is not None and not self._lookups_fail:
+            LOG.warning(
+                "objects of messages cannot be looked up (%s); their messages are redelivered",
+                failed.strerror or type(failed).__name__,
+            )
+        self._lookups_fail = failed is not None
+
+    @contextlib.contextmanager
+    def _outages(self) -> Iterator[None]:
+        """Raise what an outage of Pub/Sub can cause as `ConnectionError`, which the next poll survives.
+
+        Once Pub/Sub has responded, this is any error: ending the stream would repair none.
+        """
+        from google.api_core.exceptions import GoogleAPICallError, RetryError
+        from google.auth.exceptions import GoogleAuthError
+
+        try:
+            yield
+        except (GoogleAPICallError, RetryError, GoogleAuthError) as error:
+            if not (self._has_responded or _is_transient(error)):
+                raise
+            text = f"Pub/Sub does not respond: {type(error).__name__}"
+            raise ConnectionError(errno.ECONNREFUSED, text) from error
 
     def _extend_deadlines(self) -> None:
         """Extend the ack deadlines of all pending messages when half of their time has passed."""
@@ -204,11 +263,24 @@ class Subscription(Poller):
                 "ack_ids": batch,
                 "ack_deadline_seconds": self._stream.ack_deadline,
             }
-            self._client.modify_ack_deadline(request=request)
+            with self._outages():
+                self._client.modify_ack_deadline(
+                    request=request, timeout=CALL_TIMEOUT_S, retry=None
+                )
 
     def _acknowledge(self, ack_ids: list[str]) -> None:
         for batch in _batches(ack_ids):
-            self._client.acknowledge(request={"subscription": self._name, "ack_ids": batch})
+            request = {"subscription": self._name, "ack_ids": batch}
+            with self._outages():
+                self._client.acknowledge(request=request, timeout=CALL_TIMEOUT_S, retry=None)
+
+
+def _is_transient(error: Exception) -> bool:
+    """Return whether an error is one of a service or network, rather than of the request."""
+    from google.api_core.exceptions import Aborted, Cancelled, ClientError, TooManyRequests
+
+    is_of_request = isinstance(error, ClientError)
+    return not is_of_request or isinstance(error, (Aborted, Cancelled, TooManyRequests))
 
 
 def _batches(ack_ids: list[str]) -> Iterator[list[str]]:

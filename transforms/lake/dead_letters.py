@@ -14,7 +14,7 @@ MAX_NAME_LENGTH: Final = 100
 """Maximum number of characters of a dead letter's name."""
 
 
-def write_dead_letter(layout: Layout, name: str, reason: str, uri: str | None) -> None:
+def write_dead_letter(layout: Layout, name: str, reason: str, uri: str | None) -> str:
     """Write a dead letter if there is none of this name.
 
     It has the key of the object instead of its URI, which may contain patient data.
@@ -24,6 +24,9 @@ def write_dead_letter(layout: Layout, name: str, reason: str, uri: str | None) -
         name: id of the message; characters that are unsafe in file names are replaced.
         reason: why the object cannot be ingested.
         uri: URI of the object, or None if the message has none.
+
+    Returns:
+        The name, as it is in the lake.
 
     Raises:
         ProcessingFailure: the lake's storage refused the write.
@@ -37,3 +40,4 @@ def write_dead_letter(layout: Layout, name: str, reason: str, uri: str | None) -
         scratch=layout.scratch(),
         file_mode=layout.file_mode,
     )
+    return message
