@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests import faulty_decoders as faults
+from tests.conftest import write
 from transforms.core.shared_bytes import SharedBytes
 from transforms.sandbox import fork_server, landlock, seccomp
 from transforms.sandbox.child_process import ChildRaised, SandboxProcess
@@ -161,6 +162,23 @@ def test_decoders_can_do_what_they_need(child: SandboxProcess) -> None:
     for module in ("encodings.iso2022_jp", "xml.dom.minidom", "pydicom.pixels.encoders.native"):
         with pytest.raises(ChildRaised, match="TypeError"):  # imported; a module has no encoding
             child.call(importlib.import_module, module)
+
+
+def test_packages_are_readable_wherever_they_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pip install --target FOLDER` puts libraries and plug-ins of a package beside it."""
+    target, checkout = tmp_path / "target", tmp_path / "checkout"
+    for folder, name in ((target, "installed_package"), (checkout, "own_package")):
+        write(folder, f"{name}/__init__.py", b"")
+        write(folder, "beside/__init__.py", b"")
+        monkeypatch.syspath_prepend(str(folder))
+        importlib.import_module(name)
+    (target / "installed_package-1.dist-info").mkdir()
+    paths = set(landlock.code_paths())
+    assert str(target) in paths
+    assert str(checkout / "own_package") in paths
+    assert str(checkout) not in paths
 
 
 def test_no_core_dump(child: SandboxProcess) -> None:

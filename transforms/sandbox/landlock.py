@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import struct
 import sys
@@ -71,7 +72,7 @@ def code_paths() -> Iterator[str]:
     """Yield what Python needs to import further modules of the packages that are loaded.
 
     That is the standard library, the folders of installed packages, the packages themselves where they
-    are elsewhere, such as in a checkout, and system libraries.
+    are elsewhere, such as in a checkout, archives of code, and system libraries.
     """
     yield from SYSTEM_LIBRARIES
     for name in ("stdlib", "platstdlib", "purelib", "platlib"):
@@ -79,13 +80,21 @@ def code_paths() -> Iterator[str]:
     for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}:
         yield f"{prefix}/lib"
     yield from filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
+    yield from (entry for entry in sys.path if Path(entry).is_file())
     for name, module in list(sys.modules.items()):
         location = getattr(module, "__file__", None)
         if "." not in name and location:
             is_package = hasattr(module, "__path__")
             code = Path(location).parent if is_package else Path(location)
-            is_installed = code.parent.name in ("site-packages", "dist-packages")
-            yield str(code.parent if is_installed else code)
+            yield str(code.parent if _has_installed_packages(code.parent) else code)
+
+
+@functools.cache
+def _has_installed_packages(folder: Path) -> bool:
+    """Return whether a folder is one that packages are installed in, with their libraries beside them."""
+    if folder.name in ("site-packages", "dist-packages"):
+        return True
+    return any(folder.glob("*.dist-info"))  # pip install --target
 
 
 def _allow_reading(libc: ctypes.CDLL, ruleset: int, path: str) -> None:
