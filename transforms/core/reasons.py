@@ -148,11 +148,13 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "inspect the image, or lower min_long_side in the policy and run with --reprocess policy",
     ),
     Reason.SOP_CLASS: Meaning(
-        "the SOP Class is not that of a projection radiograph",
+        "the SOP Class is not that of a projection radiograph, or is a private one whose Modality is not "
+        "radiographic",
         "extend radiographs.sop_classes in the policy if it should be",
     ),
     Reason.MODALITY: Meaning(
-        "the object is a secondary capture whose Modality is not radiographic",
+        "the object is a secondary capture, but no digitized radiograph, and its Modality is not "
+        "radiographic",
         "extend radiographs.modalities in the policy if it should be",
     ),
     Reason.IMAGE_TYPE: Meaning(

@@ -14,6 +14,7 @@ from pydicom.multival import MultiValue
 
 from transforms.imaging import uids
 from transforms.imaging.age import age_years
+from transforms.imaging.anatomic_region import read_claimed_region
 from transforms.imaging.part10 import ParsedObject
 
 MAX_TEXT: Final = 64
@@ -26,6 +27,8 @@ class Header:
 
     Attributes:
         image_type: Values of Image Type (0008,0008).
+        conversion_type: Conversion Type (0008,0064) of secondary captures.
+        claimed_region: Region that the header claims; see `transforms.imaging.header_label`.
         patient_age_years: Above 0 and at most 120; see `transforms.imaging.age`.
         patient_id: Input of the keyed hash; never written anywhere.
     """
@@ -37,6 +40,8 @@ class Header:
     transfer_syntax_uid: str | None = None
     modality: str | None = None
     image_type: tuple[str, ...] = ()
+    conversion_type: str | None = None
+    claimed_region: str | None = None
     body_part_examined: str | None = None
     view_position: str | None = None
     laterality: str | None = None
@@ -66,6 +71,8 @@ def read_header(parsed: ParsedObject) -> Header:
         else None,
         modality=_code(ds, "Modality"),
         image_type=_codes(ds, "ImageType"),
+        conversion_type=_code(ds, "ConversionType"),
+        claimed_region=read_claimed_region(ds),
         body_part_examined=_code(ds, "BodyPartExamined"),
         view_position=_code(ds, "ViewPosition"),
         laterality=_code(ds, "ImageLaterality") or _code(ds, "Laterality"),

@@ -89,7 +89,9 @@ class IndexRow:
     prob_others: float | None = _column("Calibrated probability of others, 0..1", _REAL)
     ood_score: float | None = _column("OOD score; higher is less like the training images", _REAL)
     model_id: str | None = _column("Model that classified the image; null if none did", _TEXT)
-    header_label: str | None = _column("Label that Body Part Examined corresponds to", _TEXT)
+    header_label: str | None = _column(
+        "Label that Body Part Examined and Anatomic Region Sequence correspond to", _TEXT
+    )
     header_agrees: bool | None = _column(
         "Whether header_label and decision are the same region; null without a header_label",
         pa.bool_(),

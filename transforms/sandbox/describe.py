@@ -36,14 +36,21 @@ MAX_ID: Final = 1 << 16
 """Maximum length of Patient ID in characters. It is hashed, not stored."""
 CODES: Final = frozenset(
     {
-        *("modality", "body_part_examined", "view_position", "laterality", "patient_sex"),
+        *(
+            "claimed_region",
+            "modality",
+            "body_part_examined",
+            "view_position",
+            "laterality",
+            "patient_sex",
+        ),
         "photometric_interpretation",
     }
 )
 """Header values that are Code Strings."""
-NOT_RETURNED: Final = "image_type"
-"""Header value that only `describe` uses."""
-FIELDS: Final = tuple(f.name for f in fields(Header) if f.name != NOT_RETURNED)
+NOT_RETURNED: Final = frozenset({"image_type", "conversion_type"})
+"""Header values that only `describe` uses."""
+FIELDS: Final = tuple(f.name for f in fields(Header) if f.name not in NOT_RETURNED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +104,7 @@ def describe(descriptor: int, options: DescribeOptions) -> tuple[Any, ...]:
         parsed = parse(map_bytes(descriptor), options.limits)
         header = read_header(parsed)
         require_uids(parsed)
-        if reason := options.radiographs.exclusion_reason(
-            header.sop_class_uid, header.modality, header.image_type
-        ):
+        if reason := _exclusion_reason(header, options):
             return _values(header, Stage.HEADER, reason)
         image, used_fallback = decode_thumbnail(
             parsed, options.input_size, frame_number=options.frame_number, limits=options.limits
@@ -127,11 +132,19 @@ def describe_header(descriptor: int, options: DescribeOptions) -> tuple[Any, ...
         parsed = parse(map_bytes(descriptor), options.limits, is_complete=False)
         header = read_header(parsed)
         require_uids(parsed)
-        if reason := options.radiographs.exclusion_reason(
-            header.sop_class_uid, header.modality, header.image_type
-        ):
+        if reason := _exclusion_reason(header, options):
             return _values(header, Stage.HEADER, reason)
     return _values(Header(), Stage.FETCH, Reason.TOO_LARGE)
+
+
+def _exclusion_reason(header: Header, options: DescribeOptions) -> Reason | None:
+    return options.radiographs.exclusion_reason(
+        header.sop_class_uid,
+        header.modality,
+        header.image_type,
+        conversion_type=header.conversion_type,
+        is_image=bool(header.rows and header.columns),
+    )
 
 
 def parse_description(value: Any, options: DescribeOptions) -> Description:

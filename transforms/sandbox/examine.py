@@ -10,7 +10,7 @@ import hmac
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,9 @@ from transforms.sandbox.describe import (
 from transforms.sandbox.object_cache import OBJECT_CACHE
 from transforms.storage.archive_names import is_archive_name, is_member
 from transforms.storage.schemes import is_local
+
+NO_COLUMNS: Final = frozenset({"image_type", "conversion_type", "claimed_region", "patient_id"})
+"""Header values that decide, or that the patient key is made of, but are not in the index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,15 +340,14 @@ def _not_xray(row: IndexRow, reason: Reason) -> IndexRow:
 
 
 def _with_header(row: IndexRow, header: Header, options: ExamineOptions) -> IndexRow:
-    """Return the row with the header values; all fields of `Header` but two are index columns."""
-    columns = asdict(header)
-    del columns["image_type"], columns["patient_id"]
+    """Return the row with the header values that are index columns."""
+    columns = {name: value for name, value in asdict(header).items() if name not in NO_COLUMNS}
     return replace(
         row,
         **columns,
         patient_key=_patient_key(header.patient_id, options.patient_key),
         header_label=header_label(
-            header.body_part_examined, header.patient_age_years, options.adult_from_years
+            header.claimed_region, header.patient_age_years, options.adult_from_years
         ),
     )
 
