@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from typing import Any
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
@@ -174,3 +178,17 @@ def test_an_object_without_unknown_vrs_is_not_copied() -> None:
     pixels = parse(data, Limits()).pixels
     assert pixels is not None
     assert pixels.buffer.obj is data
+
+
+@pytest.mark.filterwarnings("ignore:Expected explicit VR:UserWarning")
+def test_file_meta_information_without_vrs_is_left_to_the_parser() -> None:
+    """Some old senders write it in implicit VR (PS3.10 section 7.1 asks for explicit VR)."""
+    data = plain()
+    (length,) = struct.unpack_from("<L", data, 140)
+    meta = dcmread(io.BytesIO(data)).file_meta
+    written = DicomBytesIO()
+    written.is_little_endian = written.is_implicit_VR = True
+    write_dataset(written, meta)
+    assert written.getvalue()[4:6] not in KNOWN_VRS
+    changed = data[:132] + written.getvalue() + data[144 + length :]
+    assert described(changed) == described(data)

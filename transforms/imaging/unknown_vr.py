@@ -29,6 +29,8 @@ SHORT_TEXT: Final = b"ST"
 UNKNOWN: Final = b"UN"
 MAX_CONSECUTIVE: Final = 8
 """Consecutive elements of unknown VR that are resolved."""
+IMPLICIT_ELEMENTS: Final = 3
+"""Consecutive elements without a VR by which a data set of implicit VR is recognized."""
 MAX_DEPTH: Final = 64
 
 
@@ -88,6 +90,8 @@ class VRRepair:
         self._short = struct.Struct(order + "H").unpack_from
         self._long = struct.Struct(order + "L").unpack_from
         self._items, self._has_known = 0, False
+        if self._has_implicit_vr(start):
+            return len(self.buffer)
         try:
             return self._search(start, len(self.buffer), 0, group)
         except (_Malformed, struct.error):
@@ -162,6 +166,17 @@ class VRRepair:
         inner.search(start)
         self.replacements |= inner.replacements
         return start + length
+
+    def _has_implicit_vr(self, position: int) -> bool:
+        """Return whether the first elements have no VR at all, which parsers recognize."""
+        tags, lengths = [], []
+        for _ in range(IMPLICIT_ELEMENTS):
+            if position + 8 > len(self.buffer) or self._known(position):
+                return False
+            tags.append(self._read_tag(position))
+            lengths.append(self._long(self.buffer, position + 4)[0])
+            position += 8 + lengths[-1]
+        return any(lengths) and tags == sorted(set(tags))
 
     def _resolve(self, position: int, end: int, consecutive: int = 0) -> _Element:
         """Return an element of unknown VR with the length after which another element follows."""
