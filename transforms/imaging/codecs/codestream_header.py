@@ -21,10 +21,13 @@ JP2_SIGNATURE: Final = b"\x0cjP  \r\n"
 """Of the first box, after three zero bytes (ISO/IEC 15444-1 I.5.1)."""
 MAX_LEADING_ZEROS: Final = 64
 """Zero bytes that a codestream may follow; devices pad fragments at both ends."""
+MAX_TRAILING_ZEROS: Final = 64
+"""Bytes at the end of a codestream in which its end marker is looked for first."""
 START_OF_FRAME: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 DCT_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
 STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 START_OF_SCAN: Final = 0xDA
+SCAN_MARKER: Final = bytes((0xFF, START_OF_SCAN))
 END: Final = 0xD9
 """End of Image of JPEG and JPEG-LS, End of Codestream of JPEG 2000."""
 END_MARKER: Final = bytes((0xFF, END))
@@ -150,13 +153,18 @@ def _end_of_jpeg(stream: bytes, position: int, *, is_jpeg_ls: bool) -> int | Non
 
     Segments are skipped by their lengths, so that a marker in a comment or in an embedded preview is
     none. Where a length is wrong, the first end marker after the last scan that was found is the end:
-    entropy-coded data cannot contain one.
+    entropy-coded data cannot contain one. An end marker at the end, which nearly all codestreams have, is
+    found without a search.
 
     Args:
         stream: JPEG or JPEG-LS.
         position: Of Start of Frame.
         is_jpeg_ls: Whether entropy-coded data has the bit stuffing of JPEG-LS.
     """
+    tail = stream[-MAX_TRAILING_ZEROS:]
+    without_zeros = tail.rstrip(b"\0")
+    if without_zeros.endswith(END_MARKER) and stream.find(SCAN_MARKER, position) >= 0:
+        return len(stream) - len(tail) + len(without_zeros)
     pattern = JPEG_LS_MARKER if is_jpeg_ls else JPEG_MARKER
     last_scan = None
     while marker := pattern.search(stream, position):
