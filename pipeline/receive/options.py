@@ -151,8 +151,9 @@ class ReceiveOptions:
         from transforms.storage.schemes import is_installed
 
         problems = [*range_problems(self), *self._name_problems(), *self._tls_problems()]
-        if (self.folder / "lake.json").exists():
-            problems.append("--folder is a lake; give the folder that a stream watches")
+        folder = self.folder.absolute()
+        if any((one / "lake.json").exists() for one in (folder, *folder.parents)):
+            problems.append("--folder is in a lake, which no stream reads; give a folder outside")
         if self.folder.exists() and not self.folder.is_dir():
             problems.append("--folder is a file; give a folder")
         if not all(map(is_installed, EXTRA_MODULES)):

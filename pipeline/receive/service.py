@@ -68,8 +68,8 @@ def serve(options: ReceiveOptions, announce: Callable[[str], None]) -> str:
                 raise RuntimeError("a server of the receiver has ended; start it again")
         with ThreadPoolExecutor(len(endpoints)) as pool:
             aborted = sum(pool.map(lambda one: one.drain(options.drain_timeout), endpoints))
-    cut = f", {aborted} aborted in transfer" if aborted else ""
-    return f"receiver stopped: {counts.stored} objects stored, {counts.refused} refused{cut}"
+    cut = f", aborted in transfer: {aborted}" if aborted else ""
+    return f"receiver stopped; objects stored: {counts.stored}, refused: {counts.refused}{cut}"
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def test_500_objects_in_one_association(tmp_path: Path) -> None:
         assert storescu(running.port, "+sd", tmp_path / "out").returncode == 0
         again = {path.name: path.stat().st_mtime_ns for path in running.files}
         assert running.stop() == 0
-        assert running.stderr.endswith("receiver stopped: 1000 objects stored, 0 refused\n")
+        assert running.stderr.endswith("receiver stopped; objects stored: 1000, refused: 0\n")
     assert again == first, "what is stored is not written again"
     stored = {pydicom.dcmread(running.folder / name).SOPInstanceUID for name in first}
     assert stored == {pydicom.dcmread(path).SOPInstanceUID for path in sent}
@@ -282,7 +282,7 @@ def test_sigterm_answers_the_object_in_transfer(tmp_path: Path) -> None:
         assert status_of(send_bytes(sender, data, **uids_of(ds))) == 0
         assert running.process.wait() == 0
         assert len(running.files) == 1
-        assert running.stderr.endswith("receiver stopped: 1 objects stored, 0 refused\n")
+        assert running.stderr.endswith("receiver stopped; objects stored: 1, refused: 0\n")
         assert not idle.is_established
 
 
@@ -373,6 +373,16 @@ def test_junk_harms_nobody_else(tmp_path: Path, junk: bytes) -> None:
         assert "Traceback" not in running.stderr
 
 
+def test_ipv6(tmp_path: Path) -> None:
+    if not socket.has_ipv6 or not Path("/proc/net/if_inet6").read_text():
+        pytest.skip("no IPv6")
+    options = ["--address=::1", "--hosts", "::1", "--stow_port=0"]
+    with receiver(tmp_path / "in", *options) as running:
+        for port in (running.port, running.stow_port):
+            socket.create_connection(("::1", port)).close()
+        assert running.stop() == 0
+
+
 def test_only_loopback_listens_by_default(tmp_path: Path) -> None:
     with receiver(tmp_path / "in", "--stow_port=0") as running:
         assert listening(running) == {"0100007F"}
@@ -409,6 +419,12 @@ def test_wrong_usage(
     assert main(["receive", "--folder", str(tmp_path / "in"), *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "in").exists()
+
+
+def test_a_folder_in_a_lake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "lake.json").write_text("{}")
+    assert main(["receive", "--folder", str(tmp_path / "in")]) == 2
+    assert "--folder is in a lake" in capsys.readouterr().err
 
 
 def test_missing_packages(

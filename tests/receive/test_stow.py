@@ -21,7 +21,14 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from pipeline.receive.options import TOKEN_VARIABLE
 from tests.receive.orthanc import needs_orthanc, orthanc
-from tests.receive.receivers import Receiver, association, receiver, write_objects
+from tests.receive.receivers import (
+    STORESCU,
+    Receiver,
+    association,
+    receiver,
+    storescu,
+    write_objects,
+)
 from tests.receive.test_c_store import can_connect, has_unnamed_file
 from tests.synthetic import dataset, dicom_bytes, image, to_bytes
 from transforms.storage.multipart import DATA, END, HEADERS, MultipartReader
@@ -75,7 +82,7 @@ def test_objects_are_stored_byte_for_byte(tmp_path: Path) -> None:
         again = stow(running, sent[1])
         assert again.status_code == 200
         assert running.stop() == 0
-        assert running.stderr.endswith("receiver stopped: 4 objects stored, 0 refused\n")
+        assert running.stderr.endswith("receiver stopped; objects stored: 4, refused: 0\n")
     assert {path.read_bytes() for path in running.files} == set(sent)
     assert len(running.files) == 3
 
@@ -211,6 +218,14 @@ def test_sigterm_answers_the_request_in_transfer(tmp_path: Path) -> None:
         assert [path.read_bytes() for path in running.files] == [data]
 
 
+def test_more_requests_than_allowed(tmp_path: Path) -> None:
+    data = dicom_bytes(image(1, (64, 48)))
+    with receiver(tmp_path / "in", *STOW, "--max_associations=1") as running:
+        with socket.create_connection(("127.0.0.1", running.stow_port)):
+            assert stow(running, data).status_code == 503
+        running.wait_until(lambda: stow(running, data).status_code == 200)
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with key and self-signed certificate of a server and of a client."""
@@ -252,6 +267,12 @@ def test_tls_with_client_certificates(tmp_path: Path, certificates: Path) -> Non
             stow(running, to_bytes(ds), scheme="https", verify=verify)
         response = stow(running, to_bytes(ds), scheme="https", verify=verify, cert=client)
         assert response.status_code == 200
+        if STORESCU is not None:
+            (tmp_path / "out.dcm").write_bytes(to_bytes(ds))
+            key, certificate = certificates / "client.key", certificates / "client.pem"
+            tls = ("+cf", certificates / "server.pem", tmp_path / "out.dcm")
+            assert storescu(running.port, "+tls", key, certificate, *tls).returncode == 0
+            assert storescu(running.port, "+tla", *tls).returncode != 0
         assert "Traceback" not in running.stderr
 
 
