@@ -12,7 +12,7 @@ VERSION = re.search(
 
 SERVING = [
     "apache-beam>=2.77,<2.78",
-    "duckdb>=1.2",
+    "duckdb>=1.5",
     "fsspec",  # glob patterns
     "indexed_gzip",  # members of .tar.gz
     "google-cloud-storage>=3",
