@@ -40,19 +40,6 @@ class CountDiscovered(beam.PTransform[PCollection[ObjectRef], PCollection[RunCou
         return counted
 
 
-@dataclass
-class CountSkipped(beam.PTransform[PCollection[str], PCollection[RunCounts]]):
-    """Count skipped names by reason."""
-
-    def expand(self, reasons: PCollection[str]) -> PCollection[RunCounts]:
-        counted: PCollection[RunCounts] = (
-            reasons
-            | "Counts" >> beam.Map(RunCounts.of_skipped).with_output_types(RunCounts)
-            | "Sum" >> beam.CombineGlobally(SumCountsFn())  # type: ignore[no-untyped-call]
-        )
-        return counted
-
-
 def _discovered(number: int) -> RunCounts:
     return RunCounts.of_count("discovered", number)
 

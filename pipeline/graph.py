@@ -8,7 +8,7 @@ import apache_beam as beam
 from apache_beam.pvalue import PCollection
 
 from models.classify import ClassifyAndDecide
-from pipeline.finish_run import CountDiscovered, CountSkipped, FinishRun
+from pipeline.finish_run import CountDiscovered, FinishRun
 from pipeline.sources import SOURCES
 from pipeline.sources.outputs import REFS, SKIPPED
 from pipeline.sources.periodic_trigger import PeriodicTrigger
@@ -147,7 +147,7 @@ def build(
     counts = (
         discovered[REFS]
         | "Discovered" >> CountDiscovered(),  # before any step that could lose some
-        discovered[SKIPPED] | "Skipped" >> CountSkipped(),
+        discovered[SKIPPED],
         filtered[COUNTS],
         (discovered[FAILED], *failed)
         | "AllFailed" >> beam.Flatten()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PBegin
 
 from pipeline.sources.archives import expand_archive
-from pipeline.sources.outputs import REFS, SKIPPED, SourceOutput, to_output
+from pipeline.sources.outputs import REFS, SKIPPED, SourceOutput, skipped_outputs, to_output
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
+from transforms.core.reasons import ProcessingFailure
+from transforms.lake.run_counts import RunCounts
 from transforms.storage.base import ObjectInfo
 from transforms.storage.local import LocalStorage, path_to_uri
 from transforms.storage.schemes import is_local, storage_of
@@ -31,7 +34,7 @@ class MatchFiles(beam.PTransform[PBegin, DoOutputsTuple]):
             >> beam.Create(range(len(groups_of(self.config.inputs)))).with_output_types(int)
             | "Match"
             >> beam.FlatMap(_match, self.config)
-            .with_output_types(ObjectRef, **{FAILED: Failure, SKIPPED: str})
+            .with_output_types(ObjectRef, **{FAILED: Failure, SKIPPED: RunCounts})
             .with_outputs(FAILED, SKIPPED, main=REFS)
         )
         return outputs
@@ -45,13 +48,20 @@ def groups_of(inputs: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _match(group: int, config: RouteConfig) -> Iterator[SourceOutput]:
     patterns = groups_of(config.inputs)[group]
+    skipped: Counter[str] = Counter()
     for found in list_objects(patterns, config.selection):
+        uri = patterns[0]
+        expanded: Iterable[ObjectRef | OSError | ProcessingFailure | Skipped] = [found]
         if isinstance(found, ObjectRef):
-            for one in expand_archive(found, config):
-                yield to_output(one, found.uri, config)
-        else:
-            path = getattr(found, "filename", None) or patterns[0]
-            yield to_output(found, path_to_uri(str(path)), config)
+            uri, expanded = found.uri, expand_archive(found, config)
+        elif isinstance(found, OSError):
+            uri = path_to_uri(str(found.filename or uri))
+        for one in expanded:
+            if isinstance(one, Skipped):
+                skipped[one.why] += 1
+            else:
+                yield to_output(one, uri, config)
+    yield from skipped_outputs(skipped)
 
 
 def list_objects(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PBegin
@@ -22,13 +22,14 @@ from pipeline.sources.manifest_parts import (
     parts_of,
     standard_input_parts,
 )
-from pipeline.sources.outputs import REFS, SKIPPED, SourceOutput, to_output
+from pipeline.sources.outputs import REFS, SKIPPED, SourceOutput, skipped_outputs, to_output
 from transforms.config.route_config import RouteConfig
 from transforms.core.batch_sizes import MANIFEST_LOOKUP_BATCH
 from transforms.core.manifest_part import LIST, ManifestPart
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
 from transforms.core.storage_failures import read_failure
+from transforms.lake.run_counts import RunCounts
 from transforms.storage.local import uri_to_path
 from transforms.storage.names import LakeFinder, split_uri
 from transforms.storage.schemes import absolute, is_local, scheme_of, storage_of, uri_problem
@@ -37,7 +38,7 @@ from transforms.storage.selection import Skip, Skipped
 STANDARD_INPUT: Final = "-"
 LOOKUP_THREADS: Final = 16
 """Number of parallel lookups, which are limited by the latency of a store."""
-_Found = ObjectRef | OSError | ProcessingFailure | Skipped
+_Found: TypeAlias = ObjectRef | OSError | ProcessingFailure | Skipped
 
 
 @dataclass
@@ -68,7 +69,7 @@ class ReadManifests(beam.PTransform[PBegin, DoOutputsTuple]):
             | "Reshuffle" >> beam.Reshuffle()
             | "LookUp"
             >> beam.FlatMap(_look_up, self.config)
-            .with_output_types(ObjectRef, **{FAILED: Failure, SKIPPED: str})
+            .with_output_types(ObjectRef, **{FAILED: Failure, SKIPPED: RunCounts})
             .with_outputs(FAILED, SKIPPED, main=REFS)
         )
         return outputs
@@ -98,36 +99,71 @@ def _split(number: int, config: RouteConfig) -> Iterator[ManifestPart]:
 
 def _look_up(part: ManifestPart, config: RouteConfig) -> Iterator[SourceOutput]:
     """Yield what the entries of a part refer to."""
+    skipped: Counter[str] = Counter()
+    resolved = _resolve_all(part, config)
+    try:
+        for line, entry, found in resolved:
+            expanded: Iterable[_Found] = [found]
+            if isinstance(found, ObjectRef):
+                expanded = expand_archive(found, config)
+            for one in expanded:
+                if isinstance(one, Skipped):
+                    skipped[one.why] += 1
+                else:
+                    yield _to_output(one, entry, line, part, config)
+    except UnreadableManifest as error:
+        failure = ProcessingFailure(Stage.FETCH, Reason.INVALID_ENTRY, str(error.args[-1]))
+        located = _located(failure, f"input {part.number}")
+        yield to_output(located, f"{part.uri}#{part.line}", config)
+    yield from skipped_outputs(skipped)
+
+
+_Entry: TypeAlias = Entry | BadEntry | BadLine
+
+
+def _resolve_all(part: ManifestPart, config: RouteConfig) -> Iterator[tuple[int, _Entry, _Found]]:
+    """Yield the entries of a part with their lines and what they are, in order; look up several at once.
+
+    Raises:
+        UnreadableManifest: the rest of the part cannot be read.
+    """
+    resolve = _Resolver(part, config)
+    damage: UnreadableManifest | None = None
+    waiting: deque[tuple[int, _Entry, _Found | Future[_Found]]] = deque()
     entries = entries_of(part, config.inventory_root)
-    is_skipped = _Skipping(part, config)
     with ThreadPoolExecutor(LOOKUP_THREADS) as pool:
         while True:
-            batch: list[tuple[int, Entry | BadEntry | BadLine]] = []
-            damage: UnreadableManifest | None = None
             try:
-                for numbered in islice(entries, MANIFEST_LOOKUP_BATCH):
-                    batch.append(numbered)
+                line, entry = next(entries)
+            except StopIteration:
+                break
             except UnreadableManifest as error:
                 damage = error
-            resolved = pool.map(lambda one: _resolve(one[1], is_skipped), batch)
-            expanded: Iterable[_Found]
-            for (line, entry), found in zip(batch, resolved, strict=True):
-                expanded = [found]
-                if isinstance(found, ObjectRef):
-                    expanded = expand_archive(found, config)
-                for one in expanded:
-                    yield _to_output(one, entry, line, part, config)
-            if damage is not None:
-                failure = ProcessingFailure(Stage.FETCH, Reason.INVALID_ENTRY, str(damage.args[-1]))
-                where = f"{part.uri}#{part.line}"
-                yield to_output(_located(failure, f"input {part.number}"), where, config)
-                return
-            if len(batch) < MANIFEST_LOOKUP_BATCH:
-                return
+                break
+            found = resolve(entry)
+            if found is None and isinstance(entry, Entry):
+                waiting.append((line, entry, pool.submit(resolve.look_up, entry)))
+            elif found is not None:
+                waiting.append((line, entry, found))
+            while waiting and (
+                len(waiting) > MANIFEST_LOOKUP_BATCH or not isinstance(waiting[0][2], Future)
+            ):
+                yield _completed(waiting.popleft())
+        while waiting:
+            yield _completed(waiting.popleft())
+    if damage is not None:
+        raise damage
+
+
+def _completed(
+    one: tuple[int, _Entry, _Found | Future[_Found]],
+) -> tuple[int, _Entry, _Found]:
+    line, entry, found = one
+    return line, entry, found.result() if isinstance(found, Future) else found
 
 
 def _to_output(
-    found: _Found,
+    found: ObjectRef | OSError | ProcessingFailure,
     entry: Entry | BadEntry | BadLine,
     line: int,
     part: ManifestPart,
@@ -148,48 +184,56 @@ def _located(failure: ProcessingFailure, where: str) -> ProcessingFailure:
     return ProcessingFailure(failure.stage, failure.reason, detail)
 
 
-def _resolve(
-    entry: Entry | BadEntry | BadLine, skipped: Callable[[Entry, str], Skip | None]
-) -> _Found:
-    if not isinstance(entry, Entry):
-        return ProcessingFailure(Stage.FETCH, Reason.INVALID_ENTRY, str(entry))
-    try:
-        uri = absolute(entry.uri)
-        if not is_local(uri):
-            uri.encode()
-        if problem := uri_problem(uri):
-            return OSError(problem)
-        if why := skipped(entry, uri):
-            return Skipped(why)
-        if entry.version is not None and entry.size is not None:
-            return ObjectRef(uri, entry.version, entry.size, entry.modified)
-        found = storage_of(uri).stat(uri)
-    except OSError as error:
-        return error
-    except UnicodeEncodeError:
-        return ProcessingFailure(Stage.FETCH, Reason.INVALID_ENTRY, "it is not UTF-8")
-    except ValueError as error:  # not a valid name in this storage
-        return OSError(type(error).__name__)
-    if found is None:
-        return FileNotFoundError("in the manifest, but does not exist")
-    return ObjectRef.of(found)
-
-
-class _Skipping:
-    """Which entries of a part are skipped: by name, old versions, and objects of lakes."""
+class _Resolver:
+    """What the entries of a part are: skipped by name, old versions or of lakes; known, or looked up."""
 
     def __init__(self, part: ManifestPart, config: RouteConfig) -> None:
         self._part, self._config = part, config
         self._selection = config.selection
         self._finders: dict[str, LakeFinder] = {}
+        root = config.inventory_root
+        self._root = None if root is None else absolute(root).rstrip("/") + "/"
 
-    def __call__(self, entry: Entry, uri: str) -> Skip | None:
-        """Return why an entry is skipped, or None; `uri` is its absolute URI."""
+    def __call__(self, entry: _Entry) -> _Found | None:
+        """Return what an entry is; None if it must be looked up."""
+        if not isinstance(entry, Entry):
+            return ProcessingFailure(Stage.FETCH, Reason.INVALID_ENTRY, str(entry))
+        try:
+            uri = absolute(entry.uri)
+            if not is_local(uri):
+                uri.encode()
+            if problem := uri_problem(uri):
+                return OSError(problem)
+            if why := self._skipped(entry, uri):
+                return Skipped(why)
+        except OSError as error:
+            return error
+        except UnicodeEncodeError:
+            return ProcessingFailure(Stage.FETCH, Reason.INVALID_ENTRY, "it is not UTF-8")
+        except ValueError as error:  # not a valid name in this storage
+            return OSError(type(error).__name__)
+        if entry.version is not None and entry.size is not None:
+            return ObjectRef(uri, entry.version, entry.size, entry.modified)
+        return None
+
+    def look_up(self, entry: Entry) -> _Found:
+        """Return what an entry refers to; called in several threads."""
+        uri = absolute(entry.uri)
+        try:
+            found = storage_of(uri).stat(uri)
+        except OSError as error:
+            return error
+        except ValueError as error:  # not a valid name in this storage
+            return OSError(type(error).__name__)
+        if found is None:
+            return FileNotFoundError("in the manifest, but does not exist")
+        return ObjectRef.of(found)
+
+    def _skipped(self, entry: Entry, uri: str) -> Skip | None:
         if not entry.is_current:
             return Skip.NOT_CURRENT
-        if self._is_in_lake(uri):
-            return Skip.LAKE
-        return self._selection.skip_file(self._relative(uri))
+        why = self._selection.skip_file(self._relative(uri))
+        return why or (Skip.LAKE if self._is_in_lake(uri) else None)
 
     def _is_in_lake(self, uri: str) -> bool:
         layout = self._config.layout
@@ -210,9 +254,8 @@ class _Skipping:
 
     def _base(self, uri: str) -> str:
         """Return what an inventory's names are relative to, with a slash at its end."""
-        root = self._config.inventory_root
-        if root is not None:
-            return absolute(root).rstrip("/") + "/"
+        if self._root is not None:
+            return self._root
         return f"{scheme_of(uri)}://{split_uri(uri)[0]}/"
 
     def _relative(self, uri: str) -> str:

@@ -65,7 +65,7 @@ def parts_of(uri: str, number: int, root: str | None) -> Iterator[ManifestPart]:
     """
     found = _stat(uri)
     if found is None:
-        raise UsageError(f"manifest {uri} cannot be read (no such file)")
+        raise UsageError(f"manifest {uri} cannot be read (No such file or directory)")
     if not uri.lower().endswith(".json"):
         yield from _parts_of_file(found, number, root, (), ",")
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Final, TypeAlias
 
 from apache_beam.pvalue import TaggedOutput
@@ -11,30 +12,38 @@ from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, Failure, ObjectRef, failure_of
 from transforms.core.reasons import ProcessingFailure, Stage
 from transforms.core.storage_failures import read_failure
+from transforms.lake.run_counts import RunCounts
 from transforms.metrics import CounterName, count, count_failed
-from transforms.storage.selection import Skipped
 
 REFS: Final = "refs"
 """Tag of the output of references."""
 SKIPPED: Final = "skipped"
-"""Tag of the output of skipped names: the reason, a `Skip`, of each."""
-SourceOutput: TypeAlias = ObjectRef | TaggedOutput[str, Failure] | TaggedOutput[str, str]
-"""What sources emit: a reference, or a failure or reason with the tag `FAILED` or `SKIPPED`."""
+"""Tag of the output of skipped names: `RunCounts` of them."""
+SourceOutput: TypeAlias = ObjectRef | TaggedOutput[str, Failure] | TaggedOutput[str, RunCounts]
+"""What sources emit: a reference, or with a tag a failure (`FAILED`) or counts (`SKIPPED`)."""
 
 
 def to_output(
-    found: ObjectRef | OSError | ProcessingFailure | Skipped, uri: str, config: RouteConfig
+    found: ObjectRef | OSError | ProcessingFailure, uri: str, config: RouteConfig
 ) -> SourceOutput:
     """Count the result of listing or looking up `uri`, and return the element to emit for it.
 
     Returns:
-        The reference, a `Failure` with the tag `FAILED`, or why a name is skipped with the tag `SKIPPED`.
+        The reference, or a `Failure` with the tag `FAILED`.
     """
     if isinstance(found, ObjectRef):
         count(CounterName.DISCOVERED)
         return found
-    if isinstance(found, Skipped):
-        return TaggedOutput(SKIPPED, str(found.why))
     error = read_failure(found, Stage.FETCH) if isinstance(found, OSError) else found
     count_failed(error.reason)
     return TaggedOutput(FAILED, failure_of(uri, error, log_uris=config.log_uris))
+
+
+def skipped_outputs(numbers: Mapping[str, int]) -> Iterator[SourceOutput]:
+    """Yield the elements to emit for skipped names; few, as each is a record of its own.
+
+    Args:
+        numbers: number of names by `Skip`.
+    """
+    for why, number in numbers.items():
+        yield TaggedOutput(SKIPPED, RunCounts.of_skipped(str(why), number))

@@ -104,11 +104,12 @@ def test_names_with_glob_characters_lead_a_pattern(tmp_path: Path) -> None:
 def test_a_lake_inside_the_input_is_skipped(tmp_path: Path, form: str) -> None:
     touch(tmp_path, "in/a.dcm", "in/lake/lake.json", "in/lake/objects/x.dcm", "in/own/b.dcm")
     touch(tmp_path, "other/lake.json", "other/objects/y.dcm")
+    touch(tmp_path, "in/sinks/.dicom-router-lake.json", "in/sinks/objects/z.dcm")
     (tmp_path / "in" / "link").symlink_to(tmp_path / "other" / "objects")
     selection = Selection(roots=(f"{tmp_path}/in/own",))
     paths, skipped = listed(form.format(tmp_path / "in", "in"), selection=selection)
     assert paths == [f"{tmp_path}/in/a.dcm"]
-    assert skipped == [Skip.LAKE] * 3
+    assert skipped == [Skip.LAKE] * 4
 
 
 def test_the_objects_of_another_lake_can_be_named(tmp_path: Path) -> None:

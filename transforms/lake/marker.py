@@ -16,10 +16,11 @@ from transforms.lake.files import list_files, put_if_absent, read_json
 from transforms.lake.layout import MARKER, PARTITION_PREFIX, Layout
 from transforms.storage.permissions import FILE_MODE, parse_file_mode
 from transforms.storage.schemes import join
+from transforms.storage.selection import LAKE_CLAIM
 
 FORMAT: Final = 2
 """Lake format that this release writes."""
-CLAIM: Final = ".dicom-router-lake.json"
+CLAIM: Final = LAKE_CLAIM
 """File with a lake's marker in the root of a sink outside the lake."""
 
 

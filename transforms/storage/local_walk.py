@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import glob
 import os
@@ -10,12 +9,11 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Final
 
 from transforms.storage.names import MAGIC
 from transforms.storage.selection import (
-    LAKE_MARKER,
+    LAKE_MARKERS,
     Selection,
     Skip,
     Skipped,
@@ -29,8 +27,6 @@ _LOOP_OR_MISSING: Final = (errno.ELOOP, errno.ENOENT, errno.ENOTDIR)
 
 Found = tuple[str, os.stat_result] | OSError | Skipped
 """A file with its status, the error of a folder or file that cannot be listed, or a skipped name."""
-_Folder = tuple[int, int]
-"""Device and inode."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class LocalWalk:
     """
 
     selection: Selection
-    _listed: dict[str, set[_Folder]] = field(default_factory=dict)
+    _listed: dict[str, set[str]] = field(default_factory=dict)
     _files: set[tuple[str, str]] = field(default_factory=set)
     _links: list[tuple[_Root, str]] = field(default_factory=list)
     _real_roots: list[str] = field(default_factory=list)
@@ -119,8 +115,7 @@ class LocalWalk:
         return os.path.isdir(folder) and self._is_listed_folder(folder, wanted)
 
     def _is_listed_folder(self, folder: str, wanted: str) -> bool:
-        listed = self._listed.get(wanted)
-        return listed is not None and _identity(os.stat(folder)) in listed
+        return self._real(folder) in self._listed.get(wanted, ())
 
     def _is_in_lake(self, folder: str, base: str) -> bool:
         """Return whether a folder is in the own lake, or a folder from `base` to it is a lake."""
@@ -128,7 +123,7 @@ class LocalWalk:
         if key not in self._in_lake:
             self._in_lake[key] = (
                 any(is_below_folder(self._real(folder), root) for root in self._excluded)
-                or os.path.lexists(os.path.join(folder, LAKE_MARKER))
+                or any(os.path.lexists(os.path.join(folder, name)) for name in LAKE_MARKERS)
                 or (len(folder) > len(base) and self._is_in_lake(os.path.dirname(folder), base))
             )
         return self._in_lake[key]
@@ -139,25 +134,29 @@ class LocalWalk:
         return self._real_paths[folder]
 
     def _walk(self, root: _Root, folder: str) -> Iterator[Found]:
-        """Yield what is in a folder, then what is in the folders below it, in order of name."""
+        """Yield what is in a folder, then what is in the folders below it, in order of name.
+
+        Folders are identified by their real paths, as some file systems repeat inodes.
+        """
+        top, real_top = folder, os.path.realpath(folder)
         waiting = [folder]
         while waiting:
             folder = waiting.pop()
+            real = real_top + folder[len(top) :]
             try:
-                identity = _identity(os.stat(folder))
                 with os.scandir(folder) as scan:
                     entries = sorted(scan, key=lambda entry: entry.name)
             except OSError as error:
                 error.filename = folder
                 yield error
                 continue
-            if self._is_lake(identity, entries):
+            if real in self._excluded or any(entry.name in LAKE_MARKERS for entry in entries):
                 yield Skipped(Skip.LAKE)
                 continue
             listed = self._listed.setdefault(root.wanted, set())
-            if identity in listed:
+            if real in listed:
                 continue
-            listed.add(identity)
+            listed.add(real)
             below: list[str] = []
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
@@ -171,31 +170,13 @@ class LocalWalk:
                     yield from self._file(root, entry.path)
             waiting += reversed(below)
 
-    def _is_lake(self, identity: _Folder, entries: Sequence[os.DirEntry[str]]) -> bool:
-        return identity in self._excluded_folders or any(
-            entry.name == LAKE_MARKER for entry in entries
-        )
-
-    @cached_property
-    def _excluded_folders(self) -> set[_Folder]:
-        found = set()
-        for root in self._excluded:
-            with contextlib.suppress(OSError):  # the lake does not exist yet
-                found.add(_identity(os.stat(root)))
-        return found
-
     def _follow(self, root: _Root, link: str) -> Iterator[Found]:
         """Yield what is in the folder to which a link leads, unless it is listed elsewhere."""
         if why := self.selection.skip_folder(root.relative(link)):
             yield Skipped(why)
             return
-        try:
-            identity = _identity(os.stat(link))
-        except OSError as error:
-            yield _link_error(error)
-            return
         real = os.path.realpath(link)
-        if identity in self._listed.get(root.wanted, set()) or self._contains_input(real):
+        if real in self._listed.get(root.wanted, ()) or self._contains_input(real):
             yield Skipped(Skip.LINK)
         elif self._is_in_lake(real, os.sep):
             yield Skipped(Skip.LAKE)
@@ -274,7 +255,3 @@ def _passes_link(root: _Root) -> bool:
 
 def _link_error(error: OSError) -> OSError | Skipped:
     return Skipped(Skip.LINK) if error.errno in _LOOP_OR_MISSING else error
-
-
-def _identity(status: os.stat_result) -> _Folder:
-    return status.st_dev, status.st_ino

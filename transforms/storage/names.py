@@ -9,7 +9,7 @@ from itertools import chain
 from transforms.storage.base import ObjectInfo
 from transforms.storage.selection import (
     LAKE_FOLDERS,
-    LAKE_MARKER,
+    LAKE_MARKERS,
     PARTIAL_STARS,
     Selection,
     Skip,
@@ -64,10 +64,11 @@ class LakeFinder:
             return None
         parts = relative.split("/")
         for number, part in enumerate(parts):
-            if (part in LAKE_FOLDERS and number < len(parts) - 1) or part == LAKE_MARKER:
+            if (part in LAKE_FOLDERS and number < len(parts) - 1) or part in LAKE_MARKERS:
                 folder = self._base + "".join(f"{one}/" for one in parts[:number])
                 if folder not in self._is_lake:
-                    self._is_lake[folder] = self._exists(folder + LAKE_MARKER)
+                    markers = (folder + name for name in LAKE_MARKERS)
+                    self._is_lake[folder] = any(map(self._exists, markers))
                 if self._is_lake[folder]:
                     return folder
         return None

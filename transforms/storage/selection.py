@@ -35,6 +35,9 @@ DEFAULT_EXCLUDE: Final = (
 `.NAME.XXXXXX`."""
 LAKE_MARKER: Final = "lake.json"
 """Name of the file that marks a folder as a lake."""
+LAKE_CLAIM: Final = ".dicom-router-lake.json"
+"""Name of the file that marks a root of sinks outside their lake."""
+LAKE_MARKERS: Final = (LAKE_MARKER, LAKE_CLAIM)
 LAKE_FOLDERS: Final = (
     "dead_letters", "history", "index", "journal", "labels", "objects", "quarantine", "runs",
     "thumbnails",
@@ -57,7 +60,7 @@ class Skip(StrEnum):
 
 SKIP_MEANINGS: Final[dict[Skip, str]] = {
     Skip.EXCLUDED: "excluded by name (--include, --exclude and the names that are excluded by default)",
-    Skip.LINK: "links to folders that are listed elsewhere or contain the input, broken links, and "
+    Skip.LINK: "links to folders that are listed elsewhere or contain an input, broken links, and "
     "links in archives",
     Skip.SPECIAL_FILE: "sockets, pipes and devices",
     Skip.LAKE: "lakes",
