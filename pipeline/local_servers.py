@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -124,7 +125,10 @@ class _JobServer(job_server.SubprocessJobServer):
 
 
 class _PrismServer(_JobServer, prism_runner.PrismJobServer):
-    pass
+    def _get_executable_path(self) -> str:
+        """Return the path of the binary; Beam would set its mode, also where it cannot be written."""
+        is_ready = os.access(self._path, os.X_OK) and not zipfile.is_zipfile(self._path)
+        return self._path if is_ready else super()._get_executable_path()
 
 
 class _FlinkServer(_JobServer, flink_runner.FlinkJarJobServer):
