@@ -61,6 +61,7 @@ def status_of(answer: pydicom.Dataset) -> int:
     return int(answer.Status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_the_data_set_is_stored_as_sent(tmp_path: Path, syntax: str) -> None:
     ds = an_object(syntax=syntax)
@@ -91,6 +92,7 @@ def test_a_deflated_object(tmp_path: Path) -> None:
 
 
 @needs_dcmtk
+@pytest.mark.slow
 def test_500_objects_in_one_association(tmp_path: Path) -> None:
     objects = 500
     sent = write_objects(tmp_path / "out", objects)
@@ -182,6 +184,7 @@ def test_a_full_disk_refuses_and_recovers(full_disk: Path, tmp_path: Path) -> No
         assert len(running.files) == 1
 
 
+@pytest.mark.slow
 def test_who_may_send(tmp_path: Path) -> None:
     options = ["--calling_ae_titles", "MODALITY1", "MODALITY2", "--max_associations=1"]
     with receiver(tmp_path / "in", *options) as running:
@@ -206,6 +209,7 @@ def test_who_may_send(tmp_path: Path) -> None:
         assert sender.is_established
 
 
+@pytest.mark.slow
 def test_storage_classes(tmp_path: Path) -> None:
     ds, private = an_object(), an_object(SOPClassUID="1.2.826.0.1.3680043.10.1473.9")
     for options, accepted in [
@@ -221,6 +225,7 @@ def test_storage_classes(tmp_path: Path) -> None:
                         assert sender.send_c_store(one).Status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", kill_at_step.STEPS)
 def test_a_kill_at_each_step(tmp_path: Path, step: str) -> None:
     ds = an_object()
@@ -349,6 +354,7 @@ def can_connect(port: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "junk",
     [

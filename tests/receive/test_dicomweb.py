@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 from pydicom.uid import JPEG2000Lossless, RLELossless
+from urllib3.util import Retry
 
 from pipeline.cli import main
 from tests.conftest import Lake, counts, route_into
+from tests.engines.servers import free_port
 from tests.receive.orthanc import CREDENTIALS, Orthanc, needs_orthanc, orthanc
 from tests.synthetic import ROOT, dicom_bytes, image
 from transforms.lake.layout import Layout
@@ -221,6 +223,15 @@ def test_answers_that_are_no_instance(tmp_path: Path, answer: Answer, error: typ
     with answering(lambda path: answer) as root, pytest.raises(error) as raised:
         retrieve(root, tmp_path / "object")
     assert ROOT not in str(raised.value)
+
+
+def test_a_server_that_is_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dicomweb, "RETRIES", Retry(total=2, backoff_factor=0))
+    with pytest.raises(OSError, match="ConnectionError") as raised:
+        retrieve(f"dicomweb+http://127.0.0.1:{free_port()}/dicom-web", tmp_path / "object")
+    assert ROOT not in str(raised.value) + caplog.text
 
 
 def test_a_single_part_answer(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import ipaddress
 import json
+import logging
 import os
 import re
 import threading
@@ -57,6 +58,9 @@ _OBJECT: Final = re.compile(
     r"(?P<root>.+)/studies/(?P<study>[0-9.]+)/series/(?P<series>[0-9.]+)/instances/(?P<instance>[0-9.]+)"
 )
 _STUDY: Final = re.compile(r"(?P<root>.+)/studies/(?P<study>[0-9.]+)")
+
+
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings have the URLs of objects
 
 
 class RequestFailed(OSError):
@@ -285,9 +289,12 @@ class DicomWebStorage:
     def _get(self, uri: str, accept: str, parameters: Mapping[str, str]) -> requests.Response:
         url = uri.removeprefix(PREFIX)
         headers = {"Accept": accept, "Accept-Encoding": "identity"}
-        response = self._session(url).get(
-            url, params=parameters, headers=headers, timeout=TIMEOUT_S, stream=True
-        )
+        try:
+            response = self._session(url).get(
+                url, params=parameters, headers=headers, timeout=TIMEOUT_S, stream=True
+            )
+        except requests.RequestException as error:  # after all of RETRIES; its text has the URL
+            raise OSError(errno.EIO, type(error).__name__) from None
         if response.status_code in (200, 204, 206):
             return response
         response.close()
