@@ -10,6 +10,7 @@ import pytest
 from transforms.storage.base import ObjectInfo
 from transforms.storage.local import LocalStorage
 from transforms.storage.selection import Selection, Skip, Skipped
+from transforms.storage.temporary import temporary_name
 
 FORMS = ("{0}", "{0}/", "{0}/*", "{0}/**", "{0}/**/", "{0}/**/*", "{0}/../{1}")
 
@@ -137,6 +138,13 @@ def test_what_file_managers_and_copying_programs_leave_is_skipped(tmp_path: Path
     assert everything == {*KEPT, *LITTER}
     _, skipped = listed(str(tmp_path))
     assert skipped == [Skip.EXCLUDED] * len(LITTER)  # each folder that is skipped has one file
+
+
+def test_a_temporary_file_of_a_receiver_is_skipped(tmp_path: Path) -> None:
+    touch(tmp_path, "1.2~0123456789abcdef.dcm", temporary_name())
+    found, skipped = listed(str(tmp_path), selection=Selection(default_exclude=False))
+    assert [Path(path).name for path in found] == ["1.2~0123456789abcdef.dcm"]
+    assert skipped == [Skip.EXCLUDED]
 
 
 def test_a_dicomdir_is_not_an_object(tmp_path: Path) -> None:
