@@ -36,7 +36,7 @@ def expand_archive(
         yield ProcessingFailure(Stage.FETCH, Reason.ARCHIVE_NOT_COPIED)
         return
     limits = InflationLimits(config.limits.max_inflation, config.limits.min_inflated_bytes)
-    found = ObjectInfo(ref.uri, ref.version, ref.size, modified=ref.modified)
+    found = ObjectInfo(ref.uri, ref.version, ref.size, modified=ref.modified, state=ref.state)
     try:
         for one in archives().members(found, limits, config.selection):
             yield ObjectRef.of(one) if isinstance(one, ObjectInfo) else one

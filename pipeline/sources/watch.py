@@ -46,7 +46,7 @@ class Watcher(Poller):
         self._unreadable: set[str] = set()
         self._first_seen: dict[ObjectRef, float] = {}
         self._archive_seen: dict[ObjectRef, float] = {}
-        self._members: dict[ObjectRef, list[_Listed]] = {}
+        self._members: dict[ObjectRef, tuple[str | None, list[_Listed]]] = {}
         self._resolved: dict[bytes, ObjectRef] = {}
 
     def poll(self, *, draining: bool) -> Iterator[SourceOutput]:
@@ -90,9 +90,11 @@ class Watcher(Poller):
         now = self._clock()
         if now - self._archive_seen.setdefault(found, now) < self._stable_for:
             return []
-        if found not in self._members:
-            self._members[found] = list(expand_archive(found, self._config))
-        return self._members[found]
+        state, members = self._members.get(found, (None, []))
+        if found not in self._members or state != found.state:
+            members = list(expand_archive(found, self._config))
+            self._members[found] = found.state, members
+        return members
 
     def _discard_missing(self, listed: dict[ObjectRef, bytes]) -> None:
         """Forget the versions of objects that were removed or replaced."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.slow
 
 FIRST = dicom_bytes(image(1, (96, 64)), name="1")
 SECOND = dicom_bytes(image(2, (96, 64)), name="1")
+CONSTANT = dicom_bytes(image(3, (96, 64)), name="3")
 NAME = "a.dcm"
 
 
@@ -133,6 +135,32 @@ def test_a_source_in_another_state_is_read_once(
     assert read == [str(path)]
     rewrite_in_place(path)
     assert "unchanged" not in counts(route()) and len(read) == 2
+
+
+@pytest.mark.parametrize("change", [rewrite_in_place, replace_by_rename])
+def test_archives_of_the_same_size_and_time_are_told_apart(
+    route: Route, lake: Lake, source: Path, change: Callable[[Path], None]
+) -> None:
+    def pack(name: str, *contents: bytes) -> Path:
+        with zipfile.ZipFile(source / name, "w", zipfile.ZIP_STORED) as archive:
+            for number, content in enumerate(contents):
+                archive.writestr(zipfile.ZipInfo(f"{number}.dcm"), content)
+        return source / name
+
+    path = pack("a.zip", FIRST, CONSTANT)
+    route()
+    path.chmod(0o600)
+    assert counts(route()) == {"unchanged": 2}
+    times = path.stat()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(globals(), "SECOND", pack("b.zip", SECOND, CONSTANT).read_bytes())
+        (source / "b.zip").unlink()
+        change(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
+    summary = route()
+    assert summary["counts"]["unchanged"] == 1 and summary["counts"]["discovered"] == 2
+    assert counts(route()) == {"unchanged": 2}
+    assert len(lake.rows()) == 3 and not violations(lake.root)
 
 
 def test_many_states_are_merged_and_have_no_names(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from transforms.storage.archives import (
 )
 from transforms.storage.base import ObjectChanged, ObjectInfo, Storage
 from transforms.storage.deadline import Progress, call_with_deadline
-from transforms.storage.local import LocalStorage
+from transforms.storage.local import LocalStorage, without_state
 from transforms.storage.selection import ALL, Selection, Skipped
 
 MAX_OPEN: Final = 8
@@ -82,7 +82,7 @@ class ArchiveStorage:
             open_seekable: opens one version of an archive.
         """
         self._storage_of, self._open_seekable = storage_of, open_seekable
-        self._open: OrderedDict[tuple[str, str], _OpenArchive] = OrderedDict()
+        self._open: OrderedDict[tuple[str, str, str | None], _OpenArchive] = OrderedDict()
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class ArchiveStorage:
     def _copy(self, uri: str, version: str, sink: BinaryIO, progress: Progress) -> str:
         archive_uri = archive_of(uri)
         archive_version, _, position = version.partition("!")
-        offset, _, problem = position.partition("!")
+        offset, _, problem = without_state(position).partition("!")
         if archive_uri is None or not offset.isdigit():
             raise ObjectChanged(errno.ESTALE, "not the version of a member", uri)
         try:
@@ -198,18 +198,20 @@ class ArchiveStorage:
             ObjectChanged: the archive has another version, before or after its use.
         """
         storage: Storage = self._storage_of(uri)
+        is_local = isinstance(storage, LocalStorage)  # stores check each request
+        state = _require_version(storage, uri, version).state if is_local else None
         with self._lock:
-            opened = self._open.pop((uri, version), None)
+            opened = self._open.pop((uri, version, state), None)
             if opened is None:
                 opened = self._new(storage, uri, version)
-            self._open[uri, version] = opened
+            self._open[uri, version, state] = opened
             opened.users += 1
             self._close_idle()
         try:
             with opened.lock, _errors_of(opened.file):
                 opened.file.progress = progress or Progress()
                 yield opened.archive
-                if isinstance(storage, LocalStorage):  # stores check each request
+                if is_local:
                     _require_version(storage, uri, version)
         finally:
             with self._lock:

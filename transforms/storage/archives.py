@@ -340,6 +340,6 @@ def close_quietly(file: Any) -> None:
 
 
 def member_info(found: ObjectInfo, member: Member, uri: str) -> ObjectInfo:
-    """Return a member as an object; its version has those of the archive and its position."""
+    """Return a member as an object, with the version and state of its archive and its position."""
     version = f"{found.version}!{member.offset}" + (f"!{member.problem}" if member.problem else "")
-    return ObjectInfo(uri, version, member.size, modified=found.modified)
+    return ObjectInfo(uri, version, member.size, modified=found.modified, state=found.state)

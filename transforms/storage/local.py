@@ -6,10 +6,11 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 from urllib.parse import quote, unquote_to_bytes
 
 from transforms.storage.base import ObjectChanged, ObjectInfo
@@ -63,9 +64,17 @@ def state_of(status: os.stat_result) -> str:
     return f"{status.st_ctime_ns}-{status.st_ino}"
 
 
+def without_state(source_version: str) -> str:
+    """Return a source version without the state that may be appended to it; see `state_of`."""
+    return _APPENDED_STATE.sub("", source_version)
+
+
 def is_version_of(source_version: str, version: str) -> bool:
     """Return whether a source version is of a size and modification time, with or without a state."""
     return source_version == version or source_version.startswith(f"{version}-")
+
+
+_APPENDED_STATE: Final = re.compile(r"-[0-9]+-[0-9]+\Z")
 
 
 class LocalStorage:
