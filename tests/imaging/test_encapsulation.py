@@ -170,6 +170,23 @@ def test_a_table_that_fits_locates_the_frames(syntax: str, kind: str, number: in
 
 
 @syntaxes
+@pytest.mark.parametrize("length", [0, 4, 12, 100, 0xFFFFFFF0])
+def test_a_table_of_a_wrong_length(syntax: str, length: int) -> None:
+    stream = codestreams_of(syntax)[0]
+    value = items(b"\0" * 8, [stream])
+    ds = with_pixel_data(
+        dataset(pixels_of(syntax), syntax=syntax), value[:4] + struct.pack("<L", length) + value[8:]
+    )
+    assert np.array_equal(read_image(to_bytes(ds), SIDE), frame_of(syntax, 0))
+
+
+def test_no_fragments() -> None:
+    for value in (items(b"", []), items(b"\0\0\0\0", []), items(b"", []) + bytes(100)):
+        ds = with_pixel_data(dataset(PIXELS, syntax=JPEGLSLossless), value)
+        assert reason_of(to_bytes(ds)) in {Reason.UNDECODABLE_PIXELS, Reason.TRUNCATED}
+
+
+@syntaxes
 def test_a_missing_table_and_a_wrong_number_of_frames(syntax: str) -> None:
     stream = codestreams_of(syntax)[0]
     without_table = with_pixel_data(

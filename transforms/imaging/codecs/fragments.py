@@ -19,6 +19,10 @@ from transforms.imaging.codecs.codestream_header import starts_codestream
 from transforms.imaging.part10 import PixelElement
 
 ITEM_TAG: Final = (0xFFFE, 0xE000)
+ITEM: Final = b"\xfe\xff\x00\xe0"
+SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0"
+MAX_TABLE_BYTES: Final = 1 << 20
+"""First bytes in which the first fragment is searched for, if the table's length is wrong."""
 ITEM_HEADER: Final = struct.Struct("<HHL")
 RLE_HEADER: Final = struct.Struct("<16L")
 """Number of segments and their offsets (PS3.5 annex G.5)."""
@@ -48,8 +52,9 @@ def read_fragments(pixels: PixelElement, max_items: int) -> Fragments:
     Raises:
         InvalidObject: There are more than `max_items`, or one extends past the end of the object.
     """
+    table, position = _read_table(pixels)
     items: list[tuple[int, memoryview]] = []
-    position, end = pixels.offset, pixels.offset + pixels.length
+    end = pixels.offset + pixels.length
     while position + ITEM_HEADER.size <= end:
         group, element, length = ITEM_HEADER.unpack_from(pixels.buffer, position)
         if (group, element) != ITEM_TAG:
@@ -61,9 +66,6 @@ def read_fragments(pixels: PixelElement, max_items: int) -> Fragments:
             raise InvalidObject(Stage.DECODE, Reason.TOO_MANY_ITEMS)
     if position > end:
         raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "pixel data")
-    table = memoryview(b"")
-    if items and not _is_fragment(items[0][1]):
-        table = items.pop(0)[1]
     first = items[0][0] if items else 0
     return Fragments(
         table, tuple(value for _, value in items), tuple(place - first for place, _ in items)
@@ -87,7 +89,7 @@ def join_frame(fragments: Fragments, index: int, frames: int, dataset: Dataset) 
         InvalidObject: There are no fragments.
     """
     if not fragments.values:
-        raise InvalidObject(Stage.DECODE, Reason.NO_PIXEL_DATA, "no fragments")
+        raise InvalidObject(Stage.DECODE, Reason.UNDECODABLE_PIXELS, "no fragments")
     if frames == 1:
         return b"".join(fragments.values)
     starts = _frame_starts(fragments, frames, dataset)
@@ -138,9 +140,24 @@ def _offsets(table: bytes | memoryview, dtype: str) -> list[int]:
     return offsets
 
 
-def _is_fragment(first_item: memoryview) -> bool:
-    """Return whether the first item is a fragment: some writers omit the Basic Offset Table."""
-    return len(first_item) >= RLE_HEADER.size and _starts_frame(first_item)
+def _read_table(pixels: PixelElement) -> tuple[memoryview, int]:
+    """Return the Basic Offset Table, and the position of the first fragment.
+
+    Some writers omit the table. If its length is wrong, the first fragment is the next item.
+    """
+    value, none = pixels.value, memoryview(b"")
+    if len(value) < ITEM_HEADER.size:
+        return none, pixels.offset
+    group, element, length = ITEM_HEADER.unpack_from(value)
+    end = ITEM_HEADER.size + length
+    table = value[ITEM_HEADER.size : end]
+    is_fragment = len(table) >= RLE_HEADER.size and _starts_frame(table)
+    if (group, element) != ITEM_TAG or is_fragment:
+        return none, pixels.offset
+    if bytes(value[end : end + 4]) in (ITEM, SEQUENCE_END) or end == len(value):
+        return table, pixels.offset + end
+    found = bytes(value[ITEM_HEADER.size : MAX_TABLE_BYTES]).find(ITEM)
+    return none, pixels.offset + (end if found < 0 else ITEM_HEADER.size + found)
 
 
 def _starts_frame(fragment: memoryview) -> bool:
