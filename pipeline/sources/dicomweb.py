@@ -11,6 +11,7 @@ from apache_beam.pvalue import DoOutputsTuple, PBegin
 from pipeline.sources.outputs import REFS, SKIPPED, SourceOutput, to_output
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
+from transforms.lake.run_counts import RunCounts
 from transforms.storage.dicomweb import Query
 from transforms.storage.schemes import dicomweb
 
@@ -30,7 +31,7 @@ class QueryDicomWeb(beam.PTransform[PBegin, DoOutputsTuple]):
             | "Reshuffle" >> beam.Reshuffle()
             | "Instances"
             >> beam.FlatMap(_instances, query, self.config)
-            .with_output_types(ObjectRef, **{FAILED: Failure, SKIPPED: str})
+            .with_output_types(ObjectRef, **{FAILED: Failure, SKIPPED: RunCounts})
             .with_outputs(FAILED, SKIPPED, main=REFS)
         )
         return outputs
