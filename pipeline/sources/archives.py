@@ -38,7 +38,8 @@ def expand_archive(
     limits = InflationLimits(config.limits.max_inflation, config.limits.min_inflated_bytes)
     found = ObjectInfo(ref.uri, ref.version, ref.size, modified=ref.modified, state=ref.state)
     try:
-        for one in archives().members(found, limits, config.selection):
+        selection = config.selection.of_members(ref.uri)
+        for one in archives().members(found, limits, selection):
             yield ObjectRef.of(one) if isinstance(one, ObjectInfo) else one
     except NotAnArchive:
         yield ref

@@ -28,6 +28,7 @@ from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import Reason
 from transforms.lake.dead_letters import write_dead_letter
 from transforms.metrics import CounterName, count
+from transforms.storage.names import split_uri
 from transforms.storage.schemes import storage_of
 
 FINALIZE: Final = "OBJECT_FINALIZE"
@@ -186,6 +187,9 @@ class Subscription(Poller):
             self._dead_letter(message.message_id, str(error), None)
             return None
         if notification is None or self._config.layout.contains(notification.uri):
+            return None
+        if why := self._config.selection.skip_file(split_uri(notification.uri)[1]):
+            self.skipped[why] += 1
             return None
         size = notification.size
         if size is None:

@@ -93,7 +93,10 @@ class Watcher(Poller):
         state, members = self._members.get(found, (None, []))
         if found not in self._members or state != found.state:
             members = list(expand_archive(found, self._config))
-            self._members[found] = found.state, members
+            if not any(
+                isinstance(one, OSError) for one in members
+            ):  # else the next poll tries again
+                self._members[found] = found.state, members
         return members
 
     def _discard_missing(self, listed: dict[ObjectRef, bytes]) -> None:

@@ -303,6 +303,16 @@ def test_names_are_selected_as_in_folders(tmp_path: Path, name: str) -> None:
     ]  # fmt: skip
 
 
+def test_include_selects_members_or_archives() -> None:
+    by_member = Selection(include=("*.dcm",))
+    assert by_member.skip_file("day/x.zip") is None
+    assert by_member.of_members("day/x.zip") == by_member
+    assert by_member.skip_file("inner.zip", in_archive=True) == Skip.EXCLUDED
+    by_archive = Selection(include=("x*.zip",), exclude=("*.txt",))
+    assert by_archive.of_members("/in/X1.ZIP") == Selection(exclude=("*.txt",))
+    assert Selection(exclude=("*.zip",)).skip_file("x.zip") == Skip.EXCLUDED
+
+
 def test_folders_with_names_of_archives(tmp_path: Path) -> None:
     folder = tmp_path / "x.zip!"
     folder.mkdir()

@@ -93,6 +93,12 @@ def test_a_link_to_a_file_is_a_source_and_a_broken_one_is_skipped(tmp_path: Path
     )
 
 
+def test_a_link_to_a_file_of_a_lake_is_skipped(tmp_path: Path) -> None:
+    touch(tmp_path, "lake/lake.json", "lake/objects/x.dcm", "in/a.dcm")
+    (tmp_path / "in" / "x.dcm").symlink_to(tmp_path / "lake" / "objects" / "x.dcm")
+    assert listed(f"{tmp_path}/in") == ([f"{tmp_path}/in/a.dcm"], [Skip.LAKE])
+
+
 def test_names_with_glob_characters_lead_a_pattern(tmp_path: Path) -> None:
     folder = tmp_path / "[CR] export*"
     touch(folder, "IM[1].dcm", "deep/IM 2.dcm")

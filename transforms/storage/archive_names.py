@@ -6,16 +6,16 @@ import re
 from typing import Final
 
 from transforms.storage.local import is_file
+from transforms.storage.selection import ARCHIVE
 
 SEPARATOR: Final = "!/"
 _SUFFIX: Final = r"\.(?:zip|tar|tar\.gz|tgz)"
-_ARCHIVE: Final = re.compile(_SUFFIX + r"\Z", re.IGNORECASE)
 _MEMBER: Final = re.compile(_SUFFIX + "(?=!/.)", re.IGNORECASE | re.DOTALL)
 
 
 def is_archive_name(uri: str) -> bool:
     """Return whether a name ends like that of an archive."""
-    return _ARCHIVE.search(uri) is not None
+    return ARCHIVE.search(uri) is not None
 
 
 def member_uri(archive: str, name: str) -> str:

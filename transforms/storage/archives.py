@@ -136,7 +136,7 @@ def select_members(
         if relative.rpartition("/")[2] == LAKE_MARKER:
             lakes.add(relative[: -len(LAKE_MARKER)])
             yield Skipped(Skip.LAKE)
-        elif why := selection.skip_file(relative):
+        elif why := selection.skip_file(relative, in_archive=True):
             yield Skipped(why)
         elif any(relative.startswith(lake) for lake in lakes):
             continue

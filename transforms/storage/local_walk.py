@@ -207,6 +207,11 @@ class LocalWalk:
             elif not isinstance(error, FileNotFoundError):  # removed since it was listed
                 yield error
             return
+        if os.path.islink(path):
+            folder = os.path.dirname(os.path.realpath(path))
+            if self._is_in_lake(folder, os.sep):
+                yield Skipped(Skip.LAKE)
+                return
         yield (path, status) if stat.S_ISREG(status.st_mode) else Skipped(Skip.SPECIAL_FILE)
 
 

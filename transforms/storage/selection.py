@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Final
@@ -33,6 +33,8 @@ DEFAULT_EXCLUDE: Final = (
 )  # fmt: skip
 """Names that file managers, copying programs and editors leave; rsync's partial files are
 `.NAME.XXXXXX`."""
+ARCHIVE: Final = re.compile(r"\.(?:zip|tar|tar\.gz|tgz)\Z", re.IGNORECASE)
+"""End of the names of archives that are opened."""
 LAKE_MARKER: Final = "lake.json"
 """Name of the file that marks a folder as a lake."""
 LAKE_CLAIM: Final = ".dicom-router-lake.json"
@@ -108,21 +110,29 @@ class Selection:
         """
         return Skip.EXCLUDED if self._excludes(relative) else None
 
-    def skip_file(self, relative: str) -> Skip | None:
+    def skip_file(self, relative: str, *, in_archive: bool = False) -> Skip | None:
         """Return why a file is skipped, or None; its folders count as well.
+
+        Archives are not skipped for `include`, which selects their members; see `of_members`.
 
         Args:
             relative: as for `skip_folder`.
+            in_archive: whether it is a member of an archive.
         """
         if self._excludes(relative):
             return Skip.EXCLUDED
         name = relative.rpartition("/")[2]
         if MEDIA_DIRECTORY.fullmatch(name):
             return Skip.MEDIA_DIRECTORY
-        if not self.include:
+        if not self.include or (ARCHIVE.search(name) and not in_archive):
             return None
         names, paths = self._included
         return None if names(name) or paths(relative) else Skip.EXCLUDED
+
+    def of_members(self, archive: str) -> Selection:
+        """Return the selection of the members of an archive: all, if `include` has its name."""
+        names, _ = self._included
+        return replace(self, include=()) if names(archive.rpartition("/")[2]) else self
 
     def _excludes(self, relative: str) -> bool:
         names, paths = self._excluded
