@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,3 +197,33 @@ def test_children_end_with_their_parent_even_when_they_hang() -> None:
         parent.kill()
     for pid in descendants:
         wait_until_gone(pid)
+
+
+HIDE_PROCESSES = (
+    "mount -t proc -o hidepid=invisible,gid=12345 proc /proc && "
+    'exec setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace "$@"'
+)
+
+
+def test_limits_hold_where_proc_hides_the_child() -> None:
+    """As with `ProtectProc=invisible` of systemd."""
+    hidden = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", HIDE_PROCESSES, "sh"]
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*hidden, "true"], capture_output=True).returncode
+    ):
+        pytest.skip("needs unshare, setpriv, and the permission to mount /proc")
+    script = (
+        "import os\n"
+        "from transforms.sandbox.child_process import ChildTimedOut, SandboxProcess\n"
+        "child = SandboxProcess(timeout_s=0.5, memory_bytes=1 << 28)\n"
+        "print(os.path.exists(f'/proc/{child.pid}'))\n"
+        "try:\n"
+        "    child.call(sum, range(10**10))\n"
+        "except ChildTimedOut:\n"
+        "    print('timed out')\n"
+    )
+    done = subprocess.run(
+        [*hidden, sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\ntimed out\n"
