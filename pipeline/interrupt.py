@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -13,6 +14,22 @@ from typing import Final
 
 INTERRUPTED: Final = "interrupted; run the same command again to complete"
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+_exit_code: Final[list[int]] = []
+"""Exit code of a process that a signal has interrupted."""
+
+
+@atexit.register  # before those of other modules, so that it is called after them
+def _exit_if_interrupted() -> None:
+    """Exit with the documented code.
+
+    Python kills itself by SIGINT instead, if a `KeyboardInterrupt` has passed native code on its way.
+    """
+    if _exit_code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_exit_code[0])
 
 
 class Interruption:
@@ -35,6 +52,7 @@ def raise_on_interrupt() -> Iterator[Interruption]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         interruption.signal = number
+        _exit_code.append(128 + number)
         for one in SIGNALS:
             signal.signal(one, signal.SIG_DFL)
         raise KeyboardInterrupt

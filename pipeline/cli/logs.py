@@ -9,6 +9,8 @@ from typing import Final
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 LOGGERS: Final = ("dicom_router", "pipeline", "transforms", "models")
 """Roots of the router's own loggers."""
+PRISM_LOGGER: Final = "_PrismServer"
+"""Beam logs the output of Prism by the name of the class in `pipeline.local_servers`."""
 
 
 def add_general_options(parser: argparse.ArgumentParser) -> None:
@@ -38,9 +40,17 @@ def configure_logging(level: str, *, debug: bool) -> None:
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger().addFilter(_is_relevant)
+    if not debug:
+        for name in ("", PRISM_LOGGER):
+            logging.getLogger(name).addFilter(_has_no_traceback)
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.DEBUG if debug else level)
     logging.getLogger("apache_beam").setLevel(logging.WARNING if debug else logging.CRITICAL)
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    """Return whether a record has no traceback of a step, whose error the command line reports."""
+    return "Traceback (most recent call last)" not in record.getMessage()
 
 
 def _is_relevant(record: logging.LogRecord) -> bool:

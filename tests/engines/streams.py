@@ -71,6 +71,10 @@ class Stream:
         self._process.send_signal(signal.SIGTERM)
         return self.wait()
 
+    def interrupt(self) -> None:
+        """Send SIGINT to its process group, as a terminal does after Ctrl-C."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
     def wait(self) -> dict[str, Any]:
         """Wait until it ends successfully, and return the summary."""
         out, _ = self._process.communicate()

@@ -271,3 +271,26 @@ def test_notifications_and_a_kill(
     assert sorted(letter["reason"] for letter in letters) == ["KeyError", "disappeared"]
     assert not any("gone" in path.read_text() for path in lake.glob("dead_letters/*"))
     assert_ok(lake)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_drains_and_a_second_one_ends_at_once(
+    images: Path, tmp_path: Path, times: int
+) -> None:
+    lake, folder = tmp_path / "lake", tmp_path / "incoming"
+    copy_images(images, folder, 0, 2)
+    # An index interval that the drain would wait for, unless it ends at once.
+    options = watching(folder, "--index_interval=1" if times == 1 else "--index_interval=3600")
+    with start_stream(lake, *options) as stream:
+        stream.wait_until(lambda: soak.placed(lake) == 2)
+        stream.interrupt()
+        stream.wait_until(lambda: "stopping" in stream.stderr)
+        if times == 2:
+            stream.interrupt()
+        assert stream.wait_for_exit_code() == (0 if times == 1 else 130)
+    lines = ["stopping: finishing objects in flight first"]
+    lines += ["interrupted; run the same command again to complete"] if times == 2 else []
+    assert stream.stderr.splitlines() == lines
+    assert main(["route", "--input", str(folder), "--lake", str(lake), "--quiet"]) == 0
+    assert len(Lake(lake).rows()) == 2
+    assert main(["verify", str(lake), "--deep"]) == 0
