@@ -330,3 +330,22 @@ def test_few_archives_stay_open(tmp_path: Path) -> None:
     found = [one for uri in uris for one in members(uri) if isinstance(one, ObjectInfo)]
     assert [read(one)[0] for one in found] == [b"%d" % n for n in range(20)]
     assert len(archives()._open) <= archive_storage.MAX_OPEN
+
+
+@pytest.mark.parametrize("damage", ["count", "name_length"])
+def test_a_member_that_the_directory_does_not_list_is_damage(tmp_path: Path, damage: str) -> None:
+    noise = {f"{n}.dcm": random.Random(n).randbytes(500) for n in "abcdef"}
+    data = bytearray(as_zip(noise))
+    entry = data.index(b"PK\1\2")
+    following = data.index(b"PK\1\2", data.index(b"PK\1\2", entry + 1) + 1)
+    if damage == "name_length":  # the name of the first entry contains the next entry
+        data[entry + 28 : entry + 30] = struct.pack("<H", following - entry - 46)
+    else:
+        del data[entry:following]
+        end = data.index(b"PK\5\6")
+        (size,) = struct.unpack("<I", data[end + 12 : end + 16])
+        data[end + 12 : end + 16] = struct.pack("<I", size - (following - entry))
+    info = storage_of(uri := written(tmp_path / "x.zip", bytes(data))).stat(uri)
+    assert info is not None
+    with pytest.raises(NotAnArchive):
+        list(archives().members(info, InflationLimits(), Selection()))

@@ -168,7 +168,9 @@ class ArchiveStorage:
                 if not problem:
                     try:
                         archive.copy(int(offset), sink)
-                    except DAMAGE:
+                    except (*DAMAGE, OSError) as error:
+                        if isinstance(error, OSError) and not _is_of_decompressor(error):
+                            raise
                         problem = DAMAGED_MEMBER
                         _empty(sink)
                 if problem:
@@ -258,13 +260,18 @@ def _errors_of(file: _RecordingFile) -> Iterator[None]:
     except OSError as error:
         if file.error is not None:
             raise file.error from error
-        if error.errno is None and not isinstance(error, ObjectChanged):  # of a decompressor
+        if _is_of_decompressor(error):
             raise DamagedArchive(type(error).__name__) from error
         raise
     except DAMAGE as error:
         if file.error is not None:
             raise file.error from error
         raise
+
+
+def _is_of_decompressor(error: OSError) -> bool:
+    """Return whether a decompressor found damage; errors of a storage have a code."""
+    return error.errno is None and not isinstance(error, ObjectChanged)
 
 
 def _empty(sink: BinaryIO) -> None:

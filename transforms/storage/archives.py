@@ -30,6 +30,7 @@ INFLATES_TOO_FAR: Final = "inflates_too_far"
 """Why the stored bytes of a member are taken instead of its content; values of `core.reasons.Reason`."""
 _ENCRYPTED_FLAG: Final = 0x1
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
+_LOCAL_SIGNATURE: Final = b"PK\3\4"
 _POINT_BYTES: Final = 4 << 20
 """Minimum distance between the positions at which decompression of a `.tar.gz` can start."""
 DAMAGE: Final = (
@@ -181,7 +182,7 @@ class ZipArchive:
     def members(self, limits: InflationLimits) -> Iterator[Member | Skipped]:
         for offset, info in sorted(self._infos.items()):
             mode = info.external_attr >> 16
-            if info.is_dir() or stat.S_ISDIR(mode) or _is_folder_of_windows(info):
+            if info.file_size == 0 and _is_folder(info, mode):
                 continue
             if stat.S_ISLNK(mode):
                 yield Skipped(Skip.LINK)
@@ -191,6 +192,27 @@ class ZipArchive:
                 yield Member(info.filename, offset, info.compress_size, problem)
             else:
                 yield Member(info.filename, offset, info.file_size)
+        if self._has_unlisted_members():
+            raise DamagedArchive("members that the directory does not list")
+
+    def _has_unlisted_members(self) -> bool:
+        """Return whether a local header is in a gap between members, as after damage to the directory."""
+        end = 0
+        for offset in [*sorted(self._infos), self._zip.start_dir]:
+            if offset - end > 4 and _LOCAL_SIGNATURE in self._read_at(end, offset - end):
+                return True
+            if offset in self._infos:
+                end = self._end_of(offset, self._infos[offset])
+        return False
+
+    def _end_of(self, offset: int, info: zipfile.ZipInfo) -> int:
+        header = self._read_at(offset, _LOCAL_HEADER.size)
+        _, name, extra = _LOCAL_HEADER.unpack(header)
+        return int(offset + _LOCAL_HEADER.size + name + extra + info.compress_size)
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(min(size, BLOCK_BYTES))
 
     def copy(self, offset: int, sink: BinaryIO) -> None:
         info = self._infos[offset]
@@ -215,8 +237,8 @@ def _zip_problem(info: zipfile.ZipInfo, limits: InflationLimits) -> str:
     return "" if limits.allow(info.file_size, info.compress_size) else INFLATES_TOO_FAR
 
 
-def _is_folder_of_windows(info: zipfile.ZipInfo) -> bool:
-    return info.filename.endswith("\\") and info.file_size == 0
+def _is_folder(info: zipfile.ZipInfo, mode: int) -> bool:
+    return stat.S_ISDIR(mode) or info.filename.endswith(("/", "\\"))
 
 
 class TarArchive:
