@@ -9,6 +9,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from PIL import Image
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -49,6 +50,7 @@ def image(seed: int = 0, shape: tuple[int, int] = (640, 512), bits: int = 12) ->
     return scaled
 
 
+@disable_value_validation()
 def dataset(
     pixels: np.ndarray | None = None,
     *,
@@ -62,7 +64,7 @@ def dataset(
         pixels: uint8, uint16 or int16; [H, W], [H, W, 3] for RGB, or [N, H, W] for frames.
         name: Suffix of its UIDs.
         syntax: Transfer syntax UID.
-        **elements: Values by keyword; None deletes the element.
+        **elements: Values by keyword, also invalid ones; None deletes the element.
     """
     pixels = image() if pixels is None else pixels
     meta = FileMetaDataset()
@@ -113,6 +115,7 @@ def dicom_bytes(pixels: np.ndarray | None = None, **properties: Any) -> bytes:
     return to_bytes(dataset(pixels, **properties))
 
 
+@disable_value_validation()
 def to_bytes(ds: Dataset) -> bytes:
     """Return a data set as bytes with file meta information; malformed values are kept."""
     buffer = BytesIO()
