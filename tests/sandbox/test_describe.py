@@ -92,7 +92,7 @@ def test_other_images_are_refused(answer: list[Any], image: Any) -> None:
         ("no such stage", "truncated"),
         ("decode", ["truncated"]),
         (1, 2),
-        *(("decode", str(reason)) for reason in set(Reason) - QUARANTINE_REASONS),
+        *(("decode", str(reason)) for reason in Reason if reason not in QUARANTINE_REASONS),
     ],
 )
 def test_other_outcomes_are_refused(answer: list[Any], stage: Any, reason: Any) -> None:
