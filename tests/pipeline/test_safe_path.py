@@ -14,6 +14,11 @@ import pytest
 from tests.conftest import write
 from tests.synthetic import dicom_bytes, image
 
+pytestmark = [
+    pytest.mark.slow,
+    # Looking for distutils runs a hook of setuptools.
+    pytest.mark.filterwarnings("ignore:Setuptools is replacing distutils:UserWarning"),
+]
 ROOT = Path(__file__).parents[2]
 OWN = {"pipeline", "transforms", "models", "tests"}
 SCRIPT = str(Path(sys.executable).parent / "dicom-router")
@@ -57,7 +62,6 @@ def run_in(folder: Path, *command: str, python_path: str = str(ROOT)) -> set[str
     return ran
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -71,7 +75,6 @@ def test_no_module_of_the_working_directory_runs(folder: Path, command: tuple[st
     assert run_in(folder, *command) == set()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("program", [(SCRIPT,), (sys.executable, "-m", "pipeline")])
 def test_none_runs_once_the_router_is_imported(
     folder: Path, loaded_by_the_interpreter: set[str], program: tuple[str, ...]
