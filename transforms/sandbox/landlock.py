@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from transforms.sandbox.seccomp import PR_SET_NO_NEW_PRIVS
+
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 """System calls, the same on all architectures."""
 GET_VERSION: Final = 1
@@ -62,7 +64,7 @@ def restrict_files(readable: Iterable[str]) -> None:
     try:
         for path in readable:
             _allow_reading(libc, ruleset, path)
-        _require(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
+        _require(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         _require(libc.syscall(RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)
