@@ -69,11 +69,13 @@ EXTRAS["dev"] = [
     "mypy>=1.14",
     "pandas>=2",
     "polars>=1",
+    "psutil>=7",
     "pytest>=8",
     "pytest-timeout>=2",
     "pytest-xdist>=3",
     "ruff>=0.9",
     "setuptools>=75",
+    "types-psutil",
     "types-PyYAML",
     "wheel",
 ]

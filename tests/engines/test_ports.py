@@ -14,7 +14,7 @@ from tests import soak
 from tests.engines.flink import READY, Cluster
 from tests.engines.servers import PRISM, free_port, loopback_command, prism_server, running
 from tests.engines.streams import FAST, Stream, copy_images, start_stream
-from tests.sockets import is_loopback, listening
+from tests.processes import is_loopback, listening
 
 PSTEST = PRISM.parent / "pstest"
 needs_prism = pytest.mark.skipif(

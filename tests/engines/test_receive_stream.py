@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from tests.conftest import Lake
 from tests.engines.servers import PRISM, free_port
 from tests.engines.streams import FAST, Stream, accounted, assert_ok, rows_in, start_stream
 from tests.engines.test_prism_stream import ON_PRISM
+from tests.processes import find
 from tests.receive.receivers import Receiver, needs_dcmtk, receiver, storescu, write_objects
 
 OBJECTS = int(os.environ.get("RECEIVE_OBJECTS", "300"))
@@ -61,21 +59,7 @@ def received(folder: Path) -> int:
 
 def kill_prism(stream: Stream) -> None:
     """Kill the Prism process that a stream has started; the stream then ends."""
-    (prism,) = (pid for pid in descendants(stream._process.pid) if is_prism(pid))
-    os.kill(prism, signal.SIGKILL)
-
-
-def is_prism(pid: int) -> bool:
-    program = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
-    return Path(os.fsdecode(program)).name.startswith("prism")
-
-
-def descendants(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            with contextlib.suppress(FileNotFoundError):  # it ended
-                yield int(child)
-                yield from descendants(int(child))
+    find(stream.pid, "prism").kill()
 
 
 def test_receiver_router_and_prism_are_killed_in_turn(tmp_path: Path) -> None:
