@@ -90,6 +90,11 @@ class Layout:
         return join(self.root, MARKER)
 
     @property
+    def labels(self) -> str:
+        """Folder of the answers of reviewers; see `lake.labels`."""
+        return join(self.root, "labels")
+
+    @property
     def journal(self) -> str:
         """Folder of the journal; see `lake.journal`."""
         return join(self.root, "journal")
