@@ -28,6 +28,7 @@ LAYERS = (
     "pipeline.sources",
     "pipeline.receive",
     "pipeline",
+    "pipeline.report",
     "pipeline.cli",
 )
 """Packages from the lowest up; none imports from a later one."""

@@ -1,0 +1,208 @@
+"""The queries of reports: what arrived, what waits for review, what is wrong.
+
+All counts are of all rows; only lists of images are limited. An image is a row that is not a duplicate.
+An image disagrees with its header if it is routed and `header_agrees` is false.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pipeline.report.database import ReportData
+from transforms.core.labels import CHESTS, LABELS
+from transforms.core.reasons import MEANINGS, TERMS, UNCHANGED, Reason, Status
+from transforms.lake.layout import SINKS
+
+DISAGREES: Final = f"status = '{Status.ROUTED}' AND header_agrees IS FALSE"
+"""Condition of images whose header names another region than their pixels show."""
+COMPARED: Final = f"status = '{Status.ROUTED}' AND header_agrees IS NOT NULL"
+"""Condition of images whose header names a region to compare with."""
+CLASSIFIED: Final = (
+    f"status IN ('{Status.ROUTED}', '{Status.REVIEW}') AND confidence IS NOT NULL "
+    "AND isfinite(confidence)"
+)
+"""Condition of images that a model has classified."""
+_CHEST: Final = " + ".join(f"prob_{label}" for label in CHESTS)
+HEADER_PROBABILITY: Final = (
+    "CASE "
+    + " ".join(
+        f"WHEN header_label = '{label}' THEN {_CHEST if label in CHESTS else f'prob_{label}'}"
+        for label in LABELS
+    )
+    + " END"
+)
+"""Calibrated probability of the region that the header names."""
+_LISTED: Final = (
+    "object_key, content_sha256, object_uri, ingest_date, status, stage, reason, destination, "
+    "predicted_label, confidence, ood_score, header_label, header_agrees, body_part_examined, "
+    "view_position, patient_age_years, modality, manufacturer, manufacturer_model_name, model_id, "
+    f"decided_by, {HEADER_PROBABILITY} AS header_probability"
+)
+_COUNTS: Final = ", ".join(
+    f"count(*) FILTER (status = '{status}') AS {status}"
+    for status in Status
+    if status != Status.DUPLICATE
+)
+_COUNTED: Final = (
+    "images", *(str(s) for s in Status if s != Status.DUPLICATE), "disagreements", "compared",
+)  # fmt: skip
+
+
+def status_counts(data: ReportData) -> dict[str, int]:
+    """Return the number of rows by status, in the order of the completeness equation."""
+    found = data.fetch("SELECT status, count(*) AS rows FROM rows GROUP BY status")
+    counts = {row["status"]: row["rows"] for row in found}
+    return {term: counts.get(term, 0) for term in TERMS if term != UNCHANGED}
+
+
+def overview(data: ReportData) -> dict[str, Any]:
+    """Return totals: rows, images, routed, review, …, disagreements, conflicts, bytes and days."""
+    return data.one(f"""
+        SELECT (SELECT count(*) FROM rows) AS rows, count(*) AS images, {_COUNTS},
+            count(*) FILTER ({DISAGREES}) AS disagreements,
+            count(*) FILTER ({COMPARED}) AS compared,
+            count(*) FILTER (conflict) AS conflicts,
+            count(DISTINCT sop_instance_uid) FILTER (conflict) AS conflicting_uids,
+            count(*) FILTER (decided_by = 'person') AS by_person,
+            (SELECT coalesce(sum(source_size_bytes), 0)::BIGINT FROM rows) AS size_bytes,
+            min(ingest_date) AS first_day, max(ingest_date) AS last_day
+        FROM images""")
+
+
+def destinations(data: ReportData) -> list[dict[str, Any]]:
+    """Return the number of images of each sink, and their share and mean confidence."""
+    found = data.fetch("""
+        SELECT destination, count(*) AS images, count(*) / sum(count(*)) OVER () AS share,
+            avg(confidence) FILTER (isfinite(confidence)) AS mean_confidence
+        FROM images GROUP BY destination""")
+    order = {sink: number for number, sink in enumerate(SINKS)}
+    return sorted(found, key=lambda row: order.get(row["destination"], len(order)))
+
+
+def breakdown(data: ReportData, column: str, limit: int) -> list[dict[str, Any]]:
+    """Return the images by the value of a column, most frequent first.
+
+    Args:
+        data: the data.
+        column: name of a column of the index.
+        limit: values that are listed; the others are summed in a last row, with `is_rest`.
+    """
+    return data.fetch(
+        f"""
+        WITH counted AS (
+            SELECT coalesce({column}::VARCHAR, '') AS value, count(*) AS images, {_COUNTS},
+                count(*) FILTER ({DISAGREES}) AS disagreements, count(*) FILTER ({COMPARED}) AS compared
+            FROM images GROUP BY 1
+        ), ranked AS (
+            SELECT *, row_number() OVER (ORDER BY images DESC, value) > $limit AS is_rest FROM counted
+        )
+        SELECT CASE WHEN is_rest THEN '' ELSE value END AS value, is_rest, count(*) AS values,
+            {", ".join(f"sum({name})::BIGINT AS {name}" for name in _COUNTED)}
+        FROM ranked GROUP BY 1, 2 ORDER BY is_rest, images DESC, value""",
+        {"limit": limit},
+    )
+
+
+def days(data: ReportData) -> list[dict[str, Any]]:
+    """Return the images by day of ingestion, in order of time."""
+    return data.fetch(f"""
+        SELECT ingest_date AS day, count(*) AS images, {_COUNTS},
+            count(*) FILTER ({DISAGREES}) AS disagreements
+        FROM images GROUP BY 1 ORDER BY 1""")
+
+
+def reasons(data: ReportData, status: Status) -> list[dict[str, Any]]:
+    """Return the reasons of a status with their number of images, meaning and remedy."""
+    found = data.fetch(
+        """
+        SELECT reason, stage, count(*) AS images,
+            list(object_key ORDER BY object_key)[:5] AS examples
+        FROM images WHERE status = $status GROUP BY reason, stage ORDER BY images DESC, reason""",
+        {"status": str(status)},
+    )
+    for row in found:
+        known = MEANINGS.get(Reason(row["reason"])) if row["reason"] in set(Reason) else None
+        row["meaning"] = known.text if known else ""
+        row["remedy"] = known.remedy if known else ""
+    return found
+
+
+def header_matrix(data: ReportData) -> list[dict[str, Any]]:
+    """Return the number of images by `header_label` (None: not usable), destination, and agreement."""
+    return data.fetch(f"""
+        SELECT header_label, destination, header_agrees, count(*) AS images
+        FROM images WHERE status IN ('{Status.ROUTED}', '{Status.REVIEW}')
+        GROUP BY ALL ORDER BY ALL""")
+
+
+def disagreements(data: ReportData, limit: int, offset: int = 0) -> list[dict[str, Any]]:
+    """Return images that disagree with their header; those with the most certainly wrong header first.
+
+    The rank is the calibrated probability that the pixels give to the region of the header, from the
+    lowest; equal ones by OOD score.
+    """
+    return _listed(
+        data, DISAGREES, "header_probability NULLS LAST, ood_score, object_key", limit, offset
+    )
+
+
+def review_queue(
+    data: ReportData, limit: int, reason: str | None = None, offset: int = 0
+) -> list[dict[str, Any]]:
+    """Return images that wait for review, those with the lowest confidence first."""
+    condition = f"status = '{Status.REVIEW}'"
+    parameters: dict[str, Any] = {}
+    if reason is not None:
+        condition += " AND reason = $reason"
+        parameters = {"reason": reason}
+    return _listed(data, condition, "confidence NULLS FIRST, object_key", limit, offset, parameters)
+
+
+def least_confident(data: ReportData, destination: str, limit: int) -> list[dict[str, Any]]:
+    """Return images of a sink, those with the lowest confidence first."""
+    return _listed(
+        data,
+        "destination = $destination",
+        "confidence NULLS LAST, object_key",
+        limit,
+        parameters={"destination": destination},
+    )
+
+
+def conflicts(data: ReportData, limit: int) -> list[dict[str, Any]]:
+    """Return SOP Instance UIDs with more than one content, and the images that have them."""
+    return data.fetch(
+        """
+        SELECT sop_instance_uid, count(*) AS images, list(object_key ORDER BY object_key)[:8] AS keys,
+            list(DISTINCT destination ORDER BY destination) AS destinations
+        FROM images WHERE conflict GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT $limit""",
+        {"limit": limit},
+    )
+
+
+def models(data: ReportData) -> list[dict[str, Any]]:
+    """Return the models and policies that decided, with their number of images, most frequent first."""
+    return data.fetch("""
+        SELECT model_id, policy_id, count(*) AS images FROM images WHERE model_id IS NOT NULL
+        GROUP BY ALL ORDER BY images DESC, model_id, policy_id""")
+
+
+def run_ids(data: ReportData) -> list[dict[str, Any]]:
+    """Return the ids of the runs that decided the rows and their number of rows, the latest first."""
+    return data.fetch("""
+        SELECT split_part(run_id, '.', 1) AS run_id, count(*) AS rows FROM rows
+        GROUP BY 1 ORDER BY 1 DESC""")
+
+
+def _listed(
+    data: ReportData,
+    condition: str,
+    order: str,
+    limit: int,
+    offset: int = 0,
+    parameters: dict[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    return data.fetch(
+        f"SELECT {_LISTED} FROM images WHERE {condition} ORDER BY {order} LIMIT $limit OFFSET $offset",
+        {**(parameters or {}), "limit": limit, "offset": offset},
+    )

@@ -1,0 +1,106 @@
+"""The queries of reports, on rows that are made without a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.report import queries
+from pipeline.report.database import Scope, open_report_data
+from tests.lake.rows import append_rows, index_row, lake_of
+from transforms.core.reasons import Reason, Status
+from transforms.lake.layout import Layout
+from transforms.lake.schema import IndexRow
+from transforms.lake.supersede import supersede
+
+PROBABILITIES = {
+    "prob_abdominal": 0.05,
+    "prob_adult_chest": 0.0,
+    "prob_pediatric_chest": 0.0,
+    "prob_spine": 0.9,
+    "prob_others": 0.05,
+}
+
+
+def row(number: int, **columns: object) -> IndexRow:
+    """A row of an object of its own, routed to spine with a confidence of 0.9."""
+    given = {"confidence": 0.9, "header_label": "spine", "header_agrees": True, "modality": "DX"}
+    values = {**given, **PROBABILITIES, "sop_instance_uid": f"1.2.{number}", **columns}
+    return index_row(f"/in/{number}", f"{number:064x}", **values)
+
+
+WRONG = {"header_label": "abdominal", "header_agrees": False}
+ROWS = (
+    row(0),
+    row(1, modality="CR"),
+    row(2, **WRONG, prob_abdominal=0.02),
+    row(3, **WRONG, prob_abdominal=0.001),
+    row(4, header_label="adult_chest", header_agrees=False, prob_adult_chest=0.01),
+    row(
+        5, status=Status.REVIEW, destination="review", reason=Reason.LOW_CONFIDENCE, confidence=0.4
+    ),
+    row(
+        6, status=Status.REVIEW, destination="review", reason=Reason.LOW_CONFIDENCE, confidence=0.3
+    ),
+    row(7, conflict=True, run_id="s.1"),
+    row(8, conflict=True, run_id="s.2", sop_instance_uid="1.2.7"),
+    index_row("/in/copy", f"{0:064x}", sop_instance_uid="1.2.0", status=Status.DUPLICATE),
+)
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    return lake_of(tmp_path_factory.mktemp("report") / "lake", ROWS)
+
+
+def test_counts_are_of_all_rows_and_images_leave_duplicates_out(layout: Layout) -> None:
+    with open_report_data(Scope(layout)) as data:
+        assert queries.status_counts(data) == {
+            "routed": 7, "review": 2, "not_xray": 0, "quarantined": 0, "duplicate": 1,
+        }  # fmt: skip
+        totals = queries.overview(data)
+        assert (totals["rows"], totals["images"]) == (10, 9)
+        assert (totals["disagreements"], totals["compared"]) == (3, 7)
+        assert (totals["conflicts"], totals["conflicting_uids"]) == (2, 1)
+        assert [r["images"] for r in queries.days(data)] == [9]
+        assert [r["destination"] for r in queries.destinations(data)] == ["spine", "review"]
+        modality, rest = queries.breakdown(data, "modality", 1)
+        assert (modality["value"], modality["images"], modality["review"]) == ("DX", 8, 2)
+        assert (rest["is_rest"], rest["values"], rest["images"]) == (True, 1, 1)
+
+
+def test_the_most_certainly_wrong_headers_come_first(layout: Layout) -> None:
+    with open_report_data(Scope(layout)) as data:
+        found = queries.disagreements(data, 10)
+        assert [r["object_key"] for r in found] == [ROWS[n].object_key for n in (3, 4, 2)]
+        assert found[1]["header_probability"] == pytest.approx(0.01)
+        assert queries.disagreements(data, 1, offset=1) == found[1:2]
+
+
+def test_the_least_certain_images_come_first(layout: Layout) -> None:
+    with open_report_data(Scope(layout)) as data:
+        waiting = queries.review_queue(data, 10, Reason.LOW_CONFIDENCE)
+        assert [r["confidence"] for r in waiting] == pytest.approx([0.3, 0.4])
+        assert queries.review_queue(data, 10, Reason.TOO_SMALL) == []
+        (reason,) = queries.reasons(data, Status.REVIEW)
+        assert reason["images"] == 2 and "threshold" in reason["remedy"]
+
+
+def test_a_run_is_reported_as_it_was_written_and_with_the_places_of_now(tmp_path: Path) -> None:
+    layout = lake_of(tmp_path / "lake", [row(1), row(2, run_id="later", ingested_at=5)])
+    moved = replace(
+        row(1), run_id="moved", destination="others", object_uri="objects/elsewhere", decided_at=9
+    )
+    supersede(layout, [moved], "moved")
+    append_rows(layout, row(3, run_id="later.7", ingested_at=6))
+    with open_report_data(Scope(layout, "r")) as data:
+        assert data.decided_again == 1
+        assert [r["destination"] for r in queries.destinations(data)] == ["spine"]
+        assert queries.least_confident(data, "spine", 1)[0]["object_uri"] == "objects/elsewhere"
+    with open_report_data(Scope(layout, "later")) as data:
+        assert queries.overview(data)["rows"] == 2
+        assert data.one("SELECT count(*) AS earlier FROM baseline") == {"earlier": 1}
+    with open_report_data(Scope(layout, "unknown")) as data:
+        assert queries.overview(data)["rows"] == 0 and queries.destinations(data) == []
