@@ -109,6 +109,15 @@ class Layout:
         """Folder of the summaries of incomplete runs."""
         return join(self.runs, "incomplete")
 
+    @property
+    def thumbnails(self) -> str:
+        """Folder of thumbnails; see `lake.thumbnails`."""
+        return join(self.root, "thumbnails")
+
+    def thumbnail_partition(self, ingest_date: str) -> str:
+        """Return the folder of the files of thumbnails of a day, YYYY-MM-DD."""
+        return join(self.thumbnails, f"{PARTITION_PREFIX}{ingest_date}")
+
     def dead_letter(self, name: str) -> str:
         """Return the URI of a dead letter; see `lake.dead_letters`."""
         return join(self.root, "dead_letters", f"{name}.json")

@@ -1,0 +1,117 @@
+"""Decode the image of a stored object in a child process, at any size, for people to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms.core.object_ref import ObjectRef
+from transforms.core.read_object import ObjectTooLarge, read_ref
+from transforms.core.reasons import InvalidObject, ProcessingFailure, Reason
+from transforms.core.shared_bytes import map_bytes
+from transforms.imaging.limits import Limits
+from transforms.imaging.part10 import parse
+from transforms.imaging.preprocessing import preprocess
+from transforms.imaging.read_image import decode_image
+from transforms.sandbox.child_process import (
+    ChildCrashed,
+    ChildKilled,
+    ChildRaised,
+    ChildTimedOut,
+    SandboxProcess,
+)
+from transforms.storage.schemes import storage_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOptions:
+    """Options of `render`.
+
+    Attributes:
+        size: Length of the long side of the image in pixels.
+        frame_number: Frame of multi-frame objects to decode, from 1; the last one if there are fewer.
+        limits: Resource limits of an object.
+    """
+
+    size: int
+    frame_number: int = 1
+    limits: Limits = field(default_factory=Limits)
+
+
+def render(
+    uri: str, options: RenderOptions, child: SandboxProcess
+) -> npt.NDArray[np.uint8] | Reason:
+    """Return the image of a stored object, or why it cannot be shown.
+
+    Args:
+        uri: Path or URI of the object.
+        options: Options.
+        child: Process that parses and decodes. It may be used by one thread at a time.
+
+    Returns:
+        uint8[S, S], dense tissue bright, contrast stretched, padded with zeros to a square of
+        `options.size`, as the network sees an image.
+    """
+    try:
+        found = storage_of(uri).stat(uri)
+        if found is None:
+            return Reason.DISAPPEARED
+        ref = ObjectRef.of(found)
+        limit = options.limits.max_object_bytes
+        if ref.size > limit:
+            return Reason.TOO_LARGE
+        with read_ref(ref, max_bytes=limit) as data, data.read_only() as descriptor:
+            image: npt.NDArray[np.uint8] | Reason = child.call(
+                _decode,
+                options,
+                descriptor=descriptor,
+                parse=lambda value: _parse(value, options.size),
+            )
+            return image
+    except ObjectTooLarge:
+        return Reason.TOO_LARGE
+    except ProcessingFailure as error:
+        return error.reason
+    except OSError:
+        return Reason.READ_FAILED
+    except ChildTimedOut:
+        return Reason.TOOK_TOO_LONG
+    except (ChildCrashed, ChildRaised):
+        return Reason.CRASHED_DECODER
+    except ChildKilled:
+        return Reason.KILLED
+
+
+def _decode(descriptor: int, options: RenderOptions) -> tuple[Any, ...]:
+    """Return the pixels of an object, or the reason why there are none; runs in a child."""
+    try:
+        parsed = parse(map_bytes(descriptor), options.limits)
+        image, _ = decode_image(
+            parsed, options.size, frame_number=options.frame_number, limits=options.limits
+        )
+        return preprocess(image, options.size).tobytes(), None
+    except InvalidObject as error:
+        return None, str(error.reason)
+    except MemoryError:
+        return None, str(Reason.TOO_MUCH_MEMORY)
+    except Exception:  # one object must never stop the others
+        return None, str(Reason.UNREADABLE_HEADER)
+
+
+def _parse(value: Any, size: int) -> npt.NDArray[np.uint8] | Reason:
+    """Return what `_decode` has returned.
+
+    Raises:
+        ValueError: `_decode` cannot have returned it.
+    """
+    if type(value) is not tuple or len(value) != 2:
+        raise ValueError("invalid answer")
+    pixels, reason = value
+    if pixels is None:
+        return Reason(reason)
+    if type(pixels) is not bytes or len(pixels) != size * size:
+        raise ValueError("invalid answer: image")
+    return np.frombuffer(pixels, np.uint8).reshape(size, size)
