@@ -13,6 +13,12 @@ from transforms.config.policy_file import SCHEMA_NAME, json_schema
 from transforms.config.run_options import CommandOptions
 from transforms.core.option import Option, options_by_group
 from transforms.core.reasons import MEANINGS, Reason, Stage, Status
+from transforms.imaging.region_words import (
+    HOMOGRAPHS,
+    QUALIFIERS,
+    REGION_WORDS,
+    UNSPECIFIC_WORDS,
+)
 from transforms.lake.schema import COLUMNS, PARTITION, SCHEMA
 from transforms.metrics import (
     BEAM_DISTRIBUTIONS,
@@ -26,6 +32,7 @@ SCHEMA_PAGE: Final = Path(__file__).parent / "index-schema.md"
 METRICS_PAGE: Final = Path(__file__).parent / "metrics.md"
 OPTIONS_PAGE: Final = Path(__file__).parent / "options.md"
 RECEIVE_PAGE: Final = Path(__file__).parent / "receive-options.md"
+HEADER_WORDS_PAGE: Final = Path(__file__).parent / "header-words.md"
 TEMPLATES: Final = Path(__file__).parents[1] / "templates"
 
 _ALL: Final = list(Reason)
@@ -139,6 +146,32 @@ def metrics_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def header_words_page() -> str:
+    """Return the page on the words that name body parts in headers."""
+    lines = [
+        "# Words that name body parts in headers",
+        "",
+        "<!-- Written by `make docs` from transforms/imaging/region_words.py. -->",
+        "",
+        "[header-evidence.md](header-evidence.md) describes their use. Accents, umlauts, case, blanks",
+        "and hyphens are ignored.",
+    ]
+    for region, languages in REGION_WORDS.items():
+        lines += ["", f"## {region}", "", "| language | words |", "|---|---|"]
+        lines += [f"| {language} | {words} |" for language, words in languages.items()]
+    lines += [
+        "",
+        "## Other words",
+        "",
+        "| words | treatment |",
+        "|---|---|",
+        f"| {' '.join(sorted(QUALIFIERS))} | do not change the region of Body Part Examined |",
+        f"| {' '.join(sorted(HOMOGRAPHS))} | ignored in descriptions, where they mean something else |",
+        f"| {' '.join(sorted(UNSPECIFIC_WORDS))} | a description with one of them claims nothing |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def options_page() -> str:
     """Return the page on the options of `route`."""
     lines = [
@@ -184,6 +217,7 @@ PAGES: Final = {
     METRICS_PAGE: metrics_page,
     OPTIONS_PAGE: options_page,
     RECEIVE_PAGE: receive_page,
+    HEADER_WORDS_PAGE: header_words_page,
     TEMPLATES / SCHEMA_NAME: json_schema,
     TEMPLATES / "dataflow" / "metadata.json": flex_template,
 }

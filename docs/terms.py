@@ -48,7 +48,7 @@ TERMS: Final = {
 }
 """Regular expressions of whole words, in lower case, and the standard term for each."""
 
-PHRASES: Final = ("settled by age",)
+PHRASES: Final = ("settled by age", "settled by header")
 """Names fixed by the index schema, ignored wherever they occur."""
 
 ALLOWED: Final = {

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -17,11 +17,18 @@ from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 from tests.synthetic import dataset, to_bytes
 from transforms.core.labels import ABDOMINAL, ADULT_CHEST, OTHERS, PEDIATRIC_CHEST, SPINE
 from transforms.core.reasons import Reason
+from transforms.imaging.anatomic_region import agreed_region
 from transforms.imaging.header import Header, read_header
-from transforms.imaging.header_label import REGIONS, agrees, claimed_region, header_label
+from transforms.imaging.header_label import (
+    agrees,
+    claimed_region,
+    described_region,
+    header_label,
+)
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.imaging.radiograph_table import RadiographTable
+from transforms.imaging.region_words import REGION_WORDS, REGIONS, split_words
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.examine import NO_COLUMNS
 
@@ -160,7 +167,8 @@ def test_claimed_region(
         "BodyPartExamined": body_part,
         "AnatomicRegionSequence": coded(*codes),
     }
-    assert header(**elements).claimed_region == region
+    found = header(**elements)
+    assert agreed_region(found.body_part_region, found.coded_region) == region
 
 
 def test_codes_of_regions_are_those_of_the_dictionary() -> None:
@@ -170,7 +178,7 @@ def test_codes_of_regions_are_those_of_the_dictionary() -> None:
         code = getattr(codes.cid4031, keyword)
         by_meaning = claimed_region([code.meaning.replace("bone", "").strip()])
         for value in (code.value, retired.get(code.value)):
-            by_code = header(AnatomicRegionSequence=coded((str(value), "SCT", ""))).claimed_region
+            by_code = header(AnatomicRegionSequence=coded((str(value), "SCT", ""))).coded_region
             assert by_code in (by_meaning, None) or by_meaning is None, keyword
 
 
@@ -180,6 +188,63 @@ def test_codes_of_regions_are_those_of_the_dictionary() -> None:
 )
 def test_a_claim_is_a_region_or_none(text: str) -> None:
     assert claimed_region([text]) in {*REGIONS, None}
+
+
+@pytest.mark.parametrize(
+    ("text", "region"),
+    [
+        ("W033 Chest PA & Lat, 2 views", "CHEST"),
+        ("Thorax p.a. stehend", "CHEST"),
+        ("Thorax de face", "CHEST"),
+        ("ThoraxPA", "CHEST"),
+        ("Rx de tórax portátil", "CHEST"),
+        ("胸部正面", "CHEST"),
+        ("Abdomen liegend, fraglich Ileus", "ABDOMEN"),
+        ("ABDOMEN/PELVIS 1V", "ABDOMEN"),
+        ("腹部立位", "ABDOMEN"),
+        ("Brzuch przeglądowe", "ABDOMEN"),
+        ("L-Spine lateral", "SPINE"),
+        ("thoracic spine AP", "SPINE"),
+        ("Kręgosłup L-S", "SPINE"),
+        ("Позвоночник, поясничный отдел", "SPINE"),
+        ("腰椎側面", "SPINE"),
+        ("胸椎正側位", "SPINE"),
+        ("Hand links dorsovolar", "OTHER"),
+        ("XR HIP 2V RT", "OTHER"),
+        ("膝関節", "OTHER"),
+        ("Mobile C-arm, main view, head first", None),
+        ("Chest and abdomen", None),
+        ("Chest, ribs left", None),
+        ("Skeletal survey: chest", None),
+        ("Routine", None),
+        ("John Doe 1950", None),
+        ("1 2 3", None),
+        ("", None),
+    ],
+)
+def test_a_description_names_a_region(text: str, region: str | None) -> None:
+    assert described_region(text) == region
+    found = header(SpecificCharacterSet="ISO_IR 192", SeriesDescription=text, ProtocolName=text)
+    assert found.series_description_region == found.protocol_name_region == region
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=30)
+def test_any_description_names_a_region_or_none(text: str) -> None:
+    assert described_region(text) in {*REGIONS, None}
+
+
+def test_no_word_names_two_regions() -> None:
+    regions = [
+        {word for words in languages.values() for word in split_words(words)}
+        for languages in REGION_WORDS.values()
+    ]
+    assert sum(map(len, regions)) == len(set().union(*regions))
+
+
+def test_malformed_descriptions_claim_nothing() -> None:
+    found = header(SeriesDescription=None, ProtocolName="CHEST\\HAND")
+    assert (found.series_description_region, found.protocol_name_region) == (None, None)
 
 
 def test_header_and_decision_agree_by_region() -> None:

@@ -1,4 +1,4 @@
-"""Read the region that the codes of an object claim.
+"""Read the regions that the elements of an object claim.
 
 Standard: PS3.3 section 10.5 (Anatomic Region Sequence); PS3.16 CID 4031 (Common Anatomic Regions) and
 table L-1.
@@ -6,16 +6,18 @@ table L-1.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
-from transforms.imaging.header_label import (
+from transforms.imaging.header_label import claimed_region, described_region
+from transforms.imaging.region_words import (
     ABDOMEN_REGION,
     CHEST_REGION,
     OTHER_REGION,
     SPINE_REGION,
-    claimed_region,
 )
 
 MAX_ITEMS: Final = 16
@@ -43,35 +45,68 @@ _REGIONS: Final[dict[str, str]] = {
 """Regions by code value of SNOMED CT (SCT) and of SNOMED RT (SRT, SNM3), which do not overlap."""
 
 
-def read_claimed_region(dataset: Dataset) -> str | None:
+class RegionClaims(NamedTuple):
+    """The regions that elements claim, one of `REGIONS` each, or None.
+
+    Attributes:
+        body_part: Of Body Part Examined (0018,0015).
+        coded: Of Anatomic Region Sequence (0008,2218).
+        series_description: Of words in Series Description (0008,103E).
+        protocol_name: Of words in Protocol Name (0018,1030).
+    """
+
+    body_part: str | None = None
+    coded: str | None = None
+    series_description: str | None = None
+    protocol_name: str | None = None
+
+
+def read_region_claims(dataset: Dataset) -> RegionClaims:
+    """Return the regions that elements claim. Malformed elements claim nothing."""
+    return RegionClaims(
+        _or_none(_body_part, dataset),
+        _or_none(_coded_region, dataset),
+        _or_none(lambda ds: _described(ds.get("SeriesDescription")), dataset),
+        _or_none(lambda ds: _described(ds.get("ProtocolName")), dataset),
+    )
+
+
+def agreed_region(body_part: str | None, coded: str | None) -> str | None:
     """Return the region that Body Part Examined and Anatomic Region Sequence claim, or None.
 
-    If both claim one, they must agree. Malformed elements claim nothing.
+    If both claim one, they must agree.
     """
-    claims = {_body_part(dataset), _coded_region(dataset)} - {None}
+    claims = {body_part, coded} - {None}
     return claims.pop() if len(claims) == 1 else None
 
 
-def _body_part(dataset: Dataset) -> str | None:
+def _or_none(read: Callable[[Dataset], str | None], dataset: Dataset) -> str | None:
     try:
-        value = dataset.get("BodyPartExamined")
-        values = [value] if isinstance(value, str) else list(value or ())
+        return read(dataset)
     except MemoryError:
         raise
     except Exception:  # pydicom raises many types for malformed elements
         return None
-    return claimed_region([text for text in values if isinstance(text, str) and text.strip()])
+
+
+def _body_part(dataset: Dataset) -> str | None:
+    return claimed_region(_texts(dataset.get("BodyPartExamined")))
 
 
 def _coded_region(dataset: Dataset) -> str | None:
-    try:
-        items = list(dataset.get("AnatomicRegionSequence") or ())[:MAX_ITEMS]
-        regions = {_region_of_code(item) for item in items}
-    except MemoryError:
-        raise
-    except Exception:  # pydicom raises many types for malformed elements
-        return None
+    items = list(dataset.get("AnatomicRegionSequence") or ())[:MAX_ITEMS]
+    regions = {_region_of_code(item) for item in items}
     return regions.pop() if len(regions) == 1 else None
+
+
+def _described(value: object) -> str | None:
+    return described_region(" ".join(_texts(value)))
+
+
+def _texts(value: object) -> list[str]:
+    """Return the values of an element that are text and not blank; other types may be whole sequences."""
+    values = value if isinstance(value, MultiValue) else [value]
+    return [text for text in values if isinstance(text, str) and text.strip()]
 
 
 def _region_of_code(item: Dataset) -> str | None:

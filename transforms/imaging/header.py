@@ -14,7 +14,7 @@ from pydicom.multival import MultiValue
 
 from transforms.imaging import uids
 from transforms.imaging.age import age_years
-from transforms.imaging.anatomic_region import read_claimed_region
+from transforms.imaging.anatomic_region import read_region_claims
 from transforms.imaging.part10 import ParsedObject
 
 MAX_TEXT: Final = 64
@@ -28,7 +28,8 @@ class Header:
     Attributes:
         image_type: Values of Image Type (0008,0008).
         conversion_type: Conversion Type (0008,0064) of secondary captures.
-        claimed_region: Region that the header claims; see `transforms.imaging.header_label`.
+        body_part_region: Region that Body Part Examined claims, as do the next three for other elements;
+            see `transforms.imaging.anatomic_region`.
         patient_age_years: Above 0 and at most 120; see `transforms.imaging.age`.
         patient_id: Input of the keyed hash; never written anywhere.
     """
@@ -41,7 +42,10 @@ class Header:
     modality: str | None = None
     image_type: tuple[str, ...] = ()
     conversion_type: str | None = None
-    claimed_region: str | None = None
+    body_part_region: str | None = None
+    coded_region: str | None = None
+    series_description_region: str | None = None
+    protocol_name_region: str | None = None
     body_part_examined: str | None = None
     view_position: str | None = None
     laterality: str | None = None
@@ -61,6 +65,7 @@ def read_header(parsed: ParsedObject) -> Header:
     """Read the allow-listed header values; a malformed value becomes None."""
     ds = parsed.dataset
     meta = ds.file_meta
+    claims = read_region_claims(ds)
     return Header(
         sop_class_uid=_uid(ds, "SOPClassUID") or _uid(meta, "MediaStorageSOPClassUID"),
         sop_instance_uid=_uid(ds, "SOPInstanceUID"),
@@ -72,7 +77,10 @@ def read_header(parsed: ParsedObject) -> Header:
         modality=_code(ds, "Modality"),
         image_type=_codes(ds, "ImageType"),
         conversion_type=_code(ds, "ConversionType"),
-        claimed_region=read_claimed_region(ds),
+        body_part_region=claims.body_part,
+        coded_region=claims.coded,
+        series_description_region=claims.series_description,
+        protocol_name_region=claims.protocol_name,
         body_part_examined=_code(ds, "BodyPartExamined"),
         view_position=_code(ds, "ViewPosition"),
         laterality=_code(ds, "ImageLaterality") or _code(ds, "Laterality"),

@@ -6,66 +6,30 @@ other languages, views, laterality (`TORAX`, `CHEST_PA`, `LWS`, `KNEE_L`).
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
 from transforms.core.labels import ABDOMINAL, ADULT_CHEST, CHESTS, OTHERS, PEDIATRIC_CHEST, SPINE
 from transforms.imaging.age import is_plausible_age
-
-CHEST_REGION: Final = "CHEST"
-ABDOMEN_REGION: Final = "ABDOMEN"
-SPINE_REGION: Final = "SPINE"
-OTHER_REGION: Final = "OTHER"
-REGIONS: Final = frozenset({CHEST_REGION, ABDOMEN_REGION, SPINE_REGION, OTHER_REGION})
-"""Values of `claimed_region`."""
-_LABELS: Final = {ABDOMEN_REGION: ABDOMINAL, SPINE_REGION: SPINE, OTHER_REGION: OTHERS}
-
-_WORDS: Final[dict[str, str]] = {
-    word: region
-    for region, words in {
-        CHEST_REGION: "CHEST THORAX CHESTTORAX CHESTTHORAX LUNG LUNGS CXR THX THO TORAX TORACE TORACO "
-        "PULMON PULMONES PULMAO POLMONE POLMONI POUMON POUMONS LUNGE LUNGEN BRUSTKORB LONGEN "
-        "KLATKA 胸 胸部 肺",
-        ABDOMEN_REGION: "ABDOMEN ABDOMENPELVIS KUB ABD ABDO ABDOMINAL ADDOME BUIK BAUCH BRZUCH "
-        "BUK 腹 腹部",
-        SPINE_REGION: "SPINE CSPINE TSPINE LSPINE SSPINE CTSPINE TLSPINE LSSPINE WHOLESPINE "
-        "CERVICALSPINE THORACICSPINE DORSALSPINE LUMBARSPINE LUMBOSACRALSPINE SACRALSPINE COCCYX "
-        "SACRUM SPINAL VERTEBRA VERTEBRAE LUMBAR LUMBOSACRAL CERVICAL SCOLIOSIS HWS BWS LWS "
-        "WIRBELSAEULE WIRBELSAULE HALSWIRBELSAEULE HALSWIRBELSAULE BRUSTWIRBELSAEULE "
-        "BRUSTWIRBELSAULE LENDENWIRBELSAEULE LENDENWIRBELSAULE STEISSBEIN KREUZBEIN COLUMNA "
-        "COLUNA COLONNA RACHIS RACHIDE WERVELKOLOM KREGOSLUP LUMBAL LUMBALE LUMBAIRE CERVICALE "
-        "RYGGRAD 脊柱 脊椎 頸椎 頚椎 颈椎 胸椎 腰椎 仙骨 骶椎",
-        OTHER_REGION: "SKULL HEAD JAW MANDIBLE MAXILLA ZYGOMA NOSE NASAL SINUS SINUSES TMJ TMJOINT "
-        "ORBIT ORBITS FACE FACIAL TEETH TOOTH DENTAL SHOULDER CLAVICLE SCAPULA HUMERUS ARM "
-        "UPPERARM ELBOW FOREARM WRIST HAND HANDS FINGER FINGERS THUMB PELVIS HIP HIPS SIJOINT "
-        "SIJOINTS FEMUR THIGH KNEE KNEES PATELLA LEG LEGS LOWERLEG TIBIA FIBULA ANKLE FOOT FEET "
-        "TOE TOES CALCANEUS HEEL EXTREMITY EXTREMITIES UPPEREXTREMITY LOWEREXTREMITY BREAST "
-        "RADIUS ULNA SCHAEDEL SCHADEL SCHULTER OBERARM ELLENBOGEN UNTERARM HANDGELENK DAUMEN "
-        "BECKEN HUEFTE HUFTE OBERSCHENKEL KNIE UNTERSCHENKEL SPRUNGGELENK FUSS ZEHE ZEHEN FERSE "
-        "KIEFER CRANE EPAULE COUDE POIGNET MAIN DOIGT BASSIN HANCHE GENOU CHEVILLE PIED ORTEIL "
-        "CRANEO HOMBRO CODO MUNECA MANO DEDO CADERA RODILLA TOBILLO PIE CRANIO OMBRO COTOVELO "
-        "PUNHO MAO BACIA QUADRIL JOELHO TORNOZELO SPALLA GOMITO POLSO BACINO ANCA GINOCCHIO "
-        "CAVIGLIA PIEDE SCHEDEL SCHOUDER ELLEBOOG POLS BEKKEN HEUP ENKEL VOET 頭部 头颅 頭 肩 "
-        "肩関節 肩关节 肘 手 手関節 腕关节 骨盤 骨盆 股関節 髋关节 膝 膝関節 膝关节 足 足関節 "
-        "踝关节",
-    }.items()
-    for word in words.split()
-}
-"""Words by region: PS3.16 table L-1, and their equivalents in other languages."""
-_QUALIFIERS: Final = frozenset(
-    (
-        "PA AP LAT LATERAL LL L R LT RT LEFT RIGHT LI RE LINKS RECHTS GAUCHE DROIT DROITE IZQ DER SIN "
-        "DX SX BILAT BILATERAL BOTH PORT PORTABLE MOBILE BED BEDSIDE SUPINE PRONE ERECT UPRIGHT "
-        "STANDING SITTING DECUB DECUBITUS OBL OBLIQUE AXIAL VIEW VIEWS V VW ROUTINE ADULT CHILD "
-        "PED PEDS PEDIATRIC INFANT BABY NEONATE XR XRAY RX CR DR C T S W WO AND OF THE DE LA DEL "
-        "DU WHOLE FULL TOTAL UPPER LOWER MIN JOINT JOINTS BONE BONES REGION FRONTAL FRONT "
-        "THORACIC THORACAL THORACALE THORACIQUE TORACICA DORSAL DORSALE SACRAL SACRALE FLEX EXT "
-        "FLEXION EXTENSION INSP EXP TRAUMA LC SERIES STUDY"
-    ).split()
+from transforms.imaging.region_words import (
+    ABDOMEN_REGION,
+    CHEST_REGION,
+    HOMOGRAPHS,
+    OTHER_REGION,
+    QUALIFIERS,
+    REGIONS,
+    SPINE_REGION,
+    UNSPECIFIC_WORDS,
+    WORDS,
+    split_words,
 )
-"""Words beside a body part that do not change its region."""
+
+MAX_DESCRIPTION: Final = 256
+"""Characters of a description that are read."""
+_MAX_JOINED_WORDS: Final = 3
+_FIRST_CJK: Final = "\u2e80"
+_VIEW_SUFFIXES: Final = ("PA", "AP", "LAT", "LL")
+_LABELS: Final = {ABDOMEN_REGION: ABDOMINAL, SPINE_REGION: SPINE, OTHER_REGION: OTHERS}
 
 
 def claimed_region(values: Iterable[str]) -> str | None:
@@ -80,6 +44,27 @@ def claimed_region(values: Iterable[str]) -> str | None:
     """
     regions = [_region(value) for value in values]
     return regions[0] if regions and len(set(regions)) == 1 else None
+
+
+def described_region(text: str) -> str | None:
+    """Return the region that a description names, one of `REGIONS`, or None.
+
+    Series Description (0008,103E) and Protocol Name (0018,1030) are free text, of which only this
+    region leaves the sandbox. Unknown words are ignored. Words for two regions claim nothing, and neither
+    do those of `UNSPECIFIC_WORDS`.
+    """
+    words = [word for word in split_words(text[:MAX_DESCRIPTION]) if not _has_digit(word)]
+    if not UNSPECIFIC_WORDS.isdisjoint(words):
+        return None
+    regions: list[str] = []
+    start = 0
+    while start < len(words):
+        regions_here, used = _regions_at(words[start : start + _MAX_JOINED_WORDS])
+        regions += regions_here
+        start += used
+    if "PELVIS" in words and regions and regions[0] == ABDOMEN_REGION:
+        regions = [region for region in regions if region != OTHER_REGION]
+    return regions[0] if len(set(regions)) == 1 else None
 
 
 def header_label(claim: str | None, age_years: float | None, adult_from: float) -> str | None:
@@ -106,27 +91,45 @@ def agrees(header: str | None, decided: str) -> bool | None:
 
 
 def _region(text: str) -> str | None:
-    words = [word for word in _words(text) if not any(character.isdigit() for character in word)]
-    joined = _WORDS.get("".join(words))
+    words = [word for word in split_words(text) if not _has_digit(word)]
+    joined = WORDS.get("".join(words))
     if joined is not None:
         return joined
-    parts = [word for word in words if word not in _QUALIFIERS]
-    if "PELVIS" in parts and _WORDS.get(parts[0]) == ABDOMEN_REGION:
+    parts = [word for word in words if word not in QUALIFIERS]
+    if "PELVIS" in parts and WORDS.get(parts[0]) == ABDOMEN_REGION:
         parts.remove("PELVIS")
-    regions = {_WORDS.get(word) for word in parts}
+    regions = {WORDS.get(word) for word in parts}
     return regions.pop() if len(regions) == 1 else None
 
 
-def _words(text: str) -> list[str]:
-    """Return the words of a text in upper case, without accents."""
-    decomposed = unicodedata.normalize("NFKD", _unicode(text).upper())
-    plain = "".join(one for one in decomposed if not unicodedata.combining(one))
-    return re.findall(r"[^\W_]+", unicodedata.normalize("NFC", plain))
+def _regions_at(words: list[str]) -> tuple[list[str], int]:
+    """Return the regions that the first words name, and the number of words that do."""
+    for number in range(len(words), 1, -1):
+        if region := WORDS.get("".join(words[:number])):
+            return [region], number
+    word = words[0]
+    if word[0] >= _FIRST_CJK:
+        return _regions_in(word), 1
+    if word in HOMOGRAPHS:
+        return [], 1
+    for suffix in ("", *_VIEW_SUFFIXES):
+        if word.endswith(suffix) and (region := WORDS.get(word[: len(word) - len(suffix)])):
+            return [region], 1
+    return [], 1
 
 
-def _unicode(text: str) -> str:
-    """Return a Code String, which is read as ISO 8859-1, in the UTF-8 that some devices write."""
-    try:
-        return text.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        return text
+def _regions_in(text: str) -> list[str]:
+    """Return the regions named in a text without blanks, longest words first."""
+    regions = []
+    for word in _CJK_WORDS:
+        if word in text:
+            regions.append(WORDS[word])
+            text = text.replace(word, " ")
+    return regions
+
+
+def _has_digit(word: str) -> bool:
+    return any(character.isdigit() for character in word)
+
+
+_CJK_WORDS: Final = sorted((word for word in WORDS if word[0] >= _FIRST_CJK), key=len, reverse=True)

@@ -138,6 +138,28 @@ class IndexRow:
     source_state: str | None = _column(
         "ctime_ns-inode of a local source; null in stores and in rows of earlier releases", _TEXT
     )
+    body_part_region: str | None = _column(
+        "Region that Body Part Examined claims: CHEST, ABDOMEN, SPINE or OTHER", _TEXT
+    )
+    coded_region: str | None = _column(
+        "Region that Anatomic Region Sequence (0008,2218) claims, as body_part_region", _TEXT
+    )
+    series_description_region: str | None = _column(
+        "Region that words in Series Description (0008,103E) claim; the text is not kept", _TEXT
+    )
+    protocol_name_region: str | None = _column(
+        "Region that words in Protocol Name (0018,1030) claim; the text is not kept", _TEXT
+    )
+    combined_label: str | None = _column(
+        "Label that pixels and header together make most probable; null if the header claims nothing or "
+        "header_evidence is off",
+        _TEXT,
+    )
+    combined_confidence: float | None = _column(
+        "Probability of combined_label by pixels and header together; of both chest labels where the "
+        "age decided, 0..1",
+        _REAL,
+    )
 
     event_time: float | None = None
     """When the source object was written, seconds since 1970. Not a column of the index."""
@@ -182,7 +204,8 @@ VERSION_HASH_SQL: Final = "md5_number(source_uri || chr(0) || source_version)"
 REPEATED_COLUMNS: Final = (
     "run_id ingest_date router_version destination predicted_label model_id header_label region_code "
     "region_meaning sop_class_uid transfer_syntax_uid modality body_part_examined view_position "
-    "laterality patient_sex manufacturer manufacturer_model_name photometric_interpretation"
+    "laterality patient_sex manufacturer manufacturer_model_name photometric_interpretation "
+    "body_part_region coded_region series_description_region protocol_name_region combined_label"
 ).split()
 """Columns with few distinct values, each of which is kept in memory once."""
 _COLUMNS: Final = [f for f in fields(IndexRow) if f.metadata]
@@ -212,7 +235,15 @@ def sort_rows(table: pa.Table) -> pa.Table:
 
 FORMAT_2_COLUMNS: Final = ("policy_id", "decided_by", "decided_at")
 """Columns that format 2 of the lake adds to those of format 1."""
-LATER_COLUMNS: Final = ("source_state",)
+LATER_COLUMNS: Final = (
+    "source_state",
+    "body_part_region",
+    "coded_region",
+    "series_description_region",
+    "protocol_name_region",
+    "combined_label",
+    "combined_confidence",
+)
 """Columns that later releases have added to format 2; files may lack them."""
 FORMAT_1_COLUMNS: Final = tuple(
     name for name in COLUMNS if name not in (*FORMAT_2_COLUMNS, *LATER_COLUMNS)

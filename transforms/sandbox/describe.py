@@ -37,7 +37,10 @@ MAX_ID: Final = 1 << 16
 CODES: Final = frozenset(
     {
         *(
-            "claimed_region",
+            "body_part_region",
+            "coded_region",
+            "series_description_region",
+            "protocol_name_region",
             "modality",
             "body_part_examined",
             "view_position",

@@ -37,6 +37,7 @@ from transforms.core.reasons import (
 )
 from transforms.core.shared_bytes import SharedBytes
 from transforms.core.storage_failures import read_failure
+from transforms.imaging.anatomic_region import agreed_region
 from transforms.imaging.header import Header
 from transforms.imaging.header_label import header_label
 from transforms.imaging.limits import Limits
@@ -62,7 +63,7 @@ from transforms.sandbox.object_cache import OBJECT_CACHE
 from transforms.storage.archive_names import is_archive_name, is_member
 from transforms.storage.schemes import is_local
 
-NO_COLUMNS: Final = frozenset({"image_type", "conversion_type", "claimed_region", "patient_id"})
+NO_COLUMNS: Final = frozenset({"image_type", "conversion_type", "patient_id"})
 """Header values that decide, or that the patient key is made of, but are not in the index."""
 
 
@@ -347,7 +348,9 @@ def _with_header(row: IndexRow, header: Header, options: ExamineOptions) -> Inde
         **columns,
         patient_key=_patient_key(header.patient_id, options.patient_key),
         header_label=header_label(
-            header.claimed_region, header.patient_age_years, options.adult_from_years
+            agreed_region(header.body_part_region, header.coded_region),
+            header.patient_age_years,
+            options.adult_from_years,
         ),
     )
 
