@@ -96,7 +96,7 @@ def supersede(layout: Layout, decided: Sequence[IndexRow], run_id: str) -> list[
     """
     if not decided:
         return []
-    current = _current_rows(layout, decided)
+    current = current_rows(layout, decided)
     later = {
         row.version_key: row
         for row in decided
@@ -104,7 +104,7 @@ def supersede(layout: Layout, decided: Sequence[IndexRow], run_id: str) -> list[
     }
     identities = {row.identity for v, new in later.items() for row in (new, current[v])}
     affected = rows_of_identities(layout, identities)
-    changes = [c for c in resolve_changes(affected, later) if not _is_same_decision(c)]
+    changes = [c for c in resolve_changes(affected, later) if not is_same_decision(c)]
     apply_changes(layout, changes, run_id)
     unchanged = later.keys() - {change.old.version_key for change in changes}
     return [current[version] for version in unchanged]
@@ -249,8 +249,12 @@ def _without_rows(table: pa.Table, removed: set[RowKey]) -> pa.Table:
     return table.filter(kept).drop_columns([PARTITION])
 
 
-def _current_rows(layout: Layout, decided: Sequence[IndexRow]) -> dict[VersionKey, IndexRow]:
-    """Return the current rows of the source versions of decided rows."""
+def current_rows(layout: Layout, decided: Sequence[IndexRow]) -> dict[VersionKey, IndexRow]:
+    """Return the current rows of the source versions of decided rows.
+
+    Raises:
+        DamagedFile: an index file cannot be read.
+    """
     keys = pa.array(sorted({row.object_key for row in decided}), pa.string())
     versions = {row.version_key for row in decided}
     rows = _scan(layout, {"object_key": keys})
@@ -275,7 +279,8 @@ def _scan(layout: Layout, wanted: Mapping[str, pa.StringArray]) -> Iterator[Inde
             yield from from_table(rows, partition_of(uri))
 
 
-def _is_same_decision(change: RowChange) -> bool:
+def is_same_decision(change: RowChange) -> bool:
+    """Return whether the new row of a change differs only in `NOT_COMPARED`."""
     if change.new is None:
         return False
     names = [f.name for f in fields(IndexRow) if f.name not in NOT_COMPARED]
@@ -314,7 +319,8 @@ def finish_supersedes(layout: Layout) -> None:
     """Finish interrupted calls of `apply_changes`, partition by partition.
 
     A rewritten partition is kept. The history file of a partition that was not rewritten is removed,
-    because its rows are still current. Objects that no current row references are removed.
+    because its rows are still current. Duplicates follow their first row if only one of them is in a
+    rewritten partition. Objects that no current row references are removed.
 
     Raises:
         DamagedFile: an index or history file cannot be read.
@@ -325,8 +331,19 @@ def finish_supersedes(layout: Layout) -> None:
             history = join(layout.root, name)
             if exists(history) and _is_current(layout, day, history):
                 remove_all([history])
+        _resolve_rows_of(layout, intent)
         remove_unreferenced(layout, intent.objects)
         storage_of(uri).remove(uri)
+
+
+def _resolve_rows_of(layout: Layout, intent: SupersedeIntent) -> None:
+    """Resolve duplicates among the rows that still reference an object of an intent."""
+    identities = {
+        row.identity for row in _scan(layout, {"object_uri": pa.array(intent.objects, pa.string())})
+    }
+    if identities:
+        changes = resolve_changes(rows_of_identities(layout, identities), {})
+        apply_changes(layout, changes, intent.run_id)
 
 
 def _read_intent(uri: str) -> SupersedeIntent:
