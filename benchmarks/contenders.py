@@ -135,7 +135,7 @@ def floor(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
 
 def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
     """Every step of the router, called in the same order, without Beam."""
-    from models.classify import decide_row
+    from models.classify import decide_image
     from models.handler import RadiographModelHandler
     from pipeline.cli.resolve_config import route_config
     from pipeline.cli.route import add_arguments
@@ -184,7 +184,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
             images = [e.image for e in examined if e.image is not None]
             undecided = [e.row for e in examined if e.image is not None]
             results = handler.run_inference(images, model)
-            decided = [decide_row(r, s, policy) for r, s in zip(undecided, results, strict=True)]
+            decided = [decide_image(r, s, policy) for r, s in zip(undecided, results, strict=True)]
             decided += [e.row for e in examined if e.image is None]
             targets = (with_object_uri(row, config.layout, config.placement) for row in decided)
             for placed in batched(targets, PLACE_BATCH):

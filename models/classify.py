@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -12,27 +11,9 @@ from apache_beam.pvalue import PCollection
 
 from models.handler import Device, ModelOutput, RadiographModelHandler, effective_batch_size
 from models.inference import InferenceError, Thumbnail
-from transforms.config.policy import Policy, decide
-from transforms.core.labels import (
-    ABDOMINAL,
-    ADULT_CHEST,
-    LABELS,
-    OTHERS,
-    PEDIATRIC_CHEST,
-    REGIONS,
-    SPINE,
-)
-from transforms.core.reasons import (
-    BY_MODEL,
-    BY_POLICY,
-    DECIDED_BY_POLICY,
-    InvalidObject,
-    Reason,
-    Stage,
-    Status,
-)
-from transforms.imaging.header_label import agrees
-from transforms.lake.layout import REVIEW
+from transforms.config.decide_row import Prediction, decide_row
+from transforms.config.policy import Policy
+from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.examine import quarantined
 
@@ -82,14 +63,14 @@ class ClassifyAndDecide(
             images
             | "RunInference" >> infer
             | "Decide"
-            >> beam.MapTuple(lambda row, result: decide_row(row, result, policy)).with_output_types(
-                IndexRow
-            )
+            >> beam.MapTuple(
+                lambda row, result: decide_image(row, result, policy)
+            ).with_output_types(IndexRow)
         )
         return decided
 
 
-def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> IndexRow:
+def decide_image(row: IndexRow, result: PredictionResult, policy: Policy) -> IndexRow:
     """Return a row with the model's output and the policy's decision.
 
     Args:
@@ -103,35 +84,5 @@ def decide_row(row: IndexRow, result: PredictionResult, policy: Policy) -> Index
     output = cast(ModelOutput, result.inference)
     *probabilities, ood_score = map(float, output.values)
     complete = policy.with_defaults(output.thresholds, output.ood_threshold)
-    decision = decide(
-        probabilities,
-        ood_score,
-        complete,
-        age_years=row.patient_age_years,
-        long_side=max(row.rows or 0, row.columns or 0),
-    )
-    region = REGIONS.get(decision.decided_label)
-    by_label = dict(zip(LABELS, probabilities, strict=True))
-    return replace(
-        row,
-        status=Status.REVIEW if decision.destination == REVIEW else Status.ROUTED,
-        stage=Stage.DECIDE,
-        reason=decision.reason,
-        destination=decision.destination,
-        conflict=False,
-        predicted_label=decision.predicted_label,
-        confidence=decision.confidence,
-        prob_abdominal=by_label[ABDOMINAL],
-        prob_adult_chest=by_label[ADULT_CHEST],
-        prob_pediatric_chest=by_label[PEDIATRIC_CHEST],
-        prob_spine=by_label[SPINE],
-        prob_others=by_label[OTHERS],
-        ood_score=ood_score,
-        model_id=result.model_id,
-        header_agrees=agrees(row.header_label, decision.decided_label),
-        region_code=region.code if region else None,
-        region_meaning=region.meaning if region else None,
-        policy_id=complete.policy_id,
-        decided_by=BY_POLICY if decision.reason in DECIDED_BY_POLICY else BY_MODEL,
-        decided_at=time.time_ns() // 1000,
-    )
+    prediction = Prediction(probabilities, ood_score, str(result.model_id))
+    return decide_row(row, prediction, complete)

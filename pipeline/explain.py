@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from models.classify import decide_row
+from models.classify import decide_image
 from models.handler import Device, RadiographModelHandler
 from pipeline.sources.archives import expand_archive, is_archive
 from pipeline.sources.files import list_objects
@@ -115,7 +115,7 @@ class Explainer:
         row = examined.row
         if examined.image is not None:
             (result,) = self._handler.run_inference([examined.image], self._model)
-            row = decide_row(row, result, self._config.own_policy)
+            row = decide_image(row, result, self._config.own_policy)
             if thumbnail:
                 Image.fromarray(examined.image[0]).save(thumbnail)
         return "\n".join(self._lines(row, examined.image)) + "\n"

@@ -1,0 +1,94 @@
+"""Decide index rows by a policy, from the model's output and the header values in their columns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from transforms.config.policy import Decision, Policy, decide
+from transforms.core.labels import LABELS, REGIONS
+from transforms.core.reasons import BY_MODEL, BY_POLICY, DECIDED_BY_POLICY, Stage, Status
+from transforms.imaging.header_label import agrees
+from transforms.lake.layout import REVIEW
+from transforms.lake.schema import IndexRow
+
+PROBABILITIES: Final = tuple(f"prob_{label}" for label in LABELS)
+"""Columns of the calibrated probabilities, in order of `LABELS`."""
+EVIDENCE_COLUMNS: Final = ("patient_age_years", "rows", "columns")
+"""Columns with header values that decide."""
+
+
+class Evidence(Protocol):
+    """The header values that decide: an `IndexRow`, or any object with `EVIDENCE_COLUMNS`."""
+
+    @property
+    def patient_age_years(self) -> float | None: ...
+
+    @property
+    def rows(self) -> int | None: ...
+
+    @property
+    def columns(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The output of a model for one image.
+
+    Attributes:
+        probabilities: calibrated probabilities in order of `LABELS`; their sum is 1.
+        ood_score: out-of-distribution score.
+        model_id: id of the model.
+    """
+
+    probabilities: Sequence[float]
+    ood_score: float
+    model_id: str
+
+
+def decide_from(
+    probabilities: Sequence[float], ood_score: float, evidence: Evidence, policy: Policy
+) -> Decision:
+    """Decide about one image by the columns of its row; see `policy.decide`."""
+    return decide(
+        probabilities,
+        ood_score,
+        policy,
+        age_years=evidence.patient_age_years,
+        long_side=max(evidence.rows or 0, evidence.columns or 0),
+    )
+
+
+def decide_row(row: IndexRow, prediction: Prediction, policy: Policy) -> IndexRow:
+    """Return a row with a model's output and the decision of a policy.
+
+    Args:
+        row: row of the image, with the columns of its header.
+        prediction: output of the model.
+        policy: policy with a threshold for every label.
+    """
+    probabilities = prediction.probabilities
+    decision = decide_from(probabilities, prediction.ood_score, row, policy)
+    region = REGIONS.get(decision.decided_label)
+    columns = dict(zip(PROBABILITIES, probabilities, strict=True))
+    return replace(
+        row,
+        **columns,
+        status=Status.REVIEW if decision.destination == REVIEW else Status.ROUTED,
+        stage=Stage.DECIDE,
+        reason=decision.reason,
+        destination=decision.destination,
+        conflict=False,
+        predicted_label=decision.predicted_label,
+        confidence=decision.confidence,
+        ood_score=prediction.ood_score,
+        model_id=prediction.model_id,
+        header_agrees=agrees(row.header_label, decision.decided_label),
+        region_code=region.code if region else None,
+        region_meaning=region.meaning if region else None,
+        policy_id=policy.policy_id,
+        decided_by=BY_POLICY if decision.reason in DECIDED_BY_POLICY else BY_MODEL,
+        decided_at=time.time_ns() // 1000,
+    )
