@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from transforms.config.policy import Decision, Policy, decide
 from transforms.core.labels import LABELS, REGIONS
@@ -72,7 +72,7 @@ def decide_row(row: IndexRow, prediction: Prediction, policy: Policy) -> IndexRo
     probabilities = prediction.probabilities
     decision = decide_from(probabilities, prediction.ood_score, row, policy)
     region = REGIONS.get(decision.decided_label)
-    columns = dict(zip(PROBABILITIES, probabilities, strict=True))
+    columns: dict[str, Any] = dict(zip(PROBABILITIES, probabilities, strict=True))
     return replace(
         row,
         **columns,
