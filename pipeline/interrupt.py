@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
 
+from pipeline.exit_codes import SIGNALLED
+
 INTERRUPTED: Final = "interrupted; run the same command again to complete"
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -42,7 +44,7 @@ class Interruption:
         """Print the sentence and return the exit code, 130 for SIGINT and 143 for SIGTERM."""
         line = "\n" if sys.stderr.isatty() else ""  # below the progress line
         print(f"{line}{INTERRUPTED}", file=sys.stderr, flush=True)
-        return 128 + self.signal
+        return SIGNALLED + self.signal
 
 
 @contextlib.contextmanager
@@ -52,7 +54,7 @@ def raise_on_interrupt() -> Iterator[Interruption]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         interruption.signal = number
-        _exit_code.append(128 + number)
+        _exit_code.append(SIGNALLED + number)
         for one in SIGNALS:
             signal.signal(one, signal.SIG_DFL)
         raise KeyboardInterrupt

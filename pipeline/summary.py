@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from pipeline.metrics_report import metric_lines
+from transforms.config.expectations import Checked, check_counts, check_drift
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import Failure, format_failure
 from transforms.core.reasons import MEANINGS, TERMS, Reason
@@ -17,6 +18,7 @@ from transforms.lake.run_counts import RunCounts
 from transforms.storage.selection import SKIP_MEANINGS, Skip
 
 MAX_FAILURES_PRINTED = 20
+_UNITS: Final = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 
 
 def write_summary(
@@ -34,10 +36,25 @@ def write_summary(
     """
     complete = counts.complete and job_succeeded
     summary = {**summary_of(counts, config), "complete": complete}
+    summary["expectations"] = [one.to_json() for one in _check(counts, config)] if complete else []
     target = config.layout.run_summary(config.run_id, complete=complete)
     data = (json.dumps(summary, indent=2) + "\n").encode()
     put_if_absent(target, data, scratch=config.layout.scratch(), file_mode=config.layout.file_mode)
     return summary
+
+
+def _check(counts: RunCounts, config: RouteConfig) -> list[Checked]:
+    """Return the expectations of the policy, and whether a complete run meets them."""
+    expected = config.policy.expect
+    checked = check_counts(expected, counts, config.layout.root)
+    started = time.strftime("%Y-%m-%d", time.gmtime(config.started_at))
+    drift = check_drift(expected.drift, config.layout, config.run_id, started)
+    return checked if drift is None else [*checked, drift]
+
+
+def unmet_lines(summary: dict[str, Any]) -> list[str]:
+    """Return one line per expectation that a run does not meet."""
+    return [f"  {one['text']}" for one in summary["expectations"] if not one["met"]]
 
 
 def read_summary(config: RouteConfig) -> dict[str, Any] | None:
@@ -52,6 +69,9 @@ def read_summary(config: RouteConfig) -> dict[str, Any] | None:
 
 def summary_of(counts: RunCounts, config: RouteConfig) -> dict[str, Any]:
     """Return the content of a summary, ready for JSON."""
+    finished = time.time()
+    seconds = max(0.0, finished - config.started_at)
+    new = counts.counts["discovered"] - counts.counts["unchanged"]
     return {
         "run_id": config.run_id,
         "complete": counts.complete,
@@ -75,16 +95,27 @@ def summary_of(counts: RunCounts, config: RouteConfig) -> dict[str, Any]:
         ],
         "skipped": dict(sorted(counts.skipped.items())),
         "size_bytes": counts.size_bytes,
-        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "headers": {name: counts.headers[name] for name in ("agree", "disagree")},
+        "inputs": len(config.inputs),
+        "started_at": _utc(config.started_at),
+        "finished_at": _utc(finished),
+        "duration_s": round(seconds, 1),
+        "objects_per_s": round(new / seconds, 2) if seconds else None,
+        "bytes_per_s": round(counts.size_bytes / seconds) if seconds else None,
+        "host": config.host,
         "router_version": config.router_version,
         "model_id": config.model_id,
         "options": config.public(),
     }
 
 
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
 def render(summary: dict[str, Any], lake: str) -> str:
     """Return a summary as text for the terminal."""
-    lines = ["", f"Lake {lake}, run {summary['run_id']}", ""]
+    lines = ["", f"Lake {lake}, run {summary['run_id']}", time_line(summary), ""]
     for sink, number in summary["destinations"].items():
         lines.append(f"  {sink:<16}{number:>9}")
     lines += ["", summary["equation"]]
@@ -113,6 +144,32 @@ def render(summary: dict[str, Any], lake: str) -> str:
     if metrics := metric_lines(summary.get("metrics", {})):
         lines += ["", *metrics]
     return "\n".join(lines)
+
+
+def time_line(summary: dict[str, Any]) -> str:
+    """Return when and where a run ran, how long, and its throughput; "" for runs before release 0.3."""
+    if "started_at" not in summary:
+        return ""
+    number = summary["inputs"]
+    parts = [
+        f"{summary['started_at']} on {summary['host']}",
+        format_duration(summary["duration_s"]),
+        f"{number} input" if number == 1 else f"{number} inputs",
+    ]
+    if summary["objects_per_s"]:
+        parts.append(f"{summary['objects_per_s']:.1f} objects/s")
+        parts.append(f"{(summary['bytes_per_s'] or 0) / 1e6:.1f} MB/s")
+    return ", ".join(parts)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as text: 5 s, 3 min 5 s, 2 h 5 min, 3 d 2 h."""
+    whole = round(seconds)
+    for unit, size, smaller, smaller_size in _UNITS:
+        if whole >= size:
+            rest = whole % size // smaller_size
+            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
 
 
 def failure_lines(summary: dict[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ from pipeline import __version__
 from pipeline.beam_options import BEAM_OPTIONS, FLINK_OPTIONS
 from pipeline.cli import COMMANDS, build_parser, command_parser
 from pipeline.cli.evaluate import table
+from pipeline.exit_codes import EXIT_CODES
 from tests.test_imports import LAYERS
 from transforms.core.reasons import MEANINGS, Reason, Status
 from transforms.lake.schema import SCHEMA
@@ -114,6 +115,12 @@ def test_every_page_is_listed() -> None:
     contents = (ROOT / "docs" / "README.md").read_text()
     for page in ROOT.glob("docs/*.md"):
         assert page.name == "README.md" or f"({page.name})" in contents, page.name
+
+
+def test_the_exit_codes_are_documented() -> None:
+    rows = (ROOT / "docs/operations.md").read_text().partition("## Exit codes")[2].split("\n## ")[0]
+    for code, meaning in EXIT_CODES.items():
+        assert f"\n| {code} | {meaning}" in rows
 
 
 def test_the_changelog_knows_the_version() -> None:

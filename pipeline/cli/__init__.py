@@ -16,6 +16,7 @@ from pipeline.allocator import limit_arenas, use_system_allocator_for_arrow
 from pipeline.beam_options import BEAM_OPTIONS, FLINK_OPTIONS
 from pipeline.cli.logs import add_general_options, configure_logging
 from pipeline.cli.parser import Parser, normalize, replace_aliases, unknown_options
+from pipeline.exit_codes import DONE, FAILED, USAGE
 from pipeline.interrupt import raise_on_interrupt
 from pipeline.safe_path import protect_child_processes
 from pipeline.user_errors import to_user_error
@@ -39,7 +40,6 @@ COMMANDS: Final = {
 }
 RUN_COMMANDS: Final = ("route", "demo")
 """Commands that run a pipeline, and pass unknown options on to Beam."""
-DONE, FAILED, USAGE = 0, 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None for those of the process.
 
     Returns:
-        Exit code: 0 done and complete, 1 failed or incomplete, 2 wrong usage, 130 and 143 interrupted by
-        SIGINT and SIGTERM.
+        Exit code; see `pipeline.exit_codes`.
     """
     with raise_on_interrupt() as interruption:
         try:

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final, NoReturn
 
+from pipeline.exit_codes import USAGE
 from transforms.core.errors import did_you_mean
 
-USAGE_ERROR: Final = 2
 MAX_WIDTH: Final = 100
 
 ALIASES: Final = {
@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Report wrong usage and exit."""
         print(f"error: {message.removeprefix('argument ')}", file=sys.stderr)
-        self.exit(USAGE_ERROR, f"see '{self.prog} --help'\n")
+        self.exit(USAGE, f"see '{self.prog} --help'\n")
 
     def flags(self) -> set[str]:
         """Return the names of the options, without leading hyphens."""

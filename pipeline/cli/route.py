@@ -69,11 +69,20 @@ def announce(config: RouteConfig, device: str, runner: str) -> None:
 
 
 def exit_code(summary: dict[str, Any]) -> int:
-    """Return the exit code of a run; report the failures of an incomplete one."""
-    from pipeline.summary import failure_lines
+    """Return the exit code of a run; report failures, and expectations that are not met."""
+    from pipeline.exit_codes import DONE, FAILED, UNEXPECTED
+    from pipeline.summary import failure_lines, unmet_lines
 
     if summary["complete"]:
-        return 0
+        if not (unmet := unmet_lines(summary)):
+            return DONE
+        print(
+            f"warning: run {summary['run_id']} is complete, but not as the policy expects:",
+            *unmet,
+            sep="\n",
+            file=sys.stderr,
+        )
+        return UNEXPECTED
     print(
         f"error: run {summary['run_id']} is incomplete: {summary['counts']['failed']} failed, "
         f"{summary['equation']}; fix the cause and run the same command again",
@@ -81,4 +90,4 @@ def exit_code(summary: dict[str, Any]) -> int:
         sep="\n",
         file=sys.stderr,
     )
-    return 1
+    return FAILED

@@ -105,7 +105,7 @@ def test_the_fingerprint_covers_what_options_are_resolved_to() -> None:
     own = {field.name for field in fields(RouteConfig)} - {
         field.name for field in fields(RouteOptions)
     }
-    assert own - RESOLVED.keys() == {"run_id", "layout"}
+    assert own - RESOLVED.keys() == {"run_id", "layout", "started_at", "host"}
     for name, value in RESOLVED.items():
         assert replace(config, **{name: value}).fingerprint() != config.fingerprint(), name
     moved = replace(config, run_id="another", layout=Layout("/moved"))

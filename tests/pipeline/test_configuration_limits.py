@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import pytest
 
 from models.default_bundle import DEFAULT_BUNDLE
-from pipeline.cli import USAGE, main
+from pipeline.cli import main
+from pipeline.exit_codes import USAGE
 from pipeline.sources.pubsub import parse_notification
 
 Fails = Callable[..., str]

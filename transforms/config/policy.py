@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
+from transforms.config.expectations import Expectations
 from transforms.core.labels import ADULT_CHEST, CHESTS, LABELS, PEDIATRIC_CHEST
 from transforms.core.reasons import Reason
 from transforms.imaging.age import is_plausible_age
@@ -32,6 +33,7 @@ class Policy:
             of the row is the contradiction in both cases.
         sinks: roots of the sinks outside the lake, by sink.
         radiographs: what counts as a projection radiograph.
+        expect: what a complete run is expected to find.
     """
 
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -42,16 +44,23 @@ class Policy:
     on_age_contradiction: str = REVIEW
     sinks: dict[str, str] = field(default_factory=dict)
     radiographs: RadiographTable = field(default_factory=RadiographTable)
+    expect: Expectations = field(default_factory=Expectations)
 
     def with_defaults(self, thresholds: Mapping[str, float], ood_threshold: float) -> Policy:
         """Return the policy with the thresholds of a model bundle where it has none."""
         ood = ood_threshold if self.ood_threshold is None else self.ood_threshold
         return replace(self, thresholds={**thresholds, **self.thresholds}, ood_threshold=ood)
 
+    def rules(self) -> dict[str, Any]:
+        """Return the values that affect decisions or placement, by name."""
+        values = asdict(self)
+        del values["expect"]
+        return values
+
     @property
     def policy_id(self) -> str:
-        """Digest of the policy without its sinks, which do not affect decisions; 16 hex digits."""
-        rules = asdict(self)
+        """Digest of the values that affect decisions; 16 hex digits."""
+        rules = self.rules()
         del rules["sinks"]
         text = json.dumps(rules, sort_keys=True, default=sorted)
         return hashlib.sha256(text.encode()).hexdigest()[:POLICY_ID_LENGTH]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Hashable
+from datetime import date
 from typing import Annotated, Any, Final, Literal
 
 import yaml
@@ -20,6 +21,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
+from transforms.config.expectations import DriftExpectation, Expectations
 from transforms.config.policy import Policy
 from transforms.config.validation import list_errors
 from transforms.core.errors import UsageError
@@ -31,7 +33,9 @@ from transforms.storage.schemes import is_local, root_problem
 SCHEMA_NAME: Final = "policy.schema.json"
 MAX_POLICY_BYTES: Final = 256 << 10
 MAX_POLICY_VALUES: Final = 20_000
+MAX_BASELINE_DAYS: Final = 3650
 _DEFAULT: Final = Policy()
+_EXPECT: Final = _DEFAULT.expect
 
 
 class PolicyError(UsageError):
@@ -52,11 +56,31 @@ def _require_uid(uid: str) -> str:
     return uid.strip()
 
 
+def _require_days(text: str) -> str:
+    try:
+        first, last = map(date.fromisoformat, text.split("/"))
+    except ValueError:
+        raise _problem("must be two days, YYYY-MM-DD/YYYY-MM-DD") from None
+    if f"{first}/{last}" != text:
+        raise _problem("must be two days, YYYY-MM-DD/YYYY-MM-DD")
+    if first > last:
+        raise _problem("the first day is after the last")
+    return text
+
+
 def _problem(text: str) -> PydanticCustomError:
     return PydanticCustomError("problem", "{problem}", {"problem": text})
 
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Days = Annotated[
+    str,
+    AfterValidator(_require_days),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^[0-9]{4}(-[0-9]{2}){2}/[0-9]{4}(-[0-9]{2}){2}$"}
+    ),
+]
 Root = Annotated[
     str,
     AfterValidator(_require_root),
@@ -150,6 +174,78 @@ class Radiographs(_Section):
         )
 
 
+class Drift(_Section):
+    """How far predictions may drift from those for earlier images."""
+
+    max_psi: Annotated[FiniteFloat, Field(gt=0)] | None = Field(
+        default=_EXPECT.drift.max_psi,
+        description="Maximum population stability index of predicted labels, confidences and OOD scores; "
+        "0.25 is a usual value; null does not check drift.",
+    )
+    baseline_days: int = Field(
+        default=_EXPECT.drift.baseline_days,
+        ge=1,
+        le=MAX_BASELINE_DAYS,
+        description="Days before a run whose rows in the lake are the baseline.",
+    )
+    baseline: Days | None = Field(
+        default=None,
+        description="A fixed baseline, instead of baseline_days: first and last day, "
+        "YYYY-MM-DD/YYYY-MM-DD.",
+    )
+    min_images: int = Field(
+        default=_EXPECT.drift.min_images,
+        ge=1,
+        description="Minimum number of images, of the run and of the baseline, to check drift.",
+    )
+
+    def expectation(self) -> DriftExpectation:
+        """Return the expectation that the section describes."""
+        values = self.given()
+        if self.baseline is not None:
+            first, _, last = self.baseline.partition("/")
+            values["baseline"] = first, last
+        return DriftExpectation(**values)
+
+
+class Expect(_Section):
+    """What a complete run is expected to find; otherwise it exits with 3 and the reason."""
+
+    min_objects: Positive | None = Field(
+        default=None,
+        description="Minimum number of objects that the inputs list, ingested before or not.",
+    )
+    min_new_objects: Positive | None = Field(
+        default=None, description="Minimum number of objects that the lake did not have before."
+    )
+    max_review_share: Share | None = Field(
+        default=None, description="Maximum share of review among the radiographs of a run, 0 to 1."
+    )
+    max_quarantine_share: Share | None = Field(
+        default=None,
+        description="Maximum share of quarantine among the new objects of a run, 0 to 1.",
+    )
+    max_header_disagreement_share: Share | None = Field(
+        default=None,
+        description="Maximum share of images that their header contradicts, among those whose header "
+        "names a label, 0 to 1.",
+    )
+    min_sample: int = Field(
+        default=_EXPECT.min_sample,
+        ge=1,
+        description="Minimum number of objects of which a share is checked.",
+    )
+    not_all_quarantined: bool = Field(
+        default=_EXPECT.not_all_quarantined,
+        description="Whether a run that quarantines all of its new objects, however few, is unexpected.",
+    )
+    drift: Drift = Field(default_factory=Drift, description="Drift of the predictions.")
+
+    def expectations(self) -> Expectations:
+        """Return the expectations that the section describes."""
+        return Expectations(**{**self.given(), "drift": self.drift.expectation()})
+
+
 class PolicyFile(_Section):
     """Policy of the DICOM Imaging Router."""
 
@@ -176,6 +272,11 @@ class PolicyFile(_Section):
         default_factory=Radiographs, description="What counts as a projection radiograph."
     )
 
+    expect: Expect = Field(
+        default_factory=Expect,
+        description="What a complete run is expected to find; otherwise it exits with 3.",
+    )
+
     def policy(self) -> Policy:
         """Return the policy that the file describes."""
         return Policy(
@@ -187,6 +288,7 @@ class PolicyFile(_Section):
             on_age_contradiction=self.age.on_contradiction,
             sinks=self.sinks.given(),
             radiographs=self.radiographs.table(),
+            expect=self.expect.expectations(),
         )
 
 

@@ -6,7 +6,9 @@ import hashlib
 import hmac
 import json
 import re
-from dataclasses import asdict, dataclass
+import socket
+import time
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -61,6 +63,8 @@ class RouteConfig(RouteOptions):
         model_input_size: side of the network's input, in pixels.
         policy: the policy in force, with a threshold for every label.
         own_policy: the operator's policy, without the defaults of the bundle.
+        started_at: when the command started, seconds since 1970.
+        host: name of the host on which the command runs.
     """
 
     layout: Layout
@@ -70,6 +74,8 @@ class RouteConfig(RouteOptions):
     model_input_size: int = fingerprinted()
     policy: Policy = fingerprinted(factory=Policy)
     own_policy: Policy = fingerprinted(factory=Policy)
+    started_at: float = field(default_factory=time.time)
+    host: str = field(default_factory=socket.gethostname)
 
     @property
     def is_streaming(self) -> bool:
@@ -258,4 +264,6 @@ def _key_problems(path: str) -> list[str]:
 
 def _plain(value: Any) -> Any:
     """Return a value of the fingerprint in a form that JSON supports."""
+    if isinstance(value, Policy):
+        return value.rules()
     return sorted(value) if isinstance(value, frozenset) else asdict(value)

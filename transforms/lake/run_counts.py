@@ -27,6 +27,7 @@ MAX_FAILURES_LISTED: Final = 100
 """Maximum number of failures in a summary."""
 COUNTED_COLUMNS: Final = (
     "run_id", "object_key", "status", "stage", "reason", "destination", "conflict", "source_size_bytes",
+    "header_agrees",
 )  # fmt: skip
 _RUN_COLUMNS: Final = (*COUNTED_COLUMNS, "source_uri", "source_version")
 
@@ -46,6 +47,8 @@ class RunCounts:
         segments: URIs of the segments that the run has written.
         orphans: URIs of objects that the run has placed and that no row references.
         skipped: number of names that the inputs match and that are no objects of the run, by `Skip`.
+        headers: number of classified images whose header label agrees with the decision ("agree") or
+            not ("disagree"), without duplicates.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -57,6 +60,7 @@ class RunCounts:
     segments: tuple[str, ...] = ()
     orphans: tuple[str, ...] = ()
     skipped: Counter[str] = field(default_factory=Counter)
+    headers: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of_skipped(cls, why: str, number: int = 1) -> RunCounts:
@@ -76,12 +80,14 @@ class RunCounts:
     @classmethod
     def of_table(cls, rows: pa.Table) -> RunCounts:
         """Return the counts of index rows, which have at least `COUNTED_COLUMNS`."""
-        groups = rows.group_by(["status", "stage", "reason", "destination"]).aggregate(
+        keys = ["status", "stage", "reason", "destination", "header_agrees"]
+        groups = rows.group_by(keys).aggregate(
             [("source_size_bytes", "sum"), ("conflict", "sum"), ("run_id", "count")]
         )
         counts: Counter[str] = Counter()
         destinations: Counter[str] = Counter()
         reasons: Counter[tuple[str, str, str]] = Counter()
+        headers: Counter[str] = Counter()
         conflicts = size = 0
         for group in groups.to_pylist():
             number = group["run_id_count"]
@@ -89,9 +95,11 @@ class RunCounts:
             reasons[group["status"], group["stage"], group["reason"]] += number
             if group["status"] != Status.DUPLICATE:
                 destinations[group["destination"]] += number
+                if group["header_agrees"] is not None:
+                    headers["agree" if group["header_agrees"] else "disagree"] += number
             conflicts += group["conflict_sum"] or 0
             size += group["source_size_bytes_sum"]
-        return cls(counts, destinations, reasons, conflicts, size)
+        return cls(counts, destinations, reasons, conflicts, size, headers=headers)
 
     @classmethod
     def sum(cls, several: Iterable[RunCounts]) -> RunCounts:
@@ -104,6 +112,7 @@ class RunCounts:
         segments: list[str] = []
         orphans: list[str] = []
         skipped: Counter[str] = Counter()
+        headers: Counter[str] = Counter()
         for one in several:
             counts.update(one.counts)
             destinations.update(one.destinations)
@@ -114,10 +123,11 @@ class RunCounts:
             segments.extend(one.segments)
             orphans.extend(one.orphans)
             skipped.update(one.skipped)
+            headers.update(one.headers)
         failures.sort(key=lambda f: (f.stage, f.reason, f.object_key))
         listed = tuple(failures[:MAX_FAILURES_LISTED])
         uris = tuple(sorted(set(segments))), tuple(sorted(set(orphans)))
-        return cls(counts, destinations, reasons, conflicts, size, listed, *uris, skipped)
+        return cls(counts, destinations, reasons, conflicts, size, listed, *uris, skipped, headers)
 
     @property
     def balanced(self) -> bool:
