@@ -37,14 +37,20 @@ TEMPLATES: Final = Path(__file__).parents[1] / "templates"
 
 _ALL: Final = list(Reason)
 REASONS_OF: Final = {
-    "routed": (Reason.CONFIDENT, Reason.SETTLED_BY_AGE, Reason.AGE_CONTRADICTED),
+    "routed": (
+        Reason.CONFIDENT,
+        Reason.SETTLED_BY_AGE,
+        Reason.AGE_CONTRADICTED,
+        Reason.REVIEWED,
+    ),
     "review": (
         Reason.LOW_CONFIDENCE,
         Reason.OUT_OF_DISTRIBUTION,
         Reason.TOO_SMALL,
         Reason.AGE_CONTRADICTED,
+        Reason.UNREADABLE,
     ),
-    "not_xray": (Reason.SOP_CLASS, Reason.MODALITY, Reason.IMAGE_TYPE),
+    "not_xray": (Reason.SOP_CLASS, Reason.MODALITY, Reason.IMAGE_TYPE, Reason.NOT_RADIOGRAPH),
     "duplicate": (Reason.SAME_CONTENT,),
     "quarantined": tuple(_ALL[_ALL.index(Reason.EMPTY) : _ALL.index(Reason.INFERENCE_FAILED) + 1]),
 }

@@ -33,6 +33,7 @@ class Stage(StrEnum):
     DECODE = "decode"
     CLASSIFY = "classify"
     DECIDE = "decide"
+    REVIEW = "review"
     SETTLE = "settle"
     PLACE = "place"
     INDEX = "index"
@@ -48,10 +49,13 @@ class Reason(StrEnum):
     LOW_CONFIDENCE = "low_confidence"
     OUT_OF_DISTRIBUTION = "out_of_distribution"
     TOO_SMALL = "too_small"
+    REVIEWED = "reviewed"
+    UNREADABLE = "unreadable"
     # not_xray
     SOP_CLASS = "sop_class"
     MODALITY = "modality"
     IMAGE_TYPE = "image_type"
+    NOT_RADIOGRAPH = "not_radiograph"
     # duplicate
     SAME_CONTENT = "same_content"
     # quarantined
@@ -147,6 +151,11 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "the image has too few pixels to be classified",
         "inspect the image, or lower min_long_side in the policy and run with --reprocess policy",
     ),
+    Reason.REVIEWED: Meaning("a reviewer has named the body part", ""),
+    Reason.UNREADABLE: Meaning(
+        "a reviewer could not tell from the image which body part it shows",
+        "leave it in review, or take the answer back in 'dicom-router review'",
+    ),
     Reason.SOP_CLASS: Meaning(
         "the SOP Class is not that of a projection radiograph, or is a private one whose Modality is not "
         "radiographic",
@@ -161,6 +170,7 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
         "the Image Type is that of a report or screen save",
         "change radiographs.excluded_image_types in the policy if it should be routed",
     ),
+    Reason.NOT_RADIOGRAPH: Meaning("a reviewer has answered that it is no radiograph", ""),
     Reason.SAME_CONTENT: Meaning("the lake already has this content from another source", ""),
     Reason.EMPTY: Meaning("the object is empty", "send it again from its source"),
     Reason.TOO_LARGE: Meaning(

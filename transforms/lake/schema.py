@@ -77,7 +77,8 @@ class IndexRow:
     )
     predicted_label: str | None = _column("Label with the highest probability", _TEXT)
     confidence: float | None = _column(
-        "Calibrated probability of the decided label; of both chest labels where the age decided, 0..1",
+        "Calibrated probability of the label that model and policy decided; of both chest labels where "
+        "the age decided, 0..1",
         _REAL,
     )
     prob_abdominal: float | None = _column("Calibrated probability of abdominal, 0..1", _REAL)
