@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -12,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms.core.reasons import Reason
+from transforms.imaging.display_image import DisplayImage
 from transforms.imaging.limits import Limits
 from transforms.imaging.webp import crop_padding, encode_webp
 from transforms.lake.layout import Layout
 from transforms.lake.thumbnails import read_thumbnails
 from transforms.sandbox.child_process import SandboxProcess
+from transforms.sandbox.display import DisplayOptions, display
 from transforms.sandbox.render import RenderOptions, render
 
 THUMBNAIL_SIZE: Final = 192
@@ -77,6 +80,31 @@ class Renderer:
             size: length of its long side in pixels.
             frame_number: frame of multi-frame objects, from 1.
         """
+        options = RenderOptions(size=size, frame_number=frame_number, limits=self._limits)
+        with self._child() as child:
+            image = render(uri, options, child)
+        return image if isinstance(image, Reason) else crop_padding(image)
+
+    def display_image(
+        self, uri: str, long_side: int, *, frame_number: int = 1, sha256: str | None = None
+    ) -> DisplayImage | Reason:
+        """Return the image of a stored object before windowing, or why it cannot be shown.
+
+        Args:
+            uri: path or URI of the object.
+            long_side: maximum length of its long side in pixels.
+            frame_number: frame of multi-frame objects, from 1.
+            sha256: sha256 of the object, hex; None accepts any bytes.
+        """
+        options = DisplayOptions(
+            long_side=long_side, frame_number=frame_number, sha256=sha256, limits=self._limits
+        )
+        with self._child() as child:
+            return display(uri, options, child)
+
+    @contextlib.contextmanager
+    def _child(self) -> Iterator[SandboxProcess]:
+        """Yield a child process that no other thread uses."""
         child = self._children.get()
         try:
             if child is None:
@@ -84,11 +112,9 @@ class Renderer:
                     timeout_s=self._limits.max_object_seconds,
                     memory_bytes=self._limits.max_memory_bytes,
                 )
-            options = RenderOptions(size=size, frame_number=frame_number, limits=self._limits)
-            image = render(uri, options, child)
+            yield child
         finally:
             self._children.put(child)
-        return image if isinstance(image, Reason) else crop_padding(image)
 
     def webp(self, uri: str, size: int = THUMBNAIL_SIZE, *, frame_number: int = 1) -> bytes | None:
         """Return the image of a stored object as WebP, or None if it cannot be shown."""

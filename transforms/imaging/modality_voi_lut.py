@@ -146,7 +146,41 @@ def modality_luts(ds: Dataset, little_endian: bool) -> Iterator[Transformation]:
 
 def voi_transformations(ds: Dataset, little_endian: bool) -> Iterator[Transformation]:
     """Yield the VOI LUTs, then the windows, in the order of the header. Standard: PS3.3 C.11.2."""
+    yield from voi_luts(ds, little_endian)
+    for window in windows(ds):
+        yield window.apply
+
+
+def voi_luts(ds: Dataset, little_endian: bool) -> Iterator[Transformation]:
+    """Yield the VOI LUTs. Standard: PS3.3 C.11.2.1.1."""
     yield from _luts(ds, "VOILUTSequence", little_endian)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of the header. Standard: PS3.3 C.11.2.1.2 and C.11.2.1.3.
+
+    Attributes:
+        center: Window Center.
+        width: Window Width.
+        function: VOI LUT Function in upper case.
+    """
+
+    center: float
+    width: float
+    function: str
+
+    def apply(self, values: Values) -> Presented:
+        """Apply the window; the output is 0..1.
+
+        Raises:
+            ValueError: The width is invalid for the function.
+        """
+        return _apply_window(values, self.center, self.width, self.function)
+
+
+def windows(ds: Dataset) -> Iterator[Window]:
+    """Yield the windows of a header, in its order; none if they are malformed."""
     try:
         centers, widths = _numbers(ds.get("WindowCenter")), _numbers(ds.get("WindowWidth"))
         function = str(ds.get("VOILUTFunction") or "LINEAR").strip().upper()
@@ -156,7 +190,7 @@ def voi_transformations(ds: Dataset, little_endian: bool) -> Iterator[Transforma
         return
     for center, width in zip(centers, widths, strict=False):
         if center is not None and width is not None:
-            yield functools.partial(_apply_window, center=center, width=width, function=function)
+            yield Window(center, width, function)
 
 
 def _luts(ds: Dataset, keyword: str, little_endian: bool) -> Iterator[Transformation]:

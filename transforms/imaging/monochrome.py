@@ -32,14 +32,29 @@ def to_monochrome2(stored: StoredFrame, request: FrameRequest) -> npt.NDArray[np
     """
     if stored.values.ndim == 3:
         return stored.values @ LUMA
-    ds = request.dataset
-    little_endian = request.transfer_syntax_uid != ExplicitVRBigEndian
-    gray = apply_first_that_shows(modality_luts(ds, little_endian), stored.values, stored.padding)
-    if gray is stored.values:
-        gray = rescale(gray, ds)
-    gray = apply_first_that_shows(voi_transformations(ds, little_endian), gray, stored.padding)
+    gray = to_modality_values(stored, request)
+    voi = voi_transformations(request.dataset, is_little_endian(request))
+    return with_polarity(apply_first_that_shows(voi, gray, stored.padding), stored, request)
+
+
+def to_modality_values(stored: StoredFrame, request: FrameRequest) -> npt.NDArray[np.float32]:
+    """Apply the Modality LUT, or else the rescale, to the stored values of a grayscale frame."""
+    luts = modality_luts(request.dataset, is_little_endian(request))
+    gray = apply_first_that_shows(luts, stored.values, stored.padding)
+    return rescale(gray, request.dataset) if gray is stored.values else gray
+
+
+def with_polarity(
+    gray: npt.NDArray[np.float32], stored: StoredFrame, request: FrameRequest
+) -> npt.NDArray[np.float32]:
+    """Invert MONOCHROME1, and give pixel padding the lowest value."""
     if request.photometric == "MONOCHROME1":
         gray = -gray
     if stored.padding is not None and stored.padding.any() and not stored.padding.all():
         gray = np.where(stored.padding, gray[~stored.padding].min(), gray)
     return gray.astype(np.float32, copy=False)
+
+
+def is_little_endian(request: FrameRequest) -> bool:
+    """Return whether the values of the header are in little endian."""
+    return request.transfer_syntax_uid != ExplicitVRBigEndian

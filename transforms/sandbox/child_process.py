@@ -86,6 +86,7 @@ class SandboxProcess:
         *arguments: Any,
         descriptor: int | None = None,
         parse: Callable[[Any], T] | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> Any | T:
         """Call a module-level function in the child, and once more in a fresh child if it crashes.
 
@@ -97,6 +98,7 @@ class SandboxProcess:
             *arguments: Picklable arguments.
             descriptor: Open file descriptor, passed to the function as its first argument.
             parse: Converts the value, or raises ValueError if the function cannot have returned it.
+            max_answer_bytes: Maximum length of the encoded value.
 
         Returns:
             The value, or what `parse` returns for it. Lists are returned as tuples.
@@ -111,9 +113,9 @@ class SandboxProcess:
         if self._poller.poll(0):  # ended, or answers what nobody has asked
             self._restart()
         with contextlib.suppress(ChildCrashed):
-            return self._call_once(request, descriptor, parse)
+            return self._call_once(request, descriptor, parse, max_answer_bytes)
         try:
-            return self._call_once(request, descriptor, parse)
+            return self._call_once(request, descriptor, parse, max_answer_bytes)
         except ChildCrashed:
             self._restart()
             raise
@@ -139,13 +141,17 @@ class SandboxProcess:
         self._start()
 
     def _call_once(
-        self, request: bytes, descriptor: int | None, parse: Callable[[Any], T] | None
+        self,
+        request: bytes,
+        descriptor: int | None,
+        parse: Callable[[Any], T] | None,
+        max_answer_bytes: int,
     ) -> Any | T:
         self._number = (self._number + 1) % (1 << 32)
         started = _Usage(time.monotonic(), self._child.cpu_seconds())
         try:
             self._send(request, descriptor, started)
-            outcome, encoded = self._receive(started)
+            outcome, encoded = self._receive(started, max_answer_bytes)
             value = decode_value(encoded)
             if outcome == RETURNED:
                 return value if parse is None else parse(value)
@@ -169,7 +175,7 @@ class SandboxProcess:
                 self._wait(writable, started)
                 rest = rest[self._child.connection.send(rest) :]
 
-    def _receive(self, started: _Usage) -> tuple[int, memoryview]:
+    def _receive(self, started: _Usage, max_answer_bytes: int) -> tuple[int, memoryview]:
         """Return the outcome and the encoded value of an answer.
 
         Raises:
@@ -192,7 +198,7 @@ class SandboxProcess:
                 number, outcome, length = ANSWER.unpack_from(answer)
                 if number != self._number or outcome not in (RETURNED, RAISED):
                     raise ValueError("not an answer to this call")
-                if length > MAX_ANSWER_BYTES:
+                if length > max_answer_bytes:
                     raise ValueError("the answer is too long")
                 expected = ANSWER.size + length
         if len(answer) > expected:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from transforms.core.object_ref import ObjectRef
 from transforms.core.read_object import ObjectTooLarge, read_ref
 from transforms.core.reasons import InvalidObject, ProcessingFailure, Reason
-from transforms.core.shared_bytes import map_bytes
+from transforms.core.shared_bytes import SharedBytes, map_bytes
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.imaging.preprocessing import preprocess
@@ -24,6 +25,8 @@ from transforms.sandbox.child_process import (
     SandboxProcess,
 )
 from transforms.storage.schemes import storage_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,22 +58,39 @@ def render(
         uint8[S, S], dense tissue bright, contrast stretched, padded with zeros to a square of
         `options.size`, as the network sees an image.
     """
-    try:
-        found = storage_of(uri).stat(uri)
-        if found is None:
-            return Reason.DISAPPEARED
-        ref = ObjectRef.of(found)
-        limit = options.limits.max_object_bytes
-        if ref.size > limit:
-            return Reason.TOO_LARGE
-        with read_ref(ref, max_bytes=limit) as data, data.read_only() as descriptor:
+
+    def decode(data: SharedBytes) -> npt.NDArray[np.uint8] | Reason:
+        with data.read_only() as descriptor:
             image: npt.NDArray[np.uint8] | Reason = child.call(
                 _decode,
                 options,
                 descriptor=descriptor,
                 parse=lambda value: _parse(value, options.size),
             )
-            return image
+        return image
+
+    return with_object(uri, options.limits, decode)
+
+
+def with_object(
+    uri: str, limits: Limits, decode: Callable[[SharedBytes], T | Reason]
+) -> T | Reason:
+    """Return what a function returns for the bytes of a stored object, or why it returned nothing.
+
+    Args:
+        uri: path or URI of the object.
+        limits: resource limits of the object.
+        decode: calls a child process with the bytes.
+    """
+    try:
+        found = storage_of(uri).stat(uri)
+        if found is None:
+            return Reason.DISAPPEARED
+        ref = ObjectRef.of(found)
+        if ref.size > limits.max_object_bytes:
+            return Reason.TOO_LARGE
+        with read_ref(ref, max_bytes=limits.max_object_bytes) as data:
+            return decode(data)
     except ObjectTooLarge:
         return Reason.TOO_LARGE
     except ProcessingFailure as error:
