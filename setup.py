@@ -100,7 +100,7 @@ setup(
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
-            "dicom-router=pipeline.cli:main",
+            "dicom-router=pipeline.__main__:main",
             "dicom-router-loopback=pipeline.loopback_exec:main",
         ]
     },

@@ -1,8 +1,17 @@
-"""`python -m pipeline` is `dicom-router`."""
+"""`dicom-router`, and `python -m pipeline`."""
 
 import sys
 
-from pipeline.cli import main
+from pipeline.signals import end_on_signals
+
+
+def main() -> int:
+    """Run a command; see `pipeline.cli.main`."""
+    end_on_signals()
+    from pipeline.cli import main as run
+
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,11 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Final
 
-from pipeline.exit_codes import SIGNALLED
-
-INTERRUPTED: Final = "interrupted; run the same command again to complete"
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-
+from pipeline.signals import INTERRUPTED, SIGNALS, exit_code_of
 
 _exit_code: Final[list[int]] = []
 """Exit code of a process that a signal has interrupted."""
@@ -44,7 +40,7 @@ class Interruption:
         """Print the sentence and return the exit code, 130 for SIGINT and 143 for SIGTERM."""
         line = "\n" if sys.stderr.isatty() else ""  # below the progress line
         print(f"{line}{INTERRUPTED}", file=sys.stderr, flush=True)
-        return SIGNALLED + self.signal
+        return exit_code_of(self.signal)
 
 
 @contextlib.contextmanager
@@ -54,7 +50,7 @@ def raise_on_interrupt() -> Iterator[Interruption]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         interruption.signal = number
-        _exit_code.append(SIGNALLED + number)
+        _exit_code.append(exit_code_of(number))
         for one in SIGNALS:
             signal.signal(one, signal.SIG_DFL)
         raise KeyboardInterrupt

@@ -20,11 +20,12 @@ from apache_beam.runners.runner import PipelineResult
 
 from pipeline.flink_rest import cancel as cancel_on_flink
 from pipeline.graph import build_streaming
-from pipeline.interrupt import SIGNALS, exit_on_interrupt, handlers
+from pipeline.interrupt import exit_on_interrupt, handlers
 from pipeline.local_servers import create_pipeline
 from pipeline.metrics_report import metrics_of, write_metrics
 from pipeline.run_batch import checked_options
 from pipeline.runners import for_source, impulse_of
+from pipeline.signals import SIGNALS
 from pipeline.sources.periodic_trigger import FLINK
 from pipeline.summary import write_summary
 from pipeline.user_errors import to_user_error

@@ -50,7 +50,7 @@ def test_the_wheel_carries_code_and_model_and_nothing_else(
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (entry,) = [n for n in names if n.endswith("entry_points.txt")]
-        assert b"dicom-router = pipeline.cli:main" in archive.read(entry)
+        assert b"dicom-router = pipeline.__main__:main" in archive.read(entry)
     assert names >= NEEDED
     assert {n.split("/")[0] for n in names if ".dist-info" not in n} == {
         "pipeline", "transforms", "models",

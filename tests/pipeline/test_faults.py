@@ -200,6 +200,35 @@ def test_an_interrupted_run_tells_how_to_complete_it(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
+INTERRUPTING_IMPORTS = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "pipeline.cli":
+            os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_first_imports_ends_it_with_one_sentence(
+    tmp_path: Path, number: int
+) -> None:
+    write(tmp_path, "sitecustomize.py", INTERRUPTING_IMPORTS.encode())
+    root = str(Path(__file__).parents[2])
+    run = subprocess.run(
+        [sys.executable, "-P", "-m", "pipeline", "--version"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{root}", "SIGNAL": str(int(number))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (128 + number, "")
+    assert run.stderr == "interrupted; run the same command again to complete\n"
+
+
 def test_quiet_runs_report_failures(
     lake: Lake, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
