@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Final, Protocol
 from pipeline.receive.inbox import Inbox
 from pipeline.receive.options import ReceiveOptions
 from pipeline.receive.store import Counts
+from transforms.storage.permissions import narrow_umask
 
 UMASK: Final = 0o027
 """Received files are readable by their owner and group only."""
@@ -48,7 +48,7 @@ def serve(options: ReceiveOptions, announce: Callable[[str], None]) -> str:
     """
     from pipeline.receive.dimse import StoreScp
 
-    os.umask(os.umask(UMASK) | UMASK)
+    narrow_umask(UMASK)
     inbox, counts = Inbox(options.folder, options.max_object_bytes), Counts()
     with _stop_requests() as stop:
         scp = StoreScp(options, inbox, counts)

@@ -18,10 +18,15 @@ from tests.conftest import Lake, route_into
 from tests.format1 import unpack_format1_lakes
 from tests.lake.rows import FINGERPRINT, index_row
 from tests.leftovers import name_of_dead_process
-from transforms.lake.files import remove_partial_files
+from transforms.lake.files import put_bytes, remove_partial_files
 from transforms.lake.journal import write_journal
 from transforms.lake.layout import Layout
-from transforms.storage.permissions import folder_mode, parse_file_mode, private_folder_mode
+from transforms.storage.permissions import (
+    folder_mode,
+    narrow_umask,
+    parse_file_mode,
+    private_folder_mode,
+)
 
 UMASKS = (0o000, 0o022)
 
@@ -199,3 +204,34 @@ def test_a_run_removes_what_dead_processes_left(tmp_path: Path, temporary: Path)
     (temporary / "of another program").touch()
     remove_partial_files(Layout(str(tmp_path / "lake")))
     assert [path.name for path in temporary.iterdir()] == ["of another program"]
+
+
+COUNT_READS = """
+import sys
+reads = []
+sys.addaudithook(lambda event, args: event == "open" and reads.append(str(args[0])))
+from transforms.lake.files import put_bytes
+for n in range(5):
+    put_bytes(f"{sys.argv[1]}/lake/{n}", b"%d" % n, scratch=f"{sys.argv[1]}/lake/.tmp")
+print(reads.count("/proc/self/status"))
+"""
+
+
+def test_the_umask_is_read_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", COUNT_READS, str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout == "1\n"
+    assert {path.stat().st_mode & 0o027 for path in (tmp_path / "lake").glob("[0-9]")} == {0}
+
+
+def test_a_umask_that_is_narrowed_later_counts(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    narrow_umask(0)  # forgets what other tests have read
+    try:
+        assert put_bytes(str(tmp_path / "a"), b"a", scratch=str(tmp_path), file_mode=0o664)
+        narrow_umask(0o007)
+        assert put_bytes(str(tmp_path / "b"), b"b", scratch=str(tmp_path), file_mode=0o664)
+    finally:
+        os.umask(before)
+        narrow_umask(0)
+    assert [stat.S_IMODE((tmp_path / n).stat().st_mode) for n in "ab"] == [0o644, 0o640]

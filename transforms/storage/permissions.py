@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from pathlib import Path
@@ -52,8 +53,18 @@ def apply_file_mode(descriptor: int, file_mode: int) -> None:
         os.fchmod(descriptor, file_mode & ~_umask())
 
 
+def narrow_umask(mask: int) -> None:
+    """Add bits to the umask of this process."""
+    os.umask(os.umask(mask) | mask)
+    _umask.cache_clear()
+
+
+@functools.cache
 def _umask() -> int:
-    """Return the umask; os.umask() could not read it without changing it for all threads."""
+    """Return the umask; os.umask() could not read it without changing it for all threads.
+
+    It is read once: a program that changes it later calls `narrow_umask`.
+    """
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("Umask:"):
