@@ -8,18 +8,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from pipeline.receive.refusals import OUT_OF_RESOURCES, Refused
 from transforms.core.object_ref import object_key
 from transforms.core.shared_bytes import SharedBytes, map_bytes
+from transforms.lake.layout import object_name
 from transforms.storage.folders import make_folders, sync_entries, sync_folder
 from transforms.storage.local import LocalStorage, path_to_uri
 from transforms.storage.permissions import FILE_MODE, folder_mode
 from transforms.storage.temporary import remove_abandoned
-
-HASH_IN_NAME: Final = 16
-"""Hex digits of the sha256 in the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,8 @@ class Stored:
 class Inbox:
     """A folder of received objects, for any number of receivers and threads.
 
-    Files are named `<SOP Instance UID>~<first 16 hex digits of sha256>.dcm`: a repeated transfer is the
-    same file, and different content under one UID is a second file.
+    Files are named by `layout.object_name`, as in a lake: a repeated transfer is the same file, and
+    different content under one UID is a second file.
     """
 
     def __init__(self, folder: Path, max_object_bytes: int) -> None:
@@ -111,9 +108,9 @@ class IncomingObject:
         """
         digest = self._sha256.hexdigest()
         try:
-            return self._put(f"{sop_instance_uid}~{digest[:HASH_IN_NAME]}.dcm", digest)
+            return self._put(object_name(sop_instance_uid, digest), digest)
         except FileExistsError:  # other content whose sha256 starts with the same digits
-            return self._put(f"{sop_instance_uid}~{digest}.dcm", digest)
+            return self._put(object_name(sop_instance_uid, digest, len(digest)), digest)
 
     def close(self) -> None:
         """Discard the object unless it is stored."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from pipeline.cli import main
+from pipeline.receive.inbox import Inbox
 from tests.conftest import Lake, Route, write
 from tests.lake.rows import index_row
 from tests.synthetic import dicom_bytes, image
 from transforms.core.reasons import ProcessingFailure, Reason
 from transforms.lake.files import list_files
 from transforms.lake.index_files import list_index, read_table
-from transforms.lake.layout import Layout, is_lake_name
+from transforms.lake.layout import Layout, is_lake_name, object_name
 from transforms.lake.rewrite import rewrite
 from transforms.lake.schema import to_table
 
@@ -33,6 +36,17 @@ from transforms.lake.schema import to_table
 )
 def test_names(name: str, expected: bool) -> None:
     assert is_lake_name(name) is expected
+
+
+def test_received_files_are_named_as_objects_of_a_lake(tmp_path: Path) -> None:
+    content, uid = b"content", "1.2.3"
+    with closing(Inbox(tmp_path / "in", 1 << 20).open()) as incoming:
+        incoming.write(content)
+        incoming.store(uid)
+    (stored,) = (tmp_path / "in").iterdir()
+    sha256 = hashlib.sha256(content).hexdigest()
+    uri = Layout(str(tmp_path)).object_uri("spine", "1.2", "1.2", uid, sha256)
+    assert stored.name == uri.rpartition("/")[2] == object_name(uid, sha256)
 
 
 def test_hidden_and_foreign_files_are_not_listed(tmp_path: Path) -> None:

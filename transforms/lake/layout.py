@@ -26,6 +26,21 @@ PARTITION_PREFIX: Final = "ingest_date="
 MARKER: Final = LAKE_MARKER
 
 
+HASH_IN_NAME: Final = 16
+"""Hex digits of the sha256 in the name of an object."""
+
+
+def object_name(sop_instance_uid: str, sha256: str, digits: int = HASH_IN_NAME) -> str:
+    """Return the file name of an object: `<SOP Instance UID>~<first digits of sha256>.dcm`.
+
+    Args:
+        sop_instance_uid: a valid UID (see `imaging.uids`).
+        sha256: of its content, hex.
+        digits: number of hex digits in the name.
+    """
+    return f"{sop_instance_uid}~{sha256[:digits]}.dcm"
+
+
 def is_lake_name(relative: str) -> bool:
     """Return whether a name is part of a lake: no component of it starts with `.` or `_`.
 
@@ -62,7 +77,7 @@ class Layout:
             f"body_part={destination}",
             f"study={study}",
             f"series={series}",
-            f"{instance}~{sha256[:16]}.dcm",
+            object_name(instance, sha256),
         )
 
     def quarantine_uri(self, sha256: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from transforms.core.reasons import Status
+from transforms.lake.layout import HASH_IN_NAME
 from transforms.lake.schema import RUN_ID_SEPARATOR
 
 STATUSES: Final = tuple(str(status) for status in Status)
@@ -27,7 +28,7 @@ _COLUMNS: Final = ", ".join(f"{name} {_TYPES.get(name, 'VARCHAR')}" for name in 
 _NAMED: Final = ", ".join(f"'{status}'" for status in STATUSES)
 _GROUPED: Final = f"status <> '{Status.QUARANTINED}' AND sop_instance_uid IS NOT NULL"
 _FIRST: Final = f"{_GROUPED} AND status <> '{Status.DUPLICATE}'"
-_FILE: Final = "'~' || left(content_sha256, 16) || '.dcm'"
+_FILE: Final = f"'~' || left(content_sha256, {HASH_IN_NAME}) || '.dcm'"
 
 CREATE_TABLES: Final = f"""
 CREATE TABLE rows ({_COLUMNS}, object VARCHAR, inside BOOLEAN);
