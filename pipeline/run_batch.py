@@ -14,13 +14,16 @@ from pipeline.local_servers import create_pipeline
 from pipeline.metrics_report import metrics_of, write_metrics
 from pipeline.progress import Progress
 from pipeline.runners import beam_options_of, impulse_of, require_reach
+from pipeline.sources.archives import require_copied
 from pipeline.sources.dicomweb import first_match
 from pipeline.sources.files import list_objects
+from pipeline.sources.inventory import Entry
 from pipeline.sources.manifest import first_entry
 from pipeline.summary import read_summary
 from pipeline.user_errors import to_user_error
 from transforms.config.route_config import ConfigError, RouteConfig
-from transforms.core.choices import DICOMWEB, FILES, LINK
+from transforms.core.choices import COPY, DICOMWEB, FILES, LINK
+from transforms.core.object_ref import ObjectRef
 from transforms.lake.files import remove_partial_files
 from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
@@ -50,7 +53,7 @@ def run(
         RuntimeError: the run has failed.
     """
     options = checked_options(config, runner, beam_options)
-    _require_matches(config)
+    _check_first_matches(config)
     require_claimable(config.layout)
     with contextlib.ExitStack() as locks:
         lock = locks.enter_context(lock_lake(config.layout, timeout=config.lock_timeout))
@@ -93,7 +96,7 @@ def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = 
     if config.is_streaming:
         build_streaming(pipeline, config, impulse_of(runner))
     else:
-        _require_matches(config)
+        _check_first_matches(config)
         build(pipeline, config)
     pipeline.run()
 
@@ -113,14 +116,21 @@ def checked_options(
     return options
 
 
-def _require_matches(config: RouteConfig) -> None:
-    """Raise `ConfigError` if an input matches nothing, for example because of a misspelled path."""
-    if config.allow_empty:
+def _check_first_matches(config: RouteConfig) -> None:
+    """Raise `ConfigError` if an input matches nothing, as a misspelled path, or an archive at once.
+
+    The source checks the other matches when it lists them, before anything is placed.
+    """
+    if config.allow_empty and config.placement == COPY:
         return
     empty = []
     for number, pattern in enumerate(config.inputs, 1):
         name = f"input {number} ({pattern})"
         first = _first_match(number, pattern, config)
+        if isinstance(first, (ObjectRef, Entry)):
+            require_copied(first.uri, config)
+        if config.allow_empty:
+            continue
         if isinstance(first, OSError) and not is_local(pattern):
             raise ConfigError(f"{name} cannot be listed ({first.strerror}); correct it")
         if first is None:

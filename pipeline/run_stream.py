@@ -26,6 +26,7 @@ from pipeline.metrics_report import metrics_of, write_metrics
 from pipeline.run_batch import checked_options
 from pipeline.runners import for_source, impulse_of
 from pipeline.signals import SIGNALS
+from pipeline.sources.archives import require_copied
 from pipeline.sources.periodic_trigger import FLINK
 from pipeline.summary import write_summary
 from pipeline.user_errors import to_user_error
@@ -42,6 +43,8 @@ from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
 from transforms.lake.recovery import recover
 from transforms.lake.run_counts import RunCounts, count_stream
+from transforms.storage.local import is_file
+from transforms.storage.schemes import is_local
 
 DRAIN_POLL_S: Final = 1.0
 CANCEL_TIMEOUT_S: Final = 60.0
@@ -83,6 +86,9 @@ def run_stream(
             f"--runner {runner} with a streaming source needs --flink_master: HOST:PORT of the "
             "JobManager's REST API, through which the job is cancelled"
         )
+    for uri in config.inputs:
+        if is_file(uri) or not is_local(uri):
+            require_copied(uri, config)
     require_claimable(config.layout)
     with contextlib.ExitStack() as locks:
         lock = lock_lake(config.layout, names=[WRITER_LOCK], timeout=config.lock_timeout)

@@ -1,10 +1,11 @@
-"""The same images from a folder, an archive or an inventory have the same decisions."""
+"""Archives in runs: in stores, in manifests, hostile ones, and those that are being written."""
 
 from __future__ import annotations
 
 import gzip
 import io
-import tarfile
+import re
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pipeline.cli import main
 from pipeline.sources.watch import Watcher
 from tests.conformance import violations
 from tests.conftest import Lake, counts, route_into, write
+from tests.receive.test_same_decisions import as_tar, as_zip
 from tests.stores import Store
 from tests.synthetic import dicom_bytes, image
 from transforms.core.object_ref import ObjectRef
@@ -29,24 +31,6 @@ IMAGES = {
 LITTER = {"DICOMDIR": b"directory", "__MACOSX/._a.dcm": b"Finder"}
 DECISION = ("status", "stage", "reason", "destination", "content_sha256", "source_size_bytes")
 MORE = ("predicted_label", "confidence", "ood_score", "object_uri")
-
-
-def as_zip(files: dict[str, bytes]) -> bytes:
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return data.getvalue()
-
-
-def as_tar(files: dict[str, bytes]) -> bytes:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return data.getvalue()
 
 
 def decisions(lake: Lake) -> list[tuple[Any, ...]]:
@@ -64,24 +48,9 @@ def from_folder(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return lake
 
 
-@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz", "x.TGZ"])
-def test_an_archive_has_the_decisions_of_a_folder(
-    tmp_path: Path, from_folder: Lake, name: str
-) -> None:
-    pack = as_zip if name == "x.zip" else as_tar
-    data = pack({**IMAGES, **LITTER})
-    path = write(tmp_path / "in", name, data if name in ("x.zip", "x.tar") else gzip.compress(data))
-    lake = Lake(tmp_path / "lake")
-    summary = route_into(lake, inputs=(str(path.parent),))
-    assert summary["skipped"] == {"excluded": 1, "media_directory": 1}
-    assert decisions(lake) == decisions(from_folder)
-    assert [row["source_uri"] for row in lake.rows()] == sorted(f"{path}!/{m}" for m in IMAGES)
-    assert violations(lake.root) == []
-    assert main(["verify", str(lake.root), "--deep"]) == 0
-    assert counts(route_into(lake, inputs=(str(path),))) == {"unchanged": len(IMAGES)}
-
-
-@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
+@pytest.mark.parametrize(
+    ("store", "name"), [("s3", "x.zip"), ("gs", "x.tar.gz")], indirect=["store"]
+)
 def test_an_archive_in_a_store_has_the_decisions_of_a_folder(
     store: Store, tmp_path: Path, from_folder: Lake, name: str
 ) -> None:
@@ -97,15 +66,6 @@ def test_an_archive_in_a_store_has_the_decisions_of_a_folder(
         assert counts(again) == {"unchanged": len(IMAGES)}
 
 
-def test_an_inventory_has_the_decisions_of_a_folder(tmp_path: Path, from_folder: Lake) -> None:
-    rows = "".join(f'b,"{name}"\n' for name in {**IMAGES, **LITTER})
-    inventory = write(tmp_path, "inventory.csv", f"Bucket,Key\n{rows}".encode())
-    lake, root = Lake(tmp_path / "lake"), str(from_folder.root.parent / "in")
-    options = ("--source", "manifest", "--inventory_root", root)
-    route_into(lake, *options, inputs=(str(inventory),))
-    assert decisions(lake) == decisions(from_folder)
-
-
 def test_members_can_be_listed_in_a_manifest(tmp_path: Path) -> None:
     path = write(tmp_path, "x.zip", as_zip(IMAGES))
     listed = write(tmp_path, "list", f"{path}!/a.dcm\n{path}!/nowhere\n".encode())
@@ -115,15 +75,52 @@ def test_members_can_be_listed_in_a_manifest(tmp_path: Path) -> None:
     assert [row["source_uri"] for row in lake.rows()] == [f"{path}!/a.dcm"]
 
 
-@pytest.mark.parametrize("placement", ["link", "index_only"])
-def test_members_are_only_copied(tmp_path: Path, placement: str) -> None:
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A folder with an image before an archive."""
     write(tmp_path / "in", "x.zip", as_zip(IMAGES))
     write(tmp_path / "in", "a.dcm", IMAGES["a.dcm"])
-    options = ("--placement", placement)
-    lake = Lake(tmp_path / "lake")
-    summary = route_into(lake, *options, inputs=(str(tmp_path / "in"),), expect=1)
-    assert [failure["reason"] for failure in summary["failures"]] == ["archive_not_copied"]
-    assert len(lake.rows()) == 1
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize(
+    ("form", "placement"),
+    [
+        ("folder", "link"),
+        ("glob", "index_only"),
+        ("file", "link"),
+        ("list", "index_only"),
+        ("list of members", "link"),
+    ],
+)
+def test_archives_that_cannot_be_copied_are_refused_before_anything_is_placed(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, placement: str
+) -> None:
+    archive, lake = mixed / "x.zip", tmp_path / "lake"
+    listed = f"{mixed}/a.dcm\n{archive}{'!/a.dcm' if form == 'list of members' else ''}\n"
+    write(tmp_path, "list", listed.encode())
+    pattern = {"folder": mixed, "glob": mixed / "*", "file": archive}.get(form, tmp_path / "list")
+    source = "manifest" if "list" in form else "files"
+    options = ["--source", source, "--placement", placement, "--lake", str(lake)]
+    assert main(["route", "--input", str(pattern), *options]) == 2
+    (message,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("error")]
+    assert re.search(r"object [0-9a-f]{12} is an archive.*; route with --placement copy", message)
+    assert "x.zip" not in message
+    assert not list(lake.rglob("*.dcm")) + list(lake.rglob("*.parquet"))
+    if form == "file":
+        assert not lake.exists()
+
+
+@pytest.mark.parametrize("source", ["files", "watch"])
+def test_a_named_archive_is_refused_at_the_start(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
+    options = ["--source", source, "--placement", "index_only", "--allow_empty"]
+    options += ["--prism_location", sys.executable] if source == "watch" else []
+    lake = tmp_path / "lake"
+    assert main(["route", "--input", f"{mixed}/x.zip", "--lake", str(lake), *options]) == 2
+    assert "is an archive, whose members can only be copied" in capsys.readouterr().err
+    assert not lake.exists()
 
 
 def test_hostile_members_are_accounted_for(tmp_path: Path) -> None:
