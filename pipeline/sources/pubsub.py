@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from pipeline.sources.archives import expand_archive, is_archive
 from pipeline.sources.outputs import SourceOutput, to_output
+from pipeline.sources.pending_archives import PendingArchives
 from pipeline.sources.poller import Poller
 from pipeline.sources.retry_pending import PendingObject
 from transforms.config.route_config import RouteConfig
@@ -28,8 +30,10 @@ from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import Reason
 from transforms.lake.dead_letters import write_dead_letter
 from transforms.metrics import CounterName, count
+from transforms.storage.archive_names import archive_of
 from transforms.storage.names import split_uri
 from transforms.storage.schemes import storage_of
+from transforms.storage.selection import Skipped
 
 FINALIZE: Final = "OBJECT_FINALIZE"
 PULL_TIMEOUT_S: Final = 2.0
@@ -120,6 +124,7 @@ class Subscription(Poller):
         self._name = name
         self._client = pubsub_v1.SubscriberClient()
         self._extended_at = clock()
+        self._archives = PendingArchives()
         self._has_responded = False
         self._lookups_fail = False
 
@@ -127,10 +132,11 @@ class Subscription(Poller):
         """See `Poller.poll`; acknowledges ingested objects, then pulls up to the free capacity."""
         self._replica.refresh()
         for done in self.pending.pop_ingested(self._clock()):
-            self._acknowledge(done.ack_ids)
+            self._acknowledge([*done.ack_ids, *self._archives.pop(done.ref)])
         self._extend_deadlines()
         if not draining:
             yield from self._redeliver()
+            yield from self._emit_members()
             yield from self._pull()
 
     def _pull(self) -> Iterator[SourceOutput]:
@@ -141,6 +147,7 @@ class Subscription(Poller):
                 return
             self._set_deadline([one.ack_id for one in received])
             yield from self._accept(received)
+            yield from self._emit_members()
 
     def _receive(self, max_messages: int) -> list[Any]:
         from google.api_core.exceptions import DeadlineExceeded
@@ -166,6 +173,8 @@ class Subscription(Poller):
                 continue
             if ref is None:
                 self._acknowledge([one.ack_id])
+            elif is_archive(ref):
+                failed = self._accept_archive(ref, one) or failed
             else:
                 refs.append((ref, one.ack_id))
         self._report_lookups(failed)
@@ -178,6 +187,39 @@ class Subscription(Poller):
             self.pending.add(ref, self._clock(), ack_id)
             if is_new:
                 yield to_output(ref, ref.uri, self._config)
+
+    def _accept_archive(self, archive: ObjectRef, received: Any) -> OSError | None:
+        """Keep the members of an archive that have no row, or acknowledge its message.
+
+        Returns:
+            Why it could not be listed; Pub/Sub redelivers its message.
+        """
+        if archive not in self._archives:
+            members: list[ObjectRef] = []
+            for found in expand_archive(archive, self._config):
+                if isinstance(found, ObjectRef):
+                    members.append(found)
+                elif isinstance(found, Skipped):
+                    self.skipped[found.why] += 1
+                elif isinstance(found, OSError):
+                    return found
+                else:
+                    name = f"{archive.key}-{archive.version}"
+                    self._dead_letter(name, found.reason, archive.uri)
+            ingested = self._replica.existing([member.version_key for member in members])
+            members = [one for one in members if one.version_key not in ingested]
+            if not members:
+                self._acknowledge([received.ack_id])
+                return None
+            self._archives.add(archive, members)
+        self._archives.add_message(archive, received.ack_id)
+        return None
+
+    def _emit_members(self) -> Iterator[SourceOutput]:
+        now = self._clock()
+        for member in self._archives.next_members(self.pending.capacity(now)):
+            self.pending.add(member, now)
+            yield to_output(member, member.uri, self._config)
 
     def _ref_of(self, message: Any) -> ObjectRef | None:
         """Return the object to ingest, or None if there is none; write a dead letter if it is lost."""
@@ -204,13 +246,14 @@ class Subscription(Poller):
         """Emit overdue objects again; discard those whose version no longer exists."""
         now = self._clock()
         for pending in self.pending.overdue(now)[: self.pending.capacity(now)]:
+            uri, version = _source_of(pending.ref)
             try:
-                found = storage_of(pending.ref.uri).stat(pending.ref.uri)
+                found = storage_of(uri).stat(uri)
             except OSError as error:  # the next retry looks again
                 self._report_lookups(error)
                 self.pending.retry(pending, now)
                 continue
-            if found is None or found.version != pending.ref.version:
+            if found is None or found.version != version:
                 self._discard(pending, Reason.DISAPPEARED if found is None else Reason.CHANGED)
                 continue
             self.pending.retry(pending, now)
@@ -219,7 +262,7 @@ class Subscription(Poller):
     def _discard(self, pending: PendingObject, reason: Reason) -> None:
         ref = pending.ref
         self._dead_letter(f"{ref.key}-{ref.version}", reason, ref.uri)
-        self._acknowledge(pending.ack_ids)
+        self._acknowledge([*pending.ack_ids, *self._archives.pop(ref)])
         self.pending.discard(ref)
 
     def _dead_letter(self, name: str, reason: str, uri: str | None) -> None:
@@ -258,7 +301,8 @@ class Subscription(Poller):
         if self._clock() - self._extended_at < self._stream.ack_deadline / 2:
             return
         self._extended_at = self._clock()
-        self._set_deadline([ack_id for pending in self.pending for ack_id in pending.ack_ids])
+        pending = (ack_id for pending in self.pending for ack_id in pending.ack_ids)
+        self._set_deadline([*pending, *self._archives.ack_ids])
 
     def _set_deadline(self, ack_ids: list[str]) -> None:
         for batch in _batches(ack_ids):
@@ -277,6 +321,12 @@ class Subscription(Poller):
             request = {"subscription": self._name, "ack_ids": batch}
             with self._outages():
                 self._client.acknowledge(request=request, timeout=CALL_TIMEOUT_S, retry=None)
+
+
+def _source_of(ref: ObjectRef) -> tuple[str, str]:
+    """Return URI and version of an object, or of the archive of a member."""
+    archive = archive_of(ref.uri)
+    return (ref.uri, ref.version) if archive is None else (archive, ref.version.partition("!")[0])
 
 
 def _is_transient(error: Exception) -> bool:

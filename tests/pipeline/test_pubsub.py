@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,6 +18,8 @@ from pipeline.sources.poller import PollFn
 from pipeline.sources.pubsub import MalformedNotification, Subscription, parse_notification
 from tests.engines.servers import PRISM, free_port, running
 from tests.graphs import config_of
+from tests.lake.rows import append_rows, place
+from tests.stores import GS, Store
 from transforms.config.route_config import RouteConfig
 from transforms.config.run_options import StreamConfig
 from transforms.core.object_ref import ObjectRef
@@ -23,6 +27,8 @@ from transforms.lake import drain
 from transforms.lake.index_replica import replica_of
 from transforms.lake.layout import Layout
 from transforms.metrics import PROGRESS, CounterName
+from transforms.storage.names import split_uri
+from transforms.storage.schemes import storage_of
 
 pubsub_v1 = pytest.importorskip("google.cloud.pubsub_v1")
 PSTEST = PRISM.parent / "pstest"
@@ -211,6 +217,92 @@ def test_a_drain_does_not_wait_for_the_end_of_an_outage(
     drain.request(config.layout)
     assert refs(polls.process(0)) == []
     assert drain.reports(config.layout, config.run_id, 1) == [drain.DrainReport(())]
+
+
+@pytest.fixture
+def archive(server: Server, store: Store) -> str:
+    """Store an archive of three members and something to skip, publish it, and return its URI."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as packed:
+        for name in ("a.dcm", ".DS_Store", "b.dcm", "c.dcm"):
+            packed.writestr(name, name)
+    uri = store.write("day.zip", data.getvalue())
+    found = storage_of(uri).stat(uri)
+    assert found is not None
+    bucket, name = split_uri(uri)
+    changed = {"bucketId": bucket, "objectId": name, "objectGeneration": found.version}
+    server.publish(json.dumps({"size": str(found.size)}).encode(), **changed)
+    return uri
+
+
+def poll_refs(subscription: Subscription, number: int) -> list[ObjectRef]:
+    found: list[ObjectRef] = []
+    while len(found) < number:
+        polled = subscription.poll(draining=False)
+        found += [one for one in polled if isinstance(one, ObjectRef)]
+    return found
+
+
+def give_back(ack_ids: list[str]) -> None:
+    """Give messages back; those that are not acknowledged are delivered again."""
+    request = {"subscription": SUBSCRIPTION, "ack_ids": ack_ids, "ack_deadline_seconds": 0}
+    pubsub_v1.SubscriberClient().modify_ack_deadline(request=request)
+
+
+def pull() -> list[str]:
+    """Return the ack ids of the messages that can be delivered."""
+    request = {"subscription": SUBSCRIPTION, "max_messages": 9, "return_immediately": True}
+    with pytest.warns(DeprecationWarning, match="return_immediately"):
+        response = pubsub_v1.SubscriberClient().pull(request=request)
+    return [one.ack_id for one in response.received_messages]
+
+
+@pytest.mark.parametrize("store", [GS], indirect=True)
+def test_an_archive_is_acknowledged_when_its_last_member_has_a_row(
+    config: RouteConfig, archive: str
+) -> None:
+    assert config.stream is not None
+    config = replace(config, stream=replace(config.stream, max_in_flight=2))
+
+    def ingest(ref: ObjectRef) -> None:
+        row = place(config.layout, ref.uri, ref.uri.encode(), source_version=ref.version,
+                    sop_instance_uid=f"1.{ord(ref.uri[-5])}")  # fmt: skip
+        assert append_rows(config.layout, row) == 1
+
+    first = Subscription(config, SUBSCRIPTION)
+    a, b = poll_refs(first, 2)
+    assert [a.uri, b.uri] == [f"{archive}!/a.dcm", f"{archive}!/b.dcm"]
+    assert first.skipped == {"excluded": 1}
+    ingest(a)
+    (c,) = poll_refs(first, 1)
+    assert c.uri == f"{archive}!/c.dcm"
+    (ack_id,) = first._archives.ack_ids
+    ingest(b)
+    assert list(first.poll(draining=False)) == []
+    assert list(first._archives.ack_ids) == [ack_id]
+
+    second = Subscription(config, SUBSCRIPTION)  # the first process was killed
+    give_back([ack_id])
+    assert poll_refs(second, 1) == [c]
+    ingest(c)
+    ack_ids = list(second._archives.ack_ids)
+    assert list(second.poll(draining=False)) == []
+    assert list(second._archives.ack_ids) == []
+    give_back(ack_ids)
+    assert pull() == []
+
+
+@pytest.mark.parametrize("store", [GS], indirect=True)
+def test_an_archive_that_may_not_be_copied_is_a_dead_letter_with_the_remedy(
+    config: RouteConfig, archive: str
+) -> None:
+    subscription = Subscription(replace(config, placement="index_only"), SUBSCRIPTION)
+    while not letters(config):
+        assert refs(subscription.poll(draining=False)) == []
+    (path,) = Path(config.layout.root).glob("dead_letters/*")
+    letter = json.loads(path.read_text())
+    assert letter["reason"] == "archive_not_copied"
+    assert "--placement copy" in letter["remedy"]
 
 
 def test_a_subscription_that_does_not_exist_is_an_error(

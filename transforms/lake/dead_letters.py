@@ -7,6 +7,7 @@ import re
 from typing import Final
 
 from transforms.core.object_ref import object_key
+from transforms.core.reasons import MEANINGS, Reason
 from transforms.lake.files import put_if_absent
 from transforms.lake.layout import Layout
 
@@ -33,10 +34,12 @@ def write_dead_letter(layout: Layout, name: str, reason: str, uri: str | None) -
     """
     message = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:MAX_NAME_LENGTH]
     key = None if uri is None else object_key(uri)
-    letter = json.dumps({"message": message, "object_key": key, "reason": str(reason)})
+    letter = {"message": message, "object_key": key, "reason": str(reason)}
+    if reason in set(Reason):
+        letter["remedy"] = MEANINGS[Reason(reason)].remedy
     put_if_absent(
         layout.dead_letter(message),
-        letter.encode() + b"\n",
+        json.dumps(letter).encode() + b"\n",
         scratch=layout.scratch(),
         file_mode=layout.file_mode,
     )
