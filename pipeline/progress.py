@@ -48,6 +48,7 @@ class Progress:
             counts.get(c, 0)
             for c in (
                 CounterName.PLACED,
+                CounterName.CLASSIFIED,
                 CounterName.UNCHANGED,
                 CounterName.RECOVERED,
                 CounterName.FAILED,

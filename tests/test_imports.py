@@ -29,6 +29,7 @@ LAYERS = (
     "pipeline.receive",
     "pipeline",
     "pipeline.report",
+    "pipeline.reroute",
     "pipeline.cli",
 )
 """Packages from the lowest up; none imports from a later one."""

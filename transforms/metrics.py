@@ -27,6 +27,7 @@ class CounterName(StrEnum):
     BYTES_READ = "bytes_read"
     EXAMINED = "examined"
     DECODED_BY_FALLBACK = "decoded_by_fallback"
+    CLASSIFIED = "classified"
     PLACED = "placed"
     FAILED = "failed"
     ALREADY_INDEXED = "already_indexed"
@@ -40,6 +41,7 @@ COUNTER_DESCRIPTIONS: Final[dict[CounterName, str]] = {
     CounterName.BYTES_READ: "bytes of the examined objects",
     CounterName.EXAMINED: "objects read, with any result",
     CounterName.DECODED_BY_FALLBACK: "images decoded by pydicom because no fast decoder supports them",
+    CounterName.CLASSIFIED: "objects of a lake that reroute has classified by another model",
     CounterName.PLACED: "objects placed in their sink",
     CounterName.FAILED: "objects that failed, which make the run incomplete",
     CounterName.ALREADY_INDEXED: "placed objects of a stream that the index already had rows of",

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "route": "route DICOM objects into a lake",
     "stop": "drain and stop the stream that writes into a lake",
     "receive": "receive objects by C-STORE and STOW-RS into a watched folder",
+    "reroute": "decide the images of a lake again, with another policy or model",
     "verify": "check a lake against its delivery contract",
     "compact": "merge the small index files of a lake",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",
@@ -38,8 +39,10 @@ COMMANDS: Final = {
     "evaluate": "measure a model bundle on labelled images",
     "completion": "print a completion script for a shell",
 }
-RUN_COMMANDS: Final = ("route", "demo")
-"""Commands that run a pipeline, and pass unknown options on to Beam."""
+RUN_COMMANDS: Final = ("route", "reroute", "demo")
+"""Commands that can run a pipeline, and pass unknown options on to Beam."""
+DECODING_COMMANDS: Final = ("route", "demo")
+"""Commands that always decode objects."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +71,10 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit as stop:  # after help or a reported error
         return int(stop.code or DONE)
     configure_logging(args.log_level, debug=args.debug)
-    if args.command in RUN_COMMANDS and getattr(args, "runner", DEFAULT_RUNNER) == DEFAULT_RUNNER:
+    if (
+        args.command in DECODING_COMMANDS
+        and getattr(args, "runner", DEFAULT_RUNNER) == DEFAULT_RUNNER
+    ):
         _start_decoders()
     try:
         code: int = _module(args.command).run(args)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from transforms.config.run_options import ObjectOptions, RouteOptions
+from transforms.config.run_options import CommandOptions, ObjectOptions, RouteOptions
 from transforms.core.option import Option, options_by_group, options_of
 
 if TYPE_CHECKING:
@@ -61,6 +62,16 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 def add_lock_timeout(parser: argparse.ArgumentParser) -> None:
     """Add --lock_timeout, for a command that takes the locks of a lake."""
     add_option(parser, _ROUTE_OPTIONS["lock_timeout"])
+
+
+def add_run_options(parser: argparse.ArgumentParser, flags: Collection[str]) -> None:
+    """Add some of the options of `route`, in their groups."""
+    for title, options in options_by_group(CommandOptions).items():
+        chosen = [one for one in options if one.flag in flags]
+        if chosen:
+            group = parser.add_argument_group(title)
+            for one in chosen:
+                add_option(group, one)
 
 
 def help_of(one: Option) -> str:

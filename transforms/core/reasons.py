@@ -141,15 +141,15 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     ),
     Reason.LOW_CONFIDENCE: Meaning(
         "the calibrated confidence is below the label's threshold",
-        "inspect the image, or lower the threshold in the policy and run with --reprocess policy",
+        "inspect the image, or lower the threshold in the policy and run 'dicom-router reroute'",
     ),
     Reason.OUT_OF_DISTRIBUTION: Meaning(
         "the image is unlike those that the model was trained on",
-        "inspect the image, or raise ood_threshold in the policy and run with --reprocess policy",
+        "inspect the image, or raise ood_threshold in the policy and run 'dicom-router reroute'",
     ),
     Reason.TOO_SMALL: Meaning(
         "the image has too few pixels to be classified",
-        "inspect the image, or lower min_long_side in the policy and run with --reprocess policy",
+        "inspect the image, or lower min_long_side in the policy and run 'dicom-router reroute'",
     ),
     Reason.REVIEWED: Meaning("a reviewer has named the body part", ""),
     Reason.UNREADABLE: Meaning(

@@ -1,0 +1,1 @@
+"""Decide the images of a lake again, with another policy or model."""

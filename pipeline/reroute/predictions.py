@@ -1,0 +1,107 @@
+"""Predictions of a model for the objects of a lake, kept until they are applied.
+
+They are in a hidden folder of the lake, which every worker reaches, so that `reroute --apply` does not
+classify again what was classified to show the changes, or before it was killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from transforms.config.decide_row import PROBABILITIES
+from transforms.lake.files import list_files, put_if_absent, remove_all
+from transforms.lake.index_files import open_index_file, parquet_bytes
+from transforms.lake.layout import Layout
+from transforms.storage.schemes import join
+
+FOLDER: Final = ".predictions"
+OUTPUTS: Final = (*PROBABILITIES, "ood_score")
+SCHEMA: Final = pa.schema(
+    [("content_sha256", pa.string()), *((name, pa.float32()) for name in OUTPUTS)]
+)
+_KEY: Final = "V32"
+
+
+def folder_of(layout: Layout, model_id: str, frame_number: int) -> str:
+    """Return the folder of the predictions of a model for one frame of each object."""
+    return join(layout.root, FOLDER, f"{model_id}-frame{frame_number}")
+
+
+def write_predictions(
+    layout: Layout, folder: str, predictions: Sequence[tuple[str, Sequence[float]]]
+) -> None:
+    """Write predictions to a file. Idempotent.
+
+    Args:
+        layout: the lake.
+        folder: as `folder_of`.
+        predictions: sha256 of the content, and the values of `OUTPUTS`.
+
+    Raises:
+        ProcessingFailure: the lake's storage refused the write.
+    """
+    ordered = sorted(predictions)
+    columns = [[sha256 for sha256, _ in ordered], *zip(*(o for _, o in ordered), strict=True)]
+    table = pa.Table.from_arrays(
+        [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+    )
+    name = f"{ordered[0][0][:32]}-{len(ordered)}.parquet"
+    put_if_absent(
+        join(folder, name),
+        parquet_bytes(table),
+        scratch=layout.scratch(),
+        file_mode=layout.file_mode,
+    )
+
+
+def remove_predictions(folder: str) -> None:
+    """Remove the predictions in a folder."""
+    remove_all(found.uri for found in list_files(folder))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions by content, 56 bytes each.
+
+    Attributes:
+        keys: void32[N], sha256 of each content, sorted.
+        outputs: float32[N, 6], values of `OUTPUTS`.
+    """
+
+    keys: npt.NDArray[np.void]
+    outputs: npt.NDArray[np.float32]
+
+    @classmethod
+    def read(cls, folder: str) -> Predictions:
+        """Read the predictions in a folder.
+
+        Raises:
+            DamagedFile: a file cannot be read.
+        """
+        keys, outputs = [np.empty(0, _KEY)], [np.empty((0, len(OUTPUTS)), np.float32)]
+        for found in list_files(folder, ".parquet"):
+            with open_index_file(found.uri) as file:
+                table = file.read()
+            keys.append(_keys(table["content_sha256"].to_pylist()))
+            outputs.append(np.stack([table[name].to_numpy() for name in OUTPUTS], axis=1))
+        unique, first = np.unique(np.concatenate(keys), return_index=True)
+        return cls(unique, np.concatenate(outputs)[first])
+
+    def find(self, contents: Sequence[str]) -> tuple[npt.NDArray[np.float32], list[bool]]:
+        """Return float32[N, 6] with the outputs for contents, and whether there are any for each."""
+        if not len(self.keys):
+            return np.zeros((len(contents), len(OUTPUTS)), np.float32), [False] * len(contents)
+        keys = _keys(contents)
+        positions = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return self.outputs[positions], (self.keys[positions] == keys).tolist()
+
+
+def _keys(contents: Iterable[str]) -> npt.NDArray[np.void]:
+    data = b"".join(map(bytes.fromhex, contents))
+    return np.frombuffer(data, _KEY)

@@ -1,0 +1,214 @@
+"""`dicom-router reroute`: what it prints is what --apply does, and each image has one destination."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.default_bundle import DEFAULT_BUNDLE
+from pipeline.cli import main
+from tests.conformance import violations
+from tests.conftest import Lake, Route, counts, route_into
+from transforms.lake.layout import Layout
+from transforms.lake.lock import lock_lake
+
+
+@pytest.fixture
+def strict(routed: Path) -> tuple[str, str]:
+    """The option for a policy that sends every image to review."""
+    return "--policy", str(routed / "strict.yaml")
+
+
+@pytest.fixture
+def lenient(routed: Path) -> tuple[str, str]:
+    """The option for the policy of the lake."""
+    return "--policy", str(routed / "lenient.yaml")
+
+
+def reroute(
+    lake: Lake, capsys: pytest.CaptureFixture[str], *options: str, expect: int = 0
+) -> dict[str, Any]:
+    capsys.readouterr()
+    code = main(["reroute", str(lake.root), "--json", *options])
+    out, err = capsys.readouterr()
+    assert code == expect, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def destinations(lake: Lake) -> Counter[str]:
+    """Return the number of images by destination, as a plain query counts them."""
+    return Counter(row["destination"] for row in lake.rows() if row["status"] != "duplicate")
+
+
+def assert_sound(lake: Lake, sources: int = 6) -> None:
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+    assert violations(lake.root) == []
+    assert len(lake.rows()) == sources
+    assert not [*lake.root.glob("journal/*"), *lake.root.glob(".tmp/*")]
+    sinks = Counter(
+        p.parents[2].name.removeprefix("body_part=") for p in lake.root.glob("objects/**/*.dcm")
+    )
+    assert sinks == {s: n for s, n in destinations(lake).items() if s != "quarantine"}
+
+
+def everything(lake: Lake) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(lake.root.rglob("*")) if p.is_file()}
+
+
+def test_a_policy_takes_effect_with_apply_only(
+    copied: Lake, strict: tuple[str, str], lenient: tuple[str, str], capsys: Any
+) -> None:
+    before, files = destinations(copied), everything(copied)
+    planned = reroute(copied, capsys, *strict)
+    assert everything(copied) == files
+    assert {change["to"]: change["images"] for change in planned["destinations"]} == {"review": 3}
+    (change,) = planned["destinations"]
+    keys = {row["object_key"]: row["sop_instance_uid"] for row in copied.rows()}
+    assert {
+        e["object_key"]: e["sop_instance_uid"] for e in change["examples"]
+    }.items() <= keys.items()
+    assert (planned["moving"], planned["applied"]) == (3, None)
+
+    applied = reroute(copied, capsys, *strict, "--apply")
+    assert applied["destinations"] == planned["destinations"]
+    assert (applied["applied"]["changed"], applied["applied"]["moved"]) == (3, 3)
+    assert destinations(copied) == {"review": 3, "not_xray": 1, "quarantine": 1}
+    assert_sound(copied)
+    assert {row["reason"] for row in copied.rows() if row["status"] == "review"} == {"too_small"}
+    (summary,) = (
+        json.loads(path.read_text())
+        for path in copied.root.glob("runs/*.json")
+        if path.stem == applied["applied"]["run_id"]
+    )
+    assert counts(summary) == {"review": 3}
+
+    again = reroute(copied, capsys, *strict, "--apply")
+    assert (again["changed"], again["applied"]["changed"]) == (0, 0)
+    reroute(copied, capsys, *lenient, "--apply")
+    assert destinations(copied) == before
+    assert_sound(copied)
+
+
+def test_a_condition_selects_rows(copied: Lake, strict: tuple[str, str], capsys: Any) -> None:
+    first = next(row for row in copied.rows() if row["status"] == "routed")
+    where = f"sop_instance_uid = '{first['sop_instance_uid']}' AND ingest_date IS NOT NULL"
+    reroute(copied, capsys, *strict, "--where", where, "--apply")
+    same = [r for r in copied.rows() if r["sop_instance_uid"] == first["sop_instance_uid"]]
+    assert {row["destination"] for row in same} == {"review"}
+    assert destinations(copied)["review"] == sum(row["status"] != "duplicate" for row in same)
+    assert_sound(copied)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("colour = 'red'", "colour"),
+        ("confidence <", "syntax error"),
+        ("1 = 1) UNION SELECT * FROM (SELECT 1", "syntax error"),
+        ("CAST(source_uri AS INT) = 1", "cannot be evaluated (ConversionException)"),
+        ("(SELECT count(*) FROM read_csv('/etc/passwd')) > 0", "--where"),
+        ("(SELECT count(*) FROM '/etc/passwd') > 0", "--where"),
+        ("(SELECT count(*) FROM rows) > 0", "--where"),
+        ("true; SET enable_external_access = true", "--where"),
+    ],
+)
+def test_a_condition_can_neither_read_files_nor_print_values(
+    copied: Lake, strict: tuple[str, str], capsys: Any, where: str, message: str
+) -> None:
+    assert main(["reroute", str(copied.root), *strict, "--where", where]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert str(copied.root) not in error
+    assert "source/" not in error
+
+
+@pytest.fixture
+def other_model(tmp_path: Path) -> tuple[str, str]:
+    """The option for a bundle of another model id."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(DEFAULT_BUNDLE, bundle)
+    info = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps({**info, "temperature": 2.0}))
+    return "--model", str(bundle)
+
+
+@pytest.mark.slow
+def test_another_model_classifies_the_objects_of_the_lake(
+    copied: Lake,
+    lenient: tuple[str, str],
+    other_model: tuple[str, str],
+    capsys: Any,
+    routed: Path,
+    tmp_path: Path,
+) -> None:
+    before = {row["source_uri"]: row for row in copied.rows()}
+    options = (*lenient, *other_model)
+    tree = copied.tree()
+    planned = reroute(copied, capsys, *options)
+    assert (planned["decided"], planned["changed"]) == (3, 3)
+    assert copied.tree() == tree
+    (routed / "source").rename(routed / "moved away")
+    try:
+        assert reroute(copied, capsys, *options, "--apply")["applied"]["changed"] == 3
+    finally:
+        (routed / "moved away").rename(routed / "source")
+    assert_sound(copied)
+    assert not list(copied.root.glob(".predictions/*/*"))
+    for row in copied.rows():
+        old = before[row["source_uri"]]
+        changed = row["status"] == "routed"
+        assert (row["model_id"] != old["model_id"]) == changed
+        assert (row["confidence"] != old["confidence"]) == changed
+    left = reroute(copied, capsys, *lenient)
+    assert left["kept"]["other_models"] == {planned["model_id"]: 3}
+    assert reroute(copied, capsys, *options)["changed"] == 0
+
+    expected = Lake(tmp_path / "expected")
+    route_into(expected, *options, inputs=(str(routed / "source"),))
+    names = ("status", "destination", "reason", "model_id", "policy_id", "confidence", "ood_score")
+    for row, wanted in zip(copied.rows(), expected.rows(), strict=False):
+        if row["status"] == "routed":
+            assert [row[n] for n in names] == [wanted[n] for n in names]
+
+
+@pytest.mark.slow
+def test_a_damaged_object_keeps_its_decision(
+    copied: Lake, lenient: tuple[str, str], other_model: tuple[str, str], capsys: Any
+) -> None:
+    row = next(row for row in copied.rows() if row["status"] == "routed")
+    copied.path(row).write_bytes(b"damaged")
+    planned = reroute(copied, capsys, *lenient, *other_model, expect=1)
+    assert planned["kept"]["unclassified_keys"] == [row["object_key"]]
+    assert planned["decided"] == 2
+
+
+def test_linked_and_indexed_objects_stay_so(
+    lake: Lake, route: Route, routed: Path, strict: tuple[str, str], lenient: Any, capsys: Any
+) -> None:
+    source = routed / "source" / "1.dcm"
+    route("--placement", "link", *lenient, inputs=(str(source),))
+    route("--placement", "index_only", *lenient, inputs=(str(routed / "source" / "0.dcm"),))
+    reroute(lake, capsys, *strict, "--apply")
+    linked, indexed = lake.row(source), lake.row(routed / "source" / "0.dcm")
+    assert lake.path(linked).stat().st_ino == source.stat().st_ino
+    assert indexed["object_uri"] == indexed["source_uri"]
+    assert {linked["destination"], indexed["destination"]} == {"review"}
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+    assert counts(route(*lenient, inputs=(str(source),))) == {"unchanged": 1}
+
+
+def test_a_running_command_is_named(
+    copied: Lake, strict: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with lock_lake(Layout(str(copied.root))):
+        assert main(["reroute", str(copied.root), *strict, "--quiet"]) == 0, "it only reads"
+        options = (*strict, "--apply", "--lock_timeout", "0.1")
+        assert main(["reroute", str(copied.root), *options]) == 1
+    assert "another run is still writing to this lake (process" in capsys.readouterr().err
