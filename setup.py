@@ -16,6 +16,8 @@ SERVING = [
     "fsspec",  # glob patterns
     "indexed_gzip",  # members of .tar.gz
     "google-cloud-storage>=3",
+    "jinja2>=3.1,<4",  # the report
+    "markupsafe>=3",
     "msgpack>=1.1",
     "numpy>=1.26",
     "pillow>=11",
@@ -68,6 +70,7 @@ EXTRAS["dev"] = [
     "moto[server]>=5",
     "mypy>=1.14",
     "pandas>=2",
+    "playwright>=1.50",  # screenshots, with the Chromium of the system
     "polars>=1",
     "psutil>=7",
     "pytest>=8",
@@ -93,7 +96,7 @@ setup(
     ),
     package_data={
         "models": ["default/*", "py.typed"],
-        "pipeline": ["py.typed"],
+        "pipeline": ["py.typed", "report/templates/*"],
         "transforms": ["py.typed"],
     },
     install_requires=SERVING,

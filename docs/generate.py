@@ -110,7 +110,7 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "<!-- Written by `make docs` from transforms/metrics.py and transforms/core/reasons.py. -->",
+        "<!-- Written by `make docs` from transforms/core/metric_names.py and reasons.py. -->",
         "",
         "What the engine counts and measures during a run. Shown at its end, in the output of `--json`",
         "under `metrics`, and in `LAKE/runs/metrics/<run_id>.json`. An engine counts again what it runs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import asdict
 from typing import Any, Final
@@ -143,7 +144,22 @@ def render(summary: dict[str, Any], lake: str) -> str:
         ]
     if metrics := metric_lines(summary.get("metrics", {})):
         lines += ["", *metrics]
+    if found := attention_lines(summary, lake):
+        lines += ["", *found]
     return "\n".join(lines)
+
+
+def attention_lines(summary: dict[str, Any], lake: str) -> list[str]:
+    """Return what a run leaves for people, and the commands that show it; empty if it leaves nothing."""
+    wrong, waiting = summary["headers"]["disagree"], summary["counts"]["review"]
+    if not wrong and not waiting:
+        return []
+    root = shlex.quote(lake)
+    report = f"dicom-router report {root} --run {summary['run_id']}"
+    return [
+        f"{wrong} headers name another region than the pixels show, {waiting} images wait for review",
+        f"see them: {report}" + (f"; dicom-router review {root}" if waiting else ""),
+    ]
 
 
 def time_line(summary: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "stop": "drain and stop the stream that writes into a lake",
     "receive": "receive objects by C-STORE and STOW-RS into a watched folder",
     "reroute": "decide the images of a lake again, with another policy or model",
+    "report": "write a report on a lake or a run as one HTML page",
     "verify": "check a lake against its delivery contract",
     "compact": "merge the small index files of a lake",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",

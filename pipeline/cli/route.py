@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.allocator import imports_without_collection
@@ -42,6 +43,10 @@ def run(args: argparse.Namespace) -> int:
         from pipeline.summary import render
 
     config = route_config(args)
+    if args.report is not None:
+        from pipeline.report.write import require_writable
+
+        require_writable(args.report)
     quiet = args.quiet or args.json
     runner = for_source(args.runner, streaming=config.is_streaming)
     device = args.device if is_remote(runner) else choose_device(args.device)
@@ -58,7 +63,27 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(summary, indent=2))
     elif not args.quiet:
         print(render(summary, config.layout.root))
+    if args.report is not None:
+        _write_report(args.report, config, quiet=quiet)
     return exit_code(summary)
+
+
+def _write_report(target: Path, config: RouteConfig, *, quiet: bool) -> None:
+    """Write the report on a run; if that fails, the run is complete nevertheless."""
+    from pipeline.report.database import Scope
+    from pipeline.report.write import write_report
+
+    try:
+        write_report(target, Scope(config.layout, config.run_id))
+    except (ValueError, RuntimeError, OSError) as error:
+        print(
+            f"warning: the report was not written ({error}); write it with 'dicom-router report "
+            f"{config.layout.root} --run {config.run_id} --out {target}'",
+            file=sys.stderr,
+        )
+        return
+    if not quiet:
+        print(f"report: {target}")
 
 
 def announce(config: RouteConfig, device: str, runner: str) -> None:

@@ -32,7 +32,7 @@ HEADER_PROBABILITY: Final = (
     + " END"
 )
 """Calibrated probability of the region that the header names."""
-_LISTED: Final = (
+LISTED: Final = (
     "object_key, content_sha256, object_uri, ingest_date, status, stage, reason, destination, "
     "predicted_label, confidence, ood_score, header_label, header_agrees, body_part_examined, "
     "view_position, patient_age_years, modality, manufacturer, manufacturer_model_name, model_id, "
@@ -203,6 +203,6 @@ def _listed(
     parameters: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     return data.fetch(
-        f"SELECT {_LISTED} FROM images WHERE {condition} ORDER BY {order} LIMIT $limit OFFSET $offset",
+        f"SELECT {LISTED} FROM images WHERE {condition} ORDER BY {order} LIMIT $limit OFFSET $offset",
         {**(parameters or {}), "limit": limit, "offset": offset},
     )

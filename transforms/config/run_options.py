@@ -396,6 +396,7 @@ class CommandOptions(RouteOptions):
         runner: name of a Beam runner.
         quiet: whether to print neither progress nor the summary.
         json: whether to print only the run summary, as JSON.
+        report: HTML file to which a report on the run is written when it ends; None writes none.
     """
 
     runner: str = option(
@@ -408,3 +409,9 @@ class CommandOptions(RouteOptions):
     )
     quiet: bool = option(False, group=Group.TERMINAL, help="print neither progress nor the summary")
     json: bool = option(False, group=Group.TERMINAL, help="print only the run summary, as JSON")
+    report: Path | None = option(
+        None,
+        group=Group.INPUT_OUTPUT,
+        metavar="FILE",
+        help="write a report on the run to this HTML file when it has ended; see 'dicom-router report'",
+    )

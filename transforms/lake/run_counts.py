@@ -47,8 +47,8 @@ class RunCounts:
         segments: URIs of the segments that the run has written.
         orphans: URIs of objects that the run has placed and that no row references.
         skipped: number of names that the inputs match and that are no objects of the run, by `Skip`.
-        headers: number of classified images whose header label agrees with the decision ("agree") or
-            not ("disagree"), without duplicates.
+        headers: number of routed images whose header label agrees with the decision ("agree") or not
+            ("disagree"), without duplicates.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -95,7 +95,7 @@ class RunCounts:
             reasons[group["status"], group["stage"], group["reason"]] += number
             if group["status"] != Status.DUPLICATE:
                 destinations[group["destination"]] += number
-                if group["header_agrees"] is not None:
+                if group["status"] == Status.ROUTED and group["header_agrees"] is not None:
                     headers["agree" if group["header_agrees"] else "disagree"] += number
             conflicts += group["conflict_sum"] or 0
             size += group["source_size_bytes_sum"]

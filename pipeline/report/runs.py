@@ -1,0 +1,105 @@
+"""Read the summaries and metrics of the runs of a lake."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from transforms.config.policy import Policy
+from transforms.lake.files import exists, list_files, read_json
+from transforms.lake.layout import Layout
+from transforms.storage.schemes import is_below
+
+MAX_RUNS: Final = 30
+"""Number of runs whose summaries are read, the latest first."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The thresholds of a policy in force.
+
+    Attributes:
+        by_label: minimum confidence of a routed image, by label.
+        ood_threshold: maximum OOD score of a routed image; None if there is none.
+    """
+
+    by_label: Mapping[str, float]
+    ood_threshold: float | None
+
+
+def read_summaries(layout: Layout, limit: int = MAX_RUNS) -> list[dict[str, Any]]:
+    """Return the summaries of the latest runs of a lake, the latest first.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    found = [f.uri for f in list_files(layout.runs, ".json") if not is_below(f.uri, layout.metrics)]
+    found.sort(key=lambda uri: uri.rpartition("/")[2], reverse=True)
+    summaries = []
+    for uri in found[:limit]:
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # removed since, or damaged: 'verify' reports it
+            if (summary := _summary_of(read_json(uri))) is not None:
+                summaries.append(summary)
+    return summaries
+
+
+def _summary_of(content: Any) -> dict[str, Any] | None:
+    """Return the content of a summary, or None if it is none that this release can show."""
+    if not isinstance(content, dict) or not isinstance(content.get("run_id"), str):
+        return None
+    counts, options = content.get("counts"), content.setdefault("options", {})
+    if not isinstance(counts, dict) or not all(isinstance(n, int) for n in counts.values()):
+        return None
+    is_known = "discovered" in counts and isinstance(content.get("equation"), str)
+    return content if is_known and isinstance(options, dict) else None
+
+
+def read_run(layout: Layout, run_id: str) -> dict[str, Any] | None:
+    """Return the summary of a run, or None if it has none."""
+    for complete in (True, False):
+        uri = layout.run_summary(run_id, complete=complete)
+        if exists(uri):
+            return _summary_of(read_json(uri))
+    return None
+
+
+def read_metrics(layout: Layout, run_ids: Iterable[str]) -> tuple[str, dict[str, Any]] | None:
+    """Return the first of some runs that has metrics of its steps, and these; None if none has."""
+    for run_id in run_ids:
+        with contextlib.suppress(OSError, ValueError):
+            metrics = read_json(layout.run_metrics(run_id))
+            if metrics.get("distributions"):
+                return run_id, metrics
+    return None
+
+
+def thresholds_of(
+    policy_id: str | None, summaries: Iterable[Mapping[str, Any]]
+) -> Thresholds | None:
+    """Return the thresholds of a policy: from a summary that has them, or those of the default.
+
+    Args:
+        policy_id: as in the index.
+        summaries: run summaries.
+    """
+    for summary in summaries:
+        options = summary.get("options", {})
+        if options.get("policy_id") == policy_id and options.get("thresholds"):
+            by_label = {str(label): float(value) for label, value in options["thresholds"].items()}
+            return Thresholds(by_label, options.get("ood_threshold"))
+    default = _default_policy()
+    if policy_id is not None and policy_id == default.policy_id:
+        return Thresholds(default.thresholds, default.ood_threshold)
+    return None
+
+
+def _default_policy() -> Policy:
+    from models.bundle import read_info
+    from models.default_bundle import DEFAULT_BUNDLE
+
+    info = read_info(DEFAULT_BUNDLE)
+    return Policy().with_defaults(info.thresholds, info.ood_threshold)
