@@ -19,11 +19,15 @@ from transforms.config.route_config import RouteConfig
 from transforms.core.choices import REPROCESS_NONE
 from transforms.core.object_ref import ObjectRef
 from transforms.lake.append import ConcurrentWriteError
+from transforms.lake.change_decisions import place_again
+from transforms.lake.files import exists
 from transforms.lake.journal import clear_journal, is_placed, list_journal, read_journal
+from transforms.lake.layout import Layout
 from transforms.lake.lock import read_epoch
 from transforms.lake.orphans import journaled_objects, remove_orphans, remove_unreferenced
 from transforms.lake.resolve_duplicates import is_stored
 from transforms.lake.run_counts import RunCounts, count_run, count_segments
+from transforms.lake.schema import IndexRow
 from transforms.lake.supersede import supersede
 
 
@@ -148,10 +152,28 @@ def _supersede(config: RouteConfig, counts: RunCounts) -> RunCounts:
     rows = [entry.row for entry in entries]
     rows.sort(key=lambda row: (row.ingested_at, str(row.object_uri)), reverse=True)
     later = {row.version_key: row for row in rows}  # the first attempt, if a step was retried
-    unchanged = supersede(layout, list(later.values()), config.run_id)
+    unchanged = supersede(
+        layout, list(later.values()), config.run_id, overrule_people=config.overrule_people
+    )
+    restored = sum(_restore(layout, row, later[row.version_key]) for row in unchanged)
     placed = (str(row.object_uri) for row in rows if is_stored(row))
     remove_unreferenced(layout, {*counts.orphans, *placed})
     absent = {str(entry.row.object_uri) for entry in entries if entry.was_absent}
-    restored = absent.intersection(str(row.object_uri) for row in unchanged)
-    found = Counter({"unchanged": len(unchanged), "restored": len(restored)})
+    restored += len(absent.intersection(str(row.object_uri) for row in unchanged))
+    found = Counter({"unchanged": len(unchanged), "restored": restored})
     return RunCounts.sum((RunCounts(counts=found), count_run(layout, config.run_id)))
+
+
+def _restore(layout: Layout, row: IndexRow, placed: IndexRow) -> bool:
+    """Restore a lost object from the sink in which a run has placed it; return whether it was lost.
+
+    Args:
+        layout: the lake.
+        row: current row, which is kept because a person decided it.
+        placed: row of the run.
+    """
+    is_elsewhere = row.object_uri != placed.object_uri and is_stored(placed)
+    if not is_elsewhere or exists(layout.absolute(str(row.object_uri))):
+        return False
+    place_again(layout, layout.absolute(str(placed.object_uri)), row)
+    return True

@@ -129,7 +129,9 @@ def build(
     keys = discovered[REFS] | "KeysOfRefs" >> beam.Map(lambda ref: ref.key).with_output_types(str)
     versions = {"files": index_files, "keys": keys} | "Existing" >> ReadExistingVersions()
 
-    reprocessing = Reprocessing(config.reprocess, config.model_id, config.policy_id)
+    reprocessing = Reprocessing(
+        config.reprocess, config.model_id, config.policy_id, config.overrule_people
+    )
     filtered = {
         "refs": discovered[REFS],
         "existing": versions,

@@ -14,7 +14,7 @@ from transforms.coders import CODECS
 from transforms.core.batch_sizes import SHUFFLE_BATCH
 from transforms.core.choices import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE, REPROCESS_POLICY
 from transforms.core.object_ref import ObjectRef
-from transforms.core.reasons import Status
+from transforms.core.reasons import BY_PERSON, Status
 from transforms.core.record_batch import RecordBatch
 from transforms.lake.index_files import ExistingVersion
 from transforms.lake.layout import Layout
@@ -41,17 +41,20 @@ class Reprocessing:
         mode: none, model, policy or all.
         model_id: Model of the run.
         policy_id: Policy of the run.
+        overrule_people: Whether to decide again what a person decided.
     """
 
     mode: str
     model_id: str
     policy_id: str
+    overrule_people: bool = False
 
     def is_ingested(self, existing: Iterable[ExistingVersion]) -> bool:
         """Return whether a source version need not be processed.
 
         "model" decides again what another model decided, and "policy" what another model or policy
-        decided, unless the row cannot depend on it.
+        decided, unless the row cannot depend on it or a person decided. "all" processes also what a person
+        decided, since the object may be lost; `supersede` keeps the decision.
 
         Args:
             existing: Existing rows of the version.
@@ -62,6 +65,8 @@ class Reprocessing:
 
     def _is_up_to_date(self, row: ExistingVersion) -> bool:
         if self.mode == REPROCESS_NONE or row.status == Status.QUARANTINED:
+            return True
+        if row.decided_by == BY_PERSON and not self.overrule_people:
             return True
         assert self.mode in (REPROCESS_MODEL, REPROCESS_POLICY)
         same_model = row.model_id in (self.model_id, None)

@@ -12,8 +12,8 @@ from pipeline.cli.arguments import add_options, add_run_options, existing_lake
 from transforms.config.run_options import BUILT_IN_MODEL, ObjectOptions
 
 RUN_OPTIONS = (
-    "batch_size", "fetch_threads", "accelerator", "runner", "allow_open_ports", "lock_timeout",
-    "quiet", "json",
+    "overrule_people", "batch_size", "fetch_threads", "accelerator", "runner", "allow_open_ports",
+    "lock_timeout", "quiet", "json",
 )  # fmt: skip
 
 
@@ -33,9 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--apply", action="store_true", help="move objects and rows; without it, only print changes"
-    )
-    parser.add_argument(
-        "--overrule_people", action="store_true", help="decide again also what people have decided"
     )
     add_options(parser, ObjectOptions)
     add_run_options(parser, RUN_OPTIONS)

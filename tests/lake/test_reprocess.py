@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ from tests.conformance import violations
 from tests.conftest import Lake, Route, counts, route_into
 from tests.lake.conftest import STRICT
 from tests.synthetic import dicom_bytes, image
+from transforms.core.reasons import BY_PERSON, Status
 from transforms.lake import supersede
+from transforms.lake.change_decisions import change_decisions
+from transforms.lake.index_files import list_index, read_table
+from transforms.lake.layout import Layout
+from transforms.lake.schema import from_table
 
 pytestmark = pytest.mark.usefixtures("copied")
 
@@ -218,3 +224,38 @@ def test_a_run_that_ends_while_it_replaces_rows_is_completed_or_undone(
     assert_sound(lake)
     assert sinks(lake) == {"body_part=review": 3, "body_part=not_xray": 1}
     assert len(history(lake)) == 5
+
+
+@pytest.mark.slow
+def test_a_decision_by_a_person_is_kept_unless_asked(lake: Lake, again: Route) -> None:
+    row = next(row for row in lake.rows() if row["status"] == "routed" and not row["conflict"])
+    key, duplicates = row["object_key"], [r for r in lake.rows() if r["status"] == "duplicate"]
+    decide_by_person(lake, key, "others")
+    again("strict", "--reprocess", "policy")
+    kept = next(row for row in lake.rows() if row["object_key"] == key)
+    assert (kept["destination"], kept["decided_by"]) == ("others", BY_PERSON)
+    assert_sound(lake)
+    lake.path(kept).unlink()
+    assert again("strict", "--reprocess", "all")["counts"]["restored"] == 1
+    assert next(row for row in lake.rows() if row["object_key"] == key) == kept
+    assert {r["destination"] for r in lake.rows() if r["status"] == "duplicate"} <= {
+        "others",
+        "review",
+    }
+    assert duplicates
+    assert_sound(lake)
+    again("strict", "--reprocess", "all", "--overrule_people")
+    assert sinks(lake) == {"body_part=review": 3, "body_part=not_xray": 1}
+    assert_sound(lake)
+
+
+def decide_by_person(lake: Lake, object_key: str, label: str) -> None:
+    """Change a decision as the review of an image does."""
+    layout = Layout(str(lake.root))
+    rows = [r for uri in list_index(layout) for r in from_table(read_table(uri), "")]
+    decided = [
+        replace(r, destination=label, status=Status.ROUTED, decided_by=BY_PERSON)
+        for r in rows
+        if r.object_key == object_key
+    ]
+    assert change_decisions(layout, decided, "review").changed

@@ -339,6 +339,13 @@ class RouteOptions(ObjectOptions):
         public=True,
         in_template=True,
     )
+    overrule_people: bool = option(
+        False,
+        group=Group.DECISION,
+        help="decide again also what a person has decided",
+        public=True,
+        in_template=True,
+    )
     batch_size: int = option(
         MODEL_BATCH,
         group=Group.SPEED,

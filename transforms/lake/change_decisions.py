@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from transforms.core.object_ref import Failure, failure_of
-from transforms.core.reasons import BY_PERSON, ProcessingFailure, Reason, Stage, Status
+from transforms.core.reasons import ProcessingFailure, Reason, Stage, Status
 from transforms.core.storage_failures import read_failure
 from transforms.lake.files import copy_server_side, put_copy, put_link
 from transforms.lake.journal import (
@@ -32,6 +32,7 @@ from transforms.lake.supersede import (
     apply_changes,
     current_rows,
     finish_supersedes,
+    is_protected,
     is_same_decision,
     resolve_changes,
     rows_of_identities,
@@ -137,11 +138,6 @@ def change_decisions(
     remove_journal_files(journal_files)
     changed = tuple(c.new for c in changes if c.new is not None and c.new.version_key in later)
     return ChangeResult(changed, unchanged, protected, ignored, len(moved), tuple(failures))
-
-
-def is_protected(current: IndexRow, decided: IndexRow) -> bool:
-    """Return whether a new decision would overrule that of a person."""
-    return current.decided_by == BY_PERSON and decided.decided_by != BY_PERSON
 
 
 def _new_row(old: IndexRow, decided: IndexRow, layout: Layout, run_id: str) -> IndexRow:

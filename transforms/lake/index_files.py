@@ -83,6 +83,7 @@ class ExistingVersion:
         status: as in the row.
         content_sha256: as in the row.
         source_state: as in the row.
+        decided_by: as in the row.
     """
 
     source_uri: str
@@ -92,6 +93,7 @@ class ExistingVersion:
     status: str
     content_sha256: str | None = None
     source_state: str | None = None
+    decided_by: str | None = None
 
     @property
     def version_key(self) -> VersionKey:

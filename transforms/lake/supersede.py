@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 
 import pyarrow as pa
 
-from transforms.core.reasons import Status
+from transforms.core.reasons import BY_PERSON, Status
 from transforms.lake.append import seal_logs_ending_in
 from transforms.lake.files import (
     exists,
@@ -76,7 +76,9 @@ class RowChange:
     new: IndexRow | None
 
 
-def supersede(layout: Layout, decided: Sequence[IndexRow], run_id: str) -> list[IndexRow]:
+def supersede(
+    layout: Layout, decided: Sequence[IndexRow], run_id: str, *, overrule_people: bool = False
+) -> list[IndexRow]:
     """Replace current rows by later decisions for the same source versions. Idempotent.
 
     The caller holds the lake's locks. Decisions for versions without a current row are ignored. Objects
@@ -86,9 +88,10 @@ def supersede(layout: Layout, decided: Sequence[IndexRow], run_id: str) -> list[
         layout: the lake.
         decided: placed rows, one per source version, each with the status it would have alone.
         run_id: id of the run that decided them, whose own rows are not replaced.
+        overrule_people: whether to replace what a person decided.
 
     Returns:
-        Current rows that equal the later decision.
+        Current rows that equal the later decision, or that a person decided.
 
     Raises:
         DamagedFile: an index file cannot be read.
@@ -102,12 +105,24 @@ def supersede(layout: Layout, decided: Sequence[IndexRow], run_id: str) -> list[
         for row in decided
         if row.version_key in current and current[row.version_key].deciding_run != run_id
     }
+    kept = [
+        current[version]
+        for version, row in later.items()
+        if not overrule_people and is_protected(current[version], row)
+    ]
+    for row in kept:
+        del later[row.version_key]
     identities = {row.identity for v, new in later.items() for row in (new, current[v])}
     affected = rows_of_identities(layout, identities)
     changes = [c for c in resolve_changes(affected, later) if not is_same_decision(c)]
     apply_changes(layout, changes, run_id)
     unchanged = later.keys() - {change.old.version_key for change in changes}
-    return [current[version] for version in unchanged]
+    return [*kept, *(current[version] for version in unchanged)]
+
+
+def is_protected(current: IndexRow, decided: IndexRow) -> bool:
+    """Return whether a new decision would overrule that of a person."""
+    return current.decided_by == BY_PERSON and decided.decided_by != BY_PERSON
 
 
 def resolve_changes(
