@@ -22,6 +22,7 @@ from transforms.metrics import (
     DISTRIBUTION_DESCRIPTIONS,
     NAMESPACE,
     RUN_INFERENCE,
+    CounterName,
     DistributionName,
 )
 
@@ -46,6 +47,16 @@ def metrics_of(result: PipelineResult) -> dict[str, Any] | None:
     if not counters and not distributions:
         return None
     return {"counters": counters, "distributions": distributions}
+
+
+def counter_of(result: PipelineResult, name: CounterName) -> int | None:
+    """Return the value of a counter of a job that runs, or None if its engine has none."""
+    try:
+        selected = MetricsFilter().with_namespace(NAMESPACE).with_name(name)
+        found = result.metrics().query(selected)[MetricResults.COUNTERS]
+    except Exception:  # the engine has no metrics, or not yet
+        return None
+    return sum(_value(metric) or 0 for metric in found) if found else None
 
 
 def write_metrics(metrics: dict[str, Any], config: RouteConfig) -> None:

@@ -12,7 +12,7 @@ from pipeline.graph import build, build_streaming
 from pipeline.interrupt import exit_on_interrupt
 from pipeline.local_servers import create_pipeline
 from pipeline.metrics_report import metrics_of, write_metrics
-from pipeline.progress import Progress
+from pipeline.progress import Progress, RecordState
 from pipeline.runners import beam_options_of, impulse_of, require_reach
 from pipeline.sources.archives import require_copied
 from pipeline.sources.dicomweb import first_match
@@ -62,7 +62,11 @@ def run(
         remove_partial_files(config.layout)
         open_lake(config.layout)
         prepare_recovery(config.layout, config.run_id, config.fingerprint())
-        with Progress(quiet=quiet), exit_on_interrupt(locks.close):
+        with (
+            Progress(quiet=quiet),
+            RecordState(config),
+            exit_on_interrupt(locks.close),
+        ):
             pipeline = create_pipeline(options, allow_open_ports=config.allow_open_ports)
             build(pipeline, config, opened=True, epoch=lock.epoch)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 import threading
@@ -22,12 +23,13 @@ from pipeline.flink_rest import cancel as cancel_on_flink
 from pipeline.graph import build_streaming
 from pipeline.interrupt import exit_on_interrupt, handlers
 from pipeline.local_servers import create_pipeline
-from pipeline.metrics_report import metrics_of, write_metrics
+from pipeline.metrics_report import counter_of, metrics_of, write_metrics
 from pipeline.run_batch import checked_options
 from pipeline.runners import for_source, impulse_of
 from pipeline.signals import SIGNALS
 from pipeline.sources.archives import require_copied
 from pipeline.sources.periodic_trigger import FLINK
+from pipeline.stream_monitor import StreamMonitor
 from pipeline.summary import write_summary
 from pipeline.user_errors import to_user_error
 from transforms.config.route_config import ConfigError, RouteConfig
@@ -43,6 +45,8 @@ from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
 from transforms.lake.recovery import recover
 from transforms.lake.run_counts import RunCounts, count_stream
+from transforms.lake.run_state import clear_states
+from transforms.metrics import CounterName
 from transforms.storage.local import is_file
 from transforms.storage.schemes import is_local
 
@@ -96,14 +100,16 @@ def run_stream(
         if config.placement == LINK:
             require_hard_links(config.layout)
         drain.clear(config.layout)
+        clear_states(config.layout)
         before = frozenset(list_index(config.layout))
         recovered = _recover(config)
         if recovered and not quiet:
             print(
                 f"recovered {recovered} rows from an interrupted run", file=sys.stderr, flush=True
             )
-        job = _StreamJob(config, options, impulse)
-        with exit_on_interrupt(locks.close):
+        monitor = StreamMonitor(config, before, quiet=quiet)
+        job = _StreamJob(config, options, impulse, monitor)
+        with exit_on_interrupt(locks.close), contextlib.closing(monitor):
             failure = job.run(quiet=quiet)
         if failure is not None:
             with contextlib.suppress(Exception):  # the cause of the failure may affect this too
@@ -124,6 +130,7 @@ def _finish(
     if completed and len(drained) < len(config.inputs):
         print(CANCELLED_ON_ENGINE, file=sys.stderr, flush=True)
     drain.clear(config.layout)
+    clear_states(config.layout)
     _recover(config)
     unfinished = {key for report in drained for key in report.object_keys}
     own = count_stream(config.layout, config.run_id, before, unfinished=unfinished)
@@ -139,8 +146,11 @@ class _StreamJob:
         metrics: result of `metrics_of` after the job has drained.
     """
 
-    def __init__(self, config: RouteConfig, options: PipelineOptions, impulse: str) -> None:
+    def __init__(
+        self, config: RouteConfig, options: PipelineOptions, impulse: str, monitor: StreamMonitor
+    ) -> None:
         self._config = config
+        self._monitor = monitor
         self._flink = options.view_as(FlinkRunnerOptions).flink_master
         cloud = options.view_as(GoogleCloudOptions)
         cloud.job_name = cloud.job_name or f"dicom-router-{config.run_id.lower()}"
@@ -161,6 +171,7 @@ class _StreamJob:
         with _stop_signals() as signalled:
             while waiter.is_alive():
                 time.sleep(DRAIN_POLL_S)
+                self._monitor.update(functools.partial(counter_of, result, CounterName.FAILED))
                 if self._has_drained(signalled):
                     self.metrics = metrics_of(result)
                     self._cancel(result)

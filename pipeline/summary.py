@@ -6,9 +6,10 @@ import json
 import shlex
 import time
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 from pipeline.metrics_report import metric_lines
+from pipeline.summaries import time_line
 from transforms.config.expectations import Checked, check_counts, check_drift
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import Failure, format_failure
@@ -19,7 +20,6 @@ from transforms.lake.run_counts import RunCounts
 from transforms.storage.selection import SKIP_MEANINGS, Skip
 
 MAX_FAILURES_PRINTED = 20
-_UNITS: Final = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 
 
 def write_summary(
@@ -51,11 +51,6 @@ def _check(counts: RunCounts, config: RouteConfig) -> list[Checked]:
     started = time.strftime("%Y-%m-%d", time.gmtime(config.started_at))
     drift = check_drift(expected.drift, config.layout, config.run_id, started)
     return checked if drift is None else [*checked, drift]
-
-
-def unmet_lines(summary: dict[str, Any]) -> list[str]:
-    """Return one line per expectation that a run does not meet."""
-    return [f"  {one['text']}" for one in summary["expectations"] if not one["met"]]
 
 
 def read_summary(config: RouteConfig) -> dict[str, Any] | None:
@@ -160,32 +155,6 @@ def attention_lines(summary: dict[str, Any], lake: str) -> list[str]:
         f"{wrong} headers name another region than the pixels show, {waiting} images wait for review",
         f"see them: {report}" + (f"; dicom-router review {root}" if waiting else ""),
     ]
-
-
-def time_line(summary: dict[str, Any]) -> str:
-    """Return when and where a run ran, how long, and its throughput; "" for runs before release 0.3."""
-    if "started_at" not in summary:
-        return ""
-    number = summary["inputs"]
-    parts = [
-        f"{summary['started_at']} on {summary['host']}",
-        format_duration(summary["duration_s"]),
-        f"{number} input" if number == 1 else f"{number} inputs",
-    ]
-    if summary["objects_per_s"]:
-        parts.append(f"{summary['objects_per_s']:.1f} objects/s")
-        parts.append(f"{(summary['bytes_per_s'] or 0) / 1e6:.1f} MB/s")
-    return ", ".join(parts)
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration as text: 5 s, 3 min 5 s, 2 h 5 min, 3 d 2 h."""
-    whole = round(seconds)
-    for unit, size, smaller, smaller_size in _UNITS:
-        if whole >= size:
-            rest = whole % size // smaller_size
-            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
-    return f"{whole} s"
 
 
 def failure_lines(summary: dict[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ from transforms.core.reasons import ObjectError
 
 COMMANDS: Final = {
     "route": "route DICOM objects into a lake",
+    "status": "show what runs in a lake, how far it is, and what fails",
     "stop": "drain and stop the stream that writes into a lake",
     "receive": "receive objects by C-STORE and STOW-RS into a watched folder",
     "reroute": "decide the images of a lake again, with another policy or model",

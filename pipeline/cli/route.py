@@ -96,7 +96,8 @@ def announce(config: RouteConfig, device: str, runner: str) -> None:
 def exit_code(summary: dict[str, Any]) -> int:
     """Return the exit code of a run; report failures, and expectations that are not met."""
     from pipeline.exit_codes import DONE, FAILED, UNEXPECTED
-    from pipeline.summary import failure_lines, unmet_lines
+    from pipeline.summaries import unmet_lines
+    from pipeline.summary import failure_lines
 
     if summary["complete"]:
         if not (unmet := unmet_lines(summary)):

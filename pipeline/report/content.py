@@ -14,7 +14,6 @@ from pipeline.report.runs import (
     Thresholds,
     read_metrics,
     read_run,
-    read_summaries,
     thresholds_of,
 )
 from pipeline.report.statistics import Drift, RiskCurve
@@ -22,6 +21,7 @@ from transforms.core.labels import LABELS
 from transforms.core.metric_names import DISTRIBUTION_DESCRIPTIONS, DistributionName
 from transforms.core.reasons import Status
 from transforms.lake.layout import NOT_XRAY, QUARANTINE, REVIEW
+from transforms.lake.run_summaries import read_summaries
 
 MAX_DAYS: Final = 62
 """Days that are drawn one by one; of more days, the months are drawn."""

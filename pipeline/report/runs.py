@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from transforms.config.policy import Policy
-from transforms.lake.files import exists, list_files, read_json
+from transforms.lake.files import exists, read_json
 from transforms.lake.layout import Layout
-from transforms.storage.schemes import is_below
-
-MAX_RUNS: Final = 30
-"""Number of runs whose summaries are read, the latest first."""
+from transforms.lake.run_summaries import summary_of
 
 
 @dataclass(frozen=True)
@@ -29,41 +26,12 @@ class Thresholds:
     ood_threshold: float | None
 
 
-def read_summaries(layout: Layout, limit: int = MAX_RUNS) -> list[dict[str, Any]]:
-    """Return the summaries of the latest runs of a lake, the latest first.
-
-    Raises:
-        OSError: the folder cannot be listed.
-    """
-    found = [f.uri for f in list_files(layout.runs, ".json") if not is_below(f.uri, layout.metrics)]
-    found.sort(key=lambda uri: uri.rpartition("/")[2], reverse=True)
-    summaries = []
-    for uri in found[:limit]:
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # removed since, or damaged: 'verify' reports it
-            if (summary := _summary_of(read_json(uri))) is not None:
-                summaries.append(summary)
-    return summaries
-
-
-def _summary_of(content: Any) -> dict[str, Any] | None:
-    """Return the content of a summary, or None if it is none that this release can show."""
-    if not isinstance(content, dict) or not isinstance(content.get("run_id"), str):
-        return None
-    counts, options = content.get("counts"), content.setdefault("options", {})
-    if not isinstance(counts, dict) or not all(isinstance(n, int) for n in counts.values()):
-        return None
-    is_known = "discovered" in counts and isinstance(content.get("equation"), str)
-    return content if is_known and isinstance(options, dict) else None
-
-
 def read_run(layout: Layout, run_id: str) -> dict[str, Any] | None:
     """Return the summary of a run, or None if it has none."""
     for complete in (True, False):
         uri = layout.run_summary(run_id, complete=complete)
         if exists(uri):
-            return _summary_of(read_json(uri))
+            return summary_of(read_json(uri))
     return None
 
 

@@ -22,9 +22,12 @@ from transforms.core.object_ref import FAILED, Failure, ObjectRef
 from transforms.core.reasons import ProcessingFailure
 from transforms.lake import drain
 from transforms.lake.index_replica import replica_of
+from transforms.lake.run_state import StateWriter
 
 LOG: Final = logging.getLogger("dicom_router")
 MAX_RETRY_DELAY_S: Final = 60.0
+MAX_KEYS: Final = 10
+"""Maximum number of object keys in a state."""
 DRAIN_TIMEOUT_FACTOR: Final = 3
 """A draining source stops waiting if no row has appeared for this many times `index_interval`."""
 
@@ -35,6 +38,8 @@ class Poller(ABC):
     Attributes:
         pending: the objects in flight.
         skipped: number of names that the last poll skipped, by `Skip`.
+        waiting: number of objects that the last poll found and that are still to be emitted; None if it
+            is unknown.
     """
 
     def __init__(self, config: RouteConfig, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,6 +54,7 @@ class Poller(ABC):
         self._clock = clock
         self._replica = replica_of(config.layout)
         self.skipped: Counter[str] = Counter()
+        self.waiting: int | None = None
         self.pending = PendingObjects(
             self._replica,
             limit=config.stream.max_in_flight,
@@ -113,6 +119,8 @@ class _PollSession:
         self._drained = False
         self._fewest_pending = sys.maxsize
         self._progress_at = 0.0
+        self._state = StateWriter(config.layout, config.run_id, str(number))
+        self._state_at = float("-inf")
 
     def poll(self) -> Iterator[SourceOutput]:
         """Poll unless another thread does, the last poll was just now, or the input is drained."""
@@ -131,10 +139,25 @@ class _PollSession:
                 self._outage.end()
             except (OSError, ProcessingFailure) as error:  # transient: a later poll tries again
                 self._outage.extend(error)
+            if now - self._state_at >= self._stream.log_interval:
+                self._state_at = now
+                self._write_state()
             if self._draining:  # also in an outage, or the stream would not end before it
                 self._report_if_drained()
         finally:
             self._polling.release()
+
+    def _write_state(self) -> None:
+        """Write how many objects are in flight, and which are retried."""
+        pending = list(self._poller.pending)
+        retried = sorted(one.ref.key for one in pending if one.attempts > 1)
+        self._state.write(
+            in_flight=len(pending),
+            waiting=self._poller.waiting,
+            retried=len(retried),
+            retried_keys=retried[:MAX_KEYS],
+            draining=self._draining,
+        )
 
     def _report_if_drained(self) -> None:
         """Report that the source has drained once nothing is pending, or no more rows appear."""

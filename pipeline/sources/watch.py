@@ -124,6 +124,7 @@ class Watcher(Poller):
             self._ingested.discard(listed[ref])
         for ref in changed[:MAX_COMPARED]:
             self._compare(ref)
+        self.waiting = len(unknown) - len(states)
         capacity = self.pending.capacity(now)
         for version, ref in unknown.items():
             if version in states:
@@ -134,6 +135,7 @@ class Watcher(Poller):
                 return
             capacity -= 1
             del self._first_seen[ref]
+            self.waiting -= 1
             self.pending.add(ref, now)
             yield to_output(ref, ref.uri, self._config)
 

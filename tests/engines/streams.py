@@ -39,7 +39,8 @@ class Stream:
     def __init__(self, lake: Path, options: list[str], log: Path, **environment: str) -> None:
         self._lake = lake
         self._log = log
-        command = [sys.executable, "-m", "pipeline", "route", "--json", "--lake", str(lake)]
+        command = [sys.executable, "-m", "pipeline", "route", "--lake", str(lake)]
+        command += [] if "--quiet" in options else ["--json"]
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [*command, *options], stdout=subprocess.PIPE, stderr=errors, text=True,

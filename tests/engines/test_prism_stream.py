@@ -7,13 +7,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.cloud import pubsub_v1, storage
 
 from pipeline.cli import main
 from tests import soak
-from tests.conftest import Lake
+from tests.conftest import Lake, write
 from tests.engines.servers import PRISM, free_port, running
 from tests.engines.streams import (
     FAST,
@@ -117,6 +118,37 @@ def test_a_new_model_is_loaded_without_a_restart(images: Path, tmp_path: Path) -
         stream.wait_for_rows(3)
         assert model_of("00002.dcm") == second
         assert accounted(stream.stop()) == 3
+    assert_ok(lake)
+
+
+def test_an_unexpected_stream_is_seen_while_it_runs_and_in_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake, folder = tmp_path / "lake", tmp_path / "incoming"
+    for number in range(3):
+        write(folder, f"{number}.dcm", b"not DICOM %d" % number)
+    options = watching(folder, "--index_interval=1", "--log_interval=2", "--quiet")
+    with start_stream(lake, *options) as stream:
+        stream.wait_until(
+            lambda: "warning: stream, in the last hour: expected some" in stream.stderr
+        )
+
+        def state() -> dict[str, Any]:
+            capsys.readouterr()
+            assert main(["status", str(lake), "--json"]) == 0
+            found: dict[str, Any] = json.loads(capsys.readouterr().out)["running"]
+            return found
+
+        stream.wait_until(lambda: [one["in_flight"] for one in state()["inputs"]] == [0])
+        running = state()
+        assert (running["held"], running["pid"]) == ("yes", stream.pid)
+        assert (running["run"]["rows"], running["run"]["counts"]["quarantined"]) == (3, 3)
+        assert main(["stop", str(lake)]) == 0
+        assert f"the stream (process {stream.pid} on " in capsys.readouterr().out
+        assert stream.wait_for_exit_code() == 3
+        assert "not as the policy expects" in stream.stderr
+    assert state()["held"] == "no"
+    assert not list((lake / ".run").glob("*"))
     assert_ok(lake)
 
 

@@ -94,6 +94,7 @@ class StreamConfig:
         retry_after: time until an object without a row is retried; doubled with each retry.
         max_in_flight: maximum number of objects in flight.
         ack_deadline: time after which Pub/Sub redelivers an unacknowledged message of a lost worker.
+        log_interval: time between two lines in the log, and two states for `status`.
         models: folder of model bundles, the last of which by name is used; None uses the run's model.
         model_poll_interval: time between two polls of that folder.
     """
@@ -152,6 +153,14 @@ class StreamConfig:
         at_least=10,
         at_most=600,
         help="time, 10 to 600, after which Pub/Sub redelivers the messages of a lost worker",
+        public=True,
+    )
+    log_interval: float = option(
+        60.0,
+        group=Group.STREAMING,
+        unit="seconds",
+        above=0,
+        help="time between two lines in the log, which say how far the stream is",
         public=True,
     )
     models: str | None = option(

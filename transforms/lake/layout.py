@@ -135,7 +135,12 @@ class Layout:
 
     def dead_letter(self, name: str) -> str:
         """Return the URI of a dead letter; see `lake.dead_letters`."""
-        return join(self.root, "dead_letters", f"{name}.json")
+        return join(self.dead_letters, f"{name}.json")
+
+    @property
+    def dead_letters(self) -> str:
+        """Folder of the dead letters."""
+        return join(self.root, "dead_letters")
 
     @property
     def metrics(self) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from transforms.core.errors import UsageError
 from transforms.core.storage_failures import FULL_DISK
 from transforms.lake.layout import LOCK, SCRATCH, WRITER_LOCK, Layout
 from transforms.storage import lease
-from transforms.storage.file_lock import hold_file_lock
+from transforms.storage.file_lock import hold_file_lock, is_locked
 from transforms.storage.folders import make_folders
 from transforms.storage.lease import LockingUnsupported, hold_lease
 from transforms.storage.local import uri_to_path
-from transforms.storage.lock_holder import LockTimedOut, Patience
+from transforms.storage.lock_holder import LockHolder, LockTimedOut, Patience
 from transforms.storage.permissions import private_folder_mode
 from transforms.storage.renames import (
     NamesUnsupported,
@@ -108,6 +109,36 @@ def describe_holder(root: str, name: str) -> str:
         if holder := lease.read_holder(storage_of(uri), uri):
             return f" ({holder})"
     return ""
+
+
+@dataclass(frozen=True)
+class LockState:
+    """A lock as others see it.
+
+    Attributes:
+        holder: its latest holder; None if it is unknown.
+        held: whether it is held; None if that cannot be seen from this host.
+    """
+
+    holder: LockHolder | None
+    held: bool | None
+
+
+def read_lock_state(layout: Layout, name: str = WRITER_LOCK) -> LockState:
+    """Return the state of a lock on the root of a lake, without taking or writing it.
+
+    Raises:
+        OSError: the lock cannot be read.
+    """
+    uri = join(layout.root, name)
+    holder = lease.read_holder(storage_of(uri), uri)
+    if not is_local(layout.root):
+        lapsed = lease.read_lapse(storage_of(uri), uri)
+        return LockState(holder, lapsed is not None and lapsed < lease.LAPSE_S)
+    held = is_locked(uri_to_path(uri))
+    if not held and holder is not None and holder.host != socket.gethostname():
+        held = None  # a mounted file system, or a container of this host
+    return LockState(holder, held)
 
 
 @contextlib.contextmanager

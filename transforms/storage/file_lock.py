@@ -85,6 +85,22 @@ def hold_file_lock(
         os.close(descriptor)
 
 
+def is_locked(path: Path) -> bool | None:
+    """Return whether a process of this host holds a lock, without taking it; None if that is unknown.
+
+    Processes of other hosts, and of PID namespaces that this one does not contain, are not seen.
+    """
+    try:
+        inode = path.stat().st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+    except FileNotFoundError:
+        return None if path.exists() else False
+    except OSError:
+        return None
+    held = [words[5] for words in map(str.split, lines) if len(words) > 5 and words[1] == "FLOCK"]
+    return any(one.rpartition(":")[2] == str(inode) for one in held)
+
+
 def _wait(descriptor: int, patience: Patience) -> None:
     if patience.deadline is None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -190,6 +190,21 @@ def read_holder(storage: Storage, uri: str) -> LockHolder | None:
     return LockHolder.parse(_parse(_read(storage, uri)))
 
 
+def read_lapse(storage: Storage, uri: str) -> float | None:
+    """Return seconds since a lease was renewed, by this clock; None: it is free, or its holder has ended.
+
+    For display only: whoever takes a lease compares no clocks.
+
+    Raises:
+        OSError: the lease cannot be read.
+    """
+    found = storage.stat(uri)
+    content = _parse(_read(storage, uri))
+    if found is None or not content or _is_free(content):
+        return None
+    return max(0.0, time.time() - (found.modified or time.time()))
+
+
 def _acquire(
     store: SupportsConditionalWrites,
     uri: str,

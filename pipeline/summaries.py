@@ -1,0 +1,38 @@
+"""Format parts of the summaries of runs, of this and earlier releases; imports no Beam."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_UNITS: Final = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
+
+
+def unmet_lines(summary: dict[str, Any]) -> list[str]:
+    """Return one line per expectation that a run does not meet."""
+    return [f"  {one['text']}" for one in summary.get("expectations", ()) if not one["met"]]
+
+
+def time_line(summary: dict[str, Any]) -> str:
+    """Return when and where a run ran, how long, and its throughput; "" for runs before release 0.3."""
+    if "started_at" not in summary:
+        return ""
+    number = summary["inputs"]
+    parts = [
+        f"{summary['started_at']} on {summary['host']}",
+        format_duration(summary["duration_s"]),
+        f"{number} input" if number == 1 else f"{number} inputs",
+    ]
+    if summary["objects_per_s"]:
+        parts.append(f"{summary['objects_per_s']:.1f} objects/s")
+        parts.append(f"{(summary['bytes_per_s'] or 0) / 1e6:.1f} MB/s")
+    return ", ".join(parts)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as text: 5 s, 3 min 5 s, 2 h 5 min, 3 d 2 h."""
+    whole = round(seconds)
+    for unit, size, smaller, smaller_size in _UNITS:
+        if whole >= size:
+            rest = whole % size // smaller_size
+            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"
