@@ -13,7 +13,8 @@ from models.handler import Device, ModelOutput, RadiographModelHandler, effectiv
 from models.inference import InferenceError, Thumbnail
 from transforms.config.decide_row import Prediction, decide_row
 from transforms.config.policy import Policy
-from transforms.core.reasons import InvalidObject, Reason, Stage
+from transforms.core.reasons import InvalidObject, Reason, Stage, Status
+from transforms.imaging.webp import crop_padding, encode_webp
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.examine import quarantined
 
@@ -22,7 +23,7 @@ from transforms.sandbox.examine import quarantined
 class ClassifyAndDecide(
     beam.PTransform[PCollection[tuple[IndexRow, Thumbnail]], PCollection[IndexRow]]
 ):
-    """Classify thumbnails and decide their rows; pixels do not leave this transform.
+    """Classify thumbnails and decide their rows, some of which get a small WebP image.
 
     Attributes:
         model_uri: of the bundle.
@@ -64,10 +65,21 @@ class ClassifyAndDecide(
             | "RunInference" >> infer
             | "Decide"
             >> beam.MapTuple(
-                lambda row, result: decide_image(row, result, policy)
+                lambda row, result: with_thumbnail(
+                    decide_image(row, result, policy), result.example, policy
+                )
             ).with_output_types(IndexRow)
         )
         return decided
+
+
+def with_thumbnail(row: IndexRow, image: Thumbnail, policy: Policy) -> IndexRow:
+    """Return a decided row with a thumbnail of its image, if the policy stores one."""
+    if row.status not in (Status.ROUTED, Status.REVIEW) or not policy.stores_thumbnail(
+        in_review=row.status == Status.REVIEW, header_agrees=row.header_agrees
+    ):
+        return row
+    return replace(row, thumbnail=encode_webp(crop_padding(image[0])))
 
 
 def decide_image(row: IndexRow, result: PredictionResult, policy: Policy) -> IndexRow:

@@ -127,7 +127,7 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
         model: ReloadingModel,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[PredictionResult]:
-        """Classify images; results do not carry the pixels."""
+        """Classify images; results carry the image, from which a thumbnail may be stored."""
         bundle = model.current()
         network, info = bundle.network, bundle.info
         forward_size = CPU_FORWARD_BATCH if network.device.type == "cpu" else self._max_batch_size
@@ -136,13 +136,13 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
             raise AssertionError(f"{len(results)} results for {len(batch)} images")
         return [
             PredictionResult(
-                None,
+                image,
                 result
                 if isinstance(result, InferenceError)
                 else ModelOutput(result, info.thresholds, info.ood_threshold),
                 info.model_id,
             )
-            for result in results
+            for image, result in zip(batch, results, strict=True)
         ]
 
     def get_num_bytes(self, batch: Sequence[Thumbnail]) -> int:

@@ -113,7 +113,7 @@ class PlaceFn(beam.DoFn):
                 yield TaggedOutput(FAILED, self._to_failure(row, error))
             return
         for row in rows:
-            self._in_flight.submit(row, timestamp, window)
+            self._in_flight.submit(replace(row, thumbnail=None), timestamp, window)
         yield from self._emit_completed(max_in_flight=len(rows))
 
     def finish_bundle(self) -> Iterator[WindowedOutput]:

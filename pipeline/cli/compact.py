@@ -1,4 +1,4 @@
-"""`dicom-router compact`: merge the index files of past days."""
+"""`dicom-router compact`: merge the index files, and the files of thumbnails, of past days."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compact the index, and print the result for each day."""
+    """Compact index and thumbnails, and print the result for each day."""
     from transforms.config.route_config import ConfigError, is_date
     from transforms.lake.append import today
     from transforms.lake.compaction import compact
@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from transforms.lake.lock import lock_lake
     from transforms.lake.marker import FORMAT, format_of
     from transforms.lake.migration import migrate
+    from transforms.lake.thumbnail_compaction import compact_thumbnails
 
     before = args.before or today()
     layout = existing_lake(args.lake)
@@ -39,10 +40,16 @@ def run(args: argparse.Namespace) -> int:
             migrate(layout)
     with lock_lake(layout, names=[LOCK], timeout=args.lock_timeout):
         compacted = compact(layout, before)
+        thumbnails = compact_thumbnails(layout, before)
     for day in compacted:
         print(
             f"{day.ingest_date}: {day.merged_files} files merged, {day.rows} rows, "
             f"now {day.remaining_files} files"
         )
     print(f"{len(compacted)} days compacted")
+    if thumbnails.merged_files:
+        print(
+            f"thumbnails: {thumbnails.merged_files} files merged, {thumbnails.thumbnails} thumbnails, "
+            f"{thumbnails.dropped} without a row dropped"
+        )
     return 0

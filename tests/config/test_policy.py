@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from transforms.config.expectations import Expectations
 from transforms.config.policy import Decision, Policy, decide
 from transforms.core.labels import ADULT_CHEST, LABELS, PEDIATRIC_CHEST, SPINE
 from transforms.core.reasons import Reason
@@ -121,13 +122,15 @@ CHANGES: dict[str, Any] = {
     "on_age_contradiction": "route",
     "radiographs": RadiographTable(modalities=frozenset({"XA"})),
     "sinks": {SPINE: "/mnt/spine"},
+    "expect": Expectations(min_objects=1),
+    "thumbnails": "none",
 }
 
 
 @pytest.mark.parametrize("changed", [field.name for field in fields(Policy)])
-def test_the_policy_id_covers_all_that_decides_and_no_sink(changed: str) -> None:
+def test_the_policy_id_covers_all_that_decides_and_nothing_else(changed: str) -> None:
     other = replace(POLICY, **{changed: CHANGES[changed]})
-    assert (other.policy_id == POLICY.policy_id) == (changed == "sinks")
+    assert (other.policy_id == POLICY.policy_id) == (changed in ("sinks", "expect", "thumbnails"))
     assert len(other.policy_id) == 16
 
 

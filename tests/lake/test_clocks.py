@@ -40,7 +40,7 @@ def append_on(layout: Layout, day: str, name: str, log: LogShard = ONE) -> None:
         set_clock(monkeypatch, day)
         row = place(layout, f"/in/{name}", name.encode(), sop_instance_uid=f"1.{ord(name)}")
         assert append_rows(layout, row, log=log) == 1
-        remove_journal_files(list_journal(layout))
+        remove_journal_files(layout, list_journal(layout))
 
 
 def partitions(layout: Layout) -> dict[str, str]:

@@ -52,7 +52,7 @@ def layout(
             uid = f"1.{DAYS.index(day)}.{number}"
             row = place(layout, f"/in/{name}", name.encode(), sop_instance_uid=uid)
             assert append_rows(layout, row, log=LogShard(EACH, number)) == 1
-    remove_journal_files(list_journal(layout))
+    remove_journal_files(layout, list_journal(layout))
     return layout
 
 

@@ -1,25 +1,35 @@
-"""Thumbnails: stored in few files, read by content with ordinary readers, decoded where none is stored."""
+"""Thumbnails: stored in few files, read by content, decoded where none is stored."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipeline.images import Renderer, thumbnails_of
-from tests.conftest import Lake
-from tests.synthetic import image
+from tests.conftest import Lake, Route
+from tests.lake.rows import FINGERPRINT, append_rows, index_row, new_lake, place, replica_of
+from tests.synthetic import dicom_bytes, image
+from transforms.config.policy import Policy
+from transforms.core.object_ref import object_key
 from transforms.core.reasons import Reason
 from transforms.imaging.webp import crop_padding, encode_webp
 from transforms.lake import thumbnails as thumbnails_module
+from transforms.lake.journal import clear_journal
 from transforms.lake.layout import Layout
+from transforms.lake.recovery import prepare_recovery, recover, sweep_journal
 from transforms.lake.schema import IndexRow
+from transforms.lake.thumbnail_compaction import CompactedThumbnails, compact_thumbnails
 from transforms.lake.thumbnails import Thumbnail, read_thumbnails, write_thumbnails
+from transforms.lake.verify import verify_lake
 
 DAY = "2026-01-31"
 
@@ -116,3 +126,129 @@ def test_objects_without_thumbnails_are_decoded(copied: Lake) -> None:
         with Image.open(io.BytesIO(data)) as opened:
             assert opened.format == "WEBP"
             assert opened.height == 192
+
+
+def test_compaction_merges_files_and_drops_what_no_row_references(
+    tmp_path: Path, thumbnails: list[Thumbnail], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = new_lake(tmp_path / "lake")
+    rows = [
+        replace(index_row(f"/in/{n}"), content_sha256=one.content_sha256)
+        for n, one in enumerate(thumbnails[:100])
+    ]
+    append_rows(layout, *rows)
+    for start in range(0, 120, 20):
+        write_thumbnails(layout, DAY, thumbnails[start : start + 30])
+    write_thumbnails(layout, "2026-02-01", thumbnails[:10])
+    removed: list[str] = []
+
+    def kill(uris: Iterable[str]) -> None:
+        removed.extend(uris)
+        raise KeyboardInterrupt
+
+    contents = [one.content_sha256 for one in thumbnails[:100]]
+    expected = {one.content_sha256: one.image for one in thumbnails[:100]}
+    with monkeypatch.context() as killing, pytest.raises(KeyboardInterrupt):
+        killing.setattr("transforms.lake.thumbnail_compaction.remove_all", kill)
+        compact_thumbnails(layout, "2026-02-01")
+    assert len(removed) == 6
+    assert read_thumbnails(layout, contents) == expected
+    compact_thumbnails(layout, "2026-02-01")
+    (merged,) = (tmp_path / "lake" / "thumbnails" / f"ingest_date={DAY}").iterdir()
+    table = pq.read_table(merged)
+    assert table["content_sha256"].to_pylist() == sorted(contents)
+    assert read_thumbnails(layout, contents) == expected
+    assert compact_thumbnails(layout, "2026-02-01") == CompactedThumbnails()
+    report = verify_lake(layout, deep=True)
+    assert not [found for found in report.violations if "thumbnail" in found.kind]
+    data = bytearray(merged.read_bytes())
+    data[len(data) // 3] ^= 1
+    merged.write_bytes(data)
+    report = verify_lake(layout, deep=True)
+    assert "thumbnail file with other bytes" in [found.kind for found in report.violations]
+
+
+def _sweep(layout: Layout) -> None:
+    with replica_of(layout) as replica:
+        sweep_journal(layout, replica)
+
+
+def _recover(layout: Layout) -> None:
+    with replica_of(layout) as replica:
+        recover(layout, "r2", 1, replica)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        clear_journal,
+        lambda layout: prepare_recovery(layout, "r2", FINGERPRINT),
+        lambda layout: prepare_recovery(layout, "r2", "other"),
+        _recover,
+        _sweep,
+    ],
+    ids=["finish", "recover", "redo", "recover stream", "sweep"],
+)
+def test_journaled_thumbnails_are_stored_before_the_journal_is_removed(
+    tmp_path: Path,
+    thumbnails: list[Thumbnail],
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[Layout], None],
+) -> None:
+    layout = new_lake(tmp_path / "lake")
+    first = place(layout, "/in/1", thumbnail=thumbnails[0].image)
+    append_rows(layout, replace(first, thumbnail=None))
+    place(layout, "/in/2", thumbnail=thumbnails[0].image)
+    append_rows(layout, replace(first, source_uri="/in/2", object_key=object_key("/in/2")))
+
+    def kill(layout: Layout, *args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killing, pytest.raises(KeyboardInterrupt):
+        killing.setattr("transforms.lake.journal.store_journaled", kill)
+        end(layout)
+    end(layout)
+    assert rows_of(tmp_path / "lake") == [(first.content_sha256, thumbnails[0].image)]
+
+
+@pytest.mark.slow
+def test_a_run_stores_the_thumbnails_that_its_policy_names(
+    route: Route, lake: Lake, source: Path, tmp_path: Path
+) -> None:
+    pixels = np.zeros((96, 64), np.uint16) + np.arange(64, dtype=np.uint16) * 60
+    for number in range(3):
+        (source / f"{number}.dcm").write_bytes(dicom_bytes(pixels, name=str(number)))
+    (source / "copy").write_bytes((source / "0.dcm").read_bytes())
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("thumbnails: all\n")
+    route("--policy", str(policy))
+    stored = rows_of(lake.root)
+    assert [sha256 for sha256, _ in stored] == sorted(
+        {row["content_sha256"] for row in lake.rows()}
+    )
+    with Image.open(io.BytesIO(stored[0][1])) as opened:
+        shown = np.asarray(opened.convert("L")).astype(int)
+    assert shown.shape[0] == 192
+    assert (np.diff(shown.mean(axis=0)) > -1).all()
+    assert [shown[:, 0].mean(), shown[:, -1].mean()] == pytest.approx([0, 255], abs=8)
+    before = lake.tree()
+    route("--policy", str(policy), "--reprocess", "all")
+    assert lake.tree() == before
+
+
+@pytest.mark.parametrize(
+    ("thumbnails", "in_review", "header_agrees", "stores"),
+    [
+        ("all", False, True, True),
+        ("review", True, None, True),
+        ("review", False, False, True),
+        ("review", False, None, False),
+        ("none", True, False, False),
+    ],
+)
+def test_the_policy_names_the_images_that_have_thumbnails(
+    thumbnails: str, in_review: bool, header_agrees: bool | None, stores: bool
+) -> None:
+    policy = Policy(thumbnails=thumbnails)
+    assert policy.stores_thumbnail(in_review=in_review, header_agrees=header_agrees) is stores
+    assert policy.policy_id == Policy().policy_id

@@ -59,11 +59,12 @@ def inferences(
     return [one.values if isinstance(one, ModelOutput) else one for one in results]
 
 
-def test_probabilities_sum_to_one_and_results_carry_no_pixels(
+def test_probabilities_sum_to_one_and_results_carry_their_image(
     handler: RadiographModelHandler, model: ReloadingModel
 ) -> None:
-    (result,) = handler.run_inference(images(1), model)
-    assert result.example is None
+    (one,) = images(1)
+    (result,) = handler.run_inference([one], model)
+    assert result.example is one
     assert isinstance(result.inference, ModelOutput)
     assert result.inference.values.shape == (len(LABELS) + 1,)
     assert result.inference.values[:-1].sum() == pytest.approx(1, abs=1e-5)

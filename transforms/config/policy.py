@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from transforms.config.expectations import Expectations
+from transforms.core.choices import ALL_THUMBNAILS, REVIEW_THUMBNAILS
 from transforms.core.labels import ADULT_CHEST, CHESTS, LABELS, PEDIATRIC_CHEST
 from transforms.core.reasons import Reason
 from transforms.imaging.age import is_plausible_age
@@ -34,6 +35,8 @@ class Policy:
         sinks: roots of the sinks outside the lake, by sink.
         radiographs: what counts as a projection radiograph.
         expect: what a complete run is expected to find.
+        thumbnails: of which images to store a thumbnail: "all", "review" for those in review and those
+            whose header disagrees with the decision, or "none".
     """
 
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -45,6 +48,7 @@ class Policy:
     sinks: dict[str, str] = field(default_factory=dict)
     radiographs: RadiographTable = field(default_factory=RadiographTable)
     expect: Expectations = field(default_factory=Expectations)
+    thumbnails: str = REVIEW_THUMBNAILS
 
     def with_defaults(self, thresholds: Mapping[str, float], ood_threshold: float) -> Policy:
         """Return the policy with the thresholds of a model bundle where it has none."""
@@ -54,7 +58,7 @@ class Policy:
     def rules(self) -> dict[str, Any]:
         """Return the values that affect decisions or placement, by name."""
         values = asdict(self)
-        del values["expect"]
+        del values["expect"], values["thumbnails"]
         return values
 
     @property
@@ -64,6 +68,17 @@ class Policy:
         del rules["sinks"]
         text = json.dumps(rules, sort_keys=True, default=sorted)
         return hashlib.sha256(text.encode()).hexdigest()[:POLICY_ID_LENGTH]
+
+    def stores_thumbnail(self, *, in_review: bool, header_agrees: bool | None) -> bool:
+        """Return whether to store a thumbnail of an image.
+
+        Args:
+            in_review: whether the image is in review.
+            header_agrees: as in the index.
+        """
+        if self.thumbnails == REVIEW_THUMBNAILS:
+            return in_review or header_agrees is False
+        return self.thumbnails == ALL_THUMBNAILS
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,11 @@ class PolicyFile(_Section):
     radiographs: Radiographs = Field(
         default_factory=Radiographs, description="What counts as a projection radiograph."
     )
-
+    thumbnails: Literal["all", "review", "none"] = Field(
+        default="review",
+        description="Of which images to store a small image for report and review: all; those in "
+        "review and those whose header disagrees with the decision; or none.",
+    )
     expect: Expect = Field(
         default_factory=Expect,
         description="What a complete run is expected to find; otherwise it exits with 3.",
@@ -289,6 +293,7 @@ class PolicyFile(_Section):
             sinks=self.sinks.given(),
             radiographs=self.radiographs.table(),
             expect=self.expect.expectations(),
+            thumbnails=self.thumbnails,
         )
 
 

@@ -151,6 +151,7 @@ class RouteConfig(RouteOptions):
             "adult_from_years": self.policy.adult_from_years,
             "age_contradiction": self.policy.age_contradiction,
             "on_age_contradiction": self.policy.on_age_contradiction,
+            "thumbnails": self.policy.thumbnails,
             "policy_id": self.policy_id,
         }
 

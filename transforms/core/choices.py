@@ -23,6 +23,10 @@ REPROCESS_POLICY: Final = "policy"
 REPROCESS_ALL: Final = "all"
 REPROCESS: Final = (REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_POLICY, REPROCESS_ALL)
 
+ALL_THUMBNAILS: Final = "all"
+REVIEW_THUMBNAILS: Final = "review"
+NO_THUMBNAILS: Final = "none"
+
 RUNNERS: Final = (
     "DirectRunner",
     "PrismRunner",

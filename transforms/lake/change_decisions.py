@@ -87,7 +87,7 @@ def prepare_changes(layout: Layout) -> None:
     files = [u for u in list_journal(layout) if u.rpartition("/")[2].startswith(f"{FINGERPRINT}-")]
     for uri in files:
         remove_unreferenced(layout, {str(e.row.object_uri) for e in read_journal(uri, layout)})
-        remove_journal_files([uri])
+        remove_journal_files(layout, [uri])
 
 
 def change_decisions(
@@ -135,7 +135,7 @@ def change_decisions(
     apply_changes(layout, changes, run_id)
     kept = {str(change.new.object_uri) for change in changes if change.new is not None}
     remove_unreferenced(layout, moved - kept)
-    remove_journal_files(journal_files)
+    remove_journal_files(layout, journal_files)
     changed = tuple(c.new for c in changes if c.new is not None and c.new.version_key in later)
     return ChangeResult(changed, unchanged, protected, ignored, len(moved), tuple(failures))
 

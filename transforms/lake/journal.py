@@ -17,7 +17,8 @@ from transforms.lake.files import list_files, put_if_absent
 from transforms.lake.index_files import open_index_file, parquet_bytes
 from transforms.lake.layout import Layout
 from transforms.lake.resolve_duplicates import is_stored
-from transforms.lake.schema import IndexRow, from_table, to_table
+from transforms.lake.schema import PARTITION, IndexRow, from_table, to_table
+from transforms.lake.thumbnails import JOURNALED, store_journaled
 from transforms.storage.base import has_same_content
 from transforms.storage.schemes import join, storage_of
 
@@ -76,7 +77,7 @@ def write_journal(
     names = sorted(f"{row.source_uri}\0{row.source_version}\0{row.object_uri}" for row in rows)
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     target = join(layout.journal, f"{fingerprint}-{digest[:32]}.parquet")
-    table = to_table(rows)
+    table = _with_thumbnails(to_table(rows), rows)
     if absent:
         flags = [uri in absent for uri in table["object_uri"].to_pylist()]
         table = table.append_column(_WAS_ABSENT, pa.array(flags))
@@ -99,7 +100,7 @@ def read_journal(uri: str, layout: Layout) -> Iterator[JournalEntry]:
     """
     fingerprint = uri.rpartition("/")[2].partition("-")[0]
     with open_index_file(uri) as file:
-        table = file.read()
+        table = file.read([name for name in file.schema_arrow.names if name != JOURNALED])
     if _WAS_ABSENT in table.column_names:
         was_absent = table[_WAS_ABSENT].to_pylist()
     else:
@@ -120,11 +121,41 @@ def run_ids_in(uri: str) -> set[str]:
 
 
 def clear_journal(layout: Layout) -> None:
-    """Remove all journal files, once every row is in the index."""
-    remove_journal_files(list_journal(layout))
+    """Remove all journal files, once every row is in the index; see `remove_journal_files`."""
+    remove_journal_files(layout, list_journal(layout))
 
 
-def remove_journal_files(uris: Iterable[str]) -> None:
-    """Remove journal files."""
-    for uri in uris:
+def remove_journal_files(
+    layout: Layout, uris: Iterable[str], ingest_date: str | None = None
+) -> None:
+    """Store the thumbnails in journal files, then remove the files.
+
+    Args:
+        layout: the lake.
+        uris: the files.
+        ingest_date: partition of the thumbnails, YYYY-MM-DD; None takes that of the journaled rows.
+
+    Raises:
+        DamagedFile: a file cannot be read.
+        ProcessingFailure: the lake's storage refused a write.
+    """
+    files = list(uris)
+    store_journaled(layout, files, ingest_date)
+    for uri in files:
         storage_of(uri).remove(uri)
+
+
+def _with_thumbnails(table: pa.Table, rows: Sequence[IndexRow]) -> pa.Table:
+    """Return a table of rows with their thumbnails, and the partitions in which to store these."""
+    images = {row.content_sha256: row.thumbnail for row in rows if row.thumbnail is not None}
+    if not images:
+        return table
+    days = {row.content_sha256: row.ingest_date for row in rows}
+    contents = table["content_sha256"].to_pylist()
+    for name, values, arrow_type in (
+        (PARTITION, days, pa.string()),
+        (JOURNALED, images, pa.binary()),
+    ):
+        column = pa.array([values.get(sha256) for sha256 in contents], arrow_type)
+        table = table.append_column(name, column)
+    return table

@@ -11,7 +11,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from transforms.lake.append import append
+from transforms.lake.append import append, today
 from transforms.lake.append_log import LogShard
 from transforms.lake.index_files import (
     ExistingRow,
@@ -69,7 +69,7 @@ def recover(layout: Layout, run_id: str, shards: int, replica: IndexReplica) -> 
     for entries in _chunks(files, layout):
         remove_orphans(layout, _orphans(entries, replica.rows_of))
     finish_supersedes(layout)
-    remove_journal_files(files)
+    remove_journal_files(layout, files, today())
     return recovered
 
 
@@ -108,7 +108,7 @@ def prepare_recovery(layout: Layout, run_id: str, fingerprint: str) -> None:
         write_journal(layout, rows[start : start + CHUNK_ROWS], fingerprint)
         for start in range(0, len(rows), CHUNK_ROWS)
     ]
-    remove_journal_files(uri for uri in files if uri not in written)
+    remove_journal_files(layout, (uri for uri in files if uri not in written))
 
 
 def recovered_rows(layout: Layout, run_id: str) -> Iterator[IndexRow]:
@@ -145,7 +145,7 @@ def sweep_journal(layout: Layout, replica: IndexReplica) -> int:
     done = [
         uri for uri in list_journal(layout) if _is_indexed(list(read_journal(uri, layout)), replica)
     ]
-    remove_journal_files(done)
+    remove_journal_files(layout, done, today())
     return len(done)
 
 

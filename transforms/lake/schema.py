@@ -164,6 +164,8 @@ class IndexRow:
 
     event_time: float | None = None
     """When the source object was written, seconds since 1970. Not a column of the index."""
+    thumbnail: bytes | None = None
+    """The image as WebP, from the decision until it is in the journal. Not a column of the index."""
 
     @property
     def identity(self) -> str:

@@ -7,12 +7,14 @@ files until `lake.thumbnail_compaction` merges them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import itertools
 import logging
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +27,9 @@ import pyarrow.parquet as pq
 from transforms.imaging.webp import size_of_webp
 from transforms.lake.checksums import write_parquet
 from transforms.lake.files import list_files, put_if_absent
-from transforms.lake.index_files import open_index_file
+from transforms.lake.index_files import DamagedFile, open_index_file
 from transforms.lake.layout import PARTITION_PREFIX, Layout
-from transforms.lake.schema import PARTITION, IndexRow
+from transforms.lake.schema import PARTITION
 from transforms.storage.base import ObjectInfo
 from transforms.storage.schemes import join
 from transforms.storage.seekable import open_seekable
@@ -39,6 +41,8 @@ MAX_FILE_ROWS: Final = 16_384
 GROUP_ROWS: Final = 64
 """Number of thumbnails in a row group, all of which are read for one of them; about 200 KB."""
 READ_THREADS: Final = 8
+READ_FILES: Final = 256
+"""Number of journal files whose thumbnails are in memory together."""
 JOURNALED: Final = "thumbnail"
 """Column of a journal file: the thumbnail of the row, or null. Files without thumbnails lack it."""
 
@@ -80,9 +84,9 @@ class Thumbnail:
     height: int
 
     @classmethod
-    def of_row(cls, row: IndexRow, image: bytes) -> Thumbnail:
-        """Return the thumbnail of the object of a row, of which `image` is WebP."""
-        return cls(str(row.content_sha256), row.object_key, image, *size_of_webp(image))
+    def of(cls, content_sha256: str, object_key: str, image: bytes) -> Thumbnail:
+        """Return a thumbnail with the size of its image."""
+        return cls(content_sha256, object_key, image, *size_of_webp(image))
 
 
 def write_thumbnails(
@@ -133,9 +137,11 @@ def write_table(layout: Layout, ingest_date: str, table: pa.Table) -> str:
 
 
 def store_journaled(
-    layout: Layout, journal_files: Iterable[str], ingest_date: str | None = None
+    layout: Layout, journal_files: Sequence[str], ingest_date: str | None = None
 ) -> int:
     """Store the thumbnails in journal files, which are about to be removed; return their number.
+
+    Contents that have a thumbnail in the partition keep it.
 
     Args:
         layout: the lake.
@@ -147,17 +153,20 @@ def store_journaled(
         ProcessingFailure: the lake's storage refused a write.
     """
     found: dict[str, list[Thumbnail]] = defaultdict(list)
+    stored: dict[str, set[str]] = {}
     number = 0
-    for uri in journal_files:
-        for day, thumbnail in _journaled(uri):
-            number += 1
-            of_day = found[ingest_date or day]
-            of_day.append(thumbnail)
-            if len(of_day) == MAX_FILE_ROWS:
-                write_thumbnails(layout, ingest_date or day, of_day)
-                of_day.clear()
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        for start in range(0, len(journal_files), READ_FILES):
+            uris = journal_files[start : start + READ_FILES]
+            for day, thumbnail in itertools.chain.from_iterable(pool.map(_journaled, uris)):
+                number += 1
+                of_day = found[ingest_date or day]
+                of_day.append(thumbnail)
+                if len(of_day) == MAX_FILE_ROWS:
+                    _write_new(layout, ingest_date or day, of_day, stored)
+                    of_day.clear()
     for day, thumbnails in found.items():
-        write_thumbnails(layout, day, thumbnails)
+        _write_new(layout, day, thumbnails, stored)
     return number
 
 
@@ -197,22 +206,41 @@ def read_thumbnails(layout: Layout, contents: Collection[str]) -> dict[str, byte
         read |= {info.uri for info in files}  # compaction has replaced some: list again
 
 
+def _write_new(
+    layout: Layout, day: str, thumbnails: Sequence[Thumbnail], stored: dict[str, set[str]]
+) -> None:
+    """Write the thumbnails of contents that have none in the partition, and add them to `stored`."""
+    if day not in stored:
+        stored[day] = _stored_contents(layout, day)
+    write_thumbnails(layout, day, [t for t in thumbnails if t.content_sha256 not in stored[day]])
+    stored[day].update(one.content_sha256 for one in thumbnails)
+
+
+def _stored_contents(layout: Layout, day: str) -> set[str]:
+    """Return the contents that have a thumbnail in a partition."""
+    contents: set[str] = set()
+    for info in list_files(layout.thumbnail_partition(day), ".parquet"):
+        with contextlib.suppress(DamagedFile, FileNotFoundError), open_index_file(info.uri) as file:
+            contents.update(file.read(columns=["content_sha256"])["content_sha256"].to_pylist())
+    return contents
+
+
 def _write_file(layout: Layout, ingest_date: str, thumbnails: Sequence[Thumbnail]) -> str:
     columns = {name: [getattr(one, name) for one in thumbnails] for name in SCHEMA.names}
     return write_table(layout, ingest_date, pa.Table.from_pydict(columns, schema=SCHEMA))
 
 
-def _journaled(uri: str) -> Iterator[tuple[str, Thumbnail]]:
-    """Yield the thumbnails in a journal file, each with the partition of its row."""
+def _journaled(uri: str) -> list[tuple[str, Thumbnail]]:
+    """Return the thumbnails in a journal file, each with the partition of its row."""
     with open_index_file(uri) as file:
         if JOURNALED not in file.schema_arrow.names:
-            return
+            return []
         rows = file.read(columns=[JOURNALED, PARTITION, "content_sha256", "object_key"]).to_pylist()
-    for row in rows:
-        if (image := row[JOURNALED]) is not None:
-            size = size_of_webp(image)
-            thumbnail = Thumbnail(row["content_sha256"], row["object_key"], image, *size)
-            yield row[PARTITION], thumbnail
+    return [
+        (row[PARTITION], Thumbnail.of(row["content_sha256"], row["object_key"], row[JOURNALED]))
+        for row in rows
+        if row[JOURNALED] is not None
+    ]
 
 
 def _read_file(info: ObjectInfo, wanted: Sequence[str]) -> dict[str, bytes] | None:

@@ -32,6 +32,8 @@ from transforms.lake.layout import Layout
 from transforms.lake.marker import require_lake
 from transforms.lake.schema import PARTITION, missing_columns
 from transforms.lake.supersede import list_supersede_intents, objects_to_remove
+from transforms.lake.thumbnails import SCHEMA as THUMBNAILS
+from transforms.lake.thumbnails import list_thumbnail_files
 from transforms.lake.verify_report import VerifyReport, Violation
 from transforms.storage.base import UNKNOWN_SIZE, ObjectInfo, sha256_of
 from transforms.storage.local import is_version_of, path_to_uri, uri_to_path
@@ -88,6 +90,7 @@ def verify_lake(
             _run_queries(db, report)
             _check_objects(db, report)
             _check_runs(db, layout, report, summaries)
+            _check_thumbnails(layout, report, deep=deep)
             if deep:
                 _check_journal(layout, report)
             _check_bytes(
@@ -299,6 +302,29 @@ def _check_journal(layout: Layout, report: VerifyReport) -> None:
             if is_damaged(uri):
                 where = layout.relative(uri)
                 report.violations.append(Violation(OTHER_BYTES, "", where))
+
+
+def _check_thumbnails(layout: Layout, report: VerifyReport, *, deep: bool) -> None:
+    """Open the files of thumbnails, and compare them with their checksums if `deep`.
+
+    A thumbnail may be missing, stored twice, or of an object without a row: they are a cache.
+    """
+    for info in list_thumbnail_files(layout):
+        where = layout.relative(info.uri)
+        try:
+            if deep and is_damaged(info.uri):
+                report.violations.append(Violation("thumbnail file with other bytes", "", where))
+                continue
+            with open_index_file(info.uri) as file:
+                if missing := [n for n in THUMBNAILS.names if n not in file.schema_arrow.names]:
+                    where = f"{where}: {', '.join(missing)}"
+                    report.violations.append(
+                        Violation("columns missing in a thumbnail file", "", where)
+                    )
+        except FileNotFoundError:
+            continue  # compacted since the listing
+        except DamagedFile:
+            report.violations.append(Violation("unreadable thumbnail file", "", where))
 
 
 def _check_runs(
