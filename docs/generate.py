@@ -40,6 +40,7 @@ REASONS_OF: Final = {
     "routed": (
         Reason.CONFIDENT,
         Reason.SETTLED_BY_AGE,
+        Reason.SETTLED_BY_HEADER,
         Reason.AGE_CONTRADICTED,
         Reason.REVIEWED,
     ),

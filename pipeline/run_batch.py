@@ -21,10 +21,12 @@ from pipeline.sources.inventory import Entry
 from pipeline.sources.manifest import first_entry
 from pipeline.summary import read_summary
 from pipeline.user_errors import to_user_error
+from transforms.config.policy import OFF
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.core.choices import COPY, DICOMWEB, FILES, LINK
 from transforms.core.object_ref import ObjectRef
 from transforms.lake.files import remove_partial_files
+from transforms.lake.header_reliability import read_reliability, update_reliability
 from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
@@ -61,6 +63,7 @@ def run(
             require_hard_links(config.layout)
         remove_partial_files(config.layout)
         open_lake(config.layout)
+        config = with_header_reliability(config)
         prepare_recovery(config.layout, config.run_id, config.fingerprint())
         with (
             Progress(quiet=quiet),
@@ -96,6 +99,7 @@ def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = 
         ConfigError: the run cannot start.
     """
     options = checked_options(config, runner, beam_options)
+    config = config.with_header_reliability(read_reliability(config.layout))
     pipeline = create_pipeline(options)
     if config.is_streaming:
         build_streaming(pipeline, config, impulse_of(runner))
@@ -118,6 +122,16 @@ def checked_options(
     options.view_as(StandardOptions).streaming = config.is_streaming
     require_reach(config, runner)
     return options
+
+
+def with_header_reliability(config: RouteConfig) -> RouteConfig:
+    """Return the configuration with what its lake shows about headers, if the policy uses it.
+
+    No other run may write to the lake.
+    """
+    if config.policy.header_evidence == OFF:
+        return config
+    return config.with_header_reliability(update_reliability(config.layout))
 
 
 def _check_first_matches(config: RouteConfig) -> None:

@@ -24,7 +24,7 @@ from pipeline.graph import build_streaming
 from pipeline.interrupt import exit_on_interrupt, handlers
 from pipeline.local_servers import create_pipeline
 from pipeline.metrics_report import counter_of, metrics_of, write_metrics
-from pipeline.run_batch import checked_options
+from pipeline.run_batch import checked_options, with_header_reliability
 from pipeline.runners import for_source, impulse_of
 from pipeline.signals import SIGNALS
 from pipeline.sources.archives import require_copied
@@ -107,6 +107,7 @@ def run_stream(
             print(
                 f"recovered {recovered} rows from an interrupted run", file=sys.stderr, flush=True
             )
+        config = with_header_reliability(config)
         monitor = StreamMonitor(config, before, quiet=quiet)
         job = _StreamJob(config, options, impulse, monitor)
         with exit_on_interrupt(locks.close), contextlib.closing(monitor):

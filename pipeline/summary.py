@@ -101,6 +101,7 @@ def summary_of(counts: RunCounts, config: RouteConfig) -> dict[str, Any]:
         "host": config.host,
         "router_version": config.router_version,
         "model_id": config.model_id,
+        "header_reliability": config.policy.header_reliability.summary(),
         "options": config.public(),
     }
 

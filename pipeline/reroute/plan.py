@@ -36,9 +36,16 @@ _COLUMNS: Final = (
 class StoredEvidence(NamedTuple):
     """The values of `EVIDENCE_COLUMNS` of a row."""
 
-    patient_age_years: float | None
     rows: int | None
     columns: int | None
+    header_label: str | None
+    body_part_region: str | None
+    coded_region: str | None
+    series_description_region: str | None
+    protocol_name_region: str | None
+    view_position: str | None
+    patient_age_years: float | None
+    manufacturer: str | None
 
 
 class Example(NamedTuple):
@@ -151,7 +158,7 @@ def _decide(rows: pa.Table, rules: Rules, plan: Plan) -> tuple[npt.NDArray[np.fl
     """Decide rows again and count them; return the outputs for all, and the positions that change."""
     values = {name: rows[name].to_pylist() for name in _COLUMNS}
     outputs, is_known = _outputs(rows, values, rules)
-    evidence = zip(*(values[name] for name in EVIDENCE_COLUMNS), strict=True)
+    evidence = zip(*(values[name] for name in StoredEvidence._fields), strict=True)
     now = zip(*(values[name] for name in (*_DECIDED, "decided_by", "object_key")), strict=True)
     changed = []
     by_row = outputs.tolist()

@@ -8,13 +8,18 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from transforms.config.expectations import Expectations
-from transforms.config.policy import Decision, Policy, decide
+from transforms.config.policy import OFF, ON, SHOW, Decision, Policy, decide
 from transforms.core.labels import ADULT_CHEST, LABELS, PEDIATRIC_CHEST, SPINE
 from transforms.core.reasons import Reason
+from transforms.imaging.header_evidence import CLAIMS, REGION_OF, HeaderClaims, HeaderReliability
 from transforms.imaging.radiograph_table import RadiographTable
+from transforms.imaging.region_words import REGIONS
 
+LEARNED = HeaderReliability(1, 500, 400, {"body_part_region": {"": {SPINE: {"SPINE": 300}}}})
 POLICY = Policy().with_defaults(dict.fromkeys(LABELS, 0.8), ood_threshold=-1.0)
 
 
@@ -113,6 +118,148 @@ def test_age_does_not_matter_for_a_spine() -> None:
     assert decided(probabilities(spine=0.9), -5, 4.0, POLICY).destination == SPINE
 
 
+probability = st.floats(0.001, 1)
+regions = st.none() | st.sampled_from(REGIONS)
+headers = st.builds(
+    HeaderClaims,
+    regions,
+    regions,
+    regions,
+    regions,
+    st.sampled_from([None, "PA", "AP", "LL", "X"]),
+    st.none() | st.floats(0.1, 100),
+    st.sampled_from([None, "Fuji", "FUJI", "Other"]),
+)
+reliabilities = st.builds(
+    lambda numbers: HeaderReliability(
+        1, 1000, 500, {s: {"": n, "FUJI": n} for s, n in zip(CLAIMS, numbers, strict=True)}
+    ),
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(LABELS),
+            st.dictionaries(st.sampled_from(REGIONS), st.integers(0, 500)),
+        ),
+        min_size=len(CLAIMS),
+        max_size=len(CLAIMS),
+    ),
+)
+
+
+@given(
+    st.lists(probability, min_size=5, max_size=5),
+    st.sampled_from([-5.0, 5.0]),
+    st.none() | st.floats(0.1, 100),
+    headers,
+    reliabilities,
+    st.sampled_from([32, 2000]),
+    st.sampled_from(["route", "review"]),
+)
+@settings(max_examples=100)
+def test_a_header_never_changes_what_is_not_left_open(
+    weights: list[float],
+    ood: float,
+    age: float | None,
+    header: HeaderClaims,
+    reliability: HeaderReliability,
+    long_side: int,
+    action: str,
+) -> None:
+    """Only an image that would be reviewed for low confidence is decided by its header."""
+    chances = [weight / sum(weights) for weight in weights]
+    policy = replace(POLICY, on_age_contradiction=action, header_reliability=reliability)
+    plain = decided(chances, ood, age, policy, long_side)
+    for mode in (OFF, SHOW, ON):
+        with_header = decide(
+            chances,
+            ood,
+            replace(policy, header_evidence=mode),
+            age_years=age,
+            long_side=long_side,
+            header=header,
+        )
+        without = replace(with_header, combined_label=None, combined_confidence=None)
+        if mode != ON or plain.reason != Reason.LOW_CONFIDENCE:
+            assert without == plain
+        elif without != plain:
+            assert with_header.reason == Reason.SETTLED_BY_HEADER
+            assert with_header.destination == with_header.combined_label
+            assert with_header.combined_confidence is not None
+            assert with_header.combined_confidence >= policy.thresholds[with_header.destination]
+        if mode == OFF:
+            assert with_header == plain
+
+
+ON_POLICY = replace(POLICY, header_evidence=ON)
+
+
+def test_a_header_decides_what_pixels_leave_open() -> None:
+    chances = probabilities(spine=0.6, abdominal=0.39)
+    spine = HeaderClaims(body_part_region="SPINE")
+    decision = decide(chances, -5, ON_POLICY, age_years=None, long_side=99, header=spine)
+    assert (decision.destination, decision.reason) == (SPINE, Reason.SETTLED_BY_HEADER)
+    assert decision.confidence == pytest.approx(0.6)
+    assert decision.combined_confidence == pytest.approx(0.6 * 17 / (0.6 * 17 + 0.4), rel=0.001)
+    chest = HeaderClaims(body_part_region="CHEST")
+    decision = decide(chances, -5, ON_POLICY, age_years=None, long_side=99, header=chest)
+    assert (decision.destination, decision.reason) == ("review", Reason.LOW_CONFIDENCE)
+
+
+def test_a_header_and_an_age_decide_together() -> None:
+    chances = probabilities(abdominal=0.5, adult_chest=0.3, pediatric_chest=0.19)
+    header = HeaderClaims(body_part_region="CHEST", patient_age_years=5.0)
+    decision = decide(chances, -5, ON_POLICY, age_years=5.0, long_side=99, header=header)
+    assert (decision.destination, decision.reason) == (PEDIATRIC_CHEST, Reason.SETTLED_BY_HEADER)
+    assert decision.confidence == pytest.approx(0.49)
+
+
+def test_elements_of_one_header_are_not_independent() -> None:
+    """Two elements that agree count once, and two that contradict each other cancel out."""
+    prior, chances = HeaderReliability(), probabilities(spine=0.6)
+    once = prior.combine(chances, HeaderClaims(body_part_region="SPINE"))
+    both = HeaderClaims(body_part_region="SPINE", protocol_name_region="SPINE")
+    contradicting = HeaderClaims(body_part_region="SPINE", protocol_name_region="ABDOMEN")
+    assert prior.combine(chances, both) == pytest.approx(once)
+    cancelled = prior.combine(probabilities(spine=0.4, abdominal=0.4), contradicting)
+    assert cancelled is not None
+    assert cancelled[LABELS.index(SPINE)] == pytest.approx(cancelled[LABELS.index("abdominal")])
+    assert prior.combine(chances, HeaderClaims(manufacturer="Fuji")) is None
+
+
+def test_views_and_ages_count_as_much_as_a_lake_has_shown() -> None:
+    chances = probabilities(spine=0.6)
+    region = HeaderClaims(body_part_region="OTHER")
+    view = replace(region, view_position="PA", patient_age_years=40.0)
+    prior = HeaderReliability()
+    assert prior.combine(chances, view) == pytest.approx(prior.combine(chances, region))
+    assert prior.combine(chances, replace(view, body_part_region=None)) is None
+    counts = {"view_position": {"": {SPINE: {"AP": 500}, ADULT_CHEST: {"PA": 500}}}}
+    learned = HeaderReliability(1, 1000, 1000, counts)
+    before, after = (learned.combine(chances, one) for one in (region, view))
+    assert before is not None and after is not None
+    assert after[LABELS.index(SPINE)] < before[LABELS.index(SPINE)] / 2
+    assert after[LABELS.index(ADULT_CHEST)] > before[LABELS.index(ADULT_CHEST)] * 2
+
+
+def test_a_manufacturer_is_estimated_from_all_until_it_has_data() -> None:
+    def spine(reliability: HeaderReliability, manufacturer: str) -> float:
+        header = HeaderClaims(body_part_region="SPINE", manufacturer=manufacturer)
+        combined = reliability.combine(probabilities(spine=0.6), header)
+        assert combined is not None
+        return combined[LABELS.index(SPINE)]
+
+    def learned(of_fuji: int) -> HeaderReliability:
+        right = {label: {REGION_OF[label]: 1000} for label in LABELS}
+        wrong = {label: {"SPINE": of_fuji} for label in LABELS}
+        return HeaderReliability(1, 0, 0, {"body_part_region": {"": right, "FUJI": wrong}})
+
+    assert spine(HeaderReliability(), "Fuji") == spine(HeaderReliability(), "Agfa")
+    assert spine(learned(0), " fuji ") == pytest.approx(spine(learned(0), "Agfa"))
+    assert spine(learned(0), "Agfa") > spine(HeaderReliability(), "Agfa")
+    falling = [spine(learned(number), "Fuji") for number in (0, 20, 200, 20_000)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[-1] == pytest.approx(0.6, abs=0.01)  # a console that claims SPINE for everything
+
+
 CHANGES: dict[str, Any] = {
     "thresholds": {**POLICY.thresholds, SPINE: 0.81},
     "ood_threshold": -1.5,
@@ -121,6 +268,8 @@ CHANGES: dict[str, Any] = {
     "age_contradiction": 0.9,
     "on_age_contradiction": "route",
     "radiographs": RadiographTable(modalities=frozenset({"XA"})),
+    "header_evidence": "on",
+    "header_reliability": LEARNED,
     "sinks": {SPINE: "/mnt/spine"},
     "expect": Expectations(min_objects=1),
     "thumbnails": "none",
@@ -129,8 +278,9 @@ CHANGES: dict[str, Any] = {
 
 @pytest.mark.parametrize("changed", [field.name for field in fields(Policy)])
 def test_the_policy_id_covers_all_that_decides_and_nothing_else(changed: str) -> None:
-    other = replace(POLICY, **{changed: CHANGES[changed]})
-    assert (other.policy_id == POLICY.policy_id) == (changed in ("sinks", "expect", "thumbnails"))
+    policy = POLICY if changed == "header_evidence" else replace(POLICY, header_evidence="on")
+    other = replace(policy, **{changed: CHANGES[changed]})
+    assert (other.policy_id == policy.policy_id) == (changed in ("sinks", "expect", "thumbnails"))
     assert len(other.policy_id) == 16
 
 

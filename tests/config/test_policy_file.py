@@ -132,3 +132,10 @@ def test_editors_are_given_a_schema_of_every_key() -> None:
     assert set(schema["properties"]) == set(PolicyFile.model_fields)
     assert set(yaml.safe_load(TEMPLATE.read_text())) == set(PolicyFile.model_fields)
     assert all(of["description"] for of in schema["properties"].values())
+
+
+@pytest.mark.parametrize("mode", ["off", "show", "on"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_header_evidence_may_be_unquoted(mode: str, quote: str) -> None:
+    """YAML 1.1 reads on and off as booleans."""
+    assert parse_policy(f"header_evidence: {quote}{mode}{quote}").header_evidence == mode

@@ -11,20 +11,18 @@ from transforms.config.policy import Decision, Policy, decide
 from transforms.core.labels import LABELS, REGIONS
 from transforms.core.reasons import BY_MODEL, BY_POLICY, DECIDED_BY_POLICY, Stage, Status
 from transforms.imaging.header_label import agrees
+from transforms.lake.header_reliability import CLAIM_COLUMNS, ClaimingRow, claims_of
 from transforms.lake.layout import REVIEW
 from transforms.lake.schema import IndexRow
 
 PROBABILITIES: Final = tuple(f"prob_{label}" for label in LABELS)
 """Columns of the calibrated probabilities, in order of `LABELS`."""
-EVIDENCE_COLUMNS: Final = ("patient_age_years", "rows", "columns")
+EVIDENCE_COLUMNS: Final = ("rows", "columns", "header_label", *CLAIM_COLUMNS)
 """Columns with header values that decide."""
 
 
-class Evidence(Protocol):
+class Evidence(ClaimingRow, Protocol):
     """The header values that decide: an `IndexRow`, or any object with `EVIDENCE_COLUMNS`."""
-
-    @property
-    def patient_age_years(self) -> float | None: ...
 
     @property
     def rows(self) -> int | None: ...
@@ -58,6 +56,7 @@ def decide_from(
         policy,
         age_years=evidence.patient_age_years,
         long_side=max(evidence.rows or 0, evidence.columns or 0),
+        header=claims_of(evidence),
     )
 
 
@@ -85,6 +84,8 @@ def decide_row(row: IndexRow, prediction: Prediction, policy: Policy) -> IndexRo
         confidence=decision.confidence,
         ood_score=prediction.ood_score,
         model_id=prediction.model_id,
+        combined_label=decision.combined_label,
+        combined_confidence=decision.combined_confidence,
         header_agrees=agrees(row.header_label, decision.decided_label),
         region_code=region.code if region else None,
         region_meaning=region.meaning if region else None,

@@ -6,17 +6,23 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from transforms.config.expectations import Expectations
 from transforms.core.choices import ALL_THUMBNAILS, REVIEW_THUMBNAILS
 from transforms.core.labels import ADULT_CHEST, CHESTS, LABELS, PEDIATRIC_CHEST
 from transforms.core.reasons import Reason
 from transforms.imaging.age import is_plausible_age
+from transforms.imaging.header_evidence import HeaderClaims, HeaderReliability
 from transforms.imaging.radiograph_table import RadiographTable
 from transforms.lake.layout import REVIEW
 
 POLICY_ID_LENGTH: Final = 16
+OFF: Final = "off"
+SHOW: Final = "show"
+ON: Final = "on"
+HeaderEvidence: TypeAlias = Literal["off", "show", "on"]
+"""Values of the policy key `header_evidence`."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,10 @@ class Policy:
             pixels contradict the age; 0.5..1.
         on_age_contradiction: "route" to decide by age if the confidence suffices, or "review". The reason
             of the row is the contradiction in both cases.
+        header_evidence: whether what the header claims decides images whose pixels leave the label open
+            ("on"), is only shown in the columns `combined_label` and `combined_confidence` ("show"), or
+            neither ("off").
+        header_reliability: how reliable headers are in the lake; set when a run starts.
         sinks: roots of the sinks outside the lake, by sink.
         radiographs: what counts as a projection radiograph.
         expect: what a complete run is expected to find.
@@ -45,6 +55,8 @@ class Policy:
     adult_from_years: float = 18.0
     age_contradiction: float = 0.98
     on_age_contradiction: str = REVIEW
+    header_evidence: HeaderEvidence = SHOW
+    header_reliability: HeaderReliability = field(default_factory=HeaderReliability)
     sinks: dict[str, str] = field(default_factory=dict)
     radiographs: RadiographTable = field(default_factory=RadiographTable)
     expect: Expectations = field(default_factory=Expectations)
@@ -64,8 +76,10 @@ class Policy:
     @property
     def policy_id(self) -> str:
         """Digest of the values that affect decisions; 16 hex digits."""
-        rules = self.rules()
-        del rules["sinks"]
+        rules = replace(self, header_reliability=HeaderReliability()).rules()
+        del rules["sinks"], rules["header_reliability"]
+        if self.header_evidence == ON:
+            rules["header_reliability"] = self.header_reliability.reliability_id
         text = json.dumps(rules, sort_keys=True, default=sorted)
         return hashlib.sha256(text.encode()).hexdigest()[:POLICY_ID_LENGTH]
 
@@ -91,6 +105,9 @@ class Decision:
         decided_label: label after the age rule; equal to `destination` if the image is routed.
         confidence: probability of the decided label, or of both chest labels if the age decided; 0..1.
         reason: reason of the decision.
+        combined_label: most probable label by pixels and header together; None if the header claims
+            nothing or header evidence is off.
+        combined_confidence: probability of that label, 0..1, as `confidence`.
     """
 
     destination: str
@@ -98,6 +115,8 @@ class Decision:
     decided_label: str
     confidence: float
     reason: Reason
+    combined_label: str | None = None
+    combined_confidence: float | None = None
 
 
 def decide(
@@ -107,8 +126,12 @@ def decide(
     *,
     age_years: float | None,
     long_side: int,
+    header: HeaderClaims | None = None,
 ) -> Decision:
     """Decide about one image.
+
+    The header decides only images that would be reviewed for low confidence: a label whose confidence by
+    pixels (and age) reaches its threshold is never changed, and neither is any other review.
 
     Args:
         probabilities: calibrated probabilities in order of `LABELS`; their sum is 1.
@@ -117,17 +140,41 @@ def decide(
         age_years: age in the header, or None. If the chest labels together are the most probable, a
             plausible age decides between adult and pediatric.
         long_side: the larger of Rows and Columns, in pixels.
+        header: what the header claims, or None to decide without it.
     """
-    by_label = dict(zip(LABELS, probabilities, strict=True))
-    predicted = max(LABELS, key=lambda label: by_label[label])
-    label, confidence, reason = predicted, by_label[predicted], Reason.CONFIDENT
-    if age_years is not None and is_plausible_age(age_years):
-        chest = min(1.0, sum(by_label[one] for one in CHESTS))
-        if chest >= max(by_label[other] for other in LABELS if other not in CHESTS):
-            label = ADULT_CHEST if age_years >= policy.adult_from_years else PEDIATRIC_CHEST
-            contradicted = chest - by_label[label] >= policy.age_contradiction * chest
-            confidence = chest
-            reason = Reason.AGE_CONTRADICTED if contradicted else Reason.SETTLED_BY_AGE
+    decision = _decide_by_pixels(probabilities, ood_score, policy, age_years, long_side)
+    if header is None or policy.header_evidence == OFF:
+        return decision
+    combined = policy.header_reliability.combine(probabilities, header)
+    if combined is None:
+        return decision
+    label, confidence, reason = _choose(combined, policy, age_years)
+    decision = replace(decision, combined_label=label, combined_confidence=confidence)
+    if (
+        policy.header_evidence == ON
+        and decision.reason == Reason.LOW_CONFIDENCE
+        and reason != Reason.AGE_CONTRADICTED
+        and confidence >= policy.thresholds[label]
+    ):
+        return replace(
+            decision,
+            destination=label,
+            decided_label=label,
+            confidence=_confidence(probabilities, label, reason),
+            reason=Reason.SETTLED_BY_HEADER,
+        )
+    return decision
+
+
+def _decide_by_pixels(
+    probabilities: Sequence[float],
+    ood_score: float,
+    policy: Policy,
+    age_years: float | None,
+    long_side: int,
+) -> Decision:
+    predicted = LABELS[max(range(len(LABELS)), key=probabilities.__getitem__)]
+    label, confidence, reason = _choose(probabilities, policy, age_years)
     if long_side < policy.min_long_side:
         return Decision(REVIEW, predicted, label, confidence, Reason.TOO_SMALL)
     if policy.ood_threshold is not None and ood_score > policy.ood_threshold:
@@ -139,3 +186,25 @@ def decide(
     if is_contradicted and policy.on_age_contradiction == REVIEW:
         return Decision(REVIEW, predicted, label, confidence, reason)
     return Decision(label, predicted, label, confidence, reason)
+
+
+def _choose(
+    probabilities: Sequence[float], policy: Policy, age_years: float | None
+) -> tuple[str, float, Reason]:
+    """Return the label by probabilities and age, its confidence, and what chose it."""
+    by_label = dict(zip(LABELS, probabilities, strict=True))
+    label = max(LABELS, key=lambda one: by_label[one])
+    if age_years is None or not is_plausible_age(age_years):
+        return label, by_label[label], Reason.CONFIDENT
+    chest = min(1.0, sum(by_label[one] for one in CHESTS))
+    if chest < max(by_label[other] for other in LABELS if other not in CHESTS):
+        return label, by_label[label], Reason.CONFIDENT
+    label = ADULT_CHEST if age_years >= policy.adult_from_years else PEDIATRIC_CHEST
+    contradicted = chest - by_label[label] >= policy.age_contradiction * chest
+    return label, chest, Reason.AGE_CONTRADICTED if contradicted else Reason.SETTLED_BY_AGE
+
+
+def _confidence(probabilities: Sequence[float], label: str, reason: Reason) -> float:
+    """Return the confidence of the pixels in a label: in both chest labels where the age decided."""
+    labels = CHESTS if reason == Reason.SETTLED_BY_AGE else (label,)
+    return min(1.0, sum(probabilities[LABELS.index(one)] for one in labels))

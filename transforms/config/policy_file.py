@@ -12,6 +12,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -22,7 +23,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
 from transforms.config.expectations import DriftExpectation, Expectations
-from transforms.config.policy import Policy
+from transforms.config.policy import HeaderEvidence, Policy
 from transforms.config.validation import list_errors
 from transforms.core.errors import UsageError
 from transforms.imaging.age import MAX_PLAUSIBLE_AGE_YEARS
@@ -70,6 +71,11 @@ def _require_days(text: str) -> str:
 
 def _problem(text: str) -> PydanticCustomError:
     return PydanticCustomError("problem", "{problem}", {"problem": text})
+
+
+def _from_yaml_boolean(value: object) -> object:
+    """Return "on" and "off" for what YAML 1.1 reads from them."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
@@ -263,6 +269,12 @@ class PolicyFile(_Section):
         description="Minimum of the larger of Rows and Columns of a routed image, in pixels.",
     )
     age: AgeRule = Field(default_factory=AgeRule, description="Adult and pediatric chest.")
+    header_evidence: Annotated[HeaderEvidence, BeforeValidator(_from_yaml_boolean)] = Field(
+        default=_DEFAULT.header_evidence,
+        description="What the header claims about the body part: on decides images whose pixels leave "
+        "the label open, show only fills the columns combined_label and combined_confidence, off "
+        "neither.",
+    )
     sinks: Sinks = Field(
         default_factory=Sinks,
         description="Roots of sinks outside the lake, by label, review, not_xray or quarantine: "
@@ -290,6 +302,7 @@ class PolicyFile(_Section):
             adult_from_years=self.age.adult_from_years,
             age_contradiction=self.age.contradiction,
             on_age_contradiction=self.age.on_contradiction,
+            header_evidence=self.header_evidence,
             sinks=self.sinks.given(),
             radiographs=self.radiographs.table(),
             expect=self.expect.expectations(),

@@ -8,7 +8,7 @@ import json
 import re
 import socket
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,7 @@ from transforms.core.option import (
     options_of,
     range_problems,
 )
+from transforms.imaging.header_evidence import HeaderReliability
 from transforms.lake.append_log import MAX_SHARDS
 from transforms.lake.layout import Layout
 from transforms.storage.local import uri_to_path
@@ -94,6 +95,14 @@ class RouteConfig(RouteOptions):
             self.include, self.exclude, not self.no_default_exclude, self.layout.object_roots
         )
 
+    def with_header_reliability(self, reliability: HeaderReliability) -> RouteConfig:
+        """Return the configuration with what its lake shows about headers."""
+        return replace(
+            self,
+            policy=replace(self.policy, header_reliability=reliability),
+            own_policy=replace(self.own_policy, header_reliability=reliability),
+        )
+
     def check(self) -> None:
         """Check the configuration, without reading inputs or writing anything.
 
@@ -152,6 +161,7 @@ class RouteConfig(RouteOptions):
             "age_contradiction": self.policy.age_contradiction,
             "on_age_contradiction": self.policy.on_age_contradiction,
             "thumbnails": self.policy.thumbnails,
+            "header_evidence": self.policy.header_evidence,
             "policy_id": self.policy_id,
         }
 

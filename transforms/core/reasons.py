@@ -45,6 +45,7 @@ class Reason(StrEnum):
     # routed, review
     CONFIDENT = "confident"
     SETTLED_BY_AGE = "settled_by_age"
+    SETTLED_BY_HEADER = "settled_by_header"
     AGE_CONTRADICTED = "age_contradicted"
     LOW_CONFIDENCE = "low_confidence"
     OUT_OF_DISTRIBUTION = "out_of_distribution"
@@ -104,6 +105,7 @@ BY_MODEL, BY_POLICY, BY_PERSON = "model", "policy", "person"
 """Values of the column `decided_by`."""
 DECIDED_BY_POLICY: Final = (
     Reason.SETTLED_BY_AGE,
+    Reason.SETTLED_BY_HEADER,
     Reason.AGE_CONTRADICTED,
     Reason.TOO_SMALL,
     Reason.SOP_CLASS,
@@ -132,7 +134,14 @@ class Meaning(NamedTuple):
 MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.CONFIDENT: Meaning("the calibrated confidence reaches the label's threshold", ""),
     Reason.SETTLED_BY_AGE: Meaning(
-        "the pixels show a chest, and the patient's age decides between adult and pediatric", ""
+        "the pixels show a chest, and the patient's age (patient_age_years) decides between adult and "
+        "pediatric (destination)",
+        "",
+    ),
+    Reason.SETTLED_BY_HEADER: Meaning(
+        "the pixels leave the label open, and the regions that the header claims make one "
+        "(combined_label) confident enough (combined_confidence)",
+        "",
     ),
     Reason.AGE_CONTRADICTED: Meaning(
         "the patient's age means adult or pediatric, but the pixels clearly show the other",

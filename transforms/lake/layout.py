@@ -143,6 +143,11 @@ class Layout:
         return join(self.root, "dead_letters")
 
     @property
+    def header_reliability(self) -> str:
+        """Folder of what the lake shows about headers; see `lake.header_reliability`."""
+        return join(self.root, "header_reliability")
+
+    @property
     def metrics(self) -> str:
         """Folder of the metrics of runs."""
         return join(self.runs, "metrics")
