@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/installed
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick coverage servers flink senders prism-test flink-test soak fuzz bench scale check lock docs picture clean
+.PHONY: help install demo test quick coverage servers flink senders browser prism-test flink-test soak fuzz bench scale check lock docs picture screenshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,6 +73,12 @@ senders: ## install DCMTK and Orthanc where apt-get and root are available; test
 	then apt-get update -qq && apt-get install -qq --no-install-recommends dcmtk orthanc orthanc-dicomweb >/dev/null; \
 	else echo "no apt-get or not root: tests with DCMTK and Orthanc will be skipped"; fi
 
+browser: ## install Chromium where apt-get and root are available; tests in a browser are skipped without it
+	@if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; \
+	then apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
+	else echo "no apt-get or not root: tests in a browser will be skipped"; fi
+
 soak: install ## kill runs at random moments and run again; KILLS=20 OBJECTS=300
 	$(BIN)/python -m tests.soak --kills $(or $(KILLS),20) --objects $(or $(OBJECTS),300)
 
@@ -99,6 +105,9 @@ docs: install ## write generated pages and schemas from the tables in the code
 
 picture: install ## write docs/images/decisions.png from decisions of the default model
 	$(BIN)/python -m docs.make_picture
+
+screenshots: install browser ## write docs/images/report-*.png from a report on generated images
+	$(BIN)/python -m docs.make_screenshots
 
 lock: ## resolve the dependencies again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev setup.py -o requirements/dev.lock
