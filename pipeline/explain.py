@@ -17,6 +17,7 @@ from models.classify import decide_image
 from models.handler import Device, RadiographModelHandler
 from pipeline.sources.archives import expand_archive, is_archive
 from pipeline.sources.files import list_objects
+from transforms.config.explain_decision import claim_lines, explain_decision
 from transforms.config.route_config import RouteConfig
 from transforms.core.labels import LABELS
 from transforms.core.object_ref import ObjectRef
@@ -137,8 +138,9 @@ class Explainer:
         if image is not None:
             lines += ["", *_draw(image[0]), "", *self._prediction(row)]
         outcome = OUTCOMES[Status(str(row.status))].format(destination=row.destination)
-        why = "; ".join(filter(None, MEANINGS[Reason(str(row.reason))]))
-        return [*lines, "", f"{outcome}: {why}"]
+        why = explain_decision(row, self._config.policy)
+        remedy = MEANINGS[Reason(str(row.reason))].remedy
+        return [*lines, "", "; ".join(filter(None, [f"{outcome}: {why}", remedy]))]
 
     def _prediction(self, row: IndexRow) -> list[str]:
         lines = []
@@ -155,6 +157,11 @@ class Explainer:
         if row.header_label:
             verdict = "agrees" if row.header_agrees else "disagrees"
             lines.append(f"  the header says {row.header_label}: {verdict}")
+        lines += [f"  {line}" for line in claim_lines(row)]
+        if row.combined_label is not None and row.combined_confidence is not None:
+            lines.append(
+                f"  pixels and header together: {row.combined_label} {row.combined_confidence:.4f}"
+            )
         return lines
 
 

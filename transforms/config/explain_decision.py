@@ -1,0 +1,87 @@
+"""Explain the decision about one image in words, with the values that decided it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from transforms.config.decide_row import PROBABILITIES, decide_from
+from transforms.config.policy import Policy
+from transforms.core.reasons import MEANINGS, Reason
+from transforms.lake.schema import IndexRow
+
+SOURCE_NAMES: Final = {
+    "body_part_region": "Body Part Examined",
+    "coded_region": "Anatomic Region Sequence",
+    "series_description_region": "Series Description",
+    "protocol_name_region": "Protocol Name",
+}
+"""Elements by the column with the region that they claim."""
+
+
+def explain_decision(row: IndexRow, policy: Policy) -> str:
+    """Return why a row has its status: its values where a rule of the policy decided, else the meaning.
+
+    Args:
+        row: a row of the index.
+        policy: the policy that decided, with a threshold for every label.
+    """
+    reason = Reason(str(row.reason))
+    label = _decided_label(row, policy)
+    if label is not None and row.confidence is not None:
+        threshold = policy.thresholds[label]
+        confidence = f"{label} {row.confidence:.4f}"
+        if reason == Reason.CONFIDENT:
+            return f"{confidence} reaches the threshold of {threshold:g}"
+        if reason == Reason.SETTLED_BY_AGE:
+            return (
+                f"the pixels show a chest ({row.confidence:.4f}, threshold {threshold:g}), and "
+                f"{_age(row, policy)}: {label}"
+            )
+        if reason == Reason.AGE_CONTRADICTED:
+            return f"{_age(row, policy)}: {label}; but the pixels show {row.predicted_label}"
+        if reason == Reason.LOW_CONFIDENCE:
+            return f"{confidence} is below the threshold of {threshold:g}{_combined(row)}"
+        if reason == Reason.SETTLED_BY_HEADER:
+            return (
+                f"the pixels leave the label open ({confidence}, threshold {threshold:g})"
+                f"{_combined(row)}"
+            )
+    limit = policy.ood_threshold
+    if reason == Reason.OUT_OF_DISTRIBUTION and row.ood_score is not None and limit is not None:
+        return f"the OOD score of {row.ood_score:.2f} exceeds {limit:.2f}"
+    if reason == Reason.TOO_SMALL:
+        side = max(row.rows or 0, row.columns or 0)
+        return f"the longer side has {side} pixels, fewer than {policy.min_long_side}"
+    return MEANINGS[reason].text
+
+
+def claim_lines(row: IndexRow) -> list[str]:
+    """Return a line for each element that claims a region."""
+    return [
+        f"{name} claims {claim}"
+        for column, name in SOURCE_NAMES.items()
+        if (claim := getattr(row, column)) is not None
+    ]
+
+
+def _decided_label(row: IndexRow, policy: Policy) -> str | None:
+    """Return the label that `confidence` refers to, also of an image that is reviewed."""
+    probabilities = [getattr(row, name) for name in PROBABILITIES]
+    if None in probabilities:
+        return None
+    return decide_from(probabilities, row.ood_score or 0.0, row, policy).decided_label
+
+
+def _age(row: IndexRow, policy: Policy) -> str:
+    age = row.patient_age_years or 0.0
+    side = "at least" if age >= policy.adult_from_years else "below"
+    return f"the patient's age of {age:g} years is {side} {policy.adult_from_years:g}"
+
+
+def _combined(row: IndexRow) -> str:
+    if row.combined_label is None or row.combined_confidence is None:
+        return ""
+    return (
+        f"; {', '.join(claim_lines(row))}, which makes {row.combined_label} "
+        f"{row.combined_confidence:.4f} by pixels and header together"
+    )
