@@ -16,7 +16,7 @@ SERVING = [
     "fsspec",  # glob patterns
     "indexed_gzip",  # members of .tar.gz
     "google-cloud-storage>=3",
-    "jinja2>=3.1,<4",  # the report
+    "jinja2>=3.1,<4",  # HTML of report and review
     "markupsafe>=3",
     "msgpack>=1.1",
     "numpy>=1.26",
@@ -28,7 +28,9 @@ SERVING = [
     "safetensors>=0.5",
     "timm>=1.0.31,<2",
     "shtab>=1.8",  # shell completion
+    "starlette>=0.49",  # review
     "torch>=2.8",
+    "uvicorn>=0.40",  # review
     # Codec plug-ins of pydicom, all permissively licensed.
     "pyjpegls>=1.5",  # JPEG-LS
     "imagecodecs>=2025.3",  # 12-bit and lossless JPEG, JPEG-LS, RLE: fast path
@@ -96,7 +98,7 @@ setup(
     ),
     package_data={
         "models": ["default/*", "py.typed"],
-        "pipeline": ["py.typed", "report/templates/*"],
+        "pipeline": ["py.typed", "report/templates/*", "review/static/*", "review/templates/*"],
         "transforms": ["py.typed"],
     },
     install_requires=SERVING,

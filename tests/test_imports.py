@@ -30,6 +30,7 @@ LAYERS = (
     "pipeline",
     "pipeline.report",
     "pipeline.reroute",
+    "pipeline.review",
     "pipeline.cli",
 )
 """Packages from the lowest up; none imports from a later one."""

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Final, Protocol
 
 from pipeline.receive.inbox import Inbox
 from pipeline.receive.options import ReceiveOptions
+from pipeline.receive.signals import stop_requests
 from pipeline.receive.store import Counts
 from transforms.storage.permissions import narrow_umask
 
 UMASK: Final = 0o027
 """Received files are readable by their owner and group only."""
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Endpoint(Protocol):
@@ -50,7 +47,7 @@ def serve(options: ReceiveOptions, announce: Callable[[str], None]) -> str:
 
     narrow_umask(UMASK)
     inbox, counts = Inbox(options.folder, options.max_object_bytes), Counts()
-    with _stop_requests() as stop:
+    with stop_requests() as stop:
         scp = StoreScp(options, inbox, counts)
         endpoints: list[Endpoint] = [scp]
         names = [f"C-STORE on {options.address}:{scp.port}, AE title {options.ae_title}"]
@@ -70,25 +67,3 @@ def serve(options: ReceiveOptions, announce: Callable[[str], None]) -> str:
             aborted = sum(pool.map(lambda one: one.drain(options.drain_timeout), endpoints))
     cut = f", aborted in transfer: {aborted}" if aborted else ""
     return f"receiver stopped; objects stored: {counts.stored}, refused: {counts.refused}{cut}"
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """Yield an event that the signals set; a second signal ends the process as usual."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def request(number: int, frame: object) -> None:
-        restore()
-        stop.set()
-
-    for number in SIGNALS:
-        signal.signal(number, request)
-    try:
-        yield stop
-    finally:
-        restore()

@@ -131,5 +131,4 @@ def _reduced(values: npt.NDArray[np.float32], long_side: int) -> npt.NDArray[np.
 
 
 def _longest(stored: StoredFrame) -> int:
-    height, width = stored.values.shape[:2]
-    return max(height, width)
+    return max(map(int, stored.values.shape[:2]))

@@ -153,6 +153,25 @@ def append_label(layout: Layout, label: Label) -> bool:
     )
 
 
+def append_labels(layout: Layout, labels: Sequence[Label]) -> None:
+    """Write labels, none of which is stored yet, in one file a day; they are durable when this returns.
+
+    Raises:
+        ProcessingFailure: the storage refused a write; the labels of a day are written or not.
+    """
+    days: dict[str, list[Label]] = defaultdict(list)
+    for label in labels:
+        days[label.answered_date].append(label)
+    for day, of_day in sorted(days.items()):
+        data = parquet_bytes(to_table(of_day))
+        put_bytes(
+            _merged_uri(layout, day, data),
+            data,
+            scratch=layout.scratch(),
+            file_mode=layout.file_mode,
+        )
+
+
 def read_labels(layout: Layout) -> list[Label]:
     """Return all labels of a lake, each once, in order of time; while `compact` may merge them.
 
@@ -269,13 +288,17 @@ def merge_labels(layout: Layout, before: str) -> int:
             continue
         found = {label.label_id: label for uri in files for label in read_label_file(uri)}
         data = parquet_bytes(to_table([found[name] for name in sorted(found)]))
-        digest = hashlib.sha256(data).hexdigest()[:20]
-        target = join(_partition(layout, day), f"{MERGED}{digest}.parquet")
+        target = _merged_uri(layout, day, data)
         if target not in files:
             put_bytes(target, data, scratch=layout.scratch(), file_mode=layout.file_mode)
         remove_all(uri for uri in files if uri != target)
         merged += len(files)
     return merged
+
+
+def _merged_uri(layout: Layout, day: str, data: bytes) -> str:
+    digest = hashlib.sha256(data).hexdigest()[:20]
+    return join(_partition(layout, day), f"{MERGED}{digest}.parquet")
 
 
 def _partition(layout: Layout, answered_date: str) -> str:
