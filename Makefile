@@ -106,8 +106,9 @@ docs: install ## write generated pages and schemas from the tables in the code
 picture: install ## write docs/images/decisions.png from decisions of the default model
 	$(BIN)/python -m docs.make_picture
 
-screenshots: install browser ## write docs/images/report-*.png from a report on generated images
+screenshots: install browser ## write docs/images/report-*.png from a report on generated images, and review.png
 	$(BIN)/python -m docs.make_screenshots
+	$(BIN)/python -m tests.review.screenshot
 
 lock: ## resolve the dependencies again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev setup.py -o requirements/dev.lock
