@@ -55,10 +55,12 @@ def thresholds_of(
         summaries: run summaries.
     """
     for summary in summaries:
-        options = summary.get("options", {})
-        if options.get("policy_id") == policy_id and options.get("thresholds"):
-            by_label = {str(label): float(value) for label, value in options["thresholds"].items()}
-            return Thresholds(by_label, options.get("ood_threshold"))
+        options = summary.get("options")
+        if not isinstance(options, dict) or options.get("policy_id") != policy_id:
+            continue
+        found, ood = options.get("thresholds"), options.get("ood_threshold")
+        if isinstance(found, dict) and all(isinstance(one, int | float) for one in found.values()):
+            return Thresholds(found, ood if isinstance(ood, int | float) else None)
     default = _default_policy()
     if policy_id is not None and policy_id == default.policy_id:
         return Thresholds(default.thresholds, default.ood_threshold)
