@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import Callable, Set
 from typing import Final
 
-import pyarrow.compute as pc
-
 from transforms.config.expectations import Checked, check_shares
 from transforms.config.route_config import RouteConfig
 from transforms.core.reasons import ProcessingFailure, Status
@@ -18,7 +16,7 @@ from transforms.lake.files import list_files
 from transforms.lake.index_files import DamagedFile, list_index, read_matching
 from transforms.lake.run_counts import COUNTED_COLUMNS, RunCounts
 from transforms.lake.run_state import LAUNCHER, StateWriter, read_states
-from transforms.lake.schema import RUN_ID_SEPARATOR
+from transforms.lake.schema import is_of_run
 
 MINUTE_S: Final = 60.0
 WINDOW_S: Final = 3600.0
@@ -84,7 +82,6 @@ class StreamMonitor:
 
     def _count_new(self) -> RunCounts:
         """Return the counts of the rows in segments that have appeared; compaction adds no rows."""
-        own = self._config.run_id + RUN_ID_SEPARATOR
         new: list[RunCounts] = []
         files = set(list_index(self._config.layout))
         for uri in sorted(files - self._read):
@@ -94,8 +91,8 @@ class StreamMonitor:
                 except FileNotFoundError:  # compacted since; the summary counts its rows
                     continue
                 for rows in tables:
-                    mask = pc.starts_with(rows["run_id"], own)
-                    new.append(RunCounts.of_table(rows.filter(mask)))
+                    own = rows.filter(is_of_run(rows["run_id"], self._config.run_id))
+                    new.append(RunCounts.of_table(own))
         self._read = files
         return RunCounts.sum(new)
 

@@ -269,24 +269,32 @@ def _agreement(data: ReportData) -> list[dict[str, Any]]:
     return tables
 
 
+def choose_baseline(
+    data: ReportData, days: Sequence[Mapping[str, Any]], name: str | None
+) -> Baseline | None:
+    """Return what the rows are compared with: a named baseline, or earlier rows; None without any."""
+    columns = ", ".join(BASELINE_COLUMNS)
+    if name is not None or data.scope.run_id is not None:
+        return Baseline(
+            name or "all rows of this lake that were ingested before the run",
+            f"SELECT {columns} FROM images",
+            f"SELECT {columns} FROM baseline WHERE status <> '{Status.DUPLICATE}'",
+        )
+    if len(days) < 2:
+        return None
+    last = days[-1]["day"]
+    images = f"SELECT {columns} FROM images WHERE ingest_date"
+    return Baseline(
+        f"the days before {last}, compared with {last}",
+        f"{images} = '{last}'",
+        f"{images} < '{last}'",
+    )
+
+
 def _drift(
     data: ReportData, days: Sequence[Mapping[str, Any]], baseline_name: str | None
 ) -> dict[str, Any]:
-    columns = ", ".join(BASELINE_COLUMNS)
-    not_duplicate = f"status <> '{Status.DUPLICATE}'"
-    baseline = None
-    if baseline_name is not None or data.scope.run_id is not None:
-        name = baseline_name or "all rows of this lake that were ingested before the run"
-        rows = f"SELECT {columns} FROM baseline WHERE {not_duplicate}"
-        baseline = Baseline(name, f"SELECT {columns} FROM images", rows)
-    elif len(days) > 1:
-        last = days[-1]["day"]
-        images = f"SELECT {columns} FROM images WHERE ingest_date"
-        baseline = Baseline(
-            f"the days before {last}, compared with {last}",
-            f"{images} = '{last}'",
-            f"{images} < '{last}'",
-        )
+    baseline = choose_baseline(data, days, baseline_name)
     found: list[Drift] = []
     if baseline is not None:
         found = statistics.drift(data, baseline.current, baseline.rows)

@@ -20,7 +20,7 @@ from transforms.lake.databases import create_database
 from transforms.lake.files import list_files
 from transforms.lake.index_files import open_index_file, read_batches, read_index
 from transforms.lake.layout import Layout, partition_of
-from transforms.lake.schema import HISTORY_SCHEMA, PARTITION, RUN_ID_SEPARATOR
+from transforms.lake.schema import HISTORY_SCHEMA, PARTITION, is_of_run
 from transforms.storage.temporary import private_folder
 
 MEMORY_LIMIT: Final = "1GB"
@@ -159,11 +159,6 @@ def _read(uri: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     known = [column for column in columns if column in HISTORY_SCHEMA.names]
     with open_index_file(uri) as file:
         yield from read_batches(file, known)
-
-
-def is_of_run(run_ids: pa.ChunkedArray, run_id: str) -> pa.ChunkedArray:
-    """Return which values of the column `run_id` are of a run, also of a segment of a stream."""
-    return pc.or_(pc.equal(run_ids, run_id), pc.starts_with(run_ids, f"{run_id}{RUN_ID_SEPARATOR}"))
 
 
 def _load_index(db: duckdb.DuckDBPyConnection, scope: Scope, *, with_earlier: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from transforms.config.policy import Policy
 from transforms.lake.files import exists, read_json
 from transforms.lake.layout import Layout
-from transforms.lake.run_summaries import summary_of
+from transforms.lake.run_summaries import read_summaries, summary_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ def read_run(layout: Layout, run_id: str) -> dict[str, Any] | None:
         if exists(uri):
             return summary_of(read_json(uri))
     return None
+
+
+def latest_run(layout: Layout) -> str | None:
+    """Return the id of the latest run that has ended, or None."""
+    return next((str(one["run_id"]) for one in read_summaries(layout, 1)), None)
 
 
 def read_metrics(layout: Layout, run_ids: Iterable[str]) -> tuple[str, dict[str, Any]] | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pipeline import __version__
 from pipeline.report.content import IMAGES
 from pipeline.report.database import ReportData, Scope, open_report_data
+from pipeline.report.digest import digest
 from pipeline.report.page import render_report
 from pipeline.report.runs import read_run
 from transforms.config.route_config import ConfigError
@@ -52,6 +53,14 @@ def write_report(
         totals = _totals(data)
     _replace(target, page, scope.layout.file_mode)
     return {**totals, "bytes": len(page)}
+
+
+def read_digest(scope: Scope, *, baseline: str | None = None) -> dict[str, Any]:
+    """Return the short form of a report; arguments and errors as of `write_report`."""
+    require_run(scope)
+    compared = None if baseline is None else baseline_scope(baseline, scope.layout)
+    with open_report_data(scope, compared) as data:
+        return digest(data, None if compared is None else _name_of(compared, scope.layout))
 
 
 def require_writable(target: Path) -> None:

@@ -11,7 +11,7 @@ from transforms.core.reasons import Status
 from transforms.lake.drift import Drift, measure_drift, read_predictions
 from transforms.lake.layout import Layout
 from transforms.lake.run_counts import RunCounts
-from transforms.lake.schema import RUN_ID_SEPARATOR
+from transforms.lake.schema import is_of_run
 
 KEY: Final = "expect"
 """Key of the policy file."""
@@ -137,12 +137,12 @@ def check_drift(
 
     first, last = expected.days(day)
     sample = read_predictions(
-        layout, lambda _: True, lambda rows, _: rows.filter(_is_of_run(rows["run_id"], run_id))
+        layout, lambda _: True, lambda rows, _: rows.filter(is_of_run(rows["run_id"], run_id))
     )
     baseline = read_predictions(
         layout,
         lambda partition: first <= partition <= last,
-        lambda rows, _: rows.filter(pc.invert(_is_of_run(rows["run_id"], run_id))),
+        lambda rows, _: rows.filter(pc.invert(is_of_run(rows["run_id"], run_id))),
     )
     smaller = min(len(sample), len(baseline))
     limit, key = expected.max_psi, f"{KEY}.drift.max_psi"
@@ -229,10 +229,3 @@ def _check_share(
     met = share <= limit
     text = f"expected at most {limit:.1%} {what} ({key}), found {share:.1%} ({found} of {of})"
     return Checked(key, limit, round(share, 6), of, met, text if met else f"{text}; {remedy}")
-
-
-def _is_of_run(run_ids: Any, run_id: str) -> Any:
-    """Return a mask of the rows that a run has written, a batch run or a stream."""
-    import pyarrow.compute as pc
-
-    return pc.or_(pc.equal(run_ids, run_id), pc.starts_with(run_ids, run_id + RUN_ID_SEPARATOR))

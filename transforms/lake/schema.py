@@ -261,6 +261,11 @@ _HISTORY_ONLY: Final = (
 HISTORY_SCHEMA: Final[pa.Schema] = pa.schema([*SCHEMA, *_HISTORY_ONLY])
 
 
+def is_of_run(run_ids: pa.ChunkedArray, run_id: str) -> pa.ChunkedArray:
+    """Return which values of the column `run_id` are of a run, also of a segment of a stream."""
+    return pc.or_(pc.equal(run_ids, run_id), pc.starts_with(run_ids, f"{run_id}{RUN_ID_SEPARATOR}"))
+
+
 def conform(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
     """Return a table with the columns of a schema, in its order and types, then any further columns.
 
