@@ -26,7 +26,7 @@ demo: install ## route real DICOM files into demo-lake/
 	$(BIN)/dicom-router demo --lake demo-lake
 
 test: install servers flink ## run every test, in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20
 
 quick: install servers ## run the tests that take under two minutes together
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not (slow or engine or kill or training)"

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from pipeline.cli import main
 from pipeline.exit_codes import DONE, UNEXPECTED
+from tests import fast_pipelines
 from tests.disks import full_disk
 from tests.stores import store, store_servers
 from transforms.core.reasons import TERMS
@@ -25,9 +26,17 @@ from transforms.core.reasons import TERMS
 __all__ = ["full_disk", "store", "store_servers"]
 
 # Neither a deadline nor a limit on the time to generate data: both fail on a busy machine.
-settings.register_profile(
-    "tests", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
-)
+fast_pipelines.install()
+
+# `--hypothesis-profile=thorough` tries more examples.
+for profile, examples in {"tests": 30, "thorough": 1000}.items():
+    settings.register_profile(
+        profile,
+        max_examples=examples,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 settings.load_profile("tests")
 
 

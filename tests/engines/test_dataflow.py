@@ -136,6 +136,7 @@ def test_every_step_is_deserialized_from_the_proto(default_job: Any) -> None:
     assert rebuilt.to_runner_api().components.transforms
 
 
+@pytest.mark.slow
 def test_labels_are_unique(default_job: Any) -> None:
     names = Counter(
         t.unique_name for t in default_job.proto_pipeline.components.transforms.values()
@@ -166,6 +167,7 @@ def test_no_local_path_is_sent(gpu_job: Any) -> None:
     assert {path for path in paths if not path.endswith(b".py")} == set()
 
 
+@pytest.mark.slow
 def test_only_inference_has_the_accelerator_hint(default_job: Any, gpu_job: Any) -> None:
     assert set(hints_by_step(default_job.proto_pipeline).values()) == {None}
     hints = hints_by_step(gpu_job.proto_pipeline)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import struct
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +57,16 @@ def pixels_of(syntax: str) -> np.ndarray:
 
 
 @functools.cache
+def _compressed(syntax: str) -> FileDataset:
+    return dataset(pixels_of(syntax), syntax=syntax)
+
+
+def compressed(syntax: str) -> FileDataset:
+    """Return an object of one frame, compressed once for all tests."""
+    return copy.deepcopy(_compressed(syntax))
+
+
+@functools.cache
 def codestreams_of(syntax: str) -> tuple[bytes, ...]:
     """Return the codestreams of three frames: the image, its mirror image, and zeros."""
     frames = (pixels_of(syntax), pixels_of(syntax)[:, ::-1], np.zeros_like(pixels_of(syntax)))
@@ -79,9 +89,11 @@ def items(table: bytes, fragments: list[bytes]) -> bytes:
 
 
 def with_items(
-    syntax: str, table: bytes, fragments: list[bytes], frames: int = 1, **elements: Any
+    syntax: str, table: bytes, fragments: list[bytes], frames: int = 1, **elements: bytes
 ) -> bytes:
-    ds = dataset(pixels_of(syntax), syntax=syntax, **elements)
+    ds = compressed(syntax)
+    for keyword, value in elements.items():
+        setattr(ds, keyword, value)
     if frames != 1:
         ds.NumberOfFrames = frames
     return to_bytes(with_pixel_data(ds, items(table, fragments)))
@@ -174,9 +186,7 @@ def test_a_table_that_fits_locates_the_frames(syntax: str, kind: str, number: in
 def test_a_table_of_a_wrong_length(syntax: str, length: int) -> None:
     stream = codestreams_of(syntax)[0]
     value = items(b"\0" * 8, [stream])
-    ds = with_pixel_data(
-        dataset(pixels_of(syntax), syntax=syntax), value[:4] + struct.pack("<L", length) + value[8:]
-    )
+    ds = with_pixel_data(compressed(syntax), value[:4] + struct.pack("<L", length) + value[8:])
     assert np.array_equal(read_image(to_bytes(ds), SIDE), frame_of(syntax, 0))
 
 
@@ -190,7 +200,7 @@ def test_no_fragments() -> None:
 def test_a_missing_table_and_a_wrong_number_of_frames(syntax: str) -> None:
     stream = codestreams_of(syntax)[0]
     without_table = with_pixel_data(
-        dataset(pixels_of(syntax), syntax=syntax), items(stream, [])[: len(stream) // 2 * 2 + 10]
+        compressed(syntax), items(stream, [])[: len(stream) // 2 * 2 + 10]
     )
     assert np.array_equal(read_image(to_bytes(without_table), SIDE), frame_of(syntax, 0))
     for parts in ([stream], split(stream, [64, 400])):

@@ -171,6 +171,7 @@ def test_claimed_region(
     assert agreed_region(found.body_part_region, found.coded_region) == region
 
 
+@pytest.mark.slow
 def test_codes_of_regions_are_those_of_the_dictionary() -> None:
     """Of pydicom's copy of PS3.16 CID 4031, in SNOMED CT and SNOMED RT."""
     retired = {v: k for k, v in snomed_mapping["SRT"].items()}

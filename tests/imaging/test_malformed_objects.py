@@ -75,6 +75,7 @@ def test_gdcm_is_never_used() -> None:
         assert "gdcm" not in _decoder(syntax).available_plugins
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGExtended12Bit, JPEGLSLossless])
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.9])
 def test_a_truncated_codestream_is_rejected(syntax: str, share: float) -> None:

@@ -39,6 +39,7 @@ def flip(data: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 def test_each_flipped_bit_of_a_file_is_found(small_file: bytes) -> None:
     assert is_intact(io.BytesIO(small_file)) is True
     missed = [
@@ -94,6 +95,7 @@ def lake(copied: Lake) -> Lake:
     return copied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pattern", ["index/*/part-*.parquet", "index/*/log-*.parquet", "journal/*.parquet"]
 )

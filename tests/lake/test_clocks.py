@@ -62,6 +62,7 @@ def test_the_first_segment_may_be_of_a_wrong_clock(layout: Layout, wrong: str) -
     assert partitions(layout) == {"a": wrong, "b": TODAY}
 
 
+@pytest.mark.slow
 @WRONG
 def test_such_a_lake_is_compacted(layout: Layout, wrong: str) -> None:
     for number, name in enumerate("abcdefgh"):

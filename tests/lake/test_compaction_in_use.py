@@ -107,6 +107,7 @@ def test_files_that_are_merged_after_they_were_listed_are_listed_again(
     check(layout)
 
 
+@pytest.mark.slow
 def test_compaction_beside_readers_in_loops(layout: Layout) -> None:
     done = threading.Event()
     errors: list[BaseException] = []

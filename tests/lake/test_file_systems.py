@@ -87,6 +87,7 @@ def test_an_object_is_not_replaced(tmp_path: Path, no_links: None) -> None:
     assert not list((tmp_path / ".tmp").iterdir())
 
 
+@pytest.mark.slow
 def test_a_lake_without_hard_links(
     routed: Path, lake: Lake, route: Route, no_links: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,7 @@ def history(lake: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_lakes_verify_as_they_are(format1: Format1Lakes, name: str) -> None:
     before = Lake(format1.lake(name)).tree()
@@ -119,6 +120,7 @@ def test_lakes_are_migrated_added_to_and_compacted(
     assert violations(lake.root) == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_recovered(format1: Format1Lakes, route: Route) -> None:
     lake = format1.lake("interrupted")
     assert len(list(lake.glob("journal/*.parquet"))) == 1

@@ -58,6 +58,7 @@ def readable_by_others(root: Path) -> list[str]:
     return [f"{name} {mode:o}" for name, mode in modes(root).items() if mode & 0o027]
 
 
+@pytest.mark.slow
 def test_no_mode_makes_files_that_others_can_read(
     routed: Path, lake: Lake, tmp_path: Path, temporary: Path, umask: int
 ) -> None:
@@ -99,11 +100,13 @@ def test_migration_makes_no_files_that_others_can_read(
     assert new and not [p for p in new if stat.S_IMODE(p.stat().st_mode) & 0o027]
 
 
+@pytest.mark.slow
 def test_the_demo_makes_no_files_that_others_can_read(lake: Lake, umask: int) -> None:
     assert main(["demo", "--lake", str(lake.root)]) == 0
     assert not readable_by_others(lake.root)
 
 
+@pytest.mark.slow
 def test_the_file_mode_is_an_option_that_the_lake_remembers(
     routed: Path, lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +164,7 @@ def test_links_keep_the_permissions_of_their_sources(routed: Path, tmp_path: Pat
     ]
 
 
+@pytest.mark.slow
 def test_a_lake_that_others_can_read_keeps_working(copied: Lake, routed: Path, umask: int) -> None:
     for path in [copied.root, *copied.root.rglob("*")]:
         path.chmod(0o777 if path.is_dir() else 0o644)

@@ -29,6 +29,7 @@ def assert_durable(disk: DiskRecorder) -> None:
     assert not disk.volatile, "entries that a power loss would take"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", ["copy", "link"])
 def test_a_run_into_a_new_folder(routed: Path, tmp_path: Path, placement: str) -> None:
     lake = Lake(tmp_path / "a" / "b" / "lake")
@@ -46,6 +47,7 @@ def test_decisions_that_are_replaced_and_a_compaction(routed: Path, copied: Lake
     assert not disk.removed, "objects that would reappear"
 
 
+@pytest.mark.slow
 def test_compaction(routed: Path, lake: Lake, route: Route) -> None:
     day = ("--ingest_date", "2026-03-01")
     for name in ("0.dcm", "1.dcm", "ct.dcm"):

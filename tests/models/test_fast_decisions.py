@@ -116,6 +116,7 @@ def test_generated_images(
     require_same_decision(images, handler, PROBABILITY_OF_GENERATED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_real_radiographs(
     name: str, handler: RadiographModelHandler, monkeypatch: pytest.MonkeyPatch

@@ -64,6 +64,7 @@ def test_the_last_bundle_by_name_is_used(
     assert look(model, clock) == read_info(str(tmp_path / "2026-01")).model_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["cut", "missing", "labels", "input_size", "json"])
 def test_an_invalid_bundle_is_refused_until_it_changes(
     tmp_path: Path,

@@ -123,6 +123,7 @@ def test_a_named_archive_is_refused_at_the_start(
     assert not lake.exists()
 
 
+@pytest.mark.slow
 def test_hostile_members_are_accounted_for(tmp_path: Path) -> None:
     """Encrypted, damaged, nested and repeated members, a bomb, and an archive that is none."""
     inner = as_zip({"a.dcm": IMAGES["a.dcm"]})

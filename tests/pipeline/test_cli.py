@@ -267,6 +267,7 @@ def test_inspect_explains(capsys: pytest.CaptureFixture[str], source: Path, tmp_
     assert f"file 2 ({source / 'none'}) cannot be read: No such file" in err
 
 
+@pytest.mark.slow
 def test_inspect_leaves_no_files(source: Path, tmp_path: Path) -> None:
     (source / "a.dcm").write_bytes(dicom_bytes(image(shape=(64, 64))))
     folders = {name: tmp_path / name for name in ("HOME", "TMPDIR", "PWD", "XDG_CACHE_HOME")}

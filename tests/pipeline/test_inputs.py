@@ -29,6 +29,7 @@ def test_skipped_names_are_counted_and_explained(
     assert [row["source_uri"] for row in lake.rows()] == [str(source / "a.dcm")]
 
 
+@pytest.mark.slow
 def test_skipped_objects_of_a_store_are_counted(store: Store, lake: Lake, route: Route) -> None:
     for name in NAMES:
         store.write(f"in/{name}", DICOM)

@@ -143,6 +143,7 @@ def google_parquet(store: Store) -> str:
     return store.write("inv/r_0.parquet", as_parquet(google_rows(store)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("amazon", "google"), [(amazon_csv, google_csv), (amazon_parquet, google_parquet)]
 )
@@ -167,6 +168,7 @@ def test_the_objects_of_an_inventory_are_routed_without_a_lookup(
 AZURE = ["Name", "Creation-Time", "Content-Length", "Etag", "hdi_isfolder", "Deleted"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_an_inventory_of_azure_is_read_from_a_mount(
     source: Path, lake: Lake, route: Route, tmp_path: Path, kind: str,

@@ -124,6 +124,7 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return lake
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_keys", [1, 10])
 def test_existing_versions_are_read_for_the_sources_of_a_run(
     indexed: Lake, monkeypatch: pytest.MonkeyPatch, max_keys: int

@@ -291,6 +291,7 @@ def test_sigterm_answers_the_object_in_transfer(tmp_path: Path) -> None:
         assert not idle.is_established
 
 
+@pytest.mark.slow
 def test_a_sender_that_disconnects_in_transfer_leaves_nothing(tmp_path: Path) -> None:
     ds = dataset(image())
     data = data_set_bytes(to_bytes(ds))

@@ -259,6 +259,7 @@ def test_a_server_without_paging(monkeypatch: pytest.MonkeyPatch) -> None:
             storage.studies(root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
