@@ -67,11 +67,11 @@ build/flink/ready: tests/servers/flink/pom.xml requirements/flink.lock
 	mvn -q -B -f tests/servers/flink/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/flink/libs -DincludeScope=runtime
 	touch $@
 
-senders: ## install DCMTK and Orthanc where apt-get and root are available; tests that need them are skipped without them
-	@if command -v storescu >/dev/null && command -v Orthanc >/dev/null; then :; \
+senders: ## install DCMTK, Orthanc and dciodvfy where apt-get and root are available; tests that need them are skipped without them
+	@if command -v storescu >/dev/null && command -v Orthanc >/dev/null && command -v dciodvfy >/dev/null; then :; \
 	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; \
-	then apt-get update -qq && apt-get install -qq --no-install-recommends dcmtk orthanc orthanc-dicomweb >/dev/null; \
-	else echo "no apt-get or not root: tests with DCMTK and Orthanc will be skipped"; fi
+	then apt-get update -qq && apt-get install -qq --no-install-recommends dcmtk orthanc orthanc-dicomweb dicom3tools >/dev/null; \
+	else echo "no apt-get or not root: tests with DCMTK, Orthanc and dciodvfy will be skipped"; fi
 
 browser: ## install Chromium where apt-get and root are available; tests in a browser are skipped without it
 	@if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then :; \

@@ -40,6 +40,7 @@ SERVING = [
 ]
 
 EXTRAS = {
+    "sr": ["highdicom>=0.25"],
     "demo": ["pydicom-data>=1.0"],
     "pubsub": ["google-cloud-pubsub>=2.20"],
     "aws": ["boto3>=1.40"],
@@ -59,6 +60,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [
     *EXTRAS["aws"],
+    *EXTRAS["sr"],
     *EXTRAS["pubsub"],
     *EXTRAS["demo"],
     *EXTRAS["dicomweb"],

@@ -14,6 +14,7 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.combiners import Count
 from apache_beam.typehints import with_input_types, with_output_types
 
+from pipeline.structured_reports import write_missing_reports
 from pipeline.summary import write_summary
 from transforms.config.route_config import RouteConfig
 from transforms.core.choices import REPROCESS_NONE
@@ -158,6 +159,7 @@ def _supersede(config: RouteConfig, counts: RunCounts) -> RunCounts:
     restored = sum(_restore(layout, row, later[row.version_key]) for row in unchanged)
     placed = (str(row.object_uri) for row in rows if is_stored(row))
     remove_unreferenced(layout, {*counts.orphans, *placed})
+    write_missing_reports(layout, config.limits, required=config.write_sr)
     absent = {str(entry.row.object_uri) for entry in entries if entry.was_absent}
     restored += len(absent.intersection(str(row.object_uri) for row in unchanged))
     found = Counter({"unchanged": len(unchanged), "restored": restored})

@@ -72,6 +72,8 @@ def decide_and_place(
         threads=config.fetch_threads,
         log_uris=config.log_uris,
         note_absent=config.reprocess != REPROCESS_NONE,
+        write_sr=config.write_sr,
+        limits=config.limits,
     )
     images = classified | "PlaceImages" >> place
     others = examined[DECIDED] | "PlaceOthers" >> place

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import apache_beam as beam
@@ -15,8 +15,9 @@ from apache_beam.pvalue import DoOutputsTuple, PCollection, TaggedOutput
 import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.core.batch_sizes import PLACE_BATCH
 from transforms.core.choices import INDEX_ONLY, LINK
-from transforms.core.object_ref import FAILED, Failure, failure_of
-from transforms.core.reasons import ProcessingFailure
+from transforms.core.object_ref import FAILED, Failure, ObjectRef, failure_of
+from transforms.core.reasons import ProcessingFailure, Status
+from transforms.imaging.limits import Limits
 from transforms.in_flight_pool import InFlightPool, WindowedOutput
 from transforms.lake import files
 from transforms.lake.journal import write_journal
@@ -24,6 +25,7 @@ from transforms.lake.layout import QUARANTINE, Layout
 from transforms.lake.schema import IndexRow
 from transforms.metrics import CounterName, DistributionName, count, count_failed, record_seconds
 from transforms.sandbox.object_cache import OBJECT_CACHE
+from transforms.sandbox.write_report import ReportWriter
 from transforms.storage.local import LocalStorage, is_version_of
 
 PLACED = "placed"
@@ -43,6 +45,8 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
         log_uris: Whether failures may contain source URIs.
         note_absent: Whether to note in the journal which objects do not exist yet, at the cost of a
             request per object; for runs that decide objects again.
+        write_sr: Whether to write a structured report about each routed object, before the object.
+        limits: Resource limits of an object, for reading its header again.
     """
 
     layout: Layout
@@ -51,6 +55,8 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
     threads: int
     log_uris: bool = False
     note_absent: bool = False
+    write_sr: bool = False
+    limits: Limits = field(default_factory=Limits)
 
     def expand(self, rows: PCollection[IndexRow]) -> DoOutputsTuple:
         outputs: DoOutputsTuple = (
@@ -66,6 +72,8 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
                     self.threads,
                     self.log_uris,
                     self.note_absent,
+                    self.write_sr,
+                    self.limits,
                 )
             )
             .with_output_types(IndexRow, **{FAILED: Failure})
@@ -88,12 +96,19 @@ class PlaceFn(beam.DoFn):
     threads: int
     log_uris: bool = False
     note_absent: bool = False
+    write_sr: bool = False
+    limits: Limits = field(default_factory=Limits)
 
     def setup(self) -> None:
         self._executor = ThreadPoolExecutor(self.threads)
+        self._reports = (
+            ReportWriter(self.layout, self.limits, self.threads) if self.write_sr else None
+        )
 
     def teardown(self) -> None:
         self._executor.shutdown(cancel_futures=True)
+        if self._reports is not None:
+            self._reports.close()
 
     def start_bundle(self) -> None:
         self._in_flight = InFlightPool(self._executor, self._place)
@@ -145,11 +160,24 @@ class PlaceFn(beam.DoFn):
         """Place one object; return its row and the duration in seconds, or the failure."""
         started = time.monotonic()
         try:
+            if self._reports is not None and row.status == Status.ROUTED:
+                self._write_report(row, self._reports)
             place(row, self.layout, self.placement)
         except ProcessingFailure as error:
             return error
         placed = with_source_state(row) if self.placement == LINK else row
         return placed, time.monotonic() - started
+
+    def _write_report(self, row: IndexRow, reports: ReportWriter) -> None:
+        """Write the report about an object; before the object, from which recovery knows both."""
+        ref = ObjectRef(row.source_uri, row.source_version, row.source_size_bytes)
+        cached = OBJECT_CACHE.pop(str(row.content_sha256))
+        try:
+            written = reports.write(row, ref, cached)
+        finally:
+            if cached is not None:
+                OBJECT_CACHE.put(str(row.content_sha256), cached)
+        count(CounterName.REPORTS if written else CounterName.REPORTS_FAILED)
 
     def _to_failure(self, row: IndexRow, error: ProcessingFailure) -> Failure:
         count_failed(error.reason)

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.reroute.apply import Applied, apply_plan
 from pipeline.reroute.plan import Plan, Rules, make_plan
 from pipeline.reroute.predictions import Predictions, folder_of, remove_predictions
+from pipeline.structured_reports import write_missing_reports
 from pipeline.summary import write_summary
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.core.object_ref import format_failure
@@ -74,6 +75,7 @@ def reroute(request: Request) -> tuple[Plan, Applied | None]:
     with lock_lake(layout, timeout=config.lock_timeout):
         prepare_changes(layout)
         plan, applied = apply_plan(layout, rules, config.run_id, config.router_version)
+        write_missing_reports(layout, config.limits)
         if applied.changed or applied.failures:
             _write_summary(config, plan, applied)
     if request.classify and not (applied.failures or plan.unclassified):

@@ -122,6 +122,8 @@ class RouteConfig(RouteOptions):
                 f"--accelerator {self.accelerator!r}: write it as type:nvidia-l4;count:1, followed by "
                 "other parameters of the engine, such as ;install-nvidia-driver"
             )
+        if self.write_sr and not is_installed("highdicom"):
+            problems.append("--write_sr: pip install 'dicom-imaging-router[sr]'")
         if self.patient_key_file:
             problems += _key_problems(self.patient_key_file)
         if problems:

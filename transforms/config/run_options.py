@@ -198,6 +198,7 @@ class RouteOptions(ObjectOptions):
         reprocess: none, model, policy or all.
         placement: copy, link or index_only.
         file_mode: permissions of new files, in octal; empty for those of the lake.
+        write_sr: whether to write a structured report about each routed object.
         patient_key_file: file with the key of the hash of Patient ID; read on the workers only.
         allow_empty: whether an input may match nothing.
         log_uris: whether error messages may contain source URIs.
@@ -317,6 +318,15 @@ class RouteOptions(ObjectOptions):
         "folder; the umask can only narrow them",
         default_text="those with which the lake was made; 0640 for a new one",
         public=True,
+    )
+    write_sr: bool = option(
+        False,
+        group=Group.INPUT_OUTPUT,
+        help="write a DICOM Structured Report (TID 1500) about each routed object below "
+        "structured_reports/; needs the extra sr",
+        public=True,
+        in_fingerprint=True,
+        in_template=True,
     )
     patient_key_file: str | None = option(
         None,

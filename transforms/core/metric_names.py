@@ -17,6 +17,8 @@ class CounterName(StrEnum):
     DECODED_BY_FALLBACK = "decoded_by_fallback"
     CLASSIFIED = "classified"
     PLACED = "placed"
+    REPORTS = "reports"
+    REPORTS_FAILED = "reports_failed"
     FAILED = "failed"
     ALREADY_INDEXED = "already_indexed"
     DEAD_LETTERS = "dead_letters"
@@ -31,6 +33,8 @@ COUNTER_DESCRIPTIONS: Final[dict[CounterName, str]] = {
     CounterName.DECODED_BY_FALLBACK: "images decoded by pydicom because no fast decoder supports them",
     CounterName.CLASSIFIED: "objects of a lake that reroute has classified by another model",
     CounterName.PLACED: "objects placed in their sink",
+    CounterName.REPORTS: "structured reports written (--write_sr)",
+    CounterName.REPORTS_FAILED: "objects from whose header no structured report can be built",
     CounterName.FAILED: "objects that failed, which make the run incomplete",
     CounterName.ALREADY_INDEXED: "placed objects of a stream that the index already had rows of",
     CounterName.DEAD_LETTERS: "messages that became dead letters: no object can be ingested from them",

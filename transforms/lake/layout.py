@@ -22,6 +22,8 @@ LOCK: Final = ".lock"
 """Lock file of each root, held while the index is recovered, rewritten or superseded."""
 WRITER_LOCK: Final = ".writer.lock"
 """Lock file of each root, held by the run that routes into it until it ends."""
+REPORTS: Final = "structured_reports"
+"""Folder of each root for structured reports; names in it are those of objects in `objects/`."""
 PARTITION_PREFIX: Final = "ingest_date="
 MARKER: Final = LAKE_MARKER
 
@@ -71,14 +73,13 @@ class Layout:
         self, destination: str, study: str, series: str, instance: str, sha256: str
     ) -> str:
         """Return the URI of an object; the UIDs must be valid (see `imaging.uids`)."""
-        return join(
-            self._sink_root(destination),
-            "objects",
-            f"body_part={destination}",
-            f"study={study}",
-            f"series={series}",
-            object_name(instance, sha256),
-        )
+        return self._object_uri("objects", destination, study, series, instance, sha256)
+
+    def report_uri(
+        self, destination: str, study: str, series: str, instance: str, sha256: str
+    ) -> str:
+        """Return the URI of the structured report about an object; as for `object_uri`."""
+        return self._object_uri(REPORTS, destination, study, series, instance, sha256)
 
     def quarantine_uri(self, sha256: str) -> str:
         """Return the URI of a quarantined object."""
@@ -193,6 +194,18 @@ class Layout:
     def contains(self, uri: str) -> bool:
         """Return whether a path or URI is in the lake or in one of its sinks."""
         return any(is_below(uri, root) for root in self.object_roots)
+
+    def _object_uri(
+        self, folder: str, destination: str, study: str, series: str, instance: str, sha256: str
+    ) -> str:
+        return join(
+            self._sink_root(destination),
+            folder,
+            f"body_part={destination}",
+            f"study={study}",
+            f"series={series}",
+            object_name(instance, sha256),
+        )
 
     def _sink_root(self, destination: str) -> str:
         if destination not in SINKS:

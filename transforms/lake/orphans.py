@@ -13,6 +13,7 @@ from transforms.lake.files import remove_all
 from transforms.lake.index_files import list_index, open_index_file, read_matching
 from transforms.lake.journal import list_journal
 from transforms.lake.layout import Layout
+from transforms.lake.structured_reports import remove_reports_of_objects
 
 
 def journaled_objects(layout: Layout, segments: Iterable[str]) -> set[str]:
@@ -74,7 +75,7 @@ def remove_unreferenced(layout: Layout, object_uris: Iterable[str]) -> int:
 
 
 def remove_orphans(layout: Layout, object_uris: Iterable[str]) -> int:
-    """Remove objects and return their number.
+    """Remove objects, with the structured reports about them, and return their number.
 
     Args:
         layout: the lake.
@@ -85,5 +86,7 @@ def remove_orphans(layout: Layout, object_uris: Iterable[str]) -> int:
         OSError: an object cannot be removed.
     """
     uris = sorted(map(layout.absolute, set(object_uris)))
+    if uris:
+        remove_reports_of_objects(layout, uris)
     remove_all(uris)
     return len(uris)

@@ -14,7 +14,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Final, TypeAlias
 
 import pyarrow as pa
@@ -49,6 +49,7 @@ from transforms.lake.schema import (
     from_table,
     to_table,
 )
+from transforms.lake.structured_reports import has_reports, report_uri
 from transforms.storage.schemes import join, storage_of
 
 INTENT_PREFIX: Final = "supersede-"
@@ -190,6 +191,8 @@ def _promoted(row: IndexRow) -> IndexRow:
 def apply_changes(layout: Layout, changes: Sequence[RowChange], run_id: str) -> None:
     """Move old rows to the history, index the new ones and remove unreferenced objects.
 
+    Structured reports about old decisions are removed.
+
     Args:
         layout: the lake.
         changes: changes of current rows.
@@ -206,7 +209,10 @@ def apply_changes(layout: Layout, changes: Sequence[RowChange], run_id: str) -> 
         by_day[change.old.ingest_date].append(change)
     history = {day: _history_uri(layout, day, of_day, run_id) for day, of_day in by_day.items()}
     objects = sorted({str(c.old.object_uri) for c in changes if is_stored(c.old)})
-    intent_uri = _write_intent(layout, history, objects, run_id)
+    reports = sorted(filter(None, (report_uri(layout, c.old) for c in changes)))
+    if not has_reports(layout):
+        reports = []
+    intent_uri = _write_intent(layout, history, objects, reports, run_id)
     now = time.time_ns() // 1000
     for day, of_day in sorted(by_day.items()):
         rows = _history_table([c.old for c in of_day], now, run_id)
@@ -214,6 +220,7 @@ def apply_changes(layout: Layout, changes: Sequence[RowChange], run_id: str) -> 
             history[day], parquet_bytes(rows), scratch=layout.scratch(), file_mode=layout.file_mode
         )
         _rewrite_partition(layout, day, of_day)
+    remove_all(reports)
     remove_unreferenced(layout, objects)
     storage_of(intent_uri).remove(intent_uri)
 
@@ -310,11 +317,13 @@ class SupersedeIntent:
         run_id: value of `superseded_by`.
         history: history file of each partition, relative to the lake.
         objects: URIs of the objects that old rows reference.
+        reports: URIs of structured reports about old decisions.
     """
 
     run_id: str
     history: dict[str, str]
     objects: list[str]
+    reports: list[str] = field(default_factory=list)
 
 
 def list_supersede_intents(layout: Layout) -> list[str]:
@@ -347,6 +356,7 @@ def finish_supersedes(layout: Layout) -> None:
             if exists(history) and _is_current(layout, day, history):
                 remove_all([history])
         _resolve_rows_of(layout, intent)
+        remove_all(intent.reports)
         remove_unreferenced(layout, intent.objects)
         storage_of(uri).remove(uri)
 
@@ -378,10 +388,14 @@ def _is_current(layout: Layout, day: str, history: str) -> bool:
 
 
 def _write_intent(
-    layout: Layout, history: Mapping[str, str], objects: list[str], run_id: str
+    layout: Layout,
+    history: Mapping[str, str],
+    objects: list[str],
+    reports: list[str],
+    run_id: str,
 ) -> str:
     relative = {day: layout.relative(uri) for day, uri in history.items()}
-    intent = SupersedeIntent(run_id, relative, objects)
+    intent = SupersedeIntent(run_id, relative, objects, reports)
     data = json.dumps(asdict(intent), sort_keys=True).encode()
     uri = join(layout.journal, f"{INTENT_PREFIX}{hashlib.sha256(data).hexdigest()[:20]}.json")
     put_bytes(uri, data, scratch=layout.scratch(), file_mode=layout.file_mode)

@@ -11,7 +11,8 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -28,9 +29,10 @@ from transforms.lake.index_files import (
     read_index,
 )
 from transforms.lake.journal import list_journal, read_journal
-from transforms.lake.layout import Layout
+from transforms.lake.layout import REPORTS, Layout
 from transforms.lake.marker import require_lake
 from transforms.lake.schema import PARTITION, missing_columns
+from transforms.lake.structured_reports import list_reports
 from transforms.lake.supersede import list_supersede_intents, objects_to_remove
 from transforms.lake.thumbnails import SCHEMA as THUMBNAILS
 from transforms.lake.thumbnails import list_thumbnail_files
@@ -39,6 +41,8 @@ from transforms.storage.base import UNKNOWN_SIZE, ObjectInfo, sha256_of
 from transforms.storage.local import is_version_of, path_to_uri, uri_to_path
 from transforms.storage.schemes import canonical, is_below, is_local, join, storage_of
 from transforms.storage.temporary import private_folder
+
+T = TypeVar("T")
 
 BATCH_ROWS: Final = 65_536
 MEMORY_LIMIT: Final = "1GB"
@@ -83,6 +87,7 @@ def verify_lake(
             # intent to the journal before it removes rows and objects.
             summaries = list_files(layout.runs, ".json")
             _load_objects(db, layout, report, progress)
+            _load_reports(db, layout)
             _load_journal(db, layout)
             _load_rows(db, layout, report, progress, deep=deep)
             _load_history(db, layout, report, deep=deep)
@@ -227,6 +232,13 @@ def _load_objects(
         progress("objects", report.objects)
 
 
+def _load_reports(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
+    """Load the structured reports, with the names of the objects that they are about."""
+    for batch in _batched(list_reports(layout), BATCH_ROWS):
+        names = [uri.rpartition(f"/{REPORTS}/")[2] for uri in batch]
+        _insert(db, "reports", pa.table({"uri": batch, "name": names}))
+
+
 def _run_queries(db: duckdb.DuckDBPyConnection, report: VerifyReport) -> None:
     by_format = queries.SECOND_ROW if report.format > 1 else queries.SECOND_ROW_FORMAT_1
     for kind, query in {**queries.VIOLATIONS, "second row for one source": by_format}.items():
@@ -243,8 +255,12 @@ def _check_objects(db: duckdb.DuckDBPyConnection, report: VerifyReport) -> None:
     """
     for violation in _in_threads(db, queries.UNLISTED_OBJECTS, _check_unlisted):
         report.violations.append(violation)
-    for violation in _in_threads(db, queries.UNREFERENCED_OBJECTS, _check_unreferenced):
-        report.violations.append(violation)
+    for kind, query in (
+        ("object without a row", queries.UNREFERENCED_OBJECTS),
+        ("structured report about an object that is not routed", queries.UNREFERENCED_REPORTS),
+    ):
+        for violation in _in_threads(db, query, partial(_check_unreferenced, kind=kind)):
+            report.violations.append(violation)
 
 
 def _check_unlisted(row: tuple[Any, ...]) -> Violation | None:
@@ -270,9 +286,9 @@ def _check_unlisted(row: tuple[Any, ...]) -> Violation | None:
     return None
 
 
-def _check_unreferenced(row: tuple[Any, ...]) -> Violation | None:
+def _check_unreferenced(row: tuple[Any, ...], kind: str) -> Violation | None:
     (uri,) = row
-    return Violation("object without a row", "", uri) if exists(uri) else None
+    return Violation(kind, "", uri) if exists(uri) else None
 
 
 def _check_bytes(
@@ -396,7 +412,7 @@ def _insert(db: duckdb.DuckDBPyConnection, name: str, batch: pa.Table) -> None:
     db.unregister("batch")
 
 
-def _batched(listed: Iterable[ObjectInfo], number: int) -> Iterator[list[ObjectInfo]]:
+def _batched(listed: Iterable[T], number: int) -> Iterator[list[T]]:
     iterator = iter(listed)
     while batch := list(itertools.islice(iterator, number)):
         yield batch

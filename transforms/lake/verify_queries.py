@@ -34,6 +34,7 @@ CREATE_TABLES: Final = f"""
 CREATE TABLE rows ({_COLUMNS}, object VARCHAR, inside BOOLEAN);
 CREATE TABLE history ({_COLUMNS}, object VARCHAR, inside BOOLEAN);
 CREATE TABLE journal (object VARCHAR);
+CREATE TABLE reports (uri VARCHAR, name VARCHAR);
 CREATE TABLE objects (uri VARCHAR, size BIGINT, version VARCHAR, state VARCHAR);
 """
 
@@ -103,6 +104,16 @@ SELECT object_key, object, source_size_bytes, inside,
 FROM rows
 ANTI JOIN objects ON rows.object = objects.uri
 WHERE object <> ''"""
+
+UNREFERENCED_REPORTS: Final = f"""
+SELECT uri FROM reports
+ANTI JOIN (
+    SELECT 'body_part=' || destination || '/study=' || study_instance_uid || '/series='
+        || series_instance_uid || '/' || sop_instance_uid || {_FILE} AS name
+    FROM rows WHERE status = '{Status.ROUTED}'
+) AS routed USING (name)
+ANTI JOIN journal ON ends_with(journal.object, '/objects/' || reports.name)"""
+"""Structured reports about objects that are not routed, or no longer to this label."""
 
 UNREFERENCED_OBJECTS: Final = """
 SELECT uri FROM objects

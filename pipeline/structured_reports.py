@@ -1,0 +1,79 @@
+"""Write the structured reports that are missing in a lake, after decisions have changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.core.object_ref import ObjectRef
+from transforms.core.reasons import ProcessingFailure, Status
+from transforms.imaging.limits import Limits
+from transforms.lake.index_files import list_index, open_index_file
+from transforms.lake.layout import Layout, partition_of
+from transforms.lake.schema import ROW_GROUP_ROWS, IndexRow, from_table
+from transforms.lake.structured_reports import has_reports, list_reports, report_uri
+from transforms.sandbox.write_report import LIBRARY, ReportWriter, can_write_reports
+from transforms.storage.schemes import storage_of
+
+LOG = logging.getLogger(__name__)
+THREADS: Final = 2
+
+
+def write_missing_reports(
+    layout: Layout, limits: Limits | None = None, *, required: bool = False
+) -> int:
+    """Write the reports that are missing in a lake that has reports; return their number.
+
+    The caller holds the lake's locks. Objects that cannot be read, or from whose header no report can be
+    built, are logged by their key. Idempotent.
+
+    Args:
+        layout: the lake.
+        limits: resource limits of an object.
+        required: whether to write reports even if the lake has none.
+
+    Raises:
+        DamagedFile: an index file cannot be read.
+        OSError: a folder cannot be listed.
+    """
+    if not (required or has_reports(layout)):
+        return 0
+    if not can_write_reports():
+        LOG.warning(
+            "structured reports about new decisions are not written: %s is not installed", LIBRARY
+        )
+        return 0
+    writer = ReportWriter(layout, limits or Limits(), THREADS)
+
+    def write(row: IndexRow) -> bool:
+        uri = layout.absolute(str(row.object_uri))
+        try:
+            found = storage_of(uri).stat(uri)
+            return found is not None and writer.write(row, ObjectRef.of(found))
+        except (ProcessingFailure, OSError) as error:
+            LOG.warning(
+                "object %s: no structured report (%s)", row.object_key, type(error).__name__
+            )
+            return False
+
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return sum(sum(pool.map(write, rows)) for rows in _rows_without_report(layout))
+    finally:
+        writer.close()
+
+
+def _rows_without_report(layout: Layout) -> Iterator[list[IndexRow]]:
+    existing = set(map(hash, list_reports(layout)))
+    for uri in list_index(layout):
+        with open_index_file(uri) as file:
+            for batch in file.iter_batches(ROW_GROUP_ROWS):
+                table = pa.Table.from_batches([batch])
+                routed = table.filter(pc.equal(table["status"], Status.ROUTED.value))
+                rows = from_table(routed, partition_of(uri))
+                yield [row for row in rows if hash(report_uri(layout, row)) not in existing]

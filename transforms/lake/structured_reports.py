@@ -1,0 +1,82 @@
+"""Name, list and remove the structured reports of a lake, which are beside `objects/`.
+
+The report about `objects/NAME` is `structured_reports/NAME` below the same root. An image that is not
+routed has none. Reports are removed with their objects, and when a decision changes;
+`pipeline.structured_reports` writes those that are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from transforms.core.reasons import Status
+from transforms.lake.files import iter_files, remove_all
+from transforms.lake.layout import REPORTS, Layout
+from transforms.lake.schema import IndexRow
+from transforms.storage.local import uri_to_path
+from transforms.storage.schemes import is_below, is_local, join, storage_of
+
+
+def report_uri(layout: Layout, row: IndexRow) -> str | None:
+    """Return the URI of the report about the image of a row, or None if it is not routed."""
+    if row.status != Status.ROUTED:
+        return None
+    return layout.report_uri(
+        str(row.destination),
+        str(row.study_instance_uid),
+        str(row.series_instance_uid),
+        str(row.sop_instance_uid),
+        str(row.content_sha256),
+    )
+
+
+def has_reports(layout: Layout) -> bool:
+    """Return whether a lake has structured reports.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    return any(map(_exists, _folders(layout)))
+
+
+def list_reports(layout: Layout) -> Iterator[str]:
+    """Yield the URIs of the structured reports of a lake.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    for folder in _folders(layout):
+        for found in iter_files(folder):
+            yield found.uri
+
+
+def remove_reports_of_objects(layout: Layout, object_uris: Iterable[str]) -> None:
+    """Remove the reports about objects, if there are any.
+
+    Args:
+        layout: the lake.
+        object_uris: absolute paths or URIs of objects.
+
+    Raises:
+        OSError: a report cannot be removed.
+    """
+    roots = [root for root in layout.object_roots if _exists(join(root, REPORTS))]
+    if not roots:
+        return
+    reports = []
+    for uri in object_uris:
+        for root in roots:
+            objects = join(root, "objects")
+            if is_below(uri, objects):
+                reports.append(join(root, REPORTS, uri[len(objects) + 1 :]))
+    remove_all(reports)
+
+
+def _folders(layout: Layout) -> list[str]:
+    return [join(root, REPORTS) for root in layout.object_roots]
+
+
+def _exists(folder: str) -> bool:
+    if is_local(folder):
+        return uri_to_path(folder).is_dir()
+    return next(iter(storage_of(folder).list_below(folder)), None) is not None
