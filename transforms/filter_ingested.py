@@ -53,8 +53,8 @@ class Reprocessing:
         """Return whether a source version need not be processed.
 
         "model" decides again what another model decided, and "policy" what another model or policy
-        decided, unless the row cannot depend on it or a person decided. "all" processes also what a person
-        decided, since the object may be lost; `supersede` keeps the decision.
+        decided, unless the row cannot depend on it or a person decided. "all" processes also what a
+        person decided, since the object may be lost; `supersede` keeps the decision.
 
         Args:
             existing: Existing rows of the version.
