@@ -139,7 +139,7 @@ def risk_coverage(curves: Sequence[tuple[str, str, RiskCurve]], coverage: float 
     """Return error against coverage.
 
     Args:
-        curves: name, class and values of each curve.
+        curves: name, kind ("expected" or "observed") and values of each curve.
         coverage: the share that is routed now, marked in the chart; None for none.
     """
     width, height, left, bottom, top = 460.0, 250.0, 52.0, 40.0, 12.0
@@ -169,9 +169,9 @@ def risk_coverage(curves: Sequence[tuple[str, str, RiskCurve]], coverage: float 
         places = (point(c, r) for c, r in zip(curve.coverage, curve.risk, strict=True))
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(
-            Markup('<polyline class="curve {}" points="{}"><title>{}</title></polyline>').format(
-                css, path, name
-            )
+            Markup(
+                '<polyline class="curve curve-{}" points="{}"><title>{}</title></polyline>'
+            ).format(css, path, name)
         )
     shown = "; ".join(
         f"{name}: error {percent_text(curve.at(0.9))} at a coverage of 90 %, "

@@ -127,6 +127,7 @@ def page_content(data: ReportData, images: int, baseline_name: str | None) -> di
         "shadow_matrix": _square(agreement.shadow_matrix(data), "predicted", "shadow"),
         "differing": differing_tiles,
         "quarantine": quarantine,
+        "routed_reasons": queries.reasons(data, Status.ROUTED),
         "excluded": queries.reasons(data, Status.NOT_XRAY),
         "conflicts": queries.conflicts(data, MAX_CONFLICTS),
         "drift": drift,
@@ -234,9 +235,9 @@ def _confidence(data: ReportData, known: Thresholds | None) -> dict[str, Any]:
     expected, observed = statistics.expected_risk(data), statistics.observed_risk(data)
     curves: list[tuple[str, str, RiskCurve]] = []
     if expected is not None:
-        curves.append(("expected from calibrated confidence", "curve-expected", expected))
+        curves.append(("expected", "expected", expected))
     if observed is not None:
-        curves.append((f"observed on {observed.images} labels", "curve-observed", observed))
+        curves.append((f"observed, {observed.images} labels", "observed", observed))
     coverage = summary["routed"] / summary["images"] if summary["images"] else None
     return {
         **summary,
@@ -252,6 +253,7 @@ def _confidence(data: ReportData, known: Thresholds | None) -> dict[str, Any]:
             for one in found
         ],
         "curves": curves,
+        "curve_legend": [(f"fill-{kind}", name) for name, kind, _ in curves],
         "observed": observed,
         "points": (0.5, 0.8, 0.9, 0.95, 1.0),
         "risk_svg": charts.risk_coverage(curves, coverage) if curves else None,

@@ -34,9 +34,7 @@ ROW_COLUMNS: Final = (
     "header_label header_agrees modality body_part_examined view_position patient_age_years "
     "manufacturer manufacturer_model_name rows columns sop_class_uid sop_instance_uid"
 ).split()
-OPTIONAL_COLUMNS: Final = (
-    "shadow_label shadow_confidence shadow_model_id header_evidence_label header_evidence_weight"
-).split()
+OPTIONAL_COLUMNS: Final = ("shadow_label", "shadow_confidence", "shadow_model_id")
 """Columns of later releases; null if the schema lacks them."""
 BASELINE_COLUMNS: Final = ("run_id", "status", "destination", "confidence", "ood_score", "model_id")
 _VERSION: Final = ("source_uri", "source_version")
@@ -128,8 +126,7 @@ def _create(db: duckdb.DuckDBPyConnection, name: str, columns: Sequence[str]) ->
 def _field(column: str) -> pa.Field:
     if column in HISTORY_SCHEMA.names:
         return HISTORY_SCHEMA.field(column).remove_metadata()
-    is_number = column.endswith(("confidence", "weight"))
-    return pa.field(column, pa.float32() if is_number else pa.string())
+    return pa.field(column, pa.float32() if column.endswith("confidence") else pa.string())
 
 
 class _Inserter:

@@ -133,7 +133,7 @@ def test_each_section_has_its_numbers(full: Page) -> None:
         "Reviewers have answered about 40 images",
         "3 discovered = 3 routed",
         "time to parse and decode an object",
-        "observed on 40 labels",
+        "observed, 40 labels",
         "threshold 50.0 %",
     ):
         assert text in full.text
