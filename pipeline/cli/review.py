@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
 def _import(layout: Layout, options: ReviewOptions, lock_timeout: float) -> int:
     """Store the answers in a file, and move the objects."""
     from pipeline.review.csv_files import import_answers
+    from pipeline.structured_reports import write_reports
     from transforms.core.object_ref import format_failure
     from transforms.lake.apply_labels import apply_labels
 
@@ -63,7 +64,7 @@ def _import(layout: Layout, options: ReviewOptions, lock_timeout: float) -> int:
         f"answers stored: {imported.stored}, stored by an earlier import: {imported.known}, "
         f"lines without an answer: {imported.empty}"
     )
-    applied = apply_labels(layout, wait=True, timeout=lock_timeout)
+    applied = apply_labels(layout, wait=True, timeout=lock_timeout, then=write_reports)
     print(f"decisions changed: {applied.images}, objects moved: {applied.moved}")
     for failure in applied.failures:
         report(f"error: {format_failure(failure)}")

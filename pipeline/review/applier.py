@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.structured_reports import write_reports
 from transforms.core.object_ref import format_failure
 from transforms.core.reasons import ObjectError
 from transforms.lake.apply_labels import LakeInUse, apply_labels
@@ -87,7 +88,7 @@ class Applier:
             labels = {c: one for c, one in self._effective().items() if c in contents}
             problem = ""
             try:
-                applied = apply_labels(self._layout, labels) if labels else None
+                applied = apply_labels(self._layout, labels, then=write_reports) if labels else None
                 left = set(contents_to_decide(self._layout, labels)) if applied else set()
             except LakeInUse as error:
                 problem = str(error)

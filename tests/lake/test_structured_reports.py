@@ -16,6 +16,7 @@ import pytest
 from pydicom.sr.codedict import codes
 
 from pipeline.cli import main
+from pipeline.structured_reports import write_reports
 from tests.conformance import violations
 from tests.conftest import Lake, route_into
 from tests.lake.conftest import LENIENT
@@ -26,7 +27,11 @@ from transforms.imaging.structured_report import (
     ReportError,
     build_report,
 )
-from transforms.lake.layout import Layout
+from transforms.lake.apply_labels import apply_labels
+from transforms.lake.index_files import list_index, read_table
+from transforms.lake.labels import append_label, new_label
+from transforms.lake.layout import Layout, partition_of
+from transforms.lake.schema import IndexRow, from_table
 from transforms.lake.verify import verify_lake
 
 HEADER = {
@@ -153,6 +158,10 @@ def reports_in(lake: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.dcm")}
 
 
+def index_rows(layout: Layout) -> list[IndexRow]:
+    return [r for f in list_index(layout) for r in from_table(read_table(f), partition_of(f))]
+
+
 def routed_in(lake: Lake) -> set[str]:
     return {
         row["object_uri"].removeprefix("objects/")
@@ -210,6 +219,14 @@ def test_reports_follow_decisions(reported: Path, tmp_path: Path) -> None:
     lenient = str(reported / "lenient.yaml")
     assert main(["reroute", str(lake.root), "--policy", lenient, "--apply", "--quiet"]) == 0
     assert reports_in(lake.root) == before
+    layout = Layout(str(lake.root))
+    (first, *_) = [row for row in index_rows(layout) if row.status == "routed"]
+    answer = "spine" if first.destination != "spine" else "abdominal"
+    append_label(layout, new_label(first, answer, "ann", 1_000_000))
+    assert apply_labels(layout, then=write_reports).images == 1
+    assert reports_in(lake.root).keys() == routed_in(lake)
+    file = next((lake.root / "structured_reports" / f"body_part={answer}").rglob("*.dcm"))
+    assert evaluations_of(finding_of(file))["decided_by"] == "person"
     assert verify_lake(Layout(str(lake.root))).violations == []
     stale = lake.root / "structured_reports" / "body_part=spine" / "study=1" / "x.dcm"
     stale.parent.mkdir(parents=True)

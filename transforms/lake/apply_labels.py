@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from transforms.core.object_ref import Failure
@@ -13,6 +13,7 @@ from transforms.lake.label_decisions import contents_to_decide, rows_to_decide
 from transforms.lake.labels import EffectiveLabel
 from transforms.lake.layout import LOCK, WRITER_LOCK, Layout
 from transforms.lake.lock import describe_holder, lock_lake
+from transforms.lake.schema import IndexRow
 
 
 class LakeInUse(Exception):
@@ -40,6 +41,7 @@ def apply_labels(
     *,
     wait: bool = False,
     timeout: float = 0.0,
+    then: Callable[[Layout, Sequence[IndexRow]], object] = lambda layout, rows: None,
 ) -> Applied:
     """Decide rows by the answers of reviewers, and move their objects. Idempotent; safe to kill.
 
@@ -48,6 +50,7 @@ def apply_labels(
         labels: the effective labels to apply; None for all of the lake.
         wait: whether to wait for another run that writes to the lake.
         timeout: maximum time to wait in seconds; 0 waits without limit.
+        then: called with the lake and the changed rows while the locks are held.
 
     Raises:
         LakeInUse: another run writes to the lake, and `wait` is false.
@@ -66,6 +69,7 @@ def apply_labels(
         prepare_changes(layout)
         rows = rows_to_decide(layout, contents_to_decide(layout, labels))
         result = change_decisions(layout, rows, new_run_id(), overrule_people=True)
+        then(layout, result.changed)
     return Applied(len(result.changed), result.moved, result.failures)
 
 
