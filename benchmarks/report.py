@@ -49,14 +49,32 @@ def main() -> None:
         write_marker(layout)
         rng = np.random.default_rng(SEED)
         for number in range(DAYS):
-            _write_day(layout, number, args.rows // DAYS, rng)
+            write_day(layout, number, args.rows // DAYS, rng)
         _write_thumbnails(layout)
         result = _measure(layout, Path(folder, "report.html"), args.rows)
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 
-def _write_day(layout: Layout, number: int, rows: int, rng: np.random.Generator) -> None:
+def write_day(
+    layout: Layout,
+    number: int,
+    rows: int,
+    rng: np.random.Generator,
+    *,
+    model_id: str = "model",
+    only_indexed: bool = False,
+) -> None:
+    """Write the index file of a day, with rows of routed images and images in review.
+
+    Args:
+        layout: the lake.
+        number: of the day, from 0.
+        rows: number of rows.
+        rng: source of random values.
+        model_id: model of all rows.
+        only_indexed: whether the objects are their sources, as of `--placement index_only`.
+    """
     day = f"2026-{1 + number // 28:02}-{1 + number % 28:02}"
     label = rng.choice(len(LABELS), rows, p=[0.1, 0.4, 0.1, 0.1, 0.3])
     confidence = 1 - rng.beta(0.5, 12, rows)
@@ -85,7 +103,7 @@ def _write_day(layout: Layout, number: int, rows: int, rng: np.random.Generator)
         "predicted_label": names[label],
         "confidence": confidence,
         "ood_score": rng.gamma(2, 1, rows),
-        "model_id": "model",
+        "model_id": model_id,
         "policy_id": "policy",
         "header_label": names[header],
         "header_agrees": header == label,
@@ -98,6 +116,8 @@ def _write_day(layout: Layout, number: int, rows: int, rng: np.random.Generator)
         "columns": 2300,
         "decided_by": BY_MODEL,
     }
+    if only_indexed:
+        columns["object_uri"] = columns["source_uri"]
     for position, name in enumerate(LABELS):
         columns[f"prob_{name}"] = np.where(label == position, confidence, spread)
     table = pa.table({f.name: _array(columns.get(f.name), f.type, rows) for f in SCHEMA})

@@ -31,6 +31,7 @@ class ClassifyAndDecide(
         device: auto, cpu or cuda.
         accelerator: resource hint for the workers that run the model, in Beam's syntax, or None.
         batch_size: maximum number of images per model call.
+        shadow_model: bundle whose answers are recorded and decide nothing, or None.
         models: folder of bundles of which the last by name takes over, or None.
         model_poll_interval: seconds between two checks of that folder.
     """
@@ -40,6 +41,7 @@ class ClassifyAndDecide(
     device: str
     accelerator: str | None
     batch_size: int
+    shadow_model: str | None = None
     models: str | None = None
     model_poll_interval: float = 30.0
 
@@ -51,6 +53,7 @@ class ClassifyAndDecide(
             max_batch_size=effective_batch_size(
                 "cuda" if self.accelerator else device, self.batch_size
             ),
+            shadow_uri=self.shadow_model,
             models=self.models,
             model_poll_interval=self.model_poll_interval,
         )
@@ -94,6 +97,13 @@ def decide_image(row: IndexRow, result: PredictionResult, policy: Policy) -> Ind
         why = InvalidObject(Stage.CLASSIFY, Reason.INFERENCE_FAILED, result.inference.kind)
         return replace(quarantined(row, why), model_id=result.model_id)
     output = cast(ModelOutput, result.inference)
+    if output.shadow is not None:
+        row = replace(
+            row,
+            shadow_label=output.shadow.label,
+            shadow_confidence=output.shadow.confidence,
+            shadow_model_id=output.shadow.model_id,
+        )
     *probabilities, ood_score = map(float, output.values)
     complete = policy.with_defaults(output.thresholds, output.ood_threshold)
     prediction = Prediction(probabilities, ood_score, str(result.model_id))

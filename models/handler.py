@@ -12,9 +12,11 @@ import numpy.typing as npt
 import torch
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
-from models.bundle import BundleError, read_info
+from models.bundle import BundleError, BundleInfo, read_info
+from models.ensemble import resize
 from models.fused import CPU_FORWARD_BATCH, fuse
-from models.inference import InferenceError, Thumbnail, classify_by_halves, smoke_test
+from models.inference import InferenceError, Outputs, Thumbnail, classify_by_halves, smoke_test
+from models.networks import BodyPartClassifier
 from models.reloading import LoadedBundle, ReloadingModel
 from models.weights import load_network
 from transforms.core.errors import UsageError
@@ -33,6 +35,21 @@ class DeviceError(UsageError):
 
 
 @dataclass(frozen=True)
+class ShadowOutput:
+    """Answer of a shadow model for one image.
+
+    Attributes:
+        label: label with the highest probability.
+        confidence: its calibrated probability, 0..1.
+        model_id: of the bundle.
+    """
+
+    label: str
+    confidence: float
+    model_id: str
+
+
+@dataclass(frozen=True)
 class ModelOutput:
     """Output of a bundle's network for one image, and the bundle's limits on it.
 
@@ -40,11 +57,13 @@ class ModelOutput:
         values: float32[n_labels + 1] as `BodyPartClassifier.forward` returns them.
         thresholds: of the bundle, per label.
         ood_threshold: of the bundle.
+        shadow: answer of the shadow model; None if there is none, or if it failed on the image.
     """
 
     values: npt.NDArray[np.float32]
     thresholds: dict[str, float]
     ood_threshold: float
+    shadow: ShadowOutput | None = None
 
 
 def choose_device(requested: Device) -> Literal["cpu", "cuda"]:
@@ -91,6 +110,7 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
         *,
         device: Device = "auto",
         max_batch_size: int = 32,
+        shadow_uri: str | None = None,
         models: str | None = None,
         model_poll_interval: float = 30.0,
     ) -> None:
@@ -100,6 +120,7 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
             bundle_uri: folder of the bundle.
             device: where the network runs.
             max_batch_size: images per call.
+            shadow_uri: bundle that answers beside the other and decides nothing, or None.
             models: folder of bundles to reload from, or None.
             model_poll_interval: seconds between two checks of that folder.
 
@@ -114,12 +135,16 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
         self._device: Device = device
         self._input_size = read_info(bundle_uri).input_size
         self._max_batch_size = max_batch_size
+        self._shadow_uri = shadow_uri
         self._models, self._model_poll_interval = models, model_poll_interval
 
     def load_model(self) -> ReloadingModel:
         """Load the bundle onto the device."""
         first = self.load_bundle(self._bundle_uri)
-        return ReloadingModel(first, self.load_bundle, self._models, self._model_poll_interval)
+        shadow = None if self._shadow_uri is None else self._load(self._shadow_uri)
+        return ReloadingModel(
+            first, self.load_bundle, self._models, self._model_poll_interval, shadow=shadow
+        )
 
     def run_inference(
         self,
@@ -130,19 +155,39 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
         """Classify images; results carry the image, from which a thumbnail may be stored."""
         bundle = model.current()
         network, info = bundle.network, bundle.info
-        forward_size = CPU_FORWARD_BATCH if network.device.type == "cpu" else self._max_batch_size
-        results = classify_by_halves(batch, network, self._input_size, forward_size)
-        if len(results) != len(batch):
-            raise AssertionError(f"{len(results)} results for {len(batch)} images")
+        results = self._classify(batch, network, self._input_size)
+        shadows = self._classify_by_shadow(batch, model.shadow)
         return [
             PredictionResult(
                 image,
                 result
                 if isinstance(result, InferenceError)
-                else ModelOutput(result, info.thresholds, info.ood_threshold),
+                else ModelOutput(result, info.thresholds, info.ood_threshold, shadow),
                 info.model_id,
             )
-            for image, result in zip(batch, results, strict=True)
+            for image, result, shadow in zip(batch, results, shadows, strict=True)
+        ]
+
+    def _classify(
+        self, batch: Sequence[Thumbnail], network: BodyPartClassifier, input_size: int
+    ) -> list[Outputs | InferenceError]:
+        forward_size = CPU_FORWARD_BATCH if network.device.type == "cpu" else self._max_batch_size
+        results = classify_by_halves(batch, network, input_size, forward_size)
+        if len(results) != len(batch):
+            raise AssertionError(f"{len(results)} results for {len(batch)} images")
+        return results
+
+    def _classify_by_shadow(
+        self, batch: Sequence[Thumbnail], shadow: LoadedBundle | None
+    ) -> list[ShadowOutput | None]:
+        """Return the answers of the shadow model; None where there is none or it failed."""
+        if shadow is None:
+            return [None] * len(batch)
+        size = shadow.info.input_size
+        images = [_resized(image, size) for image in batch]
+        return [
+            None if isinstance(result, InferenceError) else _shadow_output(result, shadow.info)
+            for result in self._classify(images, shadow.network, size)
         ]
 
     def get_num_bytes(self, batch: Sequence[Thumbnail]) -> int:
@@ -167,6 +212,11 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
                 f"model bundle {uri}: its input size is {info.input_size} pixels, this run's is "
                 f"{self._input_size}; restart with --model"
             )
+        return self._load(uri)
+
+    def _load(self, uri: str) -> LoadedBundle:
+        """Load a bundle of any input size; see `load_bundle`."""
+        info = read_info(uri)
         network = load_network(uri)
         device = choose_device(self._device)
         if device == "cuda":
@@ -178,3 +228,17 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
             fuse(network, info.input_size)
         smoke_test(network, info.input_size)
         return LoadedBundle(network, info)
+
+
+def _resized(image: Thumbnail, size: int) -> Thumbnail:
+    """Return an image uint8[1, S, S] as uint8[1, size, size]."""
+    if image.shape[-1] == size:
+        return image
+    smaller = resize(torch.from_numpy(image)[None], size).round().clamp(0, 255)
+    return np.asarray(smaller[0].to(torch.uint8).numpy())
+
+
+def _shadow_output(values: Outputs, info: BundleInfo) -> ShadowOutput:
+    probabilities = values[: len(info.labels)]
+    best = int(probabilities.argmax())
+    return ShadowOutput(info.labels[best], float(probabilities[best]), info.model_id)

@@ -40,6 +40,8 @@ class ReloadingModel:
         folder: str | None,
         check_every: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        shadow: LoadedBundle | None = None,
     ) -> None:
         """Start with one bundle.
 
@@ -50,7 +52,9 @@ class ReloadingModel:
                 is used. None keeps `first`.
             check_every: seconds between two checks of the folder.
             clock: monotonic, in seconds.
+            shadow: bundle that answers beside the one in use, and is not reloaded.
         """
+        self.shadow = shadow
         self._bundle = first
         self._load = load
         self._folder = folder

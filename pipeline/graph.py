@@ -60,6 +60,7 @@ def decide_and_place(
         device=config.device,
         accelerator=config.accelerator,
         batch_size=config.batch_size,
+        shadow_model=config.shadow_model,
         models=reloading.models,
         model_poll_interval=reloading.model_poll_interval,
     )

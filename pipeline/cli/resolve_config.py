@@ -58,6 +58,7 @@ def resolve(options: RouteOptions) -> RouteConfig:
             f"model bundle {options.model_uri}: its labels are {', '.join(info.labels)}; the router "
             f"needs {', '.join(LABELS)}, in this order"
         )
+    shadow = None if options.shadow_model is None else _shadow_info(options.shadow_model, info)
     root = canonical(options.lake)
     own_policy = read_policy(options.policy_file)
     policy = own_policy.with_defaults(info.thresholds, info.ood_threshold)
@@ -73,9 +74,27 @@ def resolve(options: RouteOptions) -> RouteConfig:
         router_version=__version__,
         model_id=info.model_id,
         model_input_size=info.input_size,
+        shadow_model_id=None if shadow is None else shadow.model_id,
         policy=policy,
         own_policy=own_policy,
     )
+
+
+def _shadow_info(uri: str, info: bundle.BundleInfo) -> bundle.BundleInfo:
+    """Return the description of the bundle of --shadow_model; `info` is that of --model.
+
+    Raises:
+        BundleError: the bundle cannot be used.
+    """
+    shadow = bundle.read_info(uri)
+    if shadow.labels != info.labels:
+        raise bundle.BundleError(f"--shadow_model {uri}: its labels are not those of --model")
+    if shadow.input_size > info.input_size:
+        raise bundle.BundleError(
+            f"--shadow_model {uri}: its input size is {shadow.input_size} pixels, and images are decoded "
+            f"to the {info.input_size} of --model; compare it with 'dicom-router reroute --model' instead"
+        )
+    return shadow
 
 
 def _file_mode(given: str, root: str) -> int:

@@ -20,8 +20,8 @@ from transforms.lake.layout import Layout
 from transforms.lake.schema import SCHEMA, IndexRow, from_table
 from transforms.storage.temporary import private_folder
 
-CHUNK_ROWS: Final = 50_000
-"""Maximum number of rows that change together; each takes about 5 kB of memory."""
+CHUNK_ROWS: Final = 20_000
+"""Maximum number of rows that change together; each takes about 10 kB of memory."""
 
 
 @dataclass

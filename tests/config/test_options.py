@@ -40,6 +40,7 @@ RESOLVED: dict[str, Any] = {
     "router_version": "0.0.1",
     "model_id": "another",
     "model_input_size": 1,
+    "shadow_model_id": "another",
     "policy": Policy(min_long_side=65),
     "own_policy": Policy(min_long_side=65),
 }

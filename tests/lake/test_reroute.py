@@ -212,3 +212,36 @@ def test_a_running_command_is_named(
         options = (*strict, "--apply", "--lock_timeout", "0.1")
         assert main(["reroute", str(copied.root), *options]) == 1
     assert "another run is still writing to this lake (process" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_shadow_model_is_recorded_and_decides_nothing(
+    copied: Lake,
+    lenient: Any,
+    other_model: tuple[str, str],
+    routed: Path,
+    tmp_path: Path,
+    capsys: Any,
+) -> None:
+    bundle = Path(other_model[1])
+    info = json.loads((bundle / "bundle.json").read_text())
+    smaller = {**info, "input_size": 128, "members": [128, 96]}
+    (bundle / "bundle.json").write_text(json.dumps(smaller))
+    lake = Lake(tmp_path / "shadowed")
+    source = str(routed / "source")
+    summary = route_into(lake, *lenient, "--shadow_model", other_model[1], inputs=(source,))
+    assert main(["verify", str(lake.root), "--deep"]) == 0
+    assert violations(lake.root) == []
+    columns = ("status", "destination", "confidence", "model_id")
+    for row, plain in zip(lake.rows(), copied.rows(), strict=True):
+        assert [row[c] for c in columns] == [plain[c] for c in columns]
+        assert (row["shadow_label"] is not None) == (row["model_id"] is not None)
+        if row["shadow_label"]:
+            assert 0.2 <= row["shadow_confidence"] <= 1
+            assert row["shadow_model_id"] == summary["options"]["shadow_model_id"]
+            assert row["shadow_model_id"] != row["model_id"]
+    larger = {**info, "input_size": 512, "members": []}
+    (bundle / "bundle.json").write_text(json.dumps(larger))
+    command = ["route", "--input", source, "--lake", str(tmp_path / "new"), "--shadow_model"]
+    assert main([*command, other_model[1]]) == 2
+    assert "compare it with 'dicom-router reroute --model'" in capsys.readouterr().err

@@ -61,6 +61,7 @@ class RouteConfig(RouteOptions):
         run_id: id of the run.
         router_version: version of this package.
         model_id: id of the model bundle.
+        shadow_model_id: id of the bundle of --shadow_model, or None.
         model_input_size: side of the network's input, in pixels.
         policy: the policy in force, with a threshold for every label.
         own_policy: the operator's policy, without the defaults of the bundle.
@@ -73,6 +74,7 @@ class RouteConfig(RouteOptions):
     router_version: str = fingerprinted()
     model_id: str = fingerprinted()
     model_input_size: int = fingerprinted()
+    shadow_model_id: str | None = fingerprinted(None)
     policy: Policy = fingerprinted(factory=Policy)
     own_policy: Policy = fingerprinted(factory=Policy)
     started_at: float = field(default_factory=time.time)
@@ -155,6 +157,7 @@ class RouteConfig(RouteOptions):
         return {
             "inputs": len(self.inputs),
             **shown,
+            "shadow_model_id": self.shadow_model_id,
             "patient_key": self.patient_key_file is not None,
             "thresholds": self.policy.thresholds,
             "ood_threshold": self.policy.ood_threshold,

@@ -358,6 +358,14 @@ class RouteOptions(ObjectOptions):
         public=True,
         in_template=True,
     )
+    shadow_model: str | None = option(
+        None,
+        group=Group.DECISION,
+        metavar="URI",
+        help="second model bundle, whose answers are recorded (columns shadow_*) and decide nothing",
+        in_template=True,
+        pattern=STORE_URI_PATTERN,
+    )
     overrule_people: bool = option(
         False,
         group=Group.DECISION,

@@ -161,6 +161,14 @@ class IndexRow:
         "age decided, 0..1",
         _REAL,
     )
+    shadow_label: str | None = _column(
+        "Label with the highest probability by the model of --shadow_model, which decides nothing",
+        _TEXT,
+    )
+    shadow_confidence: float | None = _column("Calibrated probability of shadow_label, 0..1", _REAL)
+    shadow_model_id: str | None = _column(
+        "Model of shadow_label; null without --shadow_model", _TEXT
+    )
 
     event_time: float | None = None
     """When the source object was written, seconds since 1970. Not a column of the index."""
@@ -208,7 +216,8 @@ REPEATED_COLUMNS: Final = (
     "run_id ingest_date router_version destination predicted_label model_id header_label region_code "
     "region_meaning sop_class_uid transfer_syntax_uid modality body_part_examined view_position "
     "laterality patient_sex manufacturer manufacturer_model_name photometric_interpretation "
-    "body_part_region coded_region series_description_region protocol_name_region combined_label"
+    "body_part_region coded_region series_description_region protocol_name_region combined_label "
+    "shadow_label shadow_model_id"
 ).split()
 """Columns with few distinct values, each of which is kept in memory once."""
 _COLUMNS: Final = [f for f in fields(IndexRow) if f.metadata]
@@ -246,6 +255,9 @@ LATER_COLUMNS: Final = (
     "protocol_name_region",
     "combined_label",
     "combined_confidence",
+    "shadow_label",
+    "shadow_confidence",
+    "shadow_model_id",
 )
 """Columns that later releases have added to format 2; files may lack them."""
 FORMAT_1_COLUMNS: Final = tuple(
