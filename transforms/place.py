@@ -220,6 +220,7 @@ def place(row: IndexRow, layout: Layout, placement: str) -> None:
                 scratch=scratch,
                 file_mode=mode,
                 version=row.source_version,
+                size=row.source_size_bytes,
             )
 
 

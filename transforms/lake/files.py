@@ -9,7 +9,7 @@ import io
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final, cast
 
 from transforms.core.json_data import MAX_JSON_BYTES, parse_json
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
@@ -17,14 +17,24 @@ from transforms.core.shared_bytes import SharedBytes
 from transforms.core.storage_failures import FULL_DISK, read_failure, write_failure
 from transforms.lake.layout import SCRATCH, Layout, is_lake_name
 from transforms.storage.archive_names import is_member
-from transforms.storage.base import ObjectInfo, SupportsServerSideCopy, read_whole
+from transforms.storage.base import (
+    UNKNOWN_SIZE,
+    HashingSink,
+    ObjectChanged,
+    ObjectInfo,
+    SupportsServerSideCopy,
+    read_whole,
+)
 from transforms.storage.local import LocalStorage, uri_to_path
 from transforms.storage.permissions import FILE_MODE
-from transforms.storage.schemes import is_below, is_local, join, scheme_of, storage_of
+from transforms.storage.schemes import archives, is_below, is_local, join, scheme_of, storage_of
+from transforms.storage.seekable import open_sequential
 from transforms.storage.temporary import remove_abandoned, unnamed_file
 from transforms.storage.verifying_reader import VerifyingReader
 
 LOG = logging.getLogger(__name__)
+UPLOAD_BUFFER_BYTES: Final = 8 << 20
+"""Bytes of one request to the store that an object is read from, while it is sent to another."""
 
 
 def put_bytes(target: str, data: bytes, *, scratch: str, file_mode: int = FILE_MODE) -> bool:
@@ -103,12 +113,12 @@ def put_copy(
     scratch: str,
     file_mode: int = FILE_MODE,
     version: str | None = None,
+    size: int | None = None,
 ) -> bool:
     """As `put_bytes`, from a source object of any size, which is read for this.
 
-    The object is streamed: to a file on the target's disk, or from a local source to a store. Only a copy
-    from one store to another, or from an archive to a store, needs room for it in the folder for
-    temporary files.
+    The object is streamed, to a file on the target's disk or to a store, and its sha256 compared before
+    it has its name. A member of an archive that goes to a store is read twice.
 
     Args:
         target: as for `put_bytes`.
@@ -117,19 +127,20 @@ def put_copy(
         scratch: as for `put_bytes`.
         file_mode: as for `put_file`.
         version: of the source, needed for members of archives, which may have equal names; else any.
+        size: of its content, if it is known; saves a request.
 
     Raises:
         ProcessingFailure: as `put_bytes`, or the source cannot be read or has another sha256.
     """
-    if is_local(source) and not is_member(source) and not is_local(target):
-        return _upload(target, source, sha256, scratch)
-    with _file_for(target, scratch) as copy:
+    if not is_local(target):
+        return _upload(target, source, sha256, scratch, version, size)
+    with _file_for(scratch) as copy:
         try:
             storage_of(source).copy_to(source, version if is_member(source) else None, copy)
             copy.seek(0)
             found = hashlib.file_digest(copy, "sha256").hexdigest()  # type: ignore[arg-type]
         except OSError as error:
-            is_full = error.errno in FULL_DISK and is_local(target)
+            is_full = error.errno in FULL_DISK
             raise (write_failure if is_full else read_failure)(error, Stage.PLACE) from error
         if found != sha256:
             raise ProcessingFailure(Stage.PLACE, Reason.CHANGED)
@@ -138,12 +149,8 @@ def put_copy(
 
 
 @contextlib.contextmanager
-def _file_for(target: str, scratch: str) -> Iterator[BinaryIO]:
+def _file_for(scratch: str) -> Iterator[BinaryIO]:
     """Open an unnamed file that can be linked to a local target if its file system supports this."""
-    if not is_local(target):
-        with unnamed_file() as file:
-            yield file
-        return
     folder = str(uri_to_path(scratch))
     with SharedBytes(folder) as data:
         if not data.in_memory:
@@ -153,20 +160,53 @@ def _file_for(target: str, scratch: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _upload(target: str, source: str, sha256: str, scratch: str) -> bool:
-    """Stream a local source to a store."""
+def _upload(
+    target: str, source: str, sha256: str, scratch: str, version: str | None, size: int | None
+) -> bool:
+    """Stream a source to a store."""
     try:
-        file = LocalStorage().open_version(source, None)
+        file, size = _open_source(source, sha256, version, size)
     except OSError as error:
         raise read_failure(error, Stage.PLACE) from error
     with file:
-        reader = VerifyingReader(file, sha256)
+        reader = VerifyingReader(file, sha256, size)
+        stream = cast(BinaryIO, io.BufferedReader(reader, UPLOAD_BUFFER_BYTES))
         try:
-            return put_file(target, io.BufferedReader(reader), sha256, scratch=scratch)
+            return put_file(target, stream, sha256, scratch=scratch)
         except ProcessingFailure as error:
-            if reader.has_changed:
-                raise ProcessingFailure(Stage.PLACE, Reason.CHANGED) from error
-            raise
+            if reader.error is None:
+                raise
+            raise read_failure(reader.error, Stage.PLACE) from error
+
+
+def _open_source(
+    source: str, sha256: str, version: str | None, size: int | None
+) -> tuple[BinaryIO, int | None]:
+    """Open a source for reading from its start to its end; return it and its size, or None.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if is_local(source) and not is_member(source):
+        return LocalStorage().open_version(source, None), None
+    storage = storage_of(source)
+    if version is None or size is None:
+        stat = storage.stat(source)
+        if stat is None:
+            raise FileNotFoundError(errno.ENOENT, "no such object")
+        version, size = stat.version, stat.size
+    if is_member(source):
+        sink = HashingSink()
+        problem = archives().copy_member(source, version, cast(BinaryIO, sink))
+        if sink.hexdigest() != sha256:
+            raise ObjectChanged(errno.ESTALE, "the member has another content")
+        found = ObjectInfo(source, version, sink.size)
+        return open_sequential(found, stored=bool(problem)), sink.size
+    if size == UNKNOWN_SIZE:
+        sink = HashingSink()
+        storage.copy_to(source, version, cast(BinaryIO, sink))
+        size = sink.size
+    return open_sequential(ObjectInfo(source, version, size)), size
 
 
 def put_link(

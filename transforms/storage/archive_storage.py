@@ -18,11 +18,12 @@ from transforms.storage.archives import (
     InflationLimits,
     Member,
     close_quietly,
+    copy_member,
     member_info,
     open_archive,
     select_members,
 )
-from transforms.storage.base import ObjectChanged, ObjectInfo, Storage
+from transforms.storage.base import BLOCK_BYTES, ObjectChanged, ObjectInfo, Storage
 from transforms.storage.deadline import Progress, call_with_deadline
 from transforms.storage.local import LocalStorage, without_state
 from transforms.storage.selection import ALL, Selection, Skipped
@@ -157,24 +158,54 @@ class ArchiveStorage:
         """
         return call_with_deadline(lambda progress: self._copy(uri, version, sink, progress))
 
+    def blocks(self, uri: str, version: str, *, stored: bool) -> Iterator[bytes]:
+        """Yield the bytes of a member. Other threads can use the archive between two blocks.
+
+        Args:
+            uri: URI of the member.
+            version: its version.
+            stored: whether to yield its stored bytes instead of its content.
+
+        Raises:
+            ObjectChanged, FileNotFoundError, TimeoutError: as `copy_member`, or it is damaged.
+        """
+        archive_uri, archive_version, offset, _ = _parse(uri, version)
+        position = 0
+        of: Archive | None = None  # the archive, which may be closed and opened again
+        content: BinaryIO | None = None
+
+        def read(progress: Progress) -> bytes:
+            nonlocal of, content
+            with self._borrow(archive_uri, archive_version, progress) as archive:
+                if content is None or archive is not of:
+                    of, (content, _) = archive, archive.open(offset, stored=stored)
+                    content.seek(position)
+                return content.read(BLOCK_BYTES)
+
+        while True:
+            try:
+                block = call_with_deadline(read)
+            except DAMAGE as error:
+                raise ObjectChanged(errno.ESTALE, type(error).__name__, uri) from error
+            if not block:
+                return
+            position += len(block)
+            yield block
+
     def _copy(self, uri: str, version: str, sink: BinaryIO, progress: Progress) -> str:
-        archive_uri = archive_of(uri)
-        archive_version, _, position = version.partition("!")
-        offset, _, problem = without_state(position).partition("!")
-        if archive_uri is None or not offset.isdigit():
-            raise ObjectChanged(errno.ESTALE, "not the version of a member", uri)
+        archive_uri, archive_version, offset, problem = _parse(uri, version)
         try:
             with self._borrow(archive_uri, archive_version, progress) as archive:
                 if not problem:
                     try:
-                        archive.copy(int(offset), sink)
+                        copy_member(archive, offset, sink, stored=False)
                     except (*DAMAGE, OSError) as error:
                         if isinstance(error, OSError) and not _is_of_decompressor(error):
                             raise
                         problem = DAMAGED_MEMBER
                         _empty(sink)
                 if problem:
-                    archive.copy_stored(int(offset), sink)
+                    copy_member(archive, offset, sink, stored=True)
         except DAMAGE as error:
             raise ObjectChanged(errno.ESTALE, type(error).__name__, uri) from error
         return problem
@@ -235,6 +266,20 @@ class ArchiveStorage:
             if not opened.users:
                 del self._open[key]
                 close_quietly(opened.file)
+
+
+def _parse(uri: str, version: str) -> tuple[str, str, int, str]:
+    """Return URI and version of the archive of a member, the offset of the member and its problem.
+
+    Raises:
+        ObjectChanged: it is not the version of a member.
+    """
+    archive = archive_of(uri)
+    archive_version, _, position = version.partition("!")
+    offset, _, problem = without_state(position).partition("!")
+    if archive is None or not offset.isdigit():
+        raise ObjectChanged(errno.ESTALE, "not the version of a member", uri)
+    return archive, archive_version, int(offset), problem
 
 
 def _require_version(storage: Storage, uri: str, version: str) -> ObjectInfo:

@@ -6,6 +6,8 @@ Nothing is extracted: members are read from their position. Names of members are
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import stat
 import struct
 import tarfile
@@ -89,15 +91,16 @@ class Archive(Protocol):
             one of `DAMAGE`, OSError: the archive or its rest cannot be read.
         """
 
-    def copy(self, offset: int, sink: BinaryIO) -> None:
-        """Write the content of a member.
+    def open(self, offset: int, *, stored: bool) -> tuple[BinaryIO, int]:
+        """Return a member as a file, which shares the archive's, and its size.
+
+        Args:
+            offset: of its header.
+            stored: whether to return its bytes as they are stored, compressed or not.
 
         Raises:
-            one of `DAMAGE`, OSError: it cannot be read.
+            one of `DAMAGE`, OSError: it cannot be read; also from reading.
         """
-
-    def copy_stored(self, offset: int, sink: BinaryIO) -> None:
-        """Write the bytes of a member as they are stored, compressed or not."""
 
 
 def open_archive(name: str, file: BinaryIO, size: int) -> Archive:
@@ -214,19 +217,12 @@ class ZipArchive:
         self._file.seek(offset)
         return self._file.read(min(size, BLOCK_BYTES))
 
-    def copy(self, offset: int, sink: BinaryIO) -> None:
+    def open(self, offset: int, *, stored: bool) -> tuple[BinaryIO, int]:
         info = self._infos[offset]
-        with self._zip.open(info) as content:
-            written = _copy(content, sink)
-        if written != info.file_size:
-            raise DamagedArchive("a member is shorter than listed")
-
-    def copy_stored(self, offset: int, sink: BinaryIO) -> None:
-        self._file.seek(offset)
-        header = self._file.read(_LOCAL_HEADER.size)
-        _, name, extra = _LOCAL_HEADER.unpack(header)
-        self._file.seek(offset + _LOCAL_HEADER.size + name + extra)
-        _copy(self._file, sink, self._infos[offset].compress_size)
+        if not stored:
+            return cast(BinaryIO, self._zip.open(info)), info.file_size
+        size = info.compress_size
+        return _part_of(self._file, self._end_of(offset, info) - size, size), size
 
 
 def _zip_problem(info: zipfile.ZipInfo, limits: InflationLimits) -> str:
@@ -260,16 +256,15 @@ class TarArchive:
         if last is not None:
             yield last
 
-    def copy(self, offset: int, sink: BinaryIO) -> None:
+    def open(self, offset: int, *, stored: bool) -> tuple[BinaryIO, int]:
         info = self._info_at(offset)
+        if stored:
+            size = _stored_size(info)
+            return _part_of(self._file, info.offset_data, size), size
         content = self._tar.extractfile(info)
-        if content is None or _copy(content, sink) != info.size:
-            raise DamagedArchive("a member is shorter than listed")
-
-    def copy_stored(self, offset: int, sink: BinaryIO) -> None:
-        info = self._info_at(offset)
-        self._file.seek(info.offset_data)
-        _copy(self._file, sink, _stored_size(info))
+        if content is None:
+            raise DamagedArchive("a member is not a file")
+        return cast(BinaryIO, content), info.size
 
     def _next(self, limits: InflationLimits) -> tarfile.TarInfo | None:
         if self._tar.offset == 0:
@@ -325,16 +320,49 @@ def _stored_size(info: tarfile.TarInfo) -> int:
     return info.size if sparse is None else sum(size for _, size in sparse)
 
 
-def _copy(source: Any, sink: BinaryIO, length: int | None = None) -> int:
-    """Copy bytes, all or a number of them, and return how many there were."""
+def copy_member(archive: Archive, offset: int, sink: BinaryIO, *, stored: bool) -> None:
+    """Write a member to a file.
+
+    Raises:
+        as `Archive.open`; `DamagedArchive` if there is less than listed.
+    """
+    content, size = archive.open(offset, stored=stored)
     copied = 0
-    while length is None or copied < length:
-        block = source.read(BLOCK_BYTES if length is None else min(BLOCK_BYTES, length - copied))
-        if not block:
-            break
+    while block := content.read(BLOCK_BYTES):
         sink.write(block)
         copied += len(block)
-    return copied
+    if copied != size and not stored:
+        raise DamagedArchive("a member is shorter than listed")
+
+
+def _part_of(file: Any, start: int, size: int) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_Part(file, start, size), BLOCK_BYTES))
+
+
+class _Part(io.RawIOBase):
+    """A part of a file, which others read, too."""
+
+    def __init__(self, file: Any, start: int, size: int) -> None:
+        self._file, self._start, self._size = file, start, size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._start + self._position)
+        data = self._file.read(max(0, min(len(buffer), self._size - self._position)))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 class _LimitedReads:

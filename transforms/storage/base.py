@@ -198,6 +198,7 @@ class HashingSink:
     def reset(self) -> None:
         """Start again with no bytes."""
         self._sha256 = hashlib.sha256()
+        self.size, self.head = 0, b""
 
     def hexdigest(self) -> str:
         """Return the sha256 so far, hex."""

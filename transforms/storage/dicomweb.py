@@ -171,15 +171,24 @@ class DicomWebStorage:
 
     def copy_to(self, uri: str, version: str | None, sink: BinaryIO) -> None:
         """As `Storage.copy_to`."""
+        for block in self.blocks(uri, version):
+            sink.write(block)
+
+    def blocks(self, uri: str, version: str | None) -> Iterator[bytes]:
+        """Yield the bytes of an instance, which continue where a request was interrupted.
+
+        Raises:
+            ObjectChanged, FileNotFoundError: as `Storage.copy_to`.
+        """
         if version not in (None, _info(uri).version):
             raise ObjectChanged("the object has another version")
         written, position = hashlib.sha256(), 0
         for attempt in range(1, MAX_READS + 1):
             try:
                 for block in _continued(self._read(uri), position, written.digest()):
-                    sink.write(block)
                     written.update(block)
                     position += len(block)
+                    yield block
                 return
             except RequestFailed:
                 if attempt == MAX_READS:

@@ -29,6 +29,8 @@ TIMEOUT_S: Final = (10, 60)
 BRIEF_TIMEOUT_S: Final = (5, 5)
 BRIEF_RETRY: Final = DEFAULT_RETRY.with_timeout(10)
 """For locks, whose holder must soon learn that it cannot renew; and for copies, which have a fallback."""
+CHUNK_BYTES: Final = 16 << 20
+"""Of an upload, this much is in memory; smaller objects take one request."""
 CONTENT_TYPE: Final = "application/dicom"
 LISTED_FIELDS: Final = "items(name,generation,size,metadata,updated),nextPageToken"
 NO_CREDENTIALS: Final = (
@@ -152,13 +154,13 @@ class GoogleStorage:
         return str(blob.generation)
 
     def _blob_with_sha256(self, uri: str, sha256: str) -> Any:
-        blob = self._blob(uri)
+        blob = self._blob(uri, chunk_size=CHUNK_BYTES)
         blob.metadata = {"sha256": sha256}
         return blob
 
-    def _blob(self, uri: str) -> Any:
+    def _blob(self, uri: str, chunk_size: int | None = None) -> Any:
         bucket, name = split_uri(uri)
-        return self._client.bucket(bucket).blob(name)
+        return self._client.bucket(bucket).blob(name, chunk_size=chunk_size)
 
     def _list(self, prefix: str) -> Iterator[ObjectInfo]:
         bucket, name = split_uri(prefix)

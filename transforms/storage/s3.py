@@ -50,8 +50,8 @@ MAX_READS: Final = 4
 BACKOFF_S: Final = (0.2, 1.0, 5.0)
 """Between attempts of a write that was refused although there is no such object."""
 CONTENT_TYPE: Final = "application/dicom"
-PART_BYTES: Final = 256 << 20
-"""Larger objects are sent in parts; one request of S3 takes up to 5 GiB."""
+PART_BYTES: Final = 64 << 20
+"""Larger objects are sent in parts, each of which is in memory; S3 takes up to 10,000."""
 NO_CREDENTIALS: Final = "no AWS credentials; set AWS_PROFILE, or run 'aws configure'"
 CONDITIONS_UNSUPPORTED: Final = frozenset(
     {"501", "NotImplemented", "InvalidArgument", "InvalidRequest"}

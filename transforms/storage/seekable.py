@@ -1,14 +1,20 @@
-"""Open one version of an object as a seekable file: local files as they are, stores by range requests."""
+"""Open one version of an object as a seekable file.
+
+Local files are opened as they are, and objects in stores read by range requests. Members of archives and
+instances of DICOMweb servers are read in order: seeking back starts again.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final, cast
 
+from transforms.storage.archive_names import is_member
 from transforms.storage.base import ObjectInfo, Storage
 from transforms.storage.local import LocalStorage
-from transforms.storage.schemes import is_local, storage_of
+from transforms.storage.schemes import DICOMWEB, archives, dicomweb, is_local, scheme_of, storage_of
 
 BUFFER_BYTES: Final = 1 << 20
 """Bytes of one range request, unless the reader asks for more."""
@@ -27,12 +33,29 @@ def open_seekable(found: ObjectInfo) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(RangeFile(found, storage_of(found.uri)), BUFFER_BYTES))
 
 
-class RangeFile(io.RawIOBase):
-    """An object in a store as a file; each read is one range request for the same version."""
+def open_sequential(found: ObjectInfo, *, stored: bool = False) -> BinaryIO:
+    """As `open_seekable`, for reading in order from the start, once or a few times.
 
-    def __init__(self, found: ObjectInfo, storage: Storage) -> None:
-        self._found, self._storage = found, storage
-        self._position = 0
+    Args:
+        found: version of an object, a member of an archive or an instance of a DICOMweb server, with its
+            size.
+        stored: as for `ArchiveStorage.blocks`, for a member.
+    """
+    uri, version = found.uri, found.version
+    if is_member(uri):
+        raw = SequentialFile(found.size, lambda: archives().blocks(uri, version, stored=stored))
+    elif scheme_of(uri) in DICOMWEB:
+        raw = SequentialFile(found.size, lambda: dicomweb().blocks(uri, version))
+    else:
+        return open_seekable(found)
+    return cast(BinaryIO, io.BufferedReader(raw, BUFFER_BYTES))
+
+
+class _PositionedFile(io.RawIOBase):
+    """A file of known size that is read at its position only when it is read."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._position = size, 0
 
     def readable(self) -> bool:
         return True
@@ -44,11 +67,19 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._found.size}[whence]
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         if base + offset < 0:
             raise ValueError("negative position")
         self._position = base + offset
         return self._position
+
+
+class RangeFile(_PositionedFile):
+    """An object in a store as a file; each read is one range request for the same version."""
+
+    def __init__(self, found: ObjectInfo, storage: Storage) -> None:
+        super().__init__(found.size)
+        self._found, self._storage = found, storage
 
     def readinto(self, buffer: object) -> int:
         view = memoryview(buffer)  # type: ignore[arg-type]
@@ -57,6 +88,37 @@ class RangeFile(io.RawIOBase):
             return 0
         found = self._found
         data = self._storage.read_range(found.uri, found.version, self._position, length)
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+class SequentialFile(_PositionedFile):
+    """Blocks of bytes as a file, of which one is in memory."""
+
+    def __init__(self, size: int, blocks: Callable[[], Iterator[bytes]]) -> None:
+        """Open nothing yet.
+
+        Args:
+            size: number of bytes.
+            blocks: returns the blocks, from the first on.
+        """
+        super().__init__(size)
+        self._open_blocks = blocks
+        self._blocks: Iterator[bytes] = iter(())
+        self._block, self._start = b"", -1
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        if self._start < 0 or self._position < self._start:
+            self._blocks, self._block, self._start = self._open_blocks(), b"", 0
+        while self._position >= self._start + len(self._block):
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._block, self._start = block, self._start + len(self._block)
+        at = self._position - self._start
+        data = self._block[at : at + len(view)]
         view[: len(data)] = data
         self._position += len(data)
         return len(data)

@@ -18,18 +18,20 @@ class VerifyingReader(io.RawIOBase):
     that was read does not change the comparison.
 
     Args:
-        file: Unbuffered file, read from its start.
+        file: File, read from its start.
         sha256: Expected, hex.
+        size: Expected number of bytes; None for that of the file, which then has a descriptor.
 
     Attributes:
-        has_changed: Whether the bytes were other ones; clients may hide the error that says so.
+        error: Why the file could not be read, `ObjectChanged` if its bytes were other ones; clients may
+            hide an error of what they read.
     """
 
-    def __init__(self, file: BinaryIO, sha256: str) -> None:
+    def __init__(self, file: BinaryIO, sha256: str, size: int | None = None) -> None:
         self._file, self._expected = file, sha256
-        self._size = os.fstat(file.fileno()).st_size
+        self._size = os.fstat(file.fileno()).st_size if size is None else size
         self._sha256, self._hashed = hashlib.sha256(), 0
-        self.has_changed = False
+        self.error: OSError | None = None
 
     def readable(self) -> bool:
         return True
@@ -48,7 +50,15 @@ class VerifyingReader(io.RawIOBase):
 
         Raises:
             ObjectChanged: The file ends, or would end, with another sha256 or size.
+            OSError: The file cannot be read.
         """
+        try:
+            return self._read(buffer)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def _read(self, buffer: memoryview) -> int:
         position = self._file.tell()
         if position == 0:
             self._sha256, self._hashed = hashlib.sha256(), 0
@@ -58,6 +68,5 @@ class VerifyingReader(io.RawIOBase):
             self._hashed = position + count
         is_end = self._hashed >= self._size or (len(buffer) > 0 and not count)
         if is_end and (self._hashed != self._size or self._sha256.hexdigest() != self._expected):
-            self.has_changed = True
             raise ObjectChanged(errno.ESTALE, "the source changed")
         return count
