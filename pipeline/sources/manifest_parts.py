@@ -46,6 +46,8 @@ STANDARD_INPUT_LINES: Final = 4096
 """Number of lines of standard input in a part."""
 _PARQUET_MAGIC: Final = b"PAR1"
 _ORC_MAGIC: Final = b"ORC"
+UNREADABLE: Final = (OSError, EOFError, zlib.error, pa.ArrowException)
+"""What reading a damaged manifest raises, and one that its storage refuses."""
 
 
 class UnreadableManifest(OSError):
@@ -63,25 +65,33 @@ def parts_of(uri: str, number: int, root: str | None) -> Iterator[ManifestPart]:
     Raises:
         UsageError: the manifest cannot be read or has no column with names.
     """
-    found = _stat(uri)
+    try:
+        yield from _parts_of(uri, number, root)
+    except UNREADABLE as error:
+        raise _unreadable(uri, error) from error
+
+
+def _parts_of(uri: str, number: int, root: str | None) -> Iterator[ManifestPart]:
+    found = storage_of(uri).stat(uri)
     if found is None:
-        raise UsageError(f"manifest {uri} cannot be read (No such file or directory)")
+        raise UsageError(f"manifest {uri} cannot be read (no such file, or not a regular one)")
     if not uri.lower().endswith(".json"):
         yield from _parts_of_file(found, number, root, (), ",")
         return
     if found.size > MAX_MANIFEST_BYTES:
         raise UsageError(f"manifest {uri} is larger than {MAX_MANIFEST_BYTES} bytes")
-    with _open(found) as file:
+    with open_seekable(found) as file:
         inventory = parse_inventory(uri, file.read())
     for position, candidates in enumerate(inventory.files):
         try:
-            part = next(filter(None, map(_stat, candidates)), None)
+            stats = (storage_of(one).stat(one) for one in candidates)
+            part = next(filter(None, stats), None)
             if part is None:
                 problem = "a file of the inventory does not exist"
                 yield ManifestPart(number, candidates[0], "", 0, TEXT, problem=problem)
                 continue
             yield from _parts_of_file(part, number, root, inventory.columns, inventory.delimiter)
-        except UsageError:
+        except (UsageError, *UNREADABLE):
             if position == 0:  # probably the wrong kind of file
                 raise
             problem = "a file of the inventory cannot be read"
@@ -122,7 +132,7 @@ def entries_of(
                 yield line, entry_of(row, part, root)
             except BadEntry as error:
                 yield line, error
-    except (OSError, EOFError, ValueError, zlib.error, pa.ArrowException) as error:
+    except (*UNREADABLE, ValueError) as error:
         raise UnreadableManifest(getattr(error, "errno", None), f"after line {line}") from error
 
 
@@ -191,7 +201,7 @@ def _parts_of_file(
         delimiter: of a CSV file.
     """
     name = found.uri.lower().removesuffix(".gz")
-    with _open(found) as file:
+    with open_seekable(found) as file:
         head = file.read(SNIFFED_BYTES)
         file.seek(0)
         if head.startswith(_ORC_MAGIC) or name.endswith(".orc"):
@@ -202,13 +212,8 @@ def _parts_of_file(
             yield from _parquet_parts(found, file, number, root)
             return
         is_gzip = head.startswith(GZIP_MAGIC)
-        try:
-            text = decompressed(file)
-            encoding = encoding_of(text.read(SNIFFED_BYTES))
-        except (OSError, EOFError, zlib.error) as error:
-            raise UsageError(
-                f"manifest {found.uri} cannot be read ({type(error).__name__})"
-            ) from error
+        text = decompressed(file)
+        encoding = encoding_of(text.read(SNIFFED_BYTES))
         whole = ManifestPart(number, found.uri, found.version, found.size, TEXT, encoding=encoding)
         if columns or name.endswith((".csv", ".tsv")):
             whole = _csv_part(whole, text, columns, delimiter)
@@ -247,11 +252,8 @@ def _csv_part(
 def _parquet_parts(
     found: ObjectInfo, file: BinaryIO, number: int, root: str | None
 ) -> Iterator[ManifestPart]:
-    try:
-        metadata = pq.read_metadata(file)
-        columns = metadata.schema.to_arrow_schema().names
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UsageError(f"manifest {found.uri} cannot be read ({type(error).__name__})") from error
+    metadata = pq.read_metadata(file)
+    columns = metadata.schema.to_arrow_schema().names
     kind = _require_kind(found.uri, columns)
     row = 1
     for group in range(metadata.num_row_groups):
@@ -309,15 +311,6 @@ def _decoded(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _stat(uri: str) -> ObjectInfo | None:
-    try:
-        return storage_of(uri).stat(uri)
-    except OSError as error:
-        raise UsageError(f"manifest {uri} cannot be read ({error.strerror})") from error
-
-
-def _open(found: ObjectInfo) -> BinaryIO:
-    try:
-        return open_seekable(found)
-    except OSError as error:
-        raise UsageError(f"manifest {found.uri} cannot be read ({error.strerror})") from error
+def _unreadable(uri: str, error: BaseException) -> UsageError:
+    why = getattr(error, "strerror", None) or type(error).__name__
+    return UsageError(f"manifest {uri} cannot be read ({why})")

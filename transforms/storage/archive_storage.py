@@ -283,7 +283,7 @@ def _parse(uri: str, version: str) -> tuple[str, str, int, str]:
 
 
 def _require_version(storage: Storage, uri: str, version: str) -> ObjectInfo:
-    found = storage.stat(uri)
+    found = call_with_deadline(lambda progress: storage.stat(uri))
     if found is None:
         raise FileNotFoundError(errno.ENOENT, "no such archive", uri)
     if found.version != version:

@@ -65,7 +65,7 @@ class _Call(Generic[T]):
 def call_with_deadline(
     function: Callable[[Progress], T],
     *,
-    stall_s: float = STALL_S,
+    stall_s: float | None = None,
     dispose: Callable[[T], None] = lambda result: None,
 ) -> T:
     """Call a function that may block, and stop waiting once it makes no progress.
@@ -75,7 +75,7 @@ def call_with_deadline(
 
     Args:
         function: Called with a `Progress`.
-        stall_s: Longest time between two steps of progress, in seconds.
+        stall_s: Longest time between two steps of progress, in seconds; None: `STALL_S`.
         dispose: Called with a result that arrives too late, such as an open file.
 
     Raises:
@@ -84,6 +84,7 @@ def call_with_deadline(
     """
     if len(_abandoned) >= MAX_ABANDONED:
         raise TimeoutError(errno.ETIMEDOUT, "the storage does not answer earlier calls")
+    stall_s = STALL_S if stall_s is None else stall_s
     call = _Call(function, dispose)
     steps = -1
     while steps != call.progress.steps:

@@ -1,6 +1,6 @@
 """Open one version of an object as a seekable file.
 
-Local files are opened as they are, and objects in stores read by range requests. Members of archives and
+Local files are read with a deadline, and objects in stores by range requests. Members of archives and
 instances of DICOMweb servers are read in order: seeking back starts again.
 """
 
@@ -13,6 +13,7 @@ from typing import BinaryIO, Final, cast
 
 from transforms.storage.archive_names import is_member
 from transforms.storage.base import ObjectInfo, Storage
+from transforms.storage.deadline import call_with_deadline
 from transforms.storage.local import LocalStorage
 from transforms.storage.schemes import DICOMWEB, archives, dicomweb, is_local, scheme_of, storage_of
 
@@ -28,8 +29,8 @@ def open_seekable(found: ObjectInfo) -> BinaryIO:
         OSError: it cannot be read.
     """
     if is_local(found.uri):
-        raw = LocalStorage().open_version(found.uri, found.version)
-        return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, raw), BUFFER_BYTES))
+        local = DeadlineFile(LocalStorage().open_version(found.uri, found.version), found.size)
+        return cast(BinaryIO, io.BufferedReader(local, BUFFER_BYTES))
     return cast(BinaryIO, io.BufferedReader(RangeFile(found, storage_of(found.uri)), BUFFER_BYTES))
 
 
@@ -72,6 +73,45 @@ class _PositionedFile(io.RawIOBase):
             raise ValueError("negative position")
         self._position = base + offset
         return self._position
+
+
+class DeadlineFile(_PositionedFile):
+    """A local file whose reads fail once its file system does not answer."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        """Take over an open file.
+
+        Args:
+            file: the file.
+            size: its size in bytes.
+        """
+        super().__init__(size)
+        with file:
+            self._descriptor = os.dup(file.fileno())
+        self._timed_out: TimeoutError | None = None
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        if self._timed_out is not None:
+            raise self._timed_out
+        descriptor, length, position = self._descriptor, len(view), self._position
+        try:
+            data = call_with_deadline(
+                lambda progress: os.pread(descriptor, length, position),
+                dispose=lambda late: os.close(descriptor),
+            )
+        except TimeoutError as error:
+            self._timed_out = error
+            raise
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """Close the file, unless a read of its descriptor still blocks, which closes it later."""
+        if not self.closed and self._timed_out is None:
+            os.close(self._descriptor)
+        super().close()
 
 
 class RangeFile(_PositionedFile):
