@@ -20,14 +20,17 @@ from tests.lake.rows import (
     set_clock,
     sources_in,
 )
+from tests.leftovers import abandon
 from transforms.core.reasons import ProcessingFailure
 from transforms.lake import index_files
 from transforms.lake import rewrite as rewrite_module
 from transforms.lake.append_log import LogShard
 from transforms.lake.compaction import compact
+from transforms.lake.files import remove_partial_files
 from transforms.lake.index_replica import IndexReplica
 from transforms.lake.journal import list_journal, remove_journal_files
 from transforms.lake.layout import Layout
+from transforms.lake.migration import open_lake
 from transforms.lake.run_counts import count_stream
 from transforms.lake.verify import verify_lake
 from transforms.storage.renames import exchange
@@ -139,6 +142,41 @@ def test_compaction_beside_readers_in_loops(layout: Layout) -> None:
             thread.join()
     assert errors == []
     assert sources_in(layout) == all_sources()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+@pytest.mark.parametrize("opening", [open_lake, lambda layout: compact(layout, AFTER)])
+def test_a_kill_after_an_exchange_loses_no_segment_appended_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opening: Callable[[Layout], Any]
+) -> None:
+    """The journal does not have its row any more: it was swept when the index had it."""
+    layout = new_lake(tmp_path / "lake")
+    set_clock(monkeypatch, DAYS[0])
+    for number in range(2):
+        row = place(layout, f"/in/{number}", str(number).encode(), sop_instance_uid=f"1.{number}")
+        append_rows(layout, row, log=LogShard(EACH, number))
+    late = place(layout, "/in/late", b"late", sop_instance_uid="1.9")
+
+    def append_and_die(one: Path, other: Path) -> bool:
+        append_rows(layout, late, log=LogShard(EACH, 2))
+        remove_journal_files(list_journal(layout))
+        exchange(one, other)
+        raise Killed
+
+    with monkeypatch.context() as killing, pytest.raises(Killed):
+        killing.setattr(rewrite_module, "exchange", append_and_die)
+        compact(layout, before=AFTER)
+    assert "/in/late" not in sources_in(layout)
+    abandon(Path(layout.scratch()))
+    remove_partial_files(layout)
+    opening(layout)
+    assert sources_in(layout) == ["/in/0", "/in/1", "/in/late"]
+    assert verify_lake(layout).violations == []
+    assert not list(Path(layout.scratch()).iterdir())
+    assert not list(Path(layout.root).glob(".rewrite/*"))
 
 
 def test_a_full_disk_during_an_exchange_loses_no_segment_appended_meanwhile(

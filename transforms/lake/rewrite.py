@@ -1,34 +1,40 @@
 """Rewrite the index: replace a set of files of one partition by one file; safe to kill at every step.
 
-On a file system, the partition's folder is exchanged atomically for one with the new file (renameat2(2),
-RENAME_EXCHANGE), so that every reader sees each row once. Object stores and file systems without atomic
-exchange use a write-ahead intent instead; see `lake.rewrite_intents`.
+A write-ahead intent comes first; see `lake.rewrite_intents`. On a file system, the partition's folder is
+then exchanged atomically for one with the new file (renameat2(2), RENAME_EXCHANGE), so that every reader
+sees each row once. In object stores and on other file systems, files are written and removed one by one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 
-from transforms.core.reasons import Stage
+from transforms.core.reasons import ProcessingFailure, Stage
 from transforms.core.storage_failures import TEMPORARY, write_failure
 from transforms.lake.checksums import write_parquet
 from transforms.lake.files import put_file
 from transforms.lake.layout import Layout
-from transforms.lake.rewrite_intents import RewriteIntent, finish_rewrites, write_intent
+from transforms.lake.rewrite_intents import (
+    EXCHANGED,
+    RewriteIntent,
+    finish_rewrites,
+    write_intent,
+)
 from transforms.lake.schema import ROW_GROUP_ROWS
 from transforms.storage.folders import make_folders, sync_folder, sync_folders
 from transforms.storage.local import uri_to_path
 from transforms.storage.permissions import PRIVATE_FOLDER_MODE, private_folder_mode
-from transforms.storage.renames import LINKS_UNSUPPORTED, exchange
-from transforms.storage.schemes import is_local, join
-from transforms.storage.temporary import temporary_name, unnamed_file
+from transforms.storage.renames import exchange, link_missing
+from transforms.storage.schemes import is_local, join, storage_of
+from transforms.storage.temporary import unnamed_file
 
 REWRITTEN: Final = "part-"
 """Prefix of the names of rewritten index files."""
@@ -69,63 +75,65 @@ def rewrite(
             put_file(uri, merged, sha256, scratch=layout.scratch(), file_mode=layout.file_mode)
 
         intent = RewriteIntent(ingest_date, name, names)
-        if not (is_local(layout.root) and _exchange_partition(layout, intent, put)):
-            write_intent(layout, f"{ingest_date}-{digest}", intent)
+        note = f"{ingest_date}-{digest}"
+        if not (is_local(layout.root) and _exchange_partition(layout, intent, note, put)):
+            write_intent(layout, note, intent)
             if name is not None:
                 put(join(layout.partition(ingest_date), name))
             finish_rewrites(layout)
     return rows
 
 
-def _exchange_partition(layout: Layout, intent: RewriteIntent, put: Callable[[str], None]) -> bool:
+def _exchange_partition(
+    layout: Layout, intent: RewriteIntent, note: str, put: Callable[[str], None]
+) -> bool:
     """Exchange a partition's folder for one without the replaced files.
 
     Returns:
         False if the file system does not support this.
     """
     old = uri_to_path(layout.partition(intent.ingest_date))
-    new = uri_to_path(layout.scratch()) / temporary_name()
+    folder = f"{EXCHANGED}{uuid.uuid4().hex}"
+    new = uri_to_path(layout.scratch()) / folder
     try:
         if any(path.is_dir() for path in old.iterdir()):
             return False  # of other programs, and cannot be linked
-        make_folders(new.parent, private_folder_mode(layout.file_mode))
-        new.mkdir(PRIVATE_FOLDER_MODE)
-        if intent.merged is not None:
-            put(str(new / intent.merged))
-        if not _link_missing(old, new, intent.replaced):
-            return False
-        shutil.copymode(old, new)
-        sync_folder(new)
-        if not exchange(old, new):
-            return False
-        sync_folders([old.parent, new.parent])
+        intent = replace(intent, folder=folder)
+        note_uri = write_intent(layout, f"{note}-{folder}", intent)
         try:
-            _link_missing(new, old, intent.replaced)  # appended between listing and exchange
-        except OSError:
-            exchange(old, new)
+            is_done = _exchange_folders(old, new, intent, put, layout.file_mode)
+        except (OSError, ProcessingFailure):
+            _discard(new, note_uri)
             raise
-        sync_folder(old)
-        return True
+        _discard(new, note_uri)
+        return is_done
     except OSError as error:
         raise write_failure(error, Stage.INDEX) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
-def _link_missing(source: Path, target: Path, excluded: Sequence[str]) -> bool:
-    """Hard-link the files of a folder, except excluded ones, into a folder that lacks them.
-
-    Returns:
-        False if the file system has no hard links.
-    """
-    for path in source.iterdir():
-        if path.name not in excluded:
-            try:
-                os.link(path, target / path.name, follow_symlinks=False)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                if error.errno not in LINKS_UNSUPPORTED:
-                    raise
-                return False
+def _exchange_folders(
+    old: Path, new: Path, intent: RewriteIntent, put: Callable[[str], None], file_mode: int
+) -> bool:
+    make_folders(new.parent, private_folder_mode(file_mode))
+    new.mkdir(PRIVATE_FOLDER_MODE)
+    if intent.merged is not None:
+        put(str(new / intent.merged))
+    if not link_missing(old, new, intent.files):
+        return False
+    shutil.copymode(old, new)
+    sync_folder(new)
+    if not exchange(old, new):
+        return False
+    sync_folders([old.parent, new.parent])
+    try:
+        link_missing(new, old, intent.files)  # appended between listing and exchange
+    except OSError:
+        exchange(old, new)
+        raise
+    sync_folder(old)
     return True
+
+
+def _discard(folder: Path, note_uri: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    storage_of(note_uri).remove(note_uri)

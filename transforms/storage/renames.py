@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -128,3 +129,22 @@ def _renameat2(source: Path, target: Path, flags: int) -> None:
     if libc.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], flags):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(source), None, str(target))
+
+
+def link_missing(source: Path, target: Path, excluded: Collection[str]) -> bool:
+    """Hard-link the files of a folder, except excluded ones, into a folder that lacks them.
+
+    Returns:
+        False if the file system has no hard links.
+    """
+    for path in source.iterdir():
+        if path.name not in excluded:
+            try:
+                os.link(path, target / path.name, follow_symlinks=False)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                if error.errno not in LINKS_UNSUPPORTED:
+                    raise
+                return False
+    return True
