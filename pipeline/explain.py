@@ -1,13 +1,14 @@
-"""Explain the decision about a single object as text."""
+"""Explain the decision about a single object, as text or JSON."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,12 @@ from models.handler import Device, RadiographModelHandler
 from pipeline.sources.archives import expand_archive, is_archive
 from pipeline.sources.files import list_objects
 from transforms.config.explain_decision import claim_lines, explain_decision
+from transforms.config.policy import Policy
 from transforms.config.route_config import RouteConfig
 from transforms.core.labels import LABELS
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import MEANINGS, Reason, Status
+from transforms.lake.layout import is_relative
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.child_process import SandboxProcess
 from transforms.sandbox.examine import Examined, ExamineOptions, examine
@@ -49,6 +52,103 @@ class FoundObject(NamedTuple):
 
     ref: ObjectRef
     is_listed: bool
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The explanation of the decision about one object.
+
+    Attributes:
+        row: what a run would write about the object.
+        image: the network's input, uint8[1, S, S]; None if the object is not classified.
+        policy: the policy in force.
+        stored: the row of the lake, if the object was found by its key in a lake.
+    """
+
+    row: IndexRow
+    image: npt.NDArray[np.uint8] | None
+    policy: Policy
+    stored: IndexRow | None = None
+
+    def text(self) -> str:
+        """Return the explanation as text."""
+        row = self.row
+        key = row.object_key if self.stored is None else self.stored.object_key
+        lines = [
+            f"object {key}, {row.source_size_bytes} bytes, sha256 {row.content_sha256}",
+            "",
+        ]
+        lines += [f"  {name:<28}{value}" for name, value in self._header().items()]
+        if self.image is not None:
+            lines += ["", *_draw(self.image[0]), "", *self._prediction()]
+        lines += ["", "; ".join(filter(None, [f"{_outcome(row)}: {self._why(row)}", _remedy(row)]))]
+        if self.stored is not None:
+            lines += ["", *_stored_lines(self.stored)]
+        return "\n".join(lines) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the explanation, ready for JSON."""
+        row = self.row
+        found = {
+            "object_key": row.object_key if self.stored is None else self.stored.object_key,
+            "size_bytes": row.source_size_bytes,
+            "content_sha256": row.content_sha256,
+            "header": self._header(),
+            "header_label": row.header_label,
+            "header_agrees": row.header_agrees,
+            "header_claims": claim_lines(row),
+            "prediction": None,
+            "decision": {**_decision(row), "why": self._why(row), "remedy": _remedy(row)},
+        }
+        if self.image is not None:
+            found["prediction"] = {
+                "model_id": row.model_id,
+                "probabilities": {label: getattr(row, f"prob_{label}") for label in LABELS},
+                "thresholds": {label: self.policy.thresholds[label] for label in LABELS},
+                "ood_score": row.ood_score,
+                "ood_threshold": self.policy.ood_threshold,
+                "combined_label": row.combined_label,
+                "combined_confidence": row.combined_confidence,
+            }
+        if self.stored is not None:
+            found["stored"] = {
+                **_decision(self.stored),
+                "object_uri": _shown_uri(self.stored),
+                "run_id": self.stored.run_id,
+                "model_id": self.stored.model_id,
+                "policy_id": self.stored.policy_id,
+                "decided_at": _utc(self.stored.decided_at),
+            }
+        return found
+
+    def _header(self) -> dict[str, Any]:
+        values = {name: getattr(self.row, name) for name in HEADER_COLUMNS}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _why(self, row: IndexRow) -> str:
+        return explain_decision(row, self.policy)
+
+    def _prediction(self) -> list[str]:
+        row, lines = self.row, []
+        for label in LABELS:
+            probability = getattr(row, f"prob_{label}") or 0.0
+            bar = "█" * round(BAR_WIDTH * probability)
+            threshold = self.policy.thresholds[label]
+            lines.append(
+                f"  {label:<17}{probability:>7.4f}  {bar:<{BAR_WIDTH}} routed from {threshold:.2f}"
+            )
+        if row.ood_score is not None:
+            limit = self.policy.ood_threshold
+            lines.append(f"  {'ood_score':<17}{row.ood_score:>7.2f}  reviewed above {limit:.2f}")
+        if row.header_label:
+            verdict = "agrees" if row.header_agrees else "disagrees"
+            lines.append(f"  the header says {row.header_label}: {verdict}")
+        lines += [f"  {line}" for line in claim_lines(row)]
+        if row.combined_label is not None and row.combined_confidence is not None:
+            lines.append(
+                f"  pixels and header together: {row.combined_label} {row.combined_confidence:.4f}"
+            )
+        return lines
 
 
 class Explainer:
@@ -101,11 +201,14 @@ class Explainer:
         if is_empty:
             yield FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
-    def explain(self, ref: ObjectRef, *, thumbnail: Path | None = None) -> str:
+    def explain(
+        self, ref: ObjectRef, *, thumbnail: Path | None = None, stored: IndexRow | None = None
+    ) -> Explanation:
         """Return an explanation of an object.
 
         Args:
             ref: reference to the object.
+            stored: row of a lake that the object was found by.
             thumbnail: PNG file to which the network's input is written if there is one.
 
         Raises:
@@ -119,50 +222,50 @@ class Explainer:
             row = decide_image(row, result, self._config.own_policy)
             if thumbnail:
                 Image.fromarray(examined.image[0]).save(thumbnail)
-        return "\n".join(self._lines(row, examined.image)) + "\n"
+        return Explanation(row, examined.image, self._config.policy, stored)
 
     def _examine(self, ref: ObjectRef) -> Examined:
         options = ExamineOptions.from_config(self._config)
         # Nothing is placed afterwards, so that no bytes are kept, in memory or in a file.
         return examine(ref, replace(options, cache_objects=False, scratch=None), self._sandbox)
 
-    def _lines(self, row: IndexRow, image: npt.NDArray[np.uint8] | None) -> list[str]:
-        lines = [
-            f"object {row.object_key}, {row.source_size_bytes} bytes, sha256 {row.content_sha256}",
-            "",
-        ]
-        for name in HEADER_COLUMNS:
-            value = getattr(row, name)
-            if value is not None:
-                lines.append(f"  {name:<28}{value}")
-        if image is not None:
-            lines += ["", *_draw(image[0]), "", *self._prediction(row)]
-        outcome = OUTCOMES[Status(str(row.status))].format(destination=row.destination)
-        why = explain_decision(row, self._config.policy)
-        remedy = MEANINGS[Reason(str(row.reason))].remedy
-        return [*lines, "", "; ".join(filter(None, [f"{outcome}: {why}", remedy]))]
 
-    def _prediction(self, row: IndexRow) -> list[str]:
-        lines = []
-        for label in LABELS:
-            probability = getattr(row, f"prob_{label}") or 0.0
-            bar = "█" * round(BAR_WIDTH * probability)
-            threshold = self._config.policy.thresholds[label]
-            lines.append(
-                f"  {label:<17}{probability:>7.4f}  {bar:<{BAR_WIDTH}} routed from {threshold:.2f}"
-            )
-        if row.ood_score is not None:
-            limit = self._config.policy.ood_threshold
-            lines.append(f"  {'ood_score':<17}{row.ood_score:>7.2f}  reviewed above {limit:.2f}")
-        if row.header_label:
-            verdict = "agrees" if row.header_agrees else "disagrees"
-            lines.append(f"  the header says {row.header_label}: {verdict}")
-        lines += [f"  {line}" for line in claim_lines(row)]
-        if row.combined_label is not None and row.combined_confidence is not None:
-            lines.append(
-                f"  pixels and header together: {row.combined_label} {row.combined_confidence:.4f}"
-            )
-        return lines
+def _outcome(row: IndexRow) -> str:
+    """Return the outcome of a row in words."""
+    if row.status == Status.DUPLICATE:
+        return f"a duplicate of an object in {row.destination}"
+    return OUTCOMES[Status(str(row.status))].format(destination=row.destination)
+
+
+def _remedy(row: IndexRow) -> str:
+    return MEANINGS[Reason(str(row.reason))].remedy
+
+
+def _decision(row: IndexRow) -> dict[str, Any]:
+    names = "status stage reason destination predicted_label confidence decided_by".split()
+    return {name: getattr(row, name) for name in names}
+
+
+def _stored_lines(row: IndexRow) -> list[str]:
+    """Return what the lake has of the object."""
+    by = f", by {row.decided_by}" if row.decided_by else ""
+    return [
+        f"in the lake: {_outcome(row)} at {row.stage}, {row.reason}{by}, {_utc(row.decided_at) or ''}",
+        f"  run {row.run_id}, model {row.model_id}, policy {row.policy_id}",
+        f"  {_shown_uri(row) or 'outside the lake'}",
+    ]
+
+
+def _shown_uri(row: IndexRow) -> str | None:
+    """Return the name of the object in its lake; None outside, as names of sources may name patients."""
+    return row.object_uri if row.object_uri and is_relative(row.object_uri) else None
+
+
+def _utc(microseconds: int | None) -> str | None:
+    if microseconds is None:
+        return None
+    text = datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="seconds")
+    return text.replace("+00:00", "Z")
 
 
 def _draw(image: npt.NDArray[np.uint8]) -> list[str]:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.allocator import imports_without_collection
-from pipeline.cli.arguments import add_options
+from pipeline.cli.arguments import add_options, existing_lake
 from transforms.config.run_options import ObjectOptions
+
+if TYPE_CHECKING:
+    from pipeline.explain import Explainer, FoundObject
+    from transforms.lake.layout import Layout
+    from transforms.lake.schema import IndexRow
+
+KEY: Final = re.compile(r"[0-9a-f]{12}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         nargs="+",
         metavar="FILE",
-        help="DICOM objects, folders or globs, local, gs:// or s3://; any file names",
+        help="DICOM objects, folders or globs, local, gs:// or s3://; any file names. With --lake also "
+        "an object_key: 12 hex digits",
+    )
+    parser.add_argument(
+        "--lake",
+        metavar="ROOT",
+        help="lake in which to look up objects by their object_key; also shows what it has of them",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a line of JSON for each object, not text"
     )
     parser.add_argument(
         "--thumbnail", type=Path, metavar="PNG", help="write the network's input of a single FILE"
@@ -35,29 +55,58 @@ def run(args: argparse.Namespace) -> int:
     """Explain each object, one after the other; return 1 if one could not be read."""
     with imports_without_collection(freeze=False):
         from pipeline.cli.resolve_config import object_config
+        from pipeline.exit_codes import DONE, FAILED
         from pipeline.explain import Explainer
         from transforms.config.route_config import ConfigError
         from transforms.core.reasons import ProcessingFailure
 
     if args.thumbnail and (len(args.file) > 1 or Path(args.file[0]).is_dir()):
         raise ConfigError("--thumbnail takes one FILE")
+    lake = None if args.lake is None else existing_lake(args.lake)
     unread = 0
     with Explainer(object_config(args, args.file, os.curdir)) as explainer:
         for number, name in enumerate(args.file, 1):
-            for found in explainer.find(name):
+            for found, stored in _find(explainer, name, lake):
                 label = f"file {number} ({name})"
                 try:
                     if isinstance(found, OSError):
                         raise found
                     if found.is_listed:
                         label = f"object {found.ref.key} of {label}"
-                    text = explainer.explain(found.ref, thumbnail=args.thumbnail)
+                    explanation = explainer.explain(
+                        found.ref, thumbnail=args.thumbnail, stored=stored
+                    )
                 except (ProcessingFailure, OSError) as error:
                     why = error.strerror if isinstance(error, OSError) else error
+                    if lake is None and KEY.fullmatch(name):
+                        why = f"{why}; --lake looks up an object_key"
                     print(f"error: {label} cannot be read: {why}", file=sys.stderr)
                     unread += 1
                     continue
-                if found.is_listed and args.log_uris:
-                    print(found.ref.uri)
-                print(text)
-    return 1 if unread else 0
+                uri = found.ref.uri if found.is_listed and args.log_uris else None
+                if args.json:
+                    known: dict[str, Any] = {"file": number, **explanation.to_json()}
+                    print(json.dumps(known if uri is None else {**known, "uri": uri}))
+                    continue
+                if uri is not None:
+                    print(uri)
+                print(explanation.text())
+    return FAILED if unread else DONE
+
+
+def _find(
+    explainer: Explainer, name: str, lake: Layout | None
+) -> Iterator[tuple[FoundObject | OSError, IndexRow | None]]:
+    """Yield the objects of a name, or of an object key, with what the lake has of them."""
+    if lake is None or not KEY.fullmatch(name):
+        for found in explainer.find(name):
+            yield found, None
+        return
+    from transforms.lake.find_rows import find_rows
+
+    rows = find_rows(lake, name)
+    if not rows:
+        yield OSError(None, f"{lake.root} has no row of it"), None
+    for row in rows:
+        for found in explainer.find(lake.absolute(str(row.object_uri))):
+            yield found, row
