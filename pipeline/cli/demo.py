@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     print("\nNext:\n")
     query = QUERY.format(lake=args.lake)
     print(f'  .venv/bin/python -c "import duckdb; print(duckdb.sql(\\"{query}\\"))"')
+    print(f"  .venv/bin/dicom-router report {args.lake}")
     print(f"  .venv/bin/dicom-router verify {args.lake} --deep\n")
     return exit_code(summary)
 

@@ -364,10 +364,11 @@ def _attention(
             "completeness",
             f"Run {latest['run_id']} is incomplete: run the same command again",
         )
-    if totals["review"]:
+    if totals["waiting"]:
         most = formats.name_text(review[0]["reason"]) if review else ""
-        waiting = formats.plural(totals["review"], "image")
-        add("wait", "review", f"{waiting} in review, most often for: {most}")
+        waiting = formats.plural(totals["waiting"], "image")
+        verb = "waits" if totals["waiting"] == 1 else "wait"
+        add("wait", "review", f"{waiting} {verb} for review, most often for: {most}")
     if totals["disagreements"]:
         share = totals["disagreements"] / totals["compared"]
         number = formats.plural(totals["disagreements"], "image")

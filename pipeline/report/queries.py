@@ -10,11 +10,13 @@ from typing import Any, Final
 
 from pipeline.report.database import ReportData
 from transforms.core.labels import CHESTS, LABELS
-from transforms.core.reasons import MEANINGS, TERMS, UNCHANGED, Reason, Status
+from transforms.core.reasons import BY_PERSON, MEANINGS, TERMS, UNCHANGED, Reason, Status
 from transforms.lake.layout import SINKS
 
 DISAGREES: Final = f"status = '{Status.ROUTED}' AND header_agrees IS FALSE"
 """Condition of images whose header names another region than their pixels show."""
+WAITS: Final = f"status = '{Status.REVIEW}' AND decided_by IS DISTINCT FROM '{BY_PERSON}'"
+"""Condition of images that wait for a reviewer; one that a person found unreadable does not."""
 COMPARED: Final = f"status = '{Status.ROUTED}' AND header_agrees IS NOT NULL"
 """Condition of images whose header names a region to compare with."""
 CLASSIFIED: Final = (
@@ -56,14 +58,15 @@ def status_counts(data: ReportData) -> dict[str, int]:
 
 
 def overview(data: ReportData) -> dict[str, Any]:
-    """Return totals: rows, images, routed, review, …, disagreements, conflicts, bytes and days."""
+    """Return totals: rows, images, routed, review, …, waiting, disagreements, conflicts, bytes, days."""
     return data.one(f"""
         SELECT (SELECT count(*) FROM rows) AS rows, count(*) AS images, {_COUNTS},
             count(*) FILTER ({DISAGREES}) AS disagreements,
             count(*) FILTER ({COMPARED}) AS compared,
             count(*) FILTER (conflict) AS conflicts,
             count(DISTINCT sop_instance_uid) FILTER (conflict) AS conflicting_uids,
-            count(*) FILTER (decided_by = 'person') AS by_person,
+            count(*) FILTER (decided_by = '{BY_PERSON}') AS by_person,
+            count(*) FILTER ({WAITS}) AS waiting,
             (SELECT coalesce(sum(source_size_bytes), 0)::BIGINT FROM rows) AS size_bytes,
             min(ingest_date) AS first_day, max(ingest_date) AS last_day
         FROM images""")

@@ -24,7 +24,7 @@ from tests.report.pages import Page, read_page
 from tests.report.test_queries import ROWS, row
 from tests.synthetic import dicom_bytes, image
 from transforms.core.labels import LABELS
-from transforms.core.reasons import Reason, Stage, Status
+from transforms.core.reasons import BY_PERSON, Reason, Stage, Status
 from transforms.lake.labels import append_label, new_label
 from transforms.lake.layout import Layout
 from transforms.lake.schema import SCHEMA, IndexRow, to_table
@@ -329,3 +329,12 @@ def test_a_file_that_cannot_be_written_is_an_error_before_anything_is_read(
     assert main(["report", layout.root, "--out", target]) == 2
     assert target.replace("//", "/") in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lake"]
+
+
+def test_what_a_person_found_unreadable_does_not_wait(tmp_path: Path) -> None:
+    review = {"status": Status.REVIEW, "destination": "review"}
+    answered = row(2, **review, reason=Reason.UNREADABLE, decided_by=BY_PERSON)
+    layout = lake_of(tmp_path / "lake", [row(1, **review, reason=Reason.TOO_SMALL), answered])
+    page = report(layout)
+    assert "1 image waits for review, most often for: too small" in page.text
+    assert "1 image waits for an answer; 1 more is here by the answer of a person." in page.text
