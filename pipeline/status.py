@@ -209,7 +209,7 @@ def _run(summary: Mapping[str, Any]) -> dict[str, Any]:
         "host": summary.get("host"),
         "counts": summary["counts"],
         "failures": list(summary.get("failures", ()))[:MAX_FAILURES],
-        "unmet": [line.strip() for line in unmet_lines(dict(summary))],
+        "unmet": [line.strip() for line in unmet_lines(summary)],
     }
 
 

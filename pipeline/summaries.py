@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 _UNITS: Final = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 
 
-def unmet_lines(summary: dict[str, Any]) -> list[str]:
+def unmet_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return one line per expectation that a run does not meet."""
     return [f"  {one['text']}" for one in summary.get("expectations", ()) if not one["met"]]
 

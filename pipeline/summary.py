@@ -23,7 +23,11 @@ MAX_FAILURES_PRINTED = 20
 
 
 def write_summary(
-    counts: RunCounts, config: RouteConfig, *, job_succeeded: bool = True
+    counts: RunCounts,
+    config: RouteConfig,
+    *,
+    job_succeeded: bool = True,
+    check_expectations: bool = True,
 ) -> dict[str, Any]:
     """Write and return a run's summary; that of an incomplete run is in `runs/incomplete/`.
 
@@ -31,13 +35,15 @@ def write_summary(
         counts: counts of the run.
         config: configuration of the run.
         job_succeeded: False for a stream whose job failed, so that its objects in flight are unknown.
+        check_expectations: False for a run whose counts are not of objects that arrived.
 
     Raises:
         ProcessingFailure: the lake's storage refused the write.
     """
     complete = counts.complete and job_succeeded
     summary = {**summary_of(counts, config), "complete": complete}
-    summary["expectations"] = [one.to_json() for one in _check(counts, config)] if complete else []
+    checked = _check(counts, config) if complete and check_expectations else []
+    summary["expectations"] = [one.to_json() for one in checked]
     target = config.layout.run_summary(config.run_id, complete=complete)
     data = (json.dumps(summary, indent=2) + "\n").encode()
     put_if_absent(target, data, scratch=config.layout.scratch(), file_mode=config.layout.file_mode)

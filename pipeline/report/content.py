@@ -17,6 +17,7 @@ from pipeline.report.runs import (
     thresholds_of,
 )
 from pipeline.report.statistics import Drift, RiskCurve
+from pipeline.summaries import unmet_lines
 from transforms.core.labels import LABELS
 from transforms.core.metric_names import DISTRIBUTION_DESCRIPTIONS, DistributionName
 from transforms.core.reasons import Status
@@ -364,6 +365,9 @@ def _attention(
             "completeness",
             f"Run {latest['run_id']} is incomplete: run the same command again",
         )
+    if latest is not None:
+        for line in unmet_lines(latest):
+            add("bad", "completeness", f"Run {latest['run_id']}: {line.strip()}")
     if totals["waiting"]:
         most = formats.name_text(review[0]["reason"]) if review else ""
         waiting = formats.plural(totals["waiting"], "image")

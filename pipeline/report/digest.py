@@ -12,7 +12,7 @@ from pipeline.report.database import ReportData
 from pipeline.report.runs import read_run
 from pipeline.summaries import time_line, unmet_lines
 from transforms.core.labels import LABELS
-from transforms.core.reasons import TERMS, Status
+from transforms.core.reasons import TERMS, Reason, Status
 from transforms.lake.files import list_files
 from transforms.lake.run_summaries import read_summaries
 
@@ -112,8 +112,9 @@ def _arrived_lines(found: Mapping[str, Any]) -> list[str]:
 
 def _waiting_lines(found: Mapping[str, Any], root: str) -> list[str]:
     lines = []
-    if number := found["totals"]["review"]:
-        why = ", ".join(f"{row['images']:,} {row['reason']}" for row in found["review"])
+    if number := found["totals"]["waiting"]:
+        reasons = [row for row in found["review"] if row["reason"] != Reason.UNREADABLE]
+        why = ", ".join(f"{row['images']:,} {row['reason']}" for row in reasons)
         lines.append(f"{formats.plural(number, 'image')} in review: {why}")
         lines.append(f"decide them with: dicom-router review {root}")
     return lines

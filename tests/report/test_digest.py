@@ -121,3 +121,11 @@ def test_a_lake_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     page = tmp_path / "page.html"
     assert "all is well" in output(capsys, lake, "--text", "--out", str(page))
     assert page.stat().st_size > 1000
+
+
+def test_the_page_names_what_the_policy_does_not_expect(
+    layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    output(capsys, layout.root, "--out", str(page), "--images", "0")
+    assert f"Run {RUN}: expected at most 1.0%, found 9.0%" in page.read_text()
