@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipeline.structured_reports import write_reports
 from tests.conformance import violations
 from tests.conftest import Lake, route_into
 from tests.lake.conftest import LENIENT
+from tests.stores import Store
 from tests.synthetic import dicom_bytes, image
 from transforms.imaging.structured_report import (
     SCHEME,
@@ -31,7 +32,9 @@ from transforms.lake.apply_labels import apply_labels
 from transforms.lake.index_files import list_index, read_table
 from transforms.lake.labels import append_label, new_label
 from transforms.lake.layout import Layout, partition_of
+from transforms.lake.orphans import remove_orphans
 from transforms.lake.schema import IndexRow, from_table
+from transforms.lake.structured_reports import has_reports, list_reports
 from transforms.lake.verify import verify_lake
 
 HEADER = {
@@ -256,3 +259,35 @@ def test_an_object_without_a_report_is_routed(
     messages = [r.getMessage() for r in caplog.records if "no structured report" in r.getMessage()]
     assert any(lake.rows()[0]["object_key"] in message for message in messages)
     assert "Roe" not in caplog.text
+
+
+def test_the_report_about_an_orphan_is_removed_in_a_store(store: Store) -> None:
+    layout = Layout(f"{store.root}/lake", {"spine": f"{store.root}/spine"})
+    kept = store.write("lake/objects/body_part=others/study=1/series=2/3~0.dcm", b"kept")
+    reports = [
+        store.write(f"{root}/structured_reports/body_part={label}/study=1/series=2/3~0.dcm", b"x")
+        for root, label in (("lake", "others"), ("spine", "spine"))
+    ]
+    assert has_reports(layout)
+    assert sorted(list_reports(layout)) == sorted(reports)
+    orphan = store.write("spine/objects/body_part=spine/study=1/series=2/3~0.dcm", b"orphan")
+    remove_orphans(layout, [orphan])
+    assert {f"{store.root}/{name}" for name in store.read_all()} == {kept, reports[0]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["lenient", "strict"])
+def test_reports_of_an_interrupted_run_are_recovered_or_removed_with_their_objects(
+    reported: Path, lake: Lake, interrupt: Callable[..., None], tmp_path: Path, policy: str
+) -> None:
+    strict = tmp_path / "strict.yaml"
+    strict.write_text(LENIENT.replace("min_long_side: 10", "min_long_side: 4000"))
+    lenient = reported / "lenient.yaml"
+    interrupt(reported / "source", "--policy", str(lenient), "--write_sr")
+    written = reports_in(lake.root)
+    assert len(written) == 3
+    again = str(lenient if policy == "lenient" else strict)
+    route_into(lake, "--policy", again, "--write_sr", inputs=(str(reported / "source"),))
+    assert reports_in(lake.root) == (written if policy == "lenient" else {})
+    assert reports_in(lake.root).keys() == routed_in(lake)
+    assert verify_lake(Layout(str(lake.root))).violations == []

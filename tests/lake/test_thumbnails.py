@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline.images import Renderer, thumbnails_of
 from tests.conftest import Lake, Route
 from tests.lake.rows import FINGERPRINT, append_rows, index_row, new_lake, place, replica_of
+from tests.stores import Store
 from tests.synthetic import dicom_bytes, image
 from transforms.config.policy import Policy
 from transforms.core.object_ref import object_key
@@ -25,6 +26,7 @@ from transforms.imaging.webp import crop_padding, encode_webp
 from transforms.lake import thumbnails as thumbnails_module
 from transforms.lake.journal import clear_journal
 from transforms.lake.layout import Layout
+from transforms.lake.marker import write_marker
 from transforms.lake.recovery import prepare_recovery, recover, sweep_journal
 from transforms.lake.schema import IndexRow
 from transforms.lake.thumbnail_compaction import CompactedThumbnails, compact_thumbnails
@@ -252,3 +254,16 @@ def test_the_policy_names_the_images_that_have_thumbnails(
     policy = Policy(thumbnails=thumbnails)
     assert policy.stores_thumbnail(in_review=in_review, header_agrees=header_agrees) is stores
     assert policy.policy_id == Policy().policy_id
+
+
+def test_thumbnails_in_a_store(store: Store, thumbnails: list[Thumbnail]) -> None:
+    layout = Layout(f"{store.root}/lake")
+    write_marker(layout)
+    append_rows(layout, *(index_row(f"/in/{t.object_key}", t.content_sha256) for t in thumbnails))
+    for start in (0, 70):
+        write_thumbnails(layout, DAY, thumbnails[start : start + 80])
+    expected = {one.content_sha256: one.image for one in thumbnails}
+    assert read_thumbnails(layout, expected) == expected
+    assert compact_thumbnails(layout, "2026-02-01").merged_files == 2
+    assert read_thumbnails(layout, expected) == expected
+    assert sum(name.startswith("lake/thumbnails/") for name in store.read_all()) == 1
