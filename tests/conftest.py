@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, settings
 from pipeline.cli import main
 from pipeline.exit_codes import DONE, UNEXPECTED
 from tests import fast_pipelines
-from tests.disks import full_disk
+from tests.disks import full_disk, small_disk
 from tests.stores import store, store_servers
 from transforms.core.reasons import TERMS
 
-__all__ = ["full_disk", "store", "store_servers"]
+__all__ = ["full_disk", "small_disk", "store", "store_servers"]
 
 # Neither a deadline nor a limit on the time to generate data: both fail on a busy machine.
 fast_pipelines.install()

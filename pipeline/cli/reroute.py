@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         accelerator=args.accelerator,
         allow_open_ports=args.allow_open_ports,
         lock_timeout=args.lock_timeout,
-    )
+    ).with_header_reliability(read_reliability(layout))
     rules = Rules(
         config.policy,
         config.model_id,

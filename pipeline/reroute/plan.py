@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.reroute.predictions import OUTPUTS, Predictions
 from transforms.config.decide_row import EVIDENCE_COLUMNS, PROBABILITIES, decide_from
-from transforms.config.policy import Decision, Policy
+from transforms.config.policy import OFF, SHOW, Decision, Policy
 from transforms.core.reasons import BY_PERSON
 from transforms.lake.change_decisions import CHANGEABLE
 from transforms.lake.index_files import open_index_file, read_batches, read_index
@@ -162,6 +162,9 @@ def _decide(rows: pa.Table, rules: Rules, plan: Plan) -> tuple[npt.NDArray[np.fl
     now = zip(*(values[name] for name in (*_DECIDED, "decided_by", "object_key")), strict=True)
     changed = []
     by_row = outputs.tolist()
+    policy = rules.policy
+    if policy.header_evidence == SHOW:  # decides nothing
+        policy = replace(policy, header_evidence=OFF)
     for position, (facts, current) in enumerate(zip(evidence, now, strict=True)):
         destination, reason, model_id, decided_by, key = current
         if decided_by == BY_PERSON and not rules.overrule_people:
@@ -176,7 +179,7 @@ def _decide(rows: pa.Table, rules: Rules, plan: Plan) -> tuple[npt.NDArray[np.fl
                 plan.unclassified_keys.append(key)
             continue
         *probabilities, ood_score = by_row[position]
-        decision = decide_from(probabilities, ood_score, StoredEvidence(*facts), rules.policy)
+        decision = decide_from(probabilities, ood_score, StoredEvidence(*facts), policy)
         change = destination, decision.destination
         plan.destinations[change] += 1
         if (destination, reason, model_id) == _outcome(decision, rules) and decided_by != BY_PERSON:

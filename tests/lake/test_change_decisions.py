@@ -15,7 +15,6 @@ from tests.lake.rows import append_rows, index_row, new_lake, place, rows_in, se
 from tests.leftovers import abandon
 from transforms.core.reasons import BY_PERSON, Reason, Status
 from transforms.lake import change_decisions as change_module
-from transforms.lake import rewrite as rewrite_module
 from transforms.lake import supersede as supersede_module
 from transforms.lake.change_decisions import ChangeResult, change_decisions, prepare_changes
 from transforms.lake.index_files import list_index, read_table
@@ -226,26 +225,17 @@ def test_a_quarantined_row_is_ignored(layout: Layout) -> None:
 
 
 STEPS = {
-    "write_journal": change_module,
     "put_link": change_module,
-    "remove_unreferenced": supersede_module,
-    "remove_journal_files": change_module,
-    "_write_intent": supersede_module,
     "put_if_absent": supersede_module,
     "_rewrite_partition": supersede_module,
-    "rewrite": supersede_module,
-    "exchange": rewrite_module,
 }
-MOMENTS = [
-    *itertools.product(("put_link", "put_if_absent", "_rewrite_partition"), (0, 1)),
-    *((step, 0) for step in ("write_journal", "_write_intent", "rewrite", "remove_unreferenced")),
-    *((step, 0) for step in ("remove_journal_files", "exchange")),
-]
+"""See `test_reroute.py` for kills at every step."""
 
 
 @pytest.mark.kill
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(("step", "call"), MOMENTS)
+@pytest.mark.parametrize("call", [0, 1])
+@pytest.mark.parametrize("step", STEPS)
 def test_a_kill_at_any_step_loses_and_doubles_nothing(
     layout: Layout, step: str, call: int, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

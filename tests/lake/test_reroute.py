@@ -12,10 +12,18 @@ import pytest
 
 from models.default_bundle import DEFAULT_BUNDLE
 from pipeline.cli import main
+from pipeline.reroute import apply as apply_module
 from tests.conformance import violations
 from tests.conftest import Lake, Route, counts, route_into
+from tests.format1 import unpack_format1_lakes
+from tests.lake.conftest import STRICT
+from tests.leftovers import abandon
+from tests.stores import Store
+from transforms.lake import change_decisions as change_module
+from transforms.lake import supersede as supersede_module
 from transforms.lake.layout import Layout
 from transforms.lake.lock import lock_lake
+from transforms.lake.verify import verify_lake
 
 
 @pytest.fixture
@@ -189,6 +197,7 @@ def test_a_damaged_object_keeps_its_decision(
     assert planned["decided"] == 2
 
 
+@pytest.mark.slow
 def test_linked_and_indexed_objects_stay_so(
     lake: Lake, route: Route, routed: Path, strict: tuple[str, str], lenient: Any, capsys: Any
 ) -> None:
@@ -245,3 +254,111 @@ def test_a_shadow_model_is_recorded_and_decides_nothing(
     command = ["route", "--input", source, "--lake", str(tmp_path / "new"), "--shadow_model"]
     assert main([*command, other_model[1]]) == 2
     assert "compare it with 'dicom-router reroute --model'" in capsys.readouterr().err
+
+
+STEPS: dict[str, Any] = {
+    "_spill": apply_module,
+    "change_decisions": apply_module,
+    "current_rows": change_module,
+    "write_journal": change_module,
+    "put_link": change_module,
+    "_write_intent": supersede_module,
+    "put_if_absent": supersede_module,
+    "rewrite": supersede_module,
+    "remove_unreferenced": supersede_module,
+    "remove_journal_files": change_module,
+}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_at_any_step_loses_and_doubles_nothing(
+    copied: Lake, strict: tuple[str, str], step: str, after: bool, capsys: Any
+) -> None:
+    """20 moments; the second of two objects to move is placed, or one of them is."""
+    module, before = STEPS[step], destinations(copied)
+    called = getattr(module, step)
+
+    def killed(*args: Any, **kwargs: Any) -> None:
+        if after:
+            called(*args, **kwargs)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as killing:
+        killing.setattr(module, step, killed)
+        with pytest.raises(Killed):
+            main(["reroute", str(copied.root), *strict, "--apply", "--quiet"])
+    layout = Layout(str(copied.root))
+    assert verify_lake(layout, deep=True).violations == []
+    assert destinations(copied) in (before, {"review": 3, "not_xray": 1, "quarantine": 1})
+    abandon(copied.root / ".tmp")
+    reroute(copied, capsys, *strict, "--apply")
+    assert destinations(copied) == {"review": 3, "not_xray": 1, "quarantine": 1}
+    assert_sound(copied)
+
+
+@pytest.mark.slow
+def test_a_lake_in_a_store_is_rerouted(
+    store: Store, routed: Path, lenient: Any, strict: Any, capsys: Any, lake: Lake, tmp_path: Path
+) -> None:
+    there = f"{store.root}/lake"
+    source = str(routed / "source")
+    assert main(["route", "--input", source, "--lake", there, *lenient, "--quiet"]) == 0
+    assert main(["reroute", there, *strict, "--apply", "--quiet"]) == 0
+    copy = Lake(store.download(tmp_path / "copy", "lake"))
+    assert destinations(copy) == {"review": 3, "not_xray": 1, "quarantine": 1}
+    assert_sound(copy)
+    assert main(["reroute", there, *lenient, "--apply", "--quiet"]) == 0
+    assert main(["verify", there, "--deep"]) == 0
+
+
+def test_objects_move_to_a_sink_of_the_policy(
+    copied: Lake, lenient: Any, tmp_path: Path, capsys: Any
+) -> None:
+    sink, policy = tmp_path / "sink", tmp_path / "elsewhere.yaml"
+    policy.write_text(f"{STRICT}sinks: {{review: {sink}}}\n")
+    reroute(copied, capsys, "--policy", str(policy), "--apply")
+    assert len(list(sink.rglob("*.dcm"))) == 3
+    assert main(["verify", str(copied.root), "--deep", "--policy", str(policy)]) == 0
+    reroute(copied, capsys, *lenient, "--apply")
+    assert not list(sink.rglob("*.dcm"))
+    assert_sound(copied)
+
+
+def test_a_full_disk_changes_nothing(
+    routed: Path, strict: Any, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = Lake(small_disk / "lake")
+    shutil.copytree(routed / "lake", lake.root)
+    rows = lake.rows()
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "filler").write_bytes(b"\0" * (free - 8192))
+    assert main(["reroute", str(lake.root), *strict, "--apply"]) == 1
+    error = capsys.readouterr().err
+    assert "free space" in error
+    assert "Traceback" not in error
+    assert lake.rows() == rows
+    assert verify_lake(Layout(str(lake.root)), deep=True).violations == []
+    (small_disk / "filler").unlink()
+    reroute(lake, capsys, *strict, "--apply")
+    assert_sound(lake)
+
+
+@pytest.mark.slow
+def test_a_lake_of_format_1_is_migrated_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each image of this lake is in two sinks, those of two models."""
+    lakes = unpack_format1_lakes(tmp_path)
+    lake = Lake(lakes.lake("two_models"))
+    options = ("--policy", str(lakes.policy()), "--model", str(DEFAULT_BUNDLE))
+    assert main(["reroute", str(lake.root), *options]) == 2
+    assert "has format 1" in capsys.readouterr().err
+    reroute(lake, capsys, *options, "--apply")
+    assert_sound(lake, sources=12)
+    assert reroute(lake, capsys, *options)["changed"] == 0
