@@ -12,6 +12,7 @@ from pipeline.allocator import imports_without_collection
 from pipeline.cli.arguments import add_options
 from transforms.config.run_options import CommandOptions
 from transforms.core.choices import LINK
+from transforms.core.errors import UsageError
 
 if TYPE_CHECKING:
     from transforms.config.route_config import RouteConfig
@@ -55,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     if not quiet:
         announce(config, device, runner)
     if starts_later(args.beam_options):
+        if args.report is not None:
+            raise UsageError(
+                "--report: an engine starts this run later; use 'dicom-router report' then"
+            )
         describe(config, runner=runner, beam_options=args.beam_options)
         return 0
     run_graph = run_stream if config.is_streaming else run_batch

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from pipeline.cli import main
+from pipeline.report import images
 from pipeline.report.content import MAX_DAYS
 from tests.lake.rows import append_rows, index_row, lake_of, new_lake, place
 from tests.report.pages import Page, read_page
@@ -338,3 +339,34 @@ def test_what_a_person_found_unreadable_does_not_wait(tmp_path: Path) -> None:
     page = report(layout)
     assert "1 image waits for review, most often for: too small" in page.text
     assert "1 image waits for an answer; 1 more is here by the answer of a person." in page.text
+
+
+def test_objects_with_impossible_names_have_no_picture(tmp_path: Path) -> None:
+    names = ["", "\0", "/etc/passwd", "../../etc/passwd", "nowhere://x", "a.zip!/b", str(tmp_path)]
+    layout = lake_of(tmp_path / "lake", [row(n, object_uri=name) for n, name in enumerate(names)])
+    page = report(layout)
+    assert not page.named("img")
+    assert page.text.count("could not be decoded") == len(names)
+
+
+def test_pictures_stop_before_the_page_is_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = lake_of(tmp_path / "lake", ROWS)
+    write_thumbnails(
+        layout, "2026-01-01", [Thumbnail(f"{n:064x}", "k", webp(n), 48, 32) for n in range(9)]
+    )
+    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 2 * len("data:image/webp;base64,") + 200)
+    page = report(layout)
+    assert len(page.named("img")) == 2
+    assert page.text.count("the page would be too large") == 3 + 2 + 7 - 2
+
+
+def test_a_second_model_is_compared(tmp_path: Path) -> None:
+    second = {"shadow_confidence": 0.95, "shadow_model_id": "second"}
+    rows = [row(n, shadow_label="spine", **second) for n in range(3)]
+    layout = lake_of(tmp_path / "lake", [*rows, row(3, shadow_label="others", **second), row(4)])
+    page = report(layout)
+    assert "second gave 3 of 4 images (75.0 %) the same label as m1" in page.text
+    assert "1 of 1, those first of which both are most confident" in page.text
+    assert "second model: others 95.0 %" in page.text

@@ -103,6 +103,8 @@ def with_object(
         return Reason.CRASHED_DECODER
     except ChildKilled:
         return Reason.KILLED
+    except ValueError:  # no file can have this name
+        return Reason.READ_FAILED
 
 
 def _decode(descriptor: int, options: RenderOptions) -> tuple[Any, ...]:
