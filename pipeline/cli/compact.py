@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from transforms.config.route_config import ConfigError, is_date
     from transforms.lake.append import today
     from transforms.lake.compaction import compact
+    from transforms.lake.labels import merge_labels
     from transforms.lake.layout import LOCK
     from transforms.lake.lock import lock_lake
     from transforms.lake.marker import FORMAT, format_of
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     with lock_lake(layout, names=[LOCK], timeout=args.lock_timeout):
         compacted = compact(layout, before)
         thumbnails = compact_thumbnails(layout, before)
+        labels = merge_labels(layout, before)
     for day in compacted:
         print(
             f"{day.ingest_date}: {day.merged_files} files merged, {day.rows} rows, "
@@ -52,4 +54,6 @@ def run(args: argparse.Namespace) -> int:
             f"thumbnails: {thumbnails.merged_files} files merged, {thumbnails.thumbnails} thumbnails, "
             f"{thumbnails.dropped} without a row dropped"
         )
+    if labels:
+        print(f"labels: {labels} files merged")
     return 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.cli import main
 from tests.lake.rows import append_rows, new_lake, place, rows_in
 from transforms.core.reasons import BY_MODEL, BY_PERSON, Reason, Status
 from transforms.lake import supersede as supersede_module
@@ -24,6 +25,7 @@ from transforms.lake.labels import (
     UNREADABLE,
     Label,
     append_label,
+    list_labels,
     new_label,
     read_labels,
 )
@@ -235,3 +237,71 @@ def test_a_kill_while_answers_are_applied_loses_nothing(
         prepare_changes(layout)
     assert state(layout)["/in/a"][1] == "spine"
     assert_sound(layout)
+
+
+def damage_answer(layout: Layout) -> None:
+    append_label(layout, replace(read_labels(layout)[0], label_id="1" * 32, answer="lung"))
+
+
+def forget_image(layout: Layout) -> None:
+    append_label(
+        layout, replace(read_labels(layout)[0], label_id="2" * 32, content_sha256="f" * 64)
+    )
+
+
+def undo_nothing(layout: Layout) -> None:
+    wrong = replace(read_labels(layout)[0], label_id="3" * 32, answer=UNDO, retracts="4" * 32)
+    append_label(layout, wrong)
+
+
+def flip_a_bit(layout: Layout) -> None:
+    path = Path(list_labels(layout)[0])
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(layout: Layout) -> None:
+    path = Path(list_labels(layout)[0])
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def answer_twice(layout: Layout) -> None:
+    other = replace(read_labels(layout)[0], answered_at=90_000_000_000, answer="others")
+    append_label(layout, other)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        (damage_answer, "unknown answer"),
+        (forget_image, "answer about an image without a row"),
+        (undo_nothing, "undo of an answer that does not exist"),
+        (flip_a_bit, "label file with other bytes"),
+        (cut, "unreadable label file"),
+        (answer_twice, "two answers of one label_id"),
+    ],
+)
+def test_verify_finds_damaged_labels(
+    layout: Layout, a: IndexRow, damage: Callable[[Layout], None], kind: str
+) -> None:
+    answer(layout, a, "spine")
+    report = verify_lake(layout, deep=True)
+    assert (report.labels, report.violations) == (1, [])
+    damage(layout)
+    assert {
+        v.kind for v in verify_lake(layout, deep=kind != "unreadable label file").violations
+    } == {kind}
+
+
+def test_compact_merges_the_labels_of_past_days(
+    layout: Layout, a: IndexRow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for what in ("spine", "others", "spine"):
+        answer(layout, a, what)
+    before = read_labels(layout)
+    assert main(["compact", layout.root]) == 0
+    assert "labels: 3 files merged" in capsys.readouterr().out
+    assert len(list_labels(layout)) == 1
+    assert read_labels(layout) == before
+    assert verify_lake(layout, deep=True).violations == []

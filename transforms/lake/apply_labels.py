@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from transforms.core.object_ref import Failure
-from transforms.lake.change_decisions import change_decisions, prepare_changes
+from transforms.lake.change_decisions import change_decisions, is_change_unfinished, prepare_changes
 from transforms.lake.label_decisions import contents_to_decide, rows_to_decide
 from transforms.lake.labels import EffectiveLabel
 from transforms.lake.layout import LOCK, WRITER_LOCK, Layout
@@ -45,6 +45,8 @@ def apply_labels(
 ) -> Applied:
     """Decide rows by the answers of reviewers, and move their objects. Idempotent; safe to kill.
 
+    What an interrupted call has left is completed, also if no answer is left to apply.
+
     Args:
         layout: the lake.
         labels: the effective labels to apply; None for all of the lake.
@@ -58,7 +60,7 @@ def apply_labels(
         DamagedFile: a file of the lake cannot be read.
         ProcessingFailure: the lake's storage refused a write.
     """
-    if not contents_to_decide(layout, labels):
+    if not contents_to_decide(layout, labels) and not is_change_unfinished(layout):
         return Applied()
 
     def give_up() -> None:

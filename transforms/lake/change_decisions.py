@@ -34,6 +34,7 @@ from transforms.lake.supersede import (
     finish_supersedes,
     is_protected,
     is_same_decision,
+    list_supersede_intents,
     resolve_changes,
     rows_of_identities,
 )
@@ -84,10 +85,19 @@ def prepare_changes(layout: Layout) -> None:
     """
     open_lake(layout)
     finish_supersedes(layout)
-    files = [u for u in list_journal(layout) if u.rpartition("/")[2].startswith(f"{FINGERPRINT}-")]
-    for uri in files:
+    for uri in _own_journal_files(layout):
         remove_unreferenced(layout, {str(e.row.object_uri) for e in read_journal(uri, layout)})
         remove_journal_files(layout, [uri])
+
+
+def is_change_unfinished(layout: Layout) -> bool:
+    """Return whether `prepare_changes` has something to complete, or a run is changing decisions."""
+    return bool(list_supersede_intents(layout) or _own_journal_files(layout))
+
+
+def _own_journal_files(layout: Layout) -> list[str]:
+    prefix = f"{FINGERPRINT}-"
+    return [uri for uri in list_journal(layout) if uri.rpartition("/")[2].startswith(prefix)]
 
 
 def change_decisions(

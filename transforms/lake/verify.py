@@ -36,6 +36,7 @@ from transforms.lake.structured_reports import list_reports
 from transforms.lake.supersede import list_supersede_intents, objects_to_remove
 from transforms.lake.thumbnails import SCHEMA as THUMBNAILS
 from transforms.lake.thumbnails import list_thumbnail_files
+from transforms.lake.verify_labels import check_label_files, unknown_images
 from transforms.lake.verify_report import VerifyReport, Violation
 from transforms.storage.base import UNKNOWN_SIZE, ObjectInfo, sha256_of
 from transforms.storage.local import is_version_of, path_to_uri, uri_to_path
@@ -84,8 +85,9 @@ def verify_lake(
             db.execute(queries.CREATE_TABLES)
             # In the reverse order of a run: it writes an object to the journal before it places it, and
             # its row to the index before it clears the journal and writes the summary; and it writes an
-            # intent to the journal before it removes rows and objects.
+            # intent to the journal before it removes rows and objects. Answers are about rows.
             summaries = list_files(layout.runs, ".json")
+            labels = check_label_files(layout, deep=deep)
             _load_objects(db, layout, report, progress)
             _load_reports(db, layout)
             _load_journal(db, layout)
@@ -96,6 +98,9 @@ def verify_lake(
             _check_objects(db, report)
             _check_runs(db, layout, report, summaries)
             _check_thumbnails(layout, report, deep=deep)
+            report.labels = len(labels.labels)
+            report.violations += labels.violations
+            report.violations += unknown_images(db, labels.labels.values())
             if deep:
                 _check_journal(layout, report)
             _check_bytes(

@@ -30,6 +30,7 @@ class VerifyReport:
         rows: number of rows in the index.
         superseded_rows: number of rows in the history.
         objects: number of stored objects.
+        labels: number of answers of reviewers, also those that were taken back.
         runs: number of complete runs.
         incomplete_runs: number of incomplete runs since the last complete one.
         journal_files: number of journal files of a running or interrupted run; the next run recovers
@@ -44,6 +45,7 @@ class VerifyReport:
     rows: int = 0
     superseded_rows: int = 0
     objects: int = 0
+    labels: int = 0
     runs: int = 0
     incomplete_runs: int = 0
     journal_files: int = 0
