@@ -86,27 +86,30 @@ class Applier:
             with self._lock:
                 contents = set(self._changed)
             labels = {c: one for c, one in self._effective().items() if c in contents}
-            problem = ""
+            applied, left, problem = None, set[str](), ""
             try:
-                applied = apply_labels(self._layout, labels, then=write_reports) if labels else None
-                left = set(contents_to_decide(self._layout, labels)) if applied else set()
+                applied = apply_labels(self._layout, labels, then=write_reports)
+                left = set(contents_to_decide(self._layout, labels))
             except LakeInUse as error:
-                problem = str(error)
+                problem = str(error) if contents else ""
             except ERRORS as error:
                 problem = str(error)
                 LOG.warning("answers could not be applied: %s", error)
             with self._lock:
-                before = self._progress
-                if problem:
-                    self._progress = Progress(before.changed, before.moved, 0, problem)
+                done = self._progress
+                if applied is None:
+                    self._progress = Progress(done.changed, done.moved, 0, problem)
                 else:
-                    images, moved = (applied.images, applied.moved) if applied else (0, 0)
-                    self._progress = Progress(before.changed + images, before.moved + moved)
                     newer = self._effective()
                     self._changed = {
-                        c for c in self._changed if c in left or newer.get(c) != labels.get(c)
+                        content
+                        for content in self._changed
+                        if content in left or newer.get(content) != labels.get(content)
                     }
-                    for failure in applied.failures if applied else ():
+                    self._progress = Progress(
+                        done.changed + applied.images, done.moved + applied.moved
+                    )
+                    for failure in applied.failures:
                         LOG.warning("%s", format_failure(failure))
                 self._count()
                 return self._progress
@@ -119,10 +122,10 @@ class Applier:
         return self.apply()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        self.apply()  # also what a killed review has left
+        while not self._stop.wait(self._interval):
             if self._changed:
                 self.apply()
-            self._stop.wait(self._interval)
 
     def _count(self) -> None:
         done = self._progress

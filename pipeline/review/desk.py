@@ -6,6 +6,7 @@ it is confirmed; `pipeline.review.applier` moves the object later.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import defaultdict
@@ -21,8 +22,9 @@ from transforms.lake.labels import (
     Label,
     append_label,
     effective_labels,
+    list_labels,
     new_label,
-    read_labels,
+    read_label_file,
 )
 from transforms.lake.layout import Layout
 from transforms.lake.schema import IndexRow
@@ -87,6 +89,7 @@ class ReviewDesk:
         self._skipped: dict[str, set[str]] = defaultdict(set)
         self._rows: dict[str, IndexRow] = {}
         self._last_answer = 0
+        self._files: set[str] = set()
         self._load()
 
     def next(self, client: str, queue: Queue) -> IndexRow | None:
@@ -100,6 +103,8 @@ class ReviewDesk:
             Its row, or None if the queue is empty or others have its last images.
         """
         with self._lock:
+            if self._clock() - self._labels_read_at >= RELOAD_S:
+                self._read_labels()
             row = self._next(client, queue)
             if row is None and self._may_have_more(queue):
                 self._load()
@@ -263,9 +268,18 @@ class ReviewDesk:
         found = self._effective.get(content)
         return found is not None and found.label is not None
 
+    def _read_labels(self) -> None:
+        """Read the label files that are new since the last time."""
+        while new := [uri for uri in list_labels(self._layout) if uri not in self._files]:
+            for uri in new:
+                with contextlib.suppress(FileNotFoundError):  # merged since the listing
+                    self._add(read_label_file(uri))
+                self._files.add(uri)
+        self._labels_read_at = self._clock()
+
     def _load(self) -> None:
         """Load labels, also those of other processes, and what waits."""
-        self._add(read_labels(self._layout))
+        self._read_labels()
         answered = {content for content in self._effective if self._is_answered(content)}
         self._waiting: Waiting = load_waiting(self._layout, answered, self._below)
         self._rows |= self._waiting.rows

@@ -27,6 +27,13 @@ HOSTILE = {
 FORMULA = {"Manufacturer": '=HYPERLINK("http://evil")', "ManufacturerModelName": "@SUM(1)"}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of this folder in one process, which routes `waiting` once."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.xdist_group("review"))
+
+
 @pytest.fixture(scope="session")
 def waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `source`, `policy.yaml` and the lake of its run."""
