@@ -101,6 +101,7 @@ def route_into(
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(command)
     assert out.getvalue(), err.getvalue()
+    assert out.getvalue(), err.getvalue()
     summary: dict[str, Any] = json.loads(out.getvalue())
     unmet = [one["key"] for one in summary["expectations"] if not one["met"]]
     if expect == DONE and unmet == ["expect.not_all_quarantined"]:
