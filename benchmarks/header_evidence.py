@@ -50,7 +50,7 @@ MISSING: Final = 0.2
 """Share of images without Body Part Examined; also of those without Series Description."""
 COPIED: Final = 0.8
 """Share of descriptions that say what Body Part Examined says, right or wrong."""
-SEEDS: Final = range(20)
+SEEDS: Final = range(10)
 MANUFACTURERS: Final = {"ALPHA": 0.5, "BETA": 1.0, "GAMMA": 1.5}
 """Error rate of each manufacturer relative to the mean; GAMMA's wrong values are all CHEST."""
 BODY_PARTS: Final = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,11 +50,10 @@ CHESTS = {"adult_chest": 0.5, "pediatric_chest": 0.45}
 def test_an_explanation_has_the_values(
     by_label: dict[str, float], columns: dict[str, Any], text: str
 ) -> None:
-    policy = replace(POLICY, header_evidence="on")
     ood_score = columns.pop("ood_score", -5.0)
     row = index_row("/in/1.dcm", **{"rows": 2000, "columns": 40, **columns})
-    decided = decide_row(row, Prediction(probabilities(**by_label), ood_score, "m"), policy)
-    assert explain_decision(decided, policy) == text
+    decided = decide_row(row, Prediction(probabilities(**by_label), ood_score, "m"), POLICY)
+    assert explain_decision(decided, POLICY) == text
 
 
 def test_an_object_without_a_prediction_has_the_meaning_of_its_reason() -> None:

@@ -18,6 +18,8 @@ from transforms.imaging.radiograph_table import RadiographTable
 from transforms.lake.layout import REVIEW
 
 POLICY_ID_LENGTH: Final = 16
+MIN_COMBINED_CONFIDENCE: Final = 0.95
+"""Probability by pixels and header together from which a header decides, if the threshold is lower."""
 OFF: Final = "off"
 SHOW: Final = "show"
 ON: Final = "on"
@@ -55,7 +57,7 @@ class Policy:
     adult_from_years: float = 18.0
     age_contradiction: float = 0.98
     on_age_contradiction: str = REVIEW
-    header_evidence: HeaderEvidence = SHOW
+    header_evidence: HeaderEvidence = ON
     header_reliability: HeaderReliability = field(default_factory=HeaderReliability)
     sinks: dict[str, str] = field(default_factory=dict)
     radiographs: RadiographTable = field(default_factory=RadiographTable)
@@ -154,7 +156,7 @@ def decide(
         policy.header_evidence == ON
         and decision.reason == Reason.LOW_CONFIDENCE
         and reason != Reason.AGE_CONTRADICTED
-        and confidence >= policy.thresholds[label]
+        and confidence >= max(policy.thresholds[label], MIN_COMBINED_CONFIDENCE)
     ):
         return replace(
             decision,
