@@ -9,6 +9,7 @@ from typing import Final
 from docs.flex_template import flex_template
 from pipeline.cli.arguments import default_of, metavar_of
 from pipeline.receive.options import ReceiveOptions
+from pipeline.review.options import ReviewOptions
 from transforms.config.policy_file import SCHEMA_NAME, json_schema
 from transforms.config.run_options import CommandOptions
 from transforms.core.option import Option, options_by_group
@@ -32,6 +33,7 @@ SCHEMA_PAGE: Final = Path(__file__).parent / "index-schema.md"
 METRICS_PAGE: Final = Path(__file__).parent / "metrics.md"
 OPTIONS_PAGE: Final = Path(__file__).parent / "options.md"
 RECEIVE_PAGE: Final = Path(__file__).parent / "receive-options.md"
+REVIEW_PAGE: Final = Path(__file__).parent / "review-options.md"
 HEADER_WORDS_PAGE: Final = Path(__file__).parent / "header-words.md"
 TEMPLATES: Final = Path(__file__).parents[1] / "templates"
 
@@ -206,6 +208,19 @@ def receive_page() -> str:
     return "\n".join([*lines, *_option_tables(ReceiveOptions)]) + "\n"
 
 
+def review_page() -> str:
+    """Return the page on the options of `review`."""
+    lines = [
+        "# Options of `review`",
+        "",
+        "<!-- Written by `make docs` from pipeline/review/options.py. -->",
+        "",
+        "`dicom-router review --help` shows the same, and `--lock_timeout`, which `--import` uses.",
+        "[review.md](review.md) describes the review.",
+    ]
+    return "\n".join([*lines, *_option_tables(ReviewOptions)]) + "\n"
+
+
 def _option_tables(cls: type) -> Iterator[str]:
     for group, options in options_by_group(cls).items():
         title = group[0].upper() + group[1:]
@@ -224,6 +239,7 @@ PAGES: Final = {
     METRICS_PAGE: metrics_page,
     OPTIONS_PAGE: options_page,
     RECEIVE_PAGE: receive_page,
+    REVIEW_PAGE: review_page,
     HEADER_WORDS_PAGE: header_words_page,
     TEMPLATES / SCHEMA_NAME: json_schema,
     TEMPLATES / "dataflow" / "metadata.json": flex_template,

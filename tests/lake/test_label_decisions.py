@@ -13,10 +13,12 @@ import pytest
 
 from pipeline.cli import main
 from tests.lake.rows import append_rows, new_lake, place, rows_in
+from tests.stores import Store
 from transforms.core.reasons import BY_MODEL, BY_PERSON, Reason, Status
 from transforms.lake import supersede as supersede_module
 from transforms.lake.apply_labels import LakeInUse, apply_labels
 from transforms.lake.change_decisions import change_decisions, prepare_changes
+from transforms.lake.index_files import list_index, read_table
 from transforms.lake.journal import clear_journal
 from transforms.lake.label_decisions import contents_to_decide, decide_by_person
 from transforms.lake.labels import (
@@ -26,11 +28,13 @@ from transforms.lake.labels import (
     Label,
     append_label,
     list_labels,
+    merge_labels,
     new_label,
     read_labels,
 )
 from transforms.lake.layout import Layout
 from transforms.lake.lock import lock_lake
+from transforms.lake.marker import write_marker
 from transforms.lake.schema import IndexRow
 from transforms.lake.verify import verify_lake
 
@@ -305,3 +309,29 @@ def test_compact_merges_the_labels_of_past_days(
     assert len(list_labels(layout)) == 1
     assert read_labels(layout) == before
     assert verify_lake(layout, deep=True).violations == []
+
+
+@pytest.mark.slow
+def test_answers_in_an_object_store(store: Store) -> None:
+    layout = new_lake_in(f"{store.root}/lake")
+    row = place(layout, "/in/a", b"a", **WAITING)
+    append_rows(layout, row)
+    clear_journal(layout)
+    labels = [answer(layout, row, what) for what in ("others", "spine")]
+    assert read_labels(layout) == labels
+    assert apply_labels(layout).moved == 1
+    (current,) = [one for uri in list_index(layout) for one in read_table(uri).to_pylist()]
+    assert (current["destination"], current["decided_by"]) == ("spine", BY_PERSON)
+    assert merge_labels(layout, "1970-01-02") == 2
+    assert len(list_labels(layout)) == 1
+    undo(layout, row, labels[1])
+    apply_labels(layout)
+    (current,) = [one for uri in list_index(layout) for one in read_table(uri).to_pylist()]
+    assert current["destination"] == "others", "the answer before"
+    assert verify_lake(layout, deep=True).violations == []
+
+
+def new_lake_in(root: str) -> Layout:
+    layout = Layout(root)
+    write_marker(layout)
+    return layout
