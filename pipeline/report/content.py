@@ -17,7 +17,7 @@ from pipeline.report.runs import (
     thresholds_of,
 )
 from pipeline.report.statistics import Drift, RiskCurve
-from pipeline.summaries import unmet_lines
+from pipeline.summaries import format_duration, unmet_lines
 from transforms.core.labels import LABELS
 from transforms.core.metric_names import DISTRIBUTION_DESCRIPTIONS, DistributionName
 from transforms.core.reasons import Status
@@ -106,7 +106,7 @@ def page_content(data: ReportData, images: int, baseline_name: str | None) -> di
         "totals": totals,
         "counts": queries.status_counts(data),
         "statuses": STATUSES,
-        "runs": _runs(data, summaries),
+        "runs": _runs(data, run, summaries),
         "sinks": sinks,
         "breakdowns": _breakdowns(data),
         "bar": charts.bar,
@@ -141,16 +141,28 @@ def _sheet_size(sink: Mapping[str, Any], images: int) -> int:
     return images // 2 if sink["destination"] == NOT_XRAY else images
 
 
-def _runs(data: ReportData, summaries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the latest runs, also those that have rows and no summary."""
-    known = {str(summary["run_id"]): dict(summary) for summary in summaries}
+def _runs(
+    data: ReportData, run: Mapping[str, Any] | None, summaries: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the latest runs, or the run of the report, also such that have rows and no summary."""
+    known = {str(summary["run_id"]): summary for summary in summaries}
     if data.scope.run_id is not None:
-        known = {name: found for name, found in known.items() if name == data.scope.run_id}
+        known = {} if run is None else {data.scope.run_id: run}
     rows = {row["run_id"]: row["rows"] for row in queries.run_ids(data)}
     names = sorted({*known, *rows}, reverse=True)[:MAX_RUNS_LISTED]
     return [
-        {"run_id": name, "rows": rows.get(name, 0), "summary": known.get(name)} for name in names
+        {
+            "run_id": name,
+            "rows": rows.get(name, 0),
+            "summary": known.get(name),
+            "took": _duration(known.get(name, {}).get("duration_s")),
+        }
+        for name in names
     ]
+
+
+def _duration(seconds: Any) -> str:
+    return format_duration(seconds) if isinstance(seconds, int | float) else "–"
 
 
 def _breakdowns(data: ReportData) -> list[dict[str, Any]]:
