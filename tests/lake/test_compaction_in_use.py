@@ -162,7 +162,7 @@ def test_a_kill_after_an_exchange_loses_no_segment_appended_meanwhile(
 
     def append_and_die(one: Path, other: Path) -> bool:
         append_rows(layout, late, log=LogShard(EACH, 2))
-        remove_journal_files(list_journal(layout))
+        remove_journal_files(layout, list_journal(layout))
         exchange(one, other)
         raise Killed
 
