@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.training.options import TARGET_ERROR
 from pipeline.cli.arguments import (
@@ -13,20 +14,34 @@ from pipeline.cli.arguments import (
     add_device_argument,
     add_model_argument,
     add_options,
+    existing_lake,
 )
 from pipeline.cli.train import HoldoutOptions, print_holdout, require_ranges
+from pipeline.exit_codes import DONE, FAILED
+from transforms.core.errors import UsageError
 from transforms.core.option import Group, from_values, option
+
+if TYPE_CHECKING:
+    from models.training.calibrate_from_labels import CalibratedOnLabels
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateOptions(HoldoutOptions):
     """The options of `calibrate`."""
 
-    data: Path = option(
+    data: Path | None = option(
+        None,
         group=Group.INPUT_OUTPUT,
         metavar="PATH",
-        help="manifest or folder per label, as for train; its val split is used, and for "
+        help="manifest, folder per label or lake, as for train; its val split is used, and for "
         "--holdout_sources and --holdout_bundles its train split too",
+    )
+    from_labels: str | None = option(
+        None,
+        group=Group.INPUT_OUTPUT,
+        metavar="LAKE",
+        help="instead of --data: a lake; the answers of its reviewers set temperature and thresholds, "
+        "weighted against what reviewers see first; labels with too few answers keep their threshold",
     )
     output: Path = option(group=Group.INPUT_OUTPUT, metavar="DIR", help="folder of the new bundle")
     ensemble: tuple[str, ...] = option(
@@ -53,6 +68,13 @@ class CalibrateOptions(HoldoutOptions):
         at_most=1,
         help="maximum error rate among the images routed to a label",
     )
+    min_answers: int = option(
+        20,
+        group=Group.DECISION,
+        above=0,
+        help="with --from_labels: minimum number of answers about images that are routed to a label, "
+        "below which its threshold is kept",
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,11 +87,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Calibrate a bundle, and print thresholds, coverage and error."""
+    options = from_values(CalibrateOptions, vars(args))
+    require_ranges(options)
+    if (options.data is None) == (options.from_labels is None):
+        raise UsageError("give one of --data and --from_labels")
+    if options.from_labels is not None:
+        return _calibrate_from_labels(args, options, options.from_labels)
+    assert options.data is not None
     from models.handler import choose_device
     from models.training.calibrate_bundle import calibrate_bundle
 
-    options = from_values(CalibrateOptions, vars(args))
-    require_ranges(options)
     info = calibrate_bundle(
         [args.model, *options.ensemble],
         options.data,
@@ -103,3 +130,85 @@ def _summary(data: str, of: dict[str, Any]) -> str:
         f"{data}: coverage {of['coverage']:.1%}, error {of['error']:.2%} "
         f"(95 % upper bound {of['error_upper_95']:.2%})"
     )
+
+
+def _calibrate_from_labels(args: argparse.Namespace, options: CalibrateOptions, lake: str) -> int:
+    """Calibrate on answers, and print what they say; return 1 if there are too few to change anything."""
+    if options.ensemble or options.holdout_bundles or options.holdout_sources:
+        raise UsageError(
+            "--from_labels takes no --ensemble, --holdout_bundles or --holdout_sources; calibrate with "
+            "--data first"
+        )
+    layout = existing_lake(lake)
+    from models.handler import choose_device
+    from models.training.calibrate_from_labels import calibrate_from_labels
+
+    found = calibrate_from_labels(
+        args.model,
+        layout,
+        options.output,
+        options.target_error,
+        options.min_answers,
+        choose_device(args.device),
+    )
+    for line in _lines(found, options):
+        print(line)
+    if found.info is None:
+        print(
+            f"error: too few answers: nothing is changed, and {options.output} is not written; answer "
+            f"more images, also confident ones: dicom-router review {lake} --confidence_below 1",
+            file=sys.stderr,
+        )
+        return FAILED
+    return DONE
+
+
+def _lines(found: CalibratedOnLabels, options: CalibrateOptions) -> list[str]:
+    """Return what is printed about a calibration on answers."""
+    counts, refit, info = found.counts, found.refit, found.info
+    lines = [
+        f"images with an answer: {counts.answers}; used: {counts.used}, classified again: "
+        f"{counts.classified}, unreadable: {counts.unreadable}, reviewers disagree: "
+        f"{counts.disagreements}"
+    ]
+    if counts.failed:
+        lines.append(f"not used, cannot be read or decoded: {', '.join(counts.failed)}")
+    if refit is None:
+        return lines
+    lines.append(
+        f"{'label':<17}{'images':>8}{'answers':>9}{'routed':>8}{'represented':>13}{'threshold':>11}"
+        f"{'new':>7}{'error':>8}"
+    )
+    for label, of in refit.labels.items():
+        routed = refit.evidence["labels"][label]
+        new = f"{refit.thresholds[label]:.2f}" if of.is_enough else "kept"
+        error = f"{routed['error']:.1%}" if routed["routed"] else ""
+        note = "" if routed["target_met"] else "  target not met"
+        if not of.is_enough:
+            note = _too_few(of.routed_answers, options.min_answers)
+        lines.append(
+            f"{label:<17}{of.images:>8}{of.answers:>9}{of.routed_answers:>8}{of.represented:>13.0%}"
+            f"{found.present.thresholds[label]:>11.2f}{new:>7}{error:>8}{note}"
+        )
+    lines.append(_summary("before", refit.before))
+    if info is not None:
+        lines.append(_summary("after", refit.evidence))
+        if not refit.evidence["target_proved"]:
+            lines.append(
+                f"the target error of {options.target_error:.1%} is not proved: see the upper bound"
+            )
+        temperature = f"temperature {found.present.temperature} to {refit.temperature}"
+        if refit.temperature == found.present.temperature:
+            temperature = f"temperature {refit.temperature}, kept"
+        lines.append(f"{info.model_id} written to {options.output}; {temperature}")
+    lines.append(
+        "Coverage and errors are weighted: reviewers see doubtful images first, so each answer counts "
+        "for the images of its kind in the lake."
+    )
+    return lines
+
+
+def _too_few(routed_answers: int, min_answers: int) -> str:
+    if routed_answers < min_answers:
+        return f"  {routed_answers} of {min_answers} answers about routed images"
+    return "  too many images of kinds without an answer"

@@ -27,7 +27,7 @@ class EvaluateOptions:
     data: Path = option(
         group=Group.INPUT_OUTPUT,
         metavar="PATH",
-        help="manifest or folder per label, as for train",
+        help="manifest, folder per label or lake, as for train",
     )
     split: str = option("test", group=Group.INPUT_OUTPUT, choices=SPLITS, help="split to evaluate")
     output: Path | None = option(

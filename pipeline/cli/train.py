@@ -35,14 +35,15 @@ class TrainOptions(HoldoutOptions):
         group=Group.INPUT_OUTPUT,
         metavar="PATH",
         help="CSV manifest with the columns path and label, and optionally split, source, group, "
-        "license, age and region; or a folder with one sub-folder per label; PNG, JPEG or DICOM",
+        "license, age and region; or a folder with one sub-folder per label; PNG, JPEG or DICOM; or a "
+        "lake, for the objects whose body part reviewers have named",
     )
     output: Path = option(group=Group.INPUT_OUTPUT, metavar="DIR", help="folder of the bundle")
     more_data: tuple[Path, ...] = option(
         (),
         group=Group.INPUT_OUTPUT,
         metavar="PATH",
-        help="further data sets to train on, with all their splits, such as simulated images",
+        help="further data sets to train on, with all their splits, such as simulated images or lakes",
         default_text="none",
     )
     more_weight: float = option(

@@ -25,6 +25,7 @@ from models.training.evaluation.metrics import (
     Indices,
     Reals,
     compute_metrics,
+    effective_counts,
     expected_calibration_error,
     upper_bound,
 )
@@ -105,9 +106,9 @@ def calibrate(
     evidence = {
         "target_error": target_error,
         "target_proved": rule.is_proved,
-        **_routing_metrics(val, rule, target_error),
+        **routing_metrics(val, rule, target_error),
         "holdout": [
-            _routing_metrics(
+            routing_metrics(
                 one,
                 choose_rule(val, [other for other in holdout if other is not one], target_error),
                 HOLDOUT_ERROR_FACTOR * target_error,
@@ -127,42 +128,53 @@ def standardize(ood_scores: Reals, reference: Reals) -> Reals:
     return np.asarray((ood_scores - reference.mean()) / deviation)
 
 
-def fit_temperature(logits: npt.NDArray[np.float32], labels: Indices) -> float:
+def fit_temperature(
+    logits: npt.NDArray[np.float32], labels: Indices, weights: Reals | None = None
+) -> float:
     """Return the temperature of minimum negative log-likelihood (Guo et al. 2017)."""
 
     def loss(log_temperature: float) -> float:
         scores = log_softmax(logits / np.exp(log_temperature), axis=1)
-        return float(-scores[np.arange(len(labels)), labels].mean())
+        return float(-np.average(scores[np.arange(len(labels)), labels], weights=weights))
 
     return round(float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)), 4)
 
 
-def _routing_metrics(of: Predictions, rule: Rule, target_error: float) -> dict[str, Any]:
-    """Return coverage and error of a rule, overall and by label."""
+def routing_metrics(of: Predictions, rule: Rule, target_error: float) -> dict[str, Any]:
+    """Return coverage and error of a rule, overall and by label.
+
+    Numbers of images are not weighted, shares are.
+    """
     routed = rule.routes(of)
     per_label = {}
     for index, label in enumerate(LABELS):
         predicted = of.predicted == index
-        error = _error(of.wrong[predicted & routed])
+        chosen = predicted & routed
+        error = _error(of, chosen)
+        weighted = of.weight[chosen & of.wrong].sum() <= target_error * of.weight[chosen].sum()
         per_label[label] = {
             "predicted": int(predicted.sum()),
             **error,
-            "target_met": error["routed"] > 0 and error["wrong"] <= target_error * error["routed"],
+            "target_met": error["routed"] > 0 and bool(weighted),
         }
     return {
         "images": len(of.labels),
-        "ood_false_review": round(float((of.ood_zscores > rule.max_ood_zscore).mean()), 4),
-        "coverage": round(float(routed.mean()), 4),
-        **_error(of.wrong[routed]),
+        "ood_false_review": _share(of, of.ood_zscores > rule.max_ood_zscore),
+        "coverage": _share(of, routed),
+        **_error(of, routed),
         "labels": per_label,
     }
 
 
-def _error(wrong: Flags) -> dict[str, Any]:
-    errors, routed = int(wrong.sum()), len(wrong)
+def _error(of: Predictions, routed: Flags) -> dict[str, Any]:
+    errors, images = effective_counts(of.wrong[routed], of.weight[routed])
     return {
-        "routed": routed,
-        "wrong": errors,
-        "error": round(errors / max(1, routed), 4),
-        "error_upper_95": round(upper_bound(errors, routed), 4),
+        "routed": int(routed.sum()),
+        "wrong": int(of.wrong[routed].sum()),
+        "error": round(errors / max(1.0, images), 4),
+        "error_upper_95": round(upper_bound(errors, images), 4),
     }
+
+
+def _share(of: Predictions, selected: Flags) -> float:
+    return round(float(of.weight[selected].sum() / of.weight.sum()), 4)

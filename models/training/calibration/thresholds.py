@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from models.training.evaluation.metrics import Indices, Reals, upper_bound
+from models.training.evaluation.metrics import Indices, Reals, effective_counts, upper_bound
 from transforms.core.labels import LABELS
 
 MIN_THRESHOLD: Final = 0.5
@@ -38,11 +38,18 @@ class Predictions(NamedTuple):
         labels: int64[N].
         ood_zscores: float[N], OOD scores in standard deviations above the mean of the network's own val
             images.
+        weights: float[N], number of images that each represents, above 0; None means 1.
     """
 
     probabilities: Reals
     labels: Indices
     ood_zscores: Reals
+    weights: Reals | None = None
+
+    @property
+    def weight(self) -> Reals:
+        """Weight of each image, float[N]."""
+        return np.ones(len(self.labels)) if self.weights is None else self.weights
 
     @property
     def predicted(self) -> Indices:
@@ -59,10 +66,10 @@ class Predictions(NamedTuple):
         """Whether it is not the true label, bool[N]."""
         return np.asarray(self.predicted != self.labels)
 
-    def predicted_as(self, label: int) -> tuple[Reals, Flags]:
-        """Return confidence and wrongness of the images predicted as a label."""
+    def predicted_as(self, label: int) -> tuple[Reals, Flags, Reals]:
+        """Return confidence, wrongness and weight of the images predicted as a label."""
         selected = self.predicted == label
-        return self.confidence[selected], self.wrong[selected]
+        return self.confidence[selected], self.wrong[selected], self.weight[selected]
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,12 @@ class Rule:
         return is_confident & (of.ood_zscores <= self.max_ood_zscore)
 
 
-def choose_rule(val: Predictions, holdout: Sequence[Predictions], target_error: float) -> Rule:
+def choose_rule(
+    val: Predictions,
+    holdout: Sequence[Predictions],
+    target_error: float,
+    max_ood_zscore: float | None = None,
+) -> Rule:
     """Return the rule that routes the most images within these limits.
 
     - Of the images predicted as a label, at most the target error are wrong; of the held-out images
@@ -104,28 +116,47 @@ def choose_rule(val: Predictions, holdout: Sequence[Predictions], target_error: 
         val: of validation images.
         holdout: of images of held-out sources, by networks that were not trained on them.
         target_error: 0..1.
+        max_ood_zscore: the OOD limit, if it is given; else it is chosen.
     """
-    unseen = Predictions(*map(np.concatenate, zip(*holdout, strict=True))) if holdout else None
-    own, limit = [], float(np.quantile(val.ood_zscores, 1 - OOD_FALSE_REVIEW))
+    unseen = _concatenated(holdout) if holdout else None
+    own, limit = [], max_ood_zscore
+    if limit is None:
+        limit = float(np.quantile(val.ood_zscores, 1 - OOD_FALSE_REVIEW))
     for index in range(len(LABELS)):
         threshold = _lowest_threshold(*val.predicted_as(index), target_error)
         if unseen is not None and len(unseen.predicted_as(index)[0]) >= MIN_HOLDOUT_IMAGES:
             allowed = HOLDOUT_ERROR_FACTOR * target_error
             threshold = max(threshold, _lowest_threshold(*unseen.predicted_as(index), allowed))
         own.append(threshold)
-    if unseen is not None:
+    if unseen is not None and max_ood_zscore is None:
         limit = max(limit, float(np.quantile(unseen.ood_zscores, 1 - HOLDOUT_OOD_FALSE_REVIEW)))
     common = _common_threshold(val, limit, target_error)
     thresholds = {label: max(common, least) for label, least in zip(LABELS, own, strict=True)}
     rule = Rule(thresholds, limit, is_proved=False)
-    return replace(rule, is_proved=_error_bound(val, rule.routes(val)) <= target_error)
+    return replace(rule, is_proved=error_bound(val, rule.routes(val)) <= target_error)
 
 
-def _lowest_threshold(confidence: Reals, wrong: Flags, target_error: float) -> float:
+def error_bound(of: Predictions, kept: Flags) -> float:
+    """Return the upper bound of the error rate of selected images; see `upper_bound`."""
+    return upper_bound(*effective_counts(of.wrong[kept], of.weight[kept]))
+
+
+def _concatenated(parts: Sequence[Predictions]) -> Predictions:
+    return Predictions(
+        np.concatenate([one.probabilities for one in parts]),
+        np.concatenate([one.labels for one in parts]),
+        np.concatenate([one.ood_zscores for one in parts]),
+        np.concatenate([one.weight for one in parts]),
+    )
+
+
+def _lowest_threshold(
+    confidence: Reals, wrong: Flags, weights: Reals, target_error: float
+) -> float:
     """Return the lowest threshold that keeps the target error; the highest if none does."""
     for threshold in GRID:
         kept = confidence >= threshold
-        if kept.any() and wrong[kept].sum() <= target_error * kept.sum():
+        if kept.any() and weights[kept & wrong].sum() <= target_error * weights[kept].sum():
             return threshold
     return MAX_THRESHOLD
 
@@ -138,13 +169,9 @@ def _common_threshold(val: Predictions, limit: float, target_error: float) -> fl
     in_distribution, common = val.ood_zscores <= limit, None
     for threshold in reversed(GRID):
         kept = in_distribution & (val.confidence >= threshold)
-        if upper_bound(0, int(kept.sum())) > target_error:
+        if upper_bound(0, effective_counts(val.wrong[kept], val.weight[kept])[1]) > target_error:
             continue
-        if _error_bound(val, kept) > target_error:
+        if error_bound(val, kept) > target_error:
             break
         common = threshold
     return MIN_THRESHOLD if common is None else common
-
-
-def _error_bound(of: Predictions, kept: Flags) -> float:
-    return upper_bound(int(of.wrong[kept].sum()), int(kept.sum()))

@@ -1,4 +1,4 @@
-"""Read a data set from a CSV manifest or from one folder per label."""
+"""Read a data set from a CSV manifest, from one folder per label, or from the answers in a lake."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from models.training.data.images import DatasetError, LabeledImage
+from models.training.data.lake_images import answered_objects, is_lake
 from transforms.core.choices import SPLITS
 from transforms.core.labels import ABDOMINAL, ADULT_CHEST, LABELS, OTHERS, PEDIATRIC_CHEST
 from transforms.imaging.age import is_plausible_age, parse_age_string
@@ -42,12 +43,16 @@ def read_dataset(data: Path) -> list[LabeledImage]:
             regard to case, and by aliases. Images without a split go to train, val or test (70, 15,
             15 %) by a hash of their group; without a val folder, val is taken from train. In a folder
             every file is its own group, so patients with several images need a manifest. Hidden files
-            are ignored.
+            are ignored. Or a lake, whose name is the source: the objects whose body part reviewers have
+            named, in groups by `patient_key`, or by study where that is unknown.
 
     Raises:
-        DatasetError: Unknown labels or splits, missing files, a group in two splits, or not a CSV file
-            in UTF-8.
+        DatasetError: Unknown labels or splits, missing files, a group in two splits, not a CSV file in
+            UTF-8, or a lake without such answers, or whose objects are not local files.
+        DamagedFile: A file of a lake cannot be read.
     """
+    if is_lake(data):
+        return _read_lake(data)
     images = _read_manifest(data) if data.is_file() else _read_folders(data)
     if not images:
         raise DatasetError(f"{data}: no images found; give a manifest or a folder per label")
@@ -115,6 +120,23 @@ def _read_manifest(manifest: Path) -> list[LabeledImage]:
         )
         for row in rows
     ]
+
+
+def _read_lake(root: Path) -> list[LabeledImage]:
+    images, problems, source = [], [], root.resolve().name
+    for one in answered_objects(root):
+        if one.path is None or not one.path.is_file():
+            problems.append(f"object {one.object_key} is not a local file that exists")
+        else:
+            image = _labeled_image(one.path, one.label, source, one.group, None)
+            images.append(replace(image, age_years=one.age_years))
+    if problems:
+        raise DatasetError(f"{root}: " + "; ".join(problems[:MAX_LISTED_FILES]))
+    if not images:
+        raise DatasetError(
+            f"{root}: no reviewer has named a body part yet; start dicom-router review {root}"
+        )
+    return images
 
 
 def _read_folders(root: Path) -> list[LabeledImage]:

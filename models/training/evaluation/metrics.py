@@ -94,14 +94,32 @@ def rates(confusions: Reals) -> dict[str, Reals]:
     }
 
 
-def upper_bound(errors: int, images: int) -> float:
+def upper_bound(errors: float, images: float) -> float:
     """Return the one-sided 95 % upper bound of an error rate (Clopper and Pearson 1934), 0..1.
 
-    It holds for images drawn independently from the same distribution, not for other sites.
+    It holds for images drawn independently from the same distribution, not for other sites. Numbers of
+    weighted images may be fractions: see `effective_counts`.
     """
     if errors >= images:
         return 1.0
     return float(beta.ppf(BOUND_CONFIDENCE, errors + 1, images - errors))
+
+
+def effective_counts(wrong: npt.NDArray[np.bool_], weights: Reals) -> tuple[float, float]:
+    """Return the errors and images of which unweighted images would be as informative as weighted ones.
+
+    The number of images is Kish's effective sample size, the error rate the weighted one (Korn and
+    Graubard 1998, "Confidence Intervals for Proportions with Small Expected Number of Positive Counts
+    Estimated from Survey Data"). With equal weights, both are the plain counts.
+
+    Args:
+        wrong: bool[N].
+        weights: float[N], above 0.
+    """
+    if not len(weights):
+        return 0.0, 0.0
+    images = float(weights.sum() ** 2 / (weights**2).sum())
+    return float(images * weights[wrong].sum() / weights.sum()), images
 
 
 def auroc(in_distribution: Reals, outliers: Reals) -> float:

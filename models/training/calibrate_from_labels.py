@@ -1,0 +1,228 @@
+"""Calibrate a bundle on the answers of reviewers in a lake: `dicom-router calibrate --from_labels`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from models.bundle import BundleInfo
+from models.training import provenance
+from models.training.calibration.refit import (
+    NOT_A_LABEL,
+    Answers,
+    Images,
+    Present,
+    Refit,
+    refit,
+)
+from models.training.data.lake_images import LakeImages, read_lake_images
+from models.training.evaluation.metrics import Reals
+from models.training.evaluation.predict import load_for_prediction, predict
+from models.weights import load_network, save_bundle
+from transforms.config.decide_row import PROBABILITIES
+from transforms.core.labels import LABELS
+from transforms.core.reasons import Reason
+from transforms.imaging.header_label import agrees
+from transforms.imaging.limits import Limits
+from transforms.lake.labels import NOT_RADIOGRAPH, UNREADABLE, Label
+from transforms.lake.layout import REVIEW, Layout
+from transforms.sandbox.child_process import SandboxProcess
+from transforms.sandbox.render import RenderOptions, render
+
+_OUTPUTS: Final = (*PROBABILITIES, "ood_score")
+
+
+@dataclass(frozen=True)
+class AnswerCounts:
+    """Which answers of a lake were used.
+
+    Attributes:
+        answers: number of images with an answer.
+        used: number of them that were used.
+        unreadable: number whose answer was that the image cannot be read; not used.
+        classified: number that another model had decided, and were classified again.
+        failed: keys of objects that could not be read or decoded again; not used.
+        disagreements: number of images on which reviewers disagree; the latest answer is used.
+    """
+
+    answers: int
+    used: int
+    unreadable: int
+    classified: int
+    failed: list[str]
+    disagreements: int
+
+
+@dataclass(frozen=True)
+class CalibratedOnLabels:
+    """Result of a calibration on answers.
+
+    Attributes:
+        counts: which answers were used.
+        present: the bundle as it was.
+        info: the new bundle, or None if there were too few answers, and nothing was written.
+        refit: None if there was no answer at all.
+    """
+
+    counts: AnswerCounts
+    present: BundleInfo
+    info: BundleInfo | None
+    refit: Refit | None
+
+
+def calibrate_from_labels(
+    uri: str,
+    layout: Layout,
+    output: Path,
+    target_error: float,
+    min_answers: int,
+    device: str = "cpu",
+) -> CalibratedOnLabels:
+    """Refit temperature and thresholds of a bundle on the answers in a lake; see `refit.refit`.
+
+    Predictions that are stored are used. Images that another model decided are read and classified.
+
+    Args:
+        uri: of the bundle.
+        layout: the lake.
+        output: folder of the new bundle, which is not written if no label has enough answers.
+        target_error: maximum error rate among the images routed to a label, 0..1.
+        min_answers: minimum number of answers about images that are routed to a label.
+        device: "cpu" or "cuda", where the network runs if images have to be classified.
+
+    Raises:
+        BundleError: The bundle cannot be read.
+        DamagedFile: A file of the lake cannot be read.
+    """
+    info = provenance.read_bundle(uri)
+    lake = read_lake_images(layout)
+    answers, counts = _answers(uri, info, layout, lake, device)
+    if not counts.used:
+        return CalibratedOnLabels(counts, info, None, None)
+    present = Present(info.temperature, info.thresholds, info.ood_threshold)
+    found = refit(
+        _images(lake, info), answers, present, target_error=target_error, min_answers=min_answers
+    )
+    if not found.changeable:
+        return CalibratedOnLabels(counts, info, None, found)
+    network = load_network(uri)
+    network.temperature = found.temperature
+    described = {
+        "architecture": info.architecture,
+        "input_size": info.input_size,
+        "training": info.training,
+        "metrics": info.metrics,
+        "thresholds": found.thresholds,
+        "ood_threshold": info.ood_threshold,
+        "calibration": {
+            "data": layout.root.rstrip("/").rpartition("/")[2],
+            "split": "answers of reviewers",
+            "previous_model": info.model_id,
+            **found.evidence,
+        },
+    }
+    return CalibratedOnLabels(counts, info, save_bundle(output, network, described), found)
+
+
+def _images(lake: LakeImages, info: BundleInfo) -> Images:
+    probabilities = _matrix(lake, PROBABILITIES)
+    predicted = [LABELS[index] for index in probabilities.argmax(1)]
+    columns = lake.table.select(
+        ["content_sha256", "destination", "header_label", "model_id", "ood_score"]
+    )
+    rows = columns.to_pylist()
+    answered = {row["content_sha256"] for row in rows} & {
+        content for content, one in lake.labels.items() if one.label
+    }
+    in_review, far, disagrees = [], [], []
+    for row, label in zip(rows, predicted, strict=True):
+        content = row["content_sha256"]
+        shown = lake.first[content].destination if content in answered else row["destination"]
+        in_review.append(shown == REVIEW)
+        far.append(row["model_id"] == info.model_id and row["ood_score"] > info.ood_threshold)
+        disagrees.append(agrees(row["header_label"], label) is False)
+    return Images(probabilities, ~np.array(far), np.array(in_review), np.array(disagrees))
+
+
+def _answers(
+    uri: str, info: BundleInfo, layout: Layout, lake: LakeImages, device: str
+) -> tuple[Answers, AnswerCounts]:
+    """Return the usable answers with the bundle's predictions."""
+    given = lake.answers()
+    readable = [(at, label) for at, label in given if label.answer != UNREADABLE]
+    rows = lake.table.select(["object_uri", "object_key", "model_id", *_OUTPUTS]).take(
+        pa.array([at for at, _ in readable], pa.int64())
+    )
+    outputs: list[Sequence[float] | None] = []
+    missing: dict[int, str] = {}
+    for number, (row, (_, label)) in enumerate(zip(rows.to_pylist(), readable, strict=True)):
+        outputs.append(_stored(row, label, info.model_id))
+        if outputs[-1] is None:
+            missing[number] = layout.absolute(row["object_uri"])
+    for number, classified in _classified(uri, info, missing, device).items():
+        outputs[number] = classified
+    known = [number for number, found in enumerate(outputs) if found is not None]
+    keys = rows["object_key"].to_pylist()
+    counts = AnswerCounts(
+        answers=len(given),
+        used=len(known),
+        unreadable=len(given) - len(readable),
+        classified=len([number for number in missing if outputs[number] is not None]),
+        failed=[keys[number] for number in missing if outputs[number] is None],
+        disagreements=sum(lake.labels[label.content_sha256].disagrees for _, label in given),
+    )
+    values = np.array([outputs[number] for number in known], np.float64).reshape(-1, len(_OUTPUTS))
+    answers = Answers(
+        np.array([readable[number][0] for number in known], np.int64),
+        np.array([_index(readable[number][1].answer) for number in known], np.int64),
+        values[:, :-1],
+        values[:, -1],
+    )
+    return answers, counts
+
+
+def _stored(row: dict[str, Any], label: Label, model_id: str) -> list[float] | None:
+    """Return the stored outputs of a model for an image, or None."""
+    if row["model_id"] == model_id:
+        return [row[name] for name in _OUTPUTS]
+    shown = [getattr(label, name) for name in _OUTPUTS]
+    return shown if label.model_id == model_id and None not in shown else None
+
+
+def _classified(
+    uri: str, info: BundleInfo, objects: dict[int, str], device: str
+) -> dict[int, list[float]]:
+    """Return the outputs for objects, by their numbers; without those that cannot be decoded."""
+    if not objects:
+        return {}
+    limits, images = Limits(), {}
+    options = RenderOptions(size=info.input_size, limits=limits)
+    child = SandboxProcess(
+        timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes
+    )
+    try:
+        for number, object_uri in objects.items():
+            image = render(object_uri, options, child)
+            if not isinstance(image, Reason):
+                images[number] = image
+    finally:
+        child.close()
+    if not images:
+        return {}
+    inputs = torch.from_numpy(np.stack(list(images.values()))[:, None])
+    outputs = predict(load_for_prediction(uri, device), inputs)
+    return dict(zip(images, outputs.tolist(), strict=True))
+
+
+def _matrix(lake: LakeImages, names: Sequence[str]) -> Reals:
+    return np.stack([lake.table[name].to_numpy() for name in names], axis=1)
+
+
+def _index(answer: str) -> int:
+    return NOT_A_LABEL if answer == NOT_RADIOGRAPH else LABELS.index(answer)
