@@ -16,6 +16,8 @@ from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
 from pynetdicom._globals import ALL_TRANSFER_SYNTAXES
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.fsm import StateMachine
+from pynetdicom.pdu_primitives import A_P_ABORT
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
@@ -55,6 +57,38 @@ class BoundedSocket(AssociationSocket):
         return super().recv(nr_bytes)
 
 
+class SharedContexts(list[Any]):
+    """The presentation contexts of a server, which its associations read and do not copy.
+
+    pynetdicom copies them for each connection, which takes longer than an association.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedContexts:
+        return self
+
+
+class GuardedStateMachine(StateMachine):
+    """The upper layer protocol, in which an unexpected event ends the association without a traceback."""
+
+    def do_action(self, event: str) -> None:
+        """As the overridden method."""
+        try:
+            super().do_action(event)
+        except Exception as error:  # of any kind, for what a sender may do
+            LOG.warning("an association ended (%s)", type(error).__name__)
+            end_association(self.dul.assoc)
+
+
+def end_association(association: Association) -> None:
+    """End an association whose protocol has failed, and everything that waits for it."""
+    association.is_aborted, association.is_established = True, False
+    association._kill = association.dul._kill_thread = True
+    association._reactor_checkpoint.set()
+    association.dul.to_user_queue.put(A_P_ABORT())
+    if association.dul.socket is not None:
+        association.dul.socket.close()
+
+
 class StoreScp:
     """A Storage and Verification SCP, which serves in threads until it is drained."""
 
@@ -85,6 +119,7 @@ class StoreScp:
         self._server.max_connections = options.max_associations + MORE_CONNECTIONS
         self._server.handshake_timeout = options.association_timeout
         self._server.tls = options.tls()
+        self._server.contexts = SharedContexts(self._server.contexts)
         ae._servers.append(self._server)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True
@@ -144,6 +179,7 @@ class StoreScp:
         assert wrapped is not None and wrapped.socket is not None
         without_delay(wrapped.socket, self._idle_timeout)
         wrapped.__class__ = BoundedSocket
+        association.dul.state_machine.__class__ = GuardedStateMachine
         association.dimse = FileProvider(association, self._inbox)
 
     def _on_close(self, event: evt.Event) -> None:
