@@ -42,6 +42,8 @@ LOG: Final = logging.getLogger("dicom_router.receive")
 STUDIES: Final = "/dicom-web/studies"
 DICOM: Final = "application/dicom"
 JSON: Final = "application/dicom+json"
+MAX_PARTS: Final = 20_000
+"""Maximum number of parts of a request, whose outcomes are in memory until it is answered."""
 ACCEPTABLE: Final = frozenset({"*/*", "application/*", "application/json", JSON})
 
 Scope = dict[str, Any]
@@ -180,10 +182,16 @@ class StowApp:
     async def _store_parts(self, study: str | None, boundary: bytes, receive: Receive) -> Response:
         response = Response()
         part: _Part | None = None
+        parts = 0
         try:
             async for kind, value in self._events(boundary, receive):
                 if kind == HEADERS:
                     assert isinstance(value, dict)
+                    parts += 1
+                    if parts > MAX_PARTS:
+                        raise HttpError(
+                            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {MAX_PARTS} parts"
+                        )
                     part = _Part(self._inbox, value)
                 elif part is None:
                     continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -143,6 +144,7 @@ def test_wrong_credentials_make_the_run_incomplete(
 
 
 Answer = tuple[int, str, bytes]
+"""Status, media type (or target of a redirect) and body."""
 CONTENT = dicom_bytes()
 MATCH = {
     "0020000D": {"vr": "UI", "Value": [f"{ROOT}.1.1"]},
@@ -162,7 +164,7 @@ def answering(answer: Callable[[str], Answer], *, cut: int = 0) -> Iterator[str]
             requests += 1
             status, kind, body = answer(self.path)
             self.send_response(status)
-            self.send_header("Content-Type", kind)
+            self.send_header("Location" if status // 100 == 3 else "Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: len(body) // (requests + 1)] if requests <= cut else body)
@@ -260,6 +262,70 @@ def test_a_server_without_paging(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "target",
+    [
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/x",
+        "http://127.0.0.2:{port}/dicom-web/studies",
+        "//localhost:{port}/dicom-web/studies",
+        "https://127.0.0.1:{port}/dicom-web/studies",
+        "http://127.0.0.1:1/dicom-web/studies",
+        "http://127.0.0.1:x/",
+    ],
+)
+@pytest.mark.parametrize("status", [301, 307])
+def test_a_redirect_to_another_server_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, target: str
+) -> None:
+    monkeypatch.setenv(dicomweb.TOKEN, "secret")
+    ports: list[str] = []
+    with answering(lambda path: (status, target.format(port=ports[0]), b"")) as root:
+        ports.append(root.split(":")[-1].partition("/")[0])
+        with pytest.raises(OSError, match="redirects to another") as raised:
+            list(dicomweb.DicomWebStorage().list_below(root))
+        with pytest.raises(OSError, match="redirects to another"):
+            retrieve(root, tmp_path / "object")
+    assert "passwd" not in str(raised.value)
+
+
+def test_redirects_within_a_server() -> None:
+    def answer(path: str) -> Answer:
+        if path.startswith("/dicom-web/"):
+            return 302, path.replace("/dicom-web/", "/v2/"), b""
+        page = [MATCH] if "offset=0" in path else []
+        return 200, "application/dicom+json", json.dumps(page).encode()
+
+    with answering(answer) as root:
+        assert len(dicomweb.DicomWebStorage().studies(root)) == 1
+    with (
+        answering(lambda path: (302, path, b"")) as root,
+        pytest.raises(OSError, match="TooManyRedirects"),
+    ):
+        dicomweb.DicomWebStorage().studies(root)
+
+
+def test_a_search_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dicomweb, "MAX_PAGES", 5)
+    numbers = itertools.count()
+
+    def answer(path: str) -> Answer:
+        match = {**MATCH, "0020000D": {"vr": "UI", "Value": [f"1.2.{next(numbers)}"]}}
+        return 200, "application/dicom+json", json.dumps([match]).encode()
+
+    with answering(answer) as root, pytest.raises(OSError, match="too many pages"):
+        dicomweb.DicomWebStorage().studies(root)
+
+
+def test_an_instance_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dicomweb, "MAX_INSTANCE_BYTES", len(CONTENT) - 1)
+    with (
+        answering(lambda path: multipart(CONTENT)) as root,
+        pytest.raises(OSError, match="does not end"),
+    ):
+        retrieve(root, tmp_path / "object")
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from pipeline.receive.options import TOKEN_VARIABLE
+from pipeline.receive.stow import MAX_PARTS
 from tests.receive.orthanc import needs_orthanc, orthanc
 from tests.receive.receivers import (
     STORESCU,
@@ -163,6 +164,20 @@ def test_a_truncated_body_stores_complete_parts_only(tmp_path: Path) -> None:
         response = stow(running, body=body, headers={"Content-Type": kind})
         assert response.status_code == 400
         assert [path.read_bytes() for path in running.files] == parts[:1]
+
+
+@pytest.mark.slow
+def test_a_body_of_too_many_parts(tmp_path: Path) -> None:
+    """Its complete parts are stored; the outcome of each part is in memory until the answer."""
+    part = dicom_bytes(image(1, (64, 48)))
+    body = body_of([("application/dicom", part)], "b")[: -len("--b--\r\n")]
+    many = b"--b\r\nContent-Type: text/plain\r\n\r\nx\r\n" * MAX_PARTS
+    kind = 'multipart/related; type="application/dicom"; boundary=b'
+    with receiver(tmp_path / "in", *STOW) as running:
+        response = stow(running, body=body + many + b"--b--\r\n", headers={"Content-Type": kind})
+        assert response.status_code == 413
+        assert [path.read_bytes() for path in running.files] == [part]
+        assert stow(running, part).status_code == 200
 
 
 def test_a_token_is_required(tmp_path: Path) -> None:

@@ -325,6 +325,15 @@ def test_folders_with_names_of_archives(tmp_path: Path) -> None:
     assert sha256_of(storage_of(member.uri), member.uri) == hashlib.sha256(b"1").hexdigest()
 
 
+def test_archives_without_members(tmp_path: Path) -> None:
+    for name, data in {
+        "x.zip": b"PK\5\6" + bytes(18),
+        "x.tar": bytes(10240),
+        "x.tgz": gzip.compress(bytes(10240)),
+    }.items():
+        assert members(written(tmp_path / name, data)) == []
+
+
 def test_few_archives_stay_open(tmp_path: Path) -> None:
     uris = [written(tmp_path / f"{n}.zip", as_zip({"a": b"%d" % n})) for n in range(20)]
     found = [one for uri in uris for one in members(uri) if isinstance(one, ObjectInfo)]

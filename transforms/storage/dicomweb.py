@@ -20,7 +20,7 @@ import threading
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, NoReturn
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -36,7 +36,11 @@ TOKEN, USER, PASSWORD = "DICOMWEB_TOKEN", "DICOMWEB_USER", "DICOMWEB_PASSWORD"
 """Variables of the environment with the credentials: a bearer token, or a user and a password."""
 PAGE: Final = 500
 """Matches to request at once; servers may return fewer."""
-MAX_PAGE_BYTES: Final = 256 << 20
+MAX_PAGE_BYTES: Final = 64 << 20
+MAX_PAGES: Final = 100_000
+"""Maximum number of pages of a search: fifty million studies."""
+MAX_INSTANCE_BYTES: Final = 64 << 30
+"""Maximum size of an instance, which no server states before it ends."""
 BLOCK_BYTES: Final = 1 << 16
 TIMEOUT_S: Final = (10, 60)
 """For connecting, and between two packets of an answer."""
@@ -188,6 +192,8 @@ class DicomWebStorage:
                 for block in _continued(self._read(uri), position, written.digest()):
                     written.update(block)
                     position += len(block)
+                    if position > MAX_INSTANCE_BYTES:
+                        raise OSError(errno.EFBIG, "the instance does not end")
                     yield block
                 return
             except RequestFailed:
@@ -232,7 +238,7 @@ class DicomWebStorage:
         """Yield all matches, page after page, each once."""
         seen: set[str] = set()
         offset = 0
-        while True:
+        for _ in range(MAX_PAGES):
             page = self._page(root, path, {**filters, "limit": str(PAGE), "offset": str(offset)})
             new = 0
             for match in page:
@@ -248,6 +254,7 @@ class DicomWebStorage:
                     raise OSError(errno.EIO, "the server ignores the offset of a search")
                 return  # it ignores the limit, too: the first page had all matches
             offset += len(page)
+        raise OSError(errno.EIO, "a search has too many pages")
 
     def _page(self, root: str, path: str, parameters: Mapping[str, str]) -> list[dict[str, Any]]:
         """Return one page of matches.
@@ -320,7 +327,7 @@ class DicomWebStorage:
             raise PermissionError(errno.EACCES, why)
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
-            session = self._local.session = requests.Session()
+            session = self._local.session = _Session()
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=RETRIES))
             if token := os.environ.get(TOKEN):
@@ -328,6 +335,29 @@ class DicomWebStorage:
             elif user := os.environ.get(USER):
                 session.auth = (user, os.environ.get(PASSWORD, ""))
         return session
+
+
+class _Session(requests.Session):
+    """A session that follows redirects within a server only."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """As the overridden method.
+
+        Raises:
+            OSError: the target is another server, or no HTTP.
+        """
+        target = super().get_redirect_target(resp)
+        if target is not None and not _is_same_server(resp.url, target):
+            resp.close()
+            raise OSError(errno.EIO, "the server redirects to another one; give its URI instead")
+        return target
+
+
+def _is_same_server(url: str, target: str) -> bool:
+    try:
+        return urlsplit(urljoin(url, target))[:2] == urlsplit(url)[:2]
+    except ValueError:
+        return False
 
 
 class _Bearer(requests.auth.AuthBase):

@@ -6,6 +6,7 @@ instances of DICOMweb servers are read in order: seeking back starts again.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -70,7 +71,7 @@ class _PositionedFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise ValueError("negative position")
+            raise OSError(errno.EINVAL, "negative position")  # which zipfile expects
         self._position = base + offset
         return self._position
 
