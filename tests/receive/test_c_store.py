@@ -398,6 +398,7 @@ def recorded(running: Receiver, ds: pydicom.FileDataset) -> bytes:
             assert sender.send_c_store(ds).Status == 0
         assert idle.is_established
     request = sender.requestor.primitive
+    assert request is not None
     pdu = A_ASSOCIATE_RQ()
     pdu.from_primitive(request)
     return pdu.encode() + bytes(sent)
