@@ -69,7 +69,8 @@ def add_run_options(parser: argparse.ArgumentParser, flags: Collection[str]) -> 
     for title, options in options_by_group(CommandOptions).items():
         chosen = [one for one in options if one.flag in flags]
         if chosen:
-            group = parser.add_argument_group(title)
+            groups = {group.title: group for group in parser._action_groups}
+            group = groups.get(title) or parser.add_argument_group(title)
             for one in chosen:
                 add_option(group, one)
 
