@@ -260,8 +260,7 @@ class RouteOptions(ObjectOptions):
         None,
         group=Group.INPUT_OUTPUT,
         metavar="ROOT",
-        help="folder or URI to which the names of objects in an inventory are relative, such as a "
-        "mounted bucket",
+        help="folder or URI to which names in an inventory are relative, such as a mounted bucket",
         default_text="the bucket in the inventory",
         in_template=True,
         pattern=STORE_URI_PATTERN,
