@@ -390,9 +390,9 @@ def recorded(running: Receiver, ds: pydicom.FileDataset) -> bytes:
             assert wrapped is not None
             original = wrapped.send
 
-            def record(data: bytes) -> None:
-                sent.extend(data)
-                original(data)
+            def record(bytestream: bytes) -> None:
+                sent.extend(bytestream)
+                original(bytestream)
 
             wrapped.send = record  # type: ignore[method-assign]
             assert sender.send_c_store(ds).Status == 0
