@@ -156,7 +156,7 @@ def _calibrate_from_labels(args: argparse.Namespace, options: CalibrateOptions, 
     if found.info is None:
         print(
             f"error: too few answers: nothing is changed, and {options.output} is not written; answer "
-            f"more images, also confident ones: dicom-router review {lake} --confidence_below 1",
+            f"more images, also confident ones: dicom-router review {lake} --sample 200",
             file=sys.stderr,
         )
         return FAILED

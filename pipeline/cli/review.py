@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if options.export is not None:
         from pipeline.review.csv_files import export_waiting
 
-        number = export_waiting(layout, options.export, options.confidence_below)
+        number = export_waiting(layout, options.export, options.confidence_below, options.sample)
         print(f"{options.export}: {number} images")
         return 0
     if options.import_file is not None:

@@ -78,13 +78,14 @@ class Imported:
     empty: int
 
 
-def export_waiting(layout: Layout, path: Path, below: float) -> int:
+def export_waiting(layout: Layout, path: Path, below: float, sample: int = 0) -> int:
     """Write what waits in a lake to a CSV file; return the number of images.
 
     Args:
         layout: the lake.
         path: the file; an existing one is not replaced, because it may have answers.
         below: as for `load_waiting`.
+        sample: as for `load_waiting`.
 
     Raises:
         UsageError: the file exists.
@@ -93,7 +94,7 @@ def export_waiting(layout: Layout, path: Path, below: float) -> int:
     """
     known = effective_labels(read_labels(layout))
     answered = {content for content, one in known.items() if one.label is not None}
-    waiting = load_waiting(layout, answered, below, ALL)
+    waiting = load_waiting(layout, answered, below, ALL, sample=sample)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     seen: set[str] = set()
     text = io.StringIO(newline="")

@@ -68,6 +68,7 @@ class ReviewDesk:
         layout: Layout,
         *,
         below: float,
+        sample: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Load the labels of a lake, and what waits.
@@ -75,12 +76,13 @@ class ReviewDesk:
         Args:
             layout: the lake.
             below: as for `load_waiting`.
+            sample: as for `load_waiting`.
             clock: monotonic clock in seconds.
 
         Raises:
             DamagedFile: a file of the lake cannot be read.
         """
-        self._layout, self._below, self._clock = layout, below, clock
+        self._layout, self._below, self._sample, self._clock = layout, below, sample, clock
         self._lock = threading.RLock()
         self._labels: dict[str, Label] = {}
         self._by_content: dict[str, list[Label]] = defaultdict(list)
@@ -281,6 +283,8 @@ class ReviewDesk:
         """Load labels, also those of other processes, and what waits."""
         self._read_labels()
         answered = {content for content in self._effective if self._is_answered(content)}
-        self._waiting: Waiting = load_waiting(self._layout, answered, self._below)
+        self._waiting: Waiting = load_waiting(
+            self._layout, answered, self._below, sample=self._sample
+        )
         self._rows |= self._waiting.rows
         self._loaded_at = self._clock()

@@ -46,6 +46,15 @@ class ReviewOptions:
         at_most=1,
         help="also show routed images with a lower confidence",
     )
+    sample: int = option(
+        0,
+        group=Group.DECISION,
+        metavar="IMAGES",
+        at_least=0,
+        help="also show about that many routed images drawn at random, after those of low confidence; "
+        "calibrate --from_labels needs answers about confident images",
+        default_text="none",
+    )
     apply_interval: float = option(
         15.0,
         group=Group.SPEED,

@@ -15,6 +15,7 @@ from pipeline.report.queries import DISAGREES, HEADER_PROBABILITY
 from transforms.core.labels import LABELS
 from transforms.core.reasons import BY_PERSON, Reason, Status
 from transforms.lake.index_files import (
+    count_rows,
     open_index_file,
     read_batches,
     read_index,
@@ -50,7 +51,7 @@ _CONDITIONS: Final = {
     Queue.REVIEW: f"status = '{Status.REVIEW}' AND reason <> '{Reason.UNREADABLE}'",
     Queue.DISAGREEMENTS: f"{DISAGREES} AND {_BY_MACHINE}",
     Queue.UNCERTAIN: f"status = '{Status.ROUTED}' AND header_agrees IS NOT FALSE AND {_BY_MACHINE} "
-    "AND confidence < $below",
+    "AND (confidence < $below OR content_sha256 < $sampled)",
 }
 _ORDERS: Final = {
     Queue.REVIEW: "confidence NULLS FIRST, object_key",
@@ -76,7 +77,12 @@ class Waiting:
 
 
 def load_waiting(
-    layout: Layout, answered: Collection[str], below: float, limit: int = MAX_LOADED
+    layout: Layout,
+    answered: Collection[str],
+    below: float,
+    limit: int = MAX_LOADED,
+    *,
+    sample: int = 0,
 ) -> Waiting:
     """Return what waits in a lake, while runs may write to it.
 
@@ -85,13 +91,17 @@ def load_waiting(
         answered: contents (sha256) that a person has answered about.
         below: confidence below which a routed image waits, 0..1.
         limit: images of a queue to load.
+        sample: approximate number of routed images, drawn at random by their content, that wait too
+            whatever their confidence.
 
     Raises:
         DamagedFile: an index file cannot be read.
     """
 
     def load(files: list[str]) -> Waiting:
-        order, totals = _order(_candidates(files, below), answered, below, limit)
+        sampled = _hash_below(sample / max(1, sum(map(count_rows, files)))) if sample else ""
+        candidates = _candidates(files, below, sampled)
+        order, totals = _order(candidates, answered, below, sampled, limit)
         contents = {content for queue in order.values() for content in queue}
         return Waiting(order, totals, rows_of(files, contents))
 
@@ -110,7 +120,12 @@ def rows_of(files: Sequence[str], contents: Collection[str]) -> dict[str, IndexR
     }
 
 
-def _candidates(files: Sequence[str], below: float) -> pa.Table:
+def _hash_below(share: float) -> str:
+    """Return the sha256 below which that share of all contents is."""
+    return f"{int(share * 16**16):016x}" if share < 1 else "g"
+
+
+def _candidates(files: Sequence[str], below: float, sampled: str) -> pa.Table:
     """Return the columns that order rows, of rows that may be in a queue."""
     found = [pa.table({name: pa.array([], SCHEMA.field(name).type) for name in _COLUMNS})]
     for uri in files:
@@ -120,6 +135,7 @@ def _candidates(files: Sequence[str], below: float) -> pa.Table:
                 doubtful = pc.or_kleene(
                     pc.equal(table["header_agrees"], False), pc.less(table["confidence"], below)
                 )
+                doubtful = pc.or_kleene(doubtful, pc.less(table["content_sha256"], sampled))
                 waits = pc.or_kleene(
                     pc.equal(table["status"], str(Status.REVIEW)),
                     pc.and_kleene(routed, doubtful),
@@ -129,7 +145,7 @@ def _candidates(files: Sequence[str], below: float) -> pa.Table:
 
 
 def _order(
-    candidates: pa.Table, answered: Collection[str], below: float, limit: int
+    candidates: pa.Table, answered: Collection[str], below: float, sampled: str, limit: int
 ) -> tuple[dict[Queue, list[str]], dict[Queue, int]]:
     order, totals = {}, {}
     known = pa.table({"content_sha256": pa.array(sorted(answered), pa.string())})
@@ -140,7 +156,7 @@ def _order(
             query = f"""
                 SELECT content_sha256 FROM candidates ANTI JOIN known USING (content_sha256)
                 WHERE {_CONDITIONS[queue]} ORDER BY {_ORDERS[queue]}"""
-            parameters = {"below": below} if "$below" in query else None
+            parameters = {"below": below, "sampled": sampled} if "$below" in query else None
             found = [content for (content,) in db.execute(query, parameters).fetchall()]
             contents = list(dict.fromkeys(found))
             order[queue], totals[queue] = contents[:limit], len(contents)

@@ -53,7 +53,7 @@ def serve(layout: Layout, options: ReviewOptions, announce: Callable[[str], None
             (options.address, options.port), family=family, backlog=BACKLOG
         ) as listener,
     ):
-        desk = ReviewDesk(layout, below=options.confidence_below)
+        desk = ReviewDesk(layout, below=options.confidence_below, sample=options.sample)
         applier = Applier(layout, desk.effective, options.apply_interval)
         if waiting := applier.progress.waiting:
             announce(f"answers of an earlier review that are not applied yet: {waiting}")

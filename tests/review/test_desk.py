@@ -6,6 +6,7 @@ import time
 import uuid
 from pathlib import Path
 
+import pyarrow.dataset as ds
 import pytest
 
 from pipeline.review.applier import Applier
@@ -68,6 +69,19 @@ def test_queues_have_the_images_that_wait_each_once(layout: Layout) -> None:
     assert load_waiting(layout, (), below=0.0).totals[Queue.UNCERTAIN] == 0
     few = load_waiting(layout, review[:2], below=1.1, limit=3)
     assert (few.order[Queue.REVIEW], few.totals[Queue.REVIEW]) == (review[2:5], IMAGES - 2)
+
+
+def test_a_sample_of_routed_images_waits_whatever_their_confidence(layout: Layout) -> None:
+    every = load_waiting(layout, (), below=1.1)
+    whole = load_waiting(layout, (), below=0.0, sample=1000)
+    assert sorted(whole.order[Queue.UNCERTAIN]) == sorted(every.order[Queue.UNCERTAIN])
+    assert whole.totals[Queue.REVIEW] == every.totals[Queue.REVIEW]
+    rows = len(ds.dataset(layout.index, format="parquet").to_table())
+    some = load_waiting(layout, (), below=0.0, sample=rows // 2).order[Queue.UNCERTAIN]
+    share = {content: int(content, 16) / 16**64 for content in every.order[Queue.UNCERTAIN]}
+    assert set(some) == {content for content in share if share[content] < rows // 2 / rows}
+    rest = load_waiting(layout, some[:1], below=0.0, sample=rows // 2).order[Queue.UNCERTAIN]
+    assert rest == some[1:]
 
 
 def test_an_image_of_one_reviewer_is_kept_from_others_for_some_minutes(
