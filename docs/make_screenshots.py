@@ -151,13 +151,15 @@ def _variant(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     part = part[:, ::-1] if rng.random() < 0.5 else part
     low, high = np.percentile(part, (0.1, 99.9))
     scaled = np.clip((part - low) / max(high - low, 1), 0, 1) ** rng.uniform(0.6, 1.6)
-    return (scaled * 4095).astype(np.uint16)
+    variant: Pixels = (scaled * 4095).astype(np.uint16)
+    return variant
 
 
 def _pattern(rng: np.random.Generator) -> Pixels:
     y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     waves = np.sin(x * rng.uniform(9, 60)) * np.sin(y * rng.uniform(9, 60))
-    return ((waves + 1) * 2047).astype(np.uint16)
+    pattern: Pixels = ((waves + 1) * 2047).astype(np.uint16)
+    return pattern
 
 
 def _dataset(
