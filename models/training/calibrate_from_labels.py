@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from models.bundle import BundleInfo
@@ -21,6 +22,7 @@ from models.training.calibration.refit import (
     Refit,
     refit,
 )
+from models.training.calibration.thresholds import Flags
 from models.training.data.lake_images import LakeImages, read_lake_images
 from models.training.evaluation.metrics import Reals
 from models.training.evaluation.predict import load_for_prediction, predict
@@ -131,23 +133,23 @@ def calibrate_from_labels(
 
 
 def _images(lake: LakeImages, info: BundleInfo) -> Images:
+    table = lake.table
     probabilities = _matrix(lake, PROBABILITIES)
-    predicted = [LABELS[index] for index in probabilities.argmax(1)]
-    columns = lake.table.select(
-        ["content_sha256", "destination", "header_label", "model_id", "ood_score"]
+    in_review = np.array(_flags(pc.equal(table["destination"], REVIEW)))
+    for position, label in lake.answers():
+        in_review[position] = lake.first[label.content_sha256].destination == REVIEW
+    far = pc.and_kleene(
+        pc.equal(table["model_id"], info.model_id),
+        pc.greater(table["ood_score"], info.ood_threshold),
     )
-    rows = columns.to_pylist()
-    answered = {row["content_sha256"] for row in rows} & {
-        content for content, one in lake.labels.items() if one.label
-    }
-    in_review, far, disagrees = [], [], []
-    for row, label in zip(rows, predicted, strict=True):
-        content = row["content_sha256"]
-        shown = lake.first[content].destination if content in answered else row["destination"]
-        in_review.append(shown == REVIEW)
-        far.append(row["model_id"] == info.model_id and row["ood_score"] > info.ood_threshold)
-        disagrees.append(agrees(row["header_label"], label) is False)
-    return Images(probabilities, ~np.array(far), np.array(in_review), np.array(disagrees))
+    predicted = zip(table["header_label"].to_pylist(), probabilities.argmax(1), strict=True)
+    disagrees = [agrees(header, LABELS[index]) is False for header, index in predicted]
+    return Images(probabilities, ~_flags(far), in_review, np.array(disagrees))
+
+
+def _flags(values: pa.ChunkedArray) -> Flags:
+    """Return booleans, false where they are unknown, bool[N]."""
+    return np.asarray(pc.fill_null(values, False).to_numpy(), dtype=np.bool_)
 
 
 def _answers(
