@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from pipeline.receive.options import Network
 LOG: Final = logging.getLogger("dicom_router.receive")
 MORE_CONNECTIONS: Final = 16
 """Connections above the maximum number of associations: so many can be answered with a rejection."""
+ENDING_S: Final = 0.5
+"""Maximum time for which a new association waits for room before it is rejected."""
+ENDING_POLL_S: Final = 0.01
 
 
 class LimitedServer(ThreadedAssociationServer):
@@ -66,10 +70,23 @@ class LimitedServer(ThreadedAssociationServer):
             if self.tls is not None:
                 request.settimeout(self.handshake_timeout)
                 request = self.tls.wrap_socket(request, server_side=True)
+            self._wait_for_room()
             super().finish_request(request, client_address)
         finally:
             with self._lock:
                 self._opening -= 1
+
+    def _wait_for_room(self) -> None:
+        """Wait for a moment while there are as many associations as allowed.
+
+        One that its sender has just released is counted until its threads have ended.
+        """
+        deadline = time.monotonic() + ENDING_S
+        while (
+            len(self.active_associations) >= self.ae.maximum_associations
+            and time.monotonic() < deadline
+        ):
+            time.sleep(ENDING_POLL_S)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log a failed connection; a traceback could contain what was received."""
