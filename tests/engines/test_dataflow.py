@@ -232,7 +232,7 @@ def test_a_missing_extra_is_named(
 
 def test_a_template_is_built_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[str] = []
-    monkeypatch.setattr("pipeline.run_batch._require_matches", lambda config: None)
+    monkeypatch.setattr("pipeline.run_batch._check_first_matches", lambda config: None)
     monkeypatch.setattr(beam.Pipeline, "run", lambda self: built.append("template"))
     monkeypatch.setattr(
         "apache_beam.options.pipeline_options.GoogleCloudOptions._warn_if_soft_delete_policy_enabled",

@@ -32,7 +32,13 @@ def test_only_what_route_and_dataflow_need_is_required() -> None:
 
 def test_the_launcher_knows_every_flag() -> None:
     flags = {name for name, one in PARAMETERS.items() if one.kind is bool}
-    assert flags == {"allow_empty", "log_uris", "no_default_exclude"}
+    assert flags == {
+        "allow_empty",
+        "log_uris",
+        "no_default_exclude",
+        "overrule_people",
+        "write_sr",
+    }
     assert flags <= launcher().FLAGS
 
 
