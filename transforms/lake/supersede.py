@@ -297,8 +297,11 @@ def rows_of_identities(layout: Layout, identities: set[str]) -> list[IndexRow]:
 def _scan(layout: Layout, wanted: Mapping[str, pa.StringArray]) -> Iterator[IndexRow]:
     """Yield the current rows that have a wanted value in at least one column of `wanted`."""
     for uri in list_index(layout):
-        for rows in read_matching(uri, SCHEMA.names, wanted):
-            yield from from_table(rows, partition_of(uri))
+        if any(
+            read_matching(uri, ["object_key"], wanted)
+        ):  # most files have none, and many columns
+            for rows in read_matching(uri, SCHEMA.names, wanted):
+                yield from from_table(rows, partition_of(uri))
 
 
 def is_same_decision(change: RowChange) -> bool:
