@@ -195,8 +195,11 @@ def _lines(found: CalibratedOnLabels, options: CalibrateOptions) -> list[str]:
         lines.append(_summary("after", refit.evidence))
         if not refit.evidence["target_proved"]:
             lines.append(
-                f"the target error of {options.target_error:.1%} is not proved: see the upper bound"
+                f"the target error of {options.target_error:.1%} is not proved: see the upper bound; no "
+                "threshold is lowered without proof, which more answers may give"
             )
+        if info.model_id == found.present.model_id:
+            lines.append("nothing that decides has changed: the new bundle has the same model_id")
         temperature = f"temperature {found.present.temperature} to {refit.temperature}"
         if refit.temperature == found.present.temperature:
             temperature = f"temperature {refit.temperature}, kept"

@@ -142,6 +142,19 @@ def test_answers_about_routed_images_alone_lower_nothing() -> None:
     assert all(threshold >= 0.9 for threshold in found.thresholds.values())
 
 
+def test_few_answers_without_errors_lower_nothing() -> None:
+    """The bound of 20 answers does not prove the target, whatever they say."""
+    site = Site(10)
+    site.labels = site.predicted
+    answered = np.concatenate([site.drawn(site.in_review, 300), site.drawn(~site.in_review, 100)])
+    found = site.refit(answered, min_answers=1)
+    assert found.changeable
+    assert found.evidence["error"] == 0
+    assert not found.evidence["target_proved"]
+    assert found.thresholds == PRESENT.thresholds
+    assert found.temperature == PRESENT.temperature
+
+
 def test_labels_with_too_few_answers_keep_threshold_and_temperature() -> None:
     site = Site(7)
     answered = site.answered()

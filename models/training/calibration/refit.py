@@ -11,7 +11,7 @@ Within a stratum, images are taken to be answered irrespective of whether the pr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -150,6 +150,8 @@ def refit(
     - It is not lowered into strata without answers.
     - The temperature changes if that holds for every label that the lake has images of: otherwise a
       threshold that is kept would mean something else.
+    - Thresholds are lowered, and the temperature changes, only if the upper bound of the error is then
+      within the target. Without that proof, thresholds are raised at most.
 
     Args:
         images: all images of the lake that a model has classified.
@@ -166,33 +168,40 @@ def refit(
     temperature = present.temperature
     if all(of.is_enough for of in found.values() if of.images):
         temperature = _temperature(answers, present, weights)
-    predictions = Predictions(
-        _rescaled(answers.probabilities, present.temperature / temperature),
-        answers.labels,
-        answers.ood_scores,
-        weights,
-    )
-    rule = choose_rule(predictions, [], target_error, present.ood_threshold)
-    confidence = _rescaled(images.probabilities, present.temperature / temperature).max(1)
-    thresholds = {
-        label: max(rule.thresholds[label], _lowest(index, present, images, represented, confidence))
-        if found[label].is_enough
-        else present.thresholds[label]
-        for index, label in enumerate(LABELS)
-    }
-    chosen = Rule(thresholds, present.ood_threshold, is_proved=False)
+
+    def choose(temperature: float, *, may_lower: bool) -> tuple[Predictions, Rule]:
+        factor = present.temperature / temperature
+        predictions = Predictions(
+            _rescaled(answers.probabilities, factor), answers.labels, answers.ood_scores, weights
+        )
+        rule = choose_rule(predictions, [], target_error, present.ood_threshold)
+        confidence = _rescaled(images.probabilities, factor).max(1)
+        thresholds = dict(present.thresholds)
+        for index, label in enumerate(LABELS):
+            if found[label].is_enough:
+                lowest = _lowest(index, present, images, represented, confidence)
+                least = lowest if may_lower else present.thresholds[label]
+                thresholds[label] = max(rule.thresholds[label], least)
+        chosen = replace(rule, thresholds=thresholds)
+        proved = error_bound(predictions, chosen.routes(predictions)) <= target_error
+        return predictions, replace(chosen, is_proved=proved)
+
+    predictions, chosen = choose(temperature, may_lower=True)
+    if not chosen.is_proved:
+        temperature = present.temperature
+        predictions, chosen = choose(temperature, may_lower=False)
     before = Predictions(answers.probabilities, answers.labels, answers.ood_scores, weights)
     current = Rule(dict(present.thresholds), present.ood_threshold, is_proved=False)
     evidence = {
         "target_error": target_error,
-        "target_proved": error_bound(predictions, chosen.routes(predictions)) <= target_error,
+        "target_proved": chosen.is_proved,
         **routing_metrics(predictions, chosen, target_error),
         "holdout": [],
         "represented": round(float(represented.mean()), 4),
         "kept": [label for label, of in found.items() if not of.is_enough],
     }
     metrics = routing_metrics(before, current, target_error)
-    return Refit(temperature, thresholds, found, metrics, evidence)
+    return Refit(temperature, chosen.thresholds, found, metrics, evidence)
 
 
 def _weights(images: Images, answers: Answers) -> tuple[Reals, Flags]:
