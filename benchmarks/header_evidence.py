@@ -126,7 +126,7 @@ def predictions(
     bundle: str, info: BundleInfo, images: Sequence[LabeledImage], cache: Path, name: str
 ) -> np.ndarray:
     """Return float32[N, n_labels + 1] as the network returns it, from the cache if it is there."""
-    file = cache / f"{info.model_id[:16]}-{name}.npy"
+    file = cache / f"{info.model_id}-{name}.npy"
     if not file.exists():
         network = load_for_prediction(bundle, "cpu")
         inputs, _ = load_labeled_inputs(images, info.input_size)
