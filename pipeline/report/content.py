@@ -251,7 +251,8 @@ def _confidence(data: ReportData, known: Thresholds | None) -> dict[str, Any]:
         curves.append(("expected", "expected", expected))
     if observed is not None:
         curves.append((f"observed, {observed.images} labels", "observed", observed))
-    coverage = summary["routed"] / summary["images"] if summary["images"] else None
+    by_machine = summary["images"] - summary["by_person"]
+    coverage = summary["routed"] / by_machine if by_machine else None
     return {
         **summary,
         "coverage": coverage,

@@ -24,6 +24,8 @@ CLASSIFIED: Final = (
     "AND isfinite(confidence)"
 )
 """Condition of images that a model has classified."""
+BY_MACHINE: Final = f"decided_by IS DISTINCT FROM '{BY_PERSON}'"
+"""Condition of images that no person decided, whose confidence says how sure their decision is."""
 _CHEST: Final = " + ".join(f"prob_{label}" for label in CHESTS)
 HEADER_PROBABILITY: Final = (
     "CASE "
@@ -73,10 +75,13 @@ def overview(data: ReportData) -> dict[str, Any]:
 
 
 def destinations(data: ReportData) -> list[dict[str, Any]]:
-    """Return the number of images of each sink, and their share and mean confidence."""
-    found = data.fetch("""
+    """Return the number of images of each sink, and their share.
+
+    The mean confidence is of the images that no person decided.
+    """
+    found = data.fetch(f"""
         SELECT destination, count(*) AS images, count(*) / sum(count(*)) OVER () AS share,
-            avg(confidence) FILTER (isfinite(confidence)) AS mean_confidence
+            avg(confidence) FILTER (isfinite(confidence) AND {BY_MACHINE}) AS mean_confidence
         FROM images GROUP BY destination""")
     order = {sink: number for number, sink in enumerate(SINKS)}
     return sorted(found, key=lambda row: order.get(row["destination"], len(order)))

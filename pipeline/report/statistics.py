@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.report.database import ReportData
-from pipeline.report.queries import CLASSIFIED
+from pipeline.report.queries import BY_MACHINE, CLASSIFIED
 from transforms.core.labels import LABELS
 from transforms.core.reasons import Status
 from transforms.lake.drift import population_stability_index, psi_by_chance
@@ -98,13 +98,13 @@ class Drift:
 
 
 def histograms(data: ReportData, thresholds: dict[str, float]) -> list[Histogram]:
-    """Return a histogram of confidences for each label that was decided or predicted."""
+    """Return a histogram of confidences for each label; images that a person decided are left out."""
     found = data.fetch(
         f"""
         SELECT {DECIDED_LABEL} AS label, status = '{Status.ROUTED}' AS is_routed,
             least(greatest(floor((confidence - $low) / (1 - $low) * $bins), 0), $bins - 1)::INT AS bin,
             count(*) AS images
-        FROM images WHERE {CLASSIFIED} GROUP BY ALL""",
+        FROM images WHERE {CLASSIFIED} AND {BY_MACHINE} GROUP BY ALL""",
         {"low": LOWEST, "bins": BINS},
     )
     counts = {(row["label"], row["is_routed"], row["bin"]): row["images"] for row in found}
@@ -123,9 +123,14 @@ def histograms(data: ReportData, thresholds: dict[str, float]) -> list[Histogram
 
 
 def expected_risk(data: ReportData) -> RiskCurve | None:
-    """Return the risk that the calibrated confidences of the images expect; None without images."""
+    """Return the risk that the calibrated confidences expect; None without images.
+
+    Images that a person decided are left out.
+    """
     return _risk_curve(
-        data, f"SELECT confidence, 1 - confidence AS error FROM images WHERE {CLASSIFIED}"
+        data,
+        "SELECT confidence, 1 - confidence AS error FROM images "
+        f"WHERE {CLASSIFIED} AND {BY_MACHINE}",
     )
 
 
@@ -247,9 +252,13 @@ def wilson_interval(successes: int, number: int) -> tuple[float, float]:
 
 
 def summary_of_confidence(data: ReportData) -> dict[str, Any]:
-    """Return the numbers of classified and routed images, and the error expected of the routed ones."""
+    """Return the numbers of classified images, of those that people decided, and of the others routed.
+
+    `expected_error` is the share of errors expected of the images that are routed without a person.
+    """
+    routed = f"status = '{Status.ROUTED}' AND {BY_MACHINE}"
     return data.one(f"""
-        SELECT count(*) AS images,
-            count(*) FILTER (status = '{Status.ROUTED}') AS routed,
-            avg(1 - confidence) FILTER (status = '{Status.ROUTED}') AS expected_error
+        SELECT count(*) AS images, count(*) FILTER (NOT {BY_MACHINE}) AS by_person,
+            count(*) FILTER ({routed}) AS routed,
+            avg(1 - confidence) FILTER ({routed}) AS expected_error
         FROM images WHERE {CLASSIFIED}""")

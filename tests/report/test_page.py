@@ -341,6 +341,19 @@ def test_what_a_person_found_unreadable_does_not_wait(tmp_path: Path) -> None:
     assert "1 image waits for an answer; 1 more is here by the answer of a person." in page.text
 
 
+def test_confidences_are_of_images_that_no_person_decided(tmp_path: Path) -> None:
+    by_person = [row(n, confidence=0.3, decided_by=BY_PERSON) for n in (2, 3)]
+    layout = lake_of(tmp_path / "lake", [row(1, confidence=0.9), *by_person])
+    page = report(layout)
+    assert (
+        "1 of 3 classified images were routed without a person; by their calibrated confidences, "
+        "10.0 % of these are expected to be wrong. 2 were decided by people" in page.text
+    )
+    assert "spine 3 100 % 90.0 %" in page.text, "images, share and mean confidence of a destination"
+    assert "spine 1 " in page.text, "images of the histogram"
+    assert "100 % 10.0 %" in page.text, "the risk at full coverage"
+
+
 def test_objects_with_impossible_names_have_no_picture(tmp_path: Path) -> None:
     names = ["", "\0", "/etc/passwd", "../../etc/passwd", "nowhere://x", "a.zip!/b", str(tmp_path)]
     layout = lake_of(tmp_path / "lake", [row(n, object_uri=name) for n, name in enumerate(names)])
