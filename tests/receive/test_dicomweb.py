@@ -23,7 +23,7 @@ from tests.receive.orthanc import CREDENTIALS, Orthanc, needs_orthanc, orthanc
 from tests.synthetic import ROOT, dicom_bytes, image
 from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
-from transforms.storage import dicomweb
+from transforms.storage import dicomweb, dicomweb_sessions
 from transforms.storage.base import ObjectChanged
 
 OBJECTS = 12
@@ -55,8 +55,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 
 @pytest.fixture
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(dicomweb.USER, CREDENTIALS[0])
-    monkeypatch.setenv(dicomweb.PASSWORD, CREDENTIALS[1])
+    monkeypatch.setenv(dicomweb_sessions.USER, CREDENTIALS[0])
+    monkeypatch.setenv(dicomweb_sessions.PASSWORD, CREDENTIALS[1])
     from transforms.storage.schemes import reset_clients
 
     reset_clients()
@@ -130,7 +130,7 @@ def test_wrong_credentials_make_the_run_incomplete(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv(dicomweb.TOKEN, "secret-token")
+    monkeypatch.setenv(dicomweb_sessions.TOKEN, "secret-token")
     from transforms.storage.schemes import reset_clients
 
     reset_clients()
@@ -278,7 +278,7 @@ def test_a_server_without_paging(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_redirect_to_another_server_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, target: str
 ) -> None:
-    monkeypatch.setenv(dicomweb.TOKEN, "secret")
+    monkeypatch.setenv(dicomweb_sessions.TOKEN, "secret")
     ports: list[str] = []
     with answering(lambda path: (status, target.format(port=ports[0]), b"")) as root:
         ports.append(root.split(":")[-1].partition("/")[0])
@@ -369,6 +369,6 @@ def test_wrong_usage(
     arguments: list[str],
     message: str,
 ) -> None:
-    monkeypatch.setenv(dicomweb.TOKEN, "x")
+    monkeypatch.setenv(dicomweb_sessions.TOKEN, "x")
     assert main(["route", "--lake", str(tmp_path / "lake"), *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -25,7 +25,7 @@ from tests.receive.orthanc import CREDENTIALS, needs_orthanc, orthanc
 from tests.receive.receivers import association, receiver
 from tests.receive.test_stow import body_of
 from tests.synthetic import dicom_bytes, image
-from transforms.storage import dicomweb
+from transforms.storage import dicomweb_sessions
 from transforms.storage.schemes import reset_clients
 
 DECISION: Final = (
@@ -157,7 +157,9 @@ def test_dicomweb(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for variable, value in zip((dicomweb.USER, dicomweb.PASSWORD), CREDENTIALS, strict=True):
+    for variable, value in zip(
+        (dicomweb_sessions.USER, dicomweb_sessions.PASSWORD), CREDENTIALS, strict=True
+    ):
         monkeypatch.setenv(variable, value)
     reset_clients()
     with orthanc(tmp_path / "orthanc") as server:

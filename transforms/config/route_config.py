@@ -212,7 +212,7 @@ class RouteConfig(RouteOptions):
             if scheme_of(text) not in SERVERS
         ]
         if not problems:
-            from transforms.storage.dicomweb import server_problem
+            from transforms.storage.dicomweb_sessions import server_problem
 
             found = enumerate(map(server_problem, self.inputs), 1)
             problems = [f"input {number}: {why}" for number, why in found if why]

@@ -1,7 +1,6 @@
 """DICOMweb servers, read only: QIDO-RS lists instances, WADO-RS retrieves them as they are stored.
 
-The URI of an object is `dicomweb+https://HOST/ROOT/studies/UID/series/UID/instances/UID`. Credentials
-come from the environment, certificates of authorities from `REQUESTS_CA_BUNDLE`.
+The URI of an object is `dicomweb+https://HOST/ROOT/studies/UID/series/UID/instances/UID`.
 
 Standard: PS3.18 sections 10.6 (Search Transaction) and 10.4 (Retrieve Transaction).
 """
@@ -11,29 +10,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import ipaddress
 import json
 import logging
-import os
 import re
-import threading
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, NoReturn
-from urllib.parse import urljoin, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
 
 from transforms.storage.base import UNKNOWN_SIZE, ObjectChanged, ObjectInfo
+from transforms.storage.dicomweb_sessions import PREFIX, Sessions
 from transforms.storage.multipart import DATA, HEADERS, MultipartError, MultipartReader, media_type
 from transforms.storage.permissions import FILE_MODE
 from transforms.storage.selection import ALL, Selection, Skipped
 
-PREFIX: Final = "dicomweb+"
-TOKEN, USER, PASSWORD = "DICOMWEB_TOKEN", "DICOMWEB_USER", "DICOMWEB_PASSWORD"
-"""Variables of the environment with the credentials: a bearer token, or a user and a password."""
 PAGE: Final = 500
 """Matches to request at once; servers may return fewer."""
 MAX_PAGE_BYTES: Final = 64 << 20
@@ -44,13 +35,6 @@ MAX_INSTANCE_BYTES: Final = 64 << 30
 BLOCK_BYTES: Final = 1 << 16
 TIMEOUT_S: Final = (10, 60)
 """For connecting, and between two packets of an answer."""
-RETRIES: Final = Retry(
-    total=5,
-    backoff_factor=0.5,
-    status_forcelist=(429, 502, 503, 504),
-    allowed_methods=("GET",),
-    raise_on_status=False,
-)
 MAX_READS: Final = 4
 """Requests of one download; each verifies what the ones before have written, and continues."""
 AS_STORED: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -95,7 +79,7 @@ class DicomWebStorage:
     """
 
     def __init__(self) -> None:
-        self._local = threading.local()
+        self._sessions = Sessions()
 
     def stat(self, uri: str) -> ObjectInfo | None:
         found = _OBJECT.fullmatch(uri)
@@ -306,7 +290,7 @@ class DicomWebStorage:
         url = uri.removeprefix(PREFIX)
         headers = {"Accept": accept, "Accept-Encoding": "identity"}
         try:
-            response = self._session(url).get(
+            response = self._sessions.get(url).get(
                 url, params=parameters, headers=headers, timeout=TIMEOUT_S, stream=True
             )
         except requests.RequestException as error:  # after all of RETRIES; its text has the URL
@@ -320,82 +304,6 @@ class DicomWebStorage:
         if code in (401, 403):
             raise PermissionError(errno.EACCES, text)
         raise OSError(errno.EIO, text)
-
-    def _session(self, url: str) -> requests.Session:
-        """Return the session of this thread, with the credentials of the environment."""
-        if why := credentials_problem(url):
-            raise PermissionError(errno.EACCES, why)
-        session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            session = self._local.session = _Session()
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, HTTPAdapter(max_retries=RETRIES))
-            if token := os.environ.get(TOKEN):
-                session.auth = _Bearer(token)
-            elif user := os.environ.get(USER):
-                session.auth = (user, os.environ.get(PASSWORD, ""))
-        return session
-
-
-class _Session(requests.Session):
-    """A session that follows redirects within a server only."""
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """As the overridden method.
-
-        Raises:
-            OSError: the target is another server, or no HTTP.
-        """
-        target = super().get_redirect_target(resp)
-        if target is not None and not _is_same_server(resp.url, target):
-            resp.close()
-            raise OSError(errno.EIO, "the server redirects to another one; give its URI instead")
-        return target
-
-
-def _is_same_server(url: str, target: str) -> bool:
-    try:
-        return urlsplit(urljoin(url, target))[:2] == urlsplit(url)[:2]
-    except ValueError:
-        return False
-
-
-class _Bearer(requests.auth.AuthBase):
-    """A bearer token; as `auth` it takes precedence over a .netrc file."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
-
-
-def credentials_problem(url: str) -> str | None:
-    """Return why the credentials of the environment cannot be sent to a URL, or None."""
-    if not (os.environ.get(TOKEN) or os.environ.get(USER)):
-        return None
-    parts = urlsplit(url.removeprefix(PREFIX))
-    if parts.scheme == "https" or _is_loopback(parts.hostname or ""):
-        return None
-    return "credentials are sent over https only; write dicomweb+https://"
-
-
-def server_problem(uri: str) -> str | None:
-    """Return why a URI is not that of a DICOMweb server or study, or None."""
-    parts = urlsplit(uri.removeprefix(PREFIX))
-    if parts.username or parts.password:
-        return f"put credentials in the environment ({TOKEN}, or {USER} and {PASSWORD})"
-    if parts.query or parts.fragment:
-        return "write the URI without a query; use --study_date and --modality"
-    return credentials_problem(uri)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _uri(root: str, study: str, series: str, instance: str) -> str:
