@@ -230,7 +230,7 @@ def test_answers_that_are_no_instance(tmp_path: Path, answer: Answer, error: typ
 def test_a_server_that_is_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(dicomweb, "RETRIES", Retry(total=2, backoff_factor=0))
+    monkeypatch.setattr(dicomweb_sessions, "RETRIES", Retry(total=2, backoff_factor=0))
     with pytest.raises(OSError, match="ConnectionError") as raised:
         retrieve(f"dicomweb+http://127.0.0.1:{free_port()}/dicom-web", tmp_path / "object")
     assert ROOT not in str(raised.value) + caplog.text

@@ -144,7 +144,6 @@ def answer_twice(lines: Lines) -> None:
         (spoil(content_sha256=""), r"line 3: content_sha256: the lake has no such image"),
         (answer_twice, r"another line has another answer of the same reviewer"),
     ],
-    ids=str,
 )
 def test_invalid_lines_are_named_and_nothing_is_stored(
     copied: Lake, lines: Lines, path: Path, capsys: pytest.CaptureFixture[str],
