@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.summaries import format_duration, unmet_lines
+from pipeline.summaries import REROUTE, format_duration, kind_of, unmet_lines
 from transforms.core.reasons import MEANINGS, Reason, Status
 from transforms.lake import drain
 from transforms.lake.files import list_files, read_json
@@ -202,6 +202,7 @@ def _run(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the status shows of a run summary, of this or an earlier release."""
     return {
         "run_id": summary.get("run_id"),
+        "kind": kind_of(summary),
         "complete": bool(summary.get("complete")),
         "started_at": summary.get("started_at"),
         "finished_at": summary.get("finished_at"),
@@ -319,7 +320,10 @@ def _run_line(run: Mapping[str, Any]) -> str:
         verdict = "complete, not as expected" if run["unmet"] else "complete"
     when = run["started_at"] or run["finished_at"]
     duration = f", {format_duration(run['duration_s'])}" if run["duration_s"] is not None else ""
-    return f"{when}  {verdict}{duration}: {_counts_text(run['counts'])}"
+    counts = _counts_text(run["counts"])
+    if run["kind"] == REROUTE:
+        counts = f"{run['counts']['discovered']:,} decided again ({counts})"
+    return f"{when}  {run['kind']}, {verdict}{duration}: {counts}"
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+ROUTE, REROUTE, REVIEW_SESSION = "route", "reroute", "review"
+"""Kinds of runs: one that reads inputs, one that decides images again, and a session of reviewers."""
 _UNITS: Final = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
+
+
+def kind_of(summary: Mapping[str, Any]) -> str:
+    """Return the kind of a run with a summary; those of releases before 0.3 are of routing."""
+    return str(summary.get("kind", ROUTE))
 
 
 def unmet_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -14,15 +21,20 @@ def unmet_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def time_line(summary: dict[str, Any]) -> str:
-    """Return when and where a run ran, how long, and its throughput; "" for runs before release 0.3."""
+    """Return when and where a run ran, how long, and its throughput; "" for runs before release 0.3.
+
+    A run that decides images again reads no inputs, so it has no throughput.
+    """
     if "started_at" not in summary:
         return ""
     number = summary["inputs"]
     parts = [
         f"{summary['started_at']} on {summary['host']}",
         format_duration(summary["duration_s"]),
-        f"{number} input" if number == 1 else f"{number} inputs",
     ]
+    if kind_of(summary) == REROUTE:
+        return ", ".join([parts[0], REROUTE, parts[1]])
+    parts.append(f"{number} input" if number == 1 else f"{number} inputs")
     if summary["objects_per_s"]:
         parts.append(f"{summary['objects_per_s']:.1f} objects/s")
         parts.append(f"{(summary['bytes_per_s'] or 0) / 1e6:.1f} MB/s")

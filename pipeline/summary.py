@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.metrics_report import metric_lines
-from pipeline.summaries import time_line
+from pipeline.summaries import ROUTE, time_line
 from transforms.config.expectations import Checked, check_counts, check_drift
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import Failure, format_failure
@@ -27,7 +27,7 @@ def write_summary(
     config: RouteConfig,
     *,
     job_succeeded: bool = True,
-    check_expectations: bool = True,
+    kind: str = ROUTE,
 ) -> dict[str, Any]:
     """Write and return a run's summary; that of an incomplete run is in `runs/incomplete/`.
 
@@ -35,14 +35,15 @@ def write_summary(
         counts: counts of the run.
         config: configuration of the run.
         job_succeeded: False for a stream whose job failed, so that its objects in flight are unknown.
-        check_expectations: False for a run whose counts are not of objects that arrived.
+        kind: kind of the run; only objects that arrived, those of `ROUTE`, are compared with the
+            expectations of the policy.
 
     Raises:
         ProcessingFailure: the lake's storage refused the write.
     """
     complete = counts.complete and job_succeeded
-    summary = {**summary_of(counts, config), "complete": complete}
-    checked = _check(counts, config) if complete and check_expectations else []
+    summary = {**summary_of(counts, config), "complete": complete, "kind": kind}
+    checked = _check(counts, config) if complete and kind == ROUTE else []
     summary["expectations"] = [one.to_json() for one in checked]
     target = config.layout.run_summary(config.run_id, complete=complete)
     data = (json.dumps(summary, indent=2) + "\n").encode()

@@ -17,7 +17,7 @@ from pipeline.report.runs import (
     thresholds_of,
 )
 from pipeline.report.statistics import Drift, RiskCurve
-from pipeline.summaries import format_duration, unmet_lines
+from pipeline.summaries import REVIEW_SESSION, format_duration, kind_of, unmet_lines
 from transforms.core.labels import LABELS
 from transforms.core.metric_names import DISTRIBUTION_DESCRIPTIONS, DistributionName
 from transforms.core.reasons import Status
@@ -148,17 +148,26 @@ def _runs(
     known = {str(summary["run_id"]): summary for summary in summaries}
     if data.scope.run_id is not None:
         known = {} if run is None else {data.scope.run_id: run}
-    rows = {row["run_id"]: row["rows"] for row in queries.run_ids(data)}
+    rows = {row["run_id"]: row for row in queries.run_ids(data)}
+    none = {"rows": 0, "by_person": 0}
     names = sorted({*known, *rows}, reverse=True)[:MAX_RUNS_LISTED]
     return [
         {
             "run_id": name,
-            "rows": rows.get(name, 0),
+            "kind": _kind(known.get(name), rows.get(name, none)),
+            "rows": rows.get(name, none)["rows"],
             "summary": known.get(name),
             "took": _duration(known.get(name, {}).get("duration_s")),
         }
         for name in names
     ]
+
+
+def _kind(summary: Mapping[str, Any] | None, rows: Mapping[str, int]) -> str:
+    """Return the kind of a run, or "" if it is unknown. Sessions of reviewers write no summary."""
+    if summary is not None:
+        return kind_of(summary)
+    return REVIEW_SESSION if 0 < rows["rows"] == rows["by_person"] else ""
 
 
 def _duration(seconds: Any) -> str:

@@ -10,7 +10,7 @@ from pipeline.report import agreement, formats, queries, statistics
 from pipeline.report.content import choose_baseline
 from pipeline.report.database import ReportData
 from pipeline.report.runs import read_run
-from pipeline.summaries import time_line, unmet_lines
+from pipeline.summaries import REROUTE, kind_of, time_line, unmet_lines
 from transforms.core.labels import LABELS
 from transforms.core.reasons import TERMS, Reason, Status
 from transforms.lake.files import list_files
@@ -100,7 +100,10 @@ def _arrived_lines(found: Mapping[str, Any]) -> list[str]:
     shown = [f"{counts[term]:,} {term}" for term in TERMS if counts.get(term)]
     number = counts.get("discovered", totals["rows"])
     size = formats.bytes_text(totals["size_bytes"])
-    lines = [f"{formats.plural(number, 'object')}, {size}: {', '.join(shown) or 'nothing'}"]
+    what = f"{formats.plural(number, 'object')}, {size}"
+    if run is not None and kind_of(run) == REROUTE:
+        what = f"{formats.plural(number, 'image')} decided again"
+    lines = [f"{what}: {', '.join(shown) or 'nothing'}"]
     sinks = [row for row in found["destinations"] if row["destination"] in LABELS]
     if sinks:
         lines.append(", ".join(f"{row['images']:,} {row['destination']}" for row in sinks))

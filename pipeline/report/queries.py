@@ -196,9 +196,14 @@ def models(data: ReportData) -> list[dict[str, Any]]:
 
 
 def run_ids(data: ReportData) -> list[dict[str, Any]]:
-    """Return the ids of the runs that decided the rows and their number of rows, the latest first."""
-    return data.fetch("""
-        SELECT split_part(run_id, '.', 1) AS run_id, count(*) AS rows FROM rows
+    """Return the ids of the runs that decided the rows, their number of rows, the latest first.
+
+    `by_person` is the number of the rows that a person decided.
+    """
+    return data.fetch(f"""
+        SELECT split_part(run_id, '.', 1) AS run_id, count(*) AS rows,
+            count(*) FILTER (decided_by = '{BY_PERSON}') AS by_person
+        FROM rows
         GROUP BY 1 ORDER BY 1 DESC""")
 
 

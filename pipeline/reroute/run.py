@@ -11,6 +11,7 @@ from pipeline.reroute.apply import Applied, apply_plan
 from pipeline.reroute.plan import Plan, Rules, make_plan
 from pipeline.reroute.predictions import Predictions, folder_of, remove_predictions
 from pipeline.structured_reports import write_missing_reports
+from pipeline.summaries import REROUTE
 from pipeline.summary import write_summary
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.core.object_ref import format_failure
@@ -103,7 +104,7 @@ def _write_summary(config: RouteConfig, plan: Plan, applied: Applied) -> None:
     kept = plan.decided - sum(written.counts.values()) - failed
     others = Counter({"discovered": plan.decided, "unchanged": kept, "failed": failed})
     counts = RunCounts.sum([written, RunCounts(counts=others, failures=applied.failures)])
-    write_summary(counts, config, check_expectations=False)
+    write_summary(counts, config, kind=REROUTE)
 
 
 def to_json(plan: Plan, applied: Applied | None, config: RouteConfig) -> dict[str, Any]:

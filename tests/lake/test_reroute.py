@@ -94,7 +94,15 @@ def test_a_policy_takes_effect_with_apply_only(
         for path in copied.root.glob("runs/*.json")
         if path.stem == applied["applied"]["run_id"]
     )
-    assert counts(summary) == {"review": 3}
+    assert (counts(summary), summary["kind"]) == ({"review": 3}, "reroute")
+    capsys.readouterr()
+    assert main(["status", str(copied.root)]) == 0
+    status = capsys.readouterr().out
+    assert ": 3 decided again (3 review)" in status and "  reroute, complete, " in status
+    assert main(["report", str(copied.root), "--text", f"--run={summary['run_id']}"]) == 0
+    text = capsys.readouterr().out
+    assert ", reroute, " in text and "input" not in text.splitlines()[1]
+    assert "3 images decided again: 3 review" in text
 
     again = reroute(copied, capsys, *strict, "--apply")
     assert (again["changed"], again["applied"]["changed"]) == (0, 0)

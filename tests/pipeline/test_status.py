@@ -86,7 +86,7 @@ def test_what_failed_and_what_was_quarantined(
     assert "1 not_dicom: the object is not a DICOM file (PS3.10)" in text
     assert "1 dead letter in LAKE/dead_letters, the last: disappeared, " in text
     assert ", disappeared: the object disappeared" in text
-    assert "incomplete, 1 failed" in text
+    assert "  route, incomplete, 1 failed" in text
     assert "DOE" not in text + json.dumps(found)
     assert len(text.splitlines()) <= 30
 

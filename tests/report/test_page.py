@@ -354,6 +354,24 @@ def test_confidences_are_of_images_that_no_person_decided(tmp_path: Path) -> Non
     assert "100 % 10.0 %" in page.text, "the risk at full coverage"
 
 
+def test_the_table_of_runs_says_what_each_was(tmp_path: Path) -> None:
+    answers = [row(n, run_id="b", decided_by=BY_PERSON) for n in (1, 2)]
+    layout = lake_of(tmp_path / "lake", [*answers, row(3, run_id="a")])
+    write_json(layout.runs, "c", summary("c", kind="reroute"))
+    write_json(layout.runs, "d", summary("d"))
+    page = report(layout)
+    for line in (
+        "d route 2026-01-02 03:04:05 – complete",
+        "c reroute 2026-01-02 03:04:05 – complete",
+        "b review – – 2 answers applied 2",
+        "a – – – no summary: in progress, or interrupted 1",
+    ):
+        assert line in page.text
+    of_session = report(layout, "--run", "b").text
+    assert "A session of reviewers: 2 answers applied." in of_session
+    assert "no summary" not in of_session
+
+
 def test_objects_with_impossible_names_have_no_picture(tmp_path: Path) -> None:
     names = ["", "\0", "/etc/passwd", "../../etc/passwd", "nowhere://x", "a.zip!/b", str(tmp_path)]
     layout = lake_of(tmp_path / "lake", [row(n, object_uri=name) for n, name in enumerate(names)])
