@@ -40,11 +40,12 @@ class ReviewOptions:
         help="nickname for the lines of --import that have none",
     )
     confidence_below: float = option(
-        0.8,
+        0.95,
         group=Group.DECISION,
         at_least=0,
         at_most=1,
-        help="also show routed images with a lower confidence",
+        help="also show routed images with a lower confidence; must lie above the thresholds of the "
+        "policy to have an effect",
     )
     sample: int = option(
         0,

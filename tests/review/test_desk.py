@@ -9,12 +9,16 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
+from models.bundle import read_info
+from models.default_bundle import DEFAULT_BUNDLE
 from pipeline.review.applier import Applier
 from pipeline.review.desk import CLAIM_S, NothingToUndo, OtherAnswer, ReviewDesk, UnknownImage
+from pipeline.review.options import ReviewOptions
 from pipeline.review.queues import Queue, load_waiting
 from tests.conftest import Lake
 from tests.review.conftest import IMAGES
 from tests.review.reviews import Browser, Review
+from transforms.core.labels import ADULT_CHEST, LABELS, OTHERS, SPINE
 from transforms.lake.labels import UNDO, append_label, new_label, read_labels
 from transforms.lake.layout import Layout
 from transforms.lake.lock import lock_lake
@@ -82,6 +86,12 @@ def test_a_sample_of_routed_images_waits_whatever_their_confidence(layout: Layou
     assert set(some) == {content for content in share if share[content] < rows // 2 / rows}
     rest = load_waiting(layout, some[:1], below=0.0, sample=rows // 2).order[Queue.UNCERTAIN]
     assert rest == some[1:]
+
+
+def test_by_default_routed_images_near_their_threshold_wait() -> None:
+    thresholds = read_info(DEFAULT_BUNDLE).thresholds
+    effective = {label for label in LABELS if thresholds[label] < ReviewOptions().confidence_below}
+    assert {ADULT_CHEST, SPINE, OTHERS} <= effective
 
 
 def test_an_image_of_one_reviewer_is_kept_from_others_for_some_minutes(
