@@ -20,9 +20,10 @@ RUN_OPTIONS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `reroute`."""
     parser.epilog = (
-        "Without --apply nothing is changed. Images that --model has classified are decided from the "
-        "columns of the index, without reading objects; with --model, those of other models are "
-        "classified from the lake's objects. Options of Beam are passed on to it."
+        "Without --apply nothing is changed. Images that the chosen model has already classified are "
+        "decided from their rows, without reading objects. Images of other models are classified again "
+        "from the lake's objects if --model is given, and kept otherwise. Options of Beam are passed on "
+        "to it."
     )
     parser.add_argument("lake", metavar="LAKE", help="root of the lake")
     parser.add_argument(

@@ -157,8 +157,9 @@ def render(plan: Plan, applied: Applied | None, config: RouteConfig) -> str:
             "again"
         )
     lines += [
-        f"{number} images were decided by {model} and keep their decision; --model gives the bundle "
-        "that decides them"
+        f"{number} images were decided by {model} and keep their decision. To decide these by the "
+        "policy, add --model with the folder of that bundle; with another bundle they are classified "
+        "again."
         for model, number in sorted(plan.other_models.items())
     ]
     if plan.unclassified:

@@ -184,6 +184,10 @@ def test_another_model_classifies_the_objects_of_the_lake(
         assert (row["confidence"] != old["confidence"]) == changed
     left = reroute(copied, capsys, *lenient)
     assert left["kept"]["other_models"] == {planned["model_id"]: 3}
+    assert main(["reroute", str(copied.root), *lenient]) == 0
+    text = capsys.readouterr().out
+    assert f"3 images were decided by {planned['model_id']} and keep their decision." in text
+    assert "add --model with the folder of that bundle" in text
     assert reroute(copied, capsys, *options)["changed"] == 0
 
     expected = Lake(tmp_path / "expected")
