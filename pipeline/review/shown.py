@@ -10,6 +10,7 @@ from pydicom.uid import UID
 from transforms.core.labels import (
     ABDOMINAL,
     ADULT_CHEST,
+    CHESTS,
     LABELS,
     OTHERS,
     PEDIATRIC_CHEST,
@@ -72,18 +73,31 @@ def explanation(row: IndexRow) -> str:
     """Return in plain words why the image is where it is."""
     reason = str(row.reason)
     text = MEANINGS[Reason(reason)].text if reason in set(Reason) else reason
+    if reason == Reason.OUT_OF_DISTRIBUTION:
+        text += ", so the percentages may be unreliable"
     if row.status == Status.REVIEW:
         return f"In review: {text}."
     return f"Routed to {TITLE_OF.get(str(row.destination), row.destination)}: {text}."
 
 
 def header_claim(row: IndexRow) -> str:
-    """Return what the header says about the body part, in plain words."""
+    """Return what the header says about the body part, in plain words.
+
+    Adult and pediatric chest are one region, as a chest without an age is labelled `adult_chest`.
+    """
     if row.header_label is None:
         return "The header names no body part that the router knows."
-    verdict = {True: "which agrees.", False: "which disagrees with the pixels.", None: ""}
-    title = TITLE_OF.get(row.header_label, row.header_label)
-    return f"The header says {title}, {verdict[row.header_agrees]}".rstrip(", ")
+    is_coded_only = row.body_part_region is None and row.coded_region is not None
+    value = None if is_coded_only else row.body_part_examined
+    verdict = {
+        True: "names the same region as the model",
+        False: "names another region than the model",
+        None: "names",
+    }[row.header_agrees]
+    title = (
+        "Chest" if row.header_label in CHESTS else TITLE_OF.get(row.header_label, row.header_label)
+    )
+    return f"The header {f'({value}) ' if value else ''}{verdict}: {title}."
 
 
 def facts(row: IndexRow) -> list[tuple[str, str]]:

@@ -1,0 +1,45 @@
+"""What the viewer says about the decision and the header."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.review.shown import explanation, header_claim
+from tests.lake.rows import index_row
+from transforms.core.reasons import Reason, Status
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        (
+            {"header_label": "others", "body_part_examined": "EXTREMITY", "header_agrees": True},
+            "The header (EXTREMITY) names the same region as the model: Other body part.",
+        ),
+        (
+            {"header_label": "adult_chest", "body_part_examined": "CHEST", "header_agrees": False},
+            "The header (CHEST) names another region than the model: Chest.",
+        ),
+        (
+            {
+                "header_label": "spine",
+                "body_part_examined": "UNKNOWN",
+                "coded_region": "spine",
+                "header_agrees": None,
+            },
+            "The header names: Spine.",
+        ),
+        ({"header_label": None}, "The header names no body part that the router knows."),
+    ],
+)
+def test_the_header_is_compared_with_the_model(columns: dict[str, Any], text: str) -> None:
+    assert header_claim(index_row("a", **columns)) == text
+
+
+def test_an_image_unlike_the_training_data_has_unreliable_percentages() -> None:
+    row = index_row("a", status=Status.REVIEW, reason=Reason.OUT_OF_DISTRIBUTION)
+    assert explanation(row).endswith(
+        "unlike those that the model was trained on, so the percentages may be unreliable."
+    )
