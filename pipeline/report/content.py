@@ -131,6 +131,7 @@ def page_content(data: ReportData, images: int, baseline_name: str | None) -> di
         "routed_reasons": queries.reasons(data, Status.ROUTED),
         "excluded": queries.reasons(data, Status.NOT_XRAY),
         "conflicts": queries.conflicts(data, MAX_CONFLICTS),
+        "conflicts_text": formats.conflicts_text(totals),
         "drift": drift,
         "stages": _stages(data, run_id, summaries),
         "attention": _attention(totals, review, quarantine, drift, reviewers, run, summaries),
@@ -409,8 +410,11 @@ def _attention(
         number = formats.plural(totals["quarantined"], "object")
         add("bad", "quarantine", f"{number} in quarantine, most often for: {most}")
     if totals["conflicting_uids"]:
-        uids = formats.plural(totals["conflicting_uids"], "SOP Instance UID")
-        add("wait", "conflicts", f"{uids} with different contents")
+        add(
+            "wait",
+            "conflicts",
+            f"{formats.conflicts_text(totals)}: ask the sender which is right",
+        )
     for row in drift["rows"]:
         if row["reading"] in ("moderate", "large"):
             level = "bad" if row["reading"] == "large" else "wait"

@@ -18,9 +18,11 @@ from transforms.lake.run_summaries import read_summaries
 
 MAX_VALUES: Final = 10
 MAX_TEXT_VALUES, MAX_REASONS, MAX_EXAMPLES, MAX_UNMET, MAX_FAILURES = 4, 3, 2, 3, 2
-"""Maximum numbers of lines, or of values in a line, of the text, which has about 30 lines at most."""
+"""Maximum numbers of lines, or of values in a line, of the text, which has about 35 lines at most."""
 MAX_JSON_EXAMPLES: Final = 50
 MAX_LINE: Final = 160
+DISAGREEMENTS_QUEUE: Final = "Header disagrees"
+"""Name of the queue of `review` with images whose header disagrees."""
 _EXAMPLE: Final = (
     "object_key destination confidence header_label header_probability body_part_examined modality "
     "manufacturer"
@@ -73,7 +75,7 @@ def digest(data: ReportData, baseline_name: str | None = None) -> dict[str, Any]
 
 
 def digest_text(found: Mapping[str, Any]) -> str:
-    """Return a digest as text of about 30 lines at most, none longer than `MAX_LINE`."""
+    """Return a digest as text of about 35 lines at most, none longer than `MAX_LINE`."""
     root = shlex.quote(found["lake"])
     option = f" --run {found['run_id']}" if found["run_id"] else ""
     wrong = _wrong_lines(found)
@@ -87,6 +89,8 @@ def digest_text(found: Mapping[str, Any]) -> str:
         lines.append(f"{name}{time_line(run) or run.get('finished_at')}")
     lines += ["", "ARRIVED", *_indented(_arrived_lines(found))]
     lines += ["", "WAITS", *_indented(waiting or ["nothing"])]
+    if headers := _header_lines(found, root):
+        lines += ["", "HEADERS", *_indented(headers)]
     lines += ["", "WRONG", *_indented(wrong or ["nothing"])]
     lines += ["", f"Pictures and details: dicom-router report {root}{option}"]
     return "\n".join(
@@ -123,6 +127,24 @@ def _waiting_lines(found: Mapping[str, Any], root: str) -> list[str]:
     return lines
 
 
+def _header_lines(found: Mapping[str, Any], root: str) -> list[str]:
+    """Return what disagrees with the pixels: the archive is wrong, not the lake."""
+    totals = found["totals"]
+    if not totals["disagreements"]:
+        return []
+    lines = [
+        f"{totals['disagreements']:,} of {totals['compared']:,} headers name another region than the "
+        "pixels, most certainly:"
+    ]
+    for one in found["disagreements"][:MAX_EXAMPLES]:
+        lines.append(
+            f"  {one['object_key']}: header {one['header_label']}, pixels {one['destination']}"
+        )
+    lines.append(f"check them with: dicom-router review {root} (queue '{DISAGREEMENTS_QUEUE}');")
+    lines.append("the objects are already in the sink of their pixels")
+    return lines
+
+
 def _wrong_lines(found: Mapping[str, Any]) -> list[str]:
     lines = []
     run, totals = found["run"] or found["latest_run"], found["totals"]
@@ -141,18 +163,10 @@ def _wrong_lines(found: Mapping[str, Any]) -> list[str]:
         )
     if rest := sum(row["images"] for row in found["quarantine"][MAX_REASONS:]):
         lines.append(f"{rest:,} quarantined for other reasons")
-    if totals["disagreements"]:
-        lines.append(
-            f"{totals['disagreements']:,} of {totals['compared']:,} headers name another region than the "
-            "pixels, most certainly:"
-        )
-        for one in found["disagreements"][:MAX_EXAMPLES]:
-            lines.append(
-                f"  {one['object_key']}: header {one['header_label']}, pixels {one['destination']}"
-            )
     if totals["conflicting_uids"]:
-        uids = formats.plural(totals["conflicting_uids"], "SOP Instance UID")
-        lines.append(f"{uids} with different contents")
+        lines.append(
+            f"{formats.conflicts_text(totals)}: all are kept; ask the sender which is right"
+        )
     if found["dead_letters"]:
         lines.append(f"{formats.plural(found['dead_letters'], 'dead letter')} in dead_letters/")
     for one in found["drift"]["quantities"]:
@@ -166,7 +180,7 @@ def _values(rows: Sequence[Mapping[str, Any]]) -> str:
     listed = [row for row in rows if not row["is_rest"]][:MAX_TEXT_VALUES]
     rest = sum(row["images"] for row in rows) - sum(row["images"] for row in listed)
     texts = [f"{row['images']:,} {_printable(row['value']) or 'unknown'}" for row in listed]
-    return ", ".join([*texts, f"{rest:,} others"] if rest else texts)
+    return ", ".join([*texts, f"{rest:,} more"] if rest else texts)
 
 
 def _printable(text: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 _SMALL: Final = 0.001
 _NAMES: Final = {"not_xray": "not an X-ray", "sop_class": "SOP class", "not_dicom": "not DICOM"}
@@ -47,3 +48,9 @@ def title_text(name: str | None) -> str:
 def plural(number: int, noun: str) -> str:
     """Return a number with its noun, `1 image` or `2 images`."""
     return f"{number_text(number)} {noun}" if number == 1 else f"{number_text(number)} {noun}s"
+
+
+def conflicts_text(totals: Mapping[str, Any]) -> str:
+    """Return the number of SOP Instance UIDs with different contents, and of their objects."""
+    uids = plural(totals["conflicting_uids"], "SOP Instance UID")
+    return f"{uids} with different contents ({plural(totals['conflicts'], 'object')})"

@@ -11,6 +11,7 @@ import pytest
 from pipeline.cli import main
 from pipeline.exit_codes import DONE, USAGE
 from pipeline.report.digest import MAX_LINE
+from pipeline.review.queues import TITLES, Queue
 from tests.lake.rows import append_rows, lake_of, new_lake
 from tests.report.test_page import summary
 from tests.report.test_queries import ROWS, WRONG, row
@@ -87,11 +88,14 @@ def test_a_mail_says_what_arrived_what_waits_and_what_is_wrong(
         "2 quarantined, not_dicom: the object is not a DICOM file (PS3.10); remove it",
         "9 of 13 headers name another region than the pixels, most certainly:",
         f"{ROWS[3].object_key}: header abdominal, pixels spine",
-        "1 SOP Instance UID with different contents",
+        "check them with: dicom-router review ",
+        f"(queue '{TITLES[Queue.DISAGREEMENTS]}')",
+        "1 SOP Instance UID with different contents (2 objects): all are kept; ask the sender",
         "1 dead letter in dead_letters/",
     ):
         assert part in text, part
-    assert len(lines) <= 33
+    assert lines.index("HEADERS") < lines.index("WRONG")
+    assert len(lines) <= 37
     assert max(map(len, lines)) <= MAX_LINE
     assert "\nBcc" not in text, "a header's value adds no line"
     assert "DOE" not in text and "/in/" not in text
@@ -106,6 +110,18 @@ def test_the_latest_run_alone(layout: Layout, capsys: pytest.CaptureFixture[str]
     assert found["run"]["complete"] is False
     assert {one["destination"] for one in found["disagreements"]} == {"spine"}
     assert found["drift"]["baseline"].startswith("all rows of this lake that were ingested before")
+
+
+def test_wrong_headers_alone_are_no_fault_of_the_lake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    modalities = [row(n, modality=name) for n, name in enumerate("ABCDE", 2)]
+    layout = lake_of(tmp_path / "lake", [row(1, **WRONG), *modalities])
+    text = output(capsys, layout.root, "--text")
+    assert text.splitlines()[0].endswith(": all is well")
+    assert "1 of 6 headers name another region than the pixels" in text
+    assert "WRONG\n  nothing" in text
+    assert "by modality: 1 A, 1 B, 1 C, 1 D, 2 more" in text
 
 
 def test_a_lake_without_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
