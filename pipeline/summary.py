@@ -143,7 +143,7 @@ def render(summary: dict[str, Any], lake: str) -> str:
     if summary["counts"]["conflicts"]:
         lines += [
             "",
-            f"{summary['counts']['conflicts']} objects reuse a SOP Instance UID with different content",
+            f"{summary['counts']['conflicts']} objects have SOP Instance UIDs with different contents",
         ]
     if metrics := metric_lines(summary.get("metrics", {})):
         lines += ["", *metrics]
