@@ -23,7 +23,7 @@ from transforms.config.policy import Policy
 from transforms.config.route_config import RouteConfig
 from transforms.core.labels import LABELS
 from transforms.core.object_ref import ObjectRef
-from transforms.core.reasons import MEANINGS, Reason, Status
+from transforms.core.reasons import BY_PERSON, MEANINGS, Reason, Status
 from transforms.lake.layout import is_relative
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.child_process import SandboxProcess
@@ -78,12 +78,13 @@ class Explanation:
             f"object {key}, {row.source_size_bytes} bytes, sha256 {row.content_sha256}",
             "",
         ]
+        if self.stored is not None:
+            lines += [*_stored_lines(self.stored), "", *self._heading(self.stored), ""]
         lines += [f"  {name:<28}{value}" for name, value in self._header().items()]
         if self.image is not None:
             lines += ["", *_draw(self.image[0]), "", *self._prediction()]
-        lines += ["", "; ".join(filter(None, [f"{_outcome(row)}: {self._why(row)}", _remedy(row)]))]
-        if self.stored is not None:
-            lines += ["", *_stored_lines(self.stored)]
+        outcome = f"{_outcome(row)}: {self._why(row)}"
+        lines += ["", "; ".join(filter(None, [outcome, self._remedy()]))]
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class Explanation:
             "header_agrees": row.header_agrees,
             "header_claims": claim_lines(row),
             "prediction": None,
-            "decision": {**_decision(row), "why": self._why(row), "remedy": _remedy(row)},
+            "decision": {**_decision(row), "why": self._why(row), "remedy": self._remedy()},
         }
         if self.image is not None:
             found["prediction"] = {
@@ -120,6 +121,23 @@ class Explanation:
                 "decided_at": _utc(self.stored.decided_at),
             }
         return found
+
+    def _heading(self, stored: IndexRow) -> list[str]:
+        """Return what decides now, and whether another model has classified the row of the lake."""
+        row = self.row
+        model = f"model {row.model_id}, " if row.model_id else ""
+        lines = [f"Decided now by {model}policy {row.policy_id} (not stored)"]
+        if row.model_id and stored.model_id and row.model_id != stored.model_id:
+            lines.append(
+                f"  the row was decided by model {stored.model_id}; --model decides as that did"
+            )
+        return lines
+
+    def _remedy(self) -> str:
+        """Return the remedy of the decision; a person's decision needs none."""
+        if self.stored is not None and self.stored.decided_by == BY_PERSON:
+            return ""
+        return MEANINGS[Reason(str(self.row.reason))].remedy
 
     def _header(self) -> dict[str, Any]:
         values = {name: getattr(self.row, name) for name in HEADER_COLUMNS}
@@ -237,10 +255,6 @@ def _outcome(row: IndexRow) -> str:
     return OUTCOMES[Status(str(row.status))].format(destination=row.destination)
 
 
-def _remedy(row: IndexRow) -> str:
-    return MEANINGS[Reason(str(row.reason))].remedy
-
-
 def _decision(row: IndexRow) -> dict[str, Any]:
     names = "status stage reason destination predicted_label confidence decided_by".split()
     return {name: getattr(row, name) for name in names}
@@ -250,7 +264,7 @@ def _stored_lines(row: IndexRow) -> list[str]:
     """Return what the lake has of the object."""
     by = f", by {row.decided_by}" if row.decided_by else ""
     return [
-        f"in the lake: {_outcome(row)} at {row.stage}, {row.reason}{by}, {_utc(row.decided_at) or ''}",
+        f"In the lake: {_outcome(row)} at {row.stage}, {row.reason}{by}, {_utc(row.decided_at) or ''}",
         f"  run {row.run_id}, model {row.model_id}, policy {row.policy_id}",
         f"  {_shown_uri(row) or 'outside the lake'}",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.exit_codes import DONE, FAILED
+from pipeline.explain import Explanation
 from tests.conftest import Lake
+from transforms.config.policy import Policy
+from transforms.core.labels import LABELS
+from transforms.core.reasons import BY_MODEL, BY_PERSON, MEANINGS, Reason, Status
+from transforms.lake.find_rows import find_rows
+from transforms.lake.layout import Layout
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +61,31 @@ def test_the_text_has_the_decision_of_the_lake(
     out = capsys.readouterr().out
     for name in ("copy of 0.dcm", "0.dcm"):
         assert f"object {keys[name]}, " in out
-    assert "in the lake: a duplicate of an object in " in out
-    assert "in the lake: routed to " in out
+    assert "In the lake: a duplicate of an object in " in out
+    assert "In the lake: routed to " in out
+    assert out.index("In the lake") < out.index("Decided now by model ") < out.index("modality")
+    assert "the row was decided by model" not in out
     assert "copy of" not in out, "names of sources may name patients"
     assert main(command[:2]) == FAILED
     assert "--lake looks up an object_key" in capsys.readouterr().err
+
+
+def test_a_row_of_another_model_or_of_a_person_is_told_apart(
+    routed: Path, keys: dict[str, str]
+) -> None:
+    layout = Layout(str(routed / "lake"))
+    (stored,) = find_rows(layout, keys["0.dcm"])
+    now = replace(stored, status=Status.REVIEW, reason=Reason.LOW_CONFIDENCE, model_id="new-1")
+    policy = Policy().with_defaults(dict.fromkeys(LABELS, 0.5), 1000.0)
+
+    def explained(by: str) -> Explanation:
+        return Explanation(now, None, policy, replace(stored, model_id="old-1", decided_by=by))
+
+    text = explained(BY_MODEL).text()
+    assert f"Decided now by model new-1, policy {now.policy_id} (not stored)" in text
+    assert "the row was decided by model old-1; --model decides as that did" in text
+    assert MEANINGS[Reason.LOW_CONFIDENCE].remedy in text
+    of_person = explained(BY_PERSON)
+    assert "by person" in of_person.text()
+    assert MEANINGS[Reason.LOW_CONFIDENCE].remedy not in of_person.text()
+    assert of_person.to_json()["decision"]["remedy"] == ""
