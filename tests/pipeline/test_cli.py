@@ -59,7 +59,7 @@ def test_every_option_has_help() -> None:
         (["route", "--input", "", "--lake", "{lake}"], "input 1 is empty"),
         (
             ["route", "--source", "manifest", "--input", "{missing}", "--lake", "{lake}"],
-            "cannot be read (No such file or directory)",
+            "cannot be read (no such file, or not a regular one)",
         ),
         (["route", "--input", "ftp://b/x", "--lake", "{lake}"], "ftp:// is not supported"),
         (["route", "--input", "{here}", "--lake", "hdfs://b/x"], "hdfs:// is not supported"),
