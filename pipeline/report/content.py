@@ -203,11 +203,15 @@ def _days_chart(days: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 def _header_matrix(data: ReportData) -> dict[str, Any]:
     """Return rows by label of the header and columns by destination, with the share of each cell."""
     found = queries.header_matrix(data)
-    names = [*(label for label in LABELS), None]
+    names = [*dict.fromkeys(formats.header_text(label) for label in LABELS), None]
     columns = [*LABELS, REVIEW]
     rows = []
     for name in names:
-        of_row = [one for one in found if one["header_label"] == name]
+        of_row = [
+            one
+            for one in found
+            if (one["header_label"] and formats.header_text(one["header_label"])) == name
+        ]
         total = sum(one["images"] for one in of_row)
         cells = []
         for column in columns:

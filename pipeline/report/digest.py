@@ -138,7 +138,8 @@ def _header_lines(found: Mapping[str, Any], root: str) -> list[str]:
     ]
     for one in found["disagreements"][:MAX_EXAMPLES]:
         lines.append(
-            f"  {one['object_key']}: header {one['header_label']}, pixels {one['destination']}"
+            f"  {one['object_key']}: header {formats.header_text(one['header_label'])}, "
+            f"pixels {one['destination']}"
         )
     lines.append(f"check them with: dicom-router review {root} (queue '{DISAGREEMENTS_QUEUE}');")
     lines.append("the objects are already in the sink of their pixels")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from transforms.core.labels import CHESTS
+
 _SMALL: Final = 0.001
 _NAMES: Final = {"not_xray": "not an X-ray", "sop_class": "SOP class", "not_dicom": "not DICOM"}
 _UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -37,6 +39,11 @@ def bytes_text(size: float) -> str:
 def name_text(name: str | None) -> str:
     """Return a label, sink or reason as words."""
     return "–" if name is None else _NAMES.get(name, name.replace("_", " "))
+
+
+def header_text(header_label: str) -> str:
+    """Return the region of a header as words. A chest without an age would be named an adult's."""
+    return "chest" if header_label in CHESTS else name_text(header_label)
 
 
 def title_text(name: str | None) -> str:

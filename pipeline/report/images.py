@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.images import thumbnails_of
-from pipeline.report.formats import name_text, percent_text
+from pipeline.report.formats import header_text, name_text, percent_text
 from transforms.core.reasons import Status
 from transforms.lake.layout import Layout
 
@@ -91,7 +91,7 @@ class Pictures:
         header = row["body_part_examined"] or ""
         is_wrong = row["status"] == Status.ROUTED and row["header_agrees"] is False
         if not header and row["header_label"]:
-            header = name_text(row["header_label"])
+            header = header_text(row["header_label"])
         note = ""
         if row.get("shadow_label"):
             note = f"second model: {name_text(row['shadow_label'])}"

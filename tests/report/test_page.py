@@ -374,6 +374,16 @@ def test_the_table_of_runs_says_what_each_was(tmp_path: Path) -> None:
     assert "no summary" not in of_session
 
 
+def test_a_header_names_a_chest_and_no_age(tmp_path: Path) -> None:
+    chests = [row(n, header_label=f"{age}_chest") for n, age in enumerate(("adult", "pediatric"))]
+    wrong = [replace(one, header_agrees=False) for one in chests]
+    page = report(lake_of(tmp_path / "lake", [*wrong, row(9)]))
+    matrix = page.text.partition("Amber: another region.")[2].partition("Check them")[0]
+    assert matrix.split("all ", 1)[1].strip() == "chest 0 0 0 2 0 0 2 spine 0 0 0 1 0 0 1"
+    tiles = page.named("span")
+    assert [t["title"] for t in tiles if "wrong" in str(t.get("class"))] == ["Header: chest"] * 4
+
+
 def test_objects_with_impossible_names_have_no_picture(tmp_path: Path) -> None:
     names = ["", "\0", "/etc/passwd", "../../etc/passwd", "nowhere://x", "a.zip!/b", str(tmp_path)]
     layout = lake_of(tmp_path / "lake", [row(n, object_uri=name) for n, name in enumerate(names)])
