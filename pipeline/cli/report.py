@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         default=IMAGES,
-        help="pictures of each list; 0 writes none",
+        help="pictures of each list, and twice as many of the wrong headers; 0 writes none",
     )
 
 

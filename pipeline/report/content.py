@@ -87,7 +87,7 @@ def page_content(data: ReportData, images: int, baseline_name: str | None) -> di
     ]
     differing = agreement.shadow_disagreements(data, images) if shadow["images"] else []
     listed = [wrong, *(r["rows"] for r in review), differing, *(s["rows"] for s in sheets)]
-    pictures = Pictures(layout, (row for rows in listed for row in rows))
+    pictures = Pictures(layout, (row for rows in listed for row in rows), known)
     wrong_tiles = pictures.tiles(wrong)
     review_tiles = [{**row, "tiles": pictures.tiles(row["rows"])} for row in review]
     differing_tiles = pictures.tiles(differing)
@@ -291,7 +291,7 @@ def _confidence(data: ReportData, known: Thresholds | None) -> dict[str, Any]:
 def _agreement(data: ReportData) -> list[dict[str, Any]]:
     tables: list[dict[str, Any]] = [
         {"title": "Label of the model", "rows": agreement.by_predicted_label(data)},
-        {"title": "Device", "rows": agreement.by_device(data, MAX_VALUES)},
+        {"title": "Manufacturer and model", "rows": agreement.by_device(data, MAX_VALUES)},
     ]
     for table in tables:
         for row in table["rows"]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
 from transforms.core.labels import CHESTS
 
 _SMALL: Final = 0.001
-_NAMES: Final = {"not_xray": "not an X-ray", "sop_class": "SOP class", "not_dicom": "not DICOM"}
+_NAMES: Final = {
+    "not_xray": "not an X-ray",
+    "not_radiograph": "not a radiograph",
+    "unreadable": "cannot tell",
+    "sop_class": "SOP class",
+    "not_dicom": "not DICOM",
+}
 _UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -26,6 +33,12 @@ def percent_text(share: float | None) -> str:
     if 1 - _SMALL < share < 1:
         return "> 99.9 %"
     return f"{100 * share:.1f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
+
+
+def below_text(share: float, limit: float) -> str:
+    """Return a share that lies below a limit, as `98.6 % < 99 %`; rounding never makes them equal."""
+    tenths = math.floor(1000 * share) / 10 if round(share, 3) >= limit else round(100 * share, 1)
+    return f"{tenths:.1f} % < {100 * limit:g} %"
 
 
 def bytes_text(size: float) -> str:

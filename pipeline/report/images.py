@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipeline.images import thumbnails_of
-from pipeline.report.formats import header_text, name_text, percent_text
+from pipeline.report.formats import below_text, header_text, name_text, percent_text
+from pipeline.report.runs import Thresholds
 from transforms.core.reasons import Status
 from transforms.lake.layout import Layout
 
@@ -29,7 +30,7 @@ class Tile:
         missing: why there is no picture.
         alt: text alternative.
         title: the decision.
-        share: confidence, or "".
+        share: confidence, with the threshold that it misses, or "".
         header: Body Part Examined as it is in the header, or "".
         is_wrong: whether the header disagrees with the pixels.
         note: a further line, or "".
@@ -59,12 +60,16 @@ class Pictures:
     Args:
         layout: the lake.
         rows: rows that will be shown, the most important first.
+        thresholds: thresholds in force, if they are known.
     """
 
-    def __init__(self, layout: Layout, rows: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(
+        self, layout: Layout, rows: Iterable[Mapping[str, Any]], thresholds: Thresholds | None
+    ) -> None:
         shown = [_Row(row["content_sha256"], row["object_uri"]) for row in rows]
         self._images = thumbnails_of(layout, shown, max_rendered=MAX_RENDERED) if shown else {}
         self._left = MAX_IMAGE_BYTES
+        self._thresholds = thresholds
 
     def source(self, content_sha256: str | None) -> tuple[str, str]:
         """Return the data URI of a picture and "", or "" and why there is none."""
@@ -88,6 +93,9 @@ class Pictures:
         if waits and row["predicted_label"] is None:
             title = "not classified"
         share = "" if row["confidence"] is None else percent_text(row["confidence"])
+        if self._thresholds is not None:
+            threshold = self._thresholds.missed_by(row)
+            share = share if threshold is None else below_text(row["confidence"], threshold)
         header = row["body_part_examined"] or ""
         is_wrong = row["status"] == Status.ROUTED and row["header_agrees"] is False
         if not header and row["header_label"]:

@@ -40,7 +40,8 @@ LISTED: Final = (
     "object_key, content_sha256, object_uri, ingest_date, status, stage, reason, destination, "
     "predicted_label, confidence, ood_score, header_label, header_agrees, body_part_examined, "
     "view_position, patient_age_years, modality, manufacturer, manufacturer_model_name, model_id, "
-    f"decided_by, {HEADER_PROBABILITY} AS header_probability"
+    f"policy_id, {', '.join(f'prob_{label}' for label in LABELS)}, decided_by, "
+    f"{HEADER_PROBABILITY} AS header_probability"
 )
 _COUNTS: Final = ", ".join(
     f"count(*) FILTER (status = '{status}') AS {status}"
@@ -189,10 +190,14 @@ def conflicts(data: ReportData, limit: int) -> list[dict[str, Any]]:
 
 
 def models(data: ReportData) -> list[dict[str, Any]]:
-    """Return the models and policies that decided, with their number of images, most frequent first."""
-    return data.fetch("""
-        SELECT model_id, policy_id, count(*) AS images FROM images WHERE model_id IS NOT NULL
-        GROUP BY ALL ORDER BY images DESC, model_id, policy_id""")
+    """Return the models and policies that decided, with their number of images, most frequent first.
+
+    Images that people decided come last, with the model that had classified them.
+    """
+    return data.fetch(f"""
+        SELECT model_id, policy_id, NOT {BY_MACHINE} AS by_person, count(*) AS images
+        FROM images WHERE model_id IS NOT NULL
+        GROUP BY ALL ORDER BY by_person, images DESC, model_id, policy_id""")
 
 
 def run_ids(data: ReportData) -> list[dict[str, Any]]:

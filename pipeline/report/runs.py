@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from transforms.config.policy import Policy
+from transforms.core.labels import ADULT_CHEST, LABELS, PEDIATRIC_CHEST
+from transforms.core.reasons import Reason
 from transforms.lake.files import exists, read_json
 from transforms.lake.layout import Layout
 from transforms.lake.run_summaries import read_summaries, summary_of
@@ -18,12 +21,34 @@ class Thresholds:
     """The thresholds of a policy in force.
 
     Attributes:
+        policy_id: id of the policy.
         by_label: minimum confidence of a routed image, by label.
         ood_threshold: maximum OOD score of a routed image; None if there is none.
+        adult_from_years: age from which a chest is an adult's.
     """
 
+    policy_id: str | None
     by_label: Mapping[str, float]
     ood_threshold: float | None
+    adult_from_years: float
+
+    def missed_by(self, row: Mapping[str, Any]) -> float | None:
+        """Return the threshold that a row in review for low confidence misses, or None.
+
+        Args:
+            row: as listed by `queries`. If its confidence is not that of its most probable label, its
+                age has chosen between the chest labels.
+        """
+        label, confidence = row["predicted_label"], row["confidence"]
+        if (row["reason"], row["policy_id"]) != (Reason.LOW_CONFIDENCE, self.policy_id):
+            return None
+        if confidence is None or not math.isfinite(confidence) or label not in LABELS:
+            return None
+        age, probability = row["patient_age_years"], row[f"prob_{label}"]
+        if age is not None and probability is not None and abs(confidence - probability) > 1e-6:
+            label = ADULT_CHEST if age >= self.adult_from_years else PEDIATRIC_CHEST
+        threshold = self.by_label.get(label)
+        return threshold if threshold is not None and confidence < threshold else None
 
 
 def read_run(layout: Layout, run_id: str) -> dict[str, Any] | None:
@@ -59,16 +84,21 @@ def thresholds_of(
         policy_id: as in the index.
         summaries: run summaries.
     """
+    default = _default_policy()
     for summary in summaries:
         options = summary.get("options")
         if not isinstance(options, dict) or options.get("policy_id") != policy_id:
             continue
         found, ood = options.get("thresholds"), options.get("ood_threshold")
         if isinstance(found, dict) and all(isinstance(one, int | float) for one in found.values()):
-            return Thresholds(found, ood if isinstance(ood, int | float) else None)
-    default = _default_policy()
+            limit = ood if isinstance(ood, int | float) else None
+            age = options.get("adult_from_years")
+            years = age if isinstance(age, int | float) else default.adult_from_years
+            return Thresholds(policy_id, found, limit, years)
     if policy_id is not None and policy_id == default.policy_id:
-        return Thresholds(default.thresholds, default.ood_threshold)
+        return Thresholds(
+            policy_id, default.thresholds, default.ood_threshold, default.adult_from_years
+        )
     return None
 
 

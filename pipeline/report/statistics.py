@@ -248,7 +248,10 @@ def wilson_interval(successes: int, number: int) -> tuple[float, float]:
     centre = share + z * z / (2 * number)
     spread = z * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number))
     scale = 1 + z * z / number
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    return (
+        (centre - spread) / scale if successes else 0.0,
+        (centre + spread) / scale if successes < number else 1.0,
+    )
 
 
 def summary_of_confidence(data: ReportData) -> dict[str, Any]:

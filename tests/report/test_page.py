@@ -384,6 +384,43 @@ def test_a_header_names_a_chest_and_no_age(tmp_path: Path) -> None:
     assert [t["title"] for t in tiles if "wrong" in str(t.get("class"))] == ["Header: chest"] * 4
 
 
+def test_a_caption_has_the_threshold_that_the_confidence_misses(tmp_path: Path) -> None:
+    waits = {"status": Status.REVIEW, "destination": "review", "reason": Reason.LOW_CONFIDENCE,
+             "policy_id": "p1", "header_label": None}  # fmt: skip
+    chest: dict[str, object] = {"predicted_label": "pediatric_chest", "prob_pediatric_chest": 0.5}
+    rows = [
+        row(1, **waits, confidence=0.9861, prob_spine=0.9861),
+        row(2, **waits, confidence=0.98997, prob_spine=0.98997),
+        row(3, **waits, **chest, confidence=0.85, patient_age_years=30.0),
+        row(4, **{**waits, "policy_id": "other"}, confidence=0.51),
+        *(row(n, policy_id="p1") for n in range(5, 9)),
+    ]
+    layout = lake_of(tmp_path / "lake", rows)
+    thresholds = {"spine": 0.99, "adult_chest": 0.9, "pediatric_chest": 0.99}
+    write_json(
+        layout.runs, "r", summary("r", options={"policy_id": "p1", "thresholds": thresholds})
+    )
+    page = report(layout)
+    for caption in ("98.6 % < 99 %", "98.9 % < 99 %", "85.0 % < 90 %"):
+        assert caption in page.text, caption
+    assert page.text.count(" < 9") == 3, "rows of another policy have no known threshold"
+    assert "Thresholds: spine 99 %, adult chest 90 %, pediatric chest 99 %." in page.text
+    assert "no header value" in page.text and " at decide" not in page.text
+    assert "at most 24 of each list (48 of the wrong headers)" in page.text
+
+
+def test_few_answers_are_counted_and_people_are_no_model(tmp_path: Path) -> None:
+    layout = lake_of(tmp_path / "lake", [row(n, decided_by=BY_PERSON) for n in range(4)])
+    for number, answer in enumerate(["others", "others", "others", "unreadable"]):
+        append_label(layout, new_label(row(number), answer, "ann", number))
+    text = report(layout).text
+    assert "Not a radiograph: 0; cannot tell: 1." in text
+    assert "spine 3 0 of 3, 0 % 0 % to " in text
+    assert "Agreement by manufacturer and model" in text
+    assert "people (model then: m1)" in text
+    assert "unreadable" not in text.partition("Reviewers and the model")[2].partition("Quar")[0]
+
+
 def test_objects_with_impossible_names_have_no_picture(tmp_path: Path) -> None:
     names = ["", "\0", "/etc/passwd", "../../etc/passwd", "nowhere://x", "a.zip!/b", str(tmp_path)]
     layout = lake_of(tmp_path / "lake", [row(n, object_uri=name) for n, name in enumerate(names)])

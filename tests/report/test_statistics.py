@@ -88,6 +88,8 @@ def test_the_latest_answer_that_is_not_undone_is_compared(data: ReportData) -> N
 def test_the_interval_of_a_share_is_that_of_wilson() -> None:
     assert statistics.wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert statistics.wilson_interval(0, 0) == (0, 1)
+    assert statistics.wilson_interval(0, 3)[0] == 0
+    assert statistics.wilson_interval(3, 3)[1] == 1
 
 
 @pytest.mark.parametrize(("shift", "reading"), [(0.0, "stable"), (0.05, "chance"), (0.3, "large")])
