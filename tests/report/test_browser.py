@@ -11,7 +11,7 @@ from pipeline.report.database import Scope
 from pipeline.report.write import write_report
 from tests.browser import needs_browser, open_browser
 from tests.lake.rows import lake_of
-from tests.report.test_page import webp
+from tests.report.test_page import summary, webp, write_json
 from tests.report.test_queries import ROWS
 from transforms.lake.thumbnails import Thumbnail, write_thumbnails
 
@@ -22,6 +22,10 @@ def test_the_page_is_shown_without_requests_errors_or_overflow(tmp_path: Path) -
     layout = lake_of(tmp_path / "lake", ROWS)
     shown = [Thumbnail(f"{n:064x}", "k", webp(n * 20), 48, 32) for n in range(9)]
     write_thumbnails(layout, "2026-01-01", shown)
+    equation = "10 discovered = 7 routed + 2 review + 0 not_xray + 0 quarantined + 1 duplicate"
+    write_json(layout.runs, "r", summary("r", equation=f"{equation} + 0 unchanged"))
+    values = {"count": 3, "mean": 5.0, "min": 1, "max": 9, "sum": 15}
+    write_json(layout.metrics, "r", {"distributions": {"decode_ms": values}})
     report = tmp_path / "report.html"
     write_report(report, Scope(layout))
     problems: list[str] = []
@@ -42,6 +46,11 @@ def test_the_page_is_shown_without_requests_errors_or_overflow(tmp_path: Path) -
             size = "[document.documentElement.scrollWidth, window.innerWidth]"
             scroll_width, window_width = page.evaluate(size)
             assert scroll_width <= window_width == width
+            heights = "[...document.querySelectorAll('tbody tr')].map(e => e.offsetHeight)"
+            assert max(page.evaluate(heights)) < 200, "no cell wraps at each word"
+            right = "e => e.getBoundingClientRect().right"
+            ends = page.evaluate(f"[...document.querySelectorAll('caption span')].map({right})")
+            assert max(ends) <= width, "captions are not scrolled away"
             loaded = "[...document.images].map(i => i.complete && i.naturalWidth)"
             assert set(page.evaluate(loaded)) == {48}
             styled = "getComputedStyle(document.querySelector('section')).borderTopStyle"
