@@ -34,7 +34,11 @@ SECTIONS: Final = (
     ("confidence", "light", "#confidence"),
 )
 """Name and colour scheme of each screenshot, and the section that it shows; None for the top."""
-NAME_LAKE: Final = "document.querySelector('header .facts').textContent = '/data/lake'"
+NAME_LAKE: Final = """(() => {
+    const facts = document.querySelector('header .facts'), lake = facts.textContent;
+    for (const one of [facts, ...document.querySelectorAll('code, pre')])
+        one.textContent = one.textContent.replaceAll(lake, '/data/lake');
+})()"""
 """Replaces the path of the temporary lake."""
 WIDTH, HEIGHT = 1240, 900  # CSS pixels
 NARROW: Final = 390
