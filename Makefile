@@ -26,14 +26,14 @@ demo: install ## route real DICOM files into demo-lake/
 	$(BIN)/dicom-router demo --lake demo-lake
 
 test: install servers flink ## run every test, in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --durations=20
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
 
 quick: install servers ## run the tests that take under two minutes together
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not (slow or engine or kill or training)"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -q -m "not (slow or engine or kill or training)"
 
 coverage: install servers flink ## run every test and report the lines and branches that none reaches; TESTS=tests
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup $(or $(TESTS),tests)
+	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(or $(TESTS),tests)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -41,8 +41,13 @@ settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use the store servers."""
+    """Mark the tests that use the store servers, and let one process run all tests of a module.
+
+    Modules share lakes and servers among their tests, and kinds of modules (`xdist_group`) engines.
+    """
     for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
         if "store_servers" in getattr(item, "fixturenames", ()):
             item.add_marker("store")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -66,3 +67,9 @@ def test_the_sdist_that_beam_ships_carries_code_and_model(clean_tree: Path, tmp_
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= NEEDED | {"setup.py", "README.md", "pyproject.toml"}
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="tests run in one process")
+def test_one_process_runs_all_tests_of_a_module(request: pytest.FixtureRequest) -> None:
+    """Otherwise each process would route the lakes and start the engines of the module."""
+    assert request.node.nodeid.endswith("@tests/test_packaging.py")
