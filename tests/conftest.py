@@ -40,6 +40,7 @@ for profile, examples in {"tests": 30, "thorough": 1000}.items():
 settings.load_profile("tests")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that use the store servers, and let one process run all tests of a module.
 

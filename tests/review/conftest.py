@@ -27,6 +27,7 @@ HOSTILE = {
 FORMULA = {"Manufacturer": '=HYPERLINK("http://evil")', "ManufacturerModelName": "@SUM(1)"}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests of this folder in one process, which routes `waiting` once."""
     for item in items:
