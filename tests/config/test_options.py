@@ -90,7 +90,7 @@ def test_every_option_reaches_its_field(flag: str) -> None:
     assert one.value_in(options) == expected
 
 
-@pytest.mark.parametrize("flag", sorted(OPTIONS.keys() - {"runner", "quiet", "json"}))
+@pytest.mark.parametrize("flag", sorted(OPTIONS.keys() - {"runner", "quiet", "json", "report"}))
 def test_the_fingerprint_covers_the_options_that_decide_and_no_others(flag: str) -> None:
     config = replace(config_of(), stream=StreamConfig())
     one = OPTIONS[flag]
