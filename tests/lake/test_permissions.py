@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -31,11 +32,22 @@ from transforms.storage.permissions import (
 UMASKS = (0o000, 0o022)
 
 
+@contextlib.contextmanager
+def umask_of(mask: int) -> Iterator[None]:
+    """Change the umask of this process, which reads it once."""
+    before = os.umask(mask)
+    narrow_umask(0)  # forgets what was read
+    try:
+        yield
+    finally:
+        os.umask(before)
+        narrow_umask(0)
+
+
 @pytest.fixture(params=UMASKS, ids=["000", "022"])
 def umask(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = os.umask(request.param)
-    yield request.param
-    os.umask(before)
+    with umask_of(request.param):
+        yield request.param
 
 
 @pytest.fixture
@@ -110,15 +122,12 @@ def test_the_demo_makes_no_files_that_others_can_read(lake: Lake, umask: int) ->
 def test_the_file_mode_is_an_option_that_the_lake_remembers(
     routed: Path, lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = os.umask(0)
-    try:
-        source = routed / "source"
-        day = ("--ingest_date", "2026-03-01")
+    source = routed / "source"
+    day = ("--ingest_date", "2026-03-01")
+    with umask_of(0):
         route_into(lake, *day, "--file_mode", "0664", inputs=(str(source / "0.dcm"),))
         route_into(lake, *day, inputs=(str(source),))
         assert main(["compact", str(lake.root)]) == 0
-    finally:
-        os.umask(before)
     found = modes(lake.root)
     files = {mode for name, mode in found.items() if (lake.root / name).is_file()}
     assert files == {0o664}
@@ -229,13 +238,8 @@ def test_the_umask_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_umask_that_is_narrowed_later_counts(tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    narrow_umask(0)  # forgets what other tests have read
-    try:
+    with umask_of(0o022):
         assert put_bytes(str(tmp_path / "a"), b"a", scratch=str(tmp_path), file_mode=0o664)
         narrow_umask(0o007)
         assert put_bytes(str(tmp_path / "b"), b"b", scratch=str(tmp_path), file_mode=0o664)
-    finally:
-        os.umask(before)
-        narrow_umask(0)
     assert [stat.S_IMODE((tmp_path / n).stat().st_mode) for n in "ab"] == [0o644, 0o640]
