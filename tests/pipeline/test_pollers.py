@@ -258,6 +258,7 @@ def test_a_dead_letter_names_an_object_by_its_key(config: RouteConfig) -> None:
         "message": "___17",
         "object_key": letter["object_key"],
         "reason": "disappeared",
+        "remedy": "run again",
     }
     assert "DOE" not in path.read_text()
 
