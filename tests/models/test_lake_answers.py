@@ -151,7 +151,9 @@ def test_answers_calibrate_a_bundle_by_stored_predictions(
     routed: Path, lake: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answer(lake, mostly_right)
-    for path in lake.glob("sinks/**/*.dcm"):
+    objects = list(lake.glob("objects/**/*.dcm"))
+    assert objects
+    for path in objects:
         path.unlink()  # nothing but the index and the labels is read
     command = ["calibrate", "--model", str(routed / "bundle"), "--output", str(tmp_path / "new")]
     command += ["--from_labels", str(lake), "--min_answers", "2", "--target_error", "0.1"]
