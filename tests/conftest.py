@@ -25,9 +25,9 @@ from transforms.core.reasons import TERMS
 
 __all__ = ["full_disk", "small_disk", "store", "store_servers"]
 
-# Neither a deadline nor a limit on the time to generate data: both fail on a busy machine.
 fast_pipelines.install()
 
+# Neither a deadline nor a limit on the time to generate data: both fail on a busy machine.
 # `--hypothesis-profile=thorough` tries more examples.
 for profile, examples in {"tests": 30, "thorough": 1000}.items():
     settings.register_profile(
@@ -106,7 +106,6 @@ def route_into(
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(command)
-    assert out.getvalue(), err.getvalue()
     assert out.getvalue(), err.getvalue()
     summary: dict[str, Any] = json.loads(out.getvalue())
     unmet = [one["key"] for one in summary["expectations"] if not one["met"]]
