@@ -45,14 +45,11 @@ def run(args: argparse.Namespace) -> int:
         from pipeline.cli.resolve_config import object_config
         from pipeline.reroute.plan import Rules
         from pipeline.reroute.run import Request, failure_lines, render, reroute, to_json
-        from transforms.config.policy import OFF
         from transforms.lake.header_reliability import read_reliability
         from transforms.lake.row_condition import RowCondition
 
     layout = existing_lake(args.lake)
     config = object_config(args, [layout.root], layout.root)
-    if config.policy.header_evidence != OFF:
-        config = config.with_header_reliability(read_reliability(layout))
     config = replace(
         config,
         batch_size=args.batch_size,

@@ -78,7 +78,6 @@ def reroute(request: Request) -> tuple[Plan, Applied | None]:
         plan, applied = apply_plan(layout, rules, config.run_id, config.router_version)
         write_missing_reports(layout, config.limits)
         if applied.changed or applied.failures:
-            write_missing_reports(layout, config.limits)
             _write_summary(config, plan, applied)
     if request.classify and not (applied.failures or plan.unclassified):
         remove_predictions(folder_of(layout, config.model_id, config.frame_number))
