@@ -21,7 +21,6 @@ from transforms.storage.permissions import FILE_MODE
 from transforms.storage.schemes import canonical, is_local
 from transforms.storage.temporary import temporary_name
 
-DEFAULT_FILE: Final = Path("report.html")
 _STORES: Final = ("gs:/", "s3:/")
 
 
@@ -45,9 +44,9 @@ def write_report(
         OSError: a folder of the lake cannot be listed, or the file cannot be written.
     """
     require_writable(target)
-    require_run(scope)
     compared = None if baseline is None else baseline_scope(baseline, scope.layout)
     with open_report_data(scope, compared) as data:
+        _require_run(data)
         name = None if compared is None else _name_of(compared, scope.layout)
         page = render_report(data, images=images, baseline_name=name, version=__version__).encode()
         totals = _totals(data)
@@ -57,9 +56,9 @@ def write_report(
 
 def read_digest(scope: Scope, *, baseline: str | None = None) -> dict[str, Any]:
     """Return the short form of a report; arguments and errors as of `write_report`."""
-    require_run(scope)
     compared = None if baseline is None else baseline_scope(baseline, scope.layout)
     with open_report_data(scope, compared) as data:
+        _require_run(data)
         return digest(data, None if compared is None else _name_of(compared, scope.layout))
 
 
@@ -73,15 +72,15 @@ def require_writable(target: Path) -> None:
         raise ConfigError(f"{target}: there is no such folder; create it")
 
 
-def require_run(scope: Scope) -> None:
-    """Raise `ConfigError` if a lake has neither a summary nor a row of a run."""
+def _require_run(data: ReportData) -> None:
+    """Raise `ConfigError` if the lake has neither a summary nor a row of the run."""
+    scope = data.scope
     if scope.run_id is None or read_run(scope.layout, scope.run_id) is not None:
         return
-    with open_report_data(scope) as data:
-        if not data.one("SELECT count(*) AS number FROM rows")["number"]:
-            raise ConfigError(
-                f"--run {scope.run_id}: {scope.layout.root} has no such run; its runs are in runs/"
-            )
+    if not data.one("SELECT count(*) AS number FROM rows")["number"]:
+        raise ConfigError(
+            f"--run {scope.run_id}: {scope.layout.root} has no such run; its runs are in runs/"
+        )
 
 
 def baseline_scope(text: str, layout: Layout) -> Scope:
@@ -102,14 +101,10 @@ def baseline_scope(text: str, layout: Layout) -> Scope:
 
 
 def _name_of(baseline: Scope, layout: Layout) -> str:
-    rows = len(list_index(baseline.layout))
     if baseline.run_id is not None:
         return f"run {baseline.run_id}"
-    return (
-        f"the lake {baseline.layout.root}"
-        if rows
-        else f"the lake {baseline.layout.root}, which is empty"
-    )
+    empty = "" if list_index(baseline.layout) else ", which is empty"
+    return f"the lake {baseline.layout.root}{empty}"
 
 
 def _totals(data: ReportData) -> dict[str, int]:
