@@ -15,7 +15,9 @@ from transforms.lake.layout import SINKS
 
 DISAGREES: Final = f"status = '{Status.ROUTED}' AND header_agrees IS FALSE"
 """Condition of images whose header names another region than their pixels show."""
-WAITS: Final = f"status = '{Status.REVIEW}' AND decided_by IS DISTINCT FROM '{BY_PERSON}'"
+BY_MACHINE: Final = f"decided_by IS DISTINCT FROM '{BY_PERSON}'"
+"""Condition of images that no person decided, whose confidence says how sure their decision is."""
+WAITS: Final = f"status = '{Status.REVIEW}' AND {BY_MACHINE}"
 """Condition of images that wait for a reviewer; one that a person found unreadable does not."""
 COMPARED: Final = f"status = '{Status.ROUTED}' AND header_agrees IS NOT NULL"
 """Condition of images whose header names a region to compare with."""
@@ -24,8 +26,6 @@ CLASSIFIED: Final = (
     "AND isfinite(confidence)"
 )
 """Condition of images that a model has classified."""
-BY_MACHINE: Final = f"decided_by IS DISTINCT FROM '{BY_PERSON}'"
-"""Condition of images that no person decided, whose confidence says how sure their decision is."""
 _CHEST: Final = " + ".join(f"prob_{label}" for label in CHESTS)
 HEADER_PROBABILITY: Final = (
     "CASE "

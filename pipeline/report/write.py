@@ -47,7 +47,7 @@ def write_report(
     compared = None if baseline is None else baseline_scope(baseline, scope.layout)
     with open_report_data(scope, compared) as data:
         _require_run(data)
-        name = None if compared is None else _name_of(compared, scope.layout)
+        name = None if compared is None else _name_of(compared)
         page = render_report(data, images=images, baseline_name=name, version=__version__).encode()
         totals = _totals(data)
     _replace(target, page, scope.layout.file_mode)
@@ -59,7 +59,7 @@ def read_digest(scope: Scope, *, baseline: str | None = None) -> dict[str, Any]:
     compared = None if baseline is None else baseline_scope(baseline, scope.layout)
     with open_report_data(scope, compared) as data:
         _require_run(data)
-        return digest(data, None if compared is None else _name_of(compared, scope.layout))
+        return digest(data, None if compared is None else _name_of(compared))
 
 
 def require_writable(target: Path) -> None:
@@ -100,7 +100,7 @@ def baseline_scope(text: str, layout: Layout) -> Scope:
     return Scope(replace(other, file_mode=FILE_MODE))
 
 
-def _name_of(baseline: Scope, layout: Layout) -> str:
+def _name_of(baseline: Scope) -> str:
     if baseline.run_id is not None:
         return f"run {baseline.run_id}"
     empty = "" if list_index(baseline.layout) else ", which is empty"

@@ -11,19 +11,19 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.report.queries import DISAGREES, HEADER_PROBABILITY
+from pipeline.report.queries import BY_MACHINE, DISAGREES, HEADER_PROBABILITY
 from transforms.core.labels import LABELS
-from transforms.core.reasons import BY_PERSON, Reason, Status
+from transforms.core.reasons import Reason, Status
 from transforms.lake.index_files import (
     count_rows,
     open_index_file,
     read_batches,
     read_index,
-    read_matching,
+    read_rows,
 )
-from transforms.lake.layout import Layout, partition_of
+from transforms.lake.layout import Layout
 from transforms.lake.resolve_duplicates import NEVER_FIRST
-from transforms.lake.schema import SCHEMA, IndexRow, from_table
+from transforms.lake.schema import SCHEMA, IndexRow
 
 
 class Queue(StrEnum):
@@ -46,11 +46,10 @@ _COLUMNS: Final = [
     *("content_sha256", "object_key", "status", "reason", "decided_by", "header_agrees"),
     *("header_label", "confidence", *(f"prob_{label}" for label in LABELS)),
 ]
-_BY_MACHINE: Final = f"coalesce(decided_by, '') <> '{BY_PERSON}'"
 _CONDITIONS: Final = {
     Queue.REVIEW: f"status = '{Status.REVIEW}' AND reason <> '{Reason.UNREADABLE}'",
-    Queue.DISAGREEMENTS: f"{DISAGREES} AND {_BY_MACHINE}",
-    Queue.UNCERTAIN: f"status = '{Status.ROUTED}' AND header_agrees IS NOT FALSE AND {_BY_MACHINE} "
+    Queue.DISAGREEMENTS: f"{DISAGREES} AND {BY_MACHINE}",
+    Queue.UNCERTAIN: f"status = '{Status.ROUTED}' AND header_agrees IS NOT FALSE AND {BY_MACHINE} "
     "AND (confidence < $below OR content_sha256 < $sampled)",
 }
 _ORDERS: Final = {
@@ -113,9 +112,7 @@ def rows_of(files: Sequence[str], contents: Collection[str]) -> dict[str, IndexR
     wanted = {"content_sha256": pa.array(sorted(contents), pa.string())}
     return {
         str(row.content_sha256): row
-        for uri in (files if contents else ())
-        for table in read_matching(uri, SCHEMA.names, wanted)
-        for row in from_table(table, partition_of(uri))
+        for row in read_rows(files if contents else (), wanted)
         if row.status not in NEVER_FIRST
     }
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from transforms.lake.index_files import read_index, read_matching
-from transforms.lake.layout import Layout, partition_of
-from transforms.lake.schema import SCHEMA, IndexRow, from_table
+from transforms.lake.index_files import read_index, read_rows
+from transforms.lake.layout import Layout
+from transforms.lake.schema import IndexRow
 
 
 def find_rows(layout: Layout, object_key: str) -> list[IndexRow]:
@@ -17,14 +17,5 @@ def find_rows(layout: Layout, object_key: str) -> list[IndexRow]:
         OSError: the index cannot be listed.
     """
     wanted = {"object_key": pa.array([object_key])}
-
-    def read(files: list[str]) -> list[IndexRow]:
-        return [
-            row
-            for uri in files
-            if any(read_matching(uri, ("object_key",), wanted))
-            for table in read_matching(uri, SCHEMA.names, wanted)
-            for row in from_table(table, partition_of(uri))
-        ]
-
-    return sorted(read_index(layout, read), key=lambda row: -row.ingested_at)
+    rows = read_index(layout, lambda files: list(read_rows(files, wanted)))
+    return sorted(rows, key=lambda row: -row.ingested_at)

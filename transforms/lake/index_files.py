@@ -6,7 +6,7 @@ import contextlib
 import functools
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Final, TypeVar
 
@@ -24,8 +24,10 @@ from transforms.lake.schema import (
     PARTITION,
     ROW_GROUP_ROWS,
     SCHEMA,
+    IndexRow,
     VersionKey,
     conform,
+    from_table,
     identity_of,
 )
 from transforms.storage.local import uri_to_path
@@ -156,6 +158,21 @@ def count_rows(uri: str) -> int:
     with open_index_file(uri) as file:
         rows: int = file.metadata.num_rows
     return rows
+
+
+def read_rows(files: Iterable[str], wanted: Mapping[str, pa.StringArray]) -> Iterator[IndexRow]:
+    """Yield the rows of index files that have a wanted value in at least one column of `wanted`.
+
+    Raises:
+        FileNotFoundError: as `read_matching`.
+        DamagedFile: as `read_matching`.
+    """
+    for uri in files:
+        if any(
+            read_matching(uri, ["object_key"], wanted)
+        ):  # most files have none, and many columns
+            for table in read_matching(uri, SCHEMA.names, wanted):
+                yield from from_table(table, partition_of(uri))
 
 
 def read_metadata(uri: str) -> Mapping[bytes, bytes]:

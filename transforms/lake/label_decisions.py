@@ -17,7 +17,7 @@ from transforms.core.labels import REGIONS
 from transforms.core.reasons import BY_PERSON, Reason, Stage, Status
 from transforms.imaging.header_label import agrees
 from transforms.lake.files import list_files
-from transforms.lake.index_files import read_index, read_matching
+from transforms.lake.index_files import read_index, read_matching, read_rows
 from transforms.lake.labels import (
     NOT_RADIOGRAPH,
     UNREADABLE,
@@ -28,7 +28,7 @@ from transforms.lake.labels import (
 )
 from transforms.lake.layout import NOT_XRAY, REVIEW, Layout, partition_of
 from transforms.lake.resolve_duplicates import NEVER_FIRST
-from transforms.lake.schema import HISTORY_SCHEMA, SCHEMA, IndexRow, VersionKey, from_table
+from transforms.lake.schema import HISTORY_SCHEMA, IndexRow, VersionKey, from_table
 
 DECISION_COLUMNS: Final = (
     "status stage reason destination header_agrees region_code region_meaning predicted_label confidence "
@@ -120,13 +120,8 @@ def rows_to_decide(layout: Layout, labels: Mapping[str, EffectiveLabel]) -> list
     contents = pa.array(sorted(labels), pa.string())
 
     def read(files: list[str]) -> list[IndexRow]:
-        return [
-            row
-            for uri in files
-            for table in read_matching(uri, SCHEMA.names, {"content_sha256": contents})
-            for row in from_table(table, partition_of(uri))
-            if row.status not in NEVER_FIRST
-        ]
+        wanted = {"content_sha256": contents}
+        return [row for row in read_rows(files, wanted) if row.status not in NEVER_FIRST]
 
     rows = read_index(layout, read)
     undone = {str(row.content_sha256) for row in rows if _is_undone(row, labels)}

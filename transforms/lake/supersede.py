@@ -29,7 +29,13 @@ from transforms.lake.files import (
     read_json,
     remove_all,
 )
-from transforms.lake.index_files import list_index, parquet_bytes, read_matching, read_table
+from transforms.lake.index_files import (
+    list_index,
+    parquet_bytes,
+    read_matching,
+    read_rows,
+    read_table,
+)
 from transforms.lake.layout import NOT_XRAY, REVIEW, Layout, partition_of
 from transforms.lake.orphans import remove_unreferenced
 from transforms.lake.resolve_duplicates import (
@@ -42,11 +48,9 @@ from transforms.lake.rewrite import rewrite
 from transforms.lake.schema import (
     HISTORY_SCHEMA,
     PARTITION,
-    SCHEMA,
     IndexRow,
     VersionKey,
     conform,
-    from_table,
     to_table,
 )
 from transforms.lake.structured_reports import has_reports, report_uri
@@ -296,12 +300,7 @@ def rows_of_identities(layout: Layout, identities: set[str]) -> list[IndexRow]:
 
 def _scan(layout: Layout, wanted: Mapping[str, pa.StringArray]) -> Iterator[IndexRow]:
     """Yield the current rows that have a wanted value in at least one column of `wanted`."""
-    for uri in list_index(layout):
-        if any(
-            read_matching(uri, ["object_key"], wanted)
-        ):  # most files have none, and many columns
-            for rows in read_matching(uri, SCHEMA.names, wanted):
-                yield from from_table(rows, partition_of(uri))
+    yield from read_rows(list_index(layout), wanted)
 
 
 def is_same_decision(change: RowChange) -> bool:
