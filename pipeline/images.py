@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -18,7 +16,7 @@ from transforms.imaging.limits import Limits
 from transforms.imaging.webp import crop_padding, encode_webp
 from transforms.lake.layout import Layout
 from transforms.lake.thumbnails import read_thumbnails
-from transforms.sandbox.child_process import SandboxProcess
+from transforms.sandbox.child_pool import ChildPool
 from transforms.sandbox.display import DisplayOptions, display
 from transforms.sandbox.render import RenderOptions, render
 
@@ -47,10 +45,8 @@ class Renderer:
     """
 
     def __init__(self, threads: int = 2, limits: Limits | None = None) -> None:
-        self._threads, self._limits = threads, limits or Limits()
-        self._children: SimpleQueue[SandboxProcess | None] = SimpleQueue()
-        for _ in range(threads):
-            self._children.put(None)
+        self._limits = limits or Limits()
+        self._children = ChildPool(threads, self._limits)
 
     def __enter__(self) -> Renderer:
         return self
@@ -65,10 +61,7 @@ class Renderer:
 
     def close(self) -> None:
         """End the children."""
-        for _ in range(self._threads):
-            if child := self._children.get():
-                child.close()
-            self._children.put(None)
+        self._children.close()
 
     def image(
         self, uri: str, size: int = THUMBNAIL_SIZE, *, frame_number: int = 1
@@ -81,7 +74,7 @@ class Renderer:
             frame_number: frame of multi-frame objects, from 1.
         """
         options = RenderOptions(size=size, frame_number=frame_number, limits=self._limits)
-        with self._child() as child:
+        with self._children.child() as child:
             image = render(uri, options, child)
         return image if isinstance(image, Reason) else crop_padding(image)
 
@@ -99,22 +92,8 @@ class Renderer:
         options = DisplayOptions(
             long_side=long_side, frame_number=frame_number, sha256=sha256, limits=self._limits
         )
-        with self._child() as child:
+        with self._children.child() as child:
             return display(uri, options, child)
-
-    @contextlib.contextmanager
-    def _child(self) -> Iterator[SandboxProcess]:
-        """Yield a child process that no other thread uses."""
-        child = self._children.get()
-        try:
-            if child is None:
-                child = SandboxProcess(
-                    timeout_s=self._limits.max_object_seconds,
-                    memory_bytes=self._limits.max_memory_bytes,
-                )
-            yield child
-        finally:
-            self._children.put(child)
 
     def webp(self, uri: str, size: int = THUMBNAIL_SIZE, *, frame_number: int = 1) -> bytes | None:
         """Return the image of a stored object as WebP, or None if it cannot be shown."""

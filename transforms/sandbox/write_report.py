@@ -6,7 +6,6 @@ import datetime
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from queue import SimpleQueue
 from typing import Any, Final
 
 import numpy as np
@@ -30,12 +29,12 @@ from transforms.lake.files import put_if_absent
 from transforms.lake.layout import Layout
 from transforms.lake.schema import IndexRow
 from transforms.lake.structured_reports import report_uri
+from transforms.sandbox.child_pool import ChildPool
 from transforms.sandbox.child_process import (
     ChildCrashed,
     ChildKilled,
     ChildRaised,
     ChildTimedOut,
-    SandboxProcess,
 )
 from transforms.storage.archive_names import is_member
 from transforms.storage.schemes import is_installed
@@ -62,17 +61,11 @@ class ReportWriter:
 
     def __init__(self, layout: Layout, limits: Limits, threads: int) -> None:
         self._layout, self._limits = layout, limits
-        self._children: SimpleQueue[SandboxProcess | None] = SimpleQueue()
-        self._threads = threads
-        for _ in range(threads):
-            self._children.put(None)
+        self._children = ChildPool(threads, limits)
 
     def close(self) -> None:
         """End the child processes."""
-        for _ in range(self._threads):
-            if child := self._children.get():
-                child.close()
-            self._children.put(None)
+        self._children.close()
 
     def write(self, row: IndexRow, ref: ObjectRef, data: SharedBytes | None = None) -> bool:
         """Write the report about the object of a routed row, if it is absent.
@@ -114,22 +107,14 @@ class ReportWriter:
                 if opened.sha256() != row.content_sha256:
                     raise ReportError(str(Reason.CHANGED))
                 return self._header(row, ref, opened)
-        child = self._children.get()
         try:
-            if child is None:
-                child = SandboxProcess(
-                    timeout_s=self._limits.max_object_seconds,
-                    memory_bytes=self._limits.max_memory_bytes,
-                )
-            with data.read_only() as descriptor:
+            with self._children.child() as child, data.read_only() as descriptor:
                 values: dict[str, str] = child.call(
                     _read_values, self._limits, descriptor=descriptor, parse=_parse_values
                 )
                 return values
         except (ChildCrashed, ChildKilled, ChildRaised, ChildTimedOut) as error:
             raise ReportError(type(error).__name__) from error
-        finally:
-            self._children.put(child)
 
     @contextmanager
     def _open(self, ref: ObjectRef) -> Iterator[SharedBytes]:
