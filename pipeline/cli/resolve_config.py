@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -17,6 +16,7 @@ from transforms.config.run_options import ObjectOptions, RouteOptions
 from transforms.core.choices import STREAMING_SOURCES
 from transforms.core.labels import LABELS
 from transforms.core.option import Group, from_values, options_of
+from transforms.core.run_id import new_run_id
 from transforms.lake.layout import Layout
 from transforms.lake.marker import recorded_file_mode
 from transforms.storage.permissions import FILE_MODE, parse_file_mode
@@ -70,7 +70,7 @@ def resolve(options: RouteOptions) -> RouteConfig:
     return RouteConfig(
         **given,
         layout=Layout(root, sinks, _file_mode(options.file_mode, root)),
-        run_id=f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}",
+        run_id=new_run_id(),
         router_version=__version__,
         model_id=info.model_id,
         model_input_size=info.input_size,

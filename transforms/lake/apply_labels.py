@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from transforms.core.object_ref import Failure
+from transforms.core.run_id import new_run_id
 from transforms.lake.change_decisions import change_decisions, is_change_unfinished, prepare_changes
 from transforms.lake.label_decisions import contents_to_decide, rows_to_decide
 from transforms.lake.labels import EffectiveLabel
@@ -73,8 +72,3 @@ def apply_labels(
         result = change_decisions(layout, rows, new_run_id(), overrule_people=True)
         then(layout, result.changed)
     return Applied(len(result.changed), result.moved, result.failures)
-
-
-def new_run_id() -> str:
-    """Return an id for a change of decisions by reviewers; it sorts by time."""
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
