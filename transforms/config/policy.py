@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -75,7 +76,7 @@ class Policy:
         del values["expect"], values["thumbnails"]
         return values
 
-    @property
+    @functools.cached_property
     def policy_id(self) -> str:
         """Digest of the values that affect decisions; 16 hex digits."""
         rules = replace(self, header_reliability=HeaderReliability()).rules()
