@@ -33,7 +33,7 @@ from transforms.imaging.header_evidence import (
     view_claim,
 )
 from transforms.lake.files import list_files, put_if_absent, read_json
-from transforms.lake.index_files import count_rows, open_index_file, read_index
+from transforms.lake.index_files import count_rows, open_index_file, read_batches, read_index
 from transforms.lake.journal import list_journal
 from transforms.lake.layout import Layout
 from transforms.lake.schema import conform
@@ -231,7 +231,5 @@ def _tables(files: list[str]) -> Iterator[pa.Table]:
         if rows >= MAX_ROWS:
             return
         with open_index_file(uri) as file:
-            names = [name for name in _COLUMNS if name in file.schema_arrow.names]
-            table = file.read(columns=names)
-        rows += len(table)
-        yield table
+            rows += file.metadata.num_rows
+            yield from read_batches(file, _COLUMNS)

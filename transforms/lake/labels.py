@@ -22,7 +22,7 @@ from transforms.core.labels import LABELS
 from transforms.lake.files import list_files, put_bytes, remove_all
 from transforms.lake.index_files import open_index_file, parquet_bytes
 from transforms.lake.layout import Layout
-from transforms.lake.schema import SCHEMA, IndexRow
+from transforms.lake.schema import SCHEMA, IndexRow, conform
 from transforms.storage.schemes import join
 
 NOT_RADIOGRAPH: Final = "not_radiograph"
@@ -209,14 +209,10 @@ def read_label_file(uri: str) -> list[Label]:
     """
     with open_index_file(uri) as file:
         table = file.read()
-    columns = {}
-    for column in LABEL_SCHEMA:
-        if column.name in table.column_names:
-            columns[column.name] = table[column.name].cast(column.type)
-        else:
-            columns[column.name] = pa.nulls(len(table), column.type)
-    columns["answered_at"] = columns["answered_at"].cast(pa.int64())
-    return [Label(**row) for row in pa.table(columns).to_pylist()]
+    known = conform(table, LABEL_SCHEMA).select(LABEL_SCHEMA.names)
+    position, times = known.column_names.index("answered_at"), known["answered_at"]
+    known = known.set_column(position, "answered_at", times.cast(pa.int64()))
+    return [Label(**row) for row in known.to_pylist()]
 
 
 def to_table(labels: Sequence[Label]) -> pa.Table:
