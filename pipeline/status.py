@@ -12,7 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.summaries import REROUTE, format_duration, kind_of, unmet_lines
+from pipeline.report.formats import plural
+from pipeline.summaries import (
+    REROUTE,
+    format_duration,
+    interval_text,
+    kind_of,
+    unmet_lines,
+    utc_text,
+)
 from transforms.core.reasons import MEANINGS, Reason, Status
 from transforms.lake import drain
 from transforms.lake.files import list_files, read_json
@@ -34,7 +42,6 @@ from transforms.storage.schemes import is_local, storage_of
 from transforms.storage.seekable import open_seekable
 
 RECENT_HOURS: Final = 24
-MINUTE_S: Final = 60.0
 MAX_RUNS, MAX_REASONS, MAX_FAILURES, MAX_LETTERS = 5, 5, 5, 5
 """Maximum numbers of runs, reasons of quarantine, failures and dead letters that are listed."""
 MAX_COUNTED_FILES: Final = 500
@@ -55,7 +62,7 @@ def status_of(layout: Layout) -> dict[str, Any]:
     return {
         "lake": layout.root,
         "format": format_of(layout),
-        "at": _utc(time.time()),
+        "at": utc_text(time.time()),
         "running": running(layout),
         "index_locked": _lock(read_lock_state(layout, LOCK)),
         "stopping": drain.is_requested(layout),
@@ -190,7 +197,7 @@ def _dead_letters(layout: Layout) -> dict[str, Any]:
             letter = read_json(one.uri)
             latest.append(
                 {
-                    "at": None if one.modified is None else _utc(one.modified),
+                    "at": None if one.modified is None else utc_text(one.modified),
                     "object_key": letter.get("object_key"),
                     "reason": str(letter.get("reason")),
                 }
@@ -245,9 +252,9 @@ def _running_lines(status: Mapping[str, Any]) -> list[str]:
     kind = "a stream" if run.get("streaming") else "a batch run"
     stopping = ", stopping" if run.get("streaming") and status["stopping"] else ""
     lines = [
-        f"{kind} of {_plural(run.get('inputs', 0), 'input')} ({run.get('source')}){stopping}: {lock}"
+        f"{kind} of {plural(run.get('inputs', 0), 'input')} ({run.get('source')}){stopping}: {lock}"
     ]
-    lines.append(f"{_progress(run, running['inputs'])}, as of {_utc(run['updated_at'])}")
+    lines.append(f"{_progress(run, running['inputs'])}, as of {utc_text(run['updated_at'])}")
     return [*lines, *run.get("unmet", ())]
 
 
@@ -256,10 +263,9 @@ def _progress(run: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]) -> st
         if run.get("discovered") is None:
             return "its engine does not say how far it is"
         return f"{run['discovered']:,} discovered so far, {run['done']:,} done, {run['failed']:,} failed"
-    interval = "minute" if run["interval_s"] == MINUTE_S else f"{run['interval_s']:g} s"
     parts = [
         f"{run['rows']:,} rows since its start",
-        f"{run['last_interval']:,} in the last {interval}",
+        f"{run['last_interval']:,} in the last {interval_text(run['interval_s'])}",
     ]
     if inputs:
         retried = sum(one["retried"] for one in inputs)
@@ -298,7 +304,7 @@ def _failing_lines(status: Mapping[str, Any]) -> list[str]:
     if letters["number"]:
         latest = letters["latest"][0] if letters["latest"] else None
         last = f", the last: {latest['reason']}, {latest['at']}" if latest else ""
-        lines.append(f"{_plural(letters['number'], 'dead letter')} in LAKE/dead_letters{last}")
+        lines.append(f"{plural(letters['number'], 'dead letter')} in LAKE/dead_letters{last}")
     retried = [key for one in status["running"]["inputs"] for key in one.get("retried_keys", ())]
     if retried:
         lines.append(f"retried until they have a row: {', '.join(retried[:MAX_FAILURES])}")
@@ -331,11 +337,3 @@ def _counts_text(counts: Mapping[str, int]) -> str:
         f"{counts[name]:,} {name}" for name in (*map(str, Status), "unchanged") if counts.get(name)
     ]
     return ", ".join(shown) or "nothing arrived"
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _utc(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Final
 
+from pipeline.summaries import interval_text
 from transforms.config.expectations import Checked, check_shares
 from transforms.config.route_config import RouteConfig
 from transforms.core.reasons import ProcessingFailure, Status
@@ -18,7 +19,6 @@ from transforms.lake.run_counts import COUNTED_COLUMNS, RunCounts
 from transforms.lake.run_state import LAUNCHER, StateWriter, read_states
 from transforms.lake.schema import is_of_run
 
-MINUTE_S: Final = 60.0
 WINDOW_S: Final = 3600.0
 """Time whose objects must meet the expectations of the policy."""
 
@@ -51,7 +51,7 @@ class StreamMonitor:
         self._state = StateWriter(config.layout, config.run_id, LAUNCHER)
         self._unmet: frozenset[str] = frozenset()
         self._reported_at = clock()
-        self._write_state(0, None)
+        self._write_state(0, None, self._checked())
 
     def close(self) -> None:
         """Remove the state."""
@@ -77,8 +77,9 @@ class StreamMonitor:
         while self._recent[0][0] <= now - WINDOW_S:
             self._recent.popleft()
         number = failed()
-        self._print(self._write_state(_rows(new), number))
-        self._check()
+        checked = self._checked()
+        self._print(self._write_state(_rows(new), number, checked))
+        self._report(checked)
 
     def _count_new(self) -> RunCounts:
         """Return the counts of the rows in segments that have appeared; compaction adds no rows."""
@@ -96,7 +97,7 @@ class StreamMonitor:
         self._read = files
         return RunCounts.sum(new)
 
-    def _write_state(self, last: int, failed: int | None) -> str:
+    def _write_state(self, last: int, failed: int | None, checked: Sequence[Checked]) -> str:
         """Write the state for `status`, and return the line for the log."""
         config = self._config
         inputs = _inputs(config)
@@ -115,12 +116,12 @@ class StreamMonitor:
             last_interval=last,
             interval_s=self._interval,
             failed=failed,
-            unmet=[one.text for one in self._checked() if not one.met],
+            unmet=[one.text for one in checked if not one.met],
         )
         shown = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
         parts = [
             f"{_rows(self._total)} rows since start" + (f" ({shown})" if shown else ""),
-            f"{last} in the last {_interval_text(self._interval)}",
+            f"{last} in the last {interval_text(self._interval)}",
         ]
         if in_flight is not None:
             parts.append(f"{in_flight} in flight" + (f" ({retried} retried)" if retried else ""))
@@ -137,9 +138,9 @@ class StreamMonitor:
         recent = RunCounts.sum(counts for _, counts in self._recent)
         return check_shares(self._config.policy.expect, recent, self._config.layout.root)
 
-    def _check(self) -> None:
+    def _report(self, checked: Sequence[Checked]) -> None:
         """Report expectations that have ceased to be met, or are met again."""
-        unmet = {one.key: one.text for one in self._checked() if not one.met}
+        unmet = {one.key: one.text for one in checked if not one.met}
         for key in sorted(unmet.keys() - self._unmet):
             _print(f"warning: stream, in the last hour: {unmet[key]}")
         for key in sorted(self._unmet - unmet.keys()):
@@ -149,10 +150,6 @@ class StreamMonitor:
     def _print(self, text: str) -> None:
         if not self._quiet:
             _print(text)
-
-
-def _interval_text(seconds: float) -> str:
-    return "minute" if seconds == MINUTE_S else f"{seconds:g} s"
 
 
 def _rows(counts: RunCounts) -> int:

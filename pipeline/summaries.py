@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 ROUTE, REROUTE, REVIEW_SESSION = "route", "reroute", "review"
 """Kinds of runs: one that reads inputs, one that decides images again, and a session of reviewers."""
+_MINUTE_S: Final = 60.0
 _UNITS: Final = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 
 
@@ -39,6 +41,16 @@ def time_line(summary: dict[str, Any]) -> str:
         parts.append(f"{summary['objects_per_s']:.1f} objects/s")
         parts.append(f"{(summary['bytes_per_s'] or 0) / 1e6:.1f} MB/s")
     return ", ".join(parts)
+
+
+def interval_text(seconds: float) -> str:
+    """Return an interval as text: minute, 30 s."""
+    return "minute" if seconds == _MINUTE_S else f"{seconds:g} s"
+
+
+def utc_text(seconds: float) -> str:
+    """Return seconds since 1970 as text in UTC, such as 2026-11-29T17:00:00Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def format_duration(seconds: float) -> str:

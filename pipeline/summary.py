@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.metrics_report import metric_lines
-from pipeline.summaries import ROUTE, time_line
+from pipeline.summaries import ROUTE, time_line, utc_text
 from transforms.config.expectations import Checked, check_counts, check_drift
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import Failure, format_failure
@@ -100,8 +100,8 @@ def summary_of(counts: RunCounts, config: RouteConfig) -> dict[str, Any]:
         "size_bytes": counts.size_bytes,
         "headers": {name: counts.headers[name] for name in ("agree", "disagree")},
         "inputs": len(config.inputs),
-        "started_at": _utc(config.started_at),
-        "finished_at": _utc(finished),
+        "started_at": utc_text(config.started_at),
+        "finished_at": utc_text(finished),
         "duration_s": round(seconds, 1),
         "objects_per_s": round(new / seconds, 2) if seconds else None,
         "bytes_per_s": round(counts.size_bytes / seconds) if seconds else None,
@@ -111,10 +111,6 @@ def summary_of(counts: RunCounts, config: RouteConfig) -> dict[str, Any]:
         "header_reliability": config.policy.header_reliability.summary(),
         "options": config.public(),
     }
-
-
-def _utc(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def render(summary: dict[str, Any], lake: str) -> str:

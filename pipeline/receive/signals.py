@@ -6,9 +6,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+from pipeline.signals import SIGNALS
 
 
 @contextmanager

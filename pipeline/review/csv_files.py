@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.review.queues import Queue, load_waiting, rows_of
+from pipeline.summaries import utc_text
 from transforms.core.errors import UsageError, did_you_mean
 from transforms.core.labels import LABELS
 from transforms.lake.index_files import read_index
@@ -95,7 +96,7 @@ def export_waiting(layout: Layout, path: Path, below: float, sample: int = 0) ->
     known = effective_labels(read_labels(layout))
     answered = {content for content, one in known.items() if one.label is not None}
     waiting = load_waiting(layout, answered, below, ALL, sample=sample)
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    now = utc_text(time.time())
     seen: set[str] = set()
     text = io.StringIO(newline="")
     writer = csv.writer(text)
