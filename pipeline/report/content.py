@@ -113,7 +113,6 @@ def page_content(data: ReportData, images: int, baseline_name: str | None) -> di
         "days": days,
         "days_chart": _days_chart(days),
         "header_matrix": _header_matrix(data),
-        "labels": LABELS,
         "wrong": wrong_tiles,
         "review": review_tiles,
         "sheets": [{**s, "tiles": pictures.tiles(s["rows"])} for s in sheets],
@@ -330,7 +329,6 @@ def _drift(
         found = statistics.drift(data, baseline.current, baseline.rows)
     return {
         "baseline": baseline,
-        "is_asked": baseline_name is not None,
         "minimum": statistics.MIN_COMPARED,
         "rows": [
             {

@@ -32,10 +32,9 @@ ROW_COLUMNS: Final = (
     "object_uri conflict predicted_label confidence prob_abdominal prob_adult_chest "
     "prob_pediatric_chest prob_spine prob_others ood_score model_id policy_id decided_by decided_at "
     "header_label header_agrees modality body_part_examined view_position patient_age_years "
-    "manufacturer manufacturer_model_name rows columns sop_class_uid sop_instance_uid"
+    "manufacturer manufacturer_model_name rows columns sop_class_uid sop_instance_uid "
+    "shadow_label shadow_confidence shadow_model_id"
 ).split()
-OPTIONAL_COLUMNS: Final = ("shadow_label", "shadow_confidence", "shadow_model_id")
-"""Columns of later releases; null if the schema lacks them."""
 BASELINE_COLUMNS: Final = ("run_id", "status", "destination", "confidence", "ood_score", "model_id")
 _VERSION: Final = ("source_uri", "source_version")
 
@@ -101,7 +100,7 @@ def open_report_data(scope: Scope, baseline: Scope | None = None) -> Iterator[Re
         db = create_database(folder / "report.duckdb")
         try:
             db.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-            _create(db, "rows", [*ROW_COLUMNS, *OPTIONAL_COLUMNS, *_VERSION, "superseded_at"])
+            _create(db, "rows", [*ROW_COLUMNS, *_VERSION, "superseded_at"])
             _create(db, "baseline", [*BASELINE_COLUMNS, "ingested_at"])
             _load_index(db, scope, with_earlier=baseline is None and scope.run_id is not None)
             data = ReportData(scope, db)
@@ -124,9 +123,9 @@ def _create(db: duckdb.DuckDBPyConnection, name: str, columns: Sequence[str]) ->
 
 
 def _field(column: str) -> pa.Field:
-    if column in HISTORY_SCHEMA.names:
-        return HISTORY_SCHEMA.field(column).remove_metadata()
-    return pa.field(column, pa.float32() if column.endswith("confidence") else pa.string())
+    if column == PARTITION:
+        return pa.field(PARTITION, pa.string())
+    return HISTORY_SCHEMA.field(column).remove_metadata()
 
 
 class _Inserter:
@@ -153,13 +152,12 @@ class _Inserter:
 
 
 def _read(uri: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    known = [column for column in columns if column in HISTORY_SCHEMA.names]
     with open_index_file(uri) as file:
-        yield from read_batches(file, known)
+        yield from read_batches(file, columns)
 
 
 def _load_index(db: duckdb.DuckDBPyConnection, scope: Scope, *, with_earlier: bool) -> None:
-    columns = [*ROW_COLUMNS, *OPTIONAL_COLUMNS]
+    columns = [*ROW_COLUMNS]
     if scope.run_id is not None:
         columns += _VERSION
 
@@ -190,7 +188,7 @@ def _load_index(db: duckdb.DuckDBPyConnection, scope: Scope, *, with_earlier: bo
 
 
 def _load_history(db: duckdb.DuckDBPyConnection, scope: Scope) -> None:
-    columns = [*ROW_COLUMNS, *OPTIONAL_COLUMNS, *_VERSION, "superseded_at"]
+    columns = [*ROW_COLUMNS, *_VERSION, "superseded_at"]
     rows = _Inserter(db, "rows")
     for file in list_files(scope.layout.history, ".parquet"):
         with contextlib.suppress(FileNotFoundError):  # removed by recovery since the listing

@@ -155,16 +155,15 @@ def disagreements(data: ReportData, limit: int, offset: int = 0) -> list[dict[st
     )
 
 
-def review_queue(
-    data: ReportData, limit: int, reason: str | None = None, offset: int = 0
-) -> list[dict[str, Any]]:
+def review_queue(data: ReportData, limit: int, reason: str | None = None) -> list[dict[str, Any]]:
     """Return images that wait for review, those with the lowest confidence first."""
     condition = f"status = '{Status.REVIEW}'"
     parameters: dict[str, Any] = {}
     if reason is not None:
         condition += " AND reason = $reason"
         parameters = {"reason": reason}
-    return _listed(data, condition, "confidence NULLS FIRST, object_key", limit, offset, parameters)
+    order = "confidence NULLS FIRST, object_key"
+    return _listed(data, condition, order, limit, parameters=parameters)
 
 
 def least_confident(data: ReportData, destination: str, limit: int) -> list[dict[str, Any]]:

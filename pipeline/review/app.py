@@ -36,7 +36,6 @@ REDUCED_LONG_SIDE: Final = 1280
 """Long side in pixels of the image that is shown first."""
 CLIENT_PATTERN: Final = re.compile(r"[0-9a-f]{32}")
 SHA256_PATTERN: Final = re.compile(r"[0-9a-f]{64}")
-MAX_FRAME: Final = 1_000_000
 TEMPLATES: Final = jinja2.Environment(
     loader=jinja2.FileSystemLoader(HERE / "templates"),
     autoescape=True,

@@ -152,9 +152,7 @@ class ReviewDesk:
         """
         with self._lock:
             if content not in self._rows:
-                self._rows |= read_index(self._layout, lambda files: rows_of(files, {content}))
-            if content not in self._rows:
-                raise UnknownImage
+                self._rows[content] = self.current_row(content)
             return self._rows[content]
 
     def current_row(self, content: str) -> IndexRow:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from typing import Any, Final
 
+import pyarrow.compute as pc
+
 from transforms.core.reasons import Status
 from transforms.lake.drift import Drift, measure_drift, read_predictions
 from transforms.lake.layout import Layout
@@ -133,16 +135,15 @@ def check_drift(
     """
     if expected.max_psi is None:
         return None
-    import pyarrow.compute as pc
 
     first, last = expected.days(day)
     sample = read_predictions(
-        layout, lambda _: True, lambda rows, _: rows.filter(is_of_run(rows["run_id"], run_id))
+        layout, lambda _: True, lambda rows: rows.filter(is_of_run(rows["run_id"], run_id))
     )
     baseline = read_predictions(
         layout,
         lambda partition: first <= partition <= last,
-        lambda rows, _: rows.filter(pc.invert(is_of_run(rows["run_id"], run_id))),
+        lambda rows: rows.filter(pc.invert(is_of_run(rows["run_id"], run_id))),
     )
     smaller = min(len(sample), len(baseline))
     limit, key = expected.max_psi, f"{KEY}.drift.max_psi"

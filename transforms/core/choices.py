@@ -25,7 +25,6 @@ REPROCESS: Final = (REPROCESS_NONE, REPROCESS_MODEL, REPROCESS_POLICY, REPROCESS
 
 ALL_THUMBNAILS: Final = "all"
 REVIEW_THUMBNAILS: Final = "review"
-NO_THUMBNAILS: Final = "none"
 
 RUNNERS: Final = (
     "DirectRunner",

@@ -31,7 +31,7 @@ DRIFT_COLUMNS: Final = ("status", "run_id", "predicted_label", "confidence", "oo
 CLASSIFIED: Final = pa.array([Status.ROUTED, Status.REVIEW])
 
 Counts = npt.NDArray[np.float64]
-RowFilter = Callable[[pa.Table, str], pa.Table]
+RowFilter = Callable[[pa.Table], pa.Table]
 """Selects rows of an index file, given its partition, YYYY-MM-DD."""
 
 
@@ -145,14 +145,14 @@ def count_in_bins(values: npt.ArrayLike, edges: Counts) -> Counts:
 
 
 def read_predictions(
-    layout: Layout, wants_partition: Callable[[str], bool], select: RowFilter | None = None
+    layout: Layout, wants_partition: Callable[[str], bool], select: RowFilter
 ) -> Predictions:
     """Return the predictions in the current rows of a lake.
 
     Args:
         layout: the lake.
         wants_partition: whether the rows of a day, YYYY-MM-DD, are read.
-        select: selects rows; None takes all.
+        select: selects rows.
 
     Raises:
         DamagedFile: an index file cannot be read.
@@ -162,12 +162,11 @@ def read_predictions(
     def read(files: list[str]) -> Predictions:
         def tables() -> Iterable[pa.Table]:
             for uri in files:
-                day = partition_of(uri)
-                if not wants_partition(day):
+                if not wants_partition(partition_of(uri)):
                     continue
                 with open_index_file(uri) as file:
                     for table in read_batches(file, DRIFT_COLUMNS):
-                        yield table if select is None else select(table, day)
+                        yield select(table)
 
         return Predictions.of_tables(tables())
 

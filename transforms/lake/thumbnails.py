@@ -138,8 +138,8 @@ def write_table(layout: Layout, ingest_date: str, table: pa.Table) -> str:
 
 def store_journaled(
     layout: Layout, journal_files: Sequence[str], ingest_date: str | None = None
-) -> int:
-    """Store the thumbnails in journal files, which are about to be removed; return their number.
+) -> None:
+    """Store the thumbnails in journal files, which are about to be removed.
 
     Contents that have a thumbnail in the partition keep it.
 
@@ -154,12 +154,10 @@ def store_journaled(
     """
     found: dict[str, list[Thumbnail]] = defaultdict(list)
     stored: dict[str, set[str]] = {}
-    number = 0
     with ThreadPoolExecutor(READ_THREADS) as pool:
         for start in range(0, len(journal_files), READ_FILES):
             uris = journal_files[start : start + READ_FILES]
             for day, thumbnail in itertools.chain.from_iterable(pool.map(_journaled, uris)):
-                number += 1
                 of_day = found[ingest_date or day]
                 of_day.append(thumbnail)
                 if len(of_day) == MAX_FILE_ROWS:
@@ -167,7 +165,6 @@ def store_journaled(
                     of_day.clear()
     for day, thumbnails in found.items():
         _write_new(layout, day, thumbnails, stored)
-    return number
 
 
 def list_thumbnail_files(layout: Layout) -> list[ObjectInfo]:

@@ -130,7 +130,7 @@ class ReportWriter:
 
 def decision_of(row: IndexRow) -> ReportedDecision:
     """Return the decision in a routed row."""
-    seconds, microseconds = divmod(row.decided_at or row.ingested_at, 1_000_000)
+    seconds = (row.decided_at or row.ingested_at) // 1_000_000
     return ReportedDecision(
         content_sha256=str(row.content_sha256),
         label=str(row.destination),
@@ -139,9 +139,7 @@ def decision_of(row: IndexRow) -> ReportedDecision:
         if row.confidence is None
         else round(float(np.float32(row.confidence)), 6),  # as in the index
         decided_by=row.decided_by or BY_MODEL,
-        decided_at=datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(
-            microsecond=microseconds
-        ),
+        decided_at=datetime.datetime.fromtimestamp(seconds, datetime.UTC),
         model_id=row.model_id,
         router_version=row.router_version,
     )
