@@ -236,10 +236,4 @@ def with_source_state(row: IndexRow) -> IndexRow:
 def _target_uri(row: IndexRow, layout: Layout) -> str:
     if row.destination == QUARANTINE:
         return layout.quarantine_uri(str(row.content_sha256))
-    return layout.object_uri(
-        str(row.destination),
-        str(row.study_instance_uid),
-        str(row.series_instance_uid),
-        str(row.sop_instance_uid),
-        str(row.content_sha256),
-    )
+    return layout.object_uri(*row.uri_parts)

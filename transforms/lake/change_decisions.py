@@ -156,13 +156,7 @@ def _new_row(old: IndexRow, decided: IndexRow, layout: Layout, run_id: str) -> I
         raise ValueError(f"{decided.object_key}: a decision cannot change to {decided.status}")
     object_uri = old.object_uri
     if is_stored(old) and decided.destination != old.destination:
-        target = layout.object_uri(
-            str(decided.destination),
-            str(old.study_instance_uid),
-            str(old.series_instance_uid),
-            str(old.sop_instance_uid),
-            str(old.content_sha256),
-        )
+        target = layout.object_uri(*replace(old, destination=decided.destination).uri_parts)
         object_uri = layout.relative(target)
     return replace(
         decided,

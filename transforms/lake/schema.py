@@ -186,6 +186,17 @@ class IndexRow:
         return self.source_uri, self.source_version
 
     @property
+    def uri_parts(self) -> tuple[str, str, str, str, str]:
+        """The arguments of `Layout.object_uri` and `Layout.report_uri`."""
+        return (
+            str(self.destination),
+            str(self.study_instance_uid),
+            str(self.series_instance_uid),
+            str(self.sop_instance_uid),
+            str(self.content_sha256),
+        )
+
+    @property
     def deciding_run(self) -> str:
         """Id of the run that decided the row: `run_id` without a segment number."""
         return self.run_id.partition(RUN_ID_SEPARATOR)[0]

@@ -21,13 +21,7 @@ def report_uri(layout: Layout, row: IndexRow) -> str | None:
     """Return the URI of the report about the image of a row, or None if it is not routed."""
     if row.status != Status.ROUTED:
         return None
-    return layout.report_uri(
-        str(row.destination),
-        str(row.study_instance_uid),
-        str(row.series_instance_uid),
-        str(row.sop_instance_uid),
-        str(row.content_sha256),
-    )
+    return layout.report_uri(*row.uri_parts)
 
 
 def has_reports(layout: Layout) -> bool:
