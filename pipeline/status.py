@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.report.formats import plural
 from pipeline.summaries import (
@@ -25,7 +24,6 @@ from transforms.core.reasons import MEANINGS, Reason, Status
 from transforms.lake import drain
 from transforms.lake.files import list_files, read_json
 from transforms.lake.index_files import (
-    DamagedFile,
     count_rows,
     list_index,
     open_index_file,
@@ -38,8 +36,7 @@ from transforms.lake.lock import LockState, read_lock_state
 from transforms.lake.marker import format_of
 from transforms.lake.run_state import LAUNCHER, read_states
 from transforms.lake.run_summaries import read_summaries
-from transforms.storage.schemes import is_local, storage_of
-from transforms.storage.seekable import open_seekable
+from transforms.storage.schemes import is_local
 
 RECENT_HOURS: Final = 24
 MAX_RUNS, MAX_REASONS, MAX_FAILURES, MAX_LETTERS = 5, 5, 5, 5
@@ -137,21 +134,8 @@ def _count_rows(files: Sequence[str]) -> int | None:
     rows = 0
     for uri in files:
         with contextlib.suppress(FileNotFoundError):  # compacted since the listing
-            rows += _rows_of(uri)
+            rows += count_rows(uri)
     return rows
-
-
-def _rows_of(uri: str) -> int:
-    if is_local(uri):
-        return count_rows(uri)
-    found = storage_of(uri).stat(uri)
-    if found is None:
-        raise FileNotFoundError(uri)
-    try:
-        with open_seekable(found) as file:
-            return int(pq.read_metadata(file).num_rows)
-    except pa.ArrowException as error:
-        raise DamagedFile(f"{uri} cannot be read ({type(error).__name__})") from error
 
 
 def _recent(layout: Layout) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from transforms.lake.schema import (
     identity_of,
 )
 from transforms.storage.local import uri_to_path
-from transforms.storage.schemes import is_local, join
+from transforms.storage.schemes import is_local, join, storage_of
+from transforms.storage.seekable import open_seekable
 
 T = TypeVar("T")
 
@@ -150,14 +151,24 @@ def read_index(layout: Layout, read: Callable[[list[str]], T]) -> T:
 
 
 def count_rows(uri: str) -> int:
-    """Return the number of rows of an index file.
+    """Return the number of rows of an index file, of which only the footer is read.
 
     Raises:
+        FileNotFoundError: it does not exist.
         DamagedFile: it cannot be read.
+        OSError: its store does not answer.
     """
-    with open_index_file(uri) as file:
-        rows: int = file.metadata.num_rows
-    return rows
+    if is_local(uri):
+        with open_index_file(uri) as file:
+            return int(file.metadata.num_rows)
+    found = storage_of(uri).stat(uri)
+    if found is None:
+        raise FileNotFoundError(uri)
+    try:
+        with open_seekable(found) as file:
+            return int(pq.read_metadata(file).num_rows)
+    except pa.ArrowException as error:
+        raise _damaged(uri, error) from error
 
 
 def read_rows(files: Iterable[str], wanted: Mapping[str, pa.StringArray]) -> Iterator[IndexRow]:
