@@ -11,12 +11,12 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.report.formats import plural
 from pipeline.summaries import (
     REROUTE,
     format_duration,
     interval_text,
     kind_of,
+    plural,
     unmet_lines,
     utc_text,
 )

@@ -43,6 +43,11 @@ def time_line(summary: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def plural(number: int, noun: str) -> str:
+    """Return a number with its noun, `1 image` or `2 images`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def interval_text(seconds: float) -> str:
     """Return an interval as text: minute, 30 s."""
     return "minute" if seconds == _MINUTE_S else f"{seconds:g} s"

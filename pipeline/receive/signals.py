@@ -6,8 +6,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
-from pipeline.signals import SIGNALS
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager

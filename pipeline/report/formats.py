@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pipeline.summaries import plural as plural
 from transforms.core.labels import CHESTS
 
 _SMALL: Final = 0.001
@@ -63,11 +64,6 @@ def title_text(name: str | None) -> str:
     """Return a label, sink or reason as words that begin with a capital."""
     words = name_text(name)
     return words[:1].upper() + words[1:]
-
-
-def plural(number: int, noun: str) -> str:
-    """Return a number with its noun, `1 image` or `2 images`."""
-    return f"{number_text(number)} {noun}" if number == 1 else f"{number_text(number)} {noun}s"
 
 
 def conflicts_text(totals: Mapping[str, Any]) -> str:
