@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import uuid
+from datetime import UTC, datetime
 
 
 def new_run_id() -> str:
-    """Return an id for a run or a change of decisions; it sorts by time."""
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+    """Return an id for a run or a change of decisions.
+
+    Ids sort by time, to the microsecond: the latest run of a lake is the last by name.
+    """
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ-%f}-{uuid.uuid4().hex[:8]}"
