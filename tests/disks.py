@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -10,31 +11,30 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 64 KiB and fill it."""
+@contextlib.contextmanager
+def mounted(disk: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of a size, as only root may; unmount it at the end."""
     if os.geteuid():
         pytest.skip("only root may mount a small file system")
-    disk = tmp_path / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], check=True)
     try:
-        with pytest.raises(OSError, match="No space left"):
-            (disk / "filler").write_bytes(b"x" * (1 << 20))
         yield disk
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 64 KiB and fill it."""
+    with mounted(tmp_path / "disk", "64k") as disk:
+        with pytest.raises(OSError, match="No space left"):
+            (disk / "filler").write_bytes(b"x" * (1 << 20))
+        yield disk
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a file system of 1 MiB."""
-    if os.geteuid():
-        pytest.skip("only root may mount a small file system")
-    disk = tmp_path / "small disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], check=True)
-    try:
+    with mounted(tmp_path / "small disk", "1m") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", disk], check=True)

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.cli import main
 from tests.conftest import Lake, Route, counts, write
+from tests.disks import mounted
 from tests.synthetic import dicom_bytes, image
 from transforms.core.choices import PLACEMENTS
 from transforms.core.object_ref import ObjectRef
@@ -32,12 +33,8 @@ def images(source: Path) -> Path:
 @pytest.fixture
 def small_disk(lake: Lake) -> Iterator[Path]:
     """Mount a file system of 2 MiB for the lake; an image has 640 KiB."""
-    if os.geteuid():
-        pytest.skip("only root may mount a small file system")
-    lake.root.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", lake.root], check=True)
-    yield lake.root
-    subprocess.run(["umount", lake.root], check=True)
+    with mounted(lake.root, "2m") as disk:
+        yield disk
 
 
 def remount(disk: Path, options: str) -> None:
