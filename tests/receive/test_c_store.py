@@ -27,6 +27,7 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 
 from pipeline.cli import main
 from pipeline.receive import options as receive_options
+from tests.processes import listening
 from tests.receive import kill_at_step
 from tests.receive.receivers import (
     Receiver,
@@ -466,19 +467,7 @@ def test_ipv6(tmp_path: Path) -> None:
 
 def test_only_loopback_listens_by_default(tmp_path: Path) -> None:
     with receiver(tmp_path / "in", "--stow_port=0") as running:
-        assert listening(running) == {"0100007F"}
-
-
-def listening(running: Receiver) -> set[str]:
-    """Local addresses, as /proc has them, on which the process listens."""
-    inodes = {one.removeprefix("socket:[").removesuffix("]") for one in open_files(running)}
-    found = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and fields[9] in inodes:
-                found.add(fields[1].partition(":")[0])
-    return found
+        assert {address for address, _ in listening(running.process.pid)} == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize(
