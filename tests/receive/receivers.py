@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from pipeline.receive.dimse import configure_pynetdicom
-from tests.synthetic import dicom_bytes, image
+from tests.synthetic import dataset, dicom_bytes, image
 
 STORESCU = shutil.which("storescu")
 needs_dcmtk = pytest.mark.skipif(STORESCU is None, reason="no storescu: apt-get install dcmtk")
@@ -118,6 +119,27 @@ def receiver(folder: Path, *options: str, **more: Any) -> Iterator[Receiver]:
         running.kill()
 
 
+def has_unnamed_file(running: Receiver) -> bool:
+    """Return whether an object is being received into a file without a name."""
+    return any(target.startswith(f"{running.folder}/#") for target in open_files(running))
+
+
+def open_files(running: Receiver) -> set[str]:
+    """Return what the receiver's descriptors are open on."""
+    found = set()
+    for entry in Path(f"/proc/{running.process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.add(str(entry.readlink()))
+    return found
+
+
+def can_connect(port: int) -> bool:
+    """Return whether a port accepts connections."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 def storescu(port: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Send files and folders (+sd) with DCMTK."""
     command = [str(STORESCU), "-aec", "ROUTER", "127.0.0.1", str(port), *map(str, arguments)]
@@ -182,6 +204,11 @@ def data_set_bytes(data: bytes) -> bytes:
     """Return the encoded data set of a PS3.10 file, without its file meta information."""
     assert data[132:140] == b"\x02\x00\x00\x00UL\x04\x00"
     return data[144 + int.from_bytes(data[140:144], "little") :]
+
+
+def an_object(name: str = "1", **elements: Any) -> pydicom.FileDataset:
+    """Return a small radiograph."""
+    return dataset(image(1, (64, 48)), name=name, **elements)
 
 
 def write_objects(folder: Path, number: int) -> list[Path]:

@@ -26,11 +26,12 @@ from tests.receive.receivers import (
     STORESCU,
     Receiver,
     association,
+    can_connect,
+    has_unnamed_file,
     receiver,
     storescu,
     write_objects,
 )
-from tests.receive.test_c_store import can_connect, has_unnamed_file
 from tests.synthetic import dataset, dicom_bytes, image, to_bytes
 from transforms.storage.multipart import DATA, END, HEADERS, MultipartReader
 
