@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from transforms.storage.temporary import PREFIX
 
@@ -22,3 +26,28 @@ def abandon(folder: Path) -> int:
     for path in left:
         path.rename(folder / name_of_dead_process())
     return len(left)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def kill_at(module: object, step: str, call: int, after: bool, again: Callable[[], object]) -> bool:
+    """Kill what `again` does before or after some call of a step; return whether it was reached."""
+    called = getattr(module, step)
+    calls = itertools.count()
+
+    def killed(*args: object, **kwargs: object) -> object:
+        if next(calls) < call:
+            return called(*args, **kwargs)
+        if after:
+            called(*args, **kwargs)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(module, step, killed)
+        try:
+            again()
+        except Killed:
+            return True
+    return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from tests.lake.rows import append_rows, index_row, new_lake, place, rows_in, set_clock
-from tests.leftovers import abandon
+from tests.leftovers import abandon, kill_at
 from transforms.core.reasons import BY_PERSON, Reason, Status
 from transforms.lake import change_decisions as change_module
 from transforms.lake import supersede as supersede_module
@@ -39,10 +38,6 @@ REVIEW: dict[str, Any] = {
     "reason": Reason.LOW_CONFIDENCE,
     "policy_id": "p2",
 }
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -237,23 +232,10 @@ STEPS = {
 @pytest.mark.parametrize("call", [0, 1])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_kill_at_any_step_loses_and_doubles_nothing(
-    layout: Layout, step: str, call: int, after: bool, monkeypatch: pytest.MonkeyPatch
+    layout: Layout, step: str, call: int, after: bool
 ) -> None:
-    called = getattr(STEPS[step], step)
-    calls = itertools.count()
-
-    def killed(*args: object, **kwargs: object) -> object:
-        if next(calls) < call:
-            return called(*args, **kwargs)
-        if after:
-            called(*args, **kwargs)
-        raise Killed
-
     before = decisions(layout)
-    with monkeypatch.context() as killing:
-        killing.setattr(STEPS[step], step, killed)
-        with pytest.raises(Killed):
-            change(layout, "r2", *SOURCES)
+    assert kill_at(STEPS[step], step, call, after, lambda: change(layout, "r2", *SOURCES))
     assert verify_lake(layout).violations == []
     for source, decision in decisions(layout).items():
         assert decision in (before[source], ALL_IN_REVIEW[source])

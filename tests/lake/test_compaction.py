@@ -20,7 +20,7 @@ from tests.lake.rows import (
     set_clock,
     sources_in,
 )
-from tests.leftovers import abandon
+from tests.leftovers import abandon, kill_at
 from tests.stores import Store
 from transforms.lake import compaction
 from transforms.lake import rewrite as rewrite_module
@@ -34,10 +34,6 @@ from transforms.storage.temporary import remove_abandoned
 DAYS = ("2026-03-01", "2026-03-02", "2026-03-03")
 AFTER = "2026-03-04"
 SOURCES = sorted(f"/in/{day}-{part}-{n}" for day in DAYS for part in range(2) for n in range(3))
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -153,24 +149,9 @@ def test_a_kill_at_any_step_leaves_each_row_once(
     """Without an exchange, as in object stores, plain readers may find rows twice until a repeat."""
     if not exchange:
         monkeypatch.setattr(rewrite_module, "exchange", lambda one, other: False)
-    called = getattr(STEPS[step], step)
-    calls = itertools.count()
-
-    def killed(*args: object, **kwargs: object) -> object:
-        if next(calls) < (0 if step == "seal_partitions_before" else day):
-            return called(*args, **kwargs)
-        if after:
-            called(*args, **kwargs)
-        raise Killed
-
-    with monkeypatch.context() as killing:
-        killing.setattr(STEPS[step], step, killed)
-        try:
-            compact(layout, AFTER)
-        except Killed:
-            assert (exchange, step) not in NOT_REACHED
-        else:
-            assert (exchange, step) in NOT_REACHED
+    call = 0 if step == "seal_partitions_before" else day
+    reached = kill_at(STEPS[step], step, call, after, lambda: compact(layout, AFTER))
+    assert reached == ((exchange, step) not in NOT_REACHED)
     assert router_sources(layout) == SOURCES
     assert set(sources_in(layout)) == set(SOURCES)
     if exchange:

@@ -20,7 +20,7 @@ from tests.lake.rows import (
     set_clock,
     sources_in,
 )
-from tests.leftovers import abandon
+from tests.leftovers import Killed, abandon
 from transforms.core.reasons import ProcessingFailure
 from transforms.lake import index_files
 from transforms.lake import rewrite as rewrite_module
@@ -142,10 +142,6 @@ def test_compaction_beside_readers_in_loops(layout: Layout) -> None:
             thread.join()
     assert errors == []
     assert sources_in(layout) == all_sources()
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 @pytest.mark.parametrize("opening", [open_lake, lambda layout: compact(layout, AFTER)])

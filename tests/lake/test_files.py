@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.leftovers import name_of_dead_process
+from tests.leftovers import Killed, name_of_dead_process
 from transforms.core.reasons import ProcessingFailure, Reason
 from transforms.lake.files import put_bytes, put_copy, put_link
 from transforms.storage.local import LocalStorage
@@ -123,9 +123,6 @@ def test_a_partial_file_carries_the_process_that_writes_it(
     scratch = tmp_path / ".tmp"
     scratch.mkdir()
     (scratch / "of another program").touch()
-
-    class Killed(BaseException):
-        pass
 
     def kill(descriptor: int) -> None:
         (partial,) = scratch.glob("dicom-router-*")

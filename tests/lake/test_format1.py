@@ -16,7 +16,7 @@ from pipeline.cli import main
 from tests.conformance import violations
 from tests.conftest import Lake, Route, counts, write
 from tests.format1 import Format1Lakes, unpack_format1_lakes
-from tests.leftovers import abandon
+from tests.leftovers import abandon, kill_at
 from tests.synthetic import dicom_bytes, image
 from transforms.core.reasons import BY_MODEL, BY_POLICY
 from transforms.lake import migration
@@ -38,10 +38,6 @@ ROWS = {
     "compaction_interrupted": 24,  # a plain reader's; the replaced files are still there
 }
 SUPERSEDED = {"two_models": 9}
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 @pytest.fixture
@@ -194,29 +190,12 @@ def test_a_migration_that_is_killed_is_completed_by_the_next(
     shutil.copytree(lake, pristine)
     open_lake(layout)
     expected = contents(lake)
-    called = getattr(STEPS[step], step)
-
     for call in itertools.count():
         shutil.rmtree(lake)
         shutil.copytree(pristine, lake)
-        calls = itertools.count()
-
-        def killed(*args: Any, _calls: Any = calls, _call: int = call, **kwargs: Any) -> Any:
-            if next(_calls) < _call:
-                return called(*args, **kwargs)
-            if after:
-                called(*args, **kwargs)
-            raise Killed
-
-        with pytest.MonkeyPatch.context() as killing:
-            killing.setattr(STEPS[step], step, killed)
-            try:
-                open_lake(layout)
-            except Killed:
-                pass
-            else:
-                assert call, "the step was not reached"
-                return
+        if not kill_at(STEPS[step], step, call, after, lambda: open_lake(layout)):
+            assert call, "the step was not reached"
+            return
         assert verify_lake(layout, deep=True).violations == []
         abandon(lake / ".tmp")
         remove_abandoned(lake / ".tmp")

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.cli import main
 from tests.lake.rows import append_rows, new_lake, place, rows_in
+from tests.leftovers import kill_at
 from tests.stores import Store
 from transforms.core.reasons import BY_MODEL, BY_PERSON, Reason, Status
 from transforms.lake import supersede as supersede_module
@@ -47,10 +48,6 @@ WAITING: dict[str, Any] = {
     "header_agrees": False,
     "region_code": "818981001",
 }
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -225,16 +222,10 @@ def test_answers_wait_while_another_run_writes(layout: Layout, a: IndexRow) -> N
 
 @pytest.mark.parametrize("step", ["put_if_absent", "_rewrite_partition", "remove_unreferenced"])
 def test_a_kill_while_answers_are_applied_loses_nothing(
-    layout: Layout, a: IndexRow, step: str, monkeypatch: pytest.MonkeyPatch
+    layout: Layout, a: IndexRow, step: str
 ) -> None:
     answer(layout, a, "spine")
-
-    def killed(*args: object, **kwargs: object) -> None:
-        raise Killed
-
-    with monkeypatch.context() as killing, pytest.raises(Killed):
-        killing.setattr(supersede_module, step, killed)
-        apply_labels(layout)
+    assert kill_at(supersede_module, step, 0, False, lambda: apply_labels(layout))
     assert len(read_labels(layout)) == 1
     apply_labels(layout)
     with lock_lake(layout):

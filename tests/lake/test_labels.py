@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.lake.rows import index_row, new_lake
+from tests.leftovers import Killed
 from transforms.core.reasons import ProcessingFailure
 from transforms.lake import files
 from transforms.lake import labels as labels_module
@@ -30,10 +31,6 @@ from transforms.lake.layout import Layout
 
 DAY = 86_400_000_000
 ROW = index_row("/in/a", "a" * 64, confidence=0.5, prob_spine=0.5, ood_score=1.5)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.conformance import violations
 from tests.conftest import Lake, Route, counts, route_into
 from tests.format1 import unpack_format1_lakes
 from tests.lake.conftest import STRICT
-from tests.leftovers import abandon
+from tests.leftovers import abandon, kill_at
 from tests.stores import Store
 from transforms.lake import change_decisions as change_module
 from transforms.lake import supersede as supersede_module
@@ -282,10 +282,6 @@ STEPS: dict[str, Any] = {
 }
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
-
-
 @pytest.mark.kill
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
@@ -294,17 +290,8 @@ def test_a_kill_at_any_step_loses_and_doubles_nothing(
 ) -> None:
     """20 moments; the second of two objects to move is placed, or one of them is."""
     module, before = STEPS[step], destinations(copied)
-    called = getattr(module, step)
-
-    def killed(*args: Any, **kwargs: Any) -> None:
-        if after:
-            called(*args, **kwargs)
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as killing:
-        killing.setattr(module, step, killed)
-        with pytest.raises(Killed):
-            main(["reroute", str(copied.root), *strict, "--apply", "--quiet"])
+    command = ["reroute", str(copied.root), *strict, "--apply", "--quiet"]
+    assert kill_at(module, step, 0, after, lambda: main(command))
     layout = Layout(str(copied.root))
     assert verify_lake(layout, deep=True).violations == []
     assert destinations(copied) in (before, {"review": 3, "not_xray": 1, "quarantine": 1})

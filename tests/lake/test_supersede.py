@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import random as random_module
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from tests.lake.rows import (
     rows_in,
     set_clock,
 )
-from tests.leftovers import abandon
+from tests.leftovers import abandon, kill_at
 from transforms.core.reasons import Status
 from transforms.lake import rewrite as rewrite_module
 from transforms.lake import supersede as supersede_module
@@ -48,10 +46,6 @@ SOURCES = {
     "/in/d": (b"another image", "1.2"),
 }
 REVIEW: dict[str, Any] = {"destination": "review", "status": Status.REVIEW, "policy_id": "p2"}
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -190,30 +184,6 @@ STEPS = {
 }
 
 
-def kill_at(
-    layout: Layout, module: object, step: str, call: int, after: bool, again: Callable[[], object]
-) -> bool:
-    """Kill what decides again before or after some call of a step; return whether it was reached."""
-    called = getattr(module, step)
-    calls = itertools.count()
-
-    def killed(*args: object, **kwargs: object) -> object:
-        if next(calls) < call:
-            return called(*args, **kwargs)
-        if after:
-            called(*args, **kwargs)
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(module, step, killed)
-        try:
-            again()
-        except Killed:
-            return True
-    return False
-
-
-@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("call", [0, 1])
@@ -224,7 +194,7 @@ def test_a_kill_at_any_step_leaves_one_current_row_for_each_version(
     def again() -> object:
         return decide_again(layout, "r2", *SOURCES)
 
-    if not kill_at(layout, STEPS[step], step, call, after, again):
+    if not kill_at(STEPS[step], step, call, after, again):
         assert (step, call) in {("_write_intent", 1), ("remove_unreferenced", 1)}
         return
     assert verify_lake(layout, deep=True).violations == []
