@@ -11,17 +11,14 @@ from pipeline.report.database import Scope
 from pipeline.report.write import write_report
 from tests.browser import needs_browser, open_browser
 from tests.lake.rows import lake_of
-from tests.report.test_page import summary, webp, write_json
-from tests.report.test_queries import ROWS
-from transforms.lake.thumbnails import Thumbnail, write_thumbnails
+from tests.report.lakes import ROWS, summary, write_json, write_pictures
 
 pytestmark = [needs_browser, pytest.mark.engine]
 
 
 def test_the_page_is_shown_without_requests_errors_or_overflow(tmp_path: Path) -> None:
     layout = lake_of(tmp_path / "lake", ROWS)
-    shown = [Thumbnail(f"{n:064x}", "k", webp(n * 20), 48, 32) for n in range(9)]
-    write_thumbnails(layout, "2026-01-01", shown)
+    write_pictures(layout, 9, "2026-01-01", step=20)
     equation = "10 discovered = 7 routed + 2 review + 0 not_xray + 0 quarantined + 1 duplicate"
     write_json(layout.runs, "r", summary("r", equation=f"{equation} + 0 unchanged"))
     values = {"count": 3, "mean": 5.0, "min": 1, "max": 9, "sum": 15}

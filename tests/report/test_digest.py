@@ -13,8 +13,7 @@ from pipeline.exit_codes import DONE, USAGE
 from pipeline.report.digest import MAX_LINE
 from pipeline.review.queues import TITLES, Queue
 from tests.lake.rows import append_rows, lake_of, new_lake
-from tests.report.test_page import summary
-from tests.report.test_queries import ROWS, WRONG, row
+from tests.report.lakes import ROWS, WRONG, row, summary
 from transforms.core.reasons import Reason, Stage, Status
 from transforms.lake.dead_letters import write_dead_letter
 from transforms.lake.layout import Layout

@@ -9,14 +9,12 @@ import pytest
 from pipeline.cli import main
 from tests.format1 import unpack_format1_lakes
 from tests.lake.rows import append_rows, place
+from tests.report.lakes import ROWS, write_pictures
 from tests.report.pages import read_page
-from tests.report.test_page import webp
-from tests.report.test_queries import ROWS
 from tests.stores import Store
 from tests.synthetic import dicom_bytes, image
 from transforms.lake.layout import Layout
 from transforms.lake.marker import write_marker
-from transforms.lake.thumbnails import Thumbnail, write_thumbnails
 
 
 def test_a_lake_in_a_store_has_the_same_page(store: Store, tmp_path: Path) -> None:
@@ -24,8 +22,7 @@ def test_a_lake_in_a_store_has_the_same_page(store: Store, tmp_path: Path) -> No
     write_marker(layout)
     placed = place(layout, "/in/decoded", dicom_bytes(image(1, (96, 64))), confidence=0.8)
     append_rows(layout, *ROWS, placed)
-    shown = [Thumbnail(f"{n:064x}", "k", webp(n), 48, 32) for n in range(8)]
-    write_thumbnails(layout, "2026-01-01", shown)
+    write_pictures(layout, 8, "2026-01-01")
     report = tmp_path / "report.html"
     assert main(["report", layout.root, "--out", str(report)]) == 0
     page = read_page(report)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -21,15 +20,13 @@ from pipeline.cli import main
 from pipeline.report import images
 from pipeline.report.content import MAX_DAYS
 from tests.lake.rows import append_rows, index_row, lake_of, new_lake, place
+from tests.report.lakes import ROWS, row, summary, webp, write_json, write_pictures
 from tests.report.pages import Page, read_page
-from tests.report.test_queries import ROWS, row
 from tests.synthetic import dicom_bytes, image
-from transforms.core.labels import LABELS
 from transforms.core.reasons import BY_PERSON, Reason, Stage, Status
 from transforms.lake.labels import append_label, new_label
 from transforms.lake.layout import Layout
 from transforms.lake.schema import SCHEMA, IndexRow, to_table
-from transforms.lake.thumbnails import Thumbnail, write_thumbnails
 
 EVIL: Final = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&amp;{{7*7}}"
 PLAIN: Final = "'harmless"
@@ -55,32 +52,6 @@ def write_index(layout: Layout, day: str, rows: list[IndexRow], **columns: str) 
     )
 
 
-def summary(run_id: str, **values: Any) -> dict[str, Any]:
-    """Content of a run summary."""
-    counts = dict.fromkeys((*Status, "unchanged", "failed"), 0)
-    return {
-        "run_id": run_id,
-        "complete": True,
-        "counts": {"discovered": 3, **counts, "routed": 3},
-        "equation": "3 discovered = 3 routed",
-        "finished_at": "2026-01-02T03:04:05Z",
-        "options": {"policy_id": "p1", "thresholds": dict.fromkeys(LABELS, 0.5)},
-        **values,
-    }
-
-
-def write_json(folder: str, name: str, content: Any) -> None:
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    (Path(folder) / f"{name}.json").write_text(json.dumps(content))
-
-
-def webp(shade: int) -> bytes:
-    """Return a small gray image."""
-    buffer = io.BytesIO()
-    Image.new("L", (48, 32), shade).save(buffer, "WEBP")
-    return buffer.getvalue()
-
-
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Page:
     """The page of a lake that has something for each section."""
@@ -99,8 +70,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Page:
     write_index(layout, "2026-01-02", [*ROWS, *many[60:], broken, ct])
     for number, one in enumerate(many[:40]):
         append_label(layout, new_label(one, "spine" if number % 4 else "abdominal", "ann", number))
-    shown = [Thumbnail(f"{n:064x}", "k", webp(n), 48, 32) for n in range(9)]
-    write_thumbnails(layout, "2026-01-02", shown)
+    write_pictures(layout, 9, "2026-01-02")
     write_json(layout.runs, "r", summary("r", started_at="2026-01-02T03:00:00Z"))
     values = {"count": 3, "mean": 5.0, "min": 1, "max": 9, "sum": 15}
     write_json(layout.metrics, "r", {"distributions": {"fetch_ms": values, "decode_ms": values}})
@@ -433,9 +403,7 @@ def test_pictures_stop_before_the_page_is_too_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = lake_of(tmp_path / "lake", ROWS)
-    write_thumbnails(
-        layout, "2026-01-01", [Thumbnail(f"{n:064x}", "k", webp(n), 48, 32) for n in range(9)]
-    )
+    write_pictures(layout, 9, "2026-01-01")
     monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 2 * len("data:image/webp;base64,") + 200)
     page = report(layout)
     assert len(page.named("img")) == 2

@@ -9,45 +9,11 @@ import pytest
 
 from pipeline.report import queries
 from pipeline.report.database import Scope, open_report_data
-from tests.lake.rows import append_rows, index_row, lake_of
+from tests.lake.rows import append_rows, lake_of
+from tests.report.lakes import ROWS, row
 from transforms.core.reasons import Reason, Status
 from transforms.lake.layout import Layout
-from transforms.lake.schema import IndexRow
 from transforms.lake.supersede import supersede
-
-PROBABILITIES = {
-    "prob_abdominal": 0.05,
-    "prob_adult_chest": 0.0,
-    "prob_pediatric_chest": 0.0,
-    "prob_spine": 0.9,
-    "prob_others": 0.05,
-}
-
-
-def row(number: int, **columns: object) -> IndexRow:
-    """A row of an object of its own, routed to spine with a confidence of 0.9."""
-    given = {"confidence": 0.9, "header_label": "spine", "header_agrees": True, "modality": "DX"}
-    values = {**given, **PROBABILITIES, "sop_instance_uid": f"1.2.{number}", **columns}
-    return index_row(f"/in/{number}", f"{number:064x}", **values)
-
-
-WRONG = {"header_label": "abdominal", "header_agrees": False}
-ROWS = (
-    row(0),
-    row(1, modality="CR"),
-    row(2, **WRONG, prob_abdominal=0.02),
-    row(3, **WRONG, prob_abdominal=0.001),
-    row(4, header_label="adult_chest", header_agrees=False, prob_adult_chest=0.01),
-    row(
-        5, status=Status.REVIEW, destination="review", reason=Reason.LOW_CONFIDENCE, confidence=0.4
-    ),
-    row(
-        6, status=Status.REVIEW, destination="review", reason=Reason.LOW_CONFIDENCE, confidence=0.3
-    ),
-    row(7, conflict=True, run_id="s.1"),
-    row(8, conflict=True, run_id="s.2", sop_instance_uid="1.2.7"),
-    index_row("/in/copy", f"{0:064x}", sop_instance_uid="1.2.0", status=Status.DUPLICATE),
-)
 
 
 @pytest.fixture(scope="module")

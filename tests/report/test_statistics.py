@@ -10,7 +10,7 @@ import pytest
 from pipeline.report import agreement, statistics
 from pipeline.report.database import ReportData, Scope, open_report_data
 from tests.lake.rows import lake_of
-from tests.report.test_queries import row
+from tests.report.lakes import row
 from transforms.core.reasons import Reason, Status
 from transforms.lake.labels import UNDO, append_label, new_label
 
