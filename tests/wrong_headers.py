@@ -28,7 +28,7 @@ from models.training.data.images import LabeledImage, load_image, to_uint8
 from pipeline.report.database import Scope, open_report_data
 from pipeline.report.queries import disagreements
 from tests.conformance import violations
-from tests.review.browsers import open_pages
+from tests.review.browsers import enter, open_pages, wait_for_image
 from tests.review.reviews import Review
 from tests.synthetic import dicom_bytes
 from transforms.core.labels import LABELS
@@ -189,21 +189,13 @@ def review(walk: Walkthrough) -> dict[str, str]:
     waiting = sum(row["status"] == "review" for row in walk.rows())
     answers: dict[str, str] = {}
     with Review(walk.lake) as running, open_pages() as ((page,), problems):
-        page.goto(running.url)
-        page.get_by_label("Nickname").fill("ann")
-        page.get_by_role("button", name="Start").click()
-        shown = None
+        shown: str | None = None
         for _ in range(min(ANSWERS, waiting)):
-            page.wait_for_function(
-                """before => { const shown = document.getElementById("canvas").dataset.shown;
-                const ready = document.querySelector(".answer:not([disabled])");
-                return shown && shown !== before && ready; }""",
-                arg=shown,
-            )
-            shown = str(page.locator("#canvas").get_attribute("data-shown"))
+            shown = wait_for_image(page, shown) if shown else enter(page, running, "ann")
             answers[shown] = truth[shown].label
             page.keyboard.press(str(1 + LABELS.index(answers[shown])))
-        page.get_by_text(f"{len(answers)} answered by you").wait_for()
+        if answers:
+            page.get_by_text(f"{len(answers)} answered by you").wait_for()
         running.end()
         if problems:
             raise SystemExit(f"review: {problems}")

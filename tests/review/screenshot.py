@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import shutil
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
 from pipeline.cli import main
-from tests.review.browsers import open_pages
+from tests.review.browsers import enter, open_pages
 from tests.review.reviews import Review
 
 TARGET: Final = Path(__file__).parents[2] / "docs" / "images" / "review.png"
@@ -66,11 +65,7 @@ def take(target: Path) -> None:
         with Review(lake, "--confidence_below=1") as review, open_pages() as (pages, problems):
             (page,) = pages
             page.set_viewport_size(SIZE)
-            page.goto(review.url)
-            page.wait_for_url(re.compile(r"/$"))
-            page.get_by_label("Nickname").fill("ann")
-            page.get_by_role("button", name="Start").click()
-            page.wait_for_selector(".answer:not([disabled])")
+            enter(page, review, "ann")
             page.keyboard.press("a")
             page.mouse.move(5, 400)
             taken = page.screenshot()

@@ -17,32 +17,13 @@ from playwright.sync_api import Page, expect
 from tests.browser import needs_browser
 from tests.conformance import violations
 from tests.conftest import Lake
-from tests.review.browsers import open_pages
+from tests.review.browsers import enter, open_pages, wait_for_image
 from tests.review.conftest import IMAGES
 from tests.review.reviews import Review
 from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, needs_browser]
-
-
-def enter(page: Page, review: Review, name: str) -> None:
-    """Open the address that was printed, and give a nickname."""
-    page.goto(review.url)
-    page.wait_for_url(re.compile(r"/$"))
-    page.get_by_label("Nickname").fill(name)
-    page.get_by_role("button", name="Start").click()
-    wait_for_image(page)
-
-
-def wait_for_image(page: Page, before: str | None = None) -> str:
-    """Wait until another image can be answered about; return its sha256."""
-    page.wait_for_function(
-        """before => { const shown = document.getElementById("canvas").dataset.shown;
-        return shown !== before && document.querySelector(".answer:not([disabled])"); }""",
-        arg=before,
-    )
-    return str(page.locator("#canvas").get_attribute("data-shown"))
 
 
 def shade(page: Page) -> float:
