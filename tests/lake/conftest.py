@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from models.default_bundle import DEFAULT_BUNDLE
 from pipeline.cli import main
 from tests.conftest import Lake, counts, route_into
 from tests.synthetic import dicom_bytes, image
@@ -53,6 +55,16 @@ def copied(routed: Path, lake: Lake) -> Lake:
     """A copy of the lake of `routed`, where the fixture `route` finds it."""
     shutil.copytree(routed / "lake", lake.root)
     return lake
+
+
+@pytest.fixture
+def other_model(tmp_path: Path) -> tuple[str, str]:
+    """The option for a bundle of another model id."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(DEFAULT_BUNDLE, bundle)
+    info = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps({**info, "temperature": 2.0}))
+    return "--model", str(bundle)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from models.default_bundle import DEFAULT_BUNDLE
 from pipeline.cli import main
 from tests.conformance import violations
 from tests.conftest import Lake, Route, counts, route_into
@@ -143,16 +140,6 @@ def test_a_duplicate_that_alone_is_decided_again_stays_with_its_first(
     assert counts(summary) == {"duplicate": 1}
     assert_sound(lake)
     assert not sinks(lake)["body_part=review"]
-
-
-@pytest.fixture
-def other_model(tmp_path: Path) -> tuple[str, str]:
-    """The option for a bundle of another model id."""
-    bundle = tmp_path / "bundle"
-    shutil.copytree(DEFAULT_BUNDLE, bundle)
-    info = json.loads((bundle / "bundle.json").read_text())
-    (bundle / "bundle.json").write_text(json.dumps({**info, "temperature": 2.0}))
-    return "--model", str(bundle)
 
 
 @pytest.mark.slow

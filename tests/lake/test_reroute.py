@@ -145,16 +145,6 @@ def test_a_condition_can_neither_read_files_nor_print_values(
     assert "source/" not in error
 
 
-@pytest.fixture
-def other_model(tmp_path: Path) -> tuple[str, str]:
-    """The option for a bundle of another model id."""
-    bundle = tmp_path / "bundle"
-    shutil.copytree(DEFAULT_BUNDLE, bundle)
-    info = json.loads((bundle / "bundle.json").read_text())
-    (bundle / "bundle.json").write_text(json.dumps({**info, "temperature": 2.0}))
-    return "--model", str(bundle)
-
-
 @pytest.mark.slow
 def test_another_model_classifies_the_objects_of_the_lake(
     copied: Lake,
