@@ -104,6 +104,16 @@ def rows_in(layout: Layout) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["source_uri"], row["source_version"]))
 
 
+def history(root: str | Path) -> list[dict[str, Any]]:
+    """Return the superseded rows of a lake as a plain reader finds them."""
+    folder = Path(root) / "history"
+    if not folder.exists():
+        return []
+    data = ds.dataset(folder, format="parquet", partitioning="hive")
+    rows: list[dict[str, Any]] = data.to_table().to_pylist()
+    return rows
+
+
 def sources_in(layout: Layout) -> list[str]:
     """Return the sources of the rows that a plain Parquet reader finds."""
     return [row["source_uri"] for row in rows_in(layout)]

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as ds
 import pytest
 
-from tests.lake.rows import append_rows, index_row, new_lake, place, rows_in, set_clock
+from tests.lake.rows import append_rows, history, index_row, new_lake, place, rows_in, set_clock
 from tests.leftovers import abandon, kill_at
 from transforms.core.reasons import BY_PERSON, Reason, Status
 from transforms.lake import change_decisions as change_module
@@ -78,14 +77,6 @@ def change(layout: Layout, run_id: str, *sources: str, **columns: Any) -> Change
     return change_decisions(layout, decided, run_id, overrule_people=overrule)
 
 
-def history(layout: Layout) -> list[dict[str, Any]]:
-    if not Path(layout.history).exists():
-        return []
-    data = ds.dataset(Path(layout.history), format="parquet", partitioning="hive")
-    rows: list[dict[str, Any]] = data.to_table().to_pylist()
-    return rows
-
-
 def objects(layout: Layout) -> set[str]:
     return {
         layout.relative(path.as_posix())
@@ -125,7 +116,7 @@ def test_objects_move_and_duplicates_follow(layout: Layout) -> None:
     assert after["/in/b"]["run_id"] == before["/in/b"]["run_id"]
     assert {after[s]["run_id"] for s in ("/in/a", "/in/c", "/in/d")} == {"r2"}
     assert after["/in/a"]["conflict"] and after["/in/c"]["conflict"]
-    superseded = {row["source_uri"]: row for row in history(layout)}
+    superseded = {row["source_uri"]: row for row in history(layout.root)}
     for row in superseded.values():
         assert row.pop("superseded_at")
         assert row.pop("superseded_by") == "r2"
@@ -138,7 +129,7 @@ def test_a_repeat_changes_nothing(layout: Layout) -> None:
     assert change(layout, "r2", *SOURCES).unchanged == 3
     assert change(layout, "r3", *SOURCES).unchanged == 3
     assert rows_in(layout) == before
-    assert len(history(layout)) == 4
+    assert len(history(layout.root)) == 4
 
 
 def test_a_changed_reason_keeps_the_object(layout: Layout) -> None:
@@ -157,7 +148,7 @@ def test_a_change_and_back_keeps_both_in_the_history(layout: Layout) -> None:
     change(layout, "r3", *SOURCES, **columns)
     assert_sound(layout)
     assert decisions(layout) == before
-    assert len(history(layout)) == 8
+    assert len(history(layout.root)) == 8
 
 
 def test_a_decision_by_a_person_is_kept_unless_asked(layout: Layout) -> None:
@@ -247,4 +238,4 @@ def test_a_kill_at_any_step_loses_and_doubles_nothing(
     change(layout, "r3", *SOURCES)
     assert_sound(layout)
     assert decisions(layout) == ALL_IN_REVIEW
-    assert sorted(row["source_uri"] for row in history(layout)) == list(SOURCES)
+    assert sorted(row["source_uri"] for row in history(layout.root)) == list(SOURCES)

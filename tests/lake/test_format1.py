@@ -9,13 +9,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as ds
 import pytest
 
 from pipeline.cli import main
 from tests.conformance import violations
 from tests.conftest import Lake, Route, counts, write
 from tests.format1 import Format1Lakes, unpack_format1_lakes
+from tests.lake.rows import history
 from tests.leftovers import abandon, kill_at
 from tests.synthetic import dicom_bytes, image
 from transforms.core.reasons import BY_MODEL, BY_POLICY
@@ -47,14 +47,6 @@ def format1(tmp_path: Path) -> Format1Lakes:
 
 def policy_of(format1: Format1Lakes, name: str) -> Path:
     return format1.policy("sinks" if name == "sinks" else "policy")
-
-
-def history(lake: Path) -> list[dict[str, Any]]:
-    if not (lake / "history").exists():
-        return []
-    data = ds.dataset(lake / "history", format="parquet", partitioning="hive")
-    rows: list[dict[str, Any]] = data.to_table().to_pylist()
-    return rows
 
 
 @pytest.mark.slow

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as ds
 import pytest
 
 from pipeline.cli import main
 from tests.conformance import violations
 from tests.conftest import Lake, Route, counts, route_into
 from tests.lake.conftest import STRICT
+from tests.lake.rows import history
 from tests.synthetic import dicom_bytes, image
 from transforms.core.reasons import BY_PERSON, Status
 from transforms.lake import supersede
@@ -35,12 +35,6 @@ def again(route: Route, routed: Path, tmp_path: Path) -> Route:
         return route(*given, inputs=(str(routed / "source"), *inputs))
 
     return run
-
-
-def history(lake: Lake) -> list[dict[str, Any]]:
-    data = ds.dataset(lake.root / "history", format="parquet", partitioning="hive")
-    rows: list[dict[str, Any]] = data.to_table().to_pylist()
-    return rows
 
 
 def sinks(lake: Lake) -> Counter[str]:
@@ -71,8 +65,8 @@ def test_rows_move_to_the_new_sink_and_old_rows_to_the_history(lake: Lake, again
     assert sinks(lake) == {"body_part=review": 3, "body_part=not_xray": 1}
     rows = {row["source_uri"]: row for row in lake.rows()}
     assert rows.keys() == old.keys()
-    superseded = {row["source_uri"]: row for row in history(lake)}
-    assert len(history(lake)) == len(superseded) == 5
+    superseded = {row["source_uri"]: row for row in history(lake.root)}
+    assert len(history(lake.root)) == len(superseded) == 5
     for source, row in superseded.items():
         stamps = row.pop("superseded_at"), row.pop("superseded_by")
         assert row == old[source]
@@ -101,7 +95,7 @@ def test_a_lake_can_go_back_and_keeps_both_histories(lake: Lake, again: Route) -
     assert counts(summary) == {"routed": 3, "duplicate": 1, "not_xray": 1, "unchanged": 1}
     assert_sound(lake)
     assert [(r["source_uri"], r["status"], r["object_uri"]) for r in lake.rows()] == decided
-    assert len(history(lake)) == 10
+    assert len(history(lake.root)) == 10
 
 
 def test_new_sources_of_the_same_run_are_resolved_with_rows_that_it_replaces(
@@ -127,7 +121,7 @@ def test_duplicates_follow_a_first_that_alone_is_decided_again(lake: Lake, route
     (follower,) = [row for row in lake.rows() if row["status"] == "duplicate"]
     assert follower["object_uri"] == lake.row(Path(first))["object_uri"]
     assert follower["destination"] == "review"
-    assert len(history(lake)) == 2
+    assert len(history(lake.root)) == 2
 
 
 def test_a_duplicate_that_alone_is_decided_again_stays_with_its_first(
@@ -151,7 +145,7 @@ def test_another_model_decides_again(
     model = (*other_model, "--reprocess", mode)
     assert counts(again("lenient", *model)) == {"routed": 3, "duplicate": 1, "unchanged": 2}
     assert_sound(lake)
-    assert {row["source_uri"] for row in history(lake)} == {
+    assert {row["source_uri"] for row in history(lake.root)} == {
         source for source, row in old.items() if row["model_id"]
     }
     for row in lake.rows():
@@ -210,7 +204,7 @@ def test_a_run_that_ends_while_it_replaces_rows_is_completed_or_undone(
     again("strict", "--reprocess", "policy")
     assert_sound(lake)
     assert sinks(lake) == {"body_part=review": 3, "body_part=not_xray": 1}
-    assert len(history(lake)) == 5
+    assert len(history(lake.root)) == 5
 
 
 @pytest.mark.slow

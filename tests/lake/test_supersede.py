@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as ds
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from tests.lake.rows import (
     FINGERPRINT,
     append_rows,
+    history,
     index_row,
     new_lake,
     place,
@@ -91,14 +91,6 @@ def decide_again(layout: Layout, run_id: str, *sources: str, **columns: Any) -> 
     return unchanged
 
 
-def history(layout: Layout) -> list[dict[str, Any]]:
-    if not Path(layout.history).exists():
-        return []
-    data = ds.dataset(Path(layout.history), format="parquet", partitioning="hive")
-    rows: list[dict[str, Any]] = data.to_table().to_pylist()
-    return rows
-
-
 def objects(layout: Layout) -> set[str]:
     root = Path(layout.root)
     return {p.relative_to(root).as_posix() for p in root.glob("objects/**/*.dcm")}
@@ -129,8 +121,8 @@ def test_rows_move_to_the_history_and_objects_to_their_sink(layout: Layout) -> N
     rows = rows_in(layout)
     assert [row["run_id"] for row in rows] == ["r2"] * 4
     assert [row["conflict"] for row in rows] == [True, True, True, False]
-    superseded = {row["source_uri"]: row for row in history(layout)}
-    assert len(history(layout)) == 4
+    superseded = {row["source_uri"]: row for row in history(layout.root)}
+    assert len(history(layout.root)) == 4
     for row in superseded.values():
         assert row.pop("superseded_at")
         assert row.pop("superseded_by") == "r2"
@@ -151,7 +143,7 @@ def test_a_repeat_changes_nothing(layout: Layout) -> None:
     assert decide_again(layout, "r3", *SOURCES) == 4
     assert decide_again(layout, "r2", *SOURCES) == 0, "an engine runs a step again"
     assert rows_in(layout) == before
-    assert len(history(layout)) == 4
+    assert len(history(layout.root)) == 4
 
 
 def test_duplicates_follow_their_first(layout: Layout) -> None:
@@ -161,7 +153,7 @@ def test_duplicates_follow_their_first(layout: Layout) -> None:
     follower = rows_in(layout)[1]
     moved = {"destination": "review", "object_uri": follower["object_uri"]}
     assert follower == {**duplicate, **moved}, "nothing else of it was decided again"
-    assert {row["source_uri"] for row in history(layout)} == {"/in/a", "/in/b"}
+    assert {row["source_uri"] for row in history(layout.root)} == {"/in/a", "/in/b"}
 
 
 def test_a_first_that_is_unreadable_now_leaves_its_content_to_a_duplicate(layout: Layout) -> None:
@@ -211,13 +203,13 @@ def test_a_kill_at_any_step_leaves_one_current_row_for_each_version(
         assert not list(Path(plain.scratch()).iterdir())
         assert verify_lake(plain, deep=True).violations == []
         assert objects(plain) == {row["object_uri"] for row in rows_in(plain)}
-        rows, old = set(map(state_of, rows_in(plain))), list(map(state_of, history(plain)))
+        rows, old = set(map(state_of, rows_in(plain))), list(map(state_of, history(plain.root)))
         assert not rows.intersection(old), "a row is current or superseded"
         assert len(old) == len(set(old))
     decide_again(repeated, "r3", *SOURCES)
     assert_sound(repeated)
     assert decisions(repeated) == ALL_IN_REVIEW
-    old = list(map(state_of, history(repeated)))
+    old = list(map(state_of, history(repeated.root)))
     assert len(old) == len(set(old))
     assert {source for source, *_ in old} == set(SOURCES)
     follower = [source for source, *_ in old if source == "/in/b"]
