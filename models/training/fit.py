@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 
 from models.networks import BodyPartClassifier
 from models.training.data.dataset import select_split
-from models.training.data.images import LabeledImage, load_labeled_inputs, load_resized
+from models.training.data.derived_images import derive_images
+from models.training.data.images import LabeledImage, load_labeled_inputs
 from models.training.data.mixing import MixedBatch, cutmix, mixup
 from models.training.data.regions import UNKNOWN_REGION, number_regions
 from models.training.data.weighted_sampler import (
@@ -113,12 +114,14 @@ def _training_samples(
     train: list[LabeledImage], options: FitOptions
 ) -> tuple[Loader, WeightedSampler, int]:
     """Return batches of augmented images, their sampler, and the number of regions."""
-    grays = load_resized(train, round(options.input_size * CACHE_FACTOR))
+    n_samples = len(train)
+    derived = derive_images(train, options, round(options.input_size * CACHE_FACTOR))
+    train, grays = [image for image, _ in derived], [gray for _, gray in derived]
     regions, n_regions = [UNKNOWN_REGION] * len(train), 0
     if options.region_weight:
         regions, n_regions = number_regions(train)
     weights = sampling_weights(train, options.source_power)
-    sampler = WeightedSampler(weights, options.seed)
+    sampler = WeightedSampler(weights, options.seed, n_samples)
     labels = [LABELS.index(image.label) for image in train]
     sample_options = SampleOptions(
         input_size=options.input_size,

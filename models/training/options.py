@@ -85,6 +85,29 @@ class FitOptions:
         at_most=1,
         help="share of images within a wide frame, as on a page or an oversized plate",
     )
+    view_weight: float = option(
+        0.0,
+        group=Group.AUGMENTATION,
+        metavar="WEIGHT",
+        at_least=0,
+        help="sampling weight of the single views that are cut from images of two views side by side, "
+        "relative to other images; 0 adds none",
+    )
+    plate_weight: float = option(
+        1.0,
+        group=Group.AUGMENTATION,
+        metavar="WEIGHT",
+        at_least=0,
+        help="sampling weight of the images of two views themselves; 0 leaves them out",
+    )
+    part_weight: float = option(
+        0.0,
+        group=Group.AUGMENTATION,
+        metavar="WEIGHT",
+        at_least=0,
+        help="sampling weight of the thoracic and lumbar parts that are cut from images of region "
+        "whole_spine, relative to other images; 0 adds none",
+    )
     style_mix: float = option(
         0.0,
         group=Group.AUGMENTATION,

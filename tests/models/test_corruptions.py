@@ -8,8 +8,16 @@ import numpy as np
 from PIL import Image
 
 from models.training.data.images import LabeledImage
-from models.training.evaluation.corruptions import CORRUPTIONS, PAIRED, UNCHANGED, load_corrupted
+from models.training.evaluation.corruptions import (
+    CORRUPTIONS,
+    PAIRED,
+    UNCHANGED,
+    load_corrupted,
+    load_single_views,
+)
+from tests.imaging.test_plates import smooth_view
 from tests.synthetic import image
+from transforms.imaging.preprocessing import preprocess
 
 
 def test_corruptions_are_applied(tmp_path: Path) -> None:
@@ -39,3 +47,18 @@ def test_corruptions_are_applied(tmp_path: Path) -> None:
     assert ((with_text != plain).any((0, 2)).nonzero()[0] // 16).tolist().count(2) > 4, "at a third"
     again = load_corrupted(images, 128)
     assert all(np.array_equal(again[name], corrupted[name]) for name in corrupted)
+
+
+def test_single_views_belong_to_their_plates(tmp_path: Path) -> None:
+    first, second = smooth_view(1, (400, 180)), smooth_view(2, (400, 220))
+    shown = [smooth_view(3, (400, 300)), np.hstack([first, np.zeros((400, 20), np.uint8), second])]
+    images = []
+    for number, pixels in enumerate(shown):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        images.append(LabeledImage(tmp_path / f"{number}.png", "spine", "test", "s", str(number)))
+    inputs, numbers = load_single_views(images, 64)
+    assert inputs.shape == (2, 1, 64, 64)
+    assert numbers.tolist() == [1, 1]
+    difference = inputs[1].numpy().astype(int) - preprocess(second[:, 3:-3], 64)
+    assert abs(difference).mean() < 6
+    assert load_single_views(images[:1], 64)[0].shape == (0, 1, 64, 64)

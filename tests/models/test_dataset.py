@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from models.training.data.dataset import read_dataset
-from models.training.data.images import DatasetError, LabeledImage, age_of, load_image, load_resized
+from models.training.data.derived_images import derive_images
+from models.training.data.images import DatasetError, LabeledImage, age_of, load_image
+from models.training.options import FitOptions
 from tests.synthetic import dicom_bytes, image
 
 
@@ -112,7 +114,7 @@ def test_bit_depth_and_polarity_do_not_matter(tmp_path: Path) -> None:
         LabeledImage(tmp_path / name, "spine", "train", "s", name)
         for name in ("deep.png", "two.dcm", "one.dcm")
     ]
-    deep, two, one = (gray.astype(int) for gray in load_resized(images, 60))
+    deep, two, one = (gray.astype(int) for _, gray in derive_images(images, FitOptions(), 60))
     assert deep.shape == two.shape == one.shape == (60, 40)
     assert deep.std() > 20
     assert abs(deep - two).max() <= 2

@@ -68,16 +68,11 @@ def age_of(image: LabeledImage) -> float | None:
     return read_header(parse(image.path.read_bytes(), Limits())).patient_age_years
 
 
-def load_resized(images: Sequence[LabeledImage], long_side: int) -> list[Gray8]:
-    """Load images for augmentation, uint8[H, W] with at most `long_side` pixels a side."""
-
-    def load(image: LabeledImage) -> Gray8:
-        resized = Image.fromarray(to_uint8(load_image(image.path, long_side)))
-        resized.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
-        return np.asarray(resized)
-
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(load, images))
+def shrink(gray: Gray8, long_side: int) -> Gray8:
+    """Return an image with at most `long_side` pixels a side, uint8[H, W]."""
+    image = Image.fromarray(gray)
+    image.thumbnail((long_side, long_side), Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 def load_labeled_inputs(

@@ -93,21 +93,29 @@ class AugmentedImages(Dataset[tuple[Tensor, int, int]]):
 
 
 class WeightedSampler(Sampler[tuple[int, int]]):
-    """Draws indices by weight, each with a seed; an epoch has as many as there are images.
+    """Draws indices by weight, each with a seed.
 
     Attributes:
         epoch: number of the epoch; each draws another sample.
     """
 
-    def __init__(self, weights: Sequence[float], seed: int) -> None:
+    def __init__(self, weights: Sequence[float], seed: int, length: int) -> None:
+        """Make a sampler.
+
+        Args:
+            weights: of the images, not negative.
+            seed: of all epochs.
+            length: number of indices of an epoch.
+        """
         self.weights, self.seed, self.epoch = np.array(weights) / sum(weights), seed, 0
+        self.length = length
 
     def __len__(self) -> int:
-        return len(self.weights)
+        return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        indices = rng.choice(len(self), len(self), p=self.weights)
+        indices = rng.choice(len(self.weights), len(self), p=self.weights)
         seeds = rng.integers(2**62, size=len(self))
         yield from zip(indices.tolist(), seeds.tolist(), strict=True)
 

@@ -144,9 +144,9 @@ def _uncertainty(info: BundleInfo, evaluation: dict[str, Any]) -> list[str]:
         *_target(info, decided),
         "By source:",
         _decision_table(evaluation["sources"]),
-        "Robustness to corruptions, such as other sites' habits or mistakes, and two images of one label "
-        "and source side by side. AUROC: probability that the OOD score ranks a corrupted image above an "
-        "unchanged one.",
+        "Robustness to corruptions, such as other sites' habits or mistakes, to two images of one label "
+        "and source side by side, and to the single views of images that show two. AUROC: probability "
+        "that the OOD score ranks a corrupted image above an unchanged one.",
         _decision_table(evaluation["corruptions"]),
     ]  # fmt: skip
 

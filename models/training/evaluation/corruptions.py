@@ -8,17 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from models.training.data.augmentation import WHITE, font_of, side_by_side
 from models.training.data.images import Gray8, LabeledImage, load_image, to_uint8
+from transforms.imaging.plates import SEAM_WIDTH, split_plate
 from transforms.imaging.preprocessing import Gray, preprocess
 
 UNCHANGED: Final = "unchanged"
 PAIRED: Final = "paired with another"
 """Shown side by side with another image of the same label and source."""
+SINGLE_VIEWS: Final = "single views of plates"
+"""The views of images that show two side by side, each alone."""
 DOWNSAMPLED_SIDE: Final = 96
 TEXT: Final = "PORTABLE AP 12:30"
 
@@ -71,6 +75,33 @@ def load_corrupted(images: Sequence[LabeledImage], input_size: int) -> dict[str,
     with ThreadPoolExecutor() as pool:
         list(pool.map(load, range(len(images))))
     return {name: torch.from_numpy(inputs) for name, inputs in loaded.items()}
+
+
+def load_single_views(
+    images: Sequence[LabeledImage], input_size: int
+) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    """Load the single views of the images that show two side by side.
+
+    Args:
+        images: any number.
+        input_size: of the network, in pixels.
+
+    Returns:
+        uint8[N, 1, input_size, input_size] of N views, and for each the number of its image, int64[N].
+
+    Raises:
+        DatasetError: An image cannot be read.
+    """
+
+    def load(image: LabeledImage) -> list[npt.NDArray[np.uint8]]:
+        gray = to_uint8(load_image(image.path, max(input_size, SEAM_WIDTH)))
+        return [preprocess(view, input_size) for view in split_plate(gray)]
+
+    with ThreadPoolExecutor() as pool:
+        loaded = list(pool.map(load, images))
+    views = [view for of_image in loaded for view in of_image]
+    inputs = np.stack(views) if views else np.empty((0, 1, input_size, input_size), np.uint8)
+    return torch.from_numpy(inputs), np.repeat(np.arange(len(images)), list(map(len, loaded)))
 
 
 def _partners(images: Sequence[LabeledImage]) -> list[int]:

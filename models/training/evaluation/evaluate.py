@@ -20,7 +20,12 @@ from models.training import provenance
 from models.training.data.dataset import read_dataset, select_split
 from models.training.data.images import LabeledImage, age_of
 from models.training.data.outliers import SYNTHETIC_KINDS, evaluation_outliers
-from models.training.evaluation.corruptions import UNCHANGED, load_corrupted
+from models.training.evaluation.corruptions import (
+    SINGLE_VIEWS,
+    UNCHANGED,
+    load_corrupted,
+    load_single_views,
+)
 from models.training.evaluation.metrics import (
     Indices,
     auroc,
@@ -98,6 +103,10 @@ def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Ev
     inputs = corrupted.pop(UNCHANGED)
     outputs, energies = predict(network, inputs), _energies(network, inputs)
     policy = Policy().with_defaults(info.thresholds, info.ood_threshold)
+    changed = {name: (predict(network, of), labels) for name, of in corrupted.items()}
+    views, numbers = load_single_views(images, info.input_size)
+    if len(views):
+        changed[SINGLE_VIEWS] = predict(network, views), labels[numbers]
     outliers, failures = _evaluate_outliers(network, info.input_size, outputs, energies, policy)
     figures = {
         "model_id": info.model_id,
@@ -112,8 +121,8 @@ def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Ev
         "with_age": _metrics_with_age(images, outputs, labels, policy),
         "sources": _metrics_by_source(images, outputs, labels, policy),
         "corruptions": {
-            name: _corruption_metrics(predict(network, changed), outputs, labels, policy)
-            for name, changed in corrupted.items()
+            name: _corruption_metrics(of, outputs, labels_of, policy)
+            for name, (of, labels_of) in changed.items()
         },
         "outliers": outliers,
     }  # fmt: skip
