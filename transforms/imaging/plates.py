@@ -14,6 +14,8 @@ from PIL import Image
 
 SEAM_WIDTH: Final = 512
 """Width at which seams are looked for, in pixels; the limits below hold at this width and 8 bits."""
+_MAX_HEIGHT: Final = 3.0
+"""Greatest height by width of a plate; two narrow views are wider together."""
 _MIN_POSITION: Final = 0.22
 """Least distance of a seam from the sides, as a share of the width."""
 _MAX_STRIP_DEVIATION: Final = 3.0
@@ -63,18 +65,20 @@ def find_seam(gray: npt.NDArray[np.uint8]) -> int | None:
         gray: uint8[H, W].
     """
     height, width = gray.shape
+    if height > _MAX_HEIGHT * width:
+        return None
     size = (SEAM_WIDTH, max(8, round(height * SEAM_WIDTH / width)))
     values = np.asarray(Image.fromarray(gray).resize(size, Image.Resampling.BICUBIC), np.float32)
     inner = np.arange(round(SEAM_WIDTH * _MIN_POSITION), round(SEAM_WIDTH * (1 - _MIN_POSITION)))
     strip = inner[values[:, inner].std(axis=0) < _MAX_STRIP_DEVIATION]
     if len(strip):
-        return round(strip[np.abs(strip - SEAM_WIDTH / 2).argmin()] * width / SEAM_WIDTH)
+        central = int(strip[np.abs(strip - SEAM_WIDTH / 2).argmin()])
+        return int(central * width / SEAM_WIDTH)
     shares = (np.abs(np.diff(values, axis=1)) > _MIN_STEP).mean(axis=0)
     best = int(inner[shares[inner].argmax()])
-    around = np.median(shares[best - _NEIGHBOURHOOD : best + _NEIGHBOURHOOD + 1])
-    if shares[best] < max(_MIN_STEP_SHARE, around + _MIN_EXCESS):
-        return None
-    return round(best * width / SEAM_WIDTH)
+    around = float(np.median(shares[best - _NEIGHBOURHOOD : best + _NEIGHBOURHOOD + 1]))
+    is_edge = float(shares[best]) >= max(_MIN_STEP_SHARE, around + _MIN_EXCESS)
+    return int(best * width / SEAM_WIDTH) if is_edge else None
 
 
 def _without_border(view: npt.NDArray[np.uint8], width: int) -> npt.NDArray[np.uint8] | None:
