@@ -42,12 +42,13 @@ def imports_without_collection(*, freeze: bool) -> Iterator[None]:
     """Disable garbage collection while the block imports modules, whose objects are never freed.
 
     Args:
-        freeze: whether to exempt these objects from later collections, too.
+        freeze: whether to exempt these objects from later collections, too; only the first time in a
+            process, because later there are other objects to collect.
     """
     gc.disable()
     try:
         yield
     finally:
-        if freeze:
+        if freeze and not gc.get_freeze_count():
             gc.freeze()
         gc.enable()
