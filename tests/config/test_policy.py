@@ -153,6 +153,7 @@ reliabilities = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(probability, min_size=5, max_size=5),
     st.sampled_from([-5.0, 5.0]),
@@ -289,6 +290,7 @@ def test_the_policy_id_covers_all_that_decides_and_nothing_else(changed: str) ->
     assert len(other.policy_id) == 16
 
 
+@pytest.mark.slow
 def test_the_policy_id_is_the_same_in_every_process() -> None:
     command = "from tests.config.test_policy import POLICY; print(POLICY.policy_id)"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)

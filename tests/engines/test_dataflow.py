@@ -144,6 +144,7 @@ def test_labels_are_unique(default_job: Any) -> None:
     assert [name for name, number in names.items() if number > 1] == []
 
 
+@pytest.mark.slow
 def test_all_keys_have_deterministic_coders(default_job: Any) -> None:
     components = default_job.proto_pipeline.components
     context = PipelineContext(components)
@@ -157,6 +158,7 @@ def test_all_keys_have_deterministic_coders(default_job: Any) -> None:
         assert context.coders.get_by_id(coder_id).key_coder().is_deterministic(), name
 
 
+@pytest.mark.slow
 def test_no_local_path_is_sent(gpu_job: Any) -> None:
     """Except names of source files, which tracebacks contain."""
     roots = "|".join(re.escape(str(root)) for root in (ROOT, Path(sys.prefix), Path.home()))

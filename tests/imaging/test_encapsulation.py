@@ -140,6 +140,7 @@ def test_one_frame_is_all_fragments_whatever_the_table_states(
     assert np.array_equal(read_image(data, SIDE), frame_of(syntax, 0))
 
 
+@pytest.mark.slow
 @syntaxes
 @given(
     table=st.sampled_from(TABLES),
@@ -230,6 +231,7 @@ def test_zeros_before_a_codestream_do_not_matter(syntax: str) -> None:
     assert np.array_equal(read_image(data, SIDE), frame_of(syntax, 0))
 
 
+@pytest.mark.slow
 @syntaxes
 @given(share=st.floats(0.6, 1), rest=st.sampled_from([b"", b"\0" * 64, b" " * 64, b"\x01\x02AB"]))
 def test_a_codestream_without_an_end_is_truncated(syntax: str, share: float, rest: bytes) -> None:

@@ -215,6 +215,7 @@ def test_too_many_items_in_the_file_meta_information(syntax: str) -> None:
     assert reason_of(plain[:at] + sequence + plain[end:]) is Reason.TOO_MANY_ITEMS
 
 
+@pytest.mark.slow
 def test_too_many_fragments() -> None:
     data = with_codestream(imagecodecs.jpegls_encode(PIXELS_8), JPEGLSLossless)
     bomb = data.replace(DELIMITER, ITEM * 300_000 + DELIMITER)
@@ -230,6 +231,7 @@ def test_item_tags_in_native_pixel_data_are_not_counted() -> None:
     assert preprocessed(dicom_bytes(pixels, BitsStored=16)).any()
 
 
+@pytest.mark.slow
 def test_a_deflate_bomb_is_rejected_at_max_inflation() -> None:
     head = dicom_bytes(PIXELS, syntax=DeflatedExplicitVRLittleEndian)
     (length,) = struct.unpack_from("<L", head, 140)

@@ -117,6 +117,7 @@ def bordered(pixels: np.ndarray, border: int, value: int) -> np.ndarray:
 # A codestream and its full decode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syntax", [*LOSSLESS, JPEG2000, *DCT])
 @settings(max_examples=25)
 @given(

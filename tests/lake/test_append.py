@@ -106,6 +106,7 @@ def test_duplicates_and_conflicts_are_found_among_existing_rows(layout: Layout) 
     assert found["/in/c"] == (Status.ROUTED, True)
 
 
+@pytest.mark.slow
 def test_concurrent_writers_write_each_row_once(layout: Layout) -> None:
     """An engine may take a worker for dead and start another one."""
     rows = [index_row(f"/in/{n:03d}", sop_instance_uid=f"1.{n}") for n in range(60)]

@@ -103,6 +103,7 @@ ALL_IN_REVIEW = {
 }
 
 
+@pytest.mark.slow
 def test_objects_move_and_duplicates_follow(layout: Layout) -> None:
     before = {row["source_uri"]: row for row in rows_in(layout)}
     inode = (Path(layout.root) / str(before["/in/a"]["object_uri"])).stat().st_ino
@@ -139,6 +140,7 @@ def test_a_changed_reason_keeps_the_object(layout: Layout) -> None:
     assert_sound(layout)
 
 
+@pytest.mark.slow
 def test_a_change_and_back_keeps_both_in_the_history(layout: Layout) -> None:
     before = decisions(layout)
     change(layout, "r2", *SOURCES)
@@ -151,6 +153,7 @@ def test_a_change_and_back_keeps_both_in_the_history(layout: Layout) -> None:
     assert len(history(layout.root)) == 8
 
 
+@pytest.mark.slow
 def test_a_decision_by_a_person_is_kept_unless_asked(layout: Layout) -> None:
     person = {"destination": "abdominal", "status": Status.ROUTED, "decided_by": BY_PERSON}
     assert len(change(layout, "r2", "/in/a", **person).changed) == 1
@@ -176,6 +179,7 @@ def test_a_lost_object_keeps_its_decision_and_is_reported(layout: Layout) -> Non
     assert_sound(layout)
 
 
+@pytest.mark.slow
 def test_objects_move_to_a_sink_outside_the_lake_and_back(layout: Layout, tmp_path: Path) -> None:
     elsewhere = Layout(layout.root, {"review": str(tmp_path / "review sink")})
     write_marker(elsewhere)

@@ -47,6 +47,7 @@ def partitions(layout: Layout) -> dict[str, str]:
     return {row["source_uri"][4:]: str(row["ingest_date"]) for row in rows_in(layout)}
 
 
+@pytest.mark.slow
 @WRONG
 def test_one_wrong_clock_does_not_pin_the_log(layout: Layout, wrong: str) -> None:
     for day, name in ((TODAY, "a"), (wrong, "b"), (TODAY, "c"), (TOMORROW, "d")):

@@ -71,6 +71,7 @@ def with_rows(layout: Layout, day: str) -> list[str]:
     return [u for u in list_index(layout) if f"={day}/" in u and count_rows(u)]
 
 
+@pytest.mark.slow
 def test_the_days_before_are_merged_and_the_rows_stay(
     layout: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +88,7 @@ def test_the_days_before_are_merged_and_the_rows_stay(
     assert not compact(layout, DAYS[2]), "nothing more to do"
 
 
+@pytest.mark.slow
 def test_a_stream_continues_after_its_day_was_compacted(layout: Layout) -> None:
     compact(layout, AFTER)
     late = index_row("/in/late", sop_instance_uid="1.9")
@@ -100,6 +102,7 @@ def test_a_stream_continues_after_its_day_was_compacted(layout: Layout) -> None:
     assert count_rows(uri) == 1
 
 
+@pytest.mark.slow
 def test_a_reader_at_any_moment_sees_each_row_once(layout: Layout) -> None:
     """On a file system; a reader whose listing was overtaken fails and lists again."""
     done, seen = threading.Event(), list[list[str]]()

@@ -144,6 +144,7 @@ def test_compaction_beside_readers_in_loops(layout: Layout) -> None:
     assert sources_in(layout) == all_sources()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opening", [open_lake, lambda layout: compact(layout, AFTER)])
 def test_a_kill_after_an_exchange_loses_no_segment_appended_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opening: Callable[[Layout], Any]

@@ -111,6 +111,7 @@ def test_a_lake_without_hard_links(
     assert not violations(lake.root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -135,6 +136,7 @@ def test_an_unsupported_file_system_is_named_before_anything_runs(
     assert not list((copied.root / ".tmp").iterdir())
 
 
+@pytest.mark.slow
 def test_links_are_refused_where_there_are_none(
     routed: Path, lake: Lake, no_links: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

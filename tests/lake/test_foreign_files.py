@@ -105,6 +105,7 @@ def test_a_folder_that_is_not_a_lake_is_refused(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [*COMMANDS, "route"])
 @pytest.mark.parametrize(
     ("marker", "message"),
@@ -131,6 +132,7 @@ def test_a_lake_of_a_later_format_or_with_a_damaged_marker_is_refused(
     assert {path: path.stat().st_mtime_ns for path in copied.root.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_new_lake_may_be_in_a_folder_with_other_files(
     route: Route, lake: Lake, source: Path
 ) -> None:

@@ -124,6 +124,7 @@ def test_an_interrupted_run_is_recovered(format1: Format1Lakes, route: Route) ->
     assert violations(lake) == []
 
 
+@pytest.mark.slow
 def test_the_latest_decision_is_current_and_the_earlier_ones_are_history(
     format1: Format1Lakes,
 ) -> None:
@@ -140,6 +141,7 @@ def test_the_latest_decision_is_current_and_the_earlier_ones_are_history(
     assert violations(lake.root) == []
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_lake_is_a_lake_of_its_own(format1: Format1Lakes, tmp_path: Path) -> None:
     """Its rows name the objects of the original until it is migrated."""
     lake, copy = format1.lake("two_models"), tmp_path / "copy"

@@ -108,6 +108,7 @@ def assert_sound(layout: Layout) -> None:
 BEFORE = (Status.REVIEW, "review", Reason.LOW_CONFIDENCE, BY_MODEL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "expected", "agrees", "region"),
     [
@@ -145,6 +146,7 @@ def test_an_answer_decides_the_image_and_its_duplicates(
     assert_sound(layout)
 
 
+@pytest.mark.slow
 def test_the_latest_answer_counts_in_any_order_of_applying(layout: Layout, a: IndexRow) -> None:
     first = answer(layout, a, "spine")
     second = answer(layout, a, "others", "bob")
@@ -182,6 +184,7 @@ def test_an_undone_answer_that_was_not_applied_changes_nothing(layout: Layout, a
     assert state(layout)["/in/a"] == BEFORE
 
 
+@pytest.mark.slow
 def test_an_overruled_answer_is_not_applied_again(layout: Layout, a: IndexRow) -> None:
     label = answer(layout, a, "spine")
     apply_labels(layout)
@@ -220,6 +223,7 @@ def test_answers_wait_while_another_run_writes(layout: Layout, a: IndexRow) -> N
     assert apply_labels(layout, wait=True, timeout=5).images == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["put_if_absent", "_rewrite_partition", "remove_unreferenced"])
 def test_a_kill_while_answers_are_applied_loses_nothing(
     layout: Layout, a: IndexRow, step: str

@@ -127,6 +127,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_holder_is_named_to_those_who_wait(
     layout: Layout,

@@ -23,6 +23,7 @@ def moved(copied: Lake, tmp_path: Path) -> Lake:
     return Lake(elsewhere)
 
 
+@pytest.mark.slow
 def test_a_moved_lake_verifies(moved: Lake) -> None:
     assert main(["verify", str(moved.root), "--deep"]) == 0
     assert violations(moved.root) == []

@@ -101,6 +101,7 @@ def test_no_mode_makes_files_that_others_can_read(
     assert not violations(lake.root)
 
 
+@pytest.mark.slow
 def test_migration_makes_no_files_that_others_can_read(
     tmp_path: Path, temporary: Path, umask: int
 ) -> None:
@@ -155,6 +156,7 @@ def test_folders_follow_from_files(file_mode: str, folder: int, private: int) ->
     assert private_folder_mode(parse_file_mode(file_mode)) == private
 
 
+@pytest.mark.slow
 def test_links_keep_the_permissions_of_their_sources(routed: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(routed / "source", source)
@@ -199,6 +201,7 @@ verify.verify_lake(Layout(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_the_database_of_a_killed_verification_is_private_and_removed(
     copied: Lake, temporary: Path
 ) -> None:

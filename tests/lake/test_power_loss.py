@@ -38,6 +38,7 @@ def test_a_run_into_a_new_folder(routed: Path, tmp_path: Path, placement: str) -
     assert_durable(disk)
 
 
+@pytest.mark.slow
 def test_decisions_that_are_replaced_and_a_compaction(routed: Path, copied: Lake) -> None:
     source, strict = str(routed / "source"), str(routed / "strict.yaml")
     with recording(copied.root) as disk:
@@ -58,6 +59,7 @@ def test_compaction(routed: Path, lake: Lake, route: Route) -> None:
     assert_durable(disk)
 
 
+@pytest.mark.slow
 def test_recovery(routed: Path, lake: Lake) -> None:
     layout = new_lake(lake.root)
     write_journal(layout, [index_row("/in/interrupted")], FINGERPRINT)

@@ -136,6 +136,7 @@ def test_a_damaged_member_in_a_store_is_its_stored_bytes(store: Store, tmp_path:
     assert caught.value.reason is Reason.CHANGED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [len(CONTENT), None])
 @pytest.mark.parametrize("cut", [0, 1])
 def test_an_instance_of_a_dicomweb_server_in_a_store(
@@ -167,6 +168,7 @@ def test_a_source_in_a_store_that_changed_is_not_placed(store: Store, tmp_path: 
         assert not files.exists(target)
 
 
+@pytest.mark.slow
 def test_a_source_that_changed_is_not_placed(store: Store, source: Path, tmp_path: Path) -> None:
     local = tmp_path / "lake" / "a.dcm"
     for content in (CONTENT[:-1] + b"x", CONTENT[:-1], CONTENT + b"x"):

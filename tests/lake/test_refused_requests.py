@@ -39,6 +39,7 @@ def sources(layout: Layout) -> list[str]:
     return sorted(r.source_uri for uri in list_index(layout) for r in read_existing_rows(uri, None))
 
 
+@pytest.mark.slow
 def test_a_lake_whose_marker_cannot_be_read_is_not_migrated(store: Store, layout: Layout) -> None:
     before = store.read_all()
     store.fault(r"lake\.json", status=REFUSED)
@@ -48,6 +49,7 @@ def test_a_lake_whose_marker_cannot_be_read_is_not_migrated(store: Store, layout
     assert store.read_all() == before
 
 
+@pytest.mark.slow
 def test_a_rewrite_whose_merged_file_cannot_be_looked_up_is_kept(
     store: Store, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +71,7 @@ def test_a_rewrite_whose_merged_file_cannot_be_looked_up_is_kept(
     assert not [name for name in store.read_all() if "/log-" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [True, False], ids=["batch", "stream"])
 def test_a_placed_object_that_cannot_be_looked_up_is_kept(
     store: Store, layout: Layout, batch: bool

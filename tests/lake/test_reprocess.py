@@ -57,6 +57,7 @@ def test_a_changed_policy_takes_effect_only_when_asked(lake: Lake, again: Route)
     assert lake.tree() == before
 
 
+@pytest.mark.slow
 def test_rows_move_to_the_new_sink_and_old_rows_to_the_history(lake: Lake, again: Route) -> None:
     old = {row["source_uri"]: row for row in lake.rows()}
     summary = again("strict", "--reprocess", "policy")
@@ -98,6 +99,7 @@ def test_a_lake_can_go_back_and_keeps_both_histories(lake: Lake, again: Route) -
     assert len(history(lake.root)) == 10
 
 
+@pytest.mark.slow
 def test_new_sources_of_the_same_run_are_resolved_with_rows_that_it_replaces(
     lake: Lake, again: Route, routed: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +115,7 @@ def test_new_sources_of_the_same_run_are_resolved_with_rows_that_it_replaces(
     assert sinks(lake) == {"body_part=review": 5, "body_part=not_xray": 1}
 
 
+@pytest.mark.slow
 def test_duplicates_follow_a_first_that_alone_is_decided_again(lake: Lake, routed: Path) -> None:
     first = str(routed / "source" / "0.dcm")
     policy = ("--policy", str(routed / "strict.yaml"), "--reprocess", "policy")
@@ -124,6 +127,7 @@ def test_duplicates_follow_a_first_that_alone_is_decided_again(lake: Lake, route
     assert len(history(lake.root)) == 2
 
 
+@pytest.mark.slow
 def test_a_duplicate_that_alone_is_decided_again_stays_with_its_first(
     lake: Lake, routed: Path
 ) -> None:
@@ -153,6 +157,7 @@ def test_another_model_decides_again(
     assert counts(again("lenient", *model)) == {"unchanged": 6}
 
 
+@pytest.mark.slow
 def test_all_restores_a_lost_object(lake: Lake, again: Route) -> None:
     before = lake.tree()
     lost = min(lake.root.glob("objects/**/*.dcm"))

@@ -69,6 +69,7 @@ def everything(lake: Lake) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(lake.root.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.slow
 def test_a_policy_takes_effect_with_apply_only(
     copied: Lake, strict: tuple[str, str], lenient: tuple[str, str], capsys: Any
 ) -> None:
@@ -306,6 +307,7 @@ def test_a_lake_in_a_store_is_rerouted(
     assert main(["verify", there, "--deep"]) == 0
 
 
+@pytest.mark.slow
 def test_objects_move_to_a_sink_of_the_policy(
     copied: Lake, lenient: Any, tmp_path: Path, capsys: Any
 ) -> None:
@@ -319,6 +321,7 @@ def test_objects_move_to_a_sink_of_the_policy(
     assert_sound(copied)
 
 
+@pytest.mark.slow
 def test_a_full_disk_changes_nothing(
     routed: Path, strict: Any, small_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,7 @@ def files(folder: Path) -> set[str]:
     return {str(path) for path in folder.rglob("*") if path.name not in (".lock", ".writer.lock")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["same sink", "lake as sink", "sink as lake"])
 @pytest.mark.parametrize(
     "source",

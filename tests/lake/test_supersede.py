@@ -113,6 +113,7 @@ ALL_IN_REVIEW = {
 }
 
 
+@pytest.mark.slow
 def test_rows_move_to_the_history_and_objects_to_their_sink(layout: Layout) -> None:
     before = {row["source_uri"]: row for row in rows_in(layout)}
     assert decide_again(layout, "r2", *SOURCES) == 0

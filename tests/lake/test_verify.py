@@ -121,6 +121,7 @@ def supersede_without_successor(lake: Lake) -> None:
     pq.write_table(pa.Table.from_pydict(columns, schema=HISTORY_SCHEMA), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_routed_lake_has_no_violations(lake: Lake, deep: bool) -> None:
     found = verify(lake, deep=deep)
@@ -189,6 +190,7 @@ def test_the_command_names_what_is_missing(lake: Lake, capsys: pytest.CaptureFix
     assert not [row for row in lake.rows() if row["source_uri"] in out]
 
 
+@pytest.mark.slow
 def test_a_conflict_is_listed_and_is_not_a_violation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +222,7 @@ def test_a_lake_whose_marker_is_damaged_is_refused(lake: Lake) -> None:
         verify(lake)
 
 
+@pytest.mark.slow
 def test_the_name_of_a_missing_source_that_was_only_indexed_is_not_printed(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,6 +236,7 @@ def test_the_name_of_a_missing_source_that_was_only_indexed_is_not_printed(
     assert "DOE" not in out
 
 
+@pytest.mark.slow
 def test_temporary_files_are_reported_and_removed_by_the_next_run(
     route: Route, lake: Lake, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ FROZEN = ("conv_stem", "bn1", "blocks.0.", "blocks.1.")
 """Prefixes of the parameters of two frozen stages."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["test_efficientnet", "tf_efficientnet_lite0"])
 def test_frozen_stages_keep_their_weights(
     architecture: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -71,6 +71,7 @@ def test_probabilities_sum_to_one_and_results_carry_their_image(
     assert np.isfinite(result.inference.values).all()
 
 
+@pytest.mark.slow
 def test_a_result_does_not_depend_on_its_neighbours(
     handler: RadiographModelHandler, model: ReloadingModel
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_result_does_not_depend_on_its_neighbours(
         assert np.array_equal(alone, together[index])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", [0, 3, 6])
 @pytest.mark.parametrize("culprit", [np.zeros((1, SIDE, 9), np.uint8), "not an array"])
 def test_only_the_culprit_fails(

@@ -53,6 +53,7 @@ def test_images_without_a_known_region_do_not_count() -> None:
     assert region_loss(logits, torch.full((6,), UNKNOWN_REGION), 0.1) == 0
 
 
+@pytest.mark.slow
 def test_regions_are_trained_and_not_stored(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

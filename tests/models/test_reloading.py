@@ -49,6 +49,7 @@ def look(model: ReloadingModel, clock: Clock) -> str:
     return model.current().info.model_id
 
 
+@pytest.mark.slow
 def test_the_last_bundle_by_name_is_used(
     tmp_path: Path, model: ReloadingModel, clock: Clock
 ) -> None:

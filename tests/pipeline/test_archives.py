@@ -48,6 +48,7 @@ def from_folder(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     return lake
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("store", "name"), [("s3", "x.zip"), ("gs", "x.tar.gz")], indirect=["store"]
 )
@@ -66,6 +67,7 @@ def test_an_archive_in_a_store_has_the_decisions_of_a_folder(
         assert counts(again) == {"unchanged": len(IMAGES)}
 
 
+@pytest.mark.slow
 def test_members_can_be_listed_in_a_manifest(tmp_path: Path) -> None:
     path = write(tmp_path, "x.zip", as_zip(IMAGES))
     listed = write(tmp_path, "list", f"{path}!/a.dcm\n{path}!/nowhere\n".encode())

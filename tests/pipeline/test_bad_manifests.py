@@ -134,6 +134,7 @@ def as_csv(good: list[Path]) -> bytes:
     return b"uri\n" + as_text(good).replace(b"relative/nowhere", b'"never closed')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "write_list"), [("list", as_text), ("list.csv", as_csv)])
 def test_every_other_line_is_routed(
     source: Path,
@@ -157,6 +158,7 @@ def test_every_other_line_is_routed(
     assert [row["source_uri"] for row in lake.rows()] == [str(path) for path in good]
 
 
+@pytest.mark.slow
 def test_a_file_whose_name_is_not_utf_8_is_routed(
     source: Path, lake: Lake, route: Route, tmp_path: Path
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_file_whose_name_is_not_utf_8_is_routed(
     assert [row["source_uri"].endswith("/caf%E9.dcm") for row in lake.rows()] == [True]
 
 
+@pytest.mark.slow
 def test_a_damaged_end_is_one_failure(
     source: Path, lake: Lake, route: Route, tmp_path: Path
 ) -> None:

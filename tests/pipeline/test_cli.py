@@ -126,6 +126,7 @@ def test_wrong_usage_is_exit_2_and_says_what_to_do(
     assert not (tmp_path / "lake").exists()
 
 
+@pytest.mark.slow
 def test_hyphens_and_underscores_are_alike(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -213,6 +214,7 @@ def test_cuda_that_is_not_there_is_an_error_before_any_work(
     assert not lake.exists()
 
 
+@pytest.mark.slow
 def test_an_empty_input_is_allowed_when_asked(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -224,6 +226,7 @@ def test_an_empty_input_is_allowed_when_asked(
     assert "0 discovered = 0 routed" in out
 
 
+@pytest.mark.slow
 def test_the_table_shows_sinks_reasons_and_the_equation(
     capsys: pytest.CaptureFixture[str], source: Path, lake: Lake
 ) -> None:
@@ -238,6 +241,7 @@ def test_the_table_shows_sinks_reasons_and_the_equation(
     assert "DOE" not in out + err
 
 
+@pytest.mark.slow
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str], source: Path, lake: Lake) -> None:
     (source / "a.dcm").write_bytes(dicom_bytes(image(shape=(64, 64))))
     arguments = ["route", "--input", str(source), "--lake", str(lake.root), "--quiet"]
@@ -281,6 +285,7 @@ def test_inspect_leaves_no_files(source: Path, tmp_path: Path) -> None:
     assert set(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_inspect_explains_the_objects_of_folders_and_globs(
     capsys: pytest.CaptureFixture[str], source: Path, tmp_path: Path
 ) -> None:
@@ -319,6 +324,7 @@ def test_a_terminal_gets_a_live_line_and_a_pipe_does_not(source: Path, lake: Lak
     assert b"\r" not in piped.stderr
 
 
+@pytest.mark.slow
 def test_demo_shows_a_chest_and_a_leg(capsys: pytest.CaptureFixture[str], lake: Lake) -> None:
     code, out, _ = run(capsys, "demo", "--lake", str(lake.root))
     assert code == 0

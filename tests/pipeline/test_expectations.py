@@ -22,6 +22,7 @@ expect:
 """
 
 
+@pytest.mark.slow
 def test_a_night_of_quarantine_is_not_silent(
     lake: Lake, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -36,6 +37,7 @@ def test_a_night_of_quarantine_is_not_silent(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_the_reasons_are_printed_and_in_the_summary(
     lake: Lake, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from tests.conftest import Lake, Route, counts, write
 from tests.synthetic import dicom_bytes, image
 
 
+@pytest.mark.slow
 def test_each_limit_has_its_own_reason(route: Route, lake: Lake, source: Path) -> None:
     large = write(source, "large.dcm", dicom_bytes(image(1), name="1"))
     wide = write(source, "wide.dcm", dicom_bytes(image(2, (400, 300)), name="2"))
@@ -229,6 +230,7 @@ def test_a_signal_during_the_first_imports_ends_it_with_one_sentence(
     assert run.stderr == "interrupted; run the same command again to complete\n"
 
 
+@pytest.mark.slow
 def test_quiet_runs_report_failures(
     lake: Lake, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,6 +50,7 @@ def by_name(lake: Lake) -> dict[str, dict[str, Any]]:
     return {Path(row["source_uri"]).stem: row for row in lake.rows()}
 
 
+@pytest.mark.slow
 def test_claims_are_shown_and_decide_nothing(shown: Lake) -> None:
     rows = by_name(shown)
     assert {row["reason"] for row in rows.values()} == {"low_confidence"}
@@ -77,6 +78,7 @@ def test_claims_are_shown_and_decide_nothing(shown: Lake) -> None:
     assert not [path for path in shown.root.rglob("*.parquet") if b"Geheim" in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_a_header_decides_again_as_in_a_run(
     shown: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ NAMES = ("a.dcm", "._a.dcm", "day/.DS_Store", "day/DICOMDIR", "day/.b.dcm.aZ09aZ
 SKIPPED = {"excluded": 4, "media_directory": 1}
 
 
+@pytest.mark.slow
 def test_skipped_names_are_counted_and_explained(
     source: Path, lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -42,6 +43,7 @@ def test_skipped_objects_of_a_store_are_counted(store: Store, lake: Lake, route:
         assert summary["counts"]["discovered"] == 2
 
 
+@pytest.mark.slow
 def test_an_input_of_which_all_is_skipped_is_refused(
     source: Path, lake: Lake, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,6 +54,7 @@ def test_an_input_of_which_all_is_skipped_is_refused(
     assert main([*command, "--allow_empty"]) == 0
 
 
+@pytest.mark.slow
 def test_a_lake_is_not_an_input_of_another(source: Path, tmp_path: Path) -> None:
     write(source, "a.dcm", DICOM)
     inside, other = Lake(source / "lake"), Lake(tmp_path / "other")

@@ -198,6 +198,7 @@ def test_an_inventory_of_azure_is_read_from_a_mount(
     }
 
 
+@pytest.mark.slow
 def test_a_missing_file_of_an_inventory_is_one_failure(
     source: Path, lake: Lake, route: Route, tmp_path: Path
 ) -> None:

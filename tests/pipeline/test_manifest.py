@@ -57,6 +57,7 @@ def test_objects_in_a_manifest_are_routed(
     assert counts(route("--source", "manifest", inputs=(str(manifest),))) == {"unchanged": 3}
 
 
+@pytest.mark.slow
 def test_standard_input_is_a_manifest(
     images: list[Path], lake: Lake, route: Route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +67,7 @@ def test_standard_input_is_a_manifest(
     assert [row["source_uri"] for row in lake.rows()] == sorted([str(images[0]), str(images[2])])
 
 
+@pytest.mark.slow
 def test_a_missing_object_makes_the_run_incomplete(
     images: list[Path], lake: Lake, route: Route, tmp_path: Path
 ) -> None:
@@ -81,6 +83,7 @@ def test_a_missing_object_makes_the_run_incomplete(
     assert len(lake.rows()) == 1
 
 
+@pytest.mark.slow
 def test_a_manifest_in_a_store_lists_objects_in_a_store(
     store: Store, lake: Lake, route: Route, images: list[Path]
 ) -> None:

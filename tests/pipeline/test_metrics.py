@@ -47,6 +47,7 @@ def sizes(source: Path) -> list[int]:
     return [path.stat().st_size for path in source.iterdir()]
 
 
+@pytest.mark.slow
 def test_images_decoded_by_the_fallback_are_counted(route: Route, source: Path) -> None:
     write(source, "gray.dcm", dicom_bytes(image(1, SMALL), name="1"))
     gray = image(2, SMALL).astype("u1")
@@ -125,6 +126,7 @@ def test_the_terminal_shows_distributions(
     assert lines[0].endswith(f" ms  ({len(sizes)} objects)")
 
 
+@pytest.mark.slow
 def test_failures_are_counted_by_reason(
     route: Route, lake: Lake, source: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +149,7 @@ def test_too_large_objects_are_fetched_but_not_decoded(route: Route, source: Pat
     assert "decode_ms" not in metrics["distributions"]
 
 
+@pytest.mark.slow
 def test_a_run_completes_without_metrics(
     route: Route, lake: Lake, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

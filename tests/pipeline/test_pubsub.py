@@ -136,6 +136,7 @@ def letters(config: RouteConfig) -> dict[str, str]:
     return {letter["message"]: letter["reason"] for letter in found}
 
 
+@pytest.mark.slow
 def test_poison_messages_become_dead_letters_and_others_are_ingested(
     server: Server, config: RouteConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,6 +156,7 @@ def test_poison_messages_become_dead_letters_and_others_are_ingested(
     assert not any("hospital" in line or "DOE" in line for line in logged)
 
 
+@pytest.mark.slow
 def test_a_message_is_not_acknowledged_before_its_dead_letter_is_written(
     server: Server, config: RouteConfig
 ) -> None:
@@ -170,6 +172,7 @@ def test_a_message_is_not_acknowledged_before_its_dead_letter_is_written(
         assert refs(polls.process(0)) == []
 
 
+@pytest.mark.slow
 def test_an_outage_is_waited_out_with_two_lines(
     server: Server, config: RouteConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,6 +196,7 @@ def test_an_outage_is_waited_out_with_two_lines(
     assert "can be polled again, after" in caplog.records[1].getMessage()
 
 
+@pytest.mark.slow
 def test_calls_about_messages_in_flight_survive_an_outage(
     server: Server, config: RouteConfig
 ) -> None:
@@ -208,6 +212,7 @@ def test_calls_about_messages_in_flight_survive_an_outage(
         list(subscription.poll(draining=False))
 
 
+@pytest.mark.slow
 def test_a_drain_does_not_wait_for_the_end_of_an_outage(
     server: Server, config: RouteConfig
 ) -> None:
@@ -257,6 +262,7 @@ def pull() -> list[str]:
     return [one.ack_id for one in response.received_messages]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [GS], indirect=True)
 def test_an_archive_is_acknowledged_when_its_last_member_has_a_row(
     config: RouteConfig, archive: str
@@ -292,6 +298,7 @@ def test_an_archive_is_acknowledged_when_its_last_member_has_a_row(
     assert pull() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [GS], indirect=True)
 def test_an_archive_that_may_not_be_copied_is_a_dead_letter_with_the_remedy(
     config: RouteConfig, archive: str

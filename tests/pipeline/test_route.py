@@ -189,6 +189,7 @@ def test_a_lake_is_not_routed_into_itself(
     assert all(Lake(source / "lake").tree()[path] == sha for path, sha in before.items())
 
 
+@pytest.mark.slow
 def test_a_lake_may_be_a_file_uri(route: Route, source: Path, tmp_path: Path) -> None:
     path = write(source, "a.dcm", dicom_bytes())
     route("--lake", f"file://{tmp_path}/by%20uri", inputs=(f"file://{path}",))
@@ -287,6 +288,7 @@ def test_copying_after_indexing_only_keeps_the_bytes(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
+@pytest.mark.slow
 def test_a_policy_moves_sinks_and_thresholds(
     route: Route, lake: Lake, source: Path, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_lake_without_runs(
     assert "no such folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_failed_and_what_was_quarantined(
     lake: Lake, source: Path, route: Route, tmp_path: Path, status: Any
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_killed_run_is_named(
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", [GS], indirect=True)
 def test_a_lake_in_a_store(store: Store, source: Path, route: Route, status: Any) -> None:
     write(source, "a", b"not DICOM")
@@ -190,6 +192,7 @@ QUARANTINED: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_a_stream_reports_itself(
     stream: RouteConfig, status: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_full_disk_is_reported_and_the_next_run_completes_the_lake(
     assert main(["verify", str(small_disk), "--deep"]) == 0
 
 
+@pytest.mark.slow
 def test_a_read_only_disk_is_reported(
     images: Path, small_disk: Path, route: Route, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,6 +97,7 @@ def test_reprocessing_decides_which_rows_count(
     assert counts == ({} if needs_work else {"unchanged": 1})
 
 
+@pytest.mark.slow
 def test_references_are_batched_and_none_is_lost() -> None:
     refs = [ObjectRef(f"/in/{number}", "1-1", number) for number in range(50)]
     found = eager(BatchRefs(batch_size=8, max_wait_s=1), refs)
@@ -140,6 +141,7 @@ def test_existing_versions_are_read_for_the_sources_of_a_run(
     assert sources == set(wanted)
 
 
+@pytest.mark.slow
 def test_existing_rows_are_read_for_the_identities_of_a_run(indexed: Lake) -> None:
     (_, wanted, _) = indexed.rows()
     files = list_index(Layout(str(indexed.root)))

@@ -96,6 +96,7 @@ def test_a_server_is_ingested_byte_for_byte_and_resumed(
     assert not verify_lake(Layout(str(lake.root)), deep=True).violations
 
 
+@pytest.mark.slow
 @needs_orthanc
 @pytest.mark.usefixtures("credentials")
 def test_an_index_of_a_server(server: Orthanc, lake: Lake) -> None:
@@ -109,6 +110,7 @@ def test_an_index_of_a_server(server: Orthanc, lake: Lake) -> None:
     assert not verify_lake(Layout(str(lake.root)), deep=True).violations
 
 
+@pytest.mark.slow
 @needs_orthanc
 @pytest.mark.usefixtures("credentials")
 def test_a_manifest_of_instances(server: Orthanc, lake: Lake, tmp_path: Path) -> None:
@@ -123,6 +125,7 @@ def test_a_manifest_of_instances(server: Orthanc, lake: Lake, tmp_path: Path) ->
     assert len(lake.rows()) == 2
 
 
+@pytest.mark.slow
 @needs_orthanc
 def test_wrong_credentials_make_the_run_incomplete(
     server: Orthanc,
@@ -289,6 +292,7 @@ def test_a_redirect_to_another_server_is_not_followed(
     assert "passwd" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_redirects_within_a_server() -> None:
     def answer(path: str) -> Answer:
         if path.startswith("/dicom-web/"):
@@ -317,6 +321,7 @@ def test_a_search_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         dicomweb.DicomWebStorage().studies(root)
 
 
+@pytest.mark.slow
 def test_an_instance_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicomweb, "MAX_INSTANCE_BYTES", len(CONTENT) - 1)
     with (
@@ -326,6 +331,7 @@ def test_an_instance_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         retrieve(root, tmp_path / "object")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -344,6 +350,7 @@ def test_answers_that_are_no_matches(lake: Lake, body: bytes) -> None:
     assert summary["counts"]["failed"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

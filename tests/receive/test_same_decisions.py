@@ -96,6 +96,7 @@ def as_tar_gz(files: dict[str, bytes]) -> bytes:
     return gzip.compress(as_tar(files))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "pack"),
     [("x.zip", as_zip), ("x.tar", as_tar), ("X.TGZ", as_tar_gz)],
@@ -120,6 +121,7 @@ def test_an_archive(
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
+@pytest.mark.slow
 def test_an_inventory(images: Path, from_folder: Decisions, lake: Lake, tmp_path: Path) -> None:
     rows = "".join(f'b,"{name}"\n' for name in files_of(images))
     inventory = write(tmp_path, "inventory.csv", f"Bucket,Key\n{rows}".encode())
@@ -127,6 +129,7 @@ def test_an_inventory(images: Path, from_folder: Decisions, lake: Lake, tmp_path
     assert decisions(lake, str(inventory), *CONTENT, options=options) == from_folder
 
 
+@pytest.mark.slow
 def test_c_store(images: Path, from_folder: Decisions, lake: Lake, tmp_path: Path) -> None:
     sent = [pydicom.dcmread(path) for path in images.rglob("*") if path.is_file()]
     with receiver(tmp_path / "in") as running, association(running.port, sent) as sender:
@@ -135,6 +138,7 @@ def test_c_store(images: Path, from_folder: Decisions, lake: Lake, tmp_path: Pat
     assert decisions(lake, str(running.folder)) == expected
 
 
+@pytest.mark.slow
 def test_stow_rs(images: Path, from_folder: Decisions, lake: Lake, tmp_path: Path) -> None:
     boundary = uuid.uuid4().hex
     parts = [("application/dicom", data) for data in files_of(images).values()]
@@ -149,6 +153,7 @@ def test_stow_rs(images: Path, from_folder: Decisions, lake: Lake, tmp_path: Pat
     assert decisions(lake, str(running.folder), *CONTENT) == from_folder
 
 
+@pytest.mark.slow
 @needs_orthanc
 def test_dicomweb(
     images: Path,

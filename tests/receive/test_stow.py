@@ -70,6 +70,7 @@ def reasons(response: requests.Response, sequence: str) -> list[int]:
     return [item["00081197"]["Value"][0] for item in items]
 
 
+@pytest.mark.slow
 def test_objects_are_stored_byte_for_byte(tmp_path: Path) -> None:
     sent = [
         dicom_bytes(image(n, (64, 48)), name=str(n), syntax=syntax)
@@ -89,6 +90,7 @@ def test_objects_are_stored_byte_for_byte(tmp_path: Path) -> None:
     assert len(running.files) == 3
 
 
+@pytest.mark.slow
 def test_parts_that_cannot_be_stored(tmp_path: Path) -> None:
     ds = dataset(image(1, (64, 48)))
     good, large = to_bytes(ds), dicom_bytes(name="9")
@@ -110,6 +112,7 @@ def test_parts_that_cannot_be_stored(tmp_path: Path) -> None:
         assert ds.SOPInstanceUID not in running.stderr
 
 
+@pytest.mark.slow
 def test_sop_classes_are_those_of_c_store(tmp_path: Path) -> None:
     private = dicom_bytes(image(1, (64, 48)), SOPClassUID="1.2.826.0.1.3680043.10.1473.9")
     with receiver(tmp_path / "in", *STOW) as running:
@@ -133,6 +136,7 @@ def test_a_full_disk(full_disk: Path, tmp_path: Path) -> None:
         assert stow(running, data).status_code == 200
 
 
+@pytest.mark.slow
 def test_requests_that_are_not_a_store_transaction(tmp_path: Path) -> None:
     with receiver(tmp_path / "in", *STOW) as running:
         root = f"http://127.0.0.1:{running.stow_port}"
@@ -194,6 +198,7 @@ def test_a_token_is_required(tmp_path: Path) -> None:
         assert "correct" not in running.stderr.replace("correct;", "")
 
 
+@pytest.mark.slow
 def test_a_slow_sender_is_cut_off_and_harms_nobody(tmp_path: Path) -> None:
     options = [*STOW, "--association_timeout=1", "--idle_timeout=1"]
     head = b"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
@@ -209,6 +214,7 @@ def test_a_slow_sender_is_cut_off_and_harms_nobody(tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
+@pytest.mark.slow
 def test_sigterm_answers_the_request_in_transfer(tmp_path: Path) -> None:
     data = dicom_bytes()
     body = body_of([("application/dicom", data)], "limit")
@@ -256,6 +262,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_tls_with_client_certificates(tmp_path: Path, certificates: Path) -> None:
     ds = dataset(image(1, (64, 48)))
     options = [

@@ -31,6 +31,7 @@ def test_a_lake_in_a_store_has_the_same_page(store: Store, tmp_path: Path) -> No
     assert len(tiles) == 3 + 2 + 7, "disagreements, images in review, and those routed to spine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rows"), [("batch", 13), ("sinks", 12), ("interrupted", 6), ("stream", 12)]
 )

@@ -77,6 +77,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return report(layout)
 
 
+@pytest.mark.slow
 def test_the_page_is_self_contained_and_has_no_script(full: Page) -> None:
     (policy,) = [m["content"] for m in full.named("meta") if "http-equiv" in m]
     digest = base64.b64encode(hashlib.sha256(full.style.encode()).digest()).decode()
@@ -205,6 +206,7 @@ def tainted(root: Path, text: str) -> Layout:
     return layout
 
 
+@pytest.mark.slow
 def test_every_string_is_escaped(tmp_path: Path) -> None:
     evil = report(tainted(tmp_path / "evil" / "lake", EVIL))
     plain = report(tainted(tmp_path / "plain" / "lake", PLAIN))
@@ -250,6 +252,7 @@ def test_a_run_in_progress_has_a_page_without_a_summary(tmp_path: Path) -> None:
     assert "2 rows = 2 routed" in page.text
 
 
+@pytest.mark.slow
 def test_a_baseline_is_a_lake_or_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     now = [row(n, run_id="now", confidence=0.99, ood_score=1 + n / 9) for n in range(40)]
     layout = lake_of(tmp_path / "lake", now)
@@ -283,6 +286,7 @@ def test_an_object_without_a_thumbnail_is_decoded(tmp_path: Path) -> None:
     assert not report(layout, "--images", "0").named("img")
 
 
+@pytest.mark.slow
 def test_many_days_are_drawn_as_months(tmp_path: Path) -> None:
     layout = new_lake(tmp_path / "lake")
     for number in range(MAX_DAYS + 1):

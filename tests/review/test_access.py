@@ -22,6 +22,7 @@ def browser(review: Review) -> Browser:
     return Browser(review, "ann")
 
 
+@pytest.mark.slow
 def test_it_listens_on_loopback_only_and_names_its_token_in_no_process_list(
     review: Review,
 ) -> None:
@@ -32,6 +33,7 @@ def test_it_listens_on_loopback_only_and_names_its_token_in_no_process_list(
     assert not any(token in part for part in psutil.Process(review.process.pid).cmdline())
 
 
+@pytest.mark.slow
 def test_without_a_session_nothing_is_shown(review: Review, browser: Browser) -> None:
     content = browser.next()
     for path in ("/", "/api/state", f"/image/{content}", "/?token=guessed", "/?token=", "/nothing"):
@@ -44,6 +46,7 @@ def test_without_a_session_nothing_is_shown(review: Review, browser: Browser) ->
     assert status == 403
 
 
+@pytest.mark.slow
 def test_the_cookie_is_kept_from_scripts_and_other_sites(review: Review, browser: Browser) -> None:
     path = f"/?{urlsplit(review.url).query}"
     response, body = browser.request("GET", path, headers={"Cookie": ""})

@@ -86,6 +86,7 @@ def test_an_export_does_not_replace_a_file_with_answers(
     assert lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("delimiter", "encoding"), [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-8")]
 )
@@ -195,6 +196,7 @@ def test_other_files_are_refused(
     assert load(copied, path.with_name("missing")) == 1
 
 
+@pytest.mark.slow
 def test_an_answer_taken_back_is_not_imported_again(copied: Lake, lines: Lines, path: Path) -> None:
     from pipeline.review.desk import ReviewDesk
 

@@ -175,6 +175,7 @@ def test_answers_of_another_process_are_found(
     assert desk.counts()[Queue.REVIEW] == 1
 
 
+@pytest.mark.slow
 def test_answers_wait_for_another_run_and_are_applied_by_the_next_review(
     copied: Lake, layout: Layout
 ) -> None:
@@ -206,6 +207,7 @@ def wait_until_applied(browser: Browser, changes: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_an_image_is_shown_after_its_object_was_moved(copied: Lake) -> None:
     with Review(copied.root, "--apply_interval=0.1") as review:
         browser = Browser(review, "ann")

@@ -70,7 +70,7 @@ def test_calls_run_in_one_child(child: SandboxProcess) -> None:
         faults.exit_successfully,
         faults.exit_with_an_error,
         faults.exit_from_a_thread,
-        faults.close_the_connection,
+        pytest.param(faults.close_the_connection, marks=pytest.mark.slow),
         faults.answer_garbage,
         faults.answer_a_pickle,
         faults.answer_what_does_not_parse,
@@ -89,6 +89,7 @@ def test_a_child_that_ends_or_lies_costs_one_call(function: Callable[[], Any]) -
     child.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "function",
     [faults.answer_partially, faults.answer_slowly],
@@ -109,6 +110,7 @@ def test_a_crash_is_retried_in_a_fresh_child(child: SandboxProcess) -> None:
     assert child.call(os.getpid) != first
 
 
+@pytest.mark.slow
 def test_a_hanging_call_times_out(impatient: SandboxProcess) -> None:
     first = impatient.call(os.getpid)
     with pytest.raises(ChildTimedOut):
@@ -151,6 +153,7 @@ def test_other_signals_are_left_to_the_parent(child: SandboxProcess) -> None:
     other.close()
 
 
+@pytest.mark.slow
 def test_a_killed_server_is_replaced() -> None:
     server = ForkServer(["os"])
     idle, busy = new_child(server), new_child(server)
@@ -179,6 +182,7 @@ def test_a_value_that_does_not_parse_is_a_crash(child: SandboxProcess) -> None:
     assert child.call(str, "7", parse=int) == 7
 
 
+@pytest.mark.slow
 def test_children_end_with_their_parent_even_when_they_hang() -> None:
     script = (
         "import os, threading, time\n"
@@ -205,6 +209,7 @@ HIDE_PROCESSES = (
 )
 
 
+@pytest.mark.slow
 def test_limits_hold_where_proc_hides_the_child() -> None:
     """As with `ProtectProc=invisible` of systemd."""
     hidden = ["unshare", "--mount", "--pid", "--fork", "sh", "-c", HIDE_PROCESSES, "sh"]

@@ -134,7 +134,7 @@ def test_a_source_that_crashes_the_child_when_mapped_is_read_instead(
         faults.crash_always,
         faults.exit_successfully,
         faults.raise_system_exit,
-        faults.close_the_connection,
+        pytest.param(faults.close_the_connection, marks=pytest.mark.slow),
         faults.answer_a_pickle,
         faults.answer_too_much,
         faults.forge_a_path,

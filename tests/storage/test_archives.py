@@ -227,6 +227,7 @@ def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
     assert contents(written(tmp_path / "x.tar", data.getvalue())) == {"caf\\xe9.dcm": (b"", "")}
 
 
+@pytest.mark.slow
 def test_bombs(tmp_path: Path) -> None:
     zeros = bytes(70 << 20)
     limits = InflationLimits()

@@ -86,6 +86,7 @@ def test_an_archive_that_cannot_be_listed(disk: Disk, tmp_path: Path, name: str)
     assert error.errno == errno.ETIMEDOUT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
 def test_members_of_an_archive_that_hangs_fail_at_once(
     disk: Disk, tmp_path: Path, name: str

@@ -48,6 +48,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(lease, name, seconds)
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_holds_a_lock(store: Store, fast: None) -> None:
     inside, most, waits, epochs = [0], [0], [], set()
 
@@ -164,6 +165,7 @@ def test_the_lease_of_a_dead_process_is_taken_at_once(store: Store) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_lost_answer_does_not_lose_a_lease(store: Store, fast: None) -> None:
     store.fault("^(POST|PUT) ", count=1, after=True, reset=True)
     with held(store) as lock:
@@ -175,6 +177,7 @@ def test_a_lost_answer_does_not_lose_a_lease(store: Store, fast: None) -> None:
         store.clear_faults()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["taken", "unreachable", "hanging"])
 def test_a_holder_that_loses_its_lease_is_notified(
     store: Store, fast: None, monkeypatch: pytest.MonkeyPatch, how: str

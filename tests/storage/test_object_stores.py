@@ -109,6 +109,7 @@ def test_one_of_many_concurrent_writers_wins(store: Store) -> None:
     assert store.read_all() == {"a.dcm": f"bytes of {won.index(True)}".encode()}
 
 
+@pytest.mark.slow
 def test_a_lost_response_is_no_failure(store: Store) -> None:
     """The store has written, the client gets no response and retries."""
     store.fault("^(POST|PUT) .*a.dcm|^POST /upload", count=1, after=True, reset=True)
@@ -117,6 +118,7 @@ def test_a_lost_response_is_no_failure(store: Store) -> None:
     assert store.read_all() == {"a.dcm": DATA}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 def test_transient_errors_are_retried(store: Store, status: int) -> None:
     uri = store.write("a.dcm", DATA)
@@ -125,6 +127,7 @@ def test_transient_errors_are_retried(store: Store, status: int) -> None:
     assert store.hits() == [2]
 
 
+@pytest.mark.slow
 def test_an_interrupted_download_continues(store: Store) -> None:
     uri = store.write("a.dcm", DATA)
     store.fault("^GET .*a.dcm", count=2, cut=400_000)
