@@ -7,36 +7,24 @@ this one, which imports modules once.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.review.applier import Applier
 from pipeline.review.desk import ReviewDesk
 from pipeline.review.queues import Queue
-from transforms.lake import change_decisions, supersede
+from tests.sigkill import run_killed
 from transforms.lake.labels import ANSWERS
 from transforms.lake.layout import Layout
-from transforms.storage import local
 
 CLIENT: Final = "0" * 32
 STEPS_BETWEEN: Final = 7
 """Steps between two kills, so that they spread over a session."""
-STEPS: Final = (
-    (os, "link"),
-    (os, "unlink"),
-    (local, "_sync_file"),
-    (local, "sync_folder"),
-    (supersede, "_rewrite_partition"),
-    (supersede, "put_if_absent"),
-    (supersede, "remove_unreferenced"),
-    (change_decisions, "remove_journal_files"),
-)
 
 
 def review(lake: Path, confirmed: Path) -> None:
@@ -67,38 +55,14 @@ def review(lake: Path, confirmed: Path) -> None:
     applier.apply()
 
 
-def kill_at(step: int) -> None:
-    """Let this process kill itself at a step."""
-    passed = 0
-
-    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **more: Any) -> Any:
-            nonlocal passed
-            passed += 1
-            if passed == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **more)
-
-        return call
-
-    for owner, name in STEPS:
-        setattr(owner, name, counting(getattr(owner, name)))
-
-
 def main(lake: Path, folder: Path, steps: int) -> None:
     """Run and kill the sessions; print how many were killed."""
     killed = 0
     for number in range(steps):
         copy, confirmed = folder / str(number), folder / f"{number}.jsonl"
         shutil.copytree(lake, copy)
-        child = os.fork()
-        if not child:
-            kill_at(1 + number * STEPS_BETWEEN)
-            review(copy, confirmed)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        killed += os.WIFSIGNALED(status)
-        assert os.WIFSIGNALED(status) or status == 0, status
+        session = functools.partial(review, copy, confirmed)
+        killed += run_killed(session, 1 + number * STEPS_BETWEEN)
     print(killed)
 
 
