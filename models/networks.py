@@ -75,19 +75,22 @@ class BodyPartClassifier(nn.Module):
 
         Returns:
             float32[N, n_labels + 1]: probabilities, which sum to 1, then the OOD score; higher is less
-            like the training images. Without `ood` it is the energy -log sum exp(logits) (Liu et al.
-            2020, "Energy-based Out-of-distribution Detection").
+            like the training images. Without `ood` it is the energy.
         """
+        return self.forward_with_energy(images)[:, :-1]
+
+    def forward_with_energy(self, images: Tensor) -> Tensor:
+        """Classify images; return float32[N, n_labels + 2], `forward` followed by the energy."""
         if self.ood is None:
             logits = self.logits(images).float()
-            score = -torch.logsumexp(logits, dim=1)
+            score = energy(logits)
         else:
             features = self.features(images)
             layer = self.backbone.get_classifier()
             logits = layer(features).float()
             score = self.ood(features, layer)
         probabilities = torch.softmax(logits / self.temperature, dim=1)
-        return torch.cat((probabilities, score[:, None]), dim=1)
+        return torch.cat((probabilities, score[:, None], energy(logits)[:, None]), dim=1)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return float[N, 1, S, S] in -1..1, the backbones' input, for [N, 1, S, S] in 0..255."""
@@ -103,6 +106,14 @@ class BodyPartClassifier(nn.Module):
     def device(self) -> torch.device:
         """The device of the weights."""
         return next(self.parameters()).device
+
+
+def energy(logits: Tensor) -> Tensor:
+    """Return -log sum exp(logits), float[N], for float[N, n_labels].
+
+    Source: Liu et al. 2020, "Energy-based Out-of-distribution Detection".
+    """
+    return -torch.logsumexp(logits, dim=1)
 
 
 def _create_backbone(architecture: str, outputs: int, drop_rate: float) -> nn.Module:

@@ -16,6 +16,7 @@ from pipeline.cli.arguments import (
     add_options,
     existing_lake,
 )
+from pipeline.cli.next_steps import route_arguments, suggest
 from pipeline.cli.train import HoldoutOptions, print_holdout, require_ranges
 from pipeline.exit_codes import DONE, FAILED
 from transforms.core.errors import UsageError
@@ -122,6 +123,10 @@ def run(args: argparse.Namespace) -> int:
     ):
         print(_summary(f"held out ({', '.join(training['sources'])})", of))
     print_holdout(info.metrics)
+    suggest(
+        evaluate=("--model", options.output, "--data", options.data),
+        route=route_arguments(options.output),
+    )
     return 0
 
 
@@ -160,6 +165,7 @@ def _calibrate_from_labels(args: argparse.Namespace, options: CalibrateOptions, 
             file=sys.stderr,
         )
         return FAILED
+    suggest(reroute=(lake, "--model", options.output))
     return DONE
 
 

@@ -15,6 +15,7 @@ from pipeline.cli.arguments import (
     add_model_argument,
     add_options,
 )
+from pipeline.cli.next_steps import route_arguments, suggest
 from transforms.core.choices import SPLITS
 from transforms.core.labels import LABELS
 from transforms.core.option import Group, from_values, option
@@ -62,6 +63,10 @@ def run(args: argparse.Namespace) -> int:
     write_card(evaluation, folder)
     print(json.dumps(evaluation.figures, indent=2) if options.json else table(evaluation.figures))
     print(f"model card and figures written to {folder}", file=sys.stderr)
+    suggest(
+        calibrate=("--model", args.model, "--data", options.data, "--output", "BUNDLE"),
+        route=route_arguments(args.model),
+    )
     return 0
 
 

@@ -119,3 +119,8 @@ def test_bit_depth_and_polarity_do_not_matter(tmp_path: Path) -> None:
     assert deep.std() > 20
     assert abs(deep - two).max() <= 2
     assert abs(one - two).max() <= 2
+
+
+def test_a_missing_data_set_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"none\.csv: no such file or folder; give a manifest"):
+        read_dataset(tmp_path / "none.csv")

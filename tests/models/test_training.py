@@ -16,7 +16,7 @@ import torch
 from models.bundle import read_info
 from models.networks import BodyPartClassifier
 from models.training.data.dataset import read_dataset
-from models.training.data.outliers import SYNTHETIC_KINDS
+from models.training.data.outliers import MAX_PER_KIND, SYNTHETIC_KINDS
 from models.training.evaluation.corruptions import CORRUPTIONS, PAIRED
 from models.training.fit import fit
 from models.training.options import FitOptions
@@ -44,7 +44,8 @@ def test_folders_become_a_bundle_that_routes(
     assert set(info.thresholds) == set(LABELS)
     (line,) = (bundle / "training.jsonl").read_text().splitlines()
     assert json.loads(line)["epoch"] == 1
-    capsys.readouterr()
+    suggested = f"next: dicom-router evaluate --model {bundle} --data {folders}\n"
+    assert suggested in capsys.readouterr().err
     arguments = ["evaluate", "--model", str(bundle), "--data", str(folders), "--split", "val"]
     arguments += ["--output", str(tmp_path / "evaluation")]
     assert main([*arguments, "--json"]) == 0
@@ -91,6 +92,7 @@ def assert_the_card_shows_the_metrics(folder: Path, model_id: str) -> None:
     assert all(
         f"| {split} | {' | '.join(map(str, of.values()))} |" in card for split, of in counts.items()
     )
+    assert evaluation["outliers"]["noise"]["images"] == min(MAX_PER_KIND, figures["images"])
     assert {"noise", "blank", "test pattern", "photograph", "CT", "MR", "US"} < set(
         evaluation["outliers"]
     )

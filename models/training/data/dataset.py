@@ -51,6 +51,8 @@ def read_dataset(data: Path) -> list[LabeledImage]:
             UTF-8, or a lake without such answers, or whose objects are not local files.
         DamagedFile: A file of a lake cannot be read.
     """
+    if not data.exists():
+        raise DatasetError(f"{data}: no such file or folder; give a manifest or a folder per label")
     if is_lake(data):
         return _read_lake(data)
     images = _read_manifest(data) if data.is_file() else _read_folders(data)

@@ -21,8 +21,8 @@ Maker: TypeAlias = Callable[[np.random.Generator, int], npt.NDArray[np.floating]
 
 SYNTHETIC_KINDS: Final = ("noise", "blank", "test pattern", "page of text")
 """Kinds of `evaluation_outliers` that are generated here, free of licences."""
-IMAGES_PER_KIND: Final = 60
-"""Number of images of each kind in `evaluation_outliers`."""
+MAX_PER_KIND: Final = 60
+"""Number of images of each kind in an evaluation of at least as many radiographs."""
 MAX_FRAMES: Final = 10
 """Frames taken of each DICOM file."""
 
@@ -89,8 +89,12 @@ def shuffle_tiles(image: Gray, rng: np.random.Generator) -> Gray:
     return mixed
 
 
-def evaluation_outliers(seed: int = 0) -> Iterator[tuple[str, Gray]]:
+def evaluation_outliers(per_kind: int, seed: int = 0) -> Iterator[tuple[str, Gray]]:
     """Yield (kind, uint8[H, W]) of images that may reach a router by mistake.
+
+    Args:
+        per_kind: number of images of each kind; there may be fewer of other modalities.
+        seed: of the generated images.
 
     Raises:
         ModuleNotFoundError: The packages that ship them, of the extra `train`, are not installed.
@@ -103,14 +107,14 @@ def evaluation_outliers(seed: int = 0) -> Iterator[tuple[str, Gray]]:
         lambda: _page(rng),
     )
     for kind, make in zip(SYNTHETIC_KINDS, makers, strict=True):
-        for _ in range(IMAGES_PER_KIND):
+        for _ in range(per_kind):
             yield kind, _to_gray(make())
     photographs = list(_photographs())
-    for number in range(IMAGES_PER_KIND):
+    for number in range(per_kind):
         yield "photograph", _random_crop(photographs[number % len(photographs)], rng)
     for kind, files in _modality_files().items():
         images = [image for file in files for image in _frames(file)]
-        for number in range(min(IMAGES_PER_KIND, 4 * len(images))):
+        for number in range(min(per_kind, 4 * len(images))):
             yield kind, _random_crop(images[number % len(images)], rng, min_share=0.8)
 
 

@@ -12,14 +12,13 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import logsumexp
 
 from models.bundle import BundleInfo
 from models.networks import BodyPartClassifier
 from models.training import provenance
 from models.training.data.dataset import read_dataset, select_split
 from models.training.data.images import LabeledImage, age_of
-from models.training.data.outliers import SYNTHETIC_KINDS, evaluation_outliers
+from models.training.data.outliers import MAX_PER_KIND, SYNTHETIC_KINDS, evaluation_outliers
 from models.training.evaluation.corruptions import (
     SINGLE_VIEWS,
     UNCHANGED,
@@ -34,7 +33,12 @@ from models.training.evaluation.metrics import (
     risk_coverage,
     upper_bound,
 )
-from models.training.evaluation.predict import load_for_prediction, predict, predict_logits
+from models.training.evaluation.predict import (
+    load_for_prediction,
+    predict,
+    predict_with_energy,
+)
+from models.training.progress import Progress
 from transforms.config.policy import Decision, Policy, decide
 from transforms.core.choices import SPLITS
 from transforms.core.labels import LABELS
@@ -101,13 +105,19 @@ def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Ev
     labels = np.array([LABELS.index(image.label) for image in images])
     corrupted = load_corrupted(images, info.input_size)
     inputs = corrupted.pop(UNCHANGED)
-    outputs, energies = predict(network, inputs), _energies(network, inputs)
+    outputs, energies = predict_with_energy(network, inputs)
     policy = Policy().with_defaults(info.thresholds, info.ood_threshold)
-    changed = {name: (predict(network, of), labels) for name, of in corrupted.items()}
+    progress = Progress("evaluate", len(corrupted) + 2)
+    changed = {}
+    for name, of in corrupted.items():
+        changed[name] = predict(network, of), labels
+        progress.step(name)
     views, numbers = load_single_views(images, info.input_size)
     if len(views):
         changed[SINGLE_VIEWS] = predict(network, views), labels[numbers]
+    progress.step(SINGLE_VIEWS)
     outliers, failures = _evaluate_outliers(network, info.input_size, outputs, energies, policy)
+    progress.step("outliers")
     figures = {
         "model_id": info.model_id,
         "data": {
@@ -177,20 +187,20 @@ def _evaluate_outliers(
     network: BodyPartClassifier, size: int, ordinary: Outputs, energies: Outputs, policy: Policy
 ) -> tuple[dict[str, Any], list[Failure]]:
     kinds: dict[str, list[Gray]] = defaultdict(list)
-    for kind, outlier in evaluation_outliers():
+    for kind, outlier in evaluation_outliers(min(MAX_PER_KIND, len(ordinary))):
         kinds[kind].append(outlier)
     found: dict[str, Any] = {}
     failures: list[Failure] = []
     for kind, outliers in kinds.items():
         inputs = torch.from_numpy(np.stack([preprocess(gray, size) for gray in outliers]))
-        outputs = predict(network, inputs)
+        outputs, energies_of_kind = predict_with_energy(network, inputs)
         decided = decision_metrics(outputs, np.zeros(len(outputs), np.int64), policy)
         if kind in SYNTHETIC_KINDS:
             failures += _routed(kind, outliers, outputs, policy)[:FAILURES_PER_KIND]
         found[kind] = {
             "images": len(outliers),
             "auroc": _round(auroc(ordinary[:, -1], outputs[:, -1])),
-            "auroc_of_energy": _round(auroc(energies, _energies(network, inputs))),
+            "auroc_of_energy": _round(auroc(energies, energies_of_kind)),
             "auroc_of_confidence": _round(auroc(-ordinary[:, :-1].max(1), -outputs[:, :-1].max(1))),
             "reviewed": _round(1 - decided["coverage"]),
             "routed_to": {k: v["routed"] for k, v in decided["labels"].items() if v["routed"]},
@@ -212,11 +222,6 @@ def _corruption_metrics(
     """Return the decisions, and how well the OOD score separates corrupted from ordinary images."""
     separation = auroc(ordinary[:, -1], corrupted[:, -1])
     return {**decision_metrics(corrupted, labels, policy), "auroc": _round(separation)}
-
-
-def _energies(network: BodyPartClassifier, inputs: torch.Tensor) -> Outputs:
-    """Return the energy, the OOD score without the residual."""
-    return np.asarray(-logsumexp(predict_logits(network, inputs), axis=1))
 
 
 def _decide(values: Sequence[float], policy: Policy, age_years: float | None = None) -> Decision:

@@ -41,6 +41,14 @@ def predict(network: BodyPartClassifier, inputs: Tensor) -> npt.NDArray[np.float
     return _in_batches(network, network.device, inputs)
 
 
+def predict_with_energy(
+    network: BodyPartClassifier, inputs: Tensor
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return what `predict` does, and the energies, float32[N], in one pass."""
+    predicted = _in_batches(network.forward_with_energy, network.device, inputs)
+    return predicted[:, :-1], predicted[:, -1]
+
+
 def _in_batches(
     forward: Callable[[Tensor], Tensor], device: torch.device, inputs: Tensor
 ) -> npt.NDArray[np.float32]:
