@@ -33,6 +33,7 @@ COMMON: Final = "--input_size 128 --epochs 5 --device cpu"
 SIMULATED: Final = "--augmentation strong --freeze 3 --more_data SIMULATED --more_weight 0.2"
 REGIONS_AND_PAIRS: Final = f"{SIMULATED} --region_weight 0.5 --pairs 0.15"
 FEWER_PAIRS: Final = f"{SIMULATED} --pairs 0.08 --frames 0.1 --epochs 12"
+VIEWS_AND_PARTS: Final = "--view_weight 1 --part_weight 0.5"
 RECIPES: Final = {
     "plain augmentation": "--augmentation plain",
     "strong augmentation": "--augmentation strong",
@@ -53,6 +54,12 @@ RECIPES: Final = {
     "fewer pairs and frames, 12 epochs": FEWER_PAIRS,
     "fewer pairs and frames, 12 epochs, 192 pixels": f"{FEWER_PAIRS} --input_size 192",
     "fewer pairs and frames, ensemble of 192 and 128 pixels": "calibrate --ensemble",
+    "single views, 12 epochs": f"{FEWER_PAIRS} --view_weight 1",
+    "single views instead of plates, 12 epochs": f"{FEWER_PAIRS} --view_weight 1 --plate_weight 0",
+    "single views and spine parts, 12 epochs": f"{FEWER_PAIRS} {VIEWS_AND_PARTS}",
+    "single views and spine parts, 12 epochs, 192 pixels": (
+        f"{FEWER_PAIRS} {VIEWS_AND_PARTS} --input_size 192"
+    ),
     "regions and pairs, 12 epochs": f"{REGIONS_AND_PAIRS} --epochs 12",
     "regions and pairs, 12 epochs, 192 pixels": f"{REGIONS_AND_PAIRS} --epochs 12 --input_size 192",
 }

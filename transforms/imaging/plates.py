@@ -12,21 +12,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-SEAM_WIDTH: Final = 512
+SEAM_WIDTH: Final = 320
 """Width at which seams are looked for, in pixels; the limits below hold at this width and 8 bits."""
 _MAX_HEIGHT: Final = 3.0
 """Greatest height by width of a plate; two narrow views are wider together."""
 _MIN_POSITION: Final = 0.22
 """Least distance of a seam from the sides, as a share of the width."""
-_MAX_STRIP_DEVIATION: Final = 3.0
+_MAX_STRIP_DEVIATION: Final = 2.0
 """Greatest standard deviation of a column within a strip."""
 _MIN_STEP: Final = 8.0
 """Least difference of two neighbouring columns at an edge."""
-_MIN_STEP_SHARE: Final = 0.45
+_MIN_STEP_SHARE: Final = 0.55
 """Least share of rows that have such a step at the same column."""
-_MIN_EXCESS: Final = 0.25
+_MIN_EXCESS: Final = 0.35
 """Least excess of that share over the columns around, as texture has steps everywhere."""
-_NEIGHBOURHOOD: Final = 24
+_NEIGHBOURHOOD: Final = 15
 """Columns around, on either side."""
 _SEAM_MARGIN: Final = 3
 """Columns cut off beside a seam and at the sides."""
