@@ -25,8 +25,8 @@ $(INSTALLED): requirements/dev.lock requirements/uv.lock setup.py
 demo: install ## route real DICOM files into demo-lake/
 	$(BIN)/dicom-router demo --lake demo-lake
 
-test: install servers flink ## run every test, in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
+test: install servers flink ## run every test, in three processes, of which one mostly waits for engines
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations=20
 
 quick: install servers ## run the tests that take under two minutes together
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -q -m "not (slow or engine or kill or training)"
