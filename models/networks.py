@@ -77,20 +77,26 @@ class BodyPartClassifier(nn.Module):
             float32[N, n_labels + 1]: probabilities, which sum to 1, then the OOD score; higher is less
             like the training images. Without `ood` it is the energy.
         """
-        return self.forward_with_energy(images)[:, :-1]
+        logits, score = self._logits_and_score(images)
+        return torch.cat((self._probabilities(logits), score[:, None]), dim=1)
 
     def forward_with_energy(self, images: Tensor) -> Tensor:
         """Classify images; return float32[N, n_labels + 2], `forward` followed by the energy."""
+        logits, score = self._logits_and_score(images)
+        columns = (self._probabilities(logits), score[:, None], energy(logits)[:, None])
+        return torch.cat(columns, dim=1)
+
+    def _logits_and_score(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits, float32[N, n_labels], and OOD scores, float32[N]."""
         if self.ood is None:
             logits = self.logits(images).float()
-            score = energy(logits)
-        else:
-            features = self.features(images)
-            layer = self.backbone.get_classifier()
-            logits = layer(features).float()
-            score = self.ood(features, layer)
-        probabilities = torch.softmax(logits / self.temperature, dim=1)
-        return torch.cat((probabilities, score[:, None], energy(logits)[:, None]), dim=1)
+            return logits, energy(logits)
+        features = self.features(images)
+        layer = self.backbone.get_classifier()
+        return layer(features).float(), self.ood(features, layer)
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return torch.softmax(logits / self.temperature, dim=1)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return float[N, 1, S, S] in -1..1, the backbones' input, for [N, 1, S, S] in 0..255."""
