@@ -8,6 +8,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -162,3 +163,13 @@ _ENCODERS: dict[str, Callable[[np.ndarray], bytes | bytearray]] = {
     JPEGLSNearLossless: lambda a: imagecodecs.jpegls_encode(a, level=2),
     HTJ2KLossless: lambda a: imagecodecs.htj2k_encode(a, reversible=True),
 }
+
+
+def smooth_view(
+    seed: int, shape: tuple[int, int], low: int = 40, high: int = 220
+) -> npt.NDArray[np.uint8]:
+    """Return a smooth image, uint8[shape], of gray levels from `low` to `high`."""
+    coarse = np.random.default_rng(seed).uniform(low, high, (9, 7)).astype(np.float32)
+    return np.asarray(Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BICUBIC)).astype(
+        np.uint8
+    )

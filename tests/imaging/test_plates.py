@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from PIL import Image
 
+from tests.synthetic import smooth_view
 from transforms.imaging.plates import find_seam, split_plate
-
-
-def smooth_view(
-    seed: int, shape: tuple[int, int], low: int = 40, high: int = 220
-) -> npt.NDArray[np.uint8]:
-    """Return a smooth image, uint8[shape], of gray levels from `low` to `high`."""
-    coarse = np.random.default_rng(seed).uniform(low, high, (9, 7)).astype(np.float32)
-    return np.asarray(Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BICUBIC)).astype(
-        np.uint8
-    )
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])

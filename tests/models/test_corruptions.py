@@ -15,8 +15,7 @@ from models.training.evaluation.corruptions import (
     load_corrupted,
     load_single_views,
 )
-from tests.imaging.test_plates import smooth_view
-from tests.synthetic import image
+from tests.synthetic import image, smooth_view
 from transforms.imaging.preprocessing import preprocess
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from models.training.data.derived_images import PARTS, WHOLE_SPINE, derive_images, spine_parts
 from models.training.data.images import LabeledImage
 from models.training.options import FitOptions
-from tests.imaging.test_plates import smooth_view
+from tests.synthetic import smooth_view
 
 SIDE = 128
 
