@@ -31,18 +31,15 @@ from models.training.data.dataset import read_dataset
 from models.training.data.images import LabeledImage, load_labeled_inputs
 from models.training.evaluation.predict import load_for_prediction, predict
 from transforms.config.policy import OFF, ON, Decision, Policy, decide
-from transforms.core.labels import LABELS
+from transforms.core.labels import DEFAULT_LABELS, HEADER_REGIONS, LABELS, REVIEW
 from transforms.core.reasons import Reason
 from transforms.imaging.anatomic_region import read_region_claims
 from transforms.imaging.header_evidence import (
-    REGION_OF,
     REGION_SOURCES,
     HeaderClaims,
     HeaderReliability,
 )
-from transforms.imaging.region_words import REGIONS
 from transforms.lake.header_reliability import count_claims
-from transforms.lake.layout import REVIEW
 from transforms.lake.schema import SCHEMA
 
 ERROR_RATES: Final = (0.05, 0.15, 0.30)
@@ -188,7 +185,7 @@ def plant(half: Half, rate: float | None, generator: random.Random) -> Iterator[
     for image, values in zip(*half, strict=True):
         *probabilities, ood_score = map(float, values)
         manufacturer = generator.choice(list(MANUFACTURERS))
-        truth = REGION_OF[image.label]
+        truth = str(DEFAULT_LABELS.header_region_of(image.label))
         dataset = Dataset()
         if rate is not None:
             error = min(1.0, rate * MANUFACTURERS[manufacturer])
@@ -215,7 +212,7 @@ def wrong_region(truth: str, manufacturer: str, generator: random.Random) -> str
     """Return another region than the true one."""
     if manufacturer == "GAMMA" and truth != "CHEST":
         return "CHEST"
-    return generator.choice([region for region in REGIONS if region != truth])
+    return generator.choice([region for region in HEADER_REGIONS if region != truth])
 
 
 def learn(history: Sequence[Case], policy: Policy) -> HeaderReliability:

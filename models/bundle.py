@@ -25,6 +25,7 @@ from models.architectures import architecture_problem
 from models.default_bundle import resolve_uri
 from transforms.config.validation import list_errors
 from transforms.core.errors import UsageError
+from transforms.core.labels import LabelSet, label_problem, label_set_of
 from transforms.imaging.preprocessing import PREPROCESSING
 from transforms.storage.base import read_whole
 from transforms.storage.schemes import join, storage_of, uri_problem
@@ -58,12 +59,59 @@ def _problem(text: str) -> PydanticCustomError:
     return PydanticCustomError("problem", "{problem}", {"problem": text})
 
 
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class RegionFields(_Section):
+    """An anatomic region, as in DICOM PS3.16 CID 4031."""
+
+    code: str
+    meaning: str
+
+
+class LabelFields(_Section):
+    """A label; see `transforms.core.labels.LabelDefinition`."""
+
+    name: str
+    region: RegionFields | None = None
+    header_region: Literal["CHEST", "ABDOMEN", "SPINE", "OTHER"] | None = None
+
+
+class AgeGroupFields(_Section):
+    """Names of two labels that the patient's age tells apart."""
+
+    child: str
+    adult: str
+
+
+class LabelSetFields(_Section):
+    """What is known of labels besides their names; see `transforms.core.labels.LabelSet`."""
+
+    labels: tuple[LabelFields, ...]
+    age_groups: AgeGroupFields | None = None
+
+    def label_set(self) -> LabelSet:
+        """Return the set of labels that these fields describe."""
+        return LabelSet.from_json(self.model_dump())
+
+
+def _require_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
+    if problems := [f"{name!r} {why}" for name in labels if (why := label_problem(name))]:
+        raise _problem("; ".join(problems))
+    if len(set(labels)) < max(2, len(labels)):
+        raise _problem("must be at least two different names")
+    return labels
+
+
 class BundleInfo(BaseModel):
     """The contents of `bundle.json`.
 
     Attributes:
         architecture: a timm name.
         labels: label of each output, in order.
+        label_definitions: what is known of the labels besides their names; None for labels of which the
+            router knows it, or of which nothing is known.
         input_size: side of the square uint8 input, in pixels.
         temperature: divisor of the logits, > 0.
         thresholds: minimum confidence per label for an image to be routed, 0..1.
@@ -81,7 +129,7 @@ class BundleInfo(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     architecture: Annotated[str, AfterValidator(_require_architecture)]
-    labels: tuple[str, ...]
+    labels: Annotated[tuple[str, ...], AfterValidator(_require_labels)]
     input_size: InputSize
     temperature: Annotated[FiniteFloat, Field(gt=0)]
     thresholds: dict[str, Probability]
@@ -93,6 +141,7 @@ class BundleInfo(BaseModel):
     metrics: dict[str, Any] = {}
     members: Annotated[tuple[InputSize, ...], Field(max_length=MAX_MEMBERS)] = ()
     format_version: Literal[1] = FORMAT_VERSION
+    label_definitions: LabelSetFields | None = None
 
     @field_validator("thresholds")
     @classmethod
@@ -101,6 +150,20 @@ class BundleInfo(BaseModel):
         if labels is not None and sorted(thresholds) != sorted(labels):
             raise _problem("must name exactly the labels")
         return thresholds
+
+    @field_validator("label_definitions")
+    @classmethod
+    def _describe_every_label(cls, fields: LabelSetFields | None, info: ValidationInfo) -> Any:
+        labels = info.data.get("labels")
+        if fields is None or labels is None:
+            return fields
+        if tuple(one.name for one in fields.labels) != labels:
+            raise _problem("must describe exactly the labels, in their order")
+        groups = fields.age_groups
+        named = () if groups is None else (groups.child, groups.adult)
+        if len(set(named)) != len(named) or not set(named) <= set(labels):
+            raise _problem("age_groups must be two of the labels")
+        return fields
 
     @field_validator("preprocessing")
     @classmethod
@@ -117,9 +180,15 @@ class BundleInfo(BaseModel):
         return members
 
     @property
+    def label_set(self) -> LabelSet:
+        """The labels, with what is known of them."""
+        fields = self.label_definitions
+        return label_set_of(self.labels) if fields is None else fields.label_set()
+
+    @property
     def model_id(self) -> str:
         """Architecture and a digest of everything that can change a decision."""
-        decisive = [
+        decisive: list[Any] = [
             self.format_version,
             self.architecture,
             self.labels,
@@ -131,8 +200,17 @@ class BundleInfo(BaseModel):
             self.preprocessing,
             *self.members,
         ]
+        if self.label_set != label_set_of(self.labels):
+            decisive.append(self.label_set.to_json())
         digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
         return f"{self.architecture}-{digest[:12]}"
+
+
+def fields_of(labels: LabelSet) -> LabelSetFields | None:
+    """Return what a bundle says about its labels besides their names; None if that is nothing."""
+    if labels == label_set_of(labels.names):
+        return None
+    return LabelSetFields.model_validate_json(json.dumps(labels.to_json()))
 
 
 def read_info(uri: str) -> BundleInfo:

@@ -105,6 +105,6 @@ def decide_image(row: IndexRow, result: PredictionResult, policy: Policy) -> Ind
             shadow_model_id=output.shadow.model_id,
         )
     *probabilities, ood_score = map(float, output.values)
-    complete = policy.with_defaults(output.thresholds, output.ood_threshold)
+    complete = policy.with_defaults(output.thresholds, output.ood_threshold, output.label_set)
     prediction = Prediction(probabilities, ood_score, str(result.model_id))
     return decide_row(row, prediction, complete)

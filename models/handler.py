@@ -20,6 +20,7 @@ from models.networks import BodyPartClassifier
 from models.reloading import LoadedBundle, ReloadingModel
 from models.weights import load_network
 from transforms.core.errors import UsageError
+from transforms.core.labels import LabelSet
 from transforms.metrics import RUN_INFERENCE
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -57,12 +58,14 @@ class ModelOutput:
         values: float32[n_labels + 1] as `BodyPartClassifier.forward` returns them.
         thresholds: of the bundle, per label.
         ood_threshold: of the bundle.
+        label_set: of the bundle.
         shadow: answer of the shadow model; None if there is none, or if it failed on the image.
     """
 
     values: npt.NDArray[np.float32]
     thresholds: dict[str, float]
     ood_threshold: float
+    label_set: LabelSet
     shadow: ShadowOutput | None = None
 
 
@@ -162,7 +165,9 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
                 image,
                 result
                 if isinstance(result, InferenceError)
-                else ModelOutput(result, info.thresholds, info.ood_threshold, shadow),
+                else ModelOutput(
+                    result, info.thresholds, info.ood_threshold, info.label_set, shadow
+                ),
                 info.model_id,
             )
             for image, result, shadow in zip(batch, results, shadows, strict=True)

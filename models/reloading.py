@@ -91,7 +91,7 @@ class ReloadingModel:
         previous = self._bundle.info
         try:
             loaded = self._load(uri)
-            if loaded.info.labels != previous.labels:
+            if loaded.info.label_set != previous.label_set:
                 raise ValueError(f"model bundle {uri}: its labels are not this run's")
         except Exception as error:
             LOG.warning("refused: %s; %s stays in use", error, previous.model_id)

@@ -21,10 +21,10 @@ from pipeline.sources.files import list_objects
 from transforms.config.explain_decision import claim_lines, explain_decision
 from transforms.config.policy import Policy
 from transforms.config.route_config import RouteConfig
-from transforms.core.labels import LABELS
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import BY_PERSON, MEANINGS, Reason, Status
 from transforms.lake.layout import is_relative
+from transforms.lake.probabilities import probabilities_of
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.child_process import SandboxProcess
 from transforms.sandbox.examine import Examined, ExamineOptions, examine
@@ -104,8 +104,8 @@ class Explanation:
         if self.image is not None:
             found["prediction"] = {
                 "model_id": row.model_id,
-                "probabilities": {label: getattr(row, f"prob_{label}") for label in LABELS},
-                "thresholds": {label: self.policy.thresholds[label] for label in LABELS},
+                "probabilities": self._probabilities(),
+                "thresholds": {label: self.policy.thresholds[label] for label in self._labels},
                 "ood_score": row.ood_score,
                 "ood_threshold": self.policy.ood_threshold,
                 "combined_label": row.combined_label,
@@ -146,10 +146,19 @@ class Explanation:
     def _why(self, row: IndexRow) -> str:
         return explain_decision(row, self.policy)
 
+    @property
+    def _labels(self) -> tuple[str, ...]:
+        return self.policy.label_set.names
+
+    def _probabilities(self) -> dict[str, float | None]:
+        """Return the probabilities by label; None where the model failed on the image."""
+        found = probabilities_of(self.row, self._labels)
+        return dict.fromkeys(self._labels) | dict(zip(self._labels, found or (), strict=False))
+
     def _prediction(self) -> list[str]:
         row, lines = self.row, []
-        for label in LABELS:
-            probability = getattr(row, f"prob_{label}") or 0.0
+        for label, known in self._probabilities().items():
+            probability = known or 0.0
             bar = "█" * round(BAR_WIDTH * probability)
             threshold = self.policy.thresholds[label]
             lines.append(

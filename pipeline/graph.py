@@ -125,7 +125,12 @@ def build(
     """
     layout = config.layout
     lake = pipeline | "OpenLake" >> OpenLake(
-        layout, config.run_id, config.ingest_date, config.fingerprint(), opened
+        layout,
+        config.run_id,
+        config.ingest_date,
+        config.fingerprint(),
+        config.policy.label_set,
+        opened,
     )
     index_files = lake[FILES] | "IndexFiles" >> beam.Reshuffle()
     discovered = pipeline | "Discover" >> SOURCES[config.source](config)

@@ -27,6 +27,7 @@ from transforms.core.choices import COPY, DICOMWEB, FILES, LINK
 from transforms.core.object_ref import ObjectRef
 from transforms.lake.files import remove_partial_files
 from transforms.lake.header_reliability import read_reliability, update_reliability
+from transforms.lake.label_sets import record_label_set
 from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
@@ -63,6 +64,7 @@ def run(
             require_hard_links(config.layout)
         remove_partial_files(config.layout)
         open_lake(config.layout)
+        record_label_set(config.layout, config.policy.label_set)
         config = with_header_reliability(config)
         prepare_recovery(config.layout, config.run_id, config.fingerprint())
         with (
@@ -132,7 +134,9 @@ def with_header_reliability(config: RouteConfig) -> RouteConfig:
     """
     if config.policy.header_evidence == OFF:
         return config
-    return config.with_header_reliability(update_reliability(config.layout))
+    return config.with_header_reliability(
+        update_reliability(config.layout, config.policy.label_set)
+    )
 
 
 def _check_first_matches(config: RouteConfig) -> None:

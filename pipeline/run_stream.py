@@ -39,6 +39,7 @@ from transforms.lake import drain
 from transforms.lake.files import remove_partial_files
 from transforms.lake.index_files import list_index
 from transforms.lake.index_replica import replica_of
+from transforms.lake.label_sets import record_label_set
 from transforms.lake.layout import LOCK, WRITER_LOCK
 from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
@@ -233,6 +234,7 @@ def _recover(config: RouteConfig) -> int:
     layout = config.layout
     with lock_lake(layout, names=[LOCK], timeout=config.lock_timeout):
         open_lake(layout)
+        record_label_set(layout, config.policy.label_set)
         recovered = recover(layout, config.run_id, config.index_shards, replica_of(layout))
         remove_partial_files(layout)
     return recovered

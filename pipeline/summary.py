@@ -12,10 +12,10 @@ from pipeline.metrics_report import metric_lines
 from pipeline.summaries import ROUTE, time_line, utc_text
 from transforms.config.expectations import Checked, check_counts, check_drift
 from transforms.config.route_config import RouteConfig
+from transforms.core.labels import sink_order
 from transforms.core.object_ref import Failure, format_failure
 from transforms.core.reasons import MEANINGS, TERMS, Reason
 from transforms.lake.files import exists, put_if_absent, read_json
-from transforms.lake.layout import SINKS
 from transforms.lake.run_counts import RunCounts
 from transforms.storage.selection import SKIP_MEANINGS, Skip
 
@@ -87,7 +87,11 @@ def summary_of(counts: RunCounts, config: RouteConfig) -> dict[str, Any]:
             "conflicts": counts.conflicts,
         },
         "equation": counts.equation,
-        "destinations": {s: counts.destinations[s] for s in SINKS if counts.destinations[s]},
+        "destinations": {
+            s: counts.destinations[s]
+            for s in sorted(counts.destinations, key=sink_order)
+            if counts.destinations[s]
+        },
         "reasons": [
             {"status": status, "stage": stage, "reason": reason, "objects": number}
             for (status, stage, reason), number in sorted(counts.reasons.items())
@@ -108,7 +112,7 @@ def summary_of(counts: RunCounts, config: RouteConfig) -> dict[str, Any]:
         "host": config.host,
         "router_version": config.router_version,
         "model_id": config.model_id,
-        "header_reliability": config.policy.header_reliability.summary(),
+        "header_reliability": config.policy.header_reliability.summary(config.policy.label_set),
         "options": config.public(),
     }
 

@@ -31,8 +31,7 @@ from tests.conformance import violations
 from tests.review.browsers import enter, open_pages, wait_for_image
 from tests.review.reviews import Review
 from tests.synthetic import dicom_bytes
-from transforms.core.labels import LABELS
-from transforms.imaging.header_evidence import REGION_OF
+from transforms.core.labels import DEFAULT_LABELS, LABELS
 from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
 
@@ -147,7 +146,7 @@ def write_objects(
     """Write images as DICOM objects with planted headers; return what is true, by SOP Instance UID."""
     planted = {}
     for number, image in enumerate(images):
-        truth = REGION_OF[image.label]
+        truth = str(DEFAULT_LABELS.header_region_of(image.label))
         chance = generator.random()
         named: str | None = truth
         if chance < WRONG:

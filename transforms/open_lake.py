@@ -9,8 +9,10 @@ from typing import Final
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PBegin, TaggedOutput
 
+from transforms.core.labels import LabelSet
 from transforms.lake.append import index_at_start
 from transforms.lake.append_log import LogEnd, LogShard, Segment
+from transforms.lake.label_sets import record_label_set
 from transforms.lake.layout import Layout
 from transforms.lake.migration import open_lake
 from transforms.lake.recovery import prepare_recovery, recovered_rows
@@ -36,6 +38,7 @@ class OpenLake(beam.PTransform[PBegin, DoOutputsTuple]):
         run_id: Id of the run, whose own segments are ignored if an engine retries this step.
         ingest_date: Partition of the run, YYYY-MM-DD.
         fingerprint: Fingerprint of the run's configuration.
+        label_set: Labels of the model.
         opened: Whether the process that launched the run has opened the lake. A job that an engine starts
             from a template opens it here.
     """
@@ -44,6 +47,7 @@ class OpenLake(beam.PTransform[PBegin, DoOutputsTuple]):
     run_id: str
     ingest_date: str
     fingerprint: str
+    label_set: LabelSet
     opened: bool = False
 
     def expand(self, pbegin: PBegin) -> DoOutputsTuple:
@@ -52,7 +56,11 @@ class OpenLake(beam.PTransform[PBegin, DoOutputsTuple]):
             | "Lake" >> beam.Create([self.run_id])
             | "List"
             >> beam.FlatMap(
-                _open, self.layout, self.ingest_date, None if self.opened else self.fingerprint
+                _open,
+                self.layout,
+                self.ingest_date,
+                None if self.opened else self.fingerprint,
+                self.label_set,
             )
             .with_output_types(str, **{LOG_ENDS: EncodedEnd, JOURNALED: IndexRow})
             .with_outputs(LOG_ENDS, JOURNALED, main=FILES)
@@ -61,10 +69,11 @@ class OpenLake(beam.PTransform[PBegin, DoOutputsTuple]):
 
 
 def _open(
-    run_id: str, layout: Layout, ingest_date: str, fingerprint: str | None
+    run_id: str, layout: Layout, ingest_date: str, fingerprint: str | None, label_set: LabelSet
 ) -> Iterator[str | TaggedOutput[str, EncodedEnd] | TaggedOutput[str, IndexRow]]:
     if fingerprint is not None:
         open_lake(layout)
+        record_label_set(layout, label_set)
         prepare_recovery(layout, run_id, fingerprint)
     files, log_ends = index_at_start(layout, run_id)
     for log, end in log_ends.items():

@@ -15,13 +15,14 @@ from apache_beam.pvalue import DoOutputsTuple, PCollection, TaggedOutput
 import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.core.batch_sizes import PLACE_BATCH
 from transforms.core.choices import INDEX_ONLY, LINK
+from transforms.core.labels import QUARANTINE
 from transforms.core.object_ref import FAILED, Failure, ObjectRef, failure_of
 from transforms.core.reasons import ProcessingFailure, Status
 from transforms.imaging.limits import Limits
 from transforms.in_flight_pool import InFlightPool, WindowedOutput
 from transforms.lake import files
 from transforms.lake.journal import write_journal
-from transforms.lake.layout import QUARANTINE, Layout
+from transforms.lake.layout import Layout
 from transforms.lake.schema import IndexRow
 from transforms.metrics import CounterName, DistributionName, count, count_failed, record_seconds
 from transforms.sandbox.object_cache import OBJECT_CACHE

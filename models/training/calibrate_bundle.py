@@ -59,7 +59,7 @@ def calibrate_bundle(
     for uri, info in zip(uris, infos, strict=True):
         provenance.require_unseen(uri, info, holdout_sources)
     records = [holdout_record(uri, provenance.read_bundle(uri)) for uri in holdout_bundles]
-    images, holdout = split_holdout(data, holdout_sources)
+    images, holdout = split_holdout(data, holdout_sources, infos[0].labels)
     input_size = max(input_sizes)
     if len(infos) == 1:
         network = load_network(uris[0])
@@ -79,6 +79,7 @@ def calibrate_bundle(
     described = {
         "architecture": infos[0].architecture,
         "input_size": input_size,
+        "label_definitions": infos[0].label_definitions,
         "training": training,
     }
     return save_bundle(output, network, {**described, **calibrated})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,20 +24,20 @@ from models.training.calibration.refit import (
 )
 from models.training.calibration.thresholds import Flags
 from models.training.data.lake_images import LakeImages, read_lake_images
-from models.training.evaluation.metrics import Reals
 from models.training.evaluation.predict import load_for_prediction, predict
 from models.weights import load_network, save_bundle
-from transforms.config.decide_row import PROBABILITIES
-from transforms.core.labels import LABELS
+from transforms.core.labels import REVIEW
 from transforms.core.reasons import Reason
-from transforms.imaging.header_label import agrees
 from transforms.imaging.limits import Limits
-from transforms.lake.labels import NOT_RADIOGRAPH, UNREADABLE, Label
-from transforms.lake.layout import REVIEW, Layout
+from transforms.lake.labels import UNREADABLE, Label
+from transforms.lake.layout import Layout
+from transforms.lake.probabilities import (
+    PROBABILITY_COLUMNS,
+    probability_arrays,
+    stored_probabilities,
+)
 from transforms.sandbox.child_process import SandboxProcess
 from transforms.sandbox.render import RenderOptions, render
-
-_OUTPUTS: Final = (*PROBABILITIES, "ood_score")
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,12 @@ def calibrate_from_labels(
         DamagedFile: A file of the lake cannot be read.
     """
     info = provenance.read_bundle(uri)
-    lake = read_lake_images(layout)
+    lake = read_lake_images(layout).having(info.labels)
     answers, counts = _answers(uri, info, layout, lake, device)
     if not counts.used:
         return CalibratedOnLabels(counts, info, None, None)
-    present = Present(info.temperature, info.thresholds, info.ood_threshold)
+    thresholds = {label: info.thresholds[label] for label in info.labels}
+    present = Present(info.temperature, thresholds, info.ood_threshold)
     found = refit(
         _images(lake, info), answers, present, target_error=target_error, min_answers=min_answers
     )
@@ -118,6 +119,7 @@ def calibrate_from_labels(
     described = {
         "architecture": info.architecture,
         "input_size": info.input_size,
+        "label_definitions": info.label_definitions,
         "training": info.training,
         "metrics": info.metrics,
         "thresholds": found.thresholds,
@@ -134,7 +136,9 @@ def calibrate_from_labels(
 
 def _images(lake: LakeImages, info: BundleInfo) -> Images:
     table = lake.table
-    probabilities = _matrix(lake, PROBABILITIES)
+    probabilities = np.stack(
+        [column.to_numpy() for column in probability_arrays(table, info.labels)], axis=1
+    )
     in_review = np.array(_flags(pc.equal(table["destination"], REVIEW)))
     for position, label in lake.answers():
         in_review[position] = lake.first[label.content_sha256].destination == REVIEW
@@ -143,7 +147,9 @@ def _images(lake: LakeImages, info: BundleInfo) -> Images:
         pc.greater(table["ood_score"], info.ood_threshold),
     )
     predicted = zip(table["header_label"].to_pylist(), probabilities.argmax(1), strict=True)
-    disagrees = [agrees(header, LABELS[index]) is False for header, index in predicted]
+    disagrees = [
+        info.label_set.agree(header, info.labels[index]) is False for header, index in predicted
+    ]
     return Images(probabilities, ~_flags(far), in_review, np.array(disagrees))
 
 
@@ -158,13 +164,13 @@ def _answers(
     """Return the usable answers with the bundle's predictions."""
     given = lake.answers()
     readable = [(at, label) for at, label in given if label.answer != UNREADABLE]
-    rows = lake.table.select(["object_uri", "object_key", "model_id", *_OUTPUTS]).take(
-        pa.array([at for at, _ in readable], pa.int64())
-    )
+    columns = ["object_uri", "object_key", "model_id", "ood_score", *PROBABILITY_COLUMNS]
+    positions = pa.array([at for at, _ in readable], pa.int64())
+    rows = lake.table.select(columns).take(positions)
     outputs: list[Sequence[float] | None] = []
     missing: dict[int, str] = {}
     for number, (row, (_, label)) in enumerate(zip(rows.to_pylist(), readable, strict=True)):
-        outputs.append(_stored(row, label, info.model_id))
+        outputs.append(_stored(row, label, info))
         if outputs[-1] is None:
             missing[number] = layout.absolute(row["object_uri"])
     for number, classified in _classified(uri, info, missing, device).items():
@@ -179,22 +185,28 @@ def _answers(
         failed=[keys[number] for number in missing if outputs[number] is None],
         disagreements=sum(lake.labels[label.content_sha256].disagrees for _, label in given),
     )
-    values = np.array([outputs[number] for number in known], np.float64).reshape(-1, len(_OUTPUTS))
+    values = np.array([outputs[number] for number in known], np.float64).reshape(
+        -1, len(info.labels) + 1
+    )
     answers = Answers(
         np.array([readable[number][0] for number in known], np.int64),
-        np.array([_index(readable[number][1].answer) for number in known], np.int64),
+        np.array([_index(readable[number][1].answer, info) for number in known], np.int64),
         values[:, :-1],
         values[:, -1],
     )
     return answers, counts
 
 
-def _stored(row: dict[str, Any], label: Label, model_id: str) -> list[float] | None:
+def _stored(row: dict[str, Any], label: Label, info: BundleInfo) -> list[float] | None:
     """Return the stored outputs of a model for an image, or None."""
-    if row["model_id"] == model_id:
-        return [row[name] for name in _OUTPUTS]
-    shown = [getattr(label, name) for name in _OUTPUTS]
-    return shown if label.model_id == model_id and None not in shown else None
+    if row["model_id"] == info.model_id:
+        known, ood_score = stored_probabilities(row), row["ood_score"]
+    elif label.model_id == info.model_id:
+        known, ood_score = stored_probabilities(label), label.ood_score
+    else:
+        return None
+    outputs = [*map(known.get, info.labels), ood_score]
+    return None if None in outputs else outputs
 
 
 def _classified(
@@ -222,9 +234,6 @@ def _classified(
     return dict(zip(images, outputs.tolist(), strict=True))
 
 
-def _matrix(lake: LakeImages, names: Sequence[str]) -> Reals:
-    return np.stack([lake.table[name].to_numpy() for name in names], axis=1)
-
-
-def _index(answer: str) -> int:
-    return NOT_A_LABEL if answer == NOT_RADIOGRAPH else LABELS.index(answer)
+def _index(answer: str, info: BundleInfo) -> int:
+    """Return the index of an answer; one that is not of the model's labels makes every one wrong."""
+    return info.labels.index(answer) if answer in info.labels else NOT_A_LABEL

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from models.bundle import BundleError, read_info
 from models.ensemble import resize
 from models.weights import load_network
-from transforms.core.labels import LABELS
 
 TEMPERATURE: Final = 2.0
 """Softens the logits of teachers and student, so that less likely labels count (Hinton et al. 2015)."""
@@ -25,7 +24,7 @@ class Teachers:
     consistent".
     """
 
-    def __init__(self, uris: Sequence[str], device: str) -> None:
+    def __init__(self, uris: Sequence[str], device: str, labels: tuple[str, ...]) -> None:
         """Load the bundles.
 
         Raises:
@@ -34,7 +33,7 @@ class Teachers:
         self.networks = []
         for uri in uris:
             info = read_info(uri)
-            if info.labels != LABELS:
+            if info.labels != labels:
                 raise BundleError(f"model bundle {uri}: a teacher must have the same labels")
             network = load_network(uri)
             network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

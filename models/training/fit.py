@@ -50,7 +50,11 @@ Loader: TypeAlias = DataLoader[tuple[Tensor, int, int]]
 
 
 def fit(
-    images: list[LabeledImage], options: FitOptions, device: str, folder: Path
+    images: list[LabeledImage],
+    options: FitOptions,
+    device: str,
+    folder: Path,
+    labels: tuple[str, ...] = LABELS,
 ) -> BodyPartClassifier:
     """Fine-tune a network and return the averaged weights of the epoch that was best on val.
 
@@ -61,6 +65,7 @@ def fit(
         options: of the training.
         device: "cpu" or "cuda".
         folder: gets `training.jsonl`, a line per epoch, and a checkpoint.
+        labels: names in order of the network's outputs.
 
     Raises:
         BundleError: A teacher cannot be read, or has other labels.
@@ -70,16 +75,16 @@ def fit(
     """
     torch.manual_seed(options.seed)
     train, val = select_split(images, "train"), select_split(images, "val")
-    if absent := [label for label in LABELS if all(image.label != label for image in train)]:
+    if absent := [label for label in labels if all(image.label != label for image in train)]:
         LOG.warning("no train images of %s: never predicted", ", ".join(absent))
-    network = BodyPartClassifier(options.architecture, LABELS, drop_rate=DROP_RATE)
+    network = BodyPartClassifier(options.architecture, labels, drop_rate=DROP_RATE)
     if weights := initial_weights(options.init, options.architecture):
         load_pretrained(network, weights)
     _check_input_size(network, options)
-    val_inputs, val_labels = load_labeled_inputs(val, options.input_size)
-    loader, sampler, n_regions = _training_samples(train, options)
+    val_inputs, val_labels = load_labeled_inputs(val, options.input_size, labels)
+    loader, sampler, n_regions = _training_samples(train, options, labels)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    teachers = Teachers(options.teachers, device)
+    teachers = Teachers(options.teachers, device, labels)
     state = TrainingState(network, options, options.epochs * len(loader), n_regions)
     identity = _identity(images, options)
     state.resume(folder, identity)
@@ -111,7 +116,7 @@ def _identity(images: Sequence[LabeledImage], options: FitOptions) -> dict[str, 
 
 
 def _training_samples(
-    train: list[LabeledImage], options: FitOptions
+    train: list[LabeledImage], options: FitOptions, names: Sequence[str]
 ) -> tuple[Loader, WeightedSampler, int]:
     """Return batches of augmented images, their sampler, and the number of regions."""
     n_samples = len(train)
@@ -122,7 +127,7 @@ def _training_samples(
         regions, n_regions = number_regions(train)
     weights = sampling_weights(train, options.source_power)
     sampler = WeightedSampler(weights, options.seed, n_samples)
-    labels = [LABELS.index(image.label) for image in train]
+    labels = [names.index(image.label) for image in train]
     sample_options = SampleOptions(
         input_size=options.input_size,
         augmentation=options.augmentation,

@@ -22,14 +22,19 @@ from models.training.evaluation.predict import load_for_prediction, predict
 
 
 def split_holdout(
-    data: Path, sources: Sequence[str]
+    data: Path, sources: Sequence[str], labels: Sequence[str] | None = None
 ) -> tuple[list[LabeledImage], list[LabeledImage]]:
     """Return the images of other sources, and those of held-out sources outside the test split.
+
+    Args:
+        data: as for `read_dataset`.
+        sources: to hold out.
+        labels: as for `read_dataset`.
 
     Raises:
         DatasetError: The data set cannot be used, or lacks a source.
     """
-    images = read_dataset(data)
+    images = read_dataset(data, labels)
     if missing := set(sources) - {image.source for image in images}:
         raise DatasetError(f"{data}: no source {', '.join(sorted(missing))}")
     kept = [image for image in images if image.source not in sources]
@@ -45,10 +50,10 @@ def add_holdout_metrics(
     """Add metrics on held-out images, if any, to a bundle's metrics."""
     if not holdout:
         return
-    inputs, labels = load_labeled_inputs(holdout, input_size)
+    inputs, labels = load_labeled_inputs(holdout, input_size, network.labels)
     metrics["holdout"] = {
         "sources": sorted({image.source for image in holdout}),
-        **compute_metrics(holdout, predict(network, inputs)[:, :-1], labels),
+        **compute_metrics(holdout, predict(network, inputs)[:, :-1], labels, network.labels),
     }
 
 
@@ -87,10 +92,12 @@ def predict_holdout(
         raise DatasetError(f"of the sources that {uri} held out, the data has test images only")
     network = load_for_prediction(uri, device)
     val = select_split([image for image in images if image.source not in sources], "val")
-    reference = predict(network, load_labeled_inputs(val, input_size)[0])[:, -1]
-    inputs, labels = load_labeled_inputs(held_out, input_size)
+    reference = predict(network, load_labeled_inputs(val, input_size, network.labels)[0])[:, -1]
+    inputs, labels = load_labeled_inputs(held_out, input_size, network.labels)
     outputs = predict(network, inputs)
-    return Predictions(outputs[:, :-1], labels, standardize(outputs[:, -1], reference))
+    return Predictions(
+        outputs[:, :-1], labels, standardize(outputs[:, -1], reference), names=network.labels
+    )
 
 
 def _held_out(

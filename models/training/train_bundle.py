@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from models.bundle import MAX_INPUT_SIZE, MIN_INPUT_SIZE, BundleInfo
+from models.bundle import MAX_INPUT_SIZE, MIN_INPUT_SIZE, BundleInfo, fields_of
 from models.training import provenance
 from models.training.calibration.calibrate import calibrate_network
 from models.training.calibration.fit_vim import fit_virtual_logit
@@ -16,6 +16,7 @@ from models.training.data.images import (
     LabeledImage,
     load_labeled_inputs,
 )
+from models.training.data.label_sets import define_labels, find_labels
 from models.training.fit import fit
 from models.training.holdout import add_holdout_metrics, split_holdout
 from models.training.options import TARGET_ERROR, FitOptions
@@ -34,6 +35,8 @@ def train_bundle(
     more_data: Sequence[Path] = (),
     more_weight: float = 1.0,
     holdout_sources: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    age_groups: Sequence[str] = (),
 ) -> BundleInfo:
     """Train on the train split, select and calibrate on val, and write a bundle.
 
@@ -48,6 +51,8 @@ def train_bundle(
         more_weight: sampling weight of their images.
         holdout_sources: sources to hold out; the bundle records the metrics on their train and val
             images.
+        labels: in order of the network's outputs; () for those of the data set.
+        age_groups: as for `define_labels`.
 
     Raises:
         BundleError: A teacher cannot be read, has other labels, or was trained on a held-out source.
@@ -61,22 +66,25 @@ def train_bundle(
         )
     weights = initial_weights(options.init, options.architecture)
     options = replace(options, init=NONE if weights is None else str(weights))
-    images, holdout = split_holdout(data, holdout_sources)
-    images += _more_images(data, images, more_data, more_weight, holdout_sources)
+    images, holdout = split_holdout(data, holdout_sources, labels or None)
+    names = tuple(labels) or find_labels([*images, *holdout])
+    label_set = define_labels(names, age_groups)
+    images += _more_images(data, images, more_data, more_weight, holdout_sources, names)
     teachers = [provenance.read_bundle(uri) for uri in options.teachers]
     for uri, info in zip(options.teachers, teachers, strict=True):
         provenance.require_unseen(uri, info, holdout_sources)
     training = provenance.of_training(images, data, (more_data, more_weight), options, teachers)
     output.mkdir(parents=True, exist_ok=True)
-    network = fit(images, options, device, output)
+    network = fit(images, options, device, output, names)
     network.backbone.load_state_dict(round_to_stored(network.backbone.state_dict()))
-    train, _ = load_labeled_inputs(select_split(images, "train"), options.input_size)
+    train, _ = load_labeled_inputs(select_split(images, "train"), options.input_size, names)
     network.ood = fit_virtual_logit(network, train)
     calibrated = calibrate_network(network, images, data.name, options.input_size, TARGET_ERROR)
     add_holdout_metrics(calibrated["metrics"], network, holdout, options.input_size)
     described = {
         "architecture": options.architecture,
         "input_size": options.input_size,
+        "label_definitions": fields_of(label_set),
         "training": training,
     }
     info = save_bundle(output, network, {**described, **calibrated})
@@ -90,12 +98,13 @@ def _more_images(
     more_data: Sequence[Path],
     weight: float,
     holdout_sources: Sequence[str],
+    labels: Sequence[str],
 ) -> list[LabeledImage]:
     """Return the images of further data sets, all in the train split."""
     more = [
         image
         for path in more_data
-        for image in read_dataset(path)
+        for image in read_dataset(path, labels)
         if image.source not in holdout_sources
     ]
     evaluated = {(image.source, image.group) for image in images if image.split != "train"}

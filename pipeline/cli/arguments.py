@@ -14,6 +14,7 @@ from transforms.core.option import Option, options_by_group, options_of
 
 if TYPE_CHECKING:
     from transforms.config.policy import Policy
+    from transforms.core.labels import LabelSet
     from transforms.lake.layout import Layout
 
 NEEDS_TRAIN_EXTRA: Final = "Needs the 'train' extra: pip install 'dicom-imaging-router[train]'."
@@ -102,8 +103,12 @@ def default_of(one: Option) -> str | None:
     return f"{one.default:g}" if isinstance(one.default, float) else str(one.default)
 
 
-def read_policy(path: Path | None) -> Policy:
+def read_policy(path: Path | None, labels: LabelSet) -> Policy:
     """Return the policy of --policy, or the default one.
+
+    Args:
+        path: of the file, or None.
+        labels: that it may name.
 
     Raises:
         PolicyError: the file cannot be used.
@@ -117,7 +122,7 @@ def read_policy(path: Path | None) -> Policy:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_POLICY_BYTES + 1)
-        return parse_policy(data.decode())
+        return parse_policy(data.decode(), labels)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise PolicyError(f"--policy {path}: cannot be read ({why})") from error

@@ -17,7 +17,6 @@ from pipeline.cli.arguments import (
 )
 from pipeline.cli.next_steps import route_arguments, suggest
 from transforms.core.choices import SPLITS
-from transforms.core.labels import LABELS
 from transforms.core.option import Group, from_values, option
 
 
@@ -78,8 +77,7 @@ def table(evaluation: dict[str, Any]) -> str:
         "",
         f"{'label':<17}{'images':>7}{'precision':>11}{'recall':>8}{'F1':>8}",
     ]
-    for label in LABELS:
-        of = figures["labels"][label]
+    for label, of in figures["labels"].items():
         rates = f"{of['precision']:>11.4f}{of['recall']:>8.4f}{of['f1']:>8.4f}"
         lines.append(f"{label:<17}{of['images']:>7}{rates if of['images'] else ''}")
     low, high = figures["macro_f1_interval_95"]

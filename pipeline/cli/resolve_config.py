@@ -14,7 +14,6 @@ from pipeline.cli.arguments import read_policy
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.config.run_options import ObjectOptions, RouteOptions
 from transforms.core.choices import STREAMING_SOURCES
-from transforms.core.labels import LABELS
 from transforms.core.option import Group, from_values, options_of
 from transforms.core.run_id import new_run_id
 from transforms.lake.layout import Layout
@@ -53,15 +52,10 @@ def resolve(options: RouteOptions) -> RouteConfig:
     is_streaming = options.source in STREAMING_SOURCES
     _require_applicable(options, is_streaming=is_streaming)
     info = bundle.read_info(options.model_uri)
-    if info.labels != LABELS:
-        raise bundle.BundleError(
-            f"model bundle {options.model_uri}: its labels are {', '.join(info.labels)}; the router "
-            f"needs {', '.join(LABELS)}, in this order"
-        )
     shadow = None if options.shadow_model is None else _shadow_info(options.shadow_model, info)
     root = canonical(options.lake)
-    own_policy = read_policy(options.policy_file)
-    policy = own_policy.with_defaults(info.thresholds, info.ood_threshold)
+    own_policy = read_policy(options.policy_file, info.label_set)
+    policy = own_policy.with_defaults(info.thresholds, info.ood_threshold, info.label_set)
     sinks = {sink: canonical(root) for sink, root in policy.sinks.items()}
     given = _values(options, RouteOptions)
     given["ingest_date"] = options.ingest_date or time.strftime("%Y-%m-%d", time.gmtime())
@@ -87,7 +81,7 @@ def _shadow_info(uri: str, info: bundle.BundleInfo) -> bundle.BundleInfo:
         BundleError: the bundle cannot be used.
     """
     shadow = bundle.read_info(uri)
-    if shadow.labels != info.labels:
+    if set(shadow.labels) != set(info.labels):
         raise bundle.BundleError(f"--shadow_model {uri}: its labels are not those of --model")
     if shadow.input_size > info.input_size:
         raise bundle.BundleError(

@@ -30,7 +30,11 @@ def run(args: argparse.Namespace) -> int:
     """Serve the review, or export or import a CSV file; return 1 if answers could not be applied."""
     options = from_values(ReviewOptions, vars(args))
     options.check()
-    layout = replace(existing_lake(args.lake), sinks=read_policy(options.policy).sinks)
+    from transforms.lake.label_sets import read_label_set
+
+    layout = existing_lake(args.lake)
+    policy = read_policy(options.policy, read_label_set(layout))
+    layout = replace(layout, sinks=policy.sinks)
     if options.export is not None:
         from pipeline.review.csv_files import export_waiting
 

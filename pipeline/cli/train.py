@@ -40,6 +40,20 @@ class TrainOptions(HoldoutOptions):
         "lake, for the objects whose body part reviewers have named",
     )
     output: Path = option(group=Group.INPUT_OUTPUT, metavar="DIR", help="folder of the bundle")
+    labels: tuple[str, ...] = option(
+        (),
+        group=Group.INPUT_OUTPUT,
+        metavar="LABEL",
+        help="labels of the model, in order of its outputs: lower-case letters, digits and _",
+        default_text="those of the data",
+    )
+    age_groups: tuple[str, ...] = option(
+        (),
+        group=Group.INPUT_OUTPUT,
+        metavar="LABEL",
+        help="two labels, of children and of adults, between which Patient's Age (0010,1010) decides",
+        default_text="pediatric_chest and adult_chest, if the data has both",
+    )
     more_data: tuple[Path, ...] = option(
         (),
         group=Group.INPUT_OUTPUT,
@@ -79,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         more_data=options.more_data,
         more_weight=options.more_weight,
         holdout_sources=options.holdout_sources,
+        labels=options.labels,
+        age_groups=options.age_groups,
     )
     val = info.metrics["val"]
     print(f"{info.model_id} written to {options.output}")

@@ -34,10 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify a lake and print the report; return 0 if there are no violations, else 1."""
+    from transforms.lake.label_sets import read_label_set
     from transforms.lake.layout import Layout
     from transforms.lake.verify import verify_lake
 
-    layout, policy = existing_lake(args.lake), read_policy(args.policy)
+    layout = existing_lake(args.lake)
+    policy = read_policy(args.policy, read_label_set(layout))
     on_terminal = sys.stderr.isatty() and not args.json
 
     def progress(what: str, number: int) -> None:

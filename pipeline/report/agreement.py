@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from pipeline.report.database import ReportData
 from pipeline.report.queries import LISTED
-from transforms.core.labels import LABELS
 from transforms.lake.labels import NOT_RADIOGRAPH, UNREADABLE, effective_labels, read_labels
 
 _PREDICTED: Final = "coalesce(labels.predicted_label, images.predicted_label)"
@@ -68,21 +67,20 @@ def reviewer_matrix(data: ReportData) -> list[dict[str, Any]]:
 
 def agreement_by(data: ReportData, expression: str, limit: int) -> list[dict[str, Any]]:
     """Return compared and agreeing images by an expression over `images`, most frequent first."""
-    labels = ", ".join(f"'{label}'" for label in LABELS)
     return data.fetch(
         f"""
         SELECT coalesce(({expression})::VARCHAR, '') AS value, count(*) AS compared,
             count(*) FILTER (answer = {_PREDICTED}) AS agreed
         FROM images JOIN labels USING (content_sha256)
-        WHERE {_ANSWERED} AND answer IN ({labels})
+        WHERE {_ANSWERED} AND answer IN (FROM (SELECT unnest($labels)))
         GROUP BY 1 ORDER BY compared DESC, value LIMIT $limit""",
-        {"limit": limit},
+        {"limit": limit, "labels": list(data.labels.names)},
     )
 
 
 def by_predicted_label(data: ReportData) -> list[dict[str, Any]]:
     """Return compared and agreeing images by the label of the model."""
-    return agreement_by(data, _PREDICTED, len(LABELS))
+    return agreement_by(data, _PREDICTED, len(data.labels.names))
 
 
 def by_device(data: ReportData, limit: int) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Final
 from markupsafe import Markup
 
 from pipeline.report.formats import name_text, number_text, percent_text
-from pipeline.report.statistics import BINS, LOWEST, Drift, Histogram, RiskCurve
+from pipeline.report.statistics import BINS, Drift, Histogram, RiskCurve
 
 _EMPTY: Final = Markup("")
 
@@ -103,15 +103,16 @@ def confidence_histogram(histogram: Histogram) -> Markup:
     highest = max(a + b for a, b in zip(histogram.routed, histogram.review, strict=True))
     scale = (base - top) / math.log1p(highest) if highest else 0
     pitch = width / BINS
+    lowest = histogram.lowest
     parts = [_line("grid", 0, base, width, base)]
     for index, (routed, review) in enumerate(zip(histogram.routed, histogram.review, strict=True)):
         if not routed + review:
             continue
         total = math.log1p(routed + review) * scale
         lower = total * review / (routed + review)
-        low = LOWEST + index * (1 - LOWEST) / BINS
+        low = lowest + index * (1 - lowest) / BINS
         tip = (
-            f"{percent_text(low)} to {percent_text(low + (1 - LOWEST) / BINS)}: "
+            f"{percent_text(low)} to {percent_text(low + (1 - lowest) / BINS)}: "
             f"{number_text(routed)} routed, {number_text(review)} in review"
         )
         x = index * pitch + 0.5
@@ -119,14 +120,14 @@ def confidence_histogram(histogram: Histogram) -> Markup:
         parts.append(_rect("fill-routed", x, base - total, pitch - 1, total - lower, tip))
     named = "threshold unknown"
     if histogram.threshold is not None:
-        x = width * (histogram.threshold - LOWEST) / (1 - LOWEST)
+        x = width * (histogram.threshold - lowest) / (1 - lowest)
         x = min(max(x, 0.0), width)
         named = f"threshold {percent_text(histogram.threshold)}"
         parts.append(_line("threshold", x, top - 4, x, base))
         side = "end" if x > width / 2 else "start"
         parts.append(_text(f"axis {side}", x + (-5 if side == "end" else 5), 12, named))
-    for share, side in ((LOWEST, "start"), (0.6, "middle"), (1.0, "end")):
-        x = width * (share - LOWEST) / (1 - LOWEST)
+    for share, side in ((lowest, "start"), (0.6, "middle"), (1.0, "end")):
+        x = width * (share - lowest) / (1 - lowest)
         parts.append(_text(f"axis {side}", x, height - 5, f"{share:.0%}"))
     label = (
         f"Confidences of {histogram.label}: {number_text(sum(histogram.routed))} routed, "

@@ -18,10 +18,9 @@ from pipeline.report.runs import (
 )
 from pipeline.report.statistics import Drift, RiskCurve
 from pipeline.summaries import REVIEW_SESSION, format_duration, kind_of, unmet_lines
-from transforms.core.labels import LABELS
+from transforms.core.labels import NOT_XRAY, QUARANTINE, REVIEW, sink_order
 from transforms.core.metric_names import DISTRIBUTION_DESCRIPTIONS, DistributionName
 from transforms.core.reasons import Status
-from transforms.lake.layout import NOT_XRAY, QUARANTINE, REVIEW
 from transforms.lake.run_summaries import read_summaries
 
 MAX_DAYS: Final = 62
@@ -64,7 +63,7 @@ def page_content(data: ReportData, images: int, baseline_name: str | None) -> di
     run = None if run_id is None else read_run(layout, run_id)
     models = queries.models(data)
     known = (
-        thresholds_of(models[0]["policy_id"], [run, *summaries] if run else summaries)
+        thresholds_of(models[0]["policy_id"], [run, *summaries] if run else summaries, data.labels)
         if models
         else None
     )
@@ -202,8 +201,9 @@ def _days_chart(days: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 def _header_matrix(data: ReportData) -> dict[str, Any]:
     """Return rows by label of the header and columns by destination, with the share of each cell."""
     found = queries.header_matrix(data)
-    names = [*dict.fromkeys(formats.header_text(label) for label in LABELS), None]
-    columns = [*LABELS, REVIEW]
+    labels = data.labels.names
+    names = [*dict.fromkeys(formats.header_text(label) for label in labels), None]
+    columns = [*labels, REVIEW]
     rows = []
     for name in names:
         of_row = [
@@ -234,10 +234,9 @@ def _heat(images: int, total: int) -> int:
 def _square(found: Iterable[Mapping[str, Any]], across: str, down: str) -> dict[str, Any]:
     """Return a matrix of two columns of labels with the names of both sides."""
     counts = {(one[across], one[down]): one["images"] for one in found}
-    order = {label: number for number, label in enumerate(LABELS)}
 
     def names(side: int) -> list[str]:
-        return sorted({key[side] for key in counts}, key=lambda n: (order.get(n, len(order)), n))
+        return sorted({key[side] for key in counts}, key=sink_order)
 
     rows = []
     for name in names(0):

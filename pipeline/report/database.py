@@ -15,10 +15,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.core.labels import LabelSet
 from transforms.core.reasons import Status
 from transforms.lake.databases import create_database
 from transforms.lake.files import list_files
 from transforms.lake.index_files import open_index_file, read_batches, read_index
+from transforms.lake.label_sets import read_label_set
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import HISTORY_SCHEMA, PARTITION, is_of_run
 from transforms.storage.temporary import private_folder
@@ -32,7 +34,7 @@ ROW_COLUMNS: Final = (
     "object_uri conflict predicted_label confidence prob_abdominal prob_adult_chest "
     "prob_pediatric_chest prob_spine prob_others ood_score model_id policy_id decided_by decided_at "
     "header_label header_agrees modality body_part_examined view_position patient_age_years "
-    "manufacturer manufacturer_model_name rows columns sop_class_uid sop_instance_uid "
+    "manufacturer manufacturer_model_name rows columns sop_class_uid sop_instance_uid probabilities "
     "shadow_label shadow_confidence shadow_model_id"
 ).split()
 BASELINE_COLUMNS: Final = ("run_id", "status", "destination", "confidence", "ood_score", "model_id")
@@ -59,11 +61,13 @@ class ReportData:
     Attributes:
         scope: which rows these are.
         db: the database.
+        labels: of the lake.
         decided_again: number of rows of the run that have been superseded since.
     """
 
     scope: Scope
     db: duckdb.DuckDBPyConnection = field(repr=False)
+    labels: LabelSet
     decided_again: int = 0
 
     def fetch(
@@ -103,7 +107,7 @@ def open_report_data(scope: Scope, baseline: Scope | None = None) -> Iterator[Re
             _create(db, "rows", [*ROW_COLUMNS, *_VERSION, "superseded_at"])
             _create(db, "baseline", [*BASELINE_COLUMNS, "ingested_at"])
             _load_index(db, scope, with_earlier=baseline is None and scope.run_id is not None)
-            data = ReportData(scope, db)
+            data = ReportData(scope, db, read_label_set(scope.layout))
             if scope.run_id is not None:
                 _load_history(db, scope)
                 data.decided_again = _keep_first_states(db, scope)

@@ -11,7 +11,7 @@ from pipeline.report.content import choose_baseline
 from pipeline.report.database import ReportData
 from pipeline.report.runs import read_run
 from pipeline.summaries import REROUTE, kind_of, time_line, unmet_lines
-from transforms.core.labels import LABELS
+from transforms.core.labels import OTHER_SINKS
 from transforms.core.reasons import TERMS, Reason, Status
 from transforms.lake.files import list_files
 from transforms.lake.run_summaries import read_summaries
@@ -108,7 +108,7 @@ def _arrived_lines(found: Mapping[str, Any]) -> list[str]:
     if run is not None and kind_of(run) == REROUTE:
         what = f"{formats.plural(number, 'image')} decided again"
     lines = [f"{what}: {', '.join(shown) or 'nothing'}"]
-    sinks = [row for row in found["destinations"] if row["destination"] in LABELS]
+    sinks = [row for row in found["destinations"] if row["destination"] not in OTHER_SINKS]
     if sinks:
         lines.append(", ".join(f"{row['images']:,} {row['destination']}" for row in sinks))
     for name, title in (("modalities", "by modality"), ("manufacturers", "by manufacturer")):

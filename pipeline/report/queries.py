@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from pipeline.report.database import ReportData
-from transforms.core.labels import CHESTS, LABELS
+from transforms.core.labels import CHESTS, LABELS, sink_order
 from transforms.core.reasons import BY_PERSON, MEANINGS, TERMS, UNCHANGED, Reason, Status
-from transforms.lake.layout import SINKS
+from transforms.lake.probabilities import PROBABILITY_COLUMNS
 
 DISAGREES: Final = f"status = '{Status.ROUTED}' AND header_agrees IS FALSE"
 """Condition of images whose header names another region than their pixels show."""
@@ -33,14 +33,14 @@ HEADER_PROBABILITY: Final = (
         f"WHEN header_label = '{label}' THEN {_CHEST if label in CHESTS else f'prob_{label}'}"
         for label in LABELS
     )
-    + " END"
+    + " ELSE map_extract(probabilities, header_label)[1] END"
 )
 """Calibrated probability of the region that the header names."""
 LISTED: Final = (
     "object_key, content_sha256, object_uri, ingest_date, status, stage, reason, destination, "
     "predicted_label, confidence, ood_score, header_label, header_agrees, body_part_examined, "
     "view_position, patient_age_years, modality, manufacturer, manufacturer_model_name, model_id, "
-    f"policy_id, {', '.join(f'prob_{label}' for label in LABELS)}, decided_by, "
+    f"policy_id, {', '.join(PROBABILITY_COLUMNS)}, decided_by, "
     f"{HEADER_PROBABILITY} AS header_probability"
 )
 _COUNTS: Final = ", ".join(
@@ -84,8 +84,7 @@ def destinations(data: ReportData) -> list[dict[str, Any]]:
         SELECT destination, count(*) AS images, count(*) / sum(count(*)) OVER () AS share,
             avg(confidence) FILTER (isfinite(confidence) AND {BY_MACHINE}) AS mean_confidence
         FROM images GROUP BY destination""")
-    order = {sink: number for number, sink in enumerate(SINKS)}
-    return sorted(found, key=lambda row: order.get(row["destination"], len(order)))
+    return sorted(found, key=lambda row: sink_order(row["destination"]))
 
 
 def breakdown(data: ReportData, column: str, limit: int) -> list[dict[str, Any]]:

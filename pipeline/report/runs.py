@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from transforms.config.policy import Policy
-from transforms.core.labels import ADULT_CHEST, LABELS, PEDIATRIC_CHEST
+from transforms.core.labels import DEFAULT_LABELS, AgeGroups, LabelSet
 from transforms.core.reasons import Reason
 from transforms.lake.files import exists, read_json
 from transforms.lake.layout import Layout
+from transforms.lake.probabilities import stored_probabilities
 from transforms.lake.run_summaries import read_summaries, summary_of
 
 
@@ -25,28 +26,32 @@ class Thresholds:
         by_label: minimum confidence of a routed image, by label.
         ood_threshold: maximum OOD score of a routed image; None if there is none.
         adult_from_years: age from which a chest is an adult's.
+        age_groups: labels that the age tells apart, or None.
     """
 
     policy_id: str | None
     by_label: Mapping[str, float]
     ood_threshold: float | None
     adult_from_years: float
+    age_groups: AgeGroups | None = DEFAULT_LABELS.age_groups
 
     def missed_by(self, row: Mapping[str, Any]) -> float | None:
         """Return the threshold that a row in review for low confidence misses, or None.
 
         Args:
             row: as listed by `queries`. If its confidence is not that of its most probable label, its
-                age has chosen between the chest labels.
+                age has chosen between the labels of the age groups.
         """
         label, confidence = row["predicted_label"], row["confidence"]
         if (row["reason"], row["policy_id"]) != (Reason.LOW_CONFIDENCE, self.policy_id):
             return None
-        if confidence is None or not math.isfinite(confidence) or label not in LABELS:
+        if confidence is None or not math.isfinite(confidence):
             return None
-        age, probability = row["patient_age_years"], row[f"prob_{label}"]
-        if age is not None and probability is not None and abs(confidence - probability) > 1e-6:
-            label = ADULT_CHEST if age >= self.adult_from_years else PEDIATRIC_CHEST
+        age, groups = row["patient_age_years"], self.age_groups
+        probability = stored_probabilities(row).get(label)
+        by_age = probability is not None and abs(confidence - probability) > 1e-6
+        if groups is not None and age is not None and by_age:
+            label = groups.adult if age >= self.adult_from_years else groups.child
         threshold = self.by_label.get(label)
         return threshold if threshold is not None and confidence < threshold else None
 
@@ -76,13 +81,16 @@ def read_metrics(layout: Layout, run_ids: Iterable[str]) -> tuple[str, dict[str,
 
 
 def thresholds_of(
-    policy_id: str | None, summaries: Iterable[Mapping[str, Any]]
+    policy_id: str | None,
+    summaries: Iterable[Mapping[str, Any]],
+    labels: LabelSet = DEFAULT_LABELS,
 ) -> Thresholds | None:
     """Return the thresholds of a policy: from a summary that has them, or those of the default.
 
     Args:
         policy_id: as in the index.
         summaries: run summaries.
+        labels: of the lake.
     """
     default = _default_policy()
     for summary in summaries:
@@ -94,7 +102,7 @@ def thresholds_of(
             limit = ood if isinstance(ood, int | float) else None
             age = options.get("adult_from_years")
             years = age if isinstance(age, int | float) else default.adult_from_years
-            return Thresholds(policy_id, found, limit, years)
+            return Thresholds(policy_id, found, limit, years, labels.age_groups)
     if policy_id is not None and policy_id == default.policy_id:
         return Thresholds(
             policy_id, default.thresholds, default.ood_threshold, default.adult_from_years

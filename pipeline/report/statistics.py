@@ -10,14 +10,11 @@ from typing import Any, Final
 
 from pipeline.report.database import ReportData
 from pipeline.report.queries import BY_MACHINE, CLASSIFIED
-from transforms.core.labels import LABELS
 from transforms.core.reasons import Status
 from transforms.lake.drift import population_stability_index, psi_by_chance
 
 BINS: Final = 32
 """Bins of a histogram of confidences."""
-LOWEST: Final = 1 / len(LABELS)
-"""The lowest confidence that the most probable label can have; the left end of histograms."""
 CURVE_POINTS: Final = 100
 PSI_MODERATE: Final = 0.1
 PSI_LARGE: Final = 0.25
@@ -30,19 +27,21 @@ DECIDED_LABEL: Final = (
 
 @dataclass(frozen=True)
 class Histogram:
-    """Confidences of the images of one label, by bins of equal width from `LOWEST` to 1.
+    """Confidences of the images of one label, by bins of equal width from `lowest` to 1.
 
     Attributes:
         label: label that was decided, or is the most probable one of an image in review.
         routed: number of routed images by bin.
         review: number of images in review by bin.
         threshold: minimum confidence of a routed image; None if it is unknown.
+        lowest: the lowest confidence that the most probable label can have, 0..1.
     """
 
     label: str
     routed: tuple[int, ...]
     review: tuple[int, ...]
     threshold: float | None
+    lowest: float
 
 
 @dataclass(frozen=True)
@@ -99,13 +98,15 @@ class Drift:
 
 def histograms(data: ReportData, thresholds: dict[str, float]) -> list[Histogram]:
     """Return a histogram of confidences for each label; images that a person decided are left out."""
+    labels = data.labels.names
+    lowest = 1 / len(labels)
     found = data.fetch(
         f"""
         SELECT {DECIDED_LABEL} AS label, status = '{Status.ROUTED}' AS is_routed,
             least(greatest(floor((confidence - $low) / (1 - $low) * $bins), 0), $bins - 1)::INT AS bin,
             count(*) AS images
         FROM images WHERE {CLASSIFIED} AND {BY_MACHINE} GROUP BY ALL""",
-        {"low": LOWEST, "bins": BINS},
+        {"low": lowest, "bins": BINS},
     )
     counts = {(row["label"], row["is_routed"], row["bin"]): row["images"] for row in found}
     present = {row["label"] for row in found}
@@ -115,9 +116,13 @@ def histograms(data: ReportData, thresholds: dict[str, float]) -> list[Histogram
 
     return [
         Histogram(
-            label, of(label, is_routed=True), of(label, is_routed=False), thresholds.get(label)
+            label,
+            of(label, is_routed=True),
+            of(label, is_routed=False),
+            thresholds.get(label),
+            lowest,
         )
-        for label in LABELS
+        for label in labels
         if label in present
     ]
 

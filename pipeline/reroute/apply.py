@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.reroute.plan import Plan, Rules, make_plan
-from transforms.config.decide_row import PROBABILITIES, Prediction, decide_row
+from transforms.config.decide_row import Prediction, decide_row
 from transforms.core.object_ref import Failure
 from transforms.core.reasons import Stage
 from transforms.core.storage_failures import TEMPORARY, write_failure
 from transforms.lake.change_decisions import change_decisions
 from transforms.lake.layout import Layout
+from transforms.lake.probabilities import probabilities_of
 from transforms.lake.schema import SCHEMA, IndexRow, from_table
 from transforms.storage.temporary import private_folder
 
@@ -92,7 +93,8 @@ def _chunks(file: Path) -> Iterator[list[IndexRow]]:
 
 
 def _decide(row: IndexRow, rules: Rules, router_version: str) -> IndexRow:
-    probabilities = [getattr(row, name) for name in PROBABILITIES]
+    probabilities = probabilities_of(row, rules.labels)
+    assert probabilities is not None  # makes the plan choose the row
     prediction = Prediction(probabilities, float(row.ood_score or 0.0), rules.model_id)
     decided = decide_row(row, prediction, rules.policy)
     return replace(decided, router_version=router_version)

@@ -19,7 +19,6 @@ from pipeline.local_servers import create_pipeline
 from pipeline.progress import Progress
 from pipeline.reroute.plan import Rules, classified_rows
 from pipeline.reroute.predictions import (
-    OUTPUTS,
     Predictions,
     folder_of,
     write_predictions,
@@ -42,6 +41,7 @@ from transforms.fetch import IMAGES, FetchAndExamine
 from transforms.lake.files import put_if_absent, remove_all
 from transforms.lake.index_files import open_index_file, parquet_bytes, read_index
 from transforms.lake.layout import Layout
+from transforms.lake.probabilities import probabilities_of
 from transforms.lake.schema import IndexRow
 from transforms.metrics import CounterName, count
 from transforms.sandbox.examine import ExamineOptions
@@ -78,7 +78,7 @@ def classify_objects(
     """
     layout = config.layout
     folder = folder_of(layout, config.model_id, config.frame_number)
-    missing = _without_prediction(layout, rules, Predictions.read(folder))
+    missing = _without_prediction(layout, rules, Predictions.read(folder, len(rules.labels)))
     if missing:
         config = replace(config, placement=INDEX_ONLY)  # bytes are not kept for placement
         options = checked_options(config, runner, beam_options)
@@ -95,7 +95,7 @@ def classify_objects(
                     archives().close()
         finally:
             remove_all([listed])
-    return Predictions.read(folder)
+    return Predictions.read(folder, len(rules.labels))
 
 
 def build_classification(
@@ -131,7 +131,10 @@ def build_classification(
     )
     _ = (
         classified
-        | "Outputs" >> beam.FlatMap(_outputs).with_output_types(tuple[str, tuple[float, ...]])
+        | "Outputs"
+        >> beam.FlatMap(_outputs, config.policy.label_set.names).with_output_types(
+            tuple[str, tuple[float, ...]]
+        )
         | "BatchOutputs" >> beam.BatchElements(min_batch_size=BATCH, max_batch_size=BATCH)
         | "Write" >> beam.Map(lambda batch: write_predictions(config.layout, folder, batch))
     )
@@ -193,12 +196,12 @@ def _ref_of(object_uri: str, layout: Layout) -> Iterator[ObjectRef | TaggedOutpu
         yield ObjectRef.of(found)
 
 
-def _outputs(row: IndexRow) -> Iterator[tuple[str, tuple[float, ...]]]:
+def _outputs(row: IndexRow, labels: Sequence[str]) -> Iterator[tuple[str, tuple[float, ...]]]:
     """Yield the prediction of a classified row; none if the model failed on the image."""
-    values = [getattr(row, name) for name in OUTPUTS]
-    if None not in values:
+    probabilities = probabilities_of(row, labels)
+    if probabilities is not None and row.ood_score is not None:
         count(CounterName.CLASSIFIED)
-        yield str(row.content_sha256), tuple(values)
+        yield str(row.content_sha256), (*probabilities, row.ood_score)
 
 
 def _log_failure(failure: Failure, root: str, listed: str) -> None:

@@ -12,13 +12,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.reroute.predictions import OUTPUTS, Predictions
-from transforms.config.decide_row import EVIDENCE_COLUMNS, PROBABILITIES, decide_from
+from pipeline.reroute.predictions import Predictions
+from transforms.config.decide_row import EVIDENCE_COLUMNS, decide_from
 from transforms.config.policy import OFF, SHOW, Decision, Policy
 from transforms.core.reasons import BY_PERSON
 from transforms.lake.change_decisions import CHANGEABLE
 from transforms.lake.index_files import open_index_file, read_batches, read_index
 from transforms.lake.layout import Layout, partition_of
+from transforms.lake.probabilities import (
+    PROBABILITY_COLUMNS,
+    probability_arrays,
+    with_probabilities,
+)
 from transforms.lake.row_condition import RowCondition
 from transforms.lake.schema import PARTITION, SCHEMA
 
@@ -28,8 +33,8 @@ MAX_KEYS: Final = 20
 """Maximum number of listed keys of objects without a prediction."""
 _DECIDED: Final = ("destination", "reason", "model_id")
 _COLUMNS: Final = (
-    "object_key", "sop_instance_uid", "content_sha256", "status", "decided_by", *_DECIDED, *OUTPUTS,
-    *EVIDENCE_COLUMNS,
+    "object_key", "sop_instance_uid", "content_sha256", "status", "decided_by", "predicted_label",
+    *_DECIDED, *PROBABILITY_COLUMNS, "ood_score", *EVIDENCE_COLUMNS,
 )  # fmt: skip
 
 
@@ -72,6 +77,11 @@ class Rules:
     predictions: Predictions | None = None
     condition: RowCondition | None = None
     overrule_people: bool = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the model's labels."""
+        return self.policy.label_set.names
 
 
 @dataclass
@@ -133,7 +143,7 @@ def make_plan(
             for rows in classified_rows(uri, rules, every_column=on_changed is not None):
                 outputs, changed = _decide(rows, rules, plan)
                 if on_changed is not None and changed:
-                    on_changed(_with_outputs(rows, outputs, rules.model_id).take(changed))
+                    on_changed(_with_outputs(rows, outputs, rules).take(changed))
         return plan
 
     return read_index(layout, read)
@@ -146,7 +156,7 @@ def classified_rows(uri: str, rules: Rules, *, every_column: bool) -> Iterator[p
     with open_index_file(uri) as file:
         for rows in read_batches(file, names):
             is_first = pc.is_in(rows["status"], value_set=pa.array(sorted(CHANGEABLE)))
-            found = rows.filter(pc.and_(is_first, pc.is_valid(rows[PROBABILITIES[0]])))
+            found = rows.filter(pc.and_(is_first, pc.is_valid(rows["predicted_label"])))
             if condition is not None:
                 day = pa.array([partition_of(uri)] * len(found), pa.string())
                 found = condition.matches(found.append_column(PARTITION, day))
@@ -198,8 +208,12 @@ def _outcome(decision: Decision, rules: Rules) -> tuple[str, str, str]:
 def _outputs(
     rows: pa.Table, values: dict[str, list[Any]], rules: Rules
 ) -> tuple[npt.NDArray[np.float32], list[bool]]:
-    """Return float32[N, 6] with the outputs of the model, and whether they are known for each row."""
-    stored = np.stack([rows[name].to_numpy() for name in OUTPUTS], axis=1)
+    """Return the outputs of the model, and whether they are known for each row.
+
+    Outputs are float32[N, n_labels + 1]: the probabilities, then the OOD score.
+    """
+    columns = [*probability_arrays(rows, rules.labels), rows["ood_score"]]
+    stored = np.stack([column.to_numpy() for column in columns], axis=1)
     is_known = [model == rules.model_id for model in values["model_id"]]
     if rules.predictions is not None and not all(is_known):
         found, is_found = rules.predictions.find(values["content_sha256"])
@@ -208,10 +222,14 @@ def _outputs(
     return stored, is_known
 
 
-def _with_outputs(rows: pa.Table, outputs: npt.NDArray[np.float32], model_id: str) -> pa.Table:
+def _with_outputs(rows: pa.Table, outputs: npt.NDArray[np.float32], rules: Rules) -> pa.Table:
     """Return rows with the outputs of a model in their columns."""
-    columns = {name: pa.array(outputs[:, n]) for n, name in enumerate(OUTPUTS)}
-    columns["model_id"] = pa.array([model_id] * len(rows), pa.string())
+    *probabilities, scores = (pa.array(column) for column in outputs.T)
+    rows = with_probabilities(rows, rules.labels, probabilities)
+    columns = {
+        "ood_score": scores,
+        "model_id": pa.array([rules.model_id] * len(rows), pa.string()),
+    }
     for name, values in columns.items():
         rows = rows.set_column(rows.column_names.index(name), name, values)
     return rows

@@ -14,17 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms.config.decide_row import PROBABILITIES
 from transforms.lake.files import list_files, put_if_absent, remove_all
 from transforms.lake.index_files import open_index_file, parquet_bytes
 from transforms.lake.layout import Layout
 from transforms.storage.schemes import join
 
 FOLDER: Final = ".predictions"
-OUTPUTS: Final = (*PROBABILITIES, "ood_score")
-SCHEMA: Final = pa.schema(
-    [("content_sha256", pa.string()), *((name, pa.float32()) for name in OUTPUTS)]
-)
+SCHEMA: Final = pa.schema([("content_sha256", pa.string()), ("outputs", pa.list_(pa.float32()))])
 _KEY: Final = "V32"
 
 
@@ -41,16 +37,15 @@ def write_predictions(
     Args:
         layout: the lake.
         folder: as `folder_of`.
-        predictions: sha256 of the content, and the values of `OUTPUTS`.
+        predictions: sha256 of the content, and the outputs: the probabilities in order of the model's
+            labels, then the OOD score.
 
     Raises:
         ProcessingFailure: the lake's storage refused the write.
     """
     ordered = sorted(predictions)
-    columns = [[sha256 for sha256, _ in ordered], *zip(*(o for _, o in ordered), strict=True)]
-    table = pa.Table.from_arrays(
-        [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
-    )
+    columns = dict(zip(SCHEMA.names, zip(*ordered, strict=True), strict=True))
+    table = pa.Table.from_pydict(columns, schema=SCHEMA)
     name = f"{ordered[0][0][:32]}-{len(ordered)}.parquet"
     put_if_absent(
         join(folder, name),
@@ -67,36 +62,42 @@ def remove_predictions(folder: str) -> None:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions by content, 56 bytes each.
+    """Predictions by content, 56 bytes each with five labels.
 
     Attributes:
         keys: void32[N], sha256 of each content, sorted.
-        outputs: float32[N, 6], values of `OUTPUTS`.
+        outputs: float32[N, n_labels + 1], as for `write_predictions`.
     """
 
     keys: npt.NDArray[np.void]
     outputs: npt.NDArray[np.float32]
 
     @classmethod
-    def read(cls, folder: str) -> Predictions:
+    def read(cls, folder: str, n_labels: int) -> Predictions:
         """Read the predictions in a folder.
+
+        Args:
+            folder: as `folder_of`.
+            n_labels: number of the model's labels.
 
         Raises:
             DamagedFile: a file cannot be read.
         """
-        keys, outputs = [np.empty(0, _KEY)], [np.empty((0, len(OUTPUTS)), np.float32)]
+        keys, outputs = [np.empty(0, _KEY)], [np.empty((0, n_labels + 1), np.float32)]
         for found in list_files(folder, ".parquet"):
             with open_index_file(found.uri) as file:
                 table = file.read()
             keys.append(_keys(table["content_sha256"].to_pylist()))
-            outputs.append(np.stack([table[name].to_numpy() for name in OUTPUTS], axis=1))
+            flat = table["outputs"].combine_chunks().flatten().to_numpy()
+            outputs.append(flat.reshape(len(table), n_labels + 1))
         unique, first = np.unique(np.concatenate(keys), return_index=True)
         return cls(unique, np.concatenate(outputs)[first])
 
     def find(self, contents: Sequence[str]) -> tuple[npt.NDArray[np.float32], list[bool]]:
-        """Return float32[N, 6] with the outputs for contents, and whether there are any for each."""
+        """Return the outputs for contents, float32[N, n_labels + 1], and whether each has any."""
         if not len(self.keys):
-            return np.zeros((len(contents), len(OUTPUTS)), np.float32), [False] * len(contents)
+            nothing = np.zeros((len(contents), self.outputs.shape[1]), np.float32)
+            return nothing, [False] * len(contents)
         keys = _keys(contents)
         positions = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         return self.outputs[positions], (self.keys[positions] == keys).tolist()

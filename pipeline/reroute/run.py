@@ -14,10 +14,11 @@ from pipeline.structured_reports import write_missing_reports
 from pipeline.summaries import REROUTE
 from pipeline.summary import write_summary
 from transforms.config.route_config import ConfigError, RouteConfig
+from transforms.core.labels import sink_order
 from transforms.core.object_ref import format_failure
 from transforms.lake.change_decisions import prepare_changes
 from transforms.lake.files import remove_partial_files
-from transforms.lake.layout import SINKS
+from transforms.lake.label_sets import record_label_set
 from transforms.lake.lock import lock_lake
 from transforms.lake.marker import FORMAT, format_of, require_claimable
 from transforms.lake.run_counts import RunCounts, count_run
@@ -75,6 +76,7 @@ def reroute(request: Request) -> tuple[Plan, Applied | None]:
         return make_plan(layout, rules), None
     with lock_lake(layout, timeout=config.lock_timeout):
         prepare_changes(layout)
+        record_label_set(layout, config.policy.label_set)
         plan, applied = apply_plan(layout, rules, config.run_id, config.router_version)
         write_missing_reports(layout, config.limits)
         if applied.changed or applied.failures:
@@ -187,8 +189,8 @@ def _matrix(plan: Plan) -> list[str]:
     """Return the numbers of images by present destination, in rows, and new one, in columns."""
     if not plan.destinations:
         return ["no image is decided again"]
-    old = [sink for sink in SINKS if any(pair[0] == sink for pair in plan.destinations)]
-    new = [sink for sink in SINKS if any(pair[1] == sink for pair in plan.destinations)]
+    old = sorted({pair[0] for pair in plan.destinations}, key=sink_order)
+    new = sorted({pair[1] for pair in plan.destinations}, key=sink_order)
     lines = [f"  {'from / to':<16}" + "".join(f"{sink:>16}" for sink in new)]
     for row in old:
         numbers = "".join(f"{plan.destinations[row, column] or '·':>16}" for column in new)

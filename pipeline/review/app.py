@@ -93,7 +93,7 @@ class ReviewApp:
             reviewer=session.reviewer,
             reviewer_pattern=REVIEWER_PATTERN.pattern,
             queues=[(str(queue), TITLES[queue]) for queue in Queue],
-            choices=shown.CHOICES,
+            choices=shown.choices_of(self._desk.labels),
         )
         return HTMLResponse(page)
 
@@ -135,7 +135,7 @@ class ReviewApp:
             session.reviewer, content, _text(body, "answer"), _text(body, "label_id")
         )
         self._applier.add(content)
-        return {"answer": label.answer, "title": shown.TITLE_OF[label.answer]}
+        return {"answer": label.answer, "title": shown.title_of(label.answer)}
 
     def _undo(self, session: Session, body: Body) -> Body:
         row = self._desk.undo(_client(body), session.reviewer)
@@ -148,7 +148,7 @@ class ReviewApp:
             others = summary["counts"][str(queue)]
             return {**summary, "item": None, "with_others": others}
         html = TEMPLATES.get_template("item.html").render(
-            bars=shown.bars(row),
+            bars=shown.bars(row, shown.choices_of(self._desk.labels)),
             explanation=shown.explanation(row),
             header_claim=shown.header_claim(row),
             facts=shown.facts(row),

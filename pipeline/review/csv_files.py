@@ -19,18 +19,20 @@ from typing import Final
 from pipeline.review.queues import Queue, load_waiting, rows_of
 from pipeline.summaries import utc_text
 from transforms.core.errors import UsageError, did_you_mean
-from transforms.core.labels import LABELS
+from transforms.core.labels import LabelSet
 from transforms.lake.index_files import read_index
+from transforms.lake.label_sets import read_label_set
 from transforms.lake.labels import (
-    ANSWERS,
     REVIEWER_PATTERN,
     Label,
+    answers_of,
     append_labels,
     effective_labels,
     new_label,
     read_labels,
 )
 from transforms.lake.layout import Layout
+from transforms.lake.probabilities import stored_probabilities
 from transforms.lake.resolve_duplicates import is_stored
 from transforms.lake.schema import IndexRow
 
@@ -38,18 +40,9 @@ HEADER_COLUMNS: Final = (
     "header_label header_agrees modality body_part_examined view_position laterality patient_age_years "
     "patient_sex manufacturer manufacturer_model_name rows columns"
 ).split()
-PREDICTION_COLUMNS: Final = (
-    "status reason destination predicted_label confidence".split()
-    + [f"prob_{label}" for label in LABELS]
-    + ["ood_score"]
-)
+PREDICTION_COLUMNS: Final = "status reason destination predicted_label confidence".split()
 IDENTITY, EXPORTED = "content_sha256", "exported_at"
-EXPORT_COLUMNS: Final = (
-    *("answer", "reviewer", "queue", "object_key", "object_uri"),
-    *PREDICTION_COLUMNS,
-    *HEADER_COLUMNS,
-    *(IDENTITY, EXPORTED),
-)
+_PROBABILITY: Final = "prob_"
 REQUIRED: Final = ("answer", IDENTITY)
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
 """First characters of texts that spreadsheets may run as formulas."""
@@ -79,6 +72,22 @@ class Imported:
     empty: int
 
 
+def export_columns(labels: Sequence[str]) -> list[str]:
+    """Return the columns of an exported file.
+
+    Args:
+        labels: names of the labels of the lake.
+    """
+    return [
+        *("answer", "reviewer", "queue", "object_key", "object_uri"),
+        *PREDICTION_COLUMNS,
+        *(f"{_PROBABILITY}{label}" for label in labels),
+        "ood_score",
+        *HEADER_COLUMNS,
+        *(IDENTITY, EXPORTED),
+    ]
+
+
 def export_waiting(layout: Layout, path: Path, below: float, sample: int = 0) -> int:
     """Write what waits in a lake to a CSV file; return the number of images.
 
@@ -97,15 +106,16 @@ def export_waiting(layout: Layout, path: Path, below: float, sample: int = 0) ->
     answered = {content for content, one in known.items() if one.label is not None}
     waiting = load_waiting(layout, answered, below, ALL, sample=sample)
     now = utc_text(time.time())
+    labels = read_label_set(layout).names
     seen: set[str] = set()
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(EXPORT_COLUMNS)
+    writer.writerow(export_columns(labels))
     for queue in Queue:
         for content in waiting.order[queue]:
             if content not in seen:
                 seen.add(content)
-                writer.writerow(_line(waiting.rows[content], queue, now))
+                writer.writerow(_line(waiting.rows[content], queue, now, labels))
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -131,7 +141,8 @@ def import_answers(layout: Layout, path: Path, reviewer: str) -> Imported:
         DamagedFile: a file of the lake cannot be read.
         ProcessingFailure: the lake's storage refused a write.
     """
-    answers, problems, empty = _read(path, reviewer)
+    label_set = read_label_set(layout)
+    answers, problems, empty = _read(path, reviewer, answers_of(label_set))
     contents = {one.content for one in answers}
     rows = read_index(layout, lambda files: rows_of(files, contents))
     problems += [
@@ -151,7 +162,7 @@ def import_answers(layout: Layout, path: Path, reviewer: str) -> Imported:
     labels = read_labels(layout)
     known = {label.label_id for label in labels}
     new = {one.label_id: one for one in answers if one.label_id not in known}
-    append_labels(layout, list(_labels(new.values(), rows, labels)))
+    append_labels(layout, list(_labels(new.values(), rows, labels, label_set)))
     return Imported(len(new), len({one.label_id for one in answers}) - len(new), empty)
 
 
@@ -173,17 +184,24 @@ class _Answer:
 
 
 def _labels(
-    answers: Iterable[_Answer], rows: Mapping[str, IndexRow], labels: Sequence[Label]
+    answers: Iterable[_Answer],
+    rows: Mapping[str, IndexRow],
+    labels: Sequence[Label],
+    label_set: LabelSet,
 ) -> Iterator[Label]:
     """Yield answers as labels, of which each is later than all others."""
     last = max((label.answered_at for label in labels), default=0)
     for one in answers:
         row = rows[one.content]
         last = max(time.time_ns() // 1000, last + 1, (row.decided_at or 0) + 1)
-        yield new_label(row, one.answer, one.reviewer, last, label_id=one.label_id)
+        yield new_label(
+            row, one.answer, one.reviewer, last, label_id=one.label_id, labels=label_set
+        )
 
 
-def _read(path: Path, reviewer: str) -> tuple[list[_Answer], list[tuple[int, str]], int]:
+def _read(
+    path: Path, reviewer: str, known: Sequence[str]
+) -> tuple[list[_Answer], list[tuple[int, str]], int]:
     """Return the answers in a file, the problems of its lines, and the number of empty answers."""
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
@@ -217,7 +235,7 @@ def _read(path: Path, reviewer: str) -> tuple[list[_Answer], list[tuple[int, str
                 line.get("reviewer") or reviewer,
                 line.get(EXPORTED, ""),
             )
-            if of_line := [(found.line, problem) for problem in _problems(found)]:
+            if of_line := [(found.line, problem) for problem in _problems(found, known)]:
                 problems += of_line
             else:
                 answers.append(found)
@@ -226,11 +244,11 @@ def _read(path: Path, reviewer: str) -> tuple[list[_Answer], list[tuple[int, str
     return answers, problems, empty
 
 
-def _problems(one: _Answer) -> Iterator[str]:
-    if one.answer not in ANSWERS:
-        near = did_you_mean(one.answer, ANSWERS)
+def _problems(one: _Answer, known: Sequence[str]) -> Iterator[str]:
+    if one.answer not in known:
+        near = did_you_mean(one.answer, known)
         hint = f"; did you mean {near}?" if near else ""
-        yield f"answer: write one of {', '.join(ANSWERS)}{hint}"
+        yield f"answer: write one of {', '.join(known)}{hint}"
     if not one.reviewer:
         yield "reviewer: write a nickname, or give --reviewer NAME for all lines without one"
     elif not REVIEWER_PATTERN.fullmatch(one.reviewer):
@@ -244,15 +262,18 @@ def _format(path: Path, problems: list[tuple[int, str]]) -> str:
     return f"--import {path}: nothing was stored; correct these lines\n  " + "\n  ".join(lines)
 
 
-def _line(row: IndexRow, queue: Queue, now: str) -> list[str]:
-    special = {
+def _line(row: IndexRow, queue: Queue, now: str, labels: Sequence[str]) -> list[str]:
+    probabilities = stored_probabilities(row)
+    special: dict[str, object] = {
         "answer": "",
         "reviewer": "",
         "queue": str(queue),
         "object_uri": str(row.object_uri) if is_stored(row) else "",  # sources have their own names
         EXPORTED: now,
+        **{f"{_PROBABILITY}{label}": probabilities.get(label) for label in labels},
     }
-    return [_cell(special.get(name, getattr(row, name, None))) for name in EXPORT_COLUMNS]
+    names = export_columns(labels)
+    return [_cell(special.get(name, getattr(row, name, None))) for name in names]
 
 
 def _cell(value: object) -> str:

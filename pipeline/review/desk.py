@@ -16,6 +16,7 @@ from typing import Final
 
 from pipeline.review.queues import Queue, Waiting, load_waiting, rows_of
 from transforms.lake.index_files import read_index
+from transforms.lake.label_sets import read_label_set
 from transforms.lake.labels import (
     UNDO,
     EffectiveLabel,
@@ -61,7 +62,11 @@ class Claim:
 
 
 class ReviewDesk:
-    """The images that wait, those that were handed out, and the answers. Thread-safe."""
+    """The images that wait, those that were handed out, and the answers. Thread-safe.
+
+    Attributes:
+        labels: of the lake.
+    """
 
     def __init__(
         self,
@@ -176,7 +181,7 @@ class ReviewDesk:
         Args:
             reviewer: nickname.
             content: sha256 of the image's object.
-            answer: one of `transforms.lake.labels.ANSWERS`.
+            answer: one of `transforms.lake.labels.answers_of`.
             label_id: 32 hex digits, chosen by the client.
 
         Raises:
@@ -195,7 +200,9 @@ class ReviewDesk:
                 ):
                     raise OtherAnswer
                 return known
-            label = new_label(row, answer, reviewer, self._now(row), label_id=label_id)
+            label = new_label(
+                row, answer, reviewer, self._now(row), label_id=label_id, labels=self.labels
+            )
             self._store(label)
             self._claims.pop(content, None)
             return label
@@ -280,6 +287,7 @@ class ReviewDesk:
     def _load(self) -> None:
         """Load labels, also those of other processes, and what waits."""
         self._read_labels()
+        self.labels = read_label_set(self._layout)
         answered = {content for content in self._effective if self._is_answered(content)}
         self._waiting: Waiting = load_waiting(
             self._layout, answered, self._below, sample=self._sample

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.report.queries import BY_MACHINE, DISAGREES, HEADER_PROBABILITY
-from transforms.core.labels import LABELS
 from transforms.core.reasons import Reason, Status
 from transforms.lake.index_files import (
     count_rows,
@@ -22,6 +21,7 @@ from transforms.lake.index_files import (
     read_rows,
 )
 from transforms.lake.layout import Layout
+from transforms.lake.probabilities import PROBABILITY_COLUMNS
 from transforms.lake.resolve_duplicates import NEVER_FIRST
 from transforms.lake.schema import SCHEMA, IndexRow
 
@@ -44,7 +44,7 @@ MAX_LOADED: Final = 1000
 """Images of a queue that are loaded at a time."""
 _COLUMNS: Final = [
     *("content_sha256", "object_key", "status", "reason", "decided_by", "header_agrees"),
-    *("header_label", "confidence", *(f"prob_{label}" for label in LABELS)),
+    *("header_label", "confidence", *PROBABILITY_COLUMNS),
 ]
 _CONDITIONS: Final = {
     Queue.REVIEW: f"status = '{Status.REVIEW}' AND reason <> '{Reason.UNREADABLE}'",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,13 +13,14 @@ from transforms.core.labels import (
     ABDOMINAL,
     ADULT_CHEST,
     CHESTS,
-    LABELS,
+    DEFAULT_LABELS,
     OTHERS,
     PEDIATRIC_CHEST,
-    SPINE,
+    LabelSet,
 )
 from transforms.core.reasons import MEANINGS, Reason, Status
-from transforms.lake.labels import NOT_RADIOGRAPH, UNREADABLE
+from transforms.lake.labels import NOT_RADIOGRAPH, UNREADABLE, answers_of
+from transforms.lake.probabilities import stored_probabilities
 from transforms.lake.schema import IndexRow
 
 
@@ -26,8 +29,8 @@ class Choice:
     """An answer that a reviewer can give.
 
     Attributes:
-        answer: as in `transforms.lake.labels.ANSWERS`.
-        key: the key that gives it.
+        answer: as of `transforms.lake.labels.answers_of`.
+        key: the key that gives it, or "".
         title: its name for people.
         hint: what belongs to it, or "".
     """
@@ -38,16 +41,37 @@ class Choice:
     hint: str = ""
 
 
-CHOICES: Final = (
-    Choice(ABDOMINAL, "1", "Abdomen"),
-    Choice(ADULT_CHEST, "2", "Chest, adult"),
-    Choice(PEDIATRIC_CHEST, "3", "Chest, child"),
-    Choice(SPINE, "4", "Spine"),
-    Choice(OTHERS, "5", "Other body part", "limbs, pelvis, skull"),
-    Choice(NOT_RADIOGRAPH, "6", "Not a radiograph"),
-    Choice(UNREADABLE, "7", "Cannot tell"),
-)
-TITLE_OF: Final = {choice.answer: choice.title for choice in CHOICES}
+KEYS: Final = "123456789bcdeghjklmnopqtvwxy"
+"""Keys of answers; other letters are those of tools. Further answers have none."""
+_TITLES: Final = {
+    ABDOMINAL: "Abdomen",
+    ADULT_CHEST: "Chest, adult",
+    PEDIATRIC_CHEST: "Chest, child",
+    OTHERS: "Other body part",
+    NOT_RADIOGRAPH: "Not a radiograph",
+    UNREADABLE: "Cannot tell",
+}
+_HINTS: Final = {OTHERS: "limbs, pelvis, skull"}
+"""What belongs to a label of the default set."""
+
+
+def choices_of(labels: LabelSet) -> list[Choice]:
+    """Return the answers that a reviewer can give about the images of a lake.
+
+    Args:
+        labels: of the lake.
+    """
+    hints = _HINTS if labels == DEFAULT_LABELS else {}
+    return [
+        Choice(answer, key, title_of(answer), hints.get(answer, ""))
+        for answer, key in itertools.zip_longest(answers_of(labels), KEYS, fillvalue="")
+        if answer
+    ]
+
+
+def title_of(answer: str) -> str:
+    """Return the name of an answer for people."""
+    return _TITLES.get(answer, answer.replace("_", " ").capitalize())
 
 
 @dataclass(frozen=True)
@@ -59,11 +83,12 @@ class Bar:
     is_predicted: bool
 
 
-def bars(row: IndexRow) -> list[Bar]:
+def bars(row: IndexRow, choices: Sequence[Choice]) -> list[Bar]:
     """Return the choices, with the probabilities of the model."""
+    probabilities = stored_probabilities(row)
     found = []
-    for choice in CHOICES:
-        value = getattr(row, f"prob_{choice.answer}") if choice.answer in LABELS else None
+    for choice in choices:
+        value = probabilities.get(choice.answer)
         percent = None if value is None else min(max(100 * value, 0.0), 100.0)
         found.append(Bar(choice, percent, choice.answer == row.predicted_label))
     return found
@@ -77,7 +102,7 @@ def explanation(row: IndexRow) -> str:
         text += ", so the percentages may be unreliable"
     if row.status == Status.REVIEW:
         return f"In review: {text}."
-    return f"Routed to {TITLE_OF.get(str(row.destination), row.destination)}: {text}."
+    return f"Routed to {title_of(str(row.destination))}: {text}."
 
 
 def header_claim(row: IndexRow) -> str:
@@ -94,9 +119,7 @@ def header_claim(row: IndexRow) -> str:
         False: "names another region than the model",
         None: "names",
     }[row.header_agrees]
-    title = (
-        "Chest" if row.header_label in CHESTS else TITLE_OF.get(row.header_label, row.header_label)
-    )
+    title = "Chest" if row.header_label in CHESTS else title_of(row.header_label)
     return f"The header {f'({value}) ' if value else ''}{verdict}: {title}."
 
 

@@ -14,6 +14,7 @@ from transforms.config.expectations import (
 )
 from transforms.config.policy import Policy
 from transforms.config.policy_file import PolicyError, parse_policy
+from transforms.core.labels import LABELS
 from transforms.lake.drift import Predictions, measure_drift, population_stability_index
 from transforms.lake.run_counts import RunCounts
 
@@ -70,7 +71,7 @@ def test_drift_is_found_beyond_chance_and_in_the_right_quantity() -> None:
     random = np.random.default_rng(7)
 
     def predictions(number: int, shift: float) -> Predictions:
-        labels = random.multinomial(number, [0.2] * 5).astype(float)
+        labels = Counter(random.choice(LABELS, number).tolist())
         scores = random.normal(shift, 1, number)
         return Predictions(labels, random.uniform(0.5, 1, number), scores)
 

@@ -21,11 +21,18 @@ from transforms.config.policy import (
     Policy,
     decide,
 )
-from transforms.core.labels import ADULT_CHEST, LABELS, PEDIATRIC_CHEST, SPINE
+from transforms.core.labels import (
+    ADULT_CHEST,
+    DEFAULT_LABELS,
+    HEADER_REGIONS,
+    LABELS,
+    PEDIATRIC_CHEST,
+    SPINE,
+    LabelSet,
+)
 from transforms.core.reasons import Reason
-from transforms.imaging.header_evidence import CLAIMS, REGION_OF, HeaderClaims, HeaderReliability
+from transforms.imaging.header_evidence import CLAIMS, HeaderClaims, HeaderReliability
 from transforms.imaging.radiograph_table import RadiographTable
-from transforms.imaging.region_words import REGIONS
 
 LEARNED = HeaderReliability(1, 500, 400, {"body_part_region": {"": {SPINE: {"SPINE": 300}}}})
 POLICY = Policy().with_defaults(dict.fromkeys(LABELS, 0.8), ood_threshold=-1.0)
@@ -127,7 +134,7 @@ def test_age_does_not_matter_for_a_spine() -> None:
 
 
 probability = st.floats(0.001, 1)
-regions = st.none() | st.sampled_from(REGIONS)
+regions = st.none() | st.sampled_from(HEADER_REGIONS)
 headers = st.builds(
     HeaderClaims,
     regions,
@@ -145,7 +152,7 @@ reliabilities = st.builds(
     st.lists(
         st.dictionaries(
             st.sampled_from(LABELS),
-            st.dictionaries(st.sampled_from(REGIONS), st.integers(0, 500)),
+            st.dictionaries(st.sampled_from(HEADER_REGIONS), st.integers(0, 500)),
         ),
         min_size=len(CLAIMS),
         max_size=len(CLAIMS),
@@ -255,7 +262,7 @@ def test_a_manufacturer_is_estimated_from_all_until_it_has_data() -> None:
         return combined[LABELS.index(SPINE)]
 
     def learned(of_fuji: int) -> HeaderReliability:
-        right = {label: {REGION_OF[label]: 1000} for label in LABELS}
+        right = {label: {str(DEFAULT_LABELS.header_region_of(label)): 1000} for label in LABELS}
         wrong = {label: {"SPINE": of_fuji} for label in LABELS}
         return HeaderReliability(1, 0, 0, {"body_part_region": {"": right, "FUJI": wrong}})
 
@@ -280,6 +287,7 @@ CHANGES: dict[str, Any] = {
     "sinks": {SPINE: "/mnt/spine"},
     "expect": Expectations(min_objects=1),
     "thumbnails": "none",
+    "label_set": LabelSet(DEFAULT_LABELS.labels),
 }
 
 

@@ -13,20 +13,17 @@ from transforms.config.policy import Policy
 from transforms.config.policy_file import (
     PolicyError,
     PolicyFile,
-    Sinks,
-    Thresholds,
     json_schema,
     parse_policy,
 )
-from transforms.core.labels import LABELS, SPINE
-from transforms.lake.layout import SINKS
+from transforms.core.labels import DEFAULT_LABELS, LABELS, SPINE, LabelDefinition, LabelSet
 
 TEMPLATE = Path(__file__).parents[2] / "templates" / "policy.yaml"
 
 
-def errors_of(text: str) -> list[str]:
+def errors_of(text: str, labels: LabelSet | None = DEFAULT_LABELS) -> list[str]:
     with pytest.raises(PolicyError) as caught:
-        parse_policy(text)
+        parse_policy(text, labels)
     return [line.strip() for line in str(caught.value).splitlines()]
 
 
@@ -73,18 +70,18 @@ sinks: {spine: relative/path, elsewhere: /x, review: "s3://"}
 radiographs: {sop_classes: ["../x", 1.2], modalities: CR}
 """) == [
         "16 errors",
-        "thresholds.abdominal: must be finite",
         "thresholds.spine: must be ≤ 1",
-        "thresholds.others: must be a number",
         f"thresholds.hand: unknown; known: {', '.join(LABELS)}",
+        "thresholds.others: must be a number",
+        "thresholds.abdominal: must be finite",
         "ood_threshold: must be a number",
         "min_long_side: must be ≥ 1",
         "age.adult_from_years: must be < 120",
         "age.contradiction: must be > 0.5",
         "age.on_contradiction: must be 'route' or 'review'",
         "sinks.spine: must be an absolute local path, gs:// or s3://",
+        f"sinks.elsewhere: unknown; known: {', '.join(DEFAULT_LABELS.sinks)}",
         "sinks.review: s3:// names no bucket",
-        f"sinks.elsewhere: unknown; known: {', '.join(SINKS)}",
         "radiographs.sop_classes[0]: '../x' is not a UID",
         "radiographs.sop_classes[1]: must be text; put it in quotes",
         "radiographs.modalities: must be a list",
@@ -119,9 +116,21 @@ def test_an_empty_policy_or_section_is_the_default(text: str) -> None:
     assert parse_policy(text) == Policy()
 
 
-def test_labels_and_sinks_are_those_of_the_router() -> None:
-    assert tuple(Thresholds.model_fields) == LABELS
-    assert tuple(Sinks.model_fields) == SINKS
+def test_thresholds_and_sinks_are_those_of_the_model() -> None:
+    labels = LabelSet((LabelDefinition("hand"), LabelDefinition("knee")))
+    text = "thresholds: {hand: 0.5, spine: 0.9}\nsinks: {knee: /x, review: /y, others: /z}"
+    assert errors_of(text, labels) == [
+        "2 errors",
+        "thresholds.spine: unknown; known: hand, knee",
+        "sinks.others: unknown; known: hand, knee, review, not_xray, quarantine",
+    ]
+    policy = parse_policy("thresholds: {hand: 0.5}\nsinks: {knee: /x, review: /y}", labels)
+    assert (policy.thresholds, policy.sinks) == ({"hand": 0.5}, {"knee": "/x", "review": "/y"})
+    assert errors_of("thresholds: {Hand: 0.5, review: 0.5}", None) == [
+        "2 errors",
+        "thresholds.Hand: must be lower-case letters, digits and _, and begin with a letter",
+        "thresholds.review: is the name of another sink",
+    ]
 
 
 def test_editors_are_given_a_schema_of_every_key() -> None:

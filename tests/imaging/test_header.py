@@ -15,12 +15,19 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 
 from tests.synthetic import dataset, to_bytes
-from transforms.core.labels import ABDOMINAL, ADULT_CHEST, OTHERS, PEDIATRIC_CHEST, SPINE
+from transforms.core.labels import (
+    ABDOMINAL,
+    ADULT_CHEST,
+    DEFAULT_LABELS,
+    HEADER_REGIONS,
+    OTHERS,
+    PEDIATRIC_CHEST,
+    SPINE,
+)
 from transforms.core.reasons import Reason
 from transforms.imaging.anatomic_region import agreed_region
 from transforms.imaging.header import Header, read_header
 from transforms.imaging.header_label import (
-    agrees,
     claimed_region,
     described_region,
     header_label,
@@ -28,7 +35,7 @@ from transforms.imaging.header_label import (
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.imaging.radiograph_table import RadiographTable
-from transforms.imaging.region_words import REGION_WORDS, REGIONS, split_words
+from transforms.imaging.region_words import REGION_WORDS, split_words
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.examine import NO_COLUMNS
 
@@ -127,7 +134,7 @@ NO_CLAIM = [
     ],
 )
 def test_header_label(term: str | None, age: float | None, label: str | None) -> None:
-    assert header_label(term, age, 18) == label
+    assert header_label(term, age, 18, DEFAULT_LABELS) == label
 
 
 def coded(*items: tuple[str, str, str]) -> Sequence:
@@ -188,7 +195,7 @@ def test_codes_of_regions_are_those_of_the_dictionary() -> None:
     | st.lists(st.sampled_from(CHEST_TERMS + NO_CLAIM), max_size=3).map("^".join)
 )
 def test_a_claim_is_a_region_or_none(text: str) -> None:
-    assert claimed_region([text]) in {*REGIONS, None}
+    assert claimed_region([text]) in {*HEADER_REGIONS, None}
 
 
 @pytest.mark.parametrize(
@@ -232,7 +239,7 @@ def test_a_description_names_a_region(text: str, region: str | None) -> None:
 @given(st.text(max_size=40))
 @settings(max_examples=30)
 def test_any_description_names_a_region_or_none(text: str) -> None:
-    assert described_region(text) in {*REGIONS, None}
+    assert described_region(text) in {*HEADER_REGIONS, None}
 
 
 def test_no_word_names_two_regions() -> None:
@@ -249,9 +256,9 @@ def test_malformed_descriptions_claim_nothing() -> None:
 
 
 def test_header_and_decision_agree_by_region() -> None:
-    assert agrees(ADULT_CHEST, PEDIATRIC_CHEST) is True
-    assert agrees(SPINE, ABDOMINAL) is False
-    assert agrees(None, SPINE) is None
+    assert DEFAULT_LABELS.agree(ADULT_CHEST, PEDIATRIC_CHEST) is True
+    assert DEFAULT_LABELS.agree(SPINE, ABDOMINAL) is False
+    assert DEFAULT_LABELS.agree(None, SPINE) is None
 
 
 def test_radiograph_table() -> None:

@@ -110,7 +110,7 @@ def test_a_teacher_trained_on_a_held_out_source_is_refused(
 def test_targets_are_means_of_softened_probabilities() -> None:
     torch.manual_seed(0)
     networks = [BodyPartClassifier("test_efficientnet", LABELS).eval() for _ in range(2)]
-    teachers = Teachers([], "cpu")
+    teachers = Teachers([], "cpu", LABELS)
     teachers.networks = [(network, 32) for network in networks]
     images = torch.rand(3, 1, 32, 32) * 255
     before = images.clone()

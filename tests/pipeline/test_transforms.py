@@ -20,6 +20,7 @@ from tests.lake.rows import FINGERPRINT, new_lake, place
 from tests.synthetic import dicom_bytes, image
 from transforms.batch_refs import BatchRefs
 from transforms.core.choices import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE, REPROCESS_POLICY
+from transforms.core.labels import DEFAULT_LABELS
 from transforms.core.object_ref import FAILED, ObjectRef, object_key
 from transforms.core.reasons import Status
 from transforms.existing_rows import ReadExistingRows, ReadExistingVersions
@@ -158,7 +159,9 @@ def test_a_restarted_run_recovers_what_it_has_placed(tmp_path: Path, opened: boo
     killed = place(layout, "/in/c", sop_instance_uid="1.3", run_id="run")
     Path(layout.absolute(str(killed.object_uri))).unlink()  # between the journal and the object
     for _ in range(2):
-        outputs = eager_outputs(OpenLake(layout, "run", "2026-02-02", FINGERPRINT, opened))
+        outputs = eager_outputs(
+            OpenLake(layout, "run", "2026-02-02", FINGERPRINT, DEFAULT_LABELS, opened)
+        )
         rows = sorted(outputs[JOURNALED], key=lambda row: row.source_uri)
         assert [row.source_uri for row in rows] == [earlier.source_uri, own.source_uri]
         assert {(row.run_id, row.ingest_date) for row in rows} == {("run", "2026-02-02")}

@@ -64,9 +64,9 @@ def test_a_histogram_has_each_image_once_and_the_threshold(data: ReportData) -> 
     filled = [
         n for n, (a, b) in enumerate(zip(histogram.routed, histogram.review, strict=True)) if a + b
     ]
-    width = (1 - statistics.LOWEST) / statistics.BINS
+    width = (1 - histogram.lowest) / statistics.BINS
     for confidence, number in zip(sorted(CONFIDENCES), filled, strict=True):
-        low = statistics.LOWEST + number * width
+        low = histogram.lowest + number * width
         assert low - 1e-6 <= confidence <= low + width + 1e-6
 
 

@@ -19,7 +19,7 @@ from pipeline.review.applier import Applier
 from pipeline.review.desk import ReviewDesk
 from pipeline.review.queues import Queue
 from tests.sigkill import run_killed
-from transforms.lake.labels import ANSWERS
+from transforms.lake.labels import answers_of
 from transforms.lake.layout import Layout
 
 CLIENT: Final = "0" * 32
@@ -39,10 +39,11 @@ def review(lake: Path, confirmed: Path) -> None:
             file.write(json.dumps(what) + "\n")
             file.flush()
 
+        answers = answers_of(desk.labels)
         number = sum(1 for _ in confirmed.open())
         while row := desk.next(CLIENT, Queue.REVIEW):
             number += 1
-            content, answer = str(row.content_sha256), ANSWERS[number % len(ANSWERS)]
+            content, answer = str(row.content_sha256), answers[number % len(answers)]
             label = desk.answer("ann", content, answer, f"{os.getpid():08x}{number:024x}")
             applier.add(content)
             confirm(content=content, answer=answer, label_id=label.label_id)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from transforms.config.policy import Decision, Policy, decide
-from transforms.core.labels import LABELS, REGIONS
+from transforms.core.labels import REVIEW
 from transforms.core.reasons import BY_MODEL, BY_POLICY, DECIDED_BY_POLICY, Stage, Status
-from transforms.imaging.header_label import agrees
 from transforms.lake.header_reliability import CLAIM_COLUMNS, ClaimingRow, claims_of
-from transforms.lake.layout import REVIEW
+from transforms.lake.probabilities import probability_columns
 from transforms.lake.schema import IndexRow
 
-PROBABILITIES: Final = tuple(f"prob_{label}" for label in LABELS)
-"""Columns of the calibrated probabilities, in order of `LABELS`."""
 EVIDENCE_COLUMNS: Final = ("rows", "columns", "header_label", *CLAIM_COLUMNS)
 """Columns with header values that decide."""
 
@@ -36,7 +33,7 @@ class Prediction:
     """The output of a model for one image.
 
     Attributes:
-        probabilities: calibrated probabilities in order of `LABELS`; their sum is 1.
+        probabilities: calibrated probabilities in order of the model's labels; their sum is 1.
         ood_score: out-of-distribution score.
         model_id: id of the model.
     """
@@ -56,7 +53,7 @@ def decide_from(
         policy,
         age_years=evidence.patient_age_years,
         long_side=max(evidence.rows or 0, evidence.columns or 0),
-        header=claims_of(evidence),
+        header=claims_of(evidence, policy.label_set),
     )
 
 
@@ -70,11 +67,11 @@ def decide_row(row: IndexRow, prediction: Prediction, policy: Policy) -> IndexRo
     """
     probabilities = prediction.probabilities
     decision = decide_from(probabilities, prediction.ood_score, row, policy)
-    region = REGIONS.get(decision.decided_label)
-    columns: dict[str, Any] = dict(zip(PROBABILITIES, probabilities, strict=True))
+    labels = policy.label_set
+    region = labels.region_of(decision.decided_label)
     return replace(
         row,
-        **columns,
+        **probability_columns(labels.names, probabilities),
         status=Status.REVIEW if decision.destination == REVIEW else Status.ROUTED,
         stage=Stage.DECIDE,
         reason=decision.reason,
@@ -86,7 +83,7 @@ def decide_row(row: IndexRow, prediction: Prediction, policy: Policy) -> IndexRo
         model_id=prediction.model_id,
         combined_label=decision.combined_label,
         combined_confidence=decision.combined_confidence,
-        header_agrees=agrees(row.header_label, decision.decided_label),
+        header_agrees=labels.agree(row.header_label, decision.decided_label),
         region_code=region.code if region else None,
         region_meaning=region.meaning if region else None,
         policy_id=policy.policy_id,

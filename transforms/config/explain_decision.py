@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from transforms.config.decide_row import PROBABILITIES, decide_from
+from transforms.config.decide_row import decide_from
 from transforms.config.policy import Policy
 from transforms.core.reasons import MEANINGS, Reason
+from transforms.lake.probabilities import probabilities_of
 from transforms.lake.schema import IndexRow
 
 SOURCE_NAMES: Final = {
@@ -34,8 +35,8 @@ def explain_decision(row: IndexRow, policy: Policy) -> str:
             return f"{confidence} reaches the threshold of {threshold:g}"
         if reason == Reason.SETTLED_BY_AGE:
             return (
-                f"the pixels show a chest ({row.confidence:.4f}, threshold {threshold:g}), and "
-                f"{_age(row, policy)}: {label}"
+                f"the pixels show {_either(policy)} ({row.confidence:.4f}, threshold {threshold:g}), "
+                f"and {_age(row, policy)}: {label}"
             )
         if reason == Reason.AGE_CONTRADICTED:
             return f"{_age(row, policy)}: {label}; but the pixels show {row.predicted_label}"
@@ -66,10 +67,18 @@ def claim_lines(row: IndexRow) -> list[str]:
 
 def _decided_label(row: IndexRow, policy: Policy) -> str | None:
     """Return the label that `confidence` refers to, also of an image that is reviewed."""
-    probabilities = [getattr(row, name) for name in PROBABILITIES]
-    if None in probabilities:
+    probabilities = probabilities_of(row, policy.label_set.names)
+    if probabilities is None:
         return None
     return decide_from(probabilities, row.ood_score or 0.0, row, policy).decided_label
+
+
+def _either(policy: Policy) -> str:
+    """Return what the labels of the age groups have in common."""
+    groups = policy.label_set.age_groups
+    regions = {policy.label_set.region_of(label) for label in groups or ()}
+    region = regions.pop() if len(regions) == 1 else None
+    return f"a {region.meaning.lower()}" if region else " or ".join(groups or ())
 
 
 def _age(row: IndexRow, policy: Policy) -> str:

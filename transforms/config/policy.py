@@ -11,12 +11,11 @@ from typing import Any, Final, Literal, TypeAlias
 
 from transforms.config.expectations import Expectations
 from transforms.core.choices import ALL_THUMBNAILS, REVIEW_THUMBNAILS
-from transforms.core.labels import ADULT_CHEST, CHESTS, LABELS, PEDIATRIC_CHEST
+from transforms.core.labels import DEFAULT_LABELS, REVIEW, LabelSet
 from transforms.core.reasons import Reason
 from transforms.imaging.age import is_plausible_age
 from transforms.imaging.header_evidence import HeaderClaims, HeaderReliability
 from transforms.imaging.radiograph_table import RadiographTable
-from transforms.lake.layout import REVIEW
 
 POLICY_ID_LENGTH: Final = 16
 MIN_COMBINED_CONFIDENCE: Final = 0.95
@@ -50,6 +49,7 @@ class Policy:
         expect: what a complete run is expected to find.
         thumbnails: of which images to store a thumbnail: "all", "review" for those in review and those
             whose header disagrees with the decision, or "none".
+        label_set: labels of the model; set when its bundle is read.
     """
 
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -64,16 +64,28 @@ class Policy:
     radiographs: RadiographTable = field(default_factory=RadiographTable)
     expect: Expectations = field(default_factory=Expectations)
     thumbnails: str = REVIEW_THUMBNAILS
+    label_set: LabelSet = DEFAULT_LABELS
 
-    def with_defaults(self, thresholds: Mapping[str, float], ood_threshold: float) -> Policy:
-        """Return the policy with the thresholds of a model bundle where it has none."""
-        ood = ood_threshold if self.ood_threshold is None else self.ood_threshold
-        return replace(self, thresholds={**thresholds, **self.thresholds}, ood_threshold=ood)
+    def with_defaults(
+        self,
+        thresholds: Mapping[str, float],
+        ood_threshold: float,
+        label_set: LabelSet = DEFAULT_LABELS,
+    ) -> Policy:
+        """Return the policy with the labels of a model bundle, and its thresholds where it has none."""
+        return replace(
+            self,
+            thresholds={**thresholds, **self.thresholds},
+            ood_threshold=ood_threshold if self.ood_threshold is None else self.ood_threshold,
+            label_set=label_set,
+        )
 
     def rules(self) -> dict[str, Any]:
-        """Return the values that affect decisions or placement, by name."""
+        """Return the values that affect decisions or placement, by name; the default labels do not."""
         values = asdict(self)
         del values["expect"], values["thumbnails"]
+        if self.label_set == DEFAULT_LABELS:
+            del values["label_set"]
         return values
 
     @functools.cached_property
@@ -106,7 +118,7 @@ class Decision:
         destination: a label or "review".
         predicted_label: label with the highest probability.
         decided_label: label after the age rule; equal to `destination` if the image is routed.
-        confidence: probability of the decided label, or of both chest labels if the age decided; 0..1.
+        confidence: probability of the decided label, or of both age groups if the age decided; 0..1.
         reason: reason of the decision.
         combined_label: most probable label by pixels and header together; None if the header claims
             nothing or header evidence is off.
@@ -137,18 +149,18 @@ def decide(
     pixels (and age) reaches its threshold is never changed, and neither is any other review.
 
     Args:
-        probabilities: calibrated probabilities in order of `LABELS`; their sum is 1.
+        probabilities: calibrated probabilities in order of the policy's labels; their sum is 1.
         ood_score: out-of-distribution score; higher is less like the training images.
         policy: policy with a threshold for every label.
-        age_years: age in the header, or None. If the chest labels together are the most probable, a
-            plausible age decides between adult and pediatric.
+        age_years: age in the header, or None. If the labels of the age groups together are the most
+            probable, a plausible age decides between them.
         long_side: the larger of Rows and Columns, in pixels.
         header: what the header claims, or None to decide without it.
     """
     decision = _decide_by_pixels(probabilities, ood_score, policy, age_years, long_side)
     if header is None or policy.header_evidence == OFF:
         return decision
-    combined = policy.header_reliability.combine(probabilities, header)
+    combined = policy.header_reliability.combine(probabilities, header, policy.label_set)
     if combined is None:
         return decision
     label, confidence, reason = _choose(combined, policy, age_years)
@@ -163,7 +175,7 @@ def decide(
             decision,
             destination=label,
             decided_label=label,
-            confidence=_confidence(probabilities, label, reason),
+            confidence=_confidence(probabilities, policy.label_set, label, reason),
             reason=Reason.SETTLED_BY_HEADER,
         )
     return decision
@@ -176,7 +188,9 @@ def _decide_by_pixels(
     age_years: float | None,
     long_side: int,
 ) -> Decision:
-    predicted = LABELS[max(range(len(LABELS)), key=probabilities.__getitem__)]
+    predicted = policy.label_set.names[
+        max(range(len(probabilities)), key=probabilities.__getitem__)
+    ]
     label, confidence, reason = _choose(probabilities, policy, age_years)
     if long_side < policy.min_long_side:
         return Decision(REVIEW, predicted, label, confidence, Reason.TOO_SMALL)
@@ -195,19 +209,23 @@ def _choose(
     probabilities: Sequence[float], policy: Policy, age_years: float | None
 ) -> tuple[str, float, Reason]:
     """Return the label by probabilities and age, its confidence, and what chose it."""
-    by_label = dict(zip(LABELS, probabilities, strict=True))
-    label = max(LABELS, key=lambda one: by_label[one])
-    if age_years is None or not is_plausible_age(age_years):
+    by_label = dict(zip(policy.label_set.names, probabilities, strict=True))
+    label = max(by_label, key=by_label.__getitem__)
+    groups = policy.label_set.age_groups
+    if groups is None or age_years is None or not is_plausible_age(age_years):
         return label, by_label[label], Reason.CONFIDENT
-    chest = min(1.0, sum(by_label[one] for one in CHESTS))
-    if chest < max(by_label[other] for other in LABELS if other not in CHESTS):
+    both = min(1.0, sum(by_label[one] for one in groups))
+    if both < max((p for other, p in by_label.items() if other not in groups), default=0.0):
         return label, by_label[label], Reason.CONFIDENT
-    label = ADULT_CHEST if age_years >= policy.adult_from_years else PEDIATRIC_CHEST
-    contradicted = chest - by_label[label] >= policy.age_contradiction * chest
-    return label, chest, Reason.AGE_CONTRADICTED if contradicted else Reason.SETTLED_BY_AGE
+    label = groups.adult if age_years >= policy.adult_from_years else groups.child
+    contradicted = both - by_label[label] >= policy.age_contradiction * both
+    return label, both, Reason.AGE_CONTRADICTED if contradicted else Reason.SETTLED_BY_AGE
 
 
-def _confidence(probabilities: Sequence[float], label: str, reason: Reason) -> float:
-    """Return the confidence of the pixels in a label: in both chest labels where the age decided."""
-    labels = CHESTS if reason == Reason.SETTLED_BY_AGE else (label,)
-    return min(1.0, sum(probabilities[LABELS.index(one)] for one in labels))
+def _confidence(
+    probabilities: Sequence[float], label_set: LabelSet, label: str, reason: Reason
+) -> float:
+    """Return the confidence of the pixels in a label: in both age groups where the age decided."""
+    groups = label_set.age_groups if reason == Reason.SETTLED_BY_AGE else None
+    indices = map(label_set.names.index, groups or (label,))
+    return min(1.0, sum(probabilities[index] for index in indices))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from datetime import date
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic import (
     Field,
     FiniteFloat,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
 )
 from pydantic.json_schema import GenerateJsonSchema
@@ -24,8 +25,9 @@ from pydantic_core import PydanticCustomError
 
 from transforms.config.expectations import DriftExpectation, Expectations
 from transforms.config.policy import HeaderEvidence, Policy
-from transforms.config.validation import list_errors
+from transforms.config.validation import list_errors, unknown_name
 from transforms.core.errors import UsageError
+from transforms.core.labels import NAME_PATTERN, OTHER_SINKS, LabelSet, label_problem
 from transforms.imaging.age import MAX_PLAUSIBLE_AGE_YEARS
 from transforms.imaging.radiograph_table import RadiographTable
 from transforms.imaging.uids import is_valid_uid
@@ -39,6 +41,9 @@ _DEFAULT: Final = Policy()
 _EXPECT: Final = _DEFAULT.expect
 
 
+V = TypeVar("V")
+
+
 class PolicyError(UsageError):
     """The policy file is invalid; the message lists every error."""
 
@@ -49,6 +54,24 @@ def _require_root(root: str) -> str:
     if why := root_problem(root):
         raise _problem(why)
     return root
+
+
+def _require_label(name: str, info: ValidationInfo) -> str:
+    labels: LabelSet | None = info.context
+    if labels is not None and name not in labels.names:
+        raise _problem(unknown_name(name, labels.names))
+    if why := label_problem(name):
+        raise _problem(why)
+    return name
+
+
+def _require_sink(name: str, info: ValidationInfo) -> str:
+    labels: LabelSet | None = info.context
+    if name in OTHER_SINKS:
+        return name
+    if labels is not None and name not in labels.names:
+        raise _problem(unknown_name(name, labels.sinks))
+    return _require_label(name, info)
 
 
 def _require_uid(uid: str) -> str:
@@ -92,6 +115,16 @@ Root = Annotated[
     AfterValidator(_require_root),
     WithJsonSchema({"type": "string", "pattern": "^(/|gs://|s3://)"}),
 ]
+LabelName = Annotated[
+    str,
+    AfterValidator(_require_label),
+    WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN.pattern}$"}),
+]
+SinkName = Annotated[
+    str,
+    AfterValidator(_require_sink),
+    WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN.pattern}$"}),
+]
 Uid = Annotated[
     str,
     AfterValidator(_require_uid),
@@ -104,30 +137,7 @@ class _Section(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """Return the values that are not null, by key."""
-        return {name: value for name, value in self if value is not None}
-
-
-class Thresholds(_Section):
-    """Minimum confidence by label; null takes the model bundle's threshold."""
-
-    abdominal: Share | None = None
-    adult_chest: Share | None = None
-    pediatric_chest: Share | None = None
-    spine: Share | None = None
-    others: Share | None = None
-
-
-class Sinks(_Section):
-    """Roots of sinks outside the lake."""
-
-    abdominal: Root | None = None
-    adult_chest: Root | None = None
-    pediatric_chest: Root | None = None
-    spine: Root | None = None
-    others: Root | None = None
-    review: Root | None = None
-    not_xray: Root | None = None
-    quarantine: Root | None = None
+        return _given(dict(self))
 
 
 class AgeRule(_Section):
@@ -255,8 +265,8 @@ class Expect(_Section):
 class PolicyFile(_Section):
     """Policy of the DICOM Imaging Router."""
 
-    thresholds: Thresholds = Field(
-        default_factory=Thresholds,
+    thresholds: dict[LabelName, Share | None] = Field(
+        default={},
         description="Minimum calibrated confidence, 0 to 1, from which an image is routed to a "
         "label; a label that is absent takes the model bundle's threshold.",
     )
@@ -275,8 +285,8 @@ class PolicyFile(_Section):
         "the label open, show only fills the columns combined_label and combined_confidence, off "
         "neither.",
     )
-    sinks: Sinks = Field(
-        default_factory=Sinks,
+    sinks: dict[SinkName, Root | None] = Field(
+        default={},
         description="Roots of sinks outside the lake, by label, review, not_xray or quarantine: "
         "absolute local paths, gs:// or s3:// URIs.",
     )
@@ -296,22 +306,26 @@ class PolicyFile(_Section):
     def policy(self) -> Policy:
         """Return the policy that the file describes."""
         return Policy(
-            thresholds=self.thresholds.given(),
+            thresholds=_given(self.thresholds),
             ood_threshold=self.ood_threshold,
             min_long_side=self.min_long_side,
             adult_from_years=self.age.adult_from_years,
             age_contradiction=self.age.contradiction,
             on_age_contradiction=self.age.on_contradiction,
             header_evidence=self.header_evidence,
-            sinks=self.sinks.given(),
+            sinks=_given(self.sinks),
             radiographs=self.radiographs.table(),
             expect=self.expect.expectations(),
             thumbnails=self.thumbnails,
         )
 
 
-def parse_policy(text: str) -> Policy:
+def parse_policy(text: str, labels: LabelSet | None = None) -> Policy:
     """Return the policy in the text of a YAML file.
+
+    Args:
+        text: of the file.
+        labels: that thresholds and sinks may name; None for any.
 
     Raises:
         PolicyError: the file is invalid.
@@ -332,7 +346,7 @@ def parse_policy(text: str) -> Policy:
         raise PolicyError("the policy must be a mapping")
     given = {name: value for name, value in document.items() if value is not None}
     try:
-        return PolicyFile.model_validate(given).policy()
+        return PolicyFile.model_validate(given, context=labels).policy()
     except ValidationError as error:
         raise PolicyError(list_errors(error, PolicyFile)) from error
 
@@ -351,6 +365,11 @@ class _Untitled(GenerateJsonSchema):
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
+
+
+def _given(values: Mapping[str, V | None]) -> dict[str, V]:
+    """Return the values that are not null, by key."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from pydantic import BaseModel, ValidationError
@@ -31,6 +32,8 @@ _MESSAGES: Final[dict[str, str]] = {
     "model_attributes_type": "must be a mapping",
 }
 """Message by pydantic's type of error."""
+_KEY: Final = "[key]"
+"""Last part of the path of an error about the key of a mapping."""
 MAX_LISTED: Final = 50
 MAX_PATH, MAX_MESSAGE = 100, 300
 """Maximum lengths in characters: of a path, which has keys of the file, and of a message."""
@@ -51,12 +54,22 @@ def list_errors(error: ValidationError, model: type[BaseModel]) -> str:
     return "\n  ".join(lines)
 
 
+def unknown_name(name: str, known: Sequence[str]) -> str:
+    """Return the message for an unknown name: the nearest known one, or all of them."""
+    near = did_you_mean(name[:MAX_MESSAGE], known)
+    return f"unknown; did you mean {near}?" if near else f"unknown; known: {', '.join(known)}"
+
+
 def _message(error: ErrorDetails, model: type[BaseModel]) -> str:
     path = error["loc"]
-    if error["type"] == "extra_forbidden":
+    is_key = path[-1:] == (_KEY,)
+    if is_key:
+        path = path[:-1]
+    if is_key and error["type"] == "string_type":
+        text = _MESSAGES["invalid_key"]
+    elif error["type"] == "extra_forbidden":
         known = _keys(model, path[:-1])
-        near = did_you_mean(str(path[-1])[:MAX_MESSAGE], known)
-        text = f"unknown; did you mean {near}?" if near else f"unknown; known: {', '.join(known)}"
+        text = unknown_name(str(path[-1]), known)
     elif error["type"] in _MESSAGES:
         text = _MESSAGES[error["type"]].format(**error.get("ctx", {}))
     else:

@@ -12,13 +12,8 @@ from typing import Final, NamedTuple
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from transforms.core.labels import ABDOMEN_REGION, CHEST_REGION, OTHER_REGION, SPINE_REGION
 from transforms.imaging.header_label import claimed_region, described_region
-from transforms.imaging.region_words import (
-    ABDOMEN_REGION,
-    CHEST_REGION,
-    OTHER_REGION,
-    SPINE_REGION,
-)
 
 MAX_ITEMS: Final = 16
 """Items of a sequence that are read."""

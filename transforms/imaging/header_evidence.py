@@ -17,24 +17,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
-from transforms.core.labels import ABDOMINAL, ADULT_CHEST, LABELS, OTHERS, PEDIATRIC_CHEST, SPINE
+from transforms.core.labels import DEFAULT_LABELS, HEADER_REGIONS, LabelDefinition, LabelSet
 from transforms.imaging.age import is_plausible_age
-from transforms.imaging.region_words import (
-    ABDOMEN_REGION,
-    CHEST_REGION,
-    OTHER_REGION,
-    REGIONS,
-    SPINE_REGION,
-)
 
-REGION_OF: Final[dict[str, str]] = {
-    ABDOMINAL: ABDOMEN_REGION,
-    ADULT_CHEST: CHEST_REGION,
-    PEDIATRIC_CHEST: CHEST_REGION,
-    SPINE: SPINE_REGION,
-    OTHERS: OTHER_REGION,
-}
-"""The region of each label."""
 REGION_SOURCES: Final = (
     "body_part_region",
     "coded_region",
@@ -45,7 +30,7 @@ REGION_SOURCES: Final = (
 VIEW_SOURCE: Final = "view_position"
 AGE_SOURCE: Final = "patient_age_years"
 CLAIMS: Final[dict[str, tuple[str, ...]]] = {
-    **dict.fromkeys(REGION_SOURCES, REGIONS),
+    **dict.fromkeys(REGION_SOURCES, HEADER_REGIONS),
     VIEW_SOURCE: ("PA", "AP", "LATERAL", "OTHER"),
     AGE_SOURCE: ("CHILD", "ADULT"),
 }
@@ -126,7 +111,12 @@ class HeaderReliability:
         text = json.dumps(self.counts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def combine(self, probabilities: Sequence[float], header: HeaderClaims) -> list[float] | None:
+    def combine(
+        self,
+        probabilities: Sequence[float],
+        header: HeaderClaims,
+        labels: LabelSet = DEFAULT_LABELS,
+    ) -> list[float] | None:
         """Return the probabilities of labels by pixels and header together; None if no region is claimed.
 
         Elements of one header are often filled from one entry of a worklist: those that claim a region
@@ -134,14 +124,15 @@ class HeaderReliability:
         decide nothing alone.
 
         Args:
-            probabilities: calibrated probabilities of the pixels in order of `LABELS`; their sum is 1.
+            probabilities: calibrated probabilities of the pixels in order of the labels; their sum is 1.
             header: what the header claims.
+            labels: of the model.
         """
         key = manufacturer_key(header.manufacturer)
         regions: list[tuple[float, ...]] = []
         evidence: list[tuple[float, ...]] = []
         for source, claim in header.by_source().items():
-            logs = self.log_likelihoods(source, key, claim)
+            logs = self.log_likelihoods(source, key, claim, labels)
             (regions if source in REGION_SOURCES else evidence).append(logs)
         if not regions:
             return None
@@ -153,54 +144,65 @@ class HeaderReliability:
         total = sum(weights)
         return [weight / total for weight in weights] if total > 0 else None
 
-    def log_likelihoods(self, source: str, manufacturer: str, claim: str) -> tuple[float, ...]:
-        """Return log P(claim | label) in order of `LABELS`.
+    def log_likelihoods(
+        self, source: str, manufacturer: str, claim: str, labels: LabelSet = DEFAULT_LABELS
+    ) -> tuple[float, ...]:
+        """Return log P(claim | label) in order of the labels.
 
         Args:
             source: one of `CLAIMS`.
             manufacturer: as of `manufacturer_key`.
             claim: one of `CLAIMS[source]`.
+            labels: of the model.
         """
         known = self.counts.get(source, {})
-        key = (source, manufacturer if manufacturer in known else "", claim)
+        key = (source, manufacturer if manufacturer in known else "", claim, labels)
         found = self._cache.get(key)
         if found is None:
             found = self._cache[key] = tuple(math.log(p) for p in self._likelihoods(*key))
         return found
 
     @cached_property
-    def _cache(self) -> dict[tuple[str, str, str], tuple[float, ...]]:
+    def _cache(self) -> dict[tuple[str, str, str, LabelSet], tuple[float, ...]]:
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
-    def _likelihoods(self, source: str, manufacturer: str, claim: str) -> list[float]:
+    def _likelihoods(
+        self, source: str, manufacturer: str, claim: str, labels: LabelSet
+    ) -> list[float]:
         counts = self.counts.get(source, {})
         overall, own = counts.get("", {}), counts.get(manufacturer, {}) if manufacturer else {}
         found = []
-        for label in LABELS:
+        for label in labels.labels:
             probability = _smoothed(
-                overall.get(label, {}), claim, self._prior(source, label, claim)
+                overall.get(label.name, {}), claim, self._prior(source, label, claim)
             )
             if manufacturer:
-                probability = _smoothed(own.get(label, {}), claim, probability)
+                probability = _smoothed(own.get(label.name, {}), claim, probability)
             found.append(max(probability, MIN_PROBABILITY))
         return found
 
-    def _prior(self, source: str, label: str, claim: str) -> float:
+    def _prior(self, source: str, label: LabelDefinition, claim: str) -> float:
         """Return P(claim | label) without data: of a view or an age the same for all labels."""
+        if source in REGION_SOURCES and label.header_region is None:
+            return 1 / len(HEADER_REGIONS)
         if source in REGION_SOURCES:
-            wrong = (1 - PRIOR_RELIABILITY) / (len(REGIONS) - 1)
-            return PRIOR_RELIABILITY if claim == REGION_OF[label] else wrong
+            wrong = (1 - PRIOR_RELIABILITY) / (len(HEADER_REGIONS) - 1)
+            return PRIOR_RELIABILITY if claim == label.header_region else wrong
         overall = self.counts.get(source, {}).get("", {})
         claims = CLAIMS[source]
         total = sum(sum(by_claim.values()) for by_claim in overall.values())
         number = sum(by_claim.get(claim, 0) for by_claim in overall.values())
         return (number + 1) / (total + len(claims))
 
-    def summary(self) -> dict[str, Any]:
-        """Return for the run summary how often sources claim the right region, by manufacturer."""
+    def summary(self, labels: LabelSet = DEFAULT_LABELS) -> dict[str, Any]:
+        """Return for the run summary how often sources claim the right region, by manufacturer.
+
+        Args:
+            labels: of the model.
+        """
         return {
             "reliability_id": self.reliability_id,
             "generation": self.generation,
@@ -208,7 +210,7 @@ class HeaderReliability:
             "objects": self.objects,
             "agreement": {
                 source: {
-                    name or "all": _agreement(by_label)
+                    name or "all": _agreement(by_label, labels)
                     for name, by_label in by_manufacturer.items()
                 }
                 for source, by_manufacturer in self.counts.items()
@@ -224,7 +226,8 @@ def _smoothed(by_claim: Mapping[str, int], claim: str, expected: float) -> float
     )
 
 
-def _agreement(by_label: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
-    total = sum(sum(by_claim.values()) for by_claim in by_label.values())
-    right = sum(by_claim.get(REGION_OF[label], 0) for label, by_claim in by_label.items())
+def _agreement(by_label: Mapping[str, Mapping[str, int]], labels: LabelSet) -> dict[str, float]:
+    regions = {label: labels.header_region_of(label) for label in by_label}
+    total = sum(sum(by_label[label].values()) for label, region in regions.items() if region)
+    right = sum(by_label[label].get(region, 0) for label, region in regions.items() if region)
     return {"objects": total, "agree": round(right / max(1, total), 4)}

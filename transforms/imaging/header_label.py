@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from transforms.core.labels import ABDOMINAL, ADULT_CHEST, CHESTS, OTHERS, PEDIATRIC_CHEST, SPINE
+from transforms.core.labels import (
+    ABDOMEN_REGION,
+    HEADER_REGIONS,
+    OTHER_REGION,
+    LabelSet,
+)
 from transforms.imaging.age import is_plausible_age
 from transforms.imaging.region_words import (
-    ABDOMEN_REGION,
-    CHEST_REGION,
     HOMOGRAPHS,
-    OTHER_REGION,
     QUALIFIERS,
-    REGIONS,
-    SPINE_REGION,
     UNSPECIFIC_WORDS,
     WORDS,
     split_words,
@@ -29,11 +29,10 @@ MAX_DESCRIPTION: Final = 256
 _MAX_JOINED_WORDS: Final = 3
 _FIRST_CJK: Final = "\u2e80"
 _VIEW_SUFFIXES: Final = ("PA", "AP", "LAT", "LL")
-_LABELS: Final = {ABDOMEN_REGION: ABDOMINAL, SPINE_REGION: SPINE, OTHER_REGION: OTHERS}
 
 
 def claimed_region(values: Iterable[str]) -> str | None:
-    """Return the region that all values of Body Part Examined claim, one of `REGIONS`, or None.
+    """Return the region that all values of Body Part Examined claim, one of `HEADER_REGIONS`, or None.
 
     Each value may have a word for a body part with views, sides and positions around it. A word that is
     unknown, or words for two regions (`CHEST_TO_ABDOMEN`), claim nothing. Neither do ribs and sternum,
@@ -47,7 +46,7 @@ def claimed_region(values: Iterable[str]) -> str | None:
 
 
 def described_region(text: str) -> str | None:
-    """Return the region that a description names, one of `REGIONS`, or None.
+    """Return the region that a description names, one of `HEADER_REGIONS`, or None.
 
     Series Description (0008,103E) and Protocol Name (0018,1030) are free text, of which only this
     region leaves the sandbox. Unknown words are ignored. Words for two regions claim nothing, and neither
@@ -67,27 +66,17 @@ def described_region(text: str) -> str | None:
     return regions[0] if len(set(regions)) == 1 else None
 
 
-def header_label(claim: str | None, age_years: float | None, adult_from: float) -> str | None:
+def header_label(
+    claim: str | None, age_years: float | None, adult_from: float, labels: LabelSet
+) -> str | None:
     """Return the label that corresponds to a region or to Body Part Examined (0018,0015), or None.
 
     A chest is adult unless a plausible age below `adult_from` years is known. Standard: PS3.16 annex L,
     table L-1.
     """
-    region = claim if claim in REGIONS else claimed_region([claim or ""])
-    if region == CHEST_REGION:
-        is_child = age_years is not None and is_plausible_age(age_years) and age_years < adult_from
-        return PEDIATRIC_CHEST if is_child else ADULT_CHEST
-    return None if region is None else _LABELS[region]
-
-
-def agrees(header: str | None, decided: str) -> bool | None:
-    """Return whether two labels denote the same region; None if the header has no label.
-
-    Adult and pediatric chest are one region.
-    """
-    if header is None:
-        return None
-    return header == decided or (header in CHESTS and decided in CHESTS)
+    region = claim if claim in HEADER_REGIONS else claimed_region([claim or ""])
+    is_child = age_years is not None and is_plausible_age(age_years) and age_years < adult_from
+    return labels.label_of_claim(region, is_child=is_child)
 
 
 def _region(text: str) -> str | None:

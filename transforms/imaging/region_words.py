@@ -10,12 +10,7 @@ import re
 import unicodedata
 from typing import Final
 
-CHEST_REGION: Final = "CHEST"
-ABDOMEN_REGION: Final = "ABDOMEN"
-SPINE_REGION: Final = "SPINE"
-OTHER_REGION: Final = "OTHER"
-REGIONS: Final = (CHEST_REGION, ABDOMEN_REGION, SPINE_REGION, OTHER_REGION)
-"""Regions that a header can claim."""
+from transforms.core.labels import ABDOMEN_REGION, CHEST_REGION, OTHER_REGION, SPINE_REGION
 
 REGION_WORDS: Final[dict[str, dict[str, str]]] = {
     CHEST_REGION: {

@@ -8,6 +8,7 @@ above 0.25 a considerable one. Two samples of one distribution differ too, by `p
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +18,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.core.labels import LABELS
 from transforms.core.reasons import Status
 from transforms.lake.index_files import open_index_file, read_batches, read_index
 from transforms.lake.layout import Layout, partition_of
@@ -40,31 +40,30 @@ class Predictions:
     """What a model predicted for several images.
 
     Attributes:
-        labels: number of images by predicted label, in order of `LABELS`, float64[5].
+        labels: number of images by predicted label.
         confidence: confidences, float64[n], 0..1.
         ood_score: OOD scores, float64[m].
     """
 
-    labels: Counts
+    labels: Counter[str]
     confidence: Counts
     ood_score: Counts
 
     @classmethod
     def of_tables(cls, tables: Iterable[pa.Table]) -> Predictions:
         """Return the predictions in rows of classified images, which have at least `DRIFT_COLUMNS`."""
-        labels = np.zeros(len(LABELS))
+        labels: Counter[str] = Counter()
         confidence, scores = [np.empty(0)], [np.empty(0)]
         for table in tables:
             images = table.filter(pc.is_in(table["status"], value_set=CLASSIFIED))
-            positions = pc.index_in(images["predicted_label"], value_set=pa.array(LABELS))
-            known = positions.drop_null().to_numpy()
-            labels += np.bincount(known, minlength=len(LABELS))
+            for found in pc.value_counts(images["predicted_label"].drop_null()).to_pylist():
+                labels[found["values"]] += found["counts"]
             confidence.append(_values(images["confidence"]))
             scores.append(_values(images["ood_score"]))
         return cls(labels, np.concatenate(confidence), np.concatenate(scores))
 
     def __len__(self) -> int:
-        return int(self.labels.sum())
+        return self.labels.total()
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,13 @@ class Drift:
 
 def measure_drift(sample: Predictions, baseline: Predictions) -> Drift:
     """Return the drift of a sample; both have at least one image."""
-    counts = {"predicted_label": (sample.labels, baseline.labels)}
+    names = sorted({*sample.labels, *baseline.labels})
+    counts = {
+        "predicted_label": (
+            np.array([sample.labels[name] for name in names], float),
+            np.array([baseline.labels[name] for name in names], float),
+        )
+    }
     for name in ("confidence", "ood_score"):
         values, reference = getattr(sample, name), getattr(baseline, name)
         if len(values) and len(reference):

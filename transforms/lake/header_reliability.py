@@ -18,13 +18,12 @@ from typing import Final, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.core.labels import LABELS
+from transforms.core.labels import DEFAULT_LABELS, LabelSet
 from transforms.core.reasons import BY_PERSON, Reason, Status
 from transforms.imaging.header_evidence import (
     AGE_SOURCE,
     CHILD_BELOW_YEARS,
     CLAIMS,
-    REGION_OF,
     REGION_SOURCES,
     VIEW_SOURCE,
     HeaderClaims,
@@ -36,6 +35,7 @@ from transforms.lake.files import list_files, put_if_absent, read_json
 from transforms.lake.index_files import count_rows, open_index_file, read_batches, read_index
 from transforms.lake.journal import list_journal
 from transforms.lake.layout import Layout
+from transforms.lake.probabilities import PROBABILITY_COLUMNS, probability_arrays
 from transforms.lake.schema import conform
 from transforms.storage.schemes import join
 
@@ -51,10 +51,9 @@ MAX_ROWS: Final = 500_000
 """Rows that are counted, from the newest partition on."""
 GROWTH: Final = 2
 """The index is counted again when it has so many times the rows of the last count."""
-_PROBABILITIES: Final = [f"prob_{label}" for label in LABELS]
 _COLUMNS: Final = [
     *("status", "reason", "destination", "decided_by", "predicted_label", "header_label"),
-    *("manufacturer", VIEW_SOURCE, AGE_SOURCE, *REGION_SOURCES, *_PROBABILITIES),
+    *("manufacturer", VIEW_SOURCE, AGE_SOURCE, *REGION_SOURCES, *PROBABILITY_COLUMNS),
 ]
 
 
@@ -90,10 +89,14 @@ class ClaimingRow(Protocol):
     def manufacturer(self) -> str | None: ...
 
 
-def claims_of(row: ClaimingRow) -> HeaderClaims:
+def claims_of(row: ClaimingRow, labels: LabelSet = DEFAULT_LABELS) -> HeaderClaims:
     """Return what the header of a row claims.
 
     Rows of earlier releases have a `header_label` only, which means the region of Body Part Examined.
+
+    Args:
+        row: the row.
+        labels: of the model.
     """
     claims = HeaderClaims(
         row.body_part_region,
@@ -105,7 +108,7 @@ def claims_of(row: ClaimingRow) -> HeaderClaims:
         row.manufacturer,
     )
     if row.header_label and claims.body_part_region is None and claims.coded_region is None:
-        return replace(claims, body_part_region=REGION_OF.get(row.header_label))
+        return replace(claims, body_part_region=labels.header_region_of(row.header_label))
     return claims
 
 
@@ -122,11 +125,12 @@ def read_reliability(layout: Layout) -> HeaderReliability:
     return HeaderReliability(**{f.name: stored[f.name] for f in fields(HeaderReliability)})
 
 
-def update_reliability(layout: Layout) -> HeaderReliability:
+def update_reliability(layout: Layout, labels: LabelSet = DEFAULT_LABELS) -> HeaderReliability:
     """Return the reliability in force for a run; count the index again if it has grown enough.
 
     Args:
         layout: the lake, to which no other run writes.
+        labels: of the model.
 
     Raises:
         DamagedFile: an index file cannot be read.
@@ -138,7 +142,9 @@ def update_reliability(layout: Layout) -> HeaderReliability:
     rows = read_index(layout, lambda files: sum(map(count_rows, files)))
     if rows < max(MIN_OBJECTS, GROWTH * current.index_rows):
         return current
-    learned = replace(learn_reliability(layout), generation=current.generation + 1, index_rows=rows)
+    learned = replace(
+        learn_reliability(layout, labels), generation=current.generation + 1, index_rows=rows
+    )
     if learned.objects < MIN_OBJECTS:
         return current
     put_if_absent(
@@ -150,25 +156,32 @@ def update_reliability(layout: Layout) -> HeaderReliability:
     return learned
 
 
-def learn_reliability(layout: Layout) -> HeaderReliability:
+def learn_reliability(layout: Layout, labels: LabelSet = DEFAULT_LABELS) -> HeaderReliability:
     """Count claims by the true labels of up to `MAX_ROWS` rows of the index.
+
+    Args:
+        layout: the lake.
+        labels: of the model; rows with other labels are not counted.
 
     Raises:
         DamagedFile: an index file cannot be read.
     """
-    return read_index(layout, lambda files: count_claims(_tables(files)))
+    return read_index(layout, lambda files: count_claims(_tables(files), labels))
 
 
-def count_claims(tables: Iterator[pa.Table]) -> HeaderReliability:
+def count_claims(
+    tables: Iterator[pa.Table], labels: LabelSet = DEFAULT_LABELS
+) -> HeaderReliability:
     """Return the reliability that rows of the index show.
 
     Args:
         tables: tables with columns of the index.
+        labels: of the model.
     """
     counts: dict[str, Counter[tuple[str, str, str]]] = {source: Counter() for source in CLAIMS}
     objects = 0
     for table in tables:
-        known = _with_true_labels(conform(table).select(_COLUMNS))
+        known = _with_true_labels(conform(table).select(_COLUMNS), labels)
         objects += len(known)
         for source, counter in counts.items():
             for key, number in _count(known, source):
@@ -178,9 +191,10 @@ def count_claims(tables: Iterator[pa.Table]) -> HeaderReliability:
     )
 
 
-def _with_true_labels(table: pa.Table) -> pa.Table:
+def _with_true_labels(table: pa.Table, labels: LabelSet) -> pa.Table:
     """Return the rows whose true label is known, with the columns "label" and claims."""
-    probabilities = [pc.fill_null(table[name], 0.0) for name in _PROBABILITIES]
+    names = pa.array(labels.names)
+    probabilities = [pc.fill_null(one, 0.0) for one in probability_arrays(table, labels.names)]
     highest = pc.max_element_wise(*probabilities)
     by_person = pc.fill_null(pc.equal(table["decided_by"], BY_PERSON), False)
     by_pixels = pc.and_(
@@ -188,10 +202,10 @@ def _with_true_labels(table: pa.Table) -> pa.Table:
         pc.greater_equal(highest, CONFIDENT_PIXELS),
     )
     label = pc.if_else(by_person, table["destination"], table["predicted_label"])
-    is_known = pc.and_(pc.or_(by_person, by_pixels), pc.is_in(label, pa.array(LABELS)))
+    is_known = pc.and_(pc.or_(by_person, by_pixels), pc.is_in(label, names))
     is_first = pc.fill_null(pc.not_equal(table["status"], str(Status.DUPLICATE)), False)
-    regions = pa.array([REGION_OF[one] for one in LABELS])
-    of_label = pc.take(regions, pc.index_in(table["header_label"], pa.array(LABELS)))
+    regions = pa.array([one.header_region for one in labels.labels], pa.string())
+    of_label = pc.take(regions, pc.index_in(table["header_label"], names))
     is_earlier = pc.and_(pc.is_null(table["body_part_region"]), pc.is_null(table["coded_region"]))
     claims = {
         **{source: table[source] for source in (*REGION_SOURCES, VIEW_SOURCE)},

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from transforms.core.labels import REGIONS
+from transforms.core.labels import DEFAULT_LABELS, NOT_XRAY, REVIEW, LabelSet
 from transforms.core.reasons import BY_PERSON, Reason, Stage, Status
-from transforms.imaging.header_label import agrees
 from transforms.lake.files import list_files
 from transforms.lake.index_files import read_index, read_matching, read_rows
+from transforms.lake.label_sets import read_label_set
 from transforms.lake.labels import (
     NOT_RADIOGRAPH,
     UNREADABLE,
@@ -26,21 +26,27 @@ from transforms.lake.labels import (
     effective_labels,
     read_labels,
 )
-from transforms.lake.layout import NOT_XRAY, REVIEW, Layout, partition_of
+from transforms.lake.layout import Layout, partition_of
+from transforms.lake.probabilities import PROBABILITY_COLUMNS
 from transforms.lake.resolve_duplicates import NEVER_FIRST
 from transforms.lake.schema import HISTORY_SCHEMA, IndexRow, VersionKey, from_table
 
 DECISION_COLUMNS: Final = (
     "status stage reason destination header_agrees region_code region_meaning predicted_label confidence "
-    "prob_abdominal prob_adult_chest prob_pediatric_chest prob_spine prob_others ood_score model_id "
-    "policy_id decided_by decided_at"
-).split()
+    "ood_score model_id policy_id decided_by decided_at"
+).split() + list(PROBABILITY_COLUMNS)
 """Columns that an undo restores."""
 _BRIEF: Final = "content_sha256 status destination reason decided_by decided_at".split()
 
 
-def decide_by_person(row: IndexRow, label: Label) -> IndexRow:
-    """Return a row as the answer of a reviewer decides it; `object_uri` is left as it is."""
+def decide_by_person(row: IndexRow, label: Label, labels: LabelSet = DEFAULT_LABELS) -> IndexRow:
+    """Return a row as the answer of a reviewer decides it; `object_uri` is left as it is.
+
+    Args:
+        row: the row.
+        label: the answer.
+        labels: of the lake.
+    """
     changed: dict[str, Any]
     if label.answer == NOT_RADIOGRAPH:
         changed = {
@@ -56,10 +62,10 @@ def decide_by_person(row: IndexRow, label: Label) -> IndexRow:
             "status": Status.ROUTED,
             "reason": Reason.REVIEWED,
             "destination": label.answer,
-            "header_agrees": agrees(row.header_label, label.answer),
+            "header_agrees": labels.agree(row.header_label, label.answer),
         }
     if label.answer != UNREADABLE:
-        region = REGIONS.get(label.answer)
+        region = labels.region_of(label.answer)
         changed["region_code"] = region.code if region else None
         changed["region_meaning"] = region.meaning if region else None
     return replace(
@@ -126,22 +132,25 @@ def rows_to_decide(layout: Layout, labels: Mapping[str, EffectiveLabel]) -> list
     rows = read_index(layout, read)
     undone = {str(row.content_sha256) for row in rows if _is_undone(row, labels)}
     history = _history(layout, undone)
-    return list(filter(None, (_decided(row, labels, history) for row in rows)))
+    label_set = read_label_set(layout)
+    return list(filter(None, (_decided(row, labels, history, label_set) for row in rows)))
 
 
 def _decided(
     row: IndexRow,
     labels: Mapping[str, EffectiveLabel],
     history: Mapping[VersionKey, Sequence[IndexRow]],
+    label_set: LabelSet,
 ) -> IndexRow | None:
     """Return a row with its new decision, or None if it keeps the one that it has."""
     effective = labels[str(row.content_sha256)]
     if not _is_undone(row, labels):
-        return None if effective.label is None else decide_by_person(row, effective.label)
+        label = effective.label
+        return None if label is None else decide_by_person(row, label, label_set)
     earlier = history[row.version_key]
     is_new = _answered_at(effective) not in {one.decided_at for one in earlier}
     if effective.label is not None and is_new:
-        return decide_by_person(row, effective.label)
+        return decide_by_person(row, effective.label, label_set)
     for old in earlier:
         if not _is_undone(old, labels):
             return replace(row, **{name: getattr(old, name) for name in DECISION_COLUMNS})

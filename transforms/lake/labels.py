@@ -18,18 +18,18 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from transforms.core.labels import LABELS
+from transforms.core.labels import DEFAULT_LABELS, LabelSet
 from transforms.lake.files import list_files, put_bytes, remove_all
 from transforms.lake.index_files import open_index_file, parquet_bytes
 from transforms.lake.layout import Layout
-from transforms.lake.schema import SCHEMA, IndexRow, conform
+from transforms.lake.schema import SCHEMA, IndexRow, conform, plain_rows
 from transforms.storage.schemes import join
 
 NOT_RADIOGRAPH: Final = "not_radiograph"
 UNREADABLE: Final = "unreadable"
 UNDO: Final = "undo"
-ANSWERS: Final = (*LABELS, NOT_RADIOGRAPH, UNREADABLE)
-"""What a reviewer can answer about an image."""
+OTHER_ANSWERS: Final = (NOT_RADIOGRAPH, UNREADABLE)
+"""Answers that name no label."""
 
 REVIEWER_PATTERN: Final = re.compile(r"\w[\w.@ -]{0,39}")
 """Nickname of a reviewer: letters, digits, `_ . @ -` and spaces, at most 40 characters."""
@@ -66,6 +66,7 @@ class Label:
     header_label: str | None = None
     destination: str | None = None
     reason: str | None = None
+    probabilities: tuple[tuple[str, float], ...] | None = None
 
     @property
     def answered_date(self) -> str:
@@ -78,7 +79,7 @@ _OWN: Final = {
     "label_id": (_TEXT, "32 hex digits that identify the answer"),
     "reviewer": (_TEXT, "Nickname of the reviewer"),
     "answered_at": (_TIME, "Time of the answer, UTC"),
-    "answer": (_TEXT, f"{', '.join(ANSWERS)}, or {UNDO}"),
+    "answer": (_TEXT, f"A label, {NOT_RADIOGRAPH}, {UNREADABLE}, or {UNDO}"),
     "retracts": (_TEXT, f"label_id of the answer that is taken back; null unless answer is {UNDO}"),
     "destination": (_TEXT, "Sink of the image when it was shown"),
     "reason": (_TEXT, "Reason for the status of the image when it was shown"),
@@ -91,8 +92,19 @@ LABEL_SCHEMA: Final[pa.Schema] = pa.schema(
         for name in (f.name for f in fields(Label))
     ]
 )
+LATER_COLUMNS: Final = ("probabilities",)
+"""Columns that later releases have added; files may lack them."""
 _SHOWN: Final = [name for name in LABEL_SCHEMA.names if name in SCHEMA.names]
 """Columns of labels that are those of the row that was shown."""
+
+
+def answers_of(labels: LabelSet) -> tuple[str, ...]:
+    """Return what a reviewer can answer about an image.
+
+    Args:
+        labels: of the lake; see `lake.label_sets`.
+    """
+    return (*labels.names, *OTHER_ANSWERS)
 
 
 def new_label(
@@ -103,22 +115,25 @@ def new_label(
     *,
     label_id: str | None = None,
     retracts: str | None = None,
+    labels: LabelSet = DEFAULT_LABELS,
 ) -> Label:
     """Return the answer of a reviewer about the image of a row.
 
     Args:
         row: the row that was shown.
-        answer: one of `ANSWERS`, or `UNDO`.
+        answer: one of `answers_of(labels)`, or `UNDO`.
         reviewer: nickname; see `REVIEWER_PATTERN`.
         answered_at: microseconds since 1970, UTC.
         label_id: 32 hex digits; random if None.
         retracts: `label_id` of the answer to take back, for `UNDO`.
+        labels: of the lake.
 
     Raises:
         ValueError: an argument is invalid.
     """
-    if answer not in (*ANSWERS, UNDO):
-        raise ValueError(f"{answer!r} is not one of {', '.join(ANSWERS)}")
+    known = answers_of(labels)
+    if answer not in (*known, UNDO):
+        raise ValueError(f"{answer!r} is not one of {', '.join(known)}")
     if (answer == UNDO) != (retracts is not None):
         raise ValueError(f"{UNDO!r}, and only it, retracts an answer")
     if not REVIEWER_PATTERN.fullmatch(reviewer):
@@ -212,7 +227,7 @@ def read_label_file(uri: str) -> list[Label]:
     known = conform(table, LABEL_SCHEMA).select(LABEL_SCHEMA.names)
     position, times = known.column_names.index("answered_at"), known["answered_at"]
     known = known.set_column(position, "answered_at", times.cast(pa.int64()))
-    return [Label(**row) for row in known.to_pylist()]
+    return [Label(**row) for row in plain_rows(known)]
 
 
 def to_table(labels: Sequence[Label]) -> pa.Table:

@@ -5,16 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from transforms.core.labels import LABELS
+from transforms.core.labels import NAME_PATTERN, QUARANTINE
 from transforms.storage.local import uri_to_path
 from transforms.storage.permissions import FILE_MODE
 from transforms.storage.schemes import is_below, is_local, join
 from transforms.storage.selection import LAKE_MARKER
-
-REVIEW: Final = "review"
-NOT_XRAY: Final = "not_xray"
-QUARANTINE: Final = "quarantine"
-SINKS: Final = (*LABELS, REVIEW, NOT_XRAY, QUARANTINE)
 
 SCRATCH: Final = ".tmp"
 """Folder of each root for partial files, on the same file system."""
@@ -109,6 +104,11 @@ class Layout:
     def labels(self) -> str:
         """Folder of the answers of reviewers; see `lake.labels`."""
         return join(self.root, "labels")
+
+    @property
+    def label_sets(self) -> str:
+        """Folder of the labels of models; see `lake.label_sets`."""
+        return join(self.root, "label_sets")
 
     @property
     def journal(self) -> str:
@@ -208,7 +208,7 @@ class Layout:
         )
 
     def _sink_root(self, destination: str) -> str:
-        if destination not in SINKS:
+        if not NAME_PATTERN.fullmatch(destination):
             raise ValueError(f"no sink named {destination!r}")
         return self.sinks.get(destination, self.root)
 

@@ -169,6 +169,11 @@ class IndexRow:
     shadow_model_id: str | None = _column(
         "Model of shadow_label; null without --shadow_model", _TEXT
     )
+    probabilities: tuple[tuple[str, float], ...] | None = _column(
+        "Calibrated probability by label, 0..1, of a model with other labels than those of the prob_* "
+        "columns; else null",
+        pa.map_(_TEXT, _REAL),
+    )
 
     event_time: float | None = None
     """When the source object was written, seconds since 1970. Not a column of the index."""
@@ -269,6 +274,7 @@ LATER_COLUMNS: Final = (
     "shadow_label",
     "shadow_confidence",
     "shadow_model_id",
+    "probabilities",
 )
 """Columns that later releases have added to format 2; files may lack them."""
 FORMAT_1_COLUMNS: Final = tuple(
@@ -314,7 +320,18 @@ def from_table(table: pa.Table, ingest_date: str) -> list[IndexRow]:
     for name in times:
         position = known.column_names.index(name)
         known = known.set_column(position, name, known[name].cast(pa.int64()))
-    return [IndexRow(ingest_date=ingest_date, **row) for row in known.to_pylist()]
+    return [IndexRow(ingest_date=ingest_date, **row) for row in plain_rows(known)]
+
+
+def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a table by column; a map is a tuple of pairs, so that records can be hashed."""
+    rows: list[dict[str, Any]] = table.to_pylist()
+    maps = [field.name for field in table.schema if pa.types.is_map(field.type)]
+    for row in rows:
+        for name in maps:
+            if row[name] is not None:
+                row[name] = tuple(row[name])
+    return rows
 
 
 def missing_columns(names: Sequence[str]) -> list[str]:

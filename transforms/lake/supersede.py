@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 
 import pyarrow as pa
 
+from transforms.core.labels import NOT_XRAY, REVIEW
 from transforms.core.reasons import BY_PERSON, Status
 from transforms.lake.append import seal_logs_ending_in
 from transforms.lake.files import (
@@ -36,7 +37,7 @@ from transforms.lake.index_files import (
     read_rows,
     read_table,
 )
-from transforms.lake.layout import NOT_XRAY, REVIEW, Layout, partition_of
+from transforms.lake.layout import Layout, partition_of
 from transforms.lake.orphans import remove_unreferenced
 from transforms.lake.resolve_duplicates import (
     NEVER_FIRST,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,11 +10,13 @@ import duckdb
 import pyarrow as pa
 
 from transforms.lake.index_files import DamagedFile, is_damaged, open_index_file
+from transforms.lake.label_sets import read_label_set
 from transforms.lake.labels import (
-    ANSWERS,
     LABEL_SCHEMA,
+    LATER_COLUMNS,
     UNDO,
     Label,
+    answers_of,
     list_labels,
     read_label_file,
 )
@@ -53,9 +55,11 @@ def check_label_files(layout: Layout, *, deep: bool) -> ReadLabels:
         for uri in unread:
             read.add(uri)
             _read_file(layout, uri, found, deep=deep)
+    answers = answers_of(read_label_set(layout))
     for label in found.labels.values():
         found.violations += [
-            Violation(kind, label.object_key, "") for kind in _of_label(label, found.labels)
+            Violation(kind, label.object_key, "")
+            for kind in _of_label(label, found.labels, answers)
         ]
     return found
 
@@ -85,7 +89,8 @@ def _read_file(layout: Layout, uri: str, found: ReadLabels, *, deep: bool) -> No
             found.violations.append(Violation("label file with other bytes", "", where))
             return
         with open_index_file(uri) as file:
-            missing = [n for n in LABEL_SCHEMA.names if n not in file.schema_arrow.names]
+            names = {*file.schema_arrow.names, *LATER_COLUMNS}
+            missing = [name for name in LABEL_SCHEMA.names if name not in names]
         if missing:
             where = f"{where}: {', '.join(missing)}"
             found.violations.append(Violation("columns missing in a label file", "", where))
@@ -100,8 +105,8 @@ def _read_file(layout: Layout, uri: str, found: ReadLabels, *, deep: bool) -> No
         found.violations.append(Violation("unreadable label file", "", where))
 
 
-def _of_label(label: Label, labels: dict[str, Label]) -> Iterator[str]:
-    if label.answer not in (*ANSWERS, UNDO):
+def _of_label(label: Label, labels: dict[str, Label], answers: Collection[str]) -> Iterator[str]:
+    if label.answer not in (*answers, UNDO):
         yield "unknown answer"
     retracted = labels.get(label.retracts or "")
     if (label.answer == UNDO) != (label.retracts is not None) or (

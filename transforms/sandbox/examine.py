@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from transforms.config.route_config import RouteConfig
 from transforms.core.choices import COPY
+from transforms.core.labels import NOT_XRAY, QUARANTINE, LabelSet
 from transforms.core.object_ref import ObjectRef
 from transforms.core.read_object import (
     ObjectTooLarge,
@@ -42,7 +43,6 @@ from transforms.imaging.header import Header
 from transforms.imaging.header_label import header_label
 from transforms.imaging.limits import Limits
 from transforms.imaging.radiograph_table import RadiographTable
-from transforms.lake.layout import NOT_XRAY, QUARANTINE
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.child_process import (
     ChildCrashed,
@@ -81,6 +81,7 @@ class ExamineOptions:
         radiographs: Criteria for projection radiographs.
         policy_id: Id of the policy in force.
         adult_from_years: Age from which a chest is adult.
+        label_set: Labels of the model.
         cache_objects: Whether to keep the bytes in `OBJECT_CACHE` for placement.
         scratch: Folder on the lake's disk for cached bytes, or None to cache them in memory.
         patient_key: Key of the hash of Patient ID, or None. Set it on the worker: options are part of the
@@ -96,6 +97,7 @@ class ExamineOptions:
     radiographs: RadiographTable
     policy_id: str
     adult_from_years: float
+    label_set: LabelSet
     cache_objects: bool
     scratch: str | None
     patient_key: bytes | None = field(default=None, repr=False)
@@ -113,6 +115,7 @@ class ExamineOptions:
             radiographs=config.policy.radiographs,
             policy_id=config.policy_id,
             adult_from_years=config.policy.adult_from_years,
+            label_set=config.policy.label_set,
             cache_objects=config.placement == COPY,
             scratch=config.layout.local_scratch,
         )
@@ -351,6 +354,7 @@ def _with_header(row: IndexRow, header: Header, options: ExamineOptions) -> Inde
             agreed_region(header.body_part_region, header.coded_region),
             header.patient_age_years,
             options.adult_from_years,
+            options.label_set,
         ),
     )
 

@@ -66,16 +66,23 @@ def calibrate_network(
         The fields thresholds, ood_threshold, calibration and metrics of `BundleInfo`.
     """
     val = select_split(images, "val")
-    inputs, labels = load_labeled_inputs(val, input_size)
+    inputs, labels = load_labeled_inputs(val, input_size, network.labels)
     logits, ood_scores = predict_logits(network, inputs), predict(network, inputs)[:, -1]
-    found = calibrate(logits, ood_scores, labels, target_error=target_error, holdout=holdout)
+    found = calibrate(
+        logits,
+        ood_scores,
+        labels,
+        target_error=target_error,
+        holdout=holdout,
+        names=network.labels,
+    )
     network.temperature = found.temperature
     probabilities = softmax(logits / found.temperature, axis=1)
     return {
         "thresholds": found.thresholds,
         "ood_threshold": found.ood_threshold,
         "calibration": {"data": data_name, "split": "val", **found.evidence},
-        "metrics": {"val": compute_metrics(val, probabilities, labels)},
+        "metrics": {"val": compute_metrics(val, probabilities, labels, network.labels)},
     }
 
 
@@ -86,6 +93,7 @@ def calibrate(
     *,
     target_error: float,
     holdout: Sequence[Predictions] = (),
+    names: Sequence[str] = LABELS,
 ) -> Calibration:
     """Fit a temperature, then choose the routing rule; see `thresholds.choose_rule`.
 
@@ -97,10 +105,14 @@ def calibrate(
         labels: int64[N].
         target_error: maximum error rate among the images routed to a label, 0..1.
         holdout: of images of held-out sources, by networks that were not trained on them.
+        names: of the labels.
     """
     temperature = fit_temperature(logits, labels)
     val = Predictions(
-        softmax(logits / temperature, axis=1), labels, standardize(ood_scores, ood_scores)
+        softmax(logits / temperature, axis=1),
+        labels,
+        standardize(ood_scores, ood_scores),
+        names=names,
     )
     rule = choose_rule(val, holdout, target_error)
     evidence = {
@@ -147,7 +159,7 @@ def routing_metrics(of: Predictions, rule: Rule, target_error: float) -> dict[st
     """
     routed = rule.routes(of)
     per_label = {}
-    for index, label in enumerate(LABELS):
+    for index, label in enumerate(rule.thresholds):
         predicted = of.predicted == index
         chosen = predicted & routed
         error = _error(of, chosen)

@@ -29,7 +29,6 @@ from models.training.calibration.thresholds import (
     error_bound,
 )
 from models.training.evaluation.metrics import Indices, Reals
-from transforms.core.labels import LABELS
 
 BANDS: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Edges between the bands of confidence."""
@@ -86,7 +85,7 @@ class Present(NamedTuple):
 
     Attributes:
         temperature: divisor of the logits.
-        thresholds: minimum confidence per label.
+        thresholds: minimum confidence per label, in order of the labels.
         ood_threshold: highest OOD score that is routed; it is kept, because the answers about images in
             review say too little about ordinary ones.
     """
@@ -163,7 +162,7 @@ def refit(
     weights, represented = _weights(images, answers)
     found = {
         label: _label_answers(index, present, images, represented, answers, min_answers)
-        for index, label in enumerate(LABELS)
+        for index, label in enumerate(present.thresholds)
     }
     temperature = present.temperature
     if all(of.is_enough for of in found.values() if of.images):
@@ -172,12 +171,16 @@ def refit(
     def choose(temperature: float, *, may_lower: bool) -> tuple[Predictions, Rule]:
         factor = present.temperature / temperature
         predictions = Predictions(
-            _rescaled(answers.probabilities, factor), answers.labels, answers.ood_scores, weights
+            _rescaled(answers.probabilities, factor),
+            answers.labels,
+            answers.ood_scores,
+            weights,
+            names=tuple(present.thresholds),
         )
         rule = choose_rule(predictions, [], target_error, present.ood_threshold)
         confidence = _rescaled(images.probabilities, factor).max(1)
         thresholds = dict(present.thresholds)
-        for index, label in enumerate(LABELS):
+        for index, label in enumerate(present.thresholds):
             if found[label].is_enough:
                 lowest = _lowest(index, present, images, represented, confidence)
                 least = lowest if may_lower else present.thresholds[label]
@@ -221,7 +224,7 @@ def _label_answers(
     answers: Answers,
     min_answers: int,
 ) -> LabelAnswers:
-    threshold = present.thresholds[LABELS[label]]
+    threshold = list(present.thresholds.values())[label]
     predicted = images.probabilities.argmax(1) == label
     confident = images.probabilities.max(1) >= threshold
     concerned = predicted & confident & images.in_distribution
@@ -258,7 +261,7 @@ def _lowest(
         represented: bool[N], whether their strata have answers.
         confidence: float[N], with the new temperature.
     """
-    is_routed = images.probabilities.max(1) >= present.thresholds[LABELS[label]]
+    is_routed = images.probabilities.max(1) >= list(present.thresholds.values())[label]
     further = (images.probabilities.argmax(1) == label) & images.in_distribution & ~is_routed
     lowest = MAX_THRESHOLD
     for threshold in reversed(GRID):

@@ -39,12 +39,14 @@ class Predictions(NamedTuple):
         ood_zscores: float[N], OOD scores in standard deviations above the mean of the network's own val
             images.
         weights: float[N], number of images that each represents, above 0; None means 1.
+        names: of the labels.
     """
 
     probabilities: Reals
     labels: Indices
     ood_zscores: Reals
     weights: Reals | None = None
+    names: Sequence[str] = LABELS
 
     @property
     def weight(self) -> Reals:
@@ -77,7 +79,7 @@ class Rule:
     """What is routed.
 
     Attributes:
-        thresholds: minimum confidence per label.
+        thresholds: minimum confidence per label, in order of the labels.
         max_ood_zscore: maximum standardized OOD score.
         is_proved: whether the error rate of what it routes is proved to be within the target.
     """
@@ -88,7 +90,7 @@ class Rule:
 
     def routes(self, of: Predictions) -> Flags:
         """Return which images are routed, bool[N]."""
-        minimum = np.array([self.thresholds[label] for label in LABELS])
+        minimum = np.array(list(self.thresholds.values()))
         is_confident = of.confidence >= minimum[of.predicted]
         return is_confident & (of.ood_zscores <= self.max_ood_zscore)
 
@@ -122,7 +124,7 @@ def choose_rule(
     own, limit = [], max_ood_zscore
     if limit is None:
         limit = float(np.quantile(val.ood_zscores, 1 - OOD_FALSE_REVIEW))
-    for index in range(len(LABELS)):
+    for index in range(len(val.names)):
         threshold = _lowest_threshold(*val.predicted_as(index), target_error)
         if unseen is not None and len(unseen.predicted_as(index)[0]) >= MIN_HOLDOUT_IMAGES:
             allowed = HOLDOUT_ERROR_FACTOR * target_error
@@ -131,7 +133,7 @@ def choose_rule(
     if unseen is not None and max_ood_zscore is None:
         limit = max(limit, float(np.quantile(unseen.ood_zscores, 1 - HOLDOUT_OOD_FALSE_REVIEW)))
     common = _common_threshold(val, limit, target_error)
-    thresholds = {label: max(common, least) for label, least in zip(LABELS, own, strict=True)}
+    thresholds = {label: max(common, least) for label, least in zip(val.names, own, strict=True)}
     rule = Rule(thresholds, limit, is_proved=False)
     return replace(rule, is_proved=error_bound(val, rule.routes(val)) <= target_error)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +34,7 @@ MAX_LISTED_FILES: Final = 10
 MAX_LISTED_PROBLEMS: Final = 20
 
 
-def read_dataset(data: Path) -> list[LabeledImage]:
+def read_dataset(data: Path, labels: Sequence[str] | None = None) -> list[LabeledImage]:
     """Read a data set.
 
     Args:
@@ -45,6 +46,7 @@ def read_dataset(data: Path) -> list[LabeledImage]:
             every file is its own group, so patients with several images need a manifest. Hidden files
             are ignored. Or a lake, whose name is the source: the objects whose body part reviewers have
             named, in groups by `patient_key`, or by study where that is unknown.
+        labels: that the images may have, such as those of a bundle; None for any.
 
     Raises:
         DatasetError: Unknown labels or splits, missing files, a group in two splits, not a CSV file in
@@ -54,13 +56,16 @@ def read_dataset(data: Path) -> list[LabeledImage]:
     if not data.exists():
         raise DatasetError(f"{data}: no such file or folder; give a manifest or a folder per label")
     if is_lake(data):
-        return _read_lake(data)
+        return _read_lake(data, labels)
     images = _read_manifest(data) if data.is_file() else _read_folders(data)
     if not images:
         raise DatasetError(f"{data}: no images found; give a manifest or a folder per label")
-    problems = sorted({f"unknown label {i.label!r}" for i in images if i.label not in LABELS})
-    if problems:
-        problems.append(f"known labels are {', '.join(LABELS)}")
+    found = {image.label for image in images}
+    problems = ["an image has no label"] if "" in found else []
+    unknown = sorted(found - {*labels, ""}) if labels is not None else []
+    problems += [f"unknown label {label!r}" for label in unknown]
+    if labels is not None and unknown:
+        problems.append(f"known labels are {', '.join(labels)}")
     problems += sorted({f"unknown split {i.split!r}" for i in images if i.split not in SPLITS})
     problems += [f"missing file {i.path}" for i in images if not i.path.is_file()][
         :MAX_LISTED_FILES
@@ -111,7 +116,7 @@ def _read_manifest(manifest: Path) -> list[LabeledImage]:
         replace(
             _labeled_image(
                 manifest.parent / (row["path"] or ""),
-                _resolve_alias(row["label"] or "", LABEL_ALIASES),
+                _label_name(row["label"] or ""),
                 row.get("source") or "data",
                 row.get("group") or row["path"],
                 _resolve_alias(row.get("split") or "", SPLIT_ALIASES),
@@ -124,9 +129,11 @@ def _read_manifest(manifest: Path) -> list[LabeledImage]:
     ]
 
 
-def _read_lake(root: Path) -> list[LabeledImage]:
+def _read_lake(root: Path, labels: Sequence[str] | None) -> list[LabeledImage]:
     images, problems, source = [], [], root.resolve().name
     for one in answered_objects(root):
+        if labels is not None and one.label not in labels:
+            continue
         if one.path is None or not one.path.is_file():
             problems.append(f"object {one.object_key} is not a local file that exists")
         else:
@@ -147,7 +154,7 @@ def _read_folders(root: Path) -> list[LabeledImage]:
     splits = {path: split for path, split in named.items() if split in SPLITS}
     if not splits:
         return list(_read_label_folders(root, root, None))
-    if mixed := [p.name for p in folders if _resolve_alias(p.name, LABEL_ALIASES) in LABELS]:
+    if mixed := [p.name for p in folders if _label_name(p.name) in LABELS]:
         raise DatasetError(
             f"{root}: has both folders of labels ({', '.join(mixed)}) and of splits "
             f"({', '.join(splits.values())}); move the labels into splits"
@@ -169,9 +176,15 @@ def _read_label_folders(root: Path, parent: Path, split: str | None) -> Iterator
     for path in sorted(path for path in parent.glob("*/**/*") if path.is_file()):
         folder, *parts = path.relative_to(parent).parts
         if not any(part.startswith(".") for part in (folder, *parts)):
-            label = _resolve_alias(folder, LABEL_ALIASES)
+            label = _label_name(folder)
             group = path.relative_to(root).as_posix()
             yield _labeled_image(path, label, "data", group, split)
+
+
+def _label_name(text: str) -> str:
+    """Return the label that a folder or a cell of a manifest names."""
+    name = re.sub(r"[\s-]+", "_", text.strip().lower())
+    return LABEL_ALIASES.get(name, name)
 
 
 def _resolve_alias(name: str, aliases: Mapping[str, str]) -> str:

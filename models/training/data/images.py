@@ -76,9 +76,14 @@ def shrink(gray: Gray8, long_side: int) -> Gray8:
 
 
 def load_labeled_inputs(
-    images: Sequence[LabeledImage], input_size: int
+    images: Sequence[LabeledImage], input_size: int, labels: Sequence[str] = LABELS
 ) -> tuple[Tensor, npt.NDArray[np.int64]]:
     """Load images with the preprocessing of inference.
+
+    Args:
+        images: of these labels.
+        input_size: side of the result, in pixels.
+        labels: names in order of the network's outputs.
 
     Returns:
         uint8[N, 1, input_size, input_size], and label indices int64[N].
@@ -89,7 +94,7 @@ def load_labeled_inputs(
 
     with ThreadPoolExecutor() as pool:
         inputs = np.stack(list(pool.map(load, images)))
-    return torch.from_numpy(inputs), np.array([LABELS.index(image.label) for image in images])
+    return torch.from_numpy(inputs), np.array([labels.index(image.label) for image in images])
 
 
 def load_image(path: Path, long_side: int) -> Gray:

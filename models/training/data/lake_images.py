@@ -9,11 +9,16 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.config.decide_row import PROBABILITIES
-from transforms.core.labels import LABELS
 from transforms.lake.index_files import open_index_file, read_batches, read_index
-from transforms.lake.labels import EffectiveLabel, Label, effective_labels, read_labels
+from transforms.lake.labels import (
+    OTHER_ANSWERS,
+    EffectiveLabel,
+    Label,
+    effective_labels,
+    read_labels,
+)
 from transforms.lake.layout import MARKER, Layout
+from transforms.lake.probabilities import PROBABILITY_COLUMNS, probability_arrays
 from transforms.lake.resolve_duplicates import NEVER_FIRST
 from transforms.lake.schema import SCHEMA
 from transforms.storage.local import uri_to_path
@@ -21,7 +26,8 @@ from transforms.storage.schemes import is_local
 
 COLUMNS: Final = (
     "content_sha256", "object_key", "object_uri", "destination", "header_label", "patient_key",
-    "study_instance_uid", "patient_age_years", "model_id", "ood_score", *PROBABILITIES,
+    "study_instance_uid", "patient_age_years", "model_id", "ood_score",
+    "predicted_label", *PROBABILITY_COLUMNS,
 )  # fmt: skip
 
 
@@ -44,6 +50,15 @@ class LakeImages(NamedTuple):
         found = [(position, self.labels.get(content)) for position, content in enumerate(contents)]
         return [(position, one.label) for position, one in found if one and one.label]
 
+    def having(self, names: Sequence[str]) -> LakeImages:
+        """Return the images with probabilities of these labels.
+
+        Args:
+            names: of the labels of a model.
+        """
+        is_known = pc.is_valid(probability_arrays(self.table, names)[0])
+        return self._replace(table=self.table.filter(is_known))
+
 
 def is_lake(path: Path) -> bool:
     """Return whether a folder is the root of a lake."""
@@ -64,7 +79,7 @@ def read_lake_images(layout: Layout) -> LakeImages:
             with open_index_file(uri) as file:
                 for rows in read_batches(file, [*COLUMNS, "status"]):
                     never = pc.is_in(rows["status"], value_set=pa.array(sorted(NEVER_FIRST)))
-                    classified = pc.is_valid(rows[PROBABILITIES[0]])
+                    classified = pc.is_valid(rows["predicted_label"])
                     rows = rows.filter(pc.and_(pc.invert(never), classified))
                     found.append(rows.select(COLUMNS))
         return pa.concat_tables(found, promote_options="permissive")
@@ -107,7 +122,7 @@ def answered_objects(root: Path) -> list[AnsweredObject]:
     """
     layout = Layout(str(root.resolve()))
     images = read_lake_images(layout)
-    named = [(at, label) for at, label in images.answers() if label.answer in LABELS]
+    named = [(at, label) for at, label in images.answers() if label.answer not in OTHER_ANSWERS]
     rows = images.table.take(pa.array([at for at, _ in named], pa.int64())).to_pylist()
     found = []
     for row, (_, label) in zip(rows, named, strict=True):

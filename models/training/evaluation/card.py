@@ -19,6 +19,16 @@ from transforms.core.labels import LABELS
 
 EVALUATION_FILE: Final = "evaluation.json"
 CARD_FILE: Final = "card.md"
+DEFAULT_FAILURES: Final = (
+    "- Adult and pediatric chest without an age in the header: adolescents look like adults.\n"
+    "- Images of two regions (a baby's chest and abdomen, chest and shoulder) get one label.\n"
+    "- Lateral chests are confused with lateral thoracic spines, lumbar spines with wide collimation "
+    "with abdomens.\n"
+    "- Inverted, rotated and paired images: see the table above.\n"
+    "- Nothing outside the data table was learned, such as animals and other modalities, and hardly any "
+    "mammograms; the OOD limit does not stop all of them."
+)
+"""What models with the default labels are known to confuse, in Markdown."""
 RELIABILITY_FILE: Final = "reliability.svg"
 RISK_FILE: Final = "risk_coverage.svg"
 FAILURES_FILE: Final = "failures.png"
@@ -51,8 +61,8 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
     sections = [
         f"# Model card: {info.model_id}",
         f"{_network(info)} the body part of a radiograph from {info.input_size} x {info.input_size} "
-        f"pixels: {', '.join(LABELS)}. `dicom-router evaluate` generated every number below; intervals "
-        "are 95 % bootstrap intervals by patient group.",
+        f"pixels: {', '.join(info.labels)}. `dicom-router evaluate` generated every number below; "
+        "intervals are 95 % bootstrap intervals by patient group.",
         "## Intended use",
         "The model sorts radiographs into folders and leaves uncertain ones to a person. **It is not a "
         "medical device**: do not use it to diagnose, or rely on it to find or exclude a finding. The "
@@ -62,7 +72,7 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         *_accuracy(info, evaluation),
         *_uncertainty(info, evaluation),
         *_outliers(info, evaluation),
-        *_known_failures(evaluation, has_failures),
+        *_known_failures(info, evaluation, has_failures),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -77,7 +87,7 @@ def _data(info: BundleInfo, evaluation: dict[str, Any]) -> list[str]:
         ),
         "Images by split of the evaluated data set:",
         markdown_table(
-            ["split", *LABELS], ([name, *of.values()] for name, of in data["images"].items())
+            ["split", *info.labels], ([name, *of.values()] for name, of in data["images"].items())
         ),
         f"{_groups(data)}. Temperature, thresholds and OOD limit were set on the split `val` of "
         f"`{info.calibration.get('data', '?')}` ({info.calibration.get('images', '?')} images), which "
@@ -106,8 +116,8 @@ def _accuracy(info: BundleInfo, evaluation: dict[str, Any]) -> list[str]:
         f"Accuracy {figures['accuracy']}. Confusion matrix, true labels in rows, predicted ones in "
         "columns:",
         markdown_table(
-            ["", *LABELS],
-            ([label, *row] for label, row in zip(LABELS, figures["confusion"], strict=True)),
+            ["", *info.labels],
+            ([label, *row] for label, row in zip(info.labels, figures["confusion"], strict=True)),
         ),
         *_with_age(evaluation),
         *_holdout(info),
@@ -173,17 +183,15 @@ def _outliers(info: BundleInfo, evaluation: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def _known_failures(evaluation: dict[str, Any], has_failures: bool) -> list[str]:
+def _known_failures(info: BundleInfo, evaluation: dict[str, Any], has_failures: bool) -> list[str]:
+    known = (
+        f" Known of models with these labels:\n\n{DEFAULT_FAILURES}"
+        if info.labels == LABELS
+        else ""
+    )
     return [
         "## Known failures",
-        f"{_mistakes(evaluation['figures']['confusion'])} Known of the default model:\n\n"
-        "- Adult and pediatric chest without an age in the header: adolescents look like adults.\n"
-        "- Images of two regions (a baby's chest and abdomen, chest and shoulder) get one label.\n"
-        "- Lateral chests are confused with lateral thoracic spines, lumbar spines with wide collimation "
-        "with abdomens.\n"
-        "- Inverted, rotated and paired images: see the table above.\n"
-        "- Nothing outside the data table was learned, such as animals and other modalities, and hardly "
-        "any mammograms; the OOD limit does not stop all of them.",
+        f"{_mistakes(evaluation['figures']['confusion'], info.labels)}{known}",
         f"Synthetic outliers that were routed, the first of each kind:\n\n"
         f"![Synthetic outliers that were routed]({FAILURES_FILE})"
         if has_failures
@@ -225,10 +233,10 @@ def _holdout_false_reviews(info: BundleInfo) -> str:
     return f"; of held-out sources, in the order of their table, {shares}"
 
 
-def _mistakes(confusion: Sequence[Sequence[int]]) -> str:
+def _mistakes(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     """List the most frequent mistakes of a confusion matrix[true, predicted]."""
     found = [
-        (number, f"{LABELS[true]} predicted as {LABELS[predicted]} ({number})")
+        (number, f"{names[true]} predicted as {names[predicted]} ({number})")
         for true, row in enumerate(confusion)
         for predicted, number in enumerate(row)
         if number and predicted != true

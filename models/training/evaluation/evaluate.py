@@ -41,9 +41,8 @@ from models.training.evaluation.predict import (
 from models.training.progress import Progress
 from transforms.config.policy import Decision, Policy, decide
 from transforms.core.choices import SPLITS
-from transforms.core.labels import LABELS
+from transforms.core.labels import REVIEW
 from transforms.imaging.preprocessing import Gray, preprocess
-from transforms.lake.layout import REVIEW
 
 Outputs: TypeAlias = npt.NDArray[np.float32]
 
@@ -100,13 +99,13 @@ def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Ev
     """
     info = provenance.read_bundle(uri)
     network = load_for_prediction(uri, device)
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, info.labels)
     images = select_split(dataset, split)
-    labels = np.array([LABELS.index(image.label) for image in images])
+    labels = np.array([info.labels.index(image.label) for image in images])
     corrupted = load_corrupted(images, info.input_size)
     inputs = corrupted.pop(UNCHANGED)
     outputs, energies = predict_with_energy(network, inputs)
-    policy = Policy().with_defaults(info.thresholds, info.ood_threshold)
+    policy = Policy().with_defaults(info.thresholds, info.ood_threshold, info.label_set)
     progress = Progress("evaluate", len(corrupted) + 2)
     changed = {}
     for name, of in corrupted.items():
@@ -121,10 +120,11 @@ def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Ev
     figures = {
         "model_id": info.model_id,
         "data": {
-            "name": data.name, "split": split, "sha256": _digest(data), "images": _counts(dataset),
+            "name": data.name, "split": split, "sha256": _digest(data),
+            "images": _counts(dataset, info.labels),
             "groups": len({(image.source, image.group) for image in dataset}),
         },
-        "figures": compute_metrics(images, outputs[:, :-1], labels),
+        "figures": compute_metrics(images, outputs[:, :-1], labels, info.labels),
         "reliability": reliability(outputs[:, :-1], labels),
         "risk_coverage": risk_coverage(outputs[:, :-1], labels),
         "decisions": decision_metrics(outputs, labels, policy),
@@ -153,6 +153,7 @@ def decision_metrics(
         policy: with thresholds for every label.
         ages: of the patients in years, None where unknown; None: all unknown.
     """
+    names = policy.label_set.names
     routed, wrong, reasons = Counter[str](), Counter[str](), Counter[str]()
     ages = ages or [None] * len(labels)
     for values, label, age in zip(outputs.tolist(), labels, ages, strict=True):
@@ -161,7 +162,7 @@ def decision_metrics(
             reasons[decision.reason] += 1
             continue
         routed[decision.destination] += 1
-        wrong[decision.destination] += decision.destination != LABELS[label]
+        wrong[decision.destination] += decision.destination != names[label]
     total, errors = routed.total(), wrong.total()
     return {
         "images": len(labels),
@@ -177,7 +178,7 @@ def decision_metrics(
                 "wrong": wrong[label],
                 "error_upper_95": _round(upper_bound(wrong[label], routed[label])),
             }
-            for label in LABELS
+            for label in names
         },
         "review": dict(sorted(reasons.items())),
     }  # fmt: skip
@@ -240,20 +241,21 @@ def _metrics_with_age(
     decided = [
         _decide(v, policy, a).decided_label for v, a in zip(outputs.tolist(), ages, strict=True)
     ]
-    one_hot = np.eye(len(LABELS))[[LABELS.index(label) for label in decided]]
-    metrics = compute_metrics(images, one_hot, labels)
-    names = ("accuracy", "macro_f1", "macro_f1_interval_95", "confusion")
+    names = policy.label_set.names
+    one_hot = np.eye(len(names))[[names.index(label) for label in decided]]
+    metrics = compute_metrics(images, one_hot, labels, names)
+    keys = ("accuracy", "macro_f1", "macro_f1_interval_95", "confusion")
     return {
         "images_with_age": known,
-        **{name: metrics[name] for name in names},
+        **{key: metrics[key] for key in keys},
         "decisions": decision_metrics(outputs, labels, policy, ages),
     }
 
 
-def _counts(images: Sequence[LabeledImage]) -> dict[str, dict[str, int]]:
+def _counts(images: Sequence[LabeledImage], names: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return the number of images by split and label."""
     counts = Counter((image.split, image.label) for image in images)
-    return {split: {label: counts[split, label] for label in LABELS} for split in SPLITS}
+    return {split: {label: counts[split, label] for label in names} for split in SPLITS}
 
 
 def _metrics_by_source(

@@ -22,7 +22,10 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 
 
 def compute_metrics(
-    images: Sequence[LabeledImage], probabilities: Reals, labels: Indices
+    images: Sequence[LabeledImage],
+    probabilities: Reals,
+    labels: Indices,
+    names: Sequence[str] = LABELS,
 ) -> dict[str, Any]:
     """Return metrics; macro averages are over the labels that occur.
 
@@ -30,12 +33,13 @@ def compute_metrics(
         images: their groups, patients where known, are the unit of the bootstrap.
         probabilities: float[N, n_labels], calibrated.
         labels: int64[N].
+        names: of the labels.
 
     Returns:
         Shares in 0..1; keys that end in `_interval_95` are percentile bootstrap intervals.
     """
     predicted = probabilities.argmax(1)
-    by_group = _confusion_by_group(images, labels, predicted)
+    by_group = _confusion_by_group(images, labels, predicted, len(names))
     total = by_group.sum(0)
     rng = np.random.default_rng(0)
     groups = len(by_group)
@@ -71,7 +75,7 @@ def compute_metrics(
                 **metric("recall", i),
                 **metric("f1", i),
             }
-            for i, label in enumerate(LABELS)
+            for i, label in enumerate(names)
         },
         "confusion": total.astype(int).tolist(),
     }
@@ -184,12 +188,12 @@ def _errors_of_most_confident(probabilities: Reals, labels: Indices) -> Reals:
 
 
 def _confusion_by_group(
-    images: Sequence[LabeledImage], labels: Indices, predicted: Indices
+    images: Sequence[LabeledImage], labels: Indices, predicted: Indices, n_labels: int
 ) -> Reals:
     """Return float[groups, true, predicted]."""
     numbers: dict[tuple[str, str], int] = {}
     groups = [numbers.setdefault((i.source, i.group), len(numbers)) for i in images]
-    tables = np.zeros((len(numbers), len(LABELS), len(LABELS)))
+    tables = np.zeros((len(numbers), n_labels, n_labels))
     np.add.at(tables, (np.array(groups), labels, predicted), 1)
     return tables
 
