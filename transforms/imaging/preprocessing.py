@@ -37,13 +37,22 @@ def preprocess(gray: Gray, size: int) -> npt.NDArray[np.uint8]:
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))
     image = Image.fromarray(np.ascontiguousarray(gray, dtype=np.float32))
     small = np.asarray(image.resize(inner, Image.Resampling.BILINEAR))
-    low, high = np.percentile(small, (LOW_PERCENTILE, HIGH_PERCENTILE))
-    if high <= low:
-        low, high = float(small.min()), float(small.max())
     square = np.zeros((1, size, size), dtype=np.uint8)
-    if high <= low:
-        return square
-    levels = np.clip((small - low) * (255.0 / (high - low)), 0.0, 255.0).round().astype(np.uint8)
     top, left = (size - inner[1]) // 2, (size - inner[0]) // 2
-    square[0, top : top + inner[1], left : left + inner[0]] = levels
+    square[0, top : top + inner[1], left : left + inner[0]] = stretch_contrast(small)
     return square
+
+
+def stretch_contrast(gray: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Return an image with the gray levels between two percentiles as 0..255; zeros if it is constant.
+
+    Args:
+        gray: float32[H, W], finite.
+    """
+    low, high = np.percentile(gray, (LOW_PERCENTILE, HIGH_PERCENTILE))
+    if high <= low:
+        low, high = float(gray.min()), float(gray.max())
+    if high <= low:
+        return np.zeros(gray.shape, dtype=np.uint8)
+    levels = np.clip((gray - low) * (255.0 / (high - low)), 0.0, 255.0)
+    return np.asarray(levels.round(), dtype=np.uint8)

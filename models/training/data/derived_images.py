@@ -17,7 +17,7 @@ from PIL import Image
 
 from models.training.data.images import Gray8, LabeledImage, load_image, shrink, to_uint8
 from models.training.options import FitOptions
-from transforms.imaging.plates import SEAM_WIDTH, split_plate
+from transforms.imaging.plates import SCAN_WIDTH, split_plate
 
 WHOLE_SPINE: Final = "whole_spine"
 """Region of whole-spine images in a manifest."""
@@ -58,7 +58,7 @@ def derive_images(
 
     def derive(numbered: tuple[int, LabeledImage]) -> list[tuple[LabeledImage, Gray8]]:
         number, image = numbered
-        gray = to_uint8(load_image(image.path, max(long_side, SEAM_WIDTH)))
+        gray = to_uint8(load_image(image.path, max(long_side, SCAN_WIDTH)))
         found = _derived(image, gray, options, np.random.default_rng((options.seed, number)))
         return [(one, shrink(pixels, long_side)) for one, pixels in found if one.weight > 0]
 
@@ -76,7 +76,10 @@ def _derived(
     yield replace(image, weight=weight), gray
     for view in views:
         source = image.source + _VIEWS
-        yield replace(image, source=source, weight=image.weight * options.view_weight), view
+        yield (
+            replace(image, source=source, weight=image.weight * options.view_weight),
+            to_uint8(view),
+        )
     if options.part_weight and image.region == WHOLE_SPINE:
         for region, part in spine_parts(gray, rng):
             source, weight = image.source + _PARTS, image.weight * options.part_weight

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.training.data.augmentation import WHITE, font_of, side_by_side
 from models.training.data.images import Gray8, LabeledImage, load_image, to_uint8
-from transforms.imaging.plates import SEAM_WIDTH, split_plate
+from transforms.imaging.plates import split_plate
 from transforms.imaging.preprocessing import Gray, preprocess
 
 UNCHANGED: Final = "unchanged"
@@ -94,8 +94,8 @@ def load_single_views(
     """
 
     def load(image: LabeledImage) -> list[npt.NDArray[np.uint8]]:
-        gray = to_uint8(load_image(image.path, max(input_size, SEAM_WIDTH)))
-        return [preprocess(view, input_size) for view in split_plate(gray)]
+        views = split_plate(load_image(image.path, input_size))
+        return [preprocess(view, input_size) for view in views]
 
     with ThreadPoolExecutor() as pool:
         loaded = list(pool.map(load, images))
