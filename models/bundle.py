@@ -25,7 +25,7 @@ from models.architectures import architecture_problem
 from models.default_bundle import resolve_uri
 from transforms.config.validation import list_errors
 from transforms.core.errors import UsageError
-from transforms.core.labels import LabelSet, label_problem, label_set_of
+from transforms.core.labels import NAME_PATTERN, LabelSet, label_problem, label_set_of
 from transforms.imaging.preprocessing import PREPROCESSING
 from transforms.storage.base import read_whole
 from transforms.storage.schemes import join, storage_of, uri_problem
@@ -104,6 +104,60 @@ def _require_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
     return labels
 
 
+def _require_region_name(name: str) -> str:
+    if not NAME_PATTERN.fullmatch(name):
+        raise _problem(f"{name!r}: must match {NAME_PATTERN.pattern}")
+    return name
+
+
+class RegionInfo(_Section):
+    """A region that the second head of a bundle predicts.
+
+    Attributes:
+        name: see `transforms.core.regions`.
+        labels: labels whose images can show it.
+        code: SNOMED CT code, of DICOM PS3.16 CID 4031 "Common Anatomic Region", or None.
+        meaning: of the code, or None.
+    """
+
+    name: Annotated[str, AfterValidator(_require_region_name)]
+    labels: tuple[str, ...]
+    code: str | None = None
+    meaning: str | None = None
+
+
+class RegionsInfo(_Section):
+    """The second head of a bundle.
+
+    Attributes:
+        regions: region of each output, in order.
+        temperature: divisor of its logits, > 0.
+        threshold: minimum probability of a region that is given; below it the region is unknown.
+        target_precision: share of right regions among the given ones that the threshold was chosen for.
+        metrics: on validation data; see `models.training.evaluation.region_metrics`.
+    """
+
+    regions: Annotated[tuple[RegionInfo, ...], Field(min_length=2)]
+    temperature: Annotated[FiniteFloat, Field(gt=0)]
+    threshold: Probability
+    target_precision: Probability
+    metrics: dict[str, Any] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the regions, in the order of the outputs."""
+        return tuple(region.name for region in self.regions)
+
+    @property
+    def decisive(self) -> list[Any]:
+        """What changes the regions that are given, apart from the weights."""
+        return [
+            self.temperature,
+            self.threshold,
+            [[one.name, one.code, one.labels] for one in self.regions],
+        ]
+
+
 class BundleInfo(BaseModel):
     """The contents of `bundle.json`.
 
@@ -123,6 +177,7 @@ class BundleInfo(BaseModel):
         metrics: on validation data, and on held-out sources.
         members: input size of each network of an ensemble, in pixels; the largest is `input_size`, and
             images are downsampled for the others. Empty for a single network.
+        regions: the second head, or None.
         format_version: of this file.
     """
 
@@ -140,6 +195,7 @@ class BundleInfo(BaseModel):
     training: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
     members: Annotated[tuple[InputSize, ...], Field(max_length=MAX_MEMBERS)] = ()
+    regions: RegionsInfo | None = None
     format_version: Literal[1] = FORMAT_VERSION
     label_definitions: LabelSetFields | None = None
 
@@ -199,6 +255,7 @@ class BundleInfo(BaseModel):
             self.weights_sha256,
             self.preprocessing,
             *self.members,
+            *(self.regions.decisive if self.regions is not None else ()),
         ]
         if self.label_set != label_set_of(self.labels):
             decisive.append(self.label_set.to_json())

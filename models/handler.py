@@ -17,10 +17,12 @@ from models.ensemble import resize
 from models.fused import CPU_FORWARD_BATCH, fuse
 from models.inference import InferenceError, Outputs, Thumbnail, classify_by_halves, smoke_test
 from models.networks import BodyPartClassifier
+from models.regions import choose_region
 from models.reloading import LoadedBundle, ReloadingModel
 from models.weights import load_network
 from transforms.core.errors import UsageError
 from transforms.core.labels import LabelSet
+from transforms.core.regions import PredictedRegion
 from transforms.metrics import RUN_INFERENCE
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -59,6 +61,7 @@ class ModelOutput:
         thresholds: of the bundle, per label.
         ood_threshold: of the bundle.
         label_set: of the bundle.
+        region: that the bundle's second head predicts; None if it has none or is unsure.
         shadow: answer of the shadow model; None if there is none, or if it failed on the image.
     """
 
@@ -66,6 +69,7 @@ class ModelOutput:
     thresholds: dict[str, float]
     ood_threshold: float
     label_set: LabelSet
+    region: PredictedRegion | None = None
     shadow: ShadowOutput | None = None
 
 
@@ -163,11 +167,7 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
         return [
             PredictionResult(
                 image,
-                result
-                if isinstance(result, InferenceError)
-                else ModelOutput(
-                    result, info.thresholds, info.ood_threshold, info.label_set, shadow
-                ),
+                result if isinstance(result, InferenceError) else _output(result, info, shadow),
                 info.model_id,
             )
             for image, result, shadow in zip(batch, results, shadows, strict=True)
@@ -233,6 +233,15 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
             fuse(network, info.input_size)
         smoke_test(network, info.input_size)
         return LoadedBundle(network, info)
+
+
+def _output(outputs: Outputs, info: BundleInfo, shadow: ShadowOutput | None) -> ModelOutput:
+    """Return the output of a bundle's network for one image."""
+    count = len(info.labels)
+    values, of_regions = outputs[: count + 1], outputs[count + 1 :].tolist()
+    predicted = info.labels[int(values[:count].argmax())]
+    region = choose_region(info.regions, of_regions, predicted)
+    return ModelOutput(values, info.thresholds, info.ood_threshold, info.label_set, region, shadow)
 
 
 def _resized(image: Thumbnail, size: int) -> Thumbnail:

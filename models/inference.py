@@ -15,7 +15,7 @@ from models.networks import BodyPartClassifier
 Thumbnail: TypeAlias = npt.NDArray[np.uint8]
 """uint8[1, S, S]."""
 Outputs: TypeAlias = npt.NDArray[np.float32]
-"""float32[n_labels + 1] of one image as `BodyPartClassifier.forward` returns them."""
+"""float32[n_labels + 1 + n_regions] of one image; see `BodyPartClassifier.forward_with_regions`."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def smoke_test(network: BodyPartClassifier, input_size: int) -> None:
 def forward(
     images: Sequence[Thumbnail], network: BodyPartClassifier, forward_size: int
 ) -> npt.NDArray[np.float32]:
-    """Return float32[N, n_labels + 1] for N images of one shape.
+    """Return float32[N, n_labels + 1 + n_regions] for N images of one shape.
 
     The last forward pass is padded to `forward_size` images, so that all passes have one shape.
 
@@ -104,7 +104,7 @@ def forward(
         )  # overlaps the copy of one part with the forward pass of another
     with torch.inference_mode():
         parts = [
-            network(part.to(device, non_blocking=True))
+            network.forward_with_regions(part.to(device, non_blocking=True))
             for part in torch.split(padded, forward_size)
         ]
         outputs = torch.cat(parts).float().cpu()[: len(images)].numpy()

@@ -16,6 +16,7 @@ from models import efficientnet_lite
 from models.architectures import require_architecture
 from models.ensemble import Ensemble
 from models.ood_vim import MaxVirtualLogit, VirtualLogit
+from models.region_head import RegionHead
 from transforms.core.errors import UsageError, did_you_mean
 
 WHITE: Final = 255.0
@@ -29,6 +30,7 @@ class BodyPartClassifier(nn.Module):
         temperature: divisor of the logits before the softmax (Guo et al. 2017, "On Calibration of
             Modern Neural Networks"); 1.0 leaves them unchanged.
         ood: computes the OOD score; None uses the energy.
+        regions: the second head, or None.
 
     Args:
         architecture: a timm name.
@@ -51,6 +53,7 @@ class BodyPartClassifier(nn.Module):
         self.labels = labels
         self.temperature = temperature
         self.ood: VirtualLogit | MaxVirtualLogit | None = None
+        self.regions: RegionHead | None = None
         networks = [
             _create_backbone(architecture, len(labels), drop_rate) for _ in range(len(members) or 1)
         ]
@@ -86,14 +89,37 @@ class BodyPartClassifier(nn.Module):
         columns = (self._probabilities(logits), score[:, None], energy(logits)[:, None])
         return torch.cat(columns, dim=1)
 
+    def forward_with_regions(self, images: Tensor) -> Tensor:
+        """Classify images, and predict their regions if the network has a second head.
+
+        Returns:
+            float32[N, n_labels + 1 + n_regions]: as `forward`, then the probabilities of the regions.
+        """
+        if self.regions is None:
+            out: Tensor = self(images)
+            return out
+        maps = self.backbone.forward_features(self.normalize(images))
+        features = self.backbone.forward_head(maps, pre_logits=True)
+        if self.ood is None:
+            logits = self.backbone.forward_head(maps).float()
+            score = energy(logits)
+        else:
+            logits, score = self._of_features(features, self.ood)
+        columns = (self._probabilities(logits), score[:, None], self.regions(features))
+        return torch.cat(columns, dim=1)
+
     def _logits_and_score(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits, float32[N, n_labels], and OOD scores, float32[N]."""
         if self.ood is None:
             logits = self.logits(images).float()
             return logits, energy(logits)
-        features = self.features(images)
+        return self._of_features(self.features(images), self.ood)
+
+    def _of_features(
+        self, features: Tensor, ood: VirtualLogit | MaxVirtualLogit
+    ) -> tuple[Tensor, Tensor]:
         layer = self.backbone.get_classifier()
-        return layer(features).float(), self.ood(features, layer)
+        return layer(features).float(), ood(features, layer)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         return torch.softmax(logits / self.temperature, dim=1)

@@ -26,11 +26,14 @@ from models.bundle import (
 from models.ensemble import Ensemble
 from models.networks import BodyPartClassifier
 from models.ood_vim import MaxVirtualLogit, VirtualLogit
+from models.region_head import RegionHead
 from transforms.core.errors import UsageError
 from transforms.imaging.preprocessing import PREPROCESSING
 
 OOD_PREFIX: Final = "ood."
-"""Prefix of the names of the OOD score's tensors; all others are the backbone's."""
+"""Prefix of the names of the OOD score's tensors."""
+REGION_PREFIX: Final = "regions."
+"""Prefix of the names of the region head's tensors; all without a prefix are the backbone's."""
 
 
 def load_network(uri: str) -> BodyPartClassifier:
@@ -57,10 +60,12 @@ def load_network(uri: str) -> BodyPartClassifier:
     try:
         state = {name: t.float() for name, t in safetensors.torch.load(raw).items()}
         network.backbone.load_state_dict(
-            {name: t for name, t in state.items() if not name.startswith(OOD_PREFIX)}
+            {n: t for n, t in state.items() if not n.startswith((OOD_PREFIX, REGION_PREFIX))}
         )
         if ood := _with_prefix(OOD_PREFIX, state):
             network.ood = _load_ood(ood, len(info.members))
+        if info.regions is not None:
+            network.regions = RegionHead(**_with_prefix(REGION_PREFIX, state), info=info.regions)
     except (RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise BundleError(
             f"model bundle {uri}: the weights do not fit {info.architecture}: {error}"
@@ -73,7 +78,7 @@ def save_bundle(directory: Path, network: BodyPartClassifier, fields: dict[str, 
 
     Args:
         directory: created if missing; a bundle in it is replaced.
-        network: provides backbone, OOD score, labels, members and temperature.
+        network: provides backbone, OOD score, region head, labels, members and temperature.
         fields: the other fields of `BundleInfo`, except `weights_sha256` and `preprocessing`.
 
     Raises:
@@ -82,6 +87,8 @@ def save_bundle(directory: Path, network: BodyPartClassifier, fields: dict[str, 
     tensors = dict(network.backbone.state_dict())
     if network.ood is not None:
         tensors |= network.ood.state_dict(prefix=OOD_PREFIX)
+    if network.regions is not None:
+        tensors |= network.regions.state_dict(prefix=REGION_PREFIX)
     state = {
         name: (t.half() if t.is_floating_point() else t).contiguous().cpu()
         for name, t in tensors.items()
@@ -95,12 +102,15 @@ def save_bundle(directory: Path, network: BodyPartClassifier, fields: dict[str, 
             "temperature": network.temperature,
             "weights_sha256": hashlib.sha256(raw).hexdigest(),
             "preprocessing": PREPROCESSING,
+            "regions": None if network.regions is None else network.regions.info,
             **fields,
         }
     )
     directory.mkdir(parents=True, exist_ok=True)
     (directory / WEIGHTS_FILE).write_bytes(raw)
-    (directory / BUNDLE_FILE).write_text(json.dumps(info.model_dump(), indent=2) + "\n")
+    absent = {"regions"} if info.regions is None else set()  # earlier releases read it, too
+    content = json.dumps(info.model_dump(exclude=absent), indent=2)
+    (directory / BUNDLE_FILE).write_text(f"{content}\n")
     return info
 
 

@@ -110,6 +110,9 @@ class Explanation:
                 "ood_threshold": self.policy.ood_threshold,
                 "combined_label": row.combined_label,
                 "combined_confidence": row.combined_confidence,
+                "region": row.predicted_region,
+                "region_confidence": row.region_confidence,
+                "region_code": row.predicted_region_code,
             }
         if self.stored is not None:
             found["stored"] = {
@@ -167,6 +170,11 @@ class Explanation:
         if row.ood_score is not None:
             limit = self.policy.ood_threshold
             lines.append(f"  {'ood_score':<17}{row.ood_score:>7.2f}  reviewed above {limit:.2f}")
+        if row.predicted_region is not None:
+            code = f"SNOMED CT {row.predicted_region_code}" if row.predicted_region_code else ""
+            lines.append(
+                f"  {'region':<17}{row.region_confidence:>7.4f}  {row.predicted_region}  {code}".rstrip()
+            )
         if row.header_label:
             verdict = "agrees" if row.header_agrees else "disagrees"
             lines.append(f"  the header says {row.header_label}: {verdict}")

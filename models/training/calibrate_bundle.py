@@ -11,6 +11,7 @@ from models.networks import BodyPartClassifier
 from models.ood_vim import MaxVirtualLogit
 from models.training import provenance
 from models.training.calibration.calibrate import calibrate_network
+from models.training.calibration.fit_regions import fit_regions, require_regions
 from models.training.holdout import (
     add_holdout_metrics,
     holdout_record,
@@ -32,6 +33,8 @@ def calibrate_bundle(
 ) -> BundleInfo:
     """Set temperature, thresholds and OOD limit on the val split of a data set.
 
+    A single bundle keeps its region head; that of an ensemble is fitted if one of the bundles has one.
+
     Args:
         uris: of a bundle; several of one architecture become an ensemble, which takes images of the
             largest input size.
@@ -48,7 +51,8 @@ def calibrate_bundle(
     Raises:
         BundleError: The bundles do not form an ensemble, one was trained on a held-out source, or one
             of `holdout_bundles` held nothing out.
-        DatasetError: The data set cannot be used, or lacks a source that a bundle held out.
+        DatasetError: The data set cannot be used, lacks a source that a bundle held out, or names too few
+            regions.
     """
     infos = [provenance.read_bundle(uri) for uri in uris]
     if len({(info.architecture, info.labels) for info in infos}) > 1:
@@ -76,6 +80,8 @@ def calibrate_bundle(
     ]
     calibrated = calibrate_network(network, images, data.name, input_size, target_error, unseen)
     add_holdout_metrics(calibrated["metrics"], network, holdout, input_size)
+    if len(infos) > 1 and any(info.regions is not None for info in infos):
+        network.regions = require_regions(fit_regions(network, images, input_size))
     described = {
         "architecture": infos[0].architecture,
         "input_size": input_size,
@@ -93,5 +99,6 @@ def _ensemble(
     members = [member for one in networks for member in members_of(one.backbone)]
     scores = [score for one in networks if one.ood is not None for score in members_of(one.ood)]
     ensemble.backbone = Ensemble(members, input_sizes)
+    ensemble.regions = None
     ensemble.ood = MaxVirtualLogit(scores) if len(scores) == len(members) else None
     return ensemble

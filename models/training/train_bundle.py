@@ -9,6 +9,7 @@ from pathlib import Path
 from models.bundle import MAX_INPUT_SIZE, MIN_INPUT_SIZE, BundleInfo, fields_of
 from models.training import provenance
 from models.training.calibration.calibrate import calibrate_network
+from models.training.calibration.fit_regions import fit_regions
 from models.training.calibration.fit_vim import fit_virtual_logit
 from models.training.data.dataset import read_dataset, select_split
 from models.training.data.images import (
@@ -39,6 +40,8 @@ def train_bundle(
     age_groups: Sequence[str] = (),
 ) -> BundleInfo:
     """Train on the train split, select and calibrate on val, and write a bundle.
+
+    It gets a region head if the data set names regions.
 
     The test split is not read, not even that of held-out sources.
 
@@ -81,6 +84,7 @@ def train_bundle(
     network.ood = fit_virtual_logit(network, train)
     calibrated = calibrate_network(network, images, data.name, options.input_size, TARGET_ERROR)
     add_holdout_metrics(calibrated["metrics"], network, holdout, options.input_size)
+    network.regions = fit_regions(network, images, options.input_size)
     described = {
         "architecture": options.architecture,
         "input_size": options.input_size,

@@ -17,6 +17,7 @@ from pipeline.cli.arguments import (
     existing_lake,
 )
 from pipeline.cli.next_steps import route_arguments, suggest
+from pipeline.cli.region_table import region_lines
 from pipeline.cli.train import HoldoutOptions, print_holdout, require_ranges
 from pipeline.exit_codes import DONE, FAILED
 from transforms.core.errors import UsageError
@@ -69,6 +70,12 @@ class CalibrateOptions(HoldoutOptions):
         at_most=1,
         help="maximum error rate among the images routed to a label",
     )
+    regions: bool = option(
+        False,
+        group=Group.DECISION,
+        help="instead of thresholds, fit the head that predicts regions, on the features of the frozen "
+        "network and by the column region of the manifest; labels and their probabilities do not change",
+    )
     min_answers: int = option(
         20,
         group=Group.DECISION,
@@ -95,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
     if options.from_labels is not None:
         return _calibrate_from_labels(args, options, options.from_labels)
     assert options.data is not None
+    if options.regions:
+        return _calibrate_regions(args, options, options.data)
     from models.handler import choose_device
     from models.training.calibrate_bundle import calibrate_bundle
 
@@ -123,11 +132,33 @@ def run(args: argparse.Namespace) -> int:
     ):
         print(_summary(f"held out ({', '.join(training['sources'])})", of))
     print_holdout(info.metrics)
+    for line in region_lines(info):
+        print(line)
     suggest(
         evaluate=("--model", options.output, "--data", options.data),
         route=route_arguments(options.output),
     )
     return 0
+
+
+def _calibrate_regions(args: argparse.Namespace, options: CalibrateOptions, data: Path) -> int:
+    """Fit the region head, and print its accuracy."""
+    if options.ensemble or options.holdout_bundles or options.holdout_sources:
+        raise UsageError(
+            "--regions takes no --ensemble, --holdout_bundles or --holdout_sources; calibrate without it "
+            "first"
+        )
+    from models.handler import choose_device
+    from models.training.calibrate_regions import calibrate_regions
+
+    info = calibrate_regions(args.model, data, options.output, choose_device(args.device))
+    print(f"{info.model_id} written to {options.output}")
+    for line in region_lines(info):
+        print(line)
+    suggest(
+        evaluate=("--model", options.output, "--data", data), route=route_arguments(options.output)
+    )
+    return DONE
 
 
 def _summary(data: str, of: dict[str, Any]) -> str:
@@ -139,10 +170,10 @@ def _summary(data: str, of: dict[str, Any]) -> str:
 
 def _calibrate_from_labels(args: argparse.Namespace, options: CalibrateOptions, lake: str) -> int:
     """Calibrate on answers, and print what they say; return 1 if there are too few to change anything."""
-    if options.ensemble or options.holdout_bundles or options.holdout_sources:
+    if options.ensemble or options.holdout_bundles or options.holdout_sources or options.regions:
         raise UsageError(
-            "--from_labels takes no --ensemble, --holdout_bundles or --holdout_sources; calibrate with "
-            "--data first"
+            "--from_labels takes no --ensemble, --holdout_bundles, --holdout_sources or --regions; "
+            "calibrate with --data first"
         )
     layout = existing_lake(lake)
     from models.handler import choose_device

@@ -16,6 +16,7 @@ from pipeline.cli.arguments import (
     add_options,
 )
 from pipeline.cli.next_steps import route_arguments, suggest
+from pipeline.cli.region_table import table as region_table
 from transforms.core.choices import SPLITS
 from transforms.core.option import Group, from_values, option
 
@@ -96,6 +97,8 @@ def table(evaluation: dict[str, Any]) -> str:
             f"macro F1 {aged['macro_f1']:.4f}, routed {with_age['coverage']:.1%}, "
             f"error {with_age['error']:.2%}"
         )
+    if regions := evaluation.get("regions"):
+        lines += ["", *region_table(evaluation["data"]["split"], regions), ""]
     lines += [
         f"{kind}: {of['reviewed']:.0%} of {of['images']} reviewed, AUROC {of['auroc']:.3f}"
         for kind, of in evaluation["outliers"].items()

@@ -10,6 +10,7 @@ from typing import Any
 from models.training.options import FitOptions
 from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_device_argument, add_options
 from pipeline.cli.next_steps import route_arguments, suggest
+from pipeline.cli.region_table import region_lines
 from transforms.core.errors import UsageError
 from transforms.core.option import Group, from_values, option, range_problems
 
@@ -100,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{info.model_id} written to {options.output}")
     print(f"macro-F1 on val {val['macro_f1']} {val['macro_f1_interval_95']}")
     print_holdout(info.metrics)
+    for line in region_lines(info):
+        print(line)
     suggest(
         evaluate=("--model", options.output, "--data", options.data),
         route=route_arguments(options.output),

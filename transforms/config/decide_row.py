@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from transforms.config.policy import Decision, Policy, decide
 from transforms.core.labels import REVIEW
 from transforms.core.reasons import BY_MODEL, BY_POLICY, DECIDED_BY_POLICY, Stage, Status
+from transforms.core.regions import PredictedRegion
 from transforms.lake.header_reliability import CLAIM_COLUMNS, ClaimingRow, claims_of
 from transforms.lake.probabilities import probability_columns
 from transforms.lake.schema import IndexRow
@@ -36,11 +37,14 @@ class Prediction:
         probabilities: calibrated probabilities in order of the model's labels; their sum is 1.
         ood_score: out-of-distribution score.
         model_id: id of the model.
+        region: that the model predicts, or None; decides nothing, and is kept if it is consistent with
+            the decision.
     """
 
     probabilities: Sequence[float]
     ood_score: float
     model_id: str
+    region: PredictedRegion | None = None
 
 
 def decide_from(
@@ -69,6 +73,8 @@ def decide_row(row: IndexRow, prediction: Prediction, policy: Policy) -> IndexRo
     decision = decide_from(probabilities, prediction.ood_score, row, policy)
     labels = policy.label_set
     region = labels.region_of(decision.decided_label)
+    is_consistent = labels.agree(decision.predicted_label, decision.decided_label)
+    finer = prediction.region if is_consistent else None
     return replace(
         row,
         **probability_columns(labels.names, probabilities),
@@ -86,6 +92,9 @@ def decide_row(row: IndexRow, prediction: Prediction, policy: Policy) -> IndexRo
         header_agrees=labels.agree(row.header_label, decision.decided_label),
         region_code=region.code if region else None,
         region_meaning=region.meaning if region else None,
+        predicted_region=finer.name if finer else None,
+        region_confidence=finer.confidence if finer else None,
+        predicted_region_code=finer.code if finer else None,
         policy_id=policy.policy_id,
         decided_by=BY_POLICY if decision.reason in DECIDED_BY_POLICY else BY_MODEL,
         decided_at=time.time_ns() // 1000,

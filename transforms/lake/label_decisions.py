@@ -29,12 +29,20 @@ from transforms.lake.labels import (
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.probabilities import PROBABILITY_COLUMNS
 from transforms.lake.resolve_duplicates import NEVER_FIRST
-from transforms.lake.schema import HISTORY_SCHEMA, IndexRow, VersionKey, from_table
+from transforms.lake.schema import (
+    HISTORY_SCHEMA,
+    REGION_COLUMNS,
+    IndexRow,
+    VersionKey,
+    from_table,
+)
 
-DECISION_COLUMNS: Final = (
-    "status stage reason destination header_agrees region_code region_meaning predicted_label confidence "
-    "ood_score model_id policy_id decided_by decided_at"
-).split() + list(PROBABILITY_COLUMNS)
+DECISION_COLUMNS: Final = [
+    *"status stage reason destination header_agrees region_code region_meaning predicted_label".split(),
+    *"confidence ood_score model_id policy_id decided_by decided_at".split(),
+    *PROBABILITY_COLUMNS,
+    *REGION_COLUMNS,
+]
 """Columns that an undo restores."""
 _BRIEF: Final = "content_sha256 status destination reason decided_by decided_at".split()
 
@@ -68,6 +76,8 @@ def decide_by_person(row: IndexRow, label: Label, labels: LabelSet = DEFAULT_LAB
         region = labels.region_of(label.answer)
         changed["region_code"] = region.code if region else None
         changed["region_meaning"] = region.meaning if region else None
+        if not labels.agree(row.predicted_label, label.answer):
+            changed |= dict.fromkeys(REGION_COLUMNS)
     return replace(
         row,
         **changed,

@@ -174,6 +174,19 @@ class IndexRow:
         "columns; else null",
         pa.map_(_TEXT, _REAL),
     )
+    predicted_region: str | None = _column(
+        "Anatomic region that the model predicts, finer than the label, such as knee; null where the "
+        "model is unsure or has no regions, or where another label was decided than it predicts",
+        _TEXT,
+    )
+    region_confidence: float | None = _column(
+        "Calibrated probability of predicted_region, 0..1", _REAL
+    )
+    predicted_region_code: str | None = _column(
+        "SNOMED CT code of predicted_region by DICOM PS3.16 CID 4031, or null; region_code is that of "
+        "the decided label",
+        _TEXT,
+    )
 
     event_time: float | None = None
     """When the source object was written, seconds since 1970. Not a column of the index."""
@@ -233,7 +246,7 @@ REPEATED_COLUMNS: Final = (
     "region_meaning sop_class_uid transfer_syntax_uid modality body_part_examined view_position "
     "laterality patient_sex manufacturer manufacturer_model_name photometric_interpretation "
     "body_part_region coded_region series_description_region protocol_name_region combined_label "
-    "shadow_label shadow_model_id"
+    "shadow_label shadow_model_id predicted_region predicted_region_code"
 ).split()
 """Columns with few distinct values, each of which is kept in memory once."""
 _COLUMNS: Final = [f for f in fields(IndexRow) if f.metadata]
@@ -263,6 +276,8 @@ def sort_rows(table: pa.Table) -> pa.Table:
 
 FORMAT_2_COLUMNS: Final = ("policy_id", "decided_by", "decided_at")
 """Columns that format 2 of the lake adds to those of format 1."""
+REGION_COLUMNS: Final = ("predicted_region", "region_confidence", "predicted_region_code")
+"""Columns of the region that the model predicts."""
 LATER_COLUMNS: Final = (
     "source_state",
     "body_part_region",
@@ -275,6 +290,7 @@ LATER_COLUMNS: Final = (
     "shadow_confidence",
     "shadow_model_id",
     "probabilities",
+    *REGION_COLUMNS,
 )
 """Columns that later releases have added to format 2; files may lack them."""
 FORMAT_1_COLUMNS: Final = tuple(

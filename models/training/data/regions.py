@@ -1,15 +1,20 @@
-"""Regions: anatomy finer than the labels, predicted by an auxiliary head that the bundle omits.
+"""Regions: anatomy finer than the labels, as the column `region` of a manifest names it.
 
 A knee and a skull are both "others". A network that has to tell them apart gains less from features that
-reveal the source (Caruana 1997, "Multitask Learning").
+reveal the source (Caruana 1997, "Multitask Learning"): an auxiliary head, which bundles omit. The region
+head of a bundle (`models.region_head`) is another one; its regions have the names of `regions_of`.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
+from pydicom.sr.codedict import codes
+
+from models.bundle import RegionInfo
 from models.training.data.images import LabeledImage
 from transforms.core.errors import UsageError
 
@@ -17,7 +22,47 @@ UNKNOWN_REGION: Final = -1
 """Number of an image's region if it has none, or a rare one."""
 MIN_IMAGES: Final = 8
 PREDICTED_PREFIX: Final = "pred:"
-"""Marks a region in the manifest that a model predicted; it counts like any other."""
+"""Marks a region in the manifest that a model predicted; to train, it counts like any other."""
+SEPARATOR: Final = "+"
+"""Between the regions of an image that shows several."""
+MIN_LABEL_SHARE: Final = 0.05
+"""Minimum share of a region's train images that have a label it belongs to; fewer are wrong labels."""
+
+SPELLINGS: Final = {
+    "axr": "abdomen",
+    "abdomen_erect": "abdomen",
+    "abdomen_upper": "abdomen",
+    "abdomen_urography": "abdomen",
+    "child_hips": "pelvis",
+    "infant_pelvis": "pelvis",
+    "clavicles": "clavicle",
+    "dental_panoramic": "dental",
+    "feet": "foot",
+    "mammogram": "breast",
+    "others": "",
+    "rare": "",
+}
+"""Names in manifests that mean another region, or none."""
+CERVICAL: Final = "cervical_spine"
+THORACIC: Final = "thoracic_spine"
+LUMBAR: Final = "lumbar_spine"
+COMBINED: Final = {
+    frozenset({CERVICAL, THORACIC}): "cervicothoracic_spine",
+    frozenset({THORACIC, LUMBAR}): "thoracolumbar_spine",
+    frozenset({CERVICAL, THORACIC, LUMBAR}): "whole_spine",
+}
+"""Regions of which several make one that has a code of its own."""
+CODE_KEYWORDS: Final = {
+    "ankle": "AnkleJoint",
+    "cervicothoracic_spine": "CervicoThoracicSpine",
+    "dental": "JawRegion",
+    "elbow": "ElbowJoint",
+    "sinus": "ParanasalSinus",
+    "thoracolumbar_spine": "ThoracoLumbarSpine",
+    "whole_spine": "Spine",
+    "wrist": "WristJoint",
+}
+"""Keywords of CID 4031 that are not the name of the region in camel case."""
 
 
 def number_regions(images: Sequence[LabeledImage]) -> tuple[list[int], int]:
@@ -42,3 +87,60 @@ def number_regions(images: Sequence[LabeledImage]) -> tuple[list[int], int]:
         )
     number = {name: i for i, name in enumerate(known)}
     return [number.get(name, UNKNOWN_REGION) for name in names], len(known)
+
+
+def regions_of(image: LabeledImage) -> tuple[str, ...]:
+    """Return the names of the regions that an image shows, sorted; none if the manifest names none.
+
+    Spelling does not matter: `Knee`, `pred:Knee` and `knee` are one, and so are `LumbarSpine` and
+    `lumbar spine`.
+    """
+    text = image.region.strip().removeprefix(PREDICTED_PREFIX)
+    names = {_name(part) for part in text.split(SEPARATOR)} - {""}
+    return tuple(sorted({COMBINED[frozenset(names)]} if frozenset(names) in COMBINED else names))
+
+
+def is_annotated(image: LabeledImage) -> bool:
+    """Return whether a person named the region of an image."""
+    return bool(regions_of(image)) and not image.region.strip().startswith(PREDICTED_PREFIX)
+
+
+def list_regions(images: Sequence[LabeledImage]) -> list[RegionInfo]:
+    """Return the regions that can be learned from train images, by name, with their codes.
+
+    A region needs `MIN_IMAGES` images of a label that it belongs to.
+
+    Args:
+        images: of the train split.
+    """
+    counts = Counter((name, image.label) for image in images for name in regions_of(image))
+    totals = Counter[str]()
+    for (name, _), count in counts.items():
+        totals[name] += count
+    found = []
+    for name in sorted(totals):
+        labels = {
+            label: count
+            for (of, label), count in counts.items()
+            if of == name and count >= MIN_LABEL_SHARE * totals[name]
+        }
+        if sum(labels.values()) >= MIN_IMAGES:
+            code, meaning = _code_of(name)
+            found.append(
+                RegionInfo(name=name, labels=tuple(sorted(labels)), code=code, meaning=meaning)
+            )
+    return found
+
+
+def _name(part: str) -> str:
+    """Return the name of a region in lower case with underscores, by its usual spelling."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", part)
+    name = re.sub(r"[^a-z0-9]+", "_", words.casefold()).strip("_")
+    return SPELLINGS.get(name, name)
+
+
+def _code_of(name: str) -> tuple[str | None, str | None]:
+    """Return SNOMED CT code and meaning of a region by DICOM PS3.16 CID 4031, or None twice."""
+    keyword = CODE_KEYWORDS.get(name, "".join(map(str.capitalize, name.split("_"))))
+    code = getattr(codes.cid4031, keyword, None)
+    return (None, None) if code is None else (code.value, code.meaning)

@@ -15,6 +15,7 @@ from models.bundle import BundleInfo
 from models.training.evaluation.evaluate import Evaluation
 from models.training.evaluation.figures import draw_failures, draw_reliability, draw_risk_coverage
 from models.training.evaluation.markdown import markdown_table
+from models.training.evaluation.region_card import region_section
 from transforms.core.labels import LABELS
 
 EVALUATION_FILE: Final = "evaluation.json"
@@ -71,6 +72,7 @@ def card(info: BundleInfo, evaluation: dict[str, Any], *, has_failures: bool) ->
         *_data(info, evaluation),
         *_accuracy(info, evaluation),
         *_uncertainty(info, evaluation),
+        *region_section(info, evaluation),
         *_outliers(info, evaluation),
         *_known_failures(info, evaluation, has_failures),
     ]

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from models.bundle import BundleInfo
 from models.networks import BodyPartClassifier
@@ -19,6 +20,7 @@ from models.training import provenance
 from models.training.data.dataset import read_dataset, select_split
 from models.training.data.images import LabeledImage, age_of
 from models.training.data.outliers import MAX_PER_KIND, SYNTHETIC_KINDS, evaluation_outliers
+from models.training.data.regions import is_annotated
 from models.training.evaluation.corruptions import (
     SINGLE_VIEWS,
     UNCHANGED,
@@ -36,8 +38,10 @@ from models.training.evaluation.metrics import (
 from models.training.evaluation.predict import (
     load_for_prediction,
     predict,
+    predict_regions,
     predict_with_energy,
 )
+from models.training.evaluation.region_metrics import region_metrics
 from models.training.progress import Progress
 from transforms.config.policy import Decision, Policy, decide
 from transforms.core.choices import SPLITS
@@ -75,7 +79,7 @@ class Evaluation(NamedTuple):
         info: of the bundle.
         figures: content of `evaluation.json`: "model_id", "data", "figures" of the labels,
             "reliability", "risk_coverage", "decisions" under the bundle's own thresholds, "with_age",
-            "sources", "corruptions" and "outliers".
+            "sources", "corruptions", "outliers" and "regions" (None without a region head).
         failures: the first of each kind.
     """
 
@@ -135,8 +139,23 @@ def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Ev
             for name, (of, labels_of) in changed.items()
         },
         "outliers": outliers,
+        "regions": _region_metrics(info, network, images, inputs, outputs),
     }  # fmt: skip
     return Evaluation(info, figures, failures)
+
+
+def _region_metrics(
+    info: BundleInfo,
+    network: BodyPartClassifier,
+    images: Sequence[LabeledImage],
+    inputs: Tensor,
+    outputs: Outputs,
+) -> dict[str, Any] | None:
+    """Return the accuracy of the region head, or None without one or without annotated regions."""
+    if info.regions is None or not any(map(is_annotated, images)):
+        return None
+    predicted = [info.labels[index] for index in outputs[:, :-1].argmax(1)]
+    return region_metrics(info.regions, images, predict_regions(network, inputs), predicted)
 
 
 def decision_metrics(

@@ -41,6 +41,17 @@ def predict(network: BodyPartClassifier, inputs: Tensor) -> npt.NDArray[np.float
     return _in_batches(network, network.device, inputs)
 
 
+def predict_regions(network: BodyPartClassifier, inputs: Tensor) -> npt.NDArray[np.float32]:
+    """Return the probabilities of the regions, float32[N, n_regions], for uint8[N, 1, S, S]."""
+    predicted = _in_batches(network.forward_with_regions, network.device, inputs)
+    return predicted[:, len(network.labels) + 1 :]
+
+
+def predict_features(network: BodyPartClassifier, inputs: Tensor) -> npt.NDArray[np.float32]:
+    """Return the features, float32[N, F], for uint8[N, 1, S, S]."""
+    return _in_batches(network.features, network.device, inputs)
+
+
 def predict_with_energy(
     network: BodyPartClassifier, inputs: Tensor
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

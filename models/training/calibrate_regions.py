@@ -1,0 +1,33 @@
+"""Fit the region head of an existing bundle: `dicom-router calibrate --regions`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.bundle import BundleInfo
+from models.training import provenance
+from models.training.calibration.fit_regions import fit_regions, require_regions
+from models.training.data.dataset import read_dataset
+from models.training.evaluation.predict import load_for_prediction
+from models.weights import load_network, save_bundle
+
+
+def calibrate_regions(uri: str, data: Path, output: Path, device: str = "cpu") -> BundleInfo:
+    """Write a bundle with a region head; its labels' probabilities and thresholds stay as they are.
+
+    Args:
+        uri: of the bundle; a region head that it has is replaced.
+        data: manifest with the column region; its train and val splits are read.
+        output: folder of the new bundle.
+        device: "cpu" or "cuda", where the network runs.
+
+    Raises:
+        BundleError: The bundle cannot be read.
+        DatasetError: The data set cannot be used, or names too few regions.
+    """
+    info = provenance.read_bundle(uri)
+    fast = load_for_prediction(uri, device)
+    network = load_network(uri)
+    network.regions = require_regions(fit_regions(fast, read_dataset(data), info.input_size))
+    kept = {"architecture", "input_size", "thresholds", "ood_threshold", "calibration", "training"}
+    return save_bundle(output, network, info.model_dump(include={*kept, "metrics"}))
