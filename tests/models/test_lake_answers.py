@@ -7,22 +7,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from models.bundle import read_info
-from models.networks import BodyPartClassifier
 from models.training.calibrate_from_labels import CalibratedOnLabels, calibrate_from_labels
 from models.training.data.dataset import read_dataset
 from models.training.data.images import DatasetError
-from models.weights import save_bundle
 from pipeline.cli import main
 from tests.conftest import Lake, counts, route_into
+from tests.models.tiny_bundles import SHAPE, SIDE, write_bundle
 from tests.synthetic import dicom_bytes, image
 from transforms.core.labels import LABELS
 from transforms.core.reasons import Status
-from transforms.imaging.preprocessing import preprocess
 from transforms.lake.index_files import read_index, read_matching
 from transforms.lake.labels import (
     NOT_RADIOGRAPH,
@@ -39,25 +35,8 @@ pytestmark = pytest.mark.slow
 
 PATIENTS, IMAGES_EACH = 20, 3
 IMAGES = PATIENTS * IMAGES_EACH
-SIDE, SHAPE = 32, (96, 80)
 TINY = ("--architecture", "test_efficientnet", "--init", "none", "--input_size", str(SIDE),
         "--epochs", "1", "--batch_size", "8", "--workers", "0", "--device", "cpu")  # fmt: skip
-
-
-def write_bundle(folder: Path, threshold: float = 0.6) -> Path:
-    """Write the bundle of a tiny network with random weights, scaled so that its predictions vary."""
-    torch.manual_seed(0)
-    network = BodyPartClassifier("test_efficientnet", LABELS).eval()
-    images = [preprocess(image(n, SHAPE).astype(np.float32), SIDE) for n in range(IMAGES)]
-    with torch.no_grad():
-        logits = network.logits(torch.from_numpy(np.stack(images)))
-        last = network.backbone.get_classifier()
-        scale = 2 / logits.std(0).mean()
-        last.bias.sub_(logits.mean(0)).mul_(scale)
-        last.weight.mul_(scale)
-    fields = {"architecture": "test_efficientnet", "input_size": SIDE, "ood_threshold": 99.0}
-    save_bundle(folder, network, {**fields, "thresholds": dict.fromkeys(LABELS, threshold)})
-    return folder
 
 
 @pytest.fixture(scope="module")
