@@ -39,7 +39,7 @@ from models.weights import load_network
 from transforms.core.labels import LABELS
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
-from transforms.imaging.read_image import decode_thumbnail
+from transforms.imaging.read_image import decode_inputs
 
 LOADER_BATCH: Final = 8
 """Each batch is decoded by one worker: small batches keep all workers busy."""
@@ -122,7 +122,7 @@ def floor(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
             for file in batch:
                 data = file.read_bytes()
                 hashlib.sha256(data).digest()
-                images.append(decode_thumbnail(parse(data, limits), size, limits=limits)[0])
+                images.append(decode_inputs(parse(data, limits), size, limits=limits)[0][:1])
             with torch.inference_mode():
                 labels = network(torch.from_numpy(np.stack(images)))[:, :-1].argmax(1).tolist()
             labeled += [(f.name, LABELS[label]) for f, label in zip(batch, labels, strict=True)]

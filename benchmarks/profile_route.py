@@ -33,7 +33,7 @@ from tests.synthetic import dicom_bytes, image
 from transforms.imaging.header import read_header
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
-from transforms.imaging.read_image import decode_thumbnail
+from transforms.imaging.read_image import decode_inputs
 
 SHAPE = (2800, 2300)
 ROUNDS = 7
@@ -134,7 +134,7 @@ def examine_ms(path: Path) -> list[float]:
         lambda: hashlib.sha256(data).digest(),
         lambda: parse(data, limits),
         lambda: read_header(parsed),
-        lambda: decode_thumbnail(parsed, 224, limits=limits),
+        lambda: decode_inputs(parsed, 224, limits=limits),
     )
     medians = []
     for step in steps:

@@ -48,6 +48,7 @@ REASONS_OF: Final = {
     ),
     "review": (
         Reason.LOW_CONFIDENCE,
+        Reason.VIEWS_DISAGREE,
         Reason.OUT_OF_DISTRIBUTION,
         Reason.TOO_SMALL,
         Reason.AGE_CONTRADICTED,

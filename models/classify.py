@@ -106,5 +106,6 @@ def decide_image(row: IndexRow, result: PredictionResult, policy: Policy) -> Ind
         )
     *probabilities, ood_score = map(float, output.values)
     complete = policy.with_defaults(output.thresholds, output.ood_threshold, output.label_set)
-    prediction = Prediction(probabilities, ood_score, str(result.model_id), output.region)
+    model_id = str(result.model_id)
+    prediction = Prediction(probabilities, ood_score, model_id, output.region, output.views)
     return decide_row(row, prediction, complete)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -17,12 +19,14 @@ from models.ensemble import resize
 from models.fused import CPU_FORWARD_BATCH, fuse
 from models.inference import InferenceError, Outputs, Thumbnail, classify_by_halves, smoke_test
 from models.networks import BodyPartClassifier
+from models.plates import Classified, combine, parts_of
 from models.regions import choose_region
 from models.reloading import LoadedBundle, ReloadingModel
 from models.weights import load_network
 from transforms.core.errors import UsageError
 from transforms.core.labels import LabelSet
 from transforms.core.regions import PredictedRegion
+from transforms.lake.view_columns import Views
 from transforms.metrics import RUN_INFERENCE
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -57,12 +61,14 @@ class ModelOutput:
     """Output of a bundle's network for one image, and the bundle's limits on it.
 
     Attributes:
-        values: float32[n_labels + 1] as `BodyPartClassifier.forward` returns them.
+        values: float32[n_labels + 1] as `BodyPartClassifier.forward` returns them, of a plate those of
+            its views together.
         thresholds: of the bundle, per label.
         ood_threshold: of the bundle.
         label_set: of the bundle.
         region: that the bundle's second head predicts; None if it has none or is unsure.
         shadow: answer of the shadow model; None if there is none, or if it failed on the image.
+        views: of a plate, else None.
     """
 
     values: npt.NDArray[np.float32]
@@ -71,6 +77,7 @@ class ModelOutput:
     label_set: LabelSet
     region: PredictedRegion | None = None
     shadow: ShadowOutput | None = None
+    views: Views | None = None
 
 
 def choose_device(requested: Device) -> Literal["cpu", "cuda"]:
@@ -106,8 +113,9 @@ def effective_batch_size(device: Device, batch_size: int) -> int:
 class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, ReloadingModel]):
     """Classifies batches of thumbnails, uint8[1, S, S], by a bundle's network.
 
-    Each image gets a `ModelOutput`, or an `InferenceError` if the network fails on it. The handler never
-    falls back to another device. With a folder of bundles the last of them takes over between two
+    Of a plate, uint8[3, S, S], the views are classified; see `models.plates`. Each image gets a
+    `ModelOutput`, or an `InferenceError` if the network fails on it or on one of its views. The handler
+    never falls back to another device. With a folder of bundles the last of them takes over between two
     batches; see `models.reloading`.
     """
 
@@ -126,7 +134,7 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
         Args:
             bundle_uri: folder of the bundle.
             device: where the network runs.
-            max_batch_size: images per call.
+            max_batch_size: images per call, where each view of a plate counts.
             shadow_uri: bundle that answers beside the other and decides nothing, or None.
             models: folder of bundles to reload from, or None.
             model_poll_interval: seconds between two checks of that folder.
@@ -137,6 +145,7 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
         super().__init__(
             min_batch_size=max_batch_size,  # a size adapted to latency would end at the minimum
             max_batch_size=max_batch_size,
+            element_size_fn=functools.partial(_forwards, limit=max_batch_size),
         )
         self._bundle_uri = bundle_uri
         self._device: Device = device
@@ -175,12 +184,15 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
 
     def _classify(
         self, batch: Sequence[Thumbnail], network: BodyPartClassifier, input_size: int
-    ) -> list[Outputs | InferenceError]:
+    ) -> list[Classified | InferenceError]:
         forward_size = CPU_FORWARD_BATCH if network.device.type == "cpu" else self._max_batch_size
-        results = classify_by_halves(batch, network, input_size, forward_size)
-        if len(results) != len(batch):
-            raise AssertionError(f"{len(results)} results for {len(batch)} images")
-        return results
+        parts = [parts_of(image) for image in batch]
+        flat = [part for of_image in parts for part in of_image]
+        results = classify_by_halves(flat, network, input_size, forward_size)
+        if len(results) != len(flat):
+            raise AssertionError(f"{len(results)} results for {len(flat)} images")
+        remaining = iter(results)
+        return [_together(list(islice(remaining, len(own))), network.labels) for own in parts]
 
     def _classify_by_shadow(
         self, batch: Sequence[Thumbnail], shadow: LoadedBundle | None
@@ -191,7 +203,9 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
         size = shadow.info.input_size
         images = [_resized(image, size) for image in batch]
         return [
-            None if isinstance(result, InferenceError) else _shadow_output(result, shadow.info)
+            None
+            if isinstance(result, InferenceError)
+            else _shadow_output(result.values, shadow.info)
             for result in self._classify(images, shadow.network, size)
         ]
 
@@ -235,17 +249,47 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
         return LoadedBundle(network, info)
 
 
-def _output(outputs: Outputs, info: BundleInfo, shadow: ShadowOutput | None) -> ModelOutput:
+def _output(of: Classified, info: BundleInfo, shadow: ShadowOutput | None) -> ModelOutput:
     """Return the output of a bundle's network for one image."""
     count = len(info.labels)
-    values, of_regions = outputs[: count + 1], outputs[count + 1 :].tolist()
+    values, of_regions = of.values[: count + 1], of.values[count + 1 :].tolist()
     predicted = info.labels[int(values[:count].argmax())]
-    region = choose_region(info.regions, of_regions, predicted)
-    return ModelOutput(values, info.thresholds, info.ood_threshold, info.label_set, region, shadow)
+    return ModelOutput(
+        values,
+        info.thresholds,
+        info.ood_threshold,
+        info.label_set,
+        choose_region(info.regions, of_regions, predicted),
+        shadow,
+        of.views,
+    )
+
+
+def _together(
+    results: Sequence[Outputs | InferenceError], labels: Sequence[str]
+) -> Classified | InferenceError:
+    """Return the output for an image, or the first error, from the results of its parts."""
+    outputs = []
+    for result in results:
+        if isinstance(result, InferenceError):
+            return result
+        outputs.append(result)
+    return combine(np.stack(outputs), labels)
+
+
+def _forwards(element: Any, limit: int) -> int:
+    """Return how many images of a batch an element takes.
+
+    Args:
+        element: an image, or a key and an image.
+        limit: images in a batch.
+    """
+    image = element[1] if isinstance(element, tuple) else element
+    return min(len(parts_of(image)), limit)
 
 
 def _resized(image: Thumbnail, size: int) -> Thumbnail:
-    """Return an image uint8[1, S, S] as uint8[1, size, size]."""
+    """Return an image uint8[n, S, S] as uint8[n, size, size]."""
     if image.shape[-1] == size:
         return image
     smaller = resize(torch.from_numpy(image)[None], size).round().clamp(0, 255)

@@ -13,7 +13,7 @@ import torch
 from models.networks import BodyPartClassifier
 
 Thumbnail: TypeAlias = npt.NDArray[np.uint8]
-"""uint8[1, S, S]."""
+"""uint8[1, S, S]; where a plate is accepted, also uint8[3, S, S]: the whole and its views."""
 Outputs: TypeAlias = npt.NDArray[np.float32]
 """float32[n_labels + 1 + n_regions] of one image; see `BodyPartClassifier.forward_with_regions`."""
 

@@ -18,7 +18,7 @@ from models.classify import decide_image
 from models.handler import Device, RadiographModelHandler
 from pipeline.sources.archives import expand_archive, is_archive
 from pipeline.sources.files import list_objects
-from transforms.config.explain_decision import claim_lines, explain_decision
+from transforms.config.explain_decision import claim_lines, explain_decision, views_line
 from transforms.config.policy import Policy
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import ObjectRef
@@ -26,6 +26,7 @@ from transforms.core.reasons import BY_PERSON, MEANINGS, Reason, Status
 from transforms.lake.layout import is_relative
 from transforms.lake.probabilities import probabilities_of
 from transforms.lake.schema import IndexRow
+from transforms.lake.view_columns import views_of
 from transforms.sandbox.child_process import SandboxProcess
 from transforms.sandbox.examine import Examined, ExamineOptions, examine
 from transforms.storage.schemes import absolute, storage_of
@@ -60,7 +61,8 @@ class Explanation:
 
     Attributes:
         row: what a run would write about the object.
-        image: the network's input, uint8[1, S, S]; None if the object is not classified.
+        image: the network's inputs, uint8[1 or 3, S, S], as `plates.network_inputs` returns them; None if
+            the object is not classified.
         policy: the policy in force.
         stored: the row of the lake, if the object was found by its key in a lake.
     """
@@ -108,6 +110,7 @@ class Explanation:
                 "thresholds": {label: self.policy.thresholds[label] for label in self._labels},
                 "ood_score": row.ood_score,
                 "ood_threshold": self.policy.ood_threshold,
+                "views": [view._asdict() for view in views_of(row) or ()],
                 "combined_label": row.combined_label,
                 "combined_confidence": row.combined_confidence,
                 "region": row.predicted_region,
@@ -175,6 +178,8 @@ class Explanation:
             lines.append(
                 f"  {'region':<17}{row.region_confidence:>7.4f}  {row.predicted_region}  {code}".rstrip()
             )
+        if (line := views_line(row)) is not None:
+            lines.append(f"  {line}")
         if row.header_label:
             verdict = "agrees" if row.header_agrees else "disagrees"
             lines.append(f"  the header says {row.header_label}: {verdict}")

@@ -35,7 +35,7 @@ ROOT = "1.2.826.0.1.3680043.10.1473"
 
 
 def image(seed: int = 0, shape: tuple[int, int] = (640, 512), bits: int = 12) -> np.ndarray:
-    """Return a smooth image with edges and a marker: uint16[H, W] in 0..2**bits - 1."""
+    """Return a smooth image of one view with edges and a marker: uint16[H, W] in 0..2**bits - 1."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     y, x = y / shape[0], x / shape[1]
@@ -43,7 +43,7 @@ def image(seed: int = 0, shape: tuple[int, int] = (640, 512), bits: int = 12) ->
     for _ in range(6):
         cy, cx, sy, sx = rng.uniform(0.1, 0.9, 4)
         values += rng.uniform(0.3, 1) * np.exp(-(((y - cy) / sy) ** 2) - ((x - cx) / sx) ** 2)
-    values += 0.3 * (np.abs(x - rng.uniform(0.3, 0.7)) < 0.06)
+    values += 0.3 * (np.abs(x + 0.2 * y - rng.uniform(0.4, 0.8)) < 0.06)
     values[: shape[0] // 20, : shape[1] // 10] = values.max()
     values += rng.normal(0, 0.004, shape).astype(np.float32)
     values -= values.min()

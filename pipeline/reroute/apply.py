@@ -19,6 +19,7 @@ from transforms.lake.change_decisions import change_decisions
 from transforms.lake.layout import Layout
 from transforms.lake.probabilities import probabilities_of
 from transforms.lake.schema import SCHEMA, IndexRow, from_table
+from transforms.lake.view_columns import views_of
 from transforms.storage.temporary import private_folder
 
 CHUNK_ROWS: Final = 20_000
@@ -95,6 +96,7 @@ def _chunks(file: Path) -> Iterator[list[IndexRow]]:
 def _decide(row: IndexRow, rules: Rules, router_version: str) -> IndexRow:
     probabilities = probabilities_of(row, rules.labels)
     assert probabilities is not None  # makes the plan choose the row
-    prediction = Prediction(probabilities, float(row.ood_score or 0.0), rules.model_id)
+    ood_score = float(row.ood_score or 0.0)
+    prediction = Prediction(probabilities, ood_score, rules.model_id, views=views_of(row))
     decided = decide_row(row, prediction, rules.policy)
     return replace(decided, router_version=router_version)

@@ -43,6 +43,7 @@ from transforms.lake.index_files import open_index_file, parquet_bytes, read_ind
 from transforms.lake.layout import Layout
 from transforms.lake.probabilities import probabilities_of
 from transforms.lake.schema import IndexRow
+from transforms.lake.view_columns import view_numbers, views_of
 from transforms.metrics import CounterName, count
 from transforms.sandbox.examine import ExamineOptions
 from transforms.storage.schemes import archives, join, storage_of
@@ -201,7 +202,8 @@ def _outputs(row: IndexRow, labels: Sequence[str]) -> Iterator[tuple[str, tuple[
     probabilities = probabilities_of(row, labels)
     if probabilities is not None and row.ood_score is not None:
         count(CounterName.CLASSIFIED)
-        yield str(row.content_sha256), (*probabilities, row.ood_score)
+        views = view_numbers(views_of(row), labels)
+        yield str(row.content_sha256), (*probabilities, row.ood_score, *views)
 
 
 def _log_failure(failure: Failure, root: str, listed: str) -> None:

@@ -26,6 +26,12 @@ from transforms.lake.probabilities import (
 )
 from transforms.lake.row_condition import RowCondition
 from transforms.lake.schema import PARTITION, SCHEMA
+from transforms.lake.view_columns import (
+    VIEW_COLUMNS,
+    view_number_arrays,
+    views_from_numbers,
+    with_views,
+)
 
 MAX_EXAMPLES: Final = 3
 """Maximum number of examples of each change of destination."""
@@ -34,7 +40,7 @@ MAX_KEYS: Final = 20
 _DECIDED: Final = ("destination", "reason", "model_id")
 _COLUMNS: Final = (
     "object_key", "sop_instance_uid", "content_sha256", "status", "decided_by", "predicted_label",
-    *_DECIDED, *PROBABILITY_COLUMNS, "ood_score", *EVIDENCE_COLUMNS,
+    *_DECIDED, *PROBABILITY_COLUMNS, "ood_score", *VIEW_COLUMNS, *EVIDENCE_COLUMNS,
 )  # fmt: skip
 
 
@@ -188,8 +194,9 @@ def _decide(rows: pa.Table, rules: Rules, plan: Plan) -> tuple[npt.NDArray[np.fl
             if len(plan.unclassified_keys) < MAX_KEYS:
                 plan.unclassified_keys.append(key)
             continue
-        *probabilities, ood_score = by_row[position]
-        decision = decide_from(probabilities, ood_score, StoredEvidence(*facts), policy)
+        *probabilities, ood_score = by_row[position][: -len(VIEW_COLUMNS)]
+        views = views_from_numbers(by_row[position][-len(VIEW_COLUMNS) :], rules.labels)
+        decision = decide_from(probabilities, ood_score, views, StoredEvidence(*facts), policy)
         change = destination, decision.destination
         plan.destinations[change] += 1
         if (destination, reason, model_id) == _outcome(decision, rules) and decided_by != BY_PERSON:
@@ -210,10 +217,11 @@ def _outputs(
 ) -> tuple[npt.NDArray[np.float32], list[bool]]:
     """Return the outputs of the model, and whether they are known for each row.
 
-    Outputs are float32[N, n_labels + 1]: the probabilities, then the OOD score.
+    Outputs are float32[N, n_labels + 5]: the probabilities, the OOD score, then `view_numbers`.
     """
     columns = [*probability_arrays(rows, rules.labels), rows["ood_score"]]
-    stored = np.stack([column.to_numpy() for column in columns], axis=1)
+    numbers = [column.to_numpy() for column in columns]
+    stored = np.stack([*numbers, *view_number_arrays(rows, rules.labels)], axis=1)
     is_known = [model == rules.model_id for model in values["model_id"]]
     if rules.predictions is not None and not all(is_known):
         found, is_found = rules.predictions.find(values["content_sha256"])
@@ -224,8 +232,9 @@ def _outputs(
 
 def _with_outputs(rows: pa.Table, outputs: npt.NDArray[np.float32], rules: Rules) -> pa.Table:
     """Return rows with the outputs of a model in their columns."""
-    *probabilities, scores = (pa.array(column) for column in outputs.T)
+    *probabilities, scores = (pa.array(column) for column in outputs.T[: -len(VIEW_COLUMNS)])
     rows = with_probabilities(rows, rules.labels, probabilities)
+    rows = with_views(rows, rules.labels, list(outputs.T[-len(VIEW_COLUMNS) :]))
     columns = {
         "ood_score": scores,
         "model_id": pa.array([rules.model_id] * len(rows), pa.string()),

@@ -17,16 +17,19 @@ import pyarrow as pa
 from transforms.lake.files import list_files, put_if_absent, remove_all
 from transforms.lake.index_files import open_index_file, parquet_bytes
 from transforms.lake.layout import Layout
+from transforms.lake.view_columns import VIEW_COLUMNS
 from transforms.storage.schemes import join
 
 FOLDER: Final = ".predictions"
+FORMAT: Final = "v2"
+"""Ends the names of folders; to be changed with what is in them."""
 SCHEMA: Final = pa.schema([("content_sha256", pa.string()), ("outputs", pa.list_(pa.float32()))])
 _KEY: Final = "V32"
 
 
 def folder_of(layout: Layout, model_id: str, frame_number: int) -> str:
     """Return the folder of the predictions of a model for one frame of each object."""
-    return join(layout.root, FOLDER, f"{model_id}-frame{frame_number}")
+    return join(layout.root, FOLDER, f"{model_id}-frame{frame_number}-{FORMAT}")
 
 
 def write_predictions(
@@ -38,7 +41,7 @@ def write_predictions(
         layout: the lake.
         folder: as `folder_of`.
         predictions: sha256 of the content, and the outputs: the probabilities in order of the model's
-            labels, then the OOD score.
+            labels, the OOD score, then what `view_numbers` returns.
 
     Raises:
         ProcessingFailure: the lake's storage refused the write.
@@ -62,11 +65,11 @@ def remove_predictions(folder: str) -> None:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions by content, 56 bytes each with five labels.
+    """Predictions by content, 72 bytes each with five labels.
 
     Attributes:
         keys: void32[N], sha256 of each content, sorted.
-        outputs: float32[N, n_labels + 1], as for `write_predictions`.
+        outputs: float32[N, n_labels + 5], as for `write_predictions`.
     """
 
     keys: npt.NDArray[np.void]
@@ -83,18 +86,19 @@ class Predictions:
         Raises:
             DamagedFile: a file cannot be read.
         """
-        keys, outputs = [np.empty(0, _KEY)], [np.empty((0, n_labels + 1), np.float32)]
+        width = n_labels + 1 + len(VIEW_COLUMNS)
+        keys, outputs = [np.empty(0, _KEY)], [np.empty((0, width), np.float32)]
         for found in list_files(folder, ".parquet"):
             with open_index_file(found.uri) as file:
                 table = file.read()
             keys.append(_keys(table["content_sha256"].to_pylist()))
             flat = table["outputs"].combine_chunks().flatten().to_numpy()
-            outputs.append(flat.reshape(len(table), n_labels + 1))
+            outputs.append(flat.reshape(len(table), width))
         unique, first = np.unique(np.concatenate(keys), return_index=True)
         return cls(unique, np.concatenate(outputs)[first])
 
     def find(self, contents: Sequence[str]) -> tuple[npt.NDArray[np.float32], list[bool]]:
-        """Return the outputs for contents, float32[N, n_labels + 1], and whether each has any."""
+        """Return the outputs for contents, float32[N, n_labels + 5], and whether each has any."""
         if not len(self.keys):
             nothing = np.zeros((len(contents), self.outputs.shape[1]), np.float32)
             return nothing, [False] * len(contents)

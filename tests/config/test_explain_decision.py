@@ -11,6 +11,7 @@ from tests.lake.rows import index_row
 from transforms.config.decide_row import Prediction, decide_row
 from transforms.config.explain_decision import explain_decision
 from transforms.core.reasons import InvalidObject, Reason, Stage
+from transforms.lake.view_columns import View, Views
 from transforms.sandbox.examine import quarantined
 
 CHESTS = {"adult_chest": 0.5, "pediatric_chest": 0.45}
@@ -54,6 +55,15 @@ def test_an_explanation_has_the_values(
     row = index_row("/in/1.dcm", **{"rows": 2000, "columns": 40, **columns})
     decided = decide_row(row, Prediction(probabilities(**by_label), ood_score, "m"), POLICY)
     assert explain_decision(decided, POLICY) == text
+
+
+def test_an_explanation_names_the_views() -> None:
+    views = Views(View("spine", 0.99), View("others", 0.951))
+    prediction = Prediction(probabilities(spine=0.6), -5.0, "m", views=views)
+    row = decide_row(index_row("/in/1.dcm", rows=2000, columns=40), prediction, POLICY)
+    assert explain_decision(row, POLICY) == (
+        "two views side by side: the left one shows spine (0.9900), the right one others (0.9510)"
+    )
 
 
 def test_an_object_without_a_prediction_has_the_meaning_of_its_reason() -> None:

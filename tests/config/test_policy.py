@@ -22,6 +22,7 @@ from transforms.config.policy import (
     decide,
 )
 from transforms.core.labels import (
+    ABDOMINAL,
     ADULT_CHEST,
     DEFAULT_LABELS,
     HEADER_REGIONS,
@@ -33,6 +34,7 @@ from transforms.core.labels import (
 from transforms.core.reasons import Reason
 from transforms.imaging.header_evidence import CLAIMS, HeaderClaims, HeaderReliability
 from transforms.imaging.radiograph_table import RadiographTable
+from transforms.lake.view_columns import View, Views
 
 LEARNED = HeaderReliability(1, 500, 400, {"body_part_region": {"": {SPINE: {"SPINE": 300}}}})
 POLICY = Policy().with_defaults(dict.fromkeys(LABELS, 0.8), ood_threshold=-1.0)
@@ -49,8 +51,48 @@ def decided(
     age: float | None,
     policy: Policy,
     long_side: int = 2000,
+    views: Views | None = None,
 ) -> Decision:
-    return decide(chances, ood, policy, age_years=age, long_side=long_side)
+    return decide(chances, ood, policy, age_years=age, long_side=long_side, views=views)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "age", "reason"),
+    [
+        ((SPINE, 0.99), (SPINE, 0.98), None, Reason.CONFIDENT),
+        ((SPINE, 0.99), (ABDOMINAL, 0.95), None, Reason.VIEWS_DISAGREE),
+        ((SPINE, 0.99), (ABDOMINAL, 0.85), None, Reason.CONFIDENT),
+        ((ADULT_CHEST, 0.95), (PEDIATRIC_CHEST, 0.95), None, Reason.VIEWS_DISAGREE),
+        ((ADULT_CHEST, 0.95), (PEDIATRIC_CHEST, 0.95), 40.0, Reason.CONFIDENT),
+        ((ADULT_CHEST, 0.95), (PEDIATRIC_CHEST, 0.95), 2000.0, Reason.VIEWS_DISAGREE),
+        ((ADULT_CHEST, 0.95), (SPINE, 0.95), 40.0, Reason.VIEWS_DISAGREE),
+    ],
+)
+def test_views_disagree_only_if_both_are_confident(
+    left: tuple[str, float], right: tuple[str, float], age: float | None, reason: Reason
+) -> None:
+    views = Views(View(*left), View(*right))
+    chances = probabilities(spine=0.9)
+    assert decided(chances, -5, age, POLICY, views=views).reason == reason
+    assert decided(chances, 5, age, POLICY, views=views).reason == Reason.OUT_OF_DISTRIBUTION
+
+
+def test_a_header_does_not_decide_between_views() -> None:
+    views = Views(View(SPINE, 0.99), View(ABDOMINAL, 0.95))
+    claims = HeaderClaims(body_part_region="SPINE", protocol_name_region="SPINE")
+    found = [
+        decide(
+            probabilities(spine=0.7),
+            -5,
+            POLICY,
+            age_years=None,
+            long_side=999,
+            views=one,
+            header=claims,
+        )
+        for one in (None, views)
+    ]
+    assert [one.reason for one in found] == [Reason.SETTLED_BY_HEADER, Reason.VIEWS_DISAGREE]
 
 
 def test_confident_images_are_routed() -> None:

@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["pydicom", "transforms"]):
     from transforms.imaging.header import read_header, require_uids
     from transforms.imaging.limits import Limits
     from transforms.imaging.part10 import parse
-    from transforms.imaging.read_image import decode_thumbnail
+    from transforms.imaging.read_image import decode_inputs
 
 import numpy as np
 from pydicom.uid import (
@@ -56,7 +56,7 @@ def fuzz_one(data: bytes) -> None:
         parsed = parse(data, LIMITS)
         read_header(parsed)
         require_uids(parsed)
-        decode_thumbnail(parsed, 16, limits=LIMITS)
+        decode_inputs(parsed, 16, limits=LIMITS)
     except InvalidObject:
         pass
 

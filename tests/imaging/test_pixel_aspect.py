@@ -20,7 +20,7 @@ from tests.synthetic import dicom_bytes, image
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.imaging.pixel_aspect import ELEMENTS
-from transforms.imaging.read_image import decode_thumbnail, read_image
+from transforms.imaging.read_image import decode_inputs, read_image
 
 SIDE = 96
 SQUARE = image(shape=(480, 400), bits=8).astype(np.uint8)
@@ -28,7 +28,7 @@ SPACINGS = ELEMENTS[1:]
 
 
 def thumbnail(data: bytes) -> np.ndarray:
-    found, _ = decode_thumbnail(parse(data, Limits()), SIDE, limits=Limits())
+    found, _ = decode_inputs(parse(data, Limits()), SIDE, limits=Limits())
     levels: np.ndarray = found[0].astype(int)
     return levels
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.synthetic import smooth_view
-from transforms.imaging.plates import find_seam, split_plate
+from transforms.imaging.plates import find_seam, network_inputs, split_plate
 
 
 @pytest.mark.parametrize("level", [0, 128, 255])
@@ -41,6 +41,19 @@ def test_borders_are_cut_off() -> None:
         assert abs(one.shape[1] - 200) < 12
 
 
+@pytest.mark.parametrize("scale", [1, 2])
+def test_views_are_found_in_any_range_and_size(scale: int) -> None:
+    first, second = smooth_view(1, (400, 180)), smooth_view(2, (400, 180))
+    plate = np.hstack([first, np.zeros((400, 12), np.uint8), second])[::scale, ::scale]
+    whole, *views = network_inputs(plate, 96)
+    assert len(views) == 2
+    for levels in (plate.astype(np.float32), plate * np.float32(0.01) - 3):
+        found = network_inputs(levels, 96)
+        assert found.shape == (3, 96, 96)
+        assert np.array_equal(found[0], whole)
+        assert np.abs(found[1].astype(int) - views[0]).max() <= 1
+
+
 def test_single_views_and_texture_are_not_cut() -> None:
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 256, (400, 300)).astype(np.uint8)  # steps in every column
@@ -65,4 +78,5 @@ def test_a_view_beside_an_empty_side_is_not_cut() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (5, 300), (300, 5), (60, 60), (2000, 40)])
 def test_tiny_images_are_not_cut(shape: tuple[int, int]) -> None:
     assert split_plate(np.full(shape, 7, np.uint8)) == ()
+    assert network_inputs(np.full(shape, -1e30, np.float32), 32).shape == (1, 32, 32)
     assert split_plate(smooth_view(1, shape) if min(shape) > 5 else np.ones(shape, np.uint8)) == ()

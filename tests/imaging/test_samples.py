@@ -37,7 +37,7 @@ from tests.synthetic import dataset, image, to_bytes
 from transforms.core.reasons import InvalidObject, Reason
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
-from transforms.imaging.read_image import decode_thumbnail, read_image
+from transforms.imaging.read_image import decode_inputs, read_image
 
 SIDE = 48
 MEAN_LEVELS = 1.0
@@ -54,7 +54,7 @@ DCT = (JPEGBaseline8Bit, JPEGExtended12Bit)
 
 
 def thumbnail(data: bytes) -> np.ndarray:
-    found, _ = decode_thumbnail(parse(data, Limits()), SIDE, limits=Limits())
+    found, _ = decode_inputs(parse(data, Limits()), SIDE, limits=Limits())
     return found.astype(int)
 
 

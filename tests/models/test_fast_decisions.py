@@ -31,7 +31,7 @@ from transforms.core.labels import LABELS
 from transforms.imaging.codecs import registry
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
-from transforms.imaging.read_image import decode_thumbnail
+from transforms.imaging.read_image import decode_inputs
 
 SYNTAXES = (
     ExplicitVRLittleEndian,
@@ -76,10 +76,10 @@ def packaged(name: str) -> Path | None:
 
 def both(data: bytes, plain: bytes, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """Return the network's input from a fast decode and from a full one of the same image."""
-    fast, used_fallback = decode_thumbnail(parse(data, Limits()), SIDE, limits=Limits())
+    fast, used_fallback = decode_inputs(parse(data, Limits()), SIDE, limits=Limits())
     assert not used_fallback
     monkeypatch.setattr(registry, "_FAST_DECODERS", {})
-    full, used_fallback = decode_thumbnail(parse(plain, Limits()), SIDE, limits=Limits())
+    full, used_fallback = decode_inputs(parse(plain, Limits()), SIDE, limits=Limits())
     assert used_fallback
     return [fast, full]
 

@@ -110,6 +110,36 @@ def test_values_that_are_not_finite_are_an_error(handler: RadiographModelHandler
     assert [isinstance(r, InferenceError) for r in results] == [False, True, False]
 
 
+def test_a_plate_is_classified_by_its_views(
+    handler: RadiographModelHandler, model: ReloadingModel
+) -> None:
+    whole, left, right = images(3)
+    plate = np.concatenate([whole, left, right])
+    results: list[Any] = list(handler.run_inference([left, plate, right], model))
+    alone, together, other = (result.inference for result in results)
+    assert alone.views is None and other.views is None
+    chances = [one.values[:-1] for one in (alone, other)]
+    product = np.sqrt(chances[0] * chances[1])
+    assert together.values[:-1] == pytest.approx(product / product.sum(), abs=1e-5)
+    assert together.values[-1] == max(alone.values[-1], other.values[-1])
+    for view, own in zip(together.views, chances, strict=True):
+        assert view == (LABELS[own.argmax()], own.max())
+
+
+def test_an_image_fails_with_a_view_of_it(handler: RadiographModelHandler) -> None:
+    class Broken(BodyPartClassifier):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            out = torch.full((len(batch), len(LABELS) + 1), 0.2)
+            out[batch.flatten(1).amax(1) == 255] = torch.nan
+            return out
+
+    broken = loaded(Broken("test_efficientnet", LABELS).eval())
+    dark, bright = np.zeros((1, SIDE, SIDE), np.uint8), np.full((1, SIDE, SIDE), 255, np.uint8)
+    plates = [np.concatenate(of) for of in ((bright, dark, dark), (dark, dark, bright))]
+    results = inferences(handler, broken, [dark, *plates, dark])
+    assert [isinstance(r, InferenceError) for r in results] == [False, False, True, False]
+
+
 def test_a_model_that_fails_on_every_image_stops_the_run(handler: RadiographModelHandler) -> None:
     class Full(BodyPartClassifier):
         def forward(self, batch: torch.Tensor) -> torch.Tensor:
@@ -135,7 +165,12 @@ def test_bytes_are_counted_in_full(handler: RadiographModelHandler) -> None:
 def test_beam_batches_and_counts_as_the_handler_says() -> None:
     handler = RadiographModelHandler(DEFAULT_BUNDLE, device="cpu", max_batch_size=5)
     pickled = pickle.loads(pickle.dumps(handler))
-    assert pickled.batch_elements_kwargs() == {"min_batch_size": 5, "max_batch_size": 5}
+    options = pickled.batch_elements_kwargs()
+    size_of = options.pop("element_size_fn")
+    assert options == {"min_batch_size": 5, "max_batch_size": 5}
+    (one,) = images(1)
+    plate = np.concatenate([one, one, one])
+    assert [size_of(element) for element in (one, plate, (None, plate))] == [1, 2, 2]
     assert pickled.get_metrics_namespace() == RUN_INFERENCE
 
 

@@ -76,7 +76,10 @@ def test_other_header_values_are_refused(answer: list[Any], field: str, value: A
         parse(answer)
 
 
-@pytest.mark.parametrize("image", [None, "", b"", b"\0", "\0" * OPTIONS.input_size**2, 1, [0]])
+@pytest.mark.parametrize(
+    "image",
+    [None, "", b"", b"\0", "\0" * OPTIONS.input_size**2, bytes(2 * OPTIONS.input_size**2), 1, [0]],
+)
 def test_other_images_are_refused(answer: list[Any], image: Any) -> None:
     answer[1] = image
     with pytest.raises(ValueError, match="invalid answer"):

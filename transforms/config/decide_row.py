@@ -14,6 +14,7 @@ from transforms.core.regions import PredictedRegion
 from transforms.lake.header_reliability import CLAIM_COLUMNS, ClaimingRow, claims_of
 from transforms.lake.probabilities import probability_columns
 from transforms.lake.schema import IndexRow
+from transforms.lake.view_columns import Views, columns_of_views
 
 EVIDENCE_COLUMNS: Final = ("rows", "columns", "header_label", *CLAIM_COLUMNS)
 """Columns with header values that decide."""
@@ -39,16 +40,22 @@ class Prediction:
         model_id: id of the model.
         region: that the model predicts, or None; decides nothing, and is kept if it is consistent with
             the decision.
+        views: of an image that shows two side by side; the probabilities are those of both together.
     """
 
     probabilities: Sequence[float]
     ood_score: float
     model_id: str
     region: PredictedRegion | None = None
+    views: Views | None = None
 
 
 def decide_from(
-    probabilities: Sequence[float], ood_score: float, evidence: Evidence, policy: Policy
+    probabilities: Sequence[float],
+    ood_score: float,
+    views: Views | None,
+    evidence: Evidence,
+    policy: Policy,
 ) -> Decision:
     """Decide about one image by the columns of its row; see `policy.decide`."""
     return decide(
@@ -57,6 +64,7 @@ def decide_from(
         policy,
         age_years=evidence.patient_age_years,
         long_side=max(evidence.rows or 0, evidence.columns or 0),
+        views=views,
         header=claims_of(evidence, policy.label_set),
     )
 
@@ -70,7 +78,7 @@ def decide_row(row: IndexRow, prediction: Prediction, policy: Policy) -> IndexRo
         policy: policy with a threshold for every label.
     """
     probabilities = prediction.probabilities
-    decision = decide_from(probabilities, prediction.ood_score, row, policy)
+    decision = decide_from(probabilities, prediction.ood_score, prediction.views, row, policy)
     labels = policy.label_set
     region = labels.region_of(decision.decided_label)
     is_consistent = labels.agree(decision.predicted_label, decision.decided_label)
@@ -78,6 +86,7 @@ def decide_row(row: IndexRow, prediction: Prediction, policy: Policy) -> IndexRo
     return replace(
         row,
         **probability_columns(labels.names, probabilities),
+        **columns_of_views(prediction.views),
         status=Status.REVIEW if decision.destination == REVIEW else Status.ROUTED,
         stage=Stage.DECIDE,
         reason=decision.reason,

@@ -9,6 +9,7 @@ from transforms.config.policy import Policy
 from transforms.core.reasons import MEANINGS, Reason
 from transforms.lake.probabilities import probabilities_of
 from transforms.lake.schema import IndexRow
+from transforms.lake.view_columns import views_of
 
 SOURCE_NAMES: Final = {
     "body_part_region": "Body Part Examined",
@@ -50,10 +51,21 @@ def explain_decision(row: IndexRow, policy: Policy) -> str:
     limit = policy.ood_threshold
     if reason == Reason.OUT_OF_DISTRIBUTION and row.ood_score is not None and limit is not None:
         return f"the OOD score of {row.ood_score:.2f} exceeds {limit:.2f}"
+    if reason == Reason.VIEWS_DISAGREE and (line := views_line(row)) is not None:
+        return line
     if reason == Reason.TOO_SMALL:
         side = max(row.rows or 0, row.columns or 0)
         return f"the longer side has {side} pixels, fewer than {policy.min_long_side}"
     return MEANINGS[reason].text
+
+
+def views_line(row: IndexRow) -> str | None:
+    """Return what the views of an image show, or None if it does not show two side by side."""
+    views = views_of(row)
+    if views is None:
+        return None
+    left, right = (f"{view.label} ({view.confidence:.4f})" for view in views)
+    return f"two views side by side: the left one shows {left}, the right one {right}"
 
 
 def claim_lines(row: IndexRow) -> list[str]:
@@ -70,7 +82,8 @@ def _decided_label(row: IndexRow, policy: Policy) -> str | None:
     probabilities = probabilities_of(row, policy.label_set.names)
     if probabilities is None:
         return None
-    return decide_from(probabilities, row.ood_score or 0.0, row, policy).decided_label
+    decision = decide_from(probabilities, row.ood_score or 0.0, views_of(row), row, policy)
+    return decision.decided_label
 
 
 def _either(policy: Policy) -> str:

@@ -16,10 +16,13 @@ from transforms.core.reasons import Reason
 from transforms.imaging.age import is_plausible_age
 from transforms.imaging.header_evidence import HeaderClaims, HeaderReliability
 from transforms.imaging.radiograph_table import RadiographTable
+from transforms.lake.view_columns import Views
 
 POLICY_ID_LENGTH: Final = 16
 MIN_COMBINED_CONFIDENCE: Final = 0.95
 """Probability by pixels and header together from which a header decides, if the threshold is lower."""
+MIN_VIEW_CONFIDENCE: Final = 0.9
+"""Probability from which the label of a view counts against that of the other one."""
 OFF: Final = "off"
 SHOW: Final = "show"
 ON: Final = "on"
@@ -141,9 +144,13 @@ def decide(
     *,
     age_years: float | None,
     long_side: int,
+    views: Views | None = None,
     header: HeaderClaims | None = None,
 ) -> Decision:
     """Decide about one image.
+
+    An image of two views that are confidently of different labels is reviewed. A view that leaves its
+    label open contradicts nothing: it may be part of a single view that was cut by mistake.
 
     The header decides only images that would be reviewed for low confidence: a label whose confidence by
     pixels (and age) reaches its threshold is never changed, and neither is any other review.
@@ -155,9 +162,10 @@ def decide(
         age_years: age in the header, or None. If the labels of the age groups together are the most
             probable, a plausible age decides between them.
         long_side: the larger of Rows and Columns, in pixels.
+        views: of an image that shows two side by side; the probabilities are those of both together.
         header: what the header claims, or None to decide without it.
     """
-    decision = _decide_by_pixels(probabilities, ood_score, policy, age_years, long_side)
+    decision = _decide_by_pixels(probabilities, ood_score, policy, age_years, long_side, views)
     if header is None or policy.header_evidence == OFF:
         return decision
     combined = policy.header_reliability.combine(probabilities, header, policy.label_set)
@@ -187,6 +195,7 @@ def _decide_by_pixels(
     policy: Policy,
     age_years: float | None,
     long_side: int,
+    views: Views | None,
 ) -> Decision:
     predicted = policy.label_set.names[
         max(range(len(probabilities)), key=probabilities.__getitem__)
@@ -196,6 +205,8 @@ def _decide_by_pixels(
         return Decision(REVIEW, predicted, label, confidence, Reason.TOO_SMALL)
     if policy.ood_threshold is not None and ood_score > policy.ood_threshold:
         return Decision(REVIEW, predicted, label, confidence, Reason.OUT_OF_DISTRIBUTION)
+    if views is not None and _disagree(views, policy, age_years):
+        return Decision(REVIEW, predicted, label, confidence, Reason.VIEWS_DISAGREE)
     is_contradicted = reason == Reason.AGE_CONTRADICTED
     if confidence < policy.thresholds[label]:
         low = reason if is_contradicted else Reason.LOW_CONFIDENCE
@@ -203,6 +214,15 @@ def _decide_by_pixels(
     if is_contradicted and policy.on_age_contradiction == REVIEW:
         return Decision(REVIEW, predicted, label, confidence, reason)
     return Decision(label, predicted, label, confidence, reason)
+
+
+def _disagree(views: Views, policy: Policy, age_years: float | None) -> bool:
+    """Return whether views are confidently of different labels, between which no age decides."""
+    labels = {view.label for view in views}
+    if len(labels) == 1 or min(view.confidence for view in views) < MIN_VIEW_CONFIDENCE:
+        return False
+    has_age = age_years is not None and is_plausible_age(age_years)
+    return not (has_age and labels == set(policy.label_set.age_groups or ()))
 
 
 def _choose(

@@ -48,6 +48,7 @@ class Reason(StrEnum):
     SETTLED_BY_HEADER = "settled_by_header"
     AGE_CONTRADICTED = "age_contradicted"
     LOW_CONFIDENCE = "low_confidence"
+    VIEWS_DISAGREE = "views_disagree"
     OUT_OF_DISTRIBUTION = "out_of_distribution"
     TOO_SMALL = "too_small"
     REVIEWED = "reviewed"
@@ -151,6 +152,11 @@ MEANINGS: Final[dict[Reason, Meaning]] = {
     Reason.LOW_CONFIDENCE: Meaning(
         "the calibrated confidence is below the label's threshold",
         "inspect the image, or lower the threshold in the policy and run 'dicom-router reroute'",
+    ),
+    Reason.VIEWS_DISAGREE: Meaning(
+        "the image shows two views side by side (left_view_label, right_view_label), and each is "
+        "confidently another label",
+        "name the body part in 'dicom-router review', or split the image at its source",
     ),
     Reason.OUT_OF_DISTRIBUTION: Meaning(
         "the image is unlike those that the model was trained on",

@@ -14,6 +14,8 @@ from PIL import Image
 
 from transforms.imaging.preprocessing import Gray, preprocess, stretch_contrast
 
+IMAGES_OF_PLATE: Final = 3
+"""The whole and its two views."""
 SCAN_WIDTH: Final = 320
 """Width at which views are looked for, in pixels; the limits below hold at this width and 8 bits."""
 SCAN_ROWS: Final = 128

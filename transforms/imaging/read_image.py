@@ -1,4 +1,4 @@
-"""Decode one frame of a DICOM object to a grayscale image or to the network's input."""
+"""Decode one frame of a DICOM object to a grayscale image or to the network's inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transforms.imaging.limits import Limits
 from transforms.imaging.monochrome import to_monochrome2
 from transforms.imaging.part10 import ParsedObject, parse
 from transforms.imaging.pixel_aspect import to_square_pixels
-from transforms.imaging.preprocessing import preprocess
+from transforms.imaging.plates import network_inputs
 
 
 def read_image(
@@ -49,9 +49,9 @@ def decode_image(
         return to_square_pixels(gray, request.pixel_aspect), used_fallback
 
 
-def decode_thumbnail(
+def decode_inputs(
     parsed: ParsedObject, size: int, *, frame_number: int = 1, limits: Limits
 ) -> tuple[npt.NDArray[np.uint8], bool]:
-    """Decode one frame to the network's input, uint8[1, size, size]; otherwise as `decode_image`."""
+    """Decode one frame to the network's inputs; see `plates.network_inputs` and `decode_image`."""
     image, used_fallback = decode_image(parsed, size, frame_number=frame_number, limits=limits)
-    return preprocess(image, size), used_fallback
+    return network_inputs(image, size), used_fallback

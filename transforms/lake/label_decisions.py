@@ -36,12 +36,14 @@ from transforms.lake.schema import (
     VersionKey,
     from_table,
 )
+from transforms.lake.view_columns import VIEW_COLUMNS
 
 DECISION_COLUMNS: Final = [
     *"status stage reason destination header_agrees region_code region_meaning predicted_label".split(),
     *"confidence ood_score model_id policy_id decided_by decided_at".split(),
     *PROBABILITY_COLUMNS,
     *REGION_COLUMNS,
+    *VIEW_COLUMNS,
 ]
 """Columns that an undo restores."""
 _BRIEF: Final = "content_sha256 status destination reason decided_by decided_at".split()

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.core.reasons import Status
+from transforms.lake.view_columns import VIEW_COLUMNS
 
 ROW_GROUP_ROWS: Final = 65_536
 RUN_ID_SEPARATOR: Final = "."
@@ -187,6 +188,18 @@ class IndexRow:
         "the decided label",
         _TEXT,
     )
+    left_view_label: str | None = _column(
+        "Label with the highest probability of the left of two views that the image shows side by side; "
+        "null if it shows one. The probabilities of the image are then those of its views together",
+        _TEXT,
+    )
+    left_view_confidence: float | None = _column(
+        "Calibrated probability of left_view_label, 0..1", _REAL
+    )
+    right_view_label: str | None = _column("As left_view_label, of the right view", _TEXT)
+    right_view_confidence: float | None = _column(
+        "Calibrated probability of right_view_label, 0..1", _REAL
+    )
 
     event_time: float | None = None
     """When the source object was written, seconds since 1970. Not a column of the index."""
@@ -246,7 +259,8 @@ REPEATED_COLUMNS: Final = (
     "region_meaning sop_class_uid transfer_syntax_uid modality body_part_examined view_position "
     "laterality patient_sex manufacturer manufacturer_model_name photometric_interpretation "
     "body_part_region coded_region series_description_region protocol_name_region combined_label "
-    "shadow_label shadow_model_id predicted_region predicted_region_code"
+    "shadow_label shadow_model_id predicted_region predicted_region_code left_view_label "
+    "right_view_label"
 ).split()
 """Columns with few distinct values, each of which is kept in memory once."""
 _COLUMNS: Final = [f for f in fields(IndexRow) if f.metadata]
@@ -291,6 +305,7 @@ LATER_COLUMNS: Final = (
     "shadow_model_id",
     "probabilities",
     *REGION_COLUMNS,
+    *VIEW_COLUMNS,
 )
 """Columns that later releases have added to format 2; files may lack them."""
 FORMAT_1_COLUMNS: Final = tuple(

@@ -26,8 +26,9 @@ from transforms.core.shared_bytes import map_bytes
 from transforms.imaging.header import CODE_STRING, MAX_TEXT, Header, read_header, require_uids
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
+from transforms.imaging.plates import IMAGES_OF_PLATE
 from transforms.imaging.radiograph_table import RadiographTable
-from transforms.imaging.read_image import decode_thumbnail
+from transforms.imaging.read_image import decode_inputs
 from transforms.imaging.uids import is_valid_uid
 
 HEADER_BYTES: Final = 4 << 20
@@ -79,7 +80,8 @@ class Description:
 
     Attributes:
         header: Header values, as far as the header could be read.
-        image: uint8[1, S, S], the network's input, or None if `reason` is not None.
+        image: uint8[1 or 3, S, S], the network's inputs, as `plates.network_inputs` returns them; None if
+            `reason` is not None.
         stage: Step that excluded the object, or None.
         reason: Why it is no radiograph or is quarantined, or None.
         used_fallback: Whether the image was decoded by the pydicom fallback.
@@ -109,7 +111,7 @@ def describe(descriptor: int, options: DescribeOptions) -> tuple[Any, ...]:
         require_uids(parsed)
         if reason := _exclusion_reason(header, options):
             return _values(header, Stage.HEADER, reason)
-        image, used_fallback = decode_thumbnail(
+        image, used_fallback = decode_inputs(
             parsed, options.input_size, frame_number=options.frame_number, limits=options.limits
         )
         return _header_values(header), image.tobytes(), None, None, used_fallback
@@ -174,9 +176,9 @@ def parse_description(value: Any, options: DescribeOptions) -> Description:
             _refuse("reason")
         return Description(header, None, Stage(stage), Reason(reason))
     size = options.input_size
-    if type(image) is not bytes or len(image) != size * size:
+    if type(image) is not bytes or len(image) not in (size * size, IMAGES_OF_PLATE * size * size):
         _refuse("image")
-    pixels = np.frombuffer(image, np.uint8).reshape(1, size, size).copy()  # writable
+    pixels = np.frombuffer(image, np.uint8).reshape(-1, size, size).copy()  # writable
     return Description(header, pixels, used_fallback=used_fallback)
 
 

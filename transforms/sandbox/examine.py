@@ -1,6 +1,6 @@
 """Examine one object: read and hash it, then parse and decode it in a child process.
 
-The result is its index row so far and, for radiographs, the network's input.
+The result is its index row so far and, for radiographs, the network's inputs.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ class Examined:
 
     Attributes:
         row: Index row, either decided (quarantined, not_xray) or to be completed by the model.
-        image: uint8[1, S, S], the network's input, or None if the row is decided.
+        image: uint8[1 or 3, S, S], the network's inputs, as `plates.network_inputs` returns them; None if
+            the row is decided.
         fetch_s: Duration of reading and hashing in seconds.
         decode_s: Duration of parsing and decoding in seconds, or None if the object was not parsed.
         used_fallback: Whether the image was decoded by the pydicom fallback.

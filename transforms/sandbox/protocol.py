@@ -19,7 +19,7 @@ ANSWER: Final = struct.Struct("=IB3xQ")
 RETURNED, RAISED = 0, 1
 """Outcomes: the value is what the function returned, or the name of the exception's type."""
 MAX_ANSWER_BYTES: Final = 4 << 20
-"""An image of the largest input size has 1 MiB."""
+"""Three images of the largest input size have 3 MiB."""
 MAX_ANSWER_ITEMS: Final = 1 << 10
 
 FORK: Final = struct.Struct("=cQ")
