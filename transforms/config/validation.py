@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -86,5 +86,15 @@ def _format_path(path: tuple[int | str, ...]) -> str:
 def _keys(model: type[BaseModel], section: tuple[int | str, ...]) -> list[str]:
     """Return the known keys of a section, given by its path; the path of the whole file is empty."""
     for name in section:
-        model = type(model.model_fields[str(name)].get_default(call_default_factory=True))
+        if field := model.model_fields.get(
+            str(name)
+        ):  # else a position in a list, or a key of a mapping
+            model = _model_in(field.annotation) or model
     return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the model in the type of a field: of a section, of an optional one or of a list of them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
