@@ -41,6 +41,7 @@ SERVING = [
 
 EXTRAS = {
     "sr": ["highdicom>=0.25"],
+    "onnx": ["onnxruntime>=1.24", "protobuf>=5"],  # bundles with an ONNX graph
     "demo": ["pydicom-data>=1.0"],
     "pubsub": ["google-cloud-pubsub>=2.20"],
     "aws": ["boto3>=1.40"],
@@ -60,6 +61,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [
     *EXTRAS["aws"],
+    *EXTRAS["onnx"],
     *EXTRAS["sr"],
     *EXTRAS["pubsub"],
     *EXTRAS["demo"],
@@ -73,6 +75,7 @@ EXTRAS["dev"] = [
     "hypothesis>=6",
     "moto[server]>=5",
     "mypy>=1.14",
+    "onnx>=1.20",  # writes graphs for tests
     "pandas>=2",
     "playwright>=1.50",  # screenshots, with the Chromium of the system
     "polars>=1",

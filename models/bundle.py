@@ -1,11 +1,13 @@
-"""The model bundle: `bundle.json` next to `weights.safetensors`, in a folder or an object store.
+"""The model bundle: `bundle.json` next to `weights.safetensors` or `weights.onnx`.
 
-This module reads the description only and does not import torch; `models.weights` loads the network.
+A bundle is in a folder or an object store. This module reads the description only and does not import
+torch; `models.weights` loads the network.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from typing import Annotated, Any, Final, Literal
 
@@ -23,6 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from models.architectures import architecture_problem
 from models.default_bundle import resolve_uri
+from models.onnx_fields import OnnxFields
 from transforms.config.validation import list_errors
 from transforms.core.errors import UsageError
 from transforms.core.labels import NAME_PATTERN, LabelSet, label_problem, label_set_of
@@ -33,9 +36,12 @@ from transforms.storage.schemes import join, storage_of, uri_problem
 FORMAT_VERSION: Final = 1
 BUNDLE_FILE: Final = "bundle.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
-MAX_BYTES: Final = {BUNDLE_FILE: 16 << 20, WEIGHTS_FILE: 8 << 30}
+ONNX_FILE: Final = "weights.onnx"
+MAX_BYTES: Final = {BUNDLE_FILE: 16 << 20, WEIGHTS_FILE: 8 << 30, ONNX_FILE: (2 << 30) - 1}
 """Maximum size of each file."""
 MAX_MEMBERS: Final = 16
+REVIEW_ALL: Final = -1e30
+"""OOD limit of a bundle that is not calibrated: every image is reviewed."""
 MIN_INPUT_SIZE: Final = 32
 """In pixels."""
 MAX_INPUT_SIZE: Final = 1024
@@ -162,7 +168,7 @@ class BundleInfo(BaseModel):
     """The contents of `bundle.json`.
 
     Attributes:
-        architecture: a timm name.
+        architecture: a timm name, or any name of an ONNX graph.
         labels: label of each output, in order.
         label_definitions: what is known of the labels besides their names; None for labels of which the
             router knows it, or of which nothing is known.
@@ -179,6 +185,7 @@ class BundleInfo(BaseModel):
             images are downsampled for the others. Empty for a single network.
         regions: the second head, or None.
         format_version: of this file.
+        onnx: input and output of the network, if it is an ONNX graph.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -198,6 +205,7 @@ class BundleInfo(BaseModel):
     regions: RegionsInfo | None = None
     format_version: Literal[1] = FORMAT_VERSION
     label_definitions: LabelSetFields | None = None
+    onnx: OnnxFields | None = None
 
     @field_validator("thresholds")
     @classmethod
@@ -228,6 +236,13 @@ class BundleInfo(BaseModel):
             raise _problem(f"{preprocessing!r}; this router implements {PREPROCESSING!r}")
         return preprocessing
 
+    @field_validator("onnx")
+    @classmethod
+    def _is_one_network(cls, onnx: OnnxFields | None, info: ValidationInfo) -> Any:
+        if onnx is not None and (info.data.get("members") or info.data.get("regions")):
+            raise _problem("neither an ensemble nor a network with regions is an ONNX graph")
+        return onnx
+
     @field_validator("members")
     @classmethod
     def _fit_the_input(cls, members: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
@@ -240,6 +255,16 @@ class BundleInfo(BaseModel):
         """The labels, with what is known of them."""
         fields = self.label_definitions
         return label_set_of(self.labels) if fields is None else fields.label_set()
+
+    @property
+    def weights_file(self) -> str:
+        """Name of the file with the network."""
+        return WEIGHTS_FILE if self.onnx is None else ONNX_FILE
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether thresholds and OOD limit have been set; without, every image is reviewed."""
+        return self.ood_threshold > REVIEW_ALL
 
     @property
     def model_id(self) -> str:
@@ -259,8 +284,19 @@ class BundleInfo(BaseModel):
         ]
         if self.label_set != label_set_of(self.labels):
             decisive.append(self.label_set.to_json())
+        if self.onnx is not None:
+            decisive.append({"onnx": self.onnx.model_dump()})
         digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
         return f"{self.architecture}-{digest[:12]}"
+
+
+def require_onnxruntime(uri: str) -> None:
+    """Raise `BundleError` if ONNX Runtime, which a bundle needs, is not installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise BundleError(
+            f"model bundle {uri}: its network is an ONNX graph; install the 'onnx' extra: "
+            "pip install 'dicom-imaging-router[onnx]'"
+        )
 
 
 def fields_of(labels: LabelSet) -> LabelSetFields | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from models.ensemble import resize
 from models.fused import CPU_FORWARD_BATCH, fuse
 from models.inference import InferenceError, Outputs, Thumbnail, classify_by_halves, smoke_test
 from models.networks import BodyPartClassifier
+from models.onnx_network import has_cuda_provider
 from models.plates import Classified, combine, parts_of
 from models.regions import choose_region
 from models.reloading import LoadedBundle, ReloadingModel
@@ -31,6 +33,7 @@ from transforms.metrics import RUN_INFERENCE
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
+LOG: Final = logging.getLogger("dicom_router")
 CPU_SHARE: Final = 0.4
 """Share of the processors for torch's threads; the others read and decode."""
 OPENMP_THREADS: Final = "OMP_NUM_THREADS"
@@ -236,14 +239,14 @@ class RadiographModelHandler(ModelHandler[Thumbnail, PredictionResult, Reloading
     def _load(self, uri: str) -> LoadedBundle:
         """Load a bundle of any input size; see `load_bundle`."""
         info = read_info(uri)
-        network = load_network(uri)
-        device = choose_device(self._device)
+        device = _device_for(info, self._device)
+        if device == "cpu" and OPENMP_THREADS not in os.environ:
+            torch.set_num_threads(max(1, round(CPU_SHARE * len(os.sched_getaffinity(0)))))
+        network = load_network(uri, device)
         if device == "cuda":
             network = network.half()
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if device == "cpu":
-            if OPENMP_THREADS not in os.environ:
-                torch.set_num_threads(max(1, round(CPU_SHARE * len(os.sched_getaffinity(0)))))
             fuse(network, info.input_size)
         smoke_test(network, info.input_size)
         return LoadedBundle(network, info)
@@ -286,6 +289,15 @@ def _forwards(element: Any, limit: int) -> int:
     """
     image = element[1] if isinstance(element, tuple) else element
     return min(len(parts_of(image)), limit)
+
+
+def _device_for(info: BundleInfo, requested: Device) -> Literal["cpu", "cuda"]:
+    """Return the device of a bundle's network; "auto" takes CUDA only if ONNX Runtime has it, too."""
+    device = choose_device(requested)
+    if info.onnx is None or device == "cpu" or requested == "cuda" or has_cuda_provider():
+        return device
+    LOG.warning("the model runs on the CPU: this ONNX Runtime has no CUDA; see onnxruntime-gpu")
+    return "cpu"
 
 
 def _resized(image: Thumbnail, size: int) -> Thumbnail:

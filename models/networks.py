@@ -38,6 +38,7 @@ class BodyPartClassifier(nn.Module):
         members: input size of each member of an ensemble, in pixels; empty for a single network.
         temperature: see above.
         drop_rate: dropout rate of the features in training.
+        backbone: the network, if it is not to be created by name.
     """
 
     def __init__(
@@ -48,16 +49,20 @@ class BodyPartClassifier(nn.Module):
         members: Sequence[int] = (),
         temperature: float = 1.0,
         drop_rate: float = 0.0,
+        backbone: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.labels = labels
         self.temperature = temperature
         self.ood: VirtualLogit | MaxVirtualLogit | None = None
         self.regions: RegionHead | None = None
-        networks = [
-            _create_backbone(architecture, len(labels), drop_rate) for _ in range(len(members) or 1)
-        ]
-        self.backbone: Any = Ensemble(networks, members) if members else networks[0]
+        self.backbone: Any = backbone
+        if backbone is None:
+            networks = [
+                _create_backbone(architecture, len(labels), drop_rate)
+                for _ in range(len(members) or 1)
+            ]
+            self.backbone = Ensemble(networks, members) if members else networks[0]
 
     def logits(self, images: Tensor) -> Tensor:
         """Return logits, float[N, n_labels], for uint8[N, 1, S, S]."""

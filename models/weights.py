@@ -1,6 +1,7 @@
 """Load and save the network of a model bundle.
 
-Weights are safetensors, so loading a bundle runs no code from it.
+Weights are safetensors, or an ONNX graph with the operators of ONNX Runtime, so loading a bundle runs no
+code from it.
 """
 
 from __future__ import annotations
@@ -9,22 +10,25 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import safetensors.torch
 from torch import Tensor
 
 from models.bundle import (
     BUNDLE_FILE,
-    WEIGHTS_FILE,
+    ONNX_FILE,
     BundleError,
     BundleInfo,
     make_info,
     read_file,
     read_info,
+    require_onnxruntime,
 )
 from models.ensemble import Ensemble
 from models.networks import BodyPartClassifier
+from models.onnx_graph import GraphError
+from models.onnx_network import OnnxClassifier
 from models.ood_vim import MaxVirtualLogit, VirtualLogit
 from models.region_head import RegionHead
 from transforms.core.errors import UsageError
@@ -36,21 +40,21 @@ REGION_PREFIX: Final = "regions."
 """Prefix of the names of the region head's tensors; all without a prefix are the backbone's."""
 
 
-def load_network(uri: str) -> BodyPartClassifier:
-    """Load the network of a bundle on the CPU, in float32 and evaluation mode.
+def load_network(uri: str, device: Literal["cpu", "cuda"] = "cpu") -> BodyPartClassifier:
+    """Load the network of a bundle in float32 and evaluation mode, on the CPU.
+
+    Args:
+        uri: of the bundle.
+        device: where an ONNX graph runs; other networks can be moved afterwards.
 
     Raises:
         BundleError: A file is missing, the weights do not have the digest in `bundle.json`, or they do
             not fit the architecture.
     """
     info = read_info(uri)
-    raw = read_file(uri, WEIGHTS_FILE)
-    digest = hashlib.sha256(raw).hexdigest()
-    if digest != info.weights_sha256:
-        raise BundleError(
-            f"model bundle {uri}: {WEIGHTS_FILE} has sha256 {digest[:12]}…, {BUNDLE_FILE} expects "
-            f"{info.weights_sha256[:12]}…; copy the whole bundle again"
-        )
+    raw = read_weights(uri, info)
+    if info.onnx is not None:
+        return load_onnx(uri, info, raw, device)
     try:
         network = BodyPartClassifier(
             info.architecture, info.labels, members=info.members, temperature=info.temperature
@@ -71,6 +75,63 @@ def load_network(uri: str) -> BodyPartClassifier:
             f"model bundle {uri}: the weights do not fit {info.architecture}: {error}"
         ) from error
     return network.eval()
+
+
+def read_weights(uri: str, info: BundleInfo) -> bytes:
+    """Return the content of the weights file of a bundle.
+
+    Raises:
+        BundleError: It is missing, or does not have the digest in `bundle.json`.
+    """
+    raw = read_file(uri, info.weights_file)
+    digest = hashlib.sha256(raw).hexdigest()
+    if digest != info.weights_sha256:
+        raise BundleError(
+            f"model bundle {uri}: {info.weights_file} has sha256 {digest[:12]}…, {BUNDLE_FILE} expects "
+            f"{info.weights_sha256[:12]}…; copy the whole bundle again"
+        )
+    return raw
+
+
+def load_onnx(
+    uri: str, info: BundleInfo, raw: bytes, device: Literal["cpu", "cuda"] = "cpu"
+) -> BodyPartClassifier:
+    """Return the network of a bundle whose weights are an ONNX graph, in evaluation mode.
+
+    Raises:
+        BundleError: ONNX Runtime is not installed, or the graph cannot be used or does not fit.
+    """
+    require_onnxruntime(uri)
+    try:
+        return OnnxClassifier(raw, info, device).eval()
+    except GraphError as error:
+        raise BundleError(f"model bundle {uri}: {ONNX_FILE}: {error}") from error
+
+
+def save_recalibrated(
+    directory: Path, uri: str, network: BodyPartClassifier, fields: dict[str, Any]
+) -> BundleInfo:
+    """Write a bundle that has the weights of another one; see `save_bundle`.
+
+    Args:
+        directory: see `save_bundle`.
+        uri: of the other bundle.
+        network: of the other bundle, with the new temperature.
+        fields: see `save_bundle`.
+
+    Raises:
+        BundleError: The fields are invalid, or the other bundle cannot be read.
+    """
+    info = read_info(uri)
+    if info.onnx is None:
+        return save_bundle(directory, network, fields)
+    described = {
+        "labels": network.labels,
+        "temperature": network.temperature,
+        "onnx": info.onnx,
+        **fields,
+    }
+    return write_bundle(directory, read_weights(uri, info), described)
 
 
 def save_bundle(directory: Path, network: BodyPartClassifier, fields: dict[str, Any]) -> BundleInfo:
@@ -95,21 +156,33 @@ def save_bundle(directory: Path, network: BodyPartClassifier, fields: dict[str, 
     }
     raw = safetensors.torch.save(state)
     backbone = network.backbone
-    info = make_info(
-        {
-            "labels": network.labels,
-            "members": backbone.input_sizes if isinstance(backbone, Ensemble) else (),
-            "temperature": network.temperature,
-            "weights_sha256": hashlib.sha256(raw).hexdigest(),
-            "preprocessing": PREPROCESSING,
-            "regions": None if network.regions is None else network.regions.info,
-            **fields,
-        }
-    )
+    described = {
+        "labels": network.labels,
+        "members": backbone.input_sizes if isinstance(backbone, Ensemble) else (),
+        "temperature": network.temperature,
+        "regions": None if network.regions is None else network.regions.info,
+        **fields,
+    }
+    return write_bundle(directory, raw, described)
+
+
+def write_bundle(directory: Path, weights: bytes, fields: dict[str, Any]) -> BundleInfo:
+    """Write the files of a bundle.
+
+    Args:
+        directory: created if missing; a bundle in it is replaced.
+        weights: content of the weights file.
+        fields: of `BundleInfo`, except `weights_sha256` and `preprocessing`.
+
+    Raises:
+        BundleError: The fields are invalid.
+    """
+    digest = hashlib.sha256(weights).hexdigest()
+    info = make_info({"weights_sha256": digest, "preprocessing": PREPROCESSING, **fields})
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / WEIGHTS_FILE).write_bytes(raw)
-    absent = {"regions"} if info.regions is None else set()  # earlier releases read it, too
-    content = json.dumps(info.model_dump(exclude=absent), indent=2)
+    (directory / info.weights_file).write_bytes(weights)
+    absent = {"regions", "onnx"} - {name for name, value in info if value is not None}
+    content = json.dumps(info.model_dump(exclude=absent), indent=2)  # earlier releases read it, too
     (directory / BUNDLE_FILE).write_text(f"{content}\n")
     return info
 

@@ -18,7 +18,7 @@ from models.training.holdout import (
     predict_holdout,
     split_holdout,
 )
-from models.weights import load_network, save_bundle
+from models.weights import load_network, save_bundle, save_recalibrated
 
 
 def calibrate_bundle(
@@ -57,6 +57,8 @@ def calibrate_bundle(
     infos = [provenance.read_bundle(uri) for uri in uris]
     if len({(info.architecture, info.labels) for info in infos}) > 1:
         raise BundleError("an ensemble needs bundles of one architecture and the same labels")
+    if len(infos) > 1 and any(info.onnx is not None for info in infos):
+        raise BundleError("an ensemble cannot have members that are ONNX graphs")
     input_sizes = [size for info in infos for size in info.members or (info.input_size,)]
     if len(input_sizes) > MAX_MEMBERS:
         raise BundleError(f"{len(input_sizes)} members: an ensemble has at most {MAX_MEMBERS}")
@@ -66,7 +68,7 @@ def calibrate_bundle(
     images, holdout = split_holdout(data, holdout_sources, infos[0].labels)
     input_size = max(input_sizes)
     if len(infos) == 1:
-        network = load_network(uris[0])
+        network = load_network(uris[0], "cuda" if device == "cuda" else "cpu")
         training = {name: of for name, of in infos[0].training.items() if name != "holdout"}
     else:
         network = _ensemble([load_network(uri) for uri in uris], input_sizes)
@@ -88,7 +90,10 @@ def calibrate_bundle(
         "label_definitions": infos[0].label_definitions,
         "training": training,
     }
-    return save_bundle(output, network, {**described, **calibrated})
+    described |= calibrated
+    if len(uris) == 1:
+        return save_recalibrated(output, uris[0], network, described)
+    return save_bundle(output, network, described)
 
 
 def _ensemble(

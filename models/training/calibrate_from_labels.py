@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from models.bundle import BundleInfo
+from models.bundle import BundleError, BundleInfo
 from models.training import provenance
 from models.training.calibration.refit import (
     NOT_A_LABEL,
@@ -25,7 +25,7 @@ from models.training.calibration.refit import (
 from models.training.calibration.thresholds import Flags
 from models.training.data.lake_images import LakeImages, read_lake_images
 from models.training.evaluation.predict import load_for_prediction, predict
-from models.weights import load_network, save_bundle
+from models.weights import load_network, save_recalibrated
 from transforms.core.labels import REVIEW
 from transforms.core.reasons import Reason
 from transforms.imaging.limits import Limits
@@ -103,6 +103,11 @@ def calibrate_from_labels(
         DamagedFile: A file of the lake cannot be read.
     """
     info = provenance.read_bundle(uri)
+    if not info.is_calibrated:
+        raise BundleError(
+            f"model bundle {uri}: not calibrated, and answers only adjust thresholds; calibrate with "
+            "--data first, which can be a lake with answers"
+        )
     lake = read_lake_images(layout).having(info.labels)
     answers, counts = _answers(uri, info, layout, lake, device)
     if not counts.used:
@@ -131,7 +136,9 @@ def calibrate_from_labels(
             **found.evidence,
         },
     }
-    return CalibratedOnLabels(counts, info, save_bundle(output, network, described), found)
+    return CalibratedOnLabels(
+        counts, info, save_recalibrated(output, uri, network, described), found
+    )
 
 
 def _images(lake: LakeImages, info: BundleInfo) -> Images:

@@ -35,7 +35,7 @@ class Teachers:
             info = read_info(uri)
             if info.labels != labels:
                 raise BundleError(f"model bundle {uri}: a teacher must have the same labels")
-            network = load_network(uri)
+            network = load_network(uri, "cuda" if device == "cuda" else "cpu")
             network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.networks.append((network, info.input_size))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, Final
 
 from models import bundle
 from pipeline import __version__
@@ -20,6 +21,8 @@ from transforms.lake.layout import Layout
 from transforms.lake.marker import recorded_file_mode
 from transforms.storage.permissions import FILE_MODE, parse_file_mode
 from transforms.storage.schemes import canonical, is_local, root_problem
+
+LOG: Final = logging.getLogger("dicom_router")
 
 
 def route_config(args: argparse.Namespace) -> RouteConfig:
@@ -51,7 +54,7 @@ def resolve(options: RouteOptions) -> RouteConfig:
         raise ConfigError(f"--lake: {why}")
     is_streaming = options.source in STREAMING_SOURCES
     _require_applicable(options, is_streaming=is_streaming)
-    info = bundle.read_info(options.model_uri)
+    info = _model_info(options.model_uri)
     shadow = None if options.shadow_model is None else _shadow_info(options.shadow_model, info)
     root = canonical(options.lake)
     own_policy = read_policy(options.policy_file, info.label_set)
@@ -74,13 +77,30 @@ def resolve(options: RouteOptions) -> RouteConfig:
     )
 
 
+def _model_info(uri: str) -> bundle.BundleInfo:
+    """Return the description of a bundle, and warn if it is not calibrated.
+
+    Raises:
+        BundleError: the bundle cannot be used.
+    """
+    info = bundle.read_info(uri)
+    if info.onnx is not None:
+        bundle.require_onnxruntime(uri)
+    if not info.is_calibrated:
+        LOG.warning(
+            "model %s is not calibrated: every image is reviewed; see 'dicom-router calibrate'",
+            info.model_id,
+        )
+    return info
+
+
 def _shadow_info(uri: str, info: bundle.BundleInfo) -> bundle.BundleInfo:
     """Return the description of the bundle of --shadow_model; `info` is that of --model.
 
     Raises:
         BundleError: the bundle cannot be used.
     """
-    shadow = bundle.read_info(uri)
+    shadow = _model_info(uri)
     if set(shadow.labels) != set(info.labels):
         raise bundle.BundleError(f"--shadow_model {uri}: its labels are not those of --model")
     if shadow.input_size > info.input_size:

@@ -24,7 +24,7 @@ def load_for_prediction(uri: str, device: str) -> BodyPartClassifier:
     Raises:
         BundleError: It cannot be read.
     """
-    network = load_network(uri)
+    network = load_network(uri, "cuda" if device == "cuda" else "cpu")
     if device == "cpu":
         fuse(network, read_info(uri).input_size)
         return network
