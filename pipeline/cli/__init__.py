@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "train": "fine-tune a network and write a model bundle",
     "calibrate": "set the thresholds of a model bundle on labelled images",
     "evaluate": "measure a model bundle on labelled images",
+    "import-model": "make a model bundle from an ONNX file",
     "completion": "print a completion script for a shell",
 }
 RUN_COMMANDS: Final = ("route", "reroute", "demo")
