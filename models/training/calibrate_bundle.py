@@ -18,6 +18,7 @@ from models.training.holdout import (
     predict_holdout,
     split_holdout,
 )
+from models.training.options import HOLDOUT_ERROR
 from models.weights import load_network, save_bundle, save_recalibrated
 
 
@@ -29,6 +30,7 @@ def calibrate_bundle(
     *,
     holdout_sources: Sequence[str] = (),
     holdout_bundles: Sequence[str] = (),
+    holdout_error: float = HOLDOUT_ERROR,
     device: str = "cpu",
 ) -> BundleInfo:
     """Set temperature, thresholds and OOD limit on the val split of a data set.
@@ -46,6 +48,7 @@ def calibrate_bundle(
         holdout_bundles: bundles of the same recipe with held-out sources. Their predictions on the
             held-out train and val images count in the thresholds, as of unseen sites, and the new
             bundle records their metrics.
+        holdout_error: maximum error rate of these images, as far as they are routed, 0..1.
         device: "cpu" or "cuda", where the networks run.
 
     Raises:
@@ -80,7 +83,9 @@ def calibrate_bundle(
         predict_holdout(uri, record, images, device)
         for uri, record in zip(holdout_bundles, records, strict=True)
     ]
-    calibrated = calibrate_network(network, images, data.name, input_size, target_error, unseen)
+    calibrated = calibrate_network(
+        network, images, data.name, input_size, target_error, unseen, holdout_error
+    )
     add_holdout_metrics(calibrated["metrics"], network, holdout, input_size)
     if len(infos) > 1 and any(info.regions is not None for info in infos):
         network.regions = require_regions(fit_regions(network, images, input_size))

@@ -10,6 +10,8 @@ from transforms.core.option import Group, option
 
 TARGET_ERROR: Final = 0.02
 """Default maximum error rate among the images routed to a label."""
+HOLDOUT_ERROR: Final = 0.01
+"""Default maximum error rate among the images of held-out sources that are routed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.training.options import TARGET_ERROR
+from models.training.options import HOLDOUT_ERROR, TARGET_ERROR
 from pipeline.cli.arguments import (
     NEEDS_TRAIN_EXTRA,
     add_device_argument,
@@ -76,6 +76,14 @@ class CalibrateOptions(HoldoutOptions):
         help="instead of thresholds, fit the head that predicts regions, on the features of the frozen "
         "network and by the column region of the manifest; labels and their probabilities do not change",
     )
+    holdout_error: float = option(
+        HOLDOUT_ERROR,
+        group=Group.DECISION,
+        metavar="E",
+        at_least=0,
+        at_most=1,
+        help="with --holdout_bundles: maximum error rate among the held-out images that are routed",
+    )
     min_answers: int = option(
         20,
         group=Group.DECISION,
@@ -114,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
         options.target_error,
         holdout_sources=options.holdout_sources,
         holdout_bundles=options.holdout_bundles,
+        holdout_error=options.holdout_error,
         device=choose_device(args.device),
     )
     print(f"{info.model_id} written to {options.output}; temperature {info.temperature}")
@@ -127,10 +136,13 @@ def run(args: argparse.Namespace) -> int:
     print(_summary("val", info.calibration))
     if not info.calibration["target_proved"]:
         print(f"the target error of {options.target_error:.1%} is not proved: see the upper bound")
+    if together := info.calibration["holdout_together"]:
+        print(_summary("held-out images together", together))
     for training, of in zip(
         info.training.get("holdout", ()), info.calibration["holdout"], strict=True
     ):
-        print(_summary(f"held out ({', '.join(training['sources'])})", of))
+        sources = ", ".join(training["sources"])
+        print(_summary(f"thresholds of the others, on held-out {sources}", of))
     print_holdout(info.metrics)
     for line in region_lines(info):
         print(line)

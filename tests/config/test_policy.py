@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from transforms.config.expectations import Expectations
 from transforms.config.policy import (
+    MAX_COMBINED_CONFIDENCE,
     MIN_COMBINED_CONFIDENCE,
     OFF,
     ON,
@@ -243,7 +244,9 @@ def test_a_header_never_changes_what_is_not_left_open(
             assert with_header.destination == with_header.combined_label
             assert with_header.combined_confidence is not None
             threshold = policy.thresholds[with_header.destination]
-            assert with_header.combined_confidence >= max(threshold, MIN_COMBINED_CONFIDENCE)
+            assert with_header.combined_confidence >= min(
+                max(threshold, MIN_COMBINED_CONFIDENCE), MAX_COMBINED_CONFIDENCE
+            )
         if mode == OFF:
             assert with_header == plain
 

@@ -20,7 +20,9 @@ from transforms.lake.view_columns import Views
 
 POLICY_ID_LENGTH: Final = 16
 MIN_COMBINED_CONFIDENCE: Final = 0.95
-"""Probability by pixels and header together from which a header decides, if the threshold is lower."""
+MAX_COMBINED_CONFIDENCE: Final = 0.99
+"""Limits of the probability by pixels and header together from which a header decides: the label's
+threshold, which is for pixels alone, within these limits."""
 MIN_VIEW_CONFIDENCE: Final = 0.9
 """Probability from which the label of a view counts against that of the other one."""
 OFF: Final = "off"
@@ -177,7 +179,7 @@ def decide(
         policy.header_evidence == ON
         and decision.reason == Reason.LOW_CONFIDENCE
         and reason != Reason.AGE_CONTRADICTED
-        and confidence >= max(policy.thresholds[label], MIN_COMBINED_CONFIDENCE)
+        and confidence >= _combined_threshold(policy.thresholds[label])
     ):
         return replace(
             decision,
@@ -187,6 +189,10 @@ def decide(
             reason=Reason.SETTLED_BY_HEADER,
         )
     return decision
+
+
+def _combined_threshold(threshold: float) -> float:
+    return min(max(threshold, MIN_COMBINED_CONFIDENCE), MAX_COMBINED_CONFIDENCE)
 
 
 def _decide_by_pixels(

@@ -13,11 +13,11 @@ from scipy.special import log_softmax, softmax
 
 from models.networks import BodyPartClassifier
 from models.training.calibration.thresholds import (
-    HOLDOUT_ERROR_FACTOR,
     Flags,
     Predictions,
     Rule,
     choose_rule,
+    concatenated,
 )
 from models.training.data.dataset import select_split
 from models.training.data.images import LabeledImage, load_labeled_inputs
@@ -59,6 +59,7 @@ def calibrate_network(
     input_size: int,
     target_error: float,
     holdout: Sequence[Predictions] = (),
+    holdout_error: float = 1.0,
 ) -> dict[str, Any]:
     """Calibrate a network on the val split of a data set and set its temperature.
 
@@ -74,6 +75,7 @@ def calibrate_network(
         labels,
         target_error=target_error,
         holdout=holdout,
+        holdout_error=holdout_error,
         names=network.labels,
     )
     network.temperature = found.temperature
@@ -93,6 +95,7 @@ def calibrate(
     *,
     target_error: float,
     holdout: Sequence[Predictions] = (),
+    holdout_error: float = 1.0,
     names: Sequence[str] = LABELS,
 ) -> Calibration:
     """Fit a temperature, then choose the routing rule; see `thresholds.choose_rule`.
@@ -105,6 +108,7 @@ def calibrate(
         labels: int64[N].
         target_error: maximum error rate among the images routed to a label, 0..1.
         holdout: of images of held-out sources, by networks that were not trained on them.
+        holdout_error: maximum error rate of the held-out images that are routed, 0..1.
         names: of the labels.
     """
     temperature = fit_temperature(logits, labels)
@@ -114,16 +118,25 @@ def calibrate(
         standardize(ood_scores, ood_scores),
         names=names,
     )
-    rule = choose_rule(val, holdout, target_error)
+    rule = choose_rule(val, holdout, target_error, holdout_error=holdout_error)
     evidence = {
         "target_error": target_error,
         "target_proved": rule.is_proved,
         **routing_metrics(val, rule, target_error),
+        "holdout_error": holdout_error if holdout else None,
+        "holdout_together": routing_metrics(concatenated(holdout), rule, holdout_error)
+        if holdout
+        else None,
         "holdout": [
             routing_metrics(
                 one,
-                choose_rule(val, [other for other in holdout if other is not one], target_error),
-                HOLDOUT_ERROR_FACTOR * target_error,
+                choose_rule(
+                    val,
+                    [other for other in holdout if other is not one],
+                    target_error,
+                    holdout_error=holdout_error,
+                ),
+                holdout_error,
             )
             for one in holdout
         ],

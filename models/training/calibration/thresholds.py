@@ -18,13 +18,15 @@ GRID: Final = tuple(
     round(float(t), 2) for t in np.arange(MIN_THRESHOLD, MAX_THRESHOLD + 0.001, 0.01)
 )
 """Candidate thresholds, ascending."""
-HOLDOUT_ERROR_FACTOR: Final = 2.5
-"""Allowed error rate on images of unseen sites, as a multiple of the target error."""
+HOLDOUT_GRID: Final = (*GRID, *(round(0.99 + 0.001 * n, 3) for n in range(1, 10)))
+"""Candidates for images of unseen sites, of which many are wrong with high confidence."""
 MIN_HOLDOUT_IMAGES: Final = 20
 """Held-out images predicted as a label below which they do not affect its threshold."""
+PRICES: Final = (0.0, *np.geomspace(0.1, 10_000, 400).tolist())
+"""Correctly routed images that one error outweighs, ascending."""
 OOD_FALSE_REVIEW: Final = 0.005
 """Share of validation images that the OOD limit may send to review."""
-HOLDOUT_OOD_FALSE_REVIEW: Final = 0.1
+HOLDOUT_OOD_FALSE_REVIEW: Final = 0.02
 """The same for images of unseen sites."""
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
@@ -100,11 +102,13 @@ def choose_rule(
     holdout: Sequence[Predictions],
     target_error: float,
     max_ood_zscore: float | None = None,
+    *,
+    holdout_error: float = 1.0,
 ) -> Rule:
     """Return the rule that routes the most images within these limits.
 
-    - Of the images predicted as a label, at most the target error are wrong; of the held-out images
-      together, at most `HOLDOUT_ERROR_FACTOR` times as many.
+    - Of the images predicted as a label, at most the target error are wrong. Of all held-out images that
+      are routed, at most `holdout_error` are: see `_holdout_thresholds`.
     - The OOD limit reviews at most `OOD_FALSE_REVIEW` of the validation images, or
       `HOLDOUT_OOD_FALSE_REVIEW` of the held-out ones, whichever limit is higher.
     - No threshold is below a common one, which is lowered as long as the upper bound of the error of
@@ -119,23 +123,66 @@ def choose_rule(
         holdout: of images of held-out sources, by networks that were not trained on them.
         target_error: 0..1.
         max_ood_zscore: the OOD limit, if it is given; else it is chosen.
+        holdout_error: maximum error rate of the held-out images that are routed, 0..1.
     """
-    unseen = _concatenated(holdout) if holdout else None
-    own, limit = [], max_ood_zscore
+    unseen = concatenated(holdout) if holdout else None
+    limit = max_ood_zscore
     if limit is None:
         limit = float(np.quantile(val.ood_zscores, 1 - OOD_FALSE_REVIEW))
-    for index in range(len(val.names)):
-        threshold = _lowest_threshold(*val.predicted_as(index), target_error)
-        if unseen is not None and len(unseen.predicted_as(index)[0]) >= MIN_HOLDOUT_IMAGES:
-            allowed = HOLDOUT_ERROR_FACTOR * target_error
-            threshold = max(threshold, _lowest_threshold(*unseen.predicted_as(index), allowed))
-        own.append(threshold)
-    if unseen is not None and max_ood_zscore is None:
-        limit = max(limit, float(np.quantile(unseen.ood_zscores, 1 - HOLDOUT_OOD_FALSE_REVIEW)))
+    own = [
+        _lowest_threshold(*val.predicted_as(index), target_error) for index in range(len(val.names))
+    ]
+    if unseen is not None:
+        if max_ood_zscore is None:
+            limit = max(limit, float(np.quantile(unseen.ood_zscores, 1 - HOLDOUT_OOD_FALSE_REVIEW)))
+        own = _holdout_thresholds(unseen, limit, own, holdout_error)
     common = _common_threshold(val, limit, target_error)
     thresholds = {label: max(common, least) for label, least in zip(val.names, own, strict=True)}
     rule = Rule(thresholds, limit, is_proved=False)
     return replace(rule, is_proved=error_bound(val, rule.routes(val)) <= target_error)
+
+
+def _holdout_thresholds(
+    unseen: Predictions, limit: float, least: Sequence[float], holdout_error: float
+) -> list[float]:
+    """Return the thresholds that route the most held-out images with at most the allowed error.
+
+    Each label maximizes the images that it routes minus a price for each error. The price is the same
+    for all labels, and the lowest that keeps the allowed error (a Lagrange multiplier; Everett 1963,
+    "Generalized Lagrange Multiplier Method for Solving Problems of Optimum Allocation of Resources"). So
+    a label whose confident predictions are often wrong elsewhere is reviewed, others are not.
+
+    Args:
+        unseen: of images of held-out sources.
+        limit: maximum OOD score of a routed image, standardized.
+        least: lowest threshold of each label.
+        holdout_error: maximum error rate of all images that are routed, 0..1.
+    """
+    in_distribution = unseen.ood_zscores <= limit
+    options: list[list[tuple[float, float, float]]] = []
+    for label, lowest in enumerate(least):
+        predicted = in_distribution & (unseen.predicted == label)
+        candidates = [lowest]
+        if (unseen.predicted == label).sum() >= MIN_HOLDOUT_IMAGES:
+            candidates += [threshold for threshold in HOLDOUT_GRID if threshold > lowest]
+        routed = [predicted & (unseen.confidence >= threshold) for threshold in candidates]
+        options.append(
+            [
+                (
+                    threshold,
+                    float(unseen.weight[r].sum()),
+                    float(unseen.weight[r & unseen.wrong].sum()),
+                )
+                for threshold, r in zip(candidates, routed, strict=True)
+            ]
+        )
+    chosen = [of[0] for of in options]
+    for price in PRICES:
+        chosen = [max(of, key=lambda one: (one[1] - price * one[2], one[0])) for of in options]
+        images, errors = (sum(one[n] for one in chosen) for n in (1, 2))
+        if errors <= holdout_error * images:
+            break
+    return [threshold for threshold, _, _ in chosen]
 
 
 def error_bound(of: Predictions, kept: Flags) -> float:
@@ -143,12 +190,14 @@ def error_bound(of: Predictions, kept: Flags) -> float:
     return upper_bound(*effective_counts(of.wrong[kept], of.weight[kept]))
 
 
-def _concatenated(parts: Sequence[Predictions]) -> Predictions:
+def concatenated(parts: Sequence[Predictions]) -> Predictions:
+    """Return the predictions of several networks for images of one set of labels, as one."""
     return Predictions(
         np.concatenate([one.probabilities for one in parts]),
         np.concatenate([one.labels for one in parts]),
         np.concatenate([one.ood_zscores for one in parts]),
         np.concatenate([one.weight for one in parts]),
+        parts[0].names,
     )
 
 

@@ -303,6 +303,33 @@ def _holdout(info: BundleInfo) -> list[str]:
         "of these, and routed by a rule chosen without them: the closest estimate of the accuracy at an "
         "unseen site. Recipes were compared on these images, and the bundle's own thresholds use them.",
         markdown_table(heads, rows),
+        *_holdout_rule(info),
+    ]
+
+
+def _holdout_rule(info: BundleInfo) -> list[str]:
+    """Return what the bundle's own thresholds route of the held-out images, by label."""
+    together = info.calibration.get("holdout_together")
+    if not together:
+        return []
+    rows = [
+        [label, info.thresholds[label], of["predicted"], of["routed"], of["wrong"],
+         f"{of['error_upper_95']:.1%}"]
+        for label, of in together["labels"].items()
+    ]  # fmt: skip
+    rows.append(
+        ["all", "", together["images"], together["routed"], together["wrong"],
+         f"{together['error_upper_95']:.1%}"]
+    )  # fmt: skip
+    return [
+        f"The bundle's own thresholds route the most of these images with an error of at most "
+        f"{info.calibration['holdout_error']:.1%}: {together['coverage']:.1%}, of which "
+        f"{together['error']:.2%} are wrong, and {together['ood_false_review']:.1%} of them exceed the "
+        "OOD limit. Upper bounds are one-sided, with 95 % confidence, for images of the same "
+        "distribution (Clopper and Pearson 1934):",
+        markdown_table(
+            ["label", "threshold", "predicted", "routed", "wrong", "upper bound of the error"], rows
+        ),
     ]
 
 
