@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 
+from models.training.data.anatomy import region_of
 from models.training.data.images import DatasetError, LabeledImage
 from transforms.core.errors import did_you_mean
 from transforms.core.labels import (
@@ -13,7 +13,6 @@ from transforms.core.labels import (
     AgeGroups,
     LabelDefinition,
     LabelSet,
-    Region,
     label_problem,
 )
 from transforms.imaging.header_label import claimed_region
@@ -71,18 +70,4 @@ def _define(name: str) -> LabelDefinition:
     for known in DEFAULT_LABELS.labels:
         if known.name == name:
             return known
-    region = _cid_4031().get(name.replace("_", ""))
-    return LabelDefinition(name, region, claimed_region([name.replace("_", " ")]))
-
-
-@functools.cache
-def _cid_4031() -> dict[str, Region]:
-    """Return the anatomic regions of PS3.16 CID 4031 by keyword in lower case."""
-    from pydicom.sr.codedict import codes
-
-    concepts = codes.cid4031
-    return {
-        keyword.lower(): Region(code.value, code.meaning)
-        for keyword in concepts.dir()
-        if (code := getattr(concepts, keyword)).scheme_designator == "SCT"
-    }
+    return LabelDefinition(name, region_of(name), claimed_region([name.replace("_", " ")]))

@@ -12,9 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from pydicom.sr.codedict import codes
-
 from models.bundle import RegionInfo
+from models.training.data.anatomy import region_of
 from models.training.data.images import LabeledImage
 from transforms.core.errors import UsageError
 
@@ -52,17 +51,6 @@ COMBINED: Final = {
     frozenset({CERVICAL, THORACIC, LUMBAR}): "whole_spine",
 }
 """Regions of which several make one that has a code of its own."""
-CODE_KEYWORDS: Final = {
-    "ankle": "AnkleJoint",
-    "cervicothoracic_spine": "CervicoThoracicSpine",
-    "dental": "JawRegion",
-    "elbow": "ElbowJoint",
-    "sinus": "ParanasalSinus",
-    "thoracolumbar_spine": "ThoracoLumbarSpine",
-    "whole_spine": "Spine",
-    "wrist": "WristJoint",
-}
-"""Keywords of CID 4031 that are not the name of the region in camel case."""
 
 
 def number_regions(images: Sequence[LabeledImage]) -> tuple[list[int], int]:
@@ -125,7 +113,7 @@ def list_regions(images: Sequence[LabeledImage]) -> list[RegionInfo]:
             if of == name and count >= MIN_LABEL_SHARE * totals[name]
         }
         if sum(labels.values()) >= MIN_IMAGES:
-            code, meaning = _code_of(name)
+            code, meaning = region_of(name) or (None, None)
             found.append(
                 RegionInfo(name=name, labels=tuple(sorted(labels)), code=code, meaning=meaning)
             )
@@ -137,10 +125,3 @@ def _name(part: str) -> str:
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", part)
     name = re.sub(r"[^a-z0-9]+", "_", words.casefold()).strip("_")
     return SPELLINGS.get(name, name)
-
-
-def _code_of(name: str) -> tuple[str | None, str | None]:
-    """Return SNOMED CT code and meaning of a region by DICOM PS3.16 CID 4031, or None twice."""
-    keyword = CODE_KEYWORDS.get(name, "".join(map(str.capitalize, name.split("_"))))
-    code = getattr(codes.cid4031, keyword, None)
-    return (None, None) if code is None else (code.value, code.meaning)
