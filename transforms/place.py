@@ -237,4 +237,4 @@ def with_source_state(row: IndexRow) -> IndexRow:
 def _target_uri(row: IndexRow, layout: Layout) -> str:
     if row.destination == QUARANTINE:
         return layout.quarantine_uri(str(row.content_sha256))
-    return layout.object_uri(*row.uri_parts)
+    return layout.object_uri(*row.uri_parts, region=row.predicted_region)

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     layout = existing_lake(args.lake)
     policy = read_policy(options.policy, read_label_set(layout))
-    layout = replace(layout, sinks=policy.sinks)
+    layout = replace(layout, sinks=policy.sinks, by_region=policy.by_region)
     if options.export is not None:
         from pipeline.review.csv_files import export_waiting
 

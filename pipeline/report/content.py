@@ -107,6 +107,7 @@ def page_content(data: ReportData, images: int, baseline_name: str | None) -> di
         "statuses": STATUSES,
         "runs": _runs(data, run, summaries),
         "sinks": sinks,
+        "regions": queries.regions(data),
         "breakdowns": _breakdowns(data),
         "bar": charts.bar,
         "days": days,

@@ -87,6 +87,22 @@ def destinations(data: ReportData) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: sink_order(row["destination"]))
 
 
+def regions(data: ReportData) -> list[dict[str, Any]]:
+    """Return the routed images of each sink by predicted region; None where the model is unsure.
+
+    Without a predicted region in a sink, there are no rows of it.
+    """
+    found = data.fetch("""
+        SELECT destination, predicted_region AS region, any_value(predicted_region_code) AS code,
+            count(*) AS images, count(*) / sum(count(*)) OVER sink AS share,
+            avg(region_confidence) AS mean_confidence, max(predicted_region) OVER sink AS named
+        FROM images WHERE status = 'routed' GROUP BY destination, predicted_region
+        WINDOW sink AS (PARTITION BY destination)
+        QUALIFY named IS NOT NULL
+        ORDER BY region IS NULL, images DESC, region""")
+    return sorted(found, key=lambda row: sink_order(row["destination"]))
+
+
 def breakdown(data: ReportData, column: str, limit: int) -> list[dict[str, Any]]:
     """Return the images by the value of a column, most frequent first.
 

@@ -97,6 +97,8 @@ def _decide(row: IndexRow, rules: Rules, router_version: str) -> IndexRow:
     probabilities = probabilities_of(row, rules.labels)
     assert probabilities is not None  # makes the plan choose the row
     ood_score = float(row.ood_score or 0.0)
-    prediction = Prediction(probabilities, ood_score, rules.model_id, views=views_of(row))
+    prediction = Prediction(
+        probabilities, ood_score, rules.model_id, region=row.region, views=views_of(row)
+    )
     decided = decide_row(row, prediction, rules.policy)
     return replace(decided, router_version=router_version)

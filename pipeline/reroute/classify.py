@@ -19,12 +19,14 @@ from pipeline.local_servers import create_pipeline
 from pipeline.progress import Progress
 from pipeline.reroute.plan import Rules, classified_rows
 from pipeline.reroute.predictions import (
+    Outputs,
     Predictions,
     folder_of,
     write_predictions,
 )
 from pipeline.run_batch import checked_options
 from pipeline.user_errors import to_user_error
+from transforms.config.policy import OFF
 from transforms.config.route_config import RouteConfig
 from transforms.core.choices import INDEX_ONLY
 from transforms.core.object_ref import (
@@ -125,7 +127,7 @@ def build_classification(
     )
     classified: PCollection[IndexRow] = examined[IMAGES] | "Classify" >> ClassifyAndDecide(
         config.model_uri,
-        config.own_policy,
+        replace(config.own_policy, header_evidence=OFF),  # which would remove regions
         device=config.device,
         accelerator=config.accelerator,
         batch_size=config.batch_size,
@@ -133,9 +135,7 @@ def build_classification(
     _ = (
         classified
         | "Outputs"
-        >> beam.FlatMap(_outputs, config.policy.label_set.names).with_output_types(
-            tuple[str, tuple[float, ...]]
-        )
+        >> beam.FlatMap(_outputs, config.policy.label_set.names).with_output_types(Outputs)
         | "BatchOutputs" >> beam.BatchElements(min_batch_size=BATCH, max_batch_size=BATCH)
         | "Write" >> beam.Map(lambda batch: write_predictions(config.layout, folder, batch))
     )
@@ -197,13 +197,18 @@ def _ref_of(object_uri: str, layout: Layout) -> Iterator[ObjectRef | TaggedOutpu
         yield ObjectRef.of(found)
 
 
-def _outputs(row: IndexRow, labels: Sequence[str]) -> Iterator[tuple[str, tuple[float, ...]]]:
+def _outputs(row: IndexRow, labels: Sequence[str]) -> Iterator[Outputs]:
     """Yield the prediction of a classified row; none if the model failed on the image."""
     probabilities = probabilities_of(row, labels)
     if probabilities is not None and row.ood_score is not None:
         count(CounterName.CLASSIFIED)
         views = view_numbers(views_of(row), labels)
-        yield str(row.content_sha256), (*probabilities, row.ood_score, *views)
+        name, confidence, code = row.region or ("", 0.0, None)
+        yield (
+            str(row.content_sha256),
+            (*probabilities, row.ood_score, *views),
+            (name, confidence, code or ""),
+        )
 
 
 def _log_failure(failure: Failure, root: str, listed: str) -> None:

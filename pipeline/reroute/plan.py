@@ -25,7 +25,7 @@ from transforms.lake.probabilities import (
     with_probabilities,
 )
 from transforms.lake.row_condition import RowCondition
-from transforms.lake.schema import PARTITION, SCHEMA
+from transforms.lake.schema import PARTITION, REGION_COLUMNS, SCHEMA
 from transforms.lake.view_columns import (
     VIEW_COLUMNS,
     view_number_arrays,
@@ -40,7 +40,8 @@ MAX_KEYS: Final = 20
 _DECIDED: Final = ("destination", "reason", "model_id")
 _COLUMNS: Final = (
     "object_key", "sop_instance_uid", "content_sha256", "status", "decided_by", "predicted_label",
-    *_DECIDED, *PROBABILITY_COLUMNS, "ood_score", *VIEW_COLUMNS, *EVIDENCE_COLUMNS,
+    *_DECIDED, *PROBABILITY_COLUMNS, "ood_score", *VIEW_COLUMNS, "object_uri", "predicted_region",
+    *EVIDENCE_COLUMNS,
 )  # fmt: skip
 
 
@@ -97,7 +98,8 @@ class Plan:
     Attributes:
         destinations: number of images by present and new destination.
         examples: up to `MAX_EXAMPLES` images by present and new destination, where these differ.
-        changed: number of images whose destination, reason or model changes.
+        changed: number of images whose destination, reason, model or folder by region changes.
+        between_folders: number of images that only move to another folder of their sink.
         protected: number of images that a person decided, which are kept.
         other_models: number of images by the other model that decided them, which are kept.
         unclassified: number of images for which the model has no prediction, which are kept.
@@ -109,6 +111,7 @@ class Plan:
         default_factory=lambda: defaultdict(list)
     )
     changed: int = 0
+    between_folders: int = 0
     protected: int = 0
     other_models: Counter[str] = field(default_factory=Counter)
     unclassified: int = 0
@@ -147,7 +150,7 @@ def make_plan(
         plan = Plan()
         for uri in files:
             for rows in classified_rows(uri, rules, every_column=on_changed is not None):
-                outputs, changed = _decide(rows, rules, plan)
+                outputs, changed = _decide(rows, rules, plan, layout)
                 if on_changed is not None and changed:
                     on_changed(_with_outputs(rows, outputs, rules).take(changed))
         return plan
@@ -170,19 +173,22 @@ def classified_rows(uri: str, rules: Rules, *, every_column: bool) -> Iterator[p
                 yield found
 
 
-def _decide(rows: pa.Table, rules: Rules, plan: Plan) -> tuple[npt.NDArray[np.float32], list[int]]:
+def _decide(
+    rows: pa.Table, rules: Rules, plan: Plan, layout: Layout
+) -> tuple[npt.NDArray[np.float32], list[int]]:
     """Decide rows again and count them; return the outputs for all, and the positions that change."""
     values = {name: rows[name].to_pylist() for name in _COLUMNS}
     outputs, is_known = _outputs(rows, values, rules)
     evidence = zip(*(values[name] for name in StoredEvidence._fields), strict=True)
-    now = zip(*(values[name] for name in (*_DECIDED, "decided_by", "object_key")), strict=True)
+    columns = (*_DECIDED, "decided_by", "object_key", "object_uri", "predicted_region")
+    now = zip(*(values[name] for name in columns), strict=True)
     changed = []
     by_row = outputs.tolist()
     policy = rules.policy
     if policy.header_evidence == SHOW:  # decides nothing
         policy = replace(policy, header_evidence=OFF)
     for position, (facts, current) in enumerate(zip(evidence, now, strict=True)):
-        destination, reason, model_id, decided_by, key = current
+        destination, reason, model_id, decided_by, key, object_uri, region = current
         if decided_by == BY_PERSON and not rules.overrule_people:
             plan.protected += 1
             continue
@@ -200,7 +206,12 @@ def _decide(rows: pa.Table, rules: Rules, plan: Plan) -> tuple[npt.NDArray[np.fl
         change = destination, decision.destination
         plan.destinations[change] += 1
         if (destination, reason, model_id) == _outcome(decision, rules) and decided_by != BY_PERSON:
-            continue
+            if not (
+                layout.is_misplaced(object_uri, destination, region)
+                and layout.contains(layout.absolute(object_uri))  # not only indexed
+            ):
+                continue
+            plan.between_folders += 1
         changed.append(position)
         plan.changed += 1
         if destination != decision.destination and len(plan.examples[change]) < MAX_EXAMPLES:
@@ -238,7 +249,17 @@ def _with_outputs(rows: pa.Table, outputs: npt.NDArray[np.float32], rules: Rules
     columns = {
         "ood_score": scores,
         "model_id": pa.array([rules.model_id] * len(rows), pa.string()),
+        **_region_columns(rows, rules),
     }
     for name, values in columns.items():
         rows = rows.set_column(rows.column_names.index(name), name, values)
     return rows
+
+
+def _region_columns(rows: pa.Table, rules: Rules) -> dict[str, pa.ChunkedArray]:
+    """Return the regions that the model predicts: of the rows that it has classified, else new ones."""
+    if rules.predictions is None:
+        return {}
+    found = rules.predictions.regions_of(rows["content_sha256"].to_pylist())
+    is_known = pc.equal(rows["model_id"], rules.model_id)
+    return {name: pc.if_else(is_known, rows[name], found[name]) for name in REGION_COLUMNS}

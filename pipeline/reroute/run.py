@@ -126,6 +126,7 @@ def to_json(plan: Plan, applied: Applied | None, config: RouteConfig) -> dict[st
         "decided": plan.decided,
         "changed": plan.changed,
         "moving": plan.moving,
+        "between_folders": plan.between_folders,
         "destinations": changes,
         "kept": {
             "decided_by_person": plan.protected,
@@ -150,7 +151,8 @@ def render(plan: Plan, applied: Applied | None, config: RouteConfig) -> str:
     lines += ["", *_matrix(plan), ""]
     lines.append(
         f"{plan.decided} images decided again: {plan.moving} change their destination, "
-        f"{plan.changed - plan.moving} only their reason or model"
+        f"{plan.changed - plan.moving - plan.between_folders} only their reason or model"
+        + (f", {plan.between_folders} only the folder of their region" * bool(plan.between_folders))
     )
     if plan.protected:
         lines.append(

@@ -18,7 +18,7 @@ class ReviewOptions:
         None,
         group=Group.INPUT_OUTPUT,
         metavar="FILE",
-        help="policy of the runs, if it has sinks outside the lake",
+        help="policy of the runs, if it has sinks outside the lake or by region",
     )
     export: Path | None = option(
         None,

@@ -16,7 +16,7 @@ from transforms.config.policy_file import (
     json_schema,
     parse_policy,
 )
-from transforms.core.labels import DEFAULT_LABELS, LABELS, SPINE, LabelDefinition, LabelSet
+from transforms.core.labels import DEFAULT_LABELS, LABELS, OTHERS, SPINE, LabelDefinition, LabelSet
 
 TEMPLATE = Path(__file__).parents[2] / "templates" / "policy.yaml"
 
@@ -93,6 +93,17 @@ radiographs: {sop_classes: ["../x", 1.2], modalities: CR}
     ("text", "error"),
     [
         ("thresholds: {spin: 0.9}", "thresholds.spin: unknown; did you mean spine?"),
+        ("sinks: {spine: {by: label}}", "sinks.spine: by: must be 'region'"),
+        ("sinks: {spine: {by: region, rot: /x}}", "sinks.spine: rot: unknown; did you mean root?"),
+        (
+            "sinks: {spine: {root: x}}",
+            "sinks.spine: root: must be an absolute local path, gs:// or s3://",
+        ),
+        ("sinks: {spine: 3}", "sinks.spine: must be text; put it in quotes"),
+        (
+            "sinks: {review: {by: region}}",
+            "sinks: review: by: only sinks of labels have regions",
+        ),
         ("age: {adult_from: 18}", "age.adult_from: unknown; did you mean adult_from_years?"),
         ("thresholds: 3", "thresholds: must be a mapping"),
         ("thresholds: {1: 0.5}", "thresholds[1]: keys must be text"),
@@ -148,3 +159,13 @@ def test_editors_are_given_a_schema_of_every_key() -> None:
 def test_header_evidence_may_be_unquoted(mode: str, quote: str) -> None:
     """YAML 1.1 reads on and off as booleans."""
     assert parse_policy(f"header_evidence: {quote}{mode}{quote}").header_evidence == mode
+
+
+def test_a_sink_can_have_folders_by_region() -> None:
+    policy = parse_policy(
+        "sinks: {others: {by: region}, spine: {root: /x, by: region}, review: {root: /y}}"
+    )
+    assert policy.by_region == frozenset({OTHERS, SPINE})
+    assert policy.sinks == {SPINE: "/x", "review": "/y"}
+    assert policy.policy_id == Policy().policy_id
+    assert policy.rules() != Policy(sinks=policy.sinks).rules()

@@ -37,6 +37,25 @@ def test_counts_are_of_all_rows_and_images_leave_duplicates_out(layout: Layout) 
         assert (rest["is_rest"], rest["values"], rest["images"]) == (True, 1, 1)
 
 
+def test_regions_are_counted_where_the_model_predicts_some(tmp_path: Path) -> None:
+    knee = {
+        "predicted_region": "knee",
+        "predicted_region_code": "72696002",
+        "region_confidence": 0.9,
+    }
+    rows = (
+        *(row(n, destination="others", **knee) for n in range(2)),
+        row(2, destination="others", predicted_region="hand", region_confidence=0.8),
+        row(3, destination="others"),
+        row(4),
+        row(5, destination="review", status=Status.REVIEW, **knee),
+    )
+    with open_report_data(Scope(lake_of(tmp_path / "lake", rows))) as data:
+        found = [(r["region"], r["code"], r["images"], r["share"]) for r in queries.regions(data)]
+        assert {r["destination"] for r in queries.regions(data)} == {"others"}
+    assert found == [("knee", "72696002", 2, 0.5), ("hand", None, 1, 0.25), (None, None, 1, 0.25)]
+
+
 def test_the_most_certainly_wrong_headers_come_first(layout: Layout) -> None:
     with open_report_data(Scope(layout)) as data:
         found = queries.disagreements(data, 10)

@@ -50,6 +50,7 @@ class Policy:
             neither ("off").
         header_reliability: how reliable headers are in the lake; set when a run starts.
         sinks: roots of the sinks outside the lake, by sink.
+        by_region: labels whose objects are in a folder by region in their sink.
         radiographs: what counts as a projection radiograph.
         expect: what a complete run is expected to find.
         thumbnails: of which images to store a thumbnail: "all", "review" for those in review and those
@@ -66,6 +67,7 @@ class Policy:
     header_evidence: HeaderEvidence = ON
     header_reliability: HeaderReliability = field(default_factory=HeaderReliability)
     sinks: dict[str, str] = field(default_factory=dict)
+    by_region: frozenset[str] = frozenset()
     radiographs: RadiographTable = field(default_factory=RadiographTable)
     expect: Expectations = field(default_factory=Expectations)
     thumbnails: str = REVIEW_THUMBNAILS
@@ -89,6 +91,7 @@ class Policy:
         """Return the values that affect decisions or placement, by name; the default labels do not."""
         values = asdict(self)
         del values["expect"], values["thumbnails"]
+        values["by_region"] = sorted(self.by_region)
         if self.label_set == DEFAULT_LABELS:
             del values["label_set"]
         return values
@@ -97,7 +100,7 @@ class Policy:
     def policy_id(self) -> str:
         """Digest of the values that affect decisions; 16 hex digits."""
         rules = replace(self, header_reliability=HeaderReliability()).rules()
-        del rules["sinks"], rules["header_reliability"]
+        del rules["sinks"], rules["by_region"], rules["header_reliability"]
         if self.header_evidence == ON:
             rules["header_reliability"] = self.header_reliability.reliability_id
         text = json.dumps(rules, sort_keys=True, default=sorted)

@@ -25,13 +25,13 @@ from pydantic_core import PydanticCustomError
 
 from transforms.config.expectations import DriftExpectation, Expectations
 from transforms.config.policy import HeaderEvidence, Policy
+from transforms.config.policy_sinks import SinkValue, require_labels_by_region
 from transforms.config.validation import list_errors, unknown_name
 from transforms.core.errors import UsageError
 from transforms.core.labels import NAME_PATTERN, OTHER_SINKS, LabelSet, label_problem
 from transforms.imaging.age import MAX_PLAUSIBLE_AGE_YEARS
 from transforms.imaging.radiograph_table import RadiographTable
 from transforms.imaging.uids import is_valid_uid
-from transforms.storage.schemes import is_local, root_problem
 
 SCHEMA_NAME: Final = "policy.schema.json"
 MAX_POLICY_BYTES: Final = 256 << 10
@@ -46,14 +46,6 @@ V = TypeVar("V")
 
 class PolicyError(UsageError):
     """The policy file is invalid; the message lists every error."""
-
-
-def _require_root(root: str) -> str:
-    if is_local(root) and not root.startswith("/"):
-        raise _problem("must be an absolute local path, gs:// or s3://")
-    if why := root_problem(root):
-        raise _problem(why)
-    return root
 
 
 def _require_label(name: str, info: ValidationInfo) -> str:
@@ -109,11 +101,6 @@ Days = Annotated[
     WithJsonSchema(
         {"type": "string", "pattern": r"^[0-9]{4}(-[0-9]{2}){2}/[0-9]{4}(-[0-9]{2}){2}$"}
     ),
-]
-Root = Annotated[
-    str,
-    AfterValidator(_require_root),
-    WithJsonSchema({"type": "string", "pattern": "^(/|gs://|s3://)"}),
 ]
 LabelName = Annotated[
     str,
@@ -285,10 +272,11 @@ class PolicyFile(_Section):
         "the label open, show only fills the columns combined_label and combined_confidence, off "
         "neither.",
     )
-    sinks: dict[SinkName, Root | None] = Field(
+    sinks: Annotated[dict[SinkName, SinkValue], AfterValidator(require_labels_by_region)] = Field(
         default={},
         description="Roots of sinks outside the lake, by label, review, not_xray or quarantine: "
-        "absolute local paths, gs:// or s3:// URIs.",
+        "absolute local paths, gs:// or s3:// URIs. Or a mapping: by is region for a folder by predicted "
+        "region, for labels only, and root is the root, if it is outside the lake.",
     )
     radiographs: Radiographs = Field(
         default_factory=Radiographs, description="What counts as a projection radiograph."
@@ -305,6 +293,7 @@ class PolicyFile(_Section):
 
     def policy(self) -> Policy:
         """Return the policy that the file describes."""
+        sinks = _given(self.sinks)
         return Policy(
             thresholds=_given(self.thresholds),
             ood_threshold=self.ood_threshold,
@@ -313,7 +302,8 @@ class PolicyFile(_Section):
             age_contradiction=self.age.contradiction,
             on_age_contradiction=self.age.on_contradiction,
             header_evidence=self.header_evidence,
-            sinks=_given(self.sinks),
+            sinks=_given({name: sink.root for name, sink in sinks.items()}),
+            by_region=frozenset(name for name, sink in sinks.items() if sink.by),
             radiographs=self.radiographs.table(),
             expect=self.expect.expectations(),
             thumbnails=self.thumbnails,

@@ -151,13 +151,16 @@ def change_decisions(
 
 
 def _new_row(old: IndexRow, decided: IndexRow, layout: Layout, run_id: str) -> IndexRow:
-    """Return a decided row with the URI of its object; one that keeps its sink is not moved."""
+    """Return a decided row with the URI of its object; one that keeps sink and region is not moved."""
     if decided.status not in CHANGEABLE:
         raise ValueError(f"{decided.object_key}: a decision cannot change to {decided.status}")
     object_uri = old.object_uri
-    if is_stored(old) and decided.destination != old.destination:
-        target = layout.object_uri(*replace(old, destination=decided.destination).uri_parts)
-        object_uri = layout.relative(target)
+    destination, region = str(decided.destination), decided.predicted_region
+    if is_stored(old) and (
+        destination != old.destination or layout.is_misplaced(str(object_uri), destination, region)
+    ):
+        parts = replace(old, destination=destination).uri_parts
+        object_uri = layout.relative(layout.object_uri(*parts, region=region))
     return replace(
         decided,
         run_id=run_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +21,9 @@ WRITER_LOCK: Final = ".writer.lock"
 REPORTS: Final = "structured_reports"
 """Folder of each root for structured reports; names in it are those of objects in `objects/`."""
 PARTITION_PREFIX: Final = "ingest_date="
+REGION_PREFIX: Final = "region="
+"""Begins the name of a folder by region."""
+_REGION: Final = re.compile(rf"(body_part=[^/]+)/{REGION_PREFIX}([^/]+)(/study=)")
 MARKER: Final = LAKE_MARKER
 
 
@@ -57,24 +61,63 @@ class Layout:
     Attributes:
         root: root of the lake.
         sinks: roots of the sinks outside the lake, by sink.
+        by_region: labels whose objects are in a folder by region, `body_part=<label>/region=<region>`,
+            where the model predicts one.
         file_mode: permissions of new local files; see `storage.permissions`.
     """
 
     root: str
     sinks: dict[str, str] = field(default_factory=dict)
     file_mode: int = FILE_MODE
+    by_region: frozenset[str] = frozenset()
 
     def object_uri(
-        self, destination: str, study: str, series: str, instance: str, sha256: str
+        self,
+        destination: str,
+        study: str,
+        series: str,
+        instance: str,
+        sha256: str,
+        region: str | None = None,
     ) -> str:
-        """Return the URI of an object; the UIDs must be valid (see `imaging.uids`)."""
-        return self._object_uri("objects", destination, study, series, instance, sha256)
+        """Return the URI of an object; the UIDs must be valid (see `imaging.uids`).
+
+        Args:
+            destination: its sink.
+            study: Study Instance UID.
+            series: Series Instance UID.
+            instance: SOP Instance UID.
+            sha256: of its content.
+            region: that the model predicts, or None.
+        """
+        folder = self._region_folder(destination, region)
+        sink = destination if folder is None else f"{destination}/{REGION_PREFIX}{folder}"
+        return self._object_uri("objects", destination, sink, study, series, instance, sha256)
+
+    def is_misplaced(self, object_uri: str, destination: str, region: str | None) -> bool:
+        """Return whether an object is in the folder of a region that is not that of its row.
+
+        In a sink without folders by region, objects stay where an earlier policy placed them, unless
+        their region has changed.
+
+        Args:
+            object_uri: of the object, in the sink `destination`.
+            destination: its sink.
+            region: that the model predicts, or None.
+        """
+        found = region_of(object_uri)
+        if destination in self.by_region:
+            return found != self._region_folder(destination, region)
+        return found not in (None, region)
+
+    def _region_folder(self, destination: str, region: str | None) -> str | None:
+        return region if destination in self.by_region else None
 
     def report_uri(
         self, destination: str, study: str, series: str, instance: str, sha256: str
     ) -> str:
-        """Return the URI of the structured report about an object; as for `object_uri`."""
-        return self._object_uri(REPORTS, destination, study, series, instance, sha256)
+        """Return the URI of the structured report about an object; as for `object_uri`, by no region."""
+        return self._object_uri(REPORTS, destination, destination, study, series, instance, sha256)
 
     def quarantine_uri(self, sha256: str) -> str:
         """Return the URI of a quarantined object."""
@@ -196,12 +239,19 @@ class Layout:
         return any(is_below(uri, root) for root in self.object_roots)
 
     def _object_uri(
-        self, folder: str, destination: str, study: str, series: str, instance: str, sha256: str
+        self,
+        folder: str,
+        destination: str,
+        sink: str,
+        study: str,
+        series: str,
+        instance: str,
+        sha256: str,
     ) -> str:
         return join(
             self._sink_root(destination),
             folder,
-            f"body_part={destination}",
+            f"body_part={sink}",
             f"study={study}",
             f"series={series}",
             object_name(instance, sha256),
@@ -211,6 +261,17 @@ class Layout:
         if not NAME_PATTERN.fullmatch(destination):
             raise ValueError(f"no sink named {destination!r}")
         return self.sinks.get(destination, self.root)
+
+
+def region_of(object_uri: str) -> str | None:
+    """Return the region in the name of an object, or None."""
+    found = _REGION.search(object_uri)
+    return None if found is None else found[2]
+
+
+def without_region(name: str) -> str:
+    """Return the name of an object as it would be without a folder by region: that of its report."""
+    return _REGION.sub(r"\1\3", name)
 
 
 def is_relative(object_uri: str) -> bool:

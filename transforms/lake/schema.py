@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.core.reasons import Status
+from transforms.core.regions import PredictedRegion
 from transforms.lake.view_columns import VIEW_COLUMNS
 
 ROW_GROUP_ROWS: Final = 65_536
@@ -218,13 +219,22 @@ class IndexRow:
 
     @property
     def uri_parts(self) -> tuple[str, str, str, str, str]:
-        """The arguments of `Layout.object_uri` and `Layout.report_uri`."""
+        """The arguments of `Layout.report_uri`, and with the region of `Layout.object_uri`."""
         return (
             str(self.destination),
             str(self.study_instance_uid),
             str(self.series_instance_uid),
             str(self.sop_instance_uid),
             str(self.content_sha256),
+        )
+
+    @property
+    def region(self) -> PredictedRegion | None:
+        """The region that the model predicts."""
+        if self.predicted_region is None or self.region_confidence is None:
+            return None
+        return PredictedRegion(
+            self.predicted_region, self.region_confidence, self.predicted_region_code
         )
 
     @property

@@ -1,8 +1,8 @@
 """Name, list and remove the structured reports of a lake, which are beside `objects/`.
 
-The report about `objects/NAME` is `structured_reports/NAME` below the same root. An image that is not
-routed has none. Reports are removed with their objects, and when a decision changes;
-`pipeline.structured_reports` writes those that are missing.
+The report about `objects/NAME` is `structured_reports/NAME` below the same root; a folder by region is no
+part of its name. An image that is not routed has none. Reports are removed with their objects, and when a
+decision changes; `pipeline.structured_reports` writes those that are missing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from transforms.core.reasons import Status
 from transforms.lake.files import iter_files, remove_all
-from transforms.lake.layout import REPORTS, Layout
+from transforms.lake.layout import REPORTS, Layout, without_region
 from transforms.lake.schema import IndexRow
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_below, is_local, join, storage_of
@@ -62,7 +62,8 @@ def remove_reports_of_objects(layout: Layout, object_uris: Iterable[str]) -> Non
         for root in roots:
             objects = join(root, "objects")
             if is_below(uri, objects):
-                reports.append(join(root, REPORTS, uri[len(objects) + 1 :]))
+                name = without_region(uri[len(objects) + 1 :])
+                reports.append(join(root, REPORTS, name))
     remove_all(reports)
 
 

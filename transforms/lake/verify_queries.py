@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from transforms.core.reasons import Status
-from transforms.lake.layout import HASH_IN_NAME
+from transforms.core.reasons import Reason, Status
+from transforms.lake.layout import HASH_IN_NAME, REGION_PREFIX
 from transforms.lake.schema import RUN_ID_SEPARATOR
 
 STATUSES: Final = tuple(str(status) for status in Status)
@@ -16,7 +16,7 @@ ROW_COLUMNS: Final = (
     "run_id object_key source_uri source_version source_state source_size_bytes model_id status stage "
     "reason "
     "destination object_uri content_sha256 sop_instance_uid series_instance_uid "
-    "study_instance_uid conflict superseded_at"
+    "study_instance_uid conflict predicted_region superseded_at"
 ).split()
 
 _TYPES: Final = {
@@ -29,6 +29,10 @@ _NAMED: Final = ", ".join(f"'{status}'" for status in STATUSES)
 _GROUPED: Final = f"status <> '{Status.QUARANTINED}' AND sop_instance_uid IS NOT NULL"
 _FIRST: Final = f"{_GROUPED} AND status <> '{Status.DUPLICATE}'"
 _FILE: Final = f"'~' || left(content_sha256, {HASH_IN_NAME}) || '.dcm'"
+
+_REGION: Final = f"(/body_part=[^/]+)/{REGION_PREFIX}([^/]+)(/study=)"
+"""Pattern of a folder by region."""
+_REGION_NAME: Final = f"regexp_extract(object_uri, '{_REGION}', 2)"
 
 CREATE_TABLES: Final = f"""
 CREATE TABLE rows ({_COLUMNS}, object VARCHAR, inside BOOLEAN);
@@ -71,8 +75,11 @@ VIOLATIONS: Final = {
             WHEN status = '{Status.DUPLICATE}' AND NOT inside
                 AND NOT ends_with(object_uri, {_FILE})
                 THEN true  -- the source of a first that is only indexed
-            ELSE ends_with(
-                object_uri,
+            ELSE (
+                reason = '{Reason.SAME_CONTENT}'  -- the object is where the region of the first put it
+                OR {_REGION_NAME} IN ('', coalesce(predicted_region, ''))
+            ) AND ends_with(
+                regexp_replace(object_uri, '{_REGION}', '\\1\\3'),
                 '/body_part=' || coalesce(destination, '')
                 || '/study=' || coalesce(study_instance_uid, '')
                 || '/series=' || coalesce(series_instance_uid, '')
@@ -112,7 +119,8 @@ ANTI JOIN (
         || series_instance_uid || '/' || sop_instance_uid || {_FILE} AS name
     FROM rows WHERE status = '{Status.ROUTED}'
 ) AS routed USING (name)
-ANTI JOIN journal ON ends_with(journal.object, '/objects/' || reports.name)"""
+ANTI JOIN journal ON ends_with(
+    regexp_replace(journal.object, '{_REGION}', '\\1\\3'), '/objects/' || reports.name)"""
 """Structured reports about objects that are not routed, or no longer to this label."""
 
 UNREFERENCED_OBJECTS: Final = """
