@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from models.bundle import BundleError, BundleInfo
 from models.training import provenance
@@ -24,7 +23,7 @@ from models.training.calibration.refit import (
 )
 from models.training.calibration.thresholds import Flags
 from models.training.data.lake_images import LakeImages, read_lake_images
-from models.training.evaluation.predict import load_for_prediction, predict
+from models.training.evaluation.predict import load_for_prediction, predict_images
 from models.weights import load_network, save_recalibrated
 from transforms.core.labels import REVIEW
 from transforms.core.reasons import Reason
@@ -37,7 +36,7 @@ from transforms.lake.probabilities import (
     stored_probabilities,
 )
 from transforms.sandbox.child_process import SandboxProcess
-from transforms.sandbox.render import RenderOptions, render
+from transforms.sandbox.render import RenderOptions, render_inputs
 
 
 @dataclass(frozen=True)
@@ -229,15 +228,15 @@ def _classified(
     )
     try:
         for number, object_uri in objects.items():
-            image = render(object_uri, options, child)
+            image = render_inputs(object_uri, options, child)
             if not isinstance(image, Reason):
                 images[number] = image
     finally:
         child.close()
     if not images:
         return {}
-    inputs = torch.from_numpy(np.stack(list(images.values()))[:, None])
-    outputs = predict(load_for_prediction(uri, device), inputs)
+    found = predict_images(load_for_prediction(uri, device), list(images.values()))
+    outputs = np.column_stack((found.probabilities, found.ood_scores))
     return dict(zip(images, outputs.tolist(), strict=True))
 
 

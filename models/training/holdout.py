@@ -15,10 +15,10 @@ from models.training.data.dataset import read_dataset, select_split
 from models.training.data.images import (
     DatasetError,
     LabeledImage,
-    load_labeled_inputs,
+    load_served_inputs,
 )
 from models.training.evaluation.metrics import compute_metrics
-from models.training.evaluation.predict import load_for_prediction, predict
+from models.training.evaluation.predict import load_for_prediction, predict_images
 
 
 def split_holdout(
@@ -50,10 +50,12 @@ def add_holdout_metrics(
     """Add metrics on held-out images, if any, to a bundle's metrics."""
     if not holdout:
         return
-    inputs, labels = load_labeled_inputs(holdout, input_size, network.labels)
+    inputs, labels = load_served_inputs(holdout, input_size, network.labels)
     metrics["holdout"] = {
         "sources": sorted({image.source for image in holdout}),
-        **compute_metrics(holdout, predict(network, inputs)[:, :-1], labels, network.labels),
+        **compute_metrics(
+            holdout, predict_images(network, inputs).probabilities, labels, network.labels
+        ),
     }
 
 
@@ -92,12 +94,12 @@ def predict_holdout(
         raise DatasetError(f"of the sources that {uri} held out, the data has test images only")
     network = load_for_prediction(uri, device)
     val = select_split([image for image in images if image.source not in sources], "val")
-    reference = predict(network, load_labeled_inputs(val, input_size, network.labels)[0])[:, -1]
-    inputs, labels = load_labeled_inputs(held_out, input_size, network.labels)
-    outputs = predict(network, inputs)
-    return Predictions(
-        outputs[:, :-1], labels, standardize(outputs[:, -1], reference), names=network.labels
-    )
+    ordinary, _ = load_served_inputs(val, input_size, network.labels)
+    reference = predict_images(network, ordinary).ood_scores
+    inputs, labels = load_served_inputs(held_out, input_size, network.labels)
+    predicted = predict_images(network, inputs)
+    scores = standardize(predicted.ood_scores, reference)
+    return Predictions(predicted.probabilities, labels, scores, names=network.labels)
 
 
 def _held_out(

@@ -36,7 +36,7 @@ ROW_COLUMNS: Final = (
     "header_label header_agrees modality body_part_examined view_position patient_age_years "
     "manufacturer manufacturer_model_name rows columns sop_class_uid sop_instance_uid probabilities "
     "shadow_label shadow_confidence shadow_model_id predicted_region predicted_region_code "
-    "region_confidence"
+    "region_confidence left_view_label left_view_confidence right_view_label right_view_confidence"
 ).split()
 BASELINE_COLUMNS: Final = ("run_id", "status", "destination", "confidence", "ood_score", "model_id")
 _VERSION: Final = ("source_uri", "source_version")

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pipeline.images import thumbnails_of
 from pipeline.report.formats import below_text, header_text, name_text, percent_text
 from pipeline.report.runs import Thresholds
-from transforms.core.reasons import Status
+from transforms.core.reasons import Reason, Status
 from transforms.lake.layout import Layout
 
 MAX_IMAGE_BYTES: Final = 7_000_000
@@ -105,6 +105,10 @@ class Pictures:
             note = f"second model: {name_text(row['shadow_label'])}"
             if row["shadow_confidence"] is not None:
                 note += f" {percent_text(row['shadow_confidence'])}"
+        if row["reason"] == Reason.VIEWS_DISAGREE and row["left_view_label"]:
+            note = (
+                f"views: {name_text(row['left_view_label'])}, {name_text(row['right_view_label'])}"
+            )
         decided = f"in review, most probably {title}" if waits else title
         parts = [
             f"{'Object' if row['status'] == Status.NOT_XRAY else 'Radiograph'}, {decided}",

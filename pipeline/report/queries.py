@@ -12,6 +12,7 @@ from pipeline.report.database import ReportData
 from transforms.core.labels import CHESTS, LABELS, sink_order
 from transforms.core.reasons import BY_PERSON, MEANINGS, TERMS, UNCHANGED, Reason, Status
 from transforms.lake.probabilities import PROBABILITY_COLUMNS
+from transforms.lake.view_columns import VIEW_COLUMNS
 
 DISAGREES: Final = f"status = '{Status.ROUTED}' AND header_agrees IS FALSE"
 """Condition of images whose header names another region than their pixels show."""
@@ -40,7 +41,7 @@ LISTED: Final = (
     "object_key, content_sha256, object_uri, ingest_date, status, stage, reason, destination, "
     "predicted_label, confidence, ood_score, header_label, header_agrees, body_part_examined, "
     "view_position, patient_age_years, modality, manufacturer, manufacturer_model_name, model_id, "
-    f"policy_id, {', '.join(PROBABILITY_COLUMNS)}, decided_by, "
+    f"policy_id, {', '.join((*PROBABILITY_COLUMNS, *VIEW_COLUMNS))}, decided_by, "
     f"{HEADER_PROBABILITY} AS header_probability"
 )
 _COUNTS: Final = ", ".join(
@@ -61,7 +62,7 @@ def status_counts(data: ReportData) -> dict[str, int]:
 
 
 def overview(data: ReportData) -> dict[str, Any]:
-    """Return totals: rows, images, routed, review, …, waiting, disagreements, conflicts, bytes, days."""
+    """Return totals: rows, images, routed, review, …, waiting, disagreements, plates, bytes, days."""
     return data.one(f"""
         SELECT (SELECT count(*) FROM rows) AS rows, count(*) AS images, {_COUNTS},
             count(*) FILTER ({DISAGREES}) AS disagreements,
@@ -70,6 +71,7 @@ def overview(data: ReportData) -> dict[str, Any]:
             count(DISTINCT sop_instance_uid) FILTER (conflict) AS conflicting_uids,
             count(*) FILTER (decided_by = '{BY_PERSON}') AS by_person,
             count(*) FILTER ({WAITS}) AS waiting,
+            count(*) FILTER (left_view_label IS NOT NULL) AS plates,
             (SELECT coalesce(sum(source_size_bytes), 0)::BIGINT FROM rows) AS size_bytes,
             min(ingest_date) AS first_day, max(ingest_date) AS last_day
         FROM images""")

@@ -22,6 +22,7 @@ from transforms.core.reasons import MEANINGS, Reason, Status
 from transforms.lake.labels import NOT_RADIOGRAPH, UNREADABLE, answers_of
 from transforms.lake.probabilities import stored_probabilities
 from transforms.lake.schema import IndexRow
+from transforms.lake.view_columns import views_of
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,12 @@ def explanation(row: IndexRow) -> str:
     """Return in plain words why the image is where it is."""
     reason = str(row.reason)
     text = MEANINGS[Reason(reason)].text if reason in set(Reason) else reason
+    views = views_of(row)
+    if reason == Reason.VIEWS_DISAGREE and views is not None:
+        left, right = (f"{title_of(v.label)} ({100 * v.confidence:.0f} %)" for v in views)
+        text = (
+            f"of two views side by side, the left one looks like {left}, the right one like {right}"
+        )
     if reason == Reason.OUT_OF_DISTRIBUTION:
         text += ", so the percentages may be unreliable"
     if row.status == Status.REVIEW:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from models.bundle import read_info
 from models.default_bundle import DEFAULT_BUNDLE
@@ -22,6 +23,7 @@ from models.handler import (
 from models.inference import InferenceError
 from models.networks import BodyPartClassifier
 from models.reloading import LoadedBundle, ReloadingModel
+from models.training.evaluation.predict import predict_image_logits, predict_images
 from models.weights import load_network
 from tests.synthetic import image
 from transforms.core.labels import LABELS
@@ -124,6 +126,30 @@ def test_a_plate_is_classified_by_its_views(
     assert together.values[-1] == max(alone.values[-1], other.values[-1])
     for view, own in zip(together.views, chances, strict=True):
         assert view == (LABELS[own.argmax()], own.max())
+
+
+def test_evaluation_classifies_images_as_a_run_does(
+    handler: RadiographModelHandler, model: ReloadingModel
+) -> None:
+    one, left, right = images(3)
+    given = [one, np.concatenate([one, left, right]), right]
+    served: list[Any] = [result.inference for result in handler.run_inference(given, model)]
+    network = model.current().network
+    evaluated = predict_images(network, given)
+    logits, scores = predict_image_logits(network, given)
+    for number, output in enumerate(served):
+        assert evaluated.probabilities[number] == pytest.approx(output.values[:-1], abs=1e-5)
+        calibrated = softmax(logits[number] / network.temperature)
+        assert calibrated == pytest.approx(output.values[:-1], abs=1e-5)
+        for of in (evaluated.ood_scores, scores):
+            assert of[number] == pytest.approx(output.values[-1], abs=1e-4)
+        for view, other in zip(evaluated.views[number] or (), output.views or (), strict=True):
+            assert view.label == other.label
+            assert view.confidence == pytest.approx(other.confidence, abs=1e-5)
+    assert [views is not None for views in evaluated.views] == [False, True, False]
+    chosen = evaluated.select(np.array([False, True, True]))
+    assert np.array_equal(chosen.probabilities, evaluated.probabilities[1:])
+    assert chosen.views == evaluated.views[1:]
 
 
 def test_an_image_fails_with_a_view_of_it(handler: RadiographModelHandler) -> None:

@@ -27,6 +27,7 @@ from transforms.core.reasons import BY_PERSON, Reason, Stage, Status
 from transforms.lake.labels import append_label, new_label
 from transforms.lake.layout import Layout
 from transforms.lake.schema import SCHEMA, IndexRow, to_table
+from transforms.lake.view_columns import VIEW_COLUMNS
 
 EVIL: Final = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>&amp;{{7*7}}"
 PLAIN: Final = "'harmless"
@@ -190,8 +191,9 @@ def tainted(root: Path, text: str) -> Layout:
     """Return a lake in which each text of the index, of labels and of summaries is a given one."""
     layout = new_lake(root)
     rows = [row(n, conflict=True) for n in range(30)]
-    for name in TEXTS:
-        write_index(layout, "2026-01-01", rows[:8], **{name: text})
+    for number, name in enumerate(TEXTS, 1):  # no key twice, so that lists have one order
+        own = [row(100 * number + n, conflict=True) for n in range(8)]
+        write_index(layout, "2026-01-01", own, **{name: text})
     write_index(
         layout, "2026-01-02", rows, status="routed", **{n: text for n in TEXTS if n != "status"}
     )
@@ -412,6 +414,15 @@ def test_pictures_stop_before_the_page_is_too_large(
     page = report(layout)
     assert len(page.named("img")) == 2
     assert page.text.count("the page would be too large") == 3 + 2 + 7 - 2
+
+
+def test_plates_are_counted_and_the_views_of_those_that_disagree_named(tmp_path: Path) -> None:
+    views = dict(zip(VIEW_COLUMNS, ("spine", 0.97, "others", 0.95), strict=True))
+    review = {"status": Status.REVIEW, "destination": "review", "reason": Reason.VIEWS_DISAGREE}
+    layout = lake_of(tmp_path / "lake", [row(1, **views), row(2, **review, **views), row(3)])
+    page = report(layout)
+    assert "2 images show two views side by side; both together were classified." in page.text
+    assert "views: spine, others" in page.text
 
 
 def test_a_second_model_is_compared(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pipeline.review.shown import explanation, header_claim
 from tests.lake.rows import index_row
 from transforms.core.reasons import Reason, Status
+from transforms.lake.view_columns import View, Views, columns_of_views
 
 
 @pytest.mark.parametrize(
@@ -42,4 +43,13 @@ def test_an_image_unlike_the_training_data_has_unreliable_percentages() -> None:
     row = index_row("a", status=Status.REVIEW, reason=Reason.OUT_OF_DISTRIBUTION)
     assert explanation(row).endswith(
         "unlike those that the model was trained on, so the percentages may be unreliable."
+    )
+
+
+def test_views_that_disagree_are_named() -> None:
+    views = Views(View("spine", 0.97), View("others", 0.951))
+    columns = {"reason": Reason.VIEWS_DISAGREE, **columns_of_views(views)}
+    assert explanation(index_row("a", status=Status.REVIEW, **columns)) == (
+        "In review: of two views side by side, the left one looks like Spine (97 %), the right one like "
+        "Other body part (95 %)."
     )

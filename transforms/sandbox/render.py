@@ -15,8 +15,8 @@ from transforms.core.reasons import InvalidObject, ProcessingFailure, Reason
 from transforms.core.shared_bytes import SharedBytes, map_bytes
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
-from transforms.imaging.preprocessing import preprocess
-from transforms.imaging.read_image import decode_image
+from transforms.imaging.plates import IMAGES_OF_PLATE
+from transforms.imaging.read_image import decode_inputs
 from transforms.sandbox.child_process import (
     ChildCrashed,
     ChildKilled,
@@ -57,6 +57,18 @@ def render(
     Returns:
         uint8[S, S], dense tissue bright, contrast stretched, padded with zeros to a square of
         `options.size`, as the network sees an image.
+    """
+    images = render_inputs(uri, options, child)
+    return images if isinstance(images, Reason) else images[0]
+
+
+def render_inputs(
+    uri: str, options: RenderOptions, child: SandboxProcess
+) -> npt.NDArray[np.uint8] | Reason:
+    """Return the network's inputs for a stored object, or why there are none; otherwise as `render`.
+
+    Returns:
+        uint8[1 or 3, S, S], as `plates.network_inputs` returns them.
     """
 
     def decode(data: SharedBytes) -> npt.NDArray[np.uint8] | Reason:
@@ -111,10 +123,10 @@ def _decode(descriptor: int, options: RenderOptions) -> tuple[Any, ...]:
     """Return the pixels of an object, or the reason why there are none; runs in a child."""
     try:
         parsed = parse(map_bytes(descriptor), options.limits)
-        image, _ = decode_image(
+        images, _ = decode_inputs(
             parsed, options.size, frame_number=options.frame_number, limits=options.limits
         )
-        return preprocess(image, options.size).tobytes(), None
+        return images.tobytes(), None
     except InvalidObject as error:
         return None, str(error.reason)
     except MemoryError:
@@ -134,6 +146,6 @@ def _parse(value: Any, size: int) -> npt.NDArray[np.uint8] | Reason:
     pixels, reason = value
     if pixels is None:
         return Reason(reason)
-    if type(pixels) is not bytes or len(pixels) != size * size:
+    if type(pixels) is not bytes or len(pixels) not in (size * size, IMAGES_OF_PLATE * size * size):
         raise ValueError("invalid answer: image")
-    return np.frombuffer(pixels, np.uint8).reshape(size, size)
+    return np.frombuffer(pixels, np.uint8).reshape(-1, size, size)

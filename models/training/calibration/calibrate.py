@@ -20,7 +20,7 @@ from models.training.calibration.thresholds import (
     concatenated,
 )
 from models.training.data.dataset import select_split
-from models.training.data.images import LabeledImage, load_labeled_inputs
+from models.training.data.images import LabeledImage, load_served_inputs
 from models.training.evaluation.metrics import (
     Indices,
     Reals,
@@ -29,7 +29,7 @@ from models.training.evaluation.metrics import (
     expected_calibration_error,
     upper_bound,
 )
-from models.training.evaluation.predict import predict, predict_logits
+from models.training.evaluation.predict import predict_image_logits
 from transforms.core.labels import LABELS
 
 MIN_DEVIATION: Final = 1e-6
@@ -67,8 +67,8 @@ def calibrate_network(
         The fields thresholds, ood_threshold, calibration and metrics of `BundleInfo`.
     """
     val = select_split(images, "val")
-    inputs, labels = load_labeled_inputs(val, input_size, network.labels)
-    logits, ood_scores = predict_logits(network, inputs), predict(network, inputs)[:, -1]
+    inputs, labels = load_served_inputs(val, input_size, network.labels)
+    logits, ood_scores = predict_image_logits(network, inputs)
     found = calibrate(
         logits,
         ood_scores,

@@ -20,6 +20,7 @@ from transforms.core.reasons import ObjectError
 from transforms.imaging.header import read_header
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
+from transforms.imaging.plates import network_inputs
 from transforms.imaging.preprocessing import Gray, preprocess
 from transforms.imaging.read_image import read_image
 
@@ -95,6 +96,28 @@ def load_labeled_inputs(
     with ThreadPoolExecutor() as pool:
         inputs = np.stack(list(pool.map(load, images)))
     return torch.from_numpy(inputs), np.array([labels.index(image.label) for image in images])
+
+
+def load_served_inputs(
+    images: Sequence[LabeledImage], input_size: int, labels: Sequence[str] = LABELS
+) -> tuple[list[Gray8], npt.NDArray[np.int64]]:
+    """Load images as a run classifies them, the views of plates apart.
+
+    Args:
+        images: of these labels.
+        input_size: side of the result, in pixels.
+        labels: names in order of the network's outputs.
+
+    Returns:
+        what `network_inputs` returns for each, and label indices int64[N].
+    """
+
+    def load(image: LabeledImage) -> Gray8:
+        return network_inputs(load_image(image.path, input_size), input_size)
+
+    with ThreadPoolExecutor() as pool:
+        inputs = list(pool.map(load, images))
+    return inputs, np.array([labels.index(image.label) for image in images])
 
 
 def load_image(path: Path, long_side: int) -> Gray:

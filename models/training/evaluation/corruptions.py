@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.training.data.augmentation import WHITE, font_of, side_by_side
 from models.training.data.images import Gray8, LabeledImage, load_image, to_uint8
-from transforms.imaging.plates import split_plate
+from transforms.imaging.plates import network_inputs, split_plate
 from transforms.imaging.preprocessing import Gray, preprocess
 
 UNCHANGED: Final = "unchanged"
@@ -46,7 +46,7 @@ CORRUPTIONS: Final[dict[str, Callable[[Gray], Gray]]] = {
 """Changes by mistake or habit that vary between sites."""
 
 
-def load_corrupted(images: Sequence[LabeledImage], input_size: int) -> dict[str, Tensor]:
+def load_corrupted(images: Sequence[LabeledImage], input_size: int) -> dict[str, list[Gray8]]:
     """Load images with every corruption; an image at its own size is in memory only meanwhile.
 
     Args:
@@ -54,27 +54,24 @@ def load_corrupted(images: Sequence[LabeledImage], input_size: int) -> dict[str,
         input_size: of the network, in pixels.
 
     Returns:
-        uint8[N, 1, input_size, input_size] for `UNCHANGED`, each of `CORRUPTIONS`, and `PAIRED`.
+        what `network_inputs` returns for each image, by name: `UNCHANGED`, `CORRUPTIONS` and `PAIRED`.
 
     Raises:
         DatasetError: An image cannot be read.
     """
     partners = _partners(images)
-    shape = (len(images), 1, input_size, input_size)
-    loaded = {name: np.empty(shape, np.uint8) for name in (UNCHANGED, *CORRUPTIONS, PAIRED)}
 
-    def load(number: int) -> None:
+    def load(number: int) -> list[Gray8]:
         gray = load_image(images[number].path, input_size)
-        loaded[UNCHANGED][number] = preprocess(gray, input_size)
-        for name, corrupt in CORRUPTIONS.items():
-            loaded[name][number] = preprocess(corrupt(gray), input_size)
+        corrupted = [corrupt(gray) for corrupt in CORRUPTIONS.values()]
         other = to_uint8(load_image(images[partners[number]].path, input_size))
         pair = side_by_side(to_uint8(gray), other, np.random.default_rng(number))
-        loaded[PAIRED][number] = preprocess(pair, input_size)
+        return [network_inputs(one, input_size) for one in (gray, *corrupted, pair)]
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(load, range(len(images))))
-    return {name: torch.from_numpy(inputs) for name, inputs in loaded.items()}
+        by_image = list(pool.map(load, range(len(images))))
+    names = (UNCHANGED, *CORRUPTIONS, PAIRED)
+    return dict(zip(names, map(list, zip(*by_image, strict=True)), strict=True))
 
 
 def load_single_views(

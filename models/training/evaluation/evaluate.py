@@ -7,14 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from models.bundle import BundleInfo
+from models.inference import Thumbnail
 from models.networks import BodyPartClassifier
 from models.training import provenance
 from models.training.data.dataset import read_dataset, select_split
@@ -36,19 +34,18 @@ from models.training.evaluation.metrics import (
     upper_bound,
 )
 from models.training.evaluation.predict import (
+    Predicted,
     load_for_prediction,
-    predict,
+    predict_images,
     predict_regions,
-    predict_with_energy,
 )
 from models.training.evaluation.region_metrics import region_metrics
 from models.training.progress import Progress
 from transforms.config.policy import Decision, Policy, decide
 from transforms.core.choices import SPLITS
 from transforms.core.labels import REVIEW
-from transforms.imaging.preprocessing import Gray, preprocess
-
-Outputs: TypeAlias = npt.NDArray[np.float32]
+from transforms.imaging.plates import network_inputs
+from transforms.imaging.preprocessing import Gray
 
 FAILURES_PER_KIND: Final = 3
 LONG_SIDE: Final = 10_000
@@ -108,18 +105,18 @@ def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Ev
     labels = np.array([info.labels.index(image.label) for image in images])
     corrupted = load_corrupted(images, info.input_size)
     inputs = corrupted.pop(UNCHANGED)
-    outputs, energies = predict_with_energy(network, inputs)
+    predicted = predict_images(network, inputs)
     policy = Policy().with_defaults(info.thresholds, info.ood_threshold, info.label_set)
     progress = Progress("evaluate", len(corrupted) + 2)
     changed = {}
     for name, of in corrupted.items():
-        changed[name] = predict(network, of), labels
+        changed[name] = predict_images(network, of), labels
         progress.step(name)
     views, numbers = load_single_views(images, info.input_size)
     if len(views):
-        changed[SINGLE_VIEWS] = predict(network, views), labels[numbers]
+        changed[SINGLE_VIEWS] = predict_images(network, list(views.numpy())), labels[numbers]
     progress.step(SINGLE_VIEWS)
-    outliers, failures = _evaluate_outliers(network, info.input_size, outputs, energies, policy)
+    outliers, failures = _evaluate_outliers(network, info.input_size, predicted, policy)
     progress.step("outliers")
     figures = {
         "model_id": info.model_id,
@@ -128,18 +125,18 @@ def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Ev
             "images": _counts(dataset, info.labels),
             "groups": len({(image.source, image.group) for image in dataset}),
         },
-        "figures": compute_metrics(images, outputs[:, :-1], labels, info.labels),
-        "reliability": reliability(outputs[:, :-1], labels),
-        "risk_coverage": risk_coverage(outputs[:, :-1], labels),
-        "decisions": decision_metrics(outputs, labels, policy),
-        "with_age": _metrics_with_age(images, outputs, labels, policy),
-        "sources": _metrics_by_source(images, outputs, labels, policy),
+        "figures": compute_metrics(images, predicted.probabilities, labels, info.labels),
+        "reliability": reliability(predicted.probabilities, labels),
+        "risk_coverage": risk_coverage(predicted.probabilities, labels),
+        "decisions": decision_metrics(predicted, labels, policy),
+        "with_age": _metrics_with_age(images, predicted, labels, policy),
+        "sources": _metrics_by_source(images, predicted, labels, policy),
         "corruptions": {
-            name: _corruption_metrics(of, outputs, labels_of, policy)
+            name: _corruption_metrics(of, predicted, labels_of, policy)
             for name, (of, labels_of) in changed.items()
         },
         "outliers": outliers,
-        "regions": _region_metrics(info, network, images, inputs, outputs),
+        "regions": _region_metrics(info, network, images, inputs, predicted),
     }  # fmt: skip
     return Evaluation(info, figures, failures)
 
@@ -148,18 +145,18 @@ def _region_metrics(
     info: BundleInfo,
     network: BodyPartClassifier,
     images: Sequence[LabeledImage],
-    inputs: Tensor,
-    outputs: Outputs,
+    inputs: Sequence[Thumbnail],
+    predicted: Predicted,
 ) -> dict[str, Any] | None:
     """Return the accuracy of the region head, or None without one or without annotated regions."""
     if info.regions is None or not any(map(is_annotated, images)):
         return None
-    predicted = [info.labels[index] for index in outputs[:, :-1].argmax(1)]
-    return region_metrics(info.regions, images, predict_regions(network, inputs), predicted)
+    labels = [info.labels[index] for index in predicted.best]
+    return region_metrics(info.regions, images, predict_regions(network, inputs), labels)
 
 
 def decision_metrics(
-    outputs: Outputs,
+    predicted: Predicted,
     labels: Indices,
     policy: Policy,
     ages: Sequence[float | None] | None = None,
@@ -167,16 +164,14 @@ def decision_metrics(
     """Return coverage and error of a policy's decisions, and the reasons for review.
 
     Args:
-        outputs: float32[N, n_labels + 1] as `BodyPartClassifier.forward` returns them.
+        predicted: predictions of N images.
         labels: int64[N].
         policy: with thresholds for every label.
         ages: of the patients in years, None where unknown; None: all unknown.
     """
     names = policy.label_set.names
     routed, wrong, reasons = Counter[str](), Counter[str](), Counter[str]()
-    ages = ages or [None] * len(labels)
-    for values, label, age in zip(outputs.tolist(), labels, ages, strict=True):
-        decision = _decide(values, policy, age)
+    for decision, label in zip(_decide(predicted, policy, ages), labels, strict=True):
         if decision.destination == REVIEW:
             reasons[decision.reason] += 1
             continue
@@ -185,7 +180,7 @@ def decision_metrics(
     total, errors = routed.total(), wrong.total()
     return {
         "images": len(labels),
-        "accuracy": _round((outputs[:, :-1].argmax(1) == labels).mean()),
+        "accuracy": _round((predicted.best == labels).mean()),
         "routed": total,
         "coverage": _round(total / len(labels)),
         "wrong": errors,
@@ -204,7 +199,7 @@ def decision_metrics(
 
 
 def _evaluate_outliers(
-    network: BodyPartClassifier, size: int, ordinary: Outputs, energies: Outputs, policy: Policy
+    network: BodyPartClassifier, size: int, ordinary: Predicted, policy: Policy
 ) -> tuple[dict[str, Any], list[Failure]]:
     kinds: dict[str, list[Gray]] = defaultdict(list)
     for kind, outlier in evaluation_outliers(min(MAX_PER_KIND, len(ordinary))):
@@ -212,54 +207,62 @@ def _evaluate_outliers(
     found: dict[str, Any] = {}
     failures: list[Failure] = []
     for kind, outliers in kinds.items():
-        inputs = torch.from_numpy(np.stack([preprocess(gray, size) for gray in outliers]))
-        outputs, energies_of_kind = predict_with_energy(network, inputs)
-        decided = decision_metrics(outputs, np.zeros(len(outputs), np.int64), policy)
+        of_kind = predict_images(network, [network_inputs(gray, size) for gray in outliers])
+        decided = decision_metrics(of_kind, np.zeros(len(of_kind), np.int64), policy)
         if kind in SYNTHETIC_KINDS:
-            failures += _routed(kind, outliers, outputs, policy)[:FAILURES_PER_KIND]
+            failures += _routed(kind, outliers, of_kind, policy)[:FAILURES_PER_KIND]
         found[kind] = {
             "images": len(outliers),
-            "auroc": _round(auroc(ordinary[:, -1], outputs[:, -1])),
-            "auroc_of_energy": _round(auroc(energies, energies_of_kind)),
-            "auroc_of_confidence": _round(auroc(-ordinary[:, :-1].max(1), -outputs[:, :-1].max(1))),
+            "auroc": _round(auroc(ordinary.ood_scores, of_kind.ood_scores)),
+            "auroc_of_energy": _round(auroc(ordinary.energies, of_kind.energies)),
+            "auroc_of_confidence": _round(
+                auroc(-ordinary.probabilities.max(1), -of_kind.probabilities.max(1))
+            ),
             "reviewed": _round(1 - decided["coverage"]),
             "routed_to": {k: v["routed"] for k, v in decided["labels"].items() if v["routed"]},
         }
     return found, failures
 
 
-def _routed(kind: str, outliers: Sequence[Gray], outputs: Outputs, policy: Policy) -> list[Failure]:
+def _routed(
+    kind: str, outliers: Sequence[Gray], predicted: Predicted, policy: Policy
+) -> list[Failure]:
     return [
-        Failure(kind, decision.destination, max(values[:-1]), outlier)
-        for outlier, values in zip(outliers, outputs.tolist(), strict=True)
-        if (decision := _decide(values, policy)).destination != REVIEW
+        Failure(kind, decision.destination, decision.confidence, outlier)
+        for outlier, decision in zip(outliers, _decide(predicted, policy), strict=True)
+        if decision.destination != REVIEW
     ]
 
 
 def _corruption_metrics(
-    corrupted: Outputs, ordinary: Outputs, labels: Indices, policy: Policy
+    corrupted: Predicted, ordinary: Predicted, labels: Indices, policy: Policy
 ) -> dict[str, Any]:
     """Return the decisions, and how well the OOD score separates corrupted from ordinary images."""
-    separation = auroc(ordinary[:, -1], corrupted[:, -1])
+    separation = auroc(ordinary.ood_scores, corrupted.ood_scores)
     return {**decision_metrics(corrupted, labels, policy), "auroc": _round(separation)}
 
 
-def _decide(values: Sequence[float], policy: Policy, age_years: float | None = None) -> Decision:
-    *probabilities, ood_score = values
-    return decide(probabilities, ood_score, policy, age_years=age_years, long_side=LONG_SIDE)
+def _decide(
+    predicted: Predicted, policy: Policy, ages: Sequence[float | None] | None = None
+) -> list[Decision]:
+    """Return the decisions about images, without headers but for the patients' ages in years."""
+    ages = ages or [None] * len(predicted)
+    chances, scores = predicted.probabilities.tolist(), predicted.ood_scores.tolist()
+    return [
+        decide(own, score, policy, age_years=age, long_side=LONG_SIDE, views=views)
+        for own, score, views, age in zip(chances, scores, predicted.views, ages, strict=True)
+    ]
 
 
 def _metrics_with_age(
-    images: Sequence[LabeledImage], outputs: Outputs, labels: Indices, policy: Policy
+    images: Sequence[LabeledImage], predicted: Predicted, labels: Indices, policy: Policy
 ) -> dict[str, Any] | None:
     """Return metrics when the policy knows the patients' ages; None if no age is known."""
     ages = [age_of(image) for image in images]
     known = sum(age is not None for age in ages)
     if not known:
         return None
-    decided = [
-        _decide(v, policy, a).decided_label for v, a in zip(outputs.tolist(), ages, strict=True)
-    ]
+    decided = [decision.decided_label for decision in _decide(predicted, policy, ages)]
     names = policy.label_set.names
     one_hot = np.eye(len(names))[[names.index(label) for label in decided]]
     metrics = compute_metrics(images, one_hot, labels, names)
@@ -267,7 +270,7 @@ def _metrics_with_age(
     return {
         "images_with_age": known,
         **{key: metrics[key] for key in keys},
-        "decisions": decision_metrics(outputs, labels, policy, ages),
+        "decisions": decision_metrics(predicted, labels, policy, ages),
     }
 
 
@@ -278,12 +281,13 @@ def _counts(images: Sequence[LabeledImage], names: Sequence[str]) -> dict[str, d
 
 
 def _metrics_by_source(
-    images: Sequence[LabeledImage], outputs: Outputs, labels: Indices, policy: Policy
+    images: Sequence[LabeledImage], predicted: Predicted, labels: Indices, policy: Policy
 ) -> dict[str, Any]:
     sources = np.array([image.source for image in images])
+    chosen_by_source = {str(source): sources == source for source in np.unique(sources)}
     return {
-        str(source): decision_metrics(outputs[sources == source], labels[sources == source], policy)
-        for source in np.unique(sources)
+        source: decision_metrics(predicted.select(chosen), labels[chosen], policy)
+        for source, chosen in chosen_by_source.items()
     }
 
 
