@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from models.handler import ModelOutput, RadiographModelHandler
 from models.inference import InferenceError
 from models.networks import energy
 from models.onnx_graph import GraphError, require_self_contained
+from models.training.distillation import Teachers
 from models.weights import load_network
 from pipeline.cli import main
 from tests.conformance import violations
@@ -210,7 +212,11 @@ def test_an_image_on_which_a_graph_fails_is_isolated(folder: Path) -> None:
 
 def test_a_graph_replaces_a_network_and_answers_beside_it(folder: Path, tmp_path: Path) -> None:
     handler = RadiographModelHandler(
-        str(folder / "torch"), device="cpu", shadow_uri=str(folder / "onnx"), models=str(tmp_path)
+        str(folder / "torch"),
+        device="cpu",
+        shadow_uri=str(folder / "onnx"),
+        models=str(tmp_path),
+        model_poll_interval=0,
     )
     model = handler.load_model()
     images = list(thumbnails(2))
@@ -220,9 +226,17 @@ def test_a_graph_replaces_a_network_and_answers_beside_it(folder: Path, tmp_path
         assert result.inference.shadow.confidence == pytest.approx(
             result.inference.values[:-1].max(), abs=1e-3
         )
-    (tmp_path / "later").symlink_to(folder / "onnx")
-    loaded = handler.load_bundle(str(folder / "onnx"))
-    assert loaded.info.input_size == SIDE
+        assert result.model_id == read_info(str(folder / "torch")).model_id
+    shutil.copytree(folder / "onnx", tmp_path / "later")
+    for result in handler.run_inference(images, model):
+        assert result.model_id == read_info(str(folder / "onnx")).model_id
+
+
+def test_a_graph_teaches_as_the_network_that_it_was_exported_from(folder: Path) -> None:
+    shown = torch.from_numpy(thumbnails(4)).float()  # as augmentation returns them
+    teachers = [Teachers([str(folder / name)], "cpu", LABELS) for name in ("torch", "onnx")]
+    expected, found = (one.probabilities(shown) for one in teachers)
+    assert torch.allclose(expected, found, atol=1e-3)
 
 
 def with_external_data(model: onnx.ModelProto) -> onnx.ModelProto:
