@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.bundle import BundleInfo
+from models.bundle import BundleError, BundleInfo
 from models.training import provenance
 from models.training.calibration.fit_regions import fit_regions, require_regions
 from models.training.data.dataset import read_dataset
@@ -22,12 +22,18 @@ def calibrate_regions(uri: str, data: Path, output: Path, device: str = "cpu") -
         device: "cpu" or "cuda", where the network runs.
 
     Raises:
-        BundleError: The bundle cannot be read.
+        BundleError: The bundle cannot be read, or its network is an ONNX graph.
         DatasetError: The data set cannot be used, or names too few regions.
     """
     info = provenance.read_bundle(uri)
+    if info.onnx is not None:
+        raise BundleError(
+            f"model bundle {uri}: regions need features, which an ONNX graph does not have"
+        )
     fast = load_for_prediction(uri, device)
     network = load_network(uri)
-    network.regions = require_regions(fit_regions(fast, read_dataset(data), info.input_size))
+    images = read_dataset(data, info.labels)
+    network.regions = require_regions(fit_regions(fast, images, info.input_size))
     kept = {"architecture", "input_size", "thresholds", "ood_threshold", "calibration", "training"}
-    return save_bundle(output, network, info.model_dump(include={*kept, "metrics"}))
+    fields = info.model_dump(include={*kept, "metrics"})
+    return save_bundle(output, network, {**fields, "label_definitions": info.label_definitions})

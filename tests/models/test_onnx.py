@@ -349,8 +349,9 @@ def test_the_graph_of_a_bundle_is_checked_when_it_is_loaded(folder: Path, tmp_pa
 def test_only_what_a_graph_has_is_used(folder: Path, tmp_path: Path) -> None:
     """Neither ensembles nor fits on features take a graph."""
     model = str(folder / "onnx")
-    command = ["calibrate", "--model", model, "--ensemble", model, "--data", str(tmp_path)]
-    assert main([*command, "--output", str(tmp_path / "new")]) == 2
+    command = ["calibrate", "--model", model, "--data", str(tmp_path)]
+    for more in (["--ensemble", model], ["--regions"]):
+        assert main([*command, *more, "--output", str(tmp_path / "new")]) == 2
     network = load_network(model)
     with pytest.raises(ValueError, match="has no features"):
         network.features(torch.from_numpy(thumbnails(1)))

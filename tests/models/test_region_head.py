@@ -179,6 +179,7 @@ def test_training_fits_regions_and_calibrate_fits_them_again(
     manifest.write_text("\n".join(lines))
     train = ["train", "--architecture", "test_efficientnet", "--init", "none", "--input_size", "32"]
     train += ["--epochs", "1", "--batch_size", "8", "--workers", "0", "--device", "cpu"]
+    train += ["--labels", *reversed(LABELS)]  # so that the bundle has definitions of its own
     assert main([*train, "--data", str(manifest), "--output", str(bundle)]) == 0
     assert "lumbar_spine" in capsys.readouterr().out
     trained = read_info(str(bundle))
@@ -191,6 +192,8 @@ def test_training_fits_regions_and_calibrate_fits_them_again(
     assert main([*calibrate, "--data", str(manifest), "--output", str(again)]) == 0
     fitted = read_info(str(again))
     kept = {"temperature", "thresholds", "ood_threshold", "calibration", "training", "metrics"}
+    kept |= {"labels", "label_definitions"}
+    assert trained.label_definitions is not None
     assert fitted.model_dump(include=kept) == trained.model_dump(include=kept)
     assert fitted.regions is not None and fitted.regions.names == trained.regions.names
 
