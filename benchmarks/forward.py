@@ -2,7 +2,8 @@
 
 Compares the default bundle with the network of the paper as it was run (Pham, Do, Nguyen 2021: 512 x 512
 pixels, one image at a time, float32), interleaved in one run. With --onnx it compares the network of the
-default bundle (the first one of an ensemble) with itself as an ONNX bundle, on as many threads as a run.
+default bundle (the first one of an ensemble) with itself as an ONNX bundle, on as many threads as a run;
+with --bundle the default bundle with others, such as the same one with a region head.
 """
 
 from __future__ import annotations
@@ -119,11 +120,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--onnx", action="store_true", help="PyTorch against ONNX Runtime")
+    parser.add_argument(
+        "--bundle",
+        nargs="+",
+        default=[],
+        help="the default bundle against others, such as with regions",
+    )
     args = parser.parse_args()
     cores = torch.get_num_threads()
     if args.onnx:
         with tempfile.TemporaryDirectory() as folder:
             calls = onnx_and_torch(Path(folder))
+    elif args.bundle:
+        named = {read_info(uri).model_id: uri for uri in (DEFAULT_BUNDLE, *args.bundle)}
+        calls = {name: bundle(uri) for name, uri in named.items()}
     else:
         calls = {
             f"default bundle, batches of {BATCH}": bundle(),
@@ -137,7 +147,8 @@ def main() -> int:
         "weights_bytes": (Path(DEFAULT_BUNDLE) / WEIGHTS_FILE).stat().st_size,
         "forward": measure(calls),
     }
-    out = args.out or RESULTS / ("forward_onnx.json" if args.onnx else "forward.json")
+    suffix = "_onnx" if args.onnx else "_bundles" if args.bundle else ""
+    out = args.out or RESULTS / f"forward{suffix}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(results, indent=1) + "\n")
     for name, of in results["forward"].items():

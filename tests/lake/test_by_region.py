@@ -40,14 +40,13 @@ KNEE, HAND, ELSEWHERE = "knee", "hand", "elsewhere"
 BY_REGION = LENIENT + f"sinks: {{{', '.join(f'{label}: {{by: region}}' for label in LABELS)}}}\n"
 
 
-def bundle_of(source: Path, regions: tuple[str, ...], output: Path) -> tuple[str, str]:
-    """Give the default bundle a head that predicts a region for each of `NAMES`; return the option."""
+def make_bundles(source: Path, bundles: dict[Path, tuple[str, ...]]) -> None:
+    """Write copies of the default bundle with a head that predicts a region for each of `NAMES`."""
     info, network = read_info(DEFAULT_BUNDLE), load_network(DEFAULT_BUNDLE)
     images = [LabeledImage(source / name, OTHERS, "train", "s", name) for name in NAMES]
     inputs, _ = load_labeled_inputs(images, info.input_size)
     with torch.inference_mode():
         features = network.features(inputs).clone()
-    targets = torch.tensor([[one == name for name in (HAND, KNEE, ELSEWHERE)] for one in regions])
     described = RegionsInfo(
         regions=(
             RegionInfo(name=HAND, labels=LABELS, code="85562004", meaning="Hand"),
@@ -58,18 +57,21 @@ def bundle_of(source: Path, regions: tuple[str, ...], output: Path) -> tuple[str
         threshold=0.6,
         target_precision=0.95,
     )
-    network.regions = RegionHead(*fit_layer(features, targets), described)
     kept = {"architecture", "input_size", "thresholds", "ood_threshold", "training", "metrics"}
-    save_bundle(output, network, info.model_dump(include=kept))
-    return "--model", str(output)
+    for output, regions in bundles.items():
+        targets = [[one == name for name in (HAND, KNEE, ELSEWHERE)] for one in regions]
+        layer = fit_layer(features, torch.tensor(targets))
+        network.regions = RegionHead(*layer, described)
+        save_bundle(output, network, info.model_dump(include=kept))
 
 
 @pytest.fixture(scope="module")
 def folder(routed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two bundles, a policy by region, and the lake of a run by the first."""
     folder, source = tmp_path_factory.mktemp("regions"), routed / "source"
-    first = bundle_of(source, (KNEE, HAND, ELSEWHERE), folder / "first")
-    bundle_of(source, (HAND, KNEE, ELSEWHERE), folder / "second")
+    regions = {"first": (KNEE, HAND, ELSEWHERE), "second": (HAND, KNEE, ELSEWHERE)}
+    make_bundles(source, {folder / name: of for name, of in regions.items()})
+    first = ("--model", str(folder / "first"))
     (folder / "by_region.yaml").write_text(BY_REGION)
     policy = ("--policy", str(folder / "by_region.yaml"))
     route_into(Lake(folder / "lake"), *first, *policy, inputs=(str(source),))
