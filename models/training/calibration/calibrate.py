@@ -184,11 +184,18 @@ def routing_metrics(of: Predictions, rule: Rule, target_error: float) -> dict[st
         }
     return {
         "images": len(of.labels),
-        "ood_false_review": _share(of, of.ood_zscores > rule.max_ood_zscore),
+        "ood_false_review": _ood_false_review(of, rule),
         "coverage": _share(of, routed),
         **_error(of, routed),
         "labels": per_label,
     }
+
+
+def _ood_false_review(of: Predictions, rule: Rule) -> float:
+    """Return the share that the OOD limit sends to review of the images that are confident enough."""
+    confident = of.weight[rule.is_confident(of)].sum()
+    routed = of.weight[rule.routes(of)].sum()
+    return round(float(1 - routed / confident), 4) if confident else 0.0
 
 
 def _error(of: Predictions, routed: Flags) -> dict[str, Any]:

@@ -27,7 +27,7 @@ PRICES: Final = (0.0, *np.geomspace(0.1, 10_000, 400).tolist())
 OOD_FALSE_REVIEW: Final = 0.005
 """Share of validation images that the OOD limit may send to review."""
 HOLDOUT_OOD_FALSE_REVIEW: Final = 0.02
-"""The same for images of unseen sites."""
+"""Share of the images of unseen sites that it may send to review of those that are routed without it."""
 
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
@@ -92,9 +92,12 @@ class Rule:
 
     def routes(self, of: Predictions) -> Flags:
         """Return which images are routed, bool[N]."""
+        return self.is_confident(of) & (of.ood_zscores <= self.max_ood_zscore)
+
+    def is_confident(self, of: Predictions) -> Flags:
+        """Return which images reach the threshold of their label, bool[N]."""
         minimum = np.array(list(self.thresholds.values()))
-        is_confident = of.confidence >= minimum[of.predicted]
-        return is_confident & (of.ood_zscores <= self.max_ood_zscore)
+        return np.asarray(of.confidence >= minimum[of.predicted])
 
 
 def choose_rule(
@@ -110,7 +113,8 @@ def choose_rule(
     - Of the images predicted as a label, at most the target error are wrong. Of all held-out images that
       are routed, at most `holdout_error` are: see `_holdout_thresholds`.
     - The OOD limit reviews at most `OOD_FALSE_REVIEW` of the validation images, or
-      `HOLDOUT_OOD_FALSE_REVIEW` of the held-out ones, whichever limit is higher.
+      `HOLDOUT_OOD_FALSE_REVIEW` of the held-out ones that are confident enough, whichever limit is
+      higher.
     - No threshold is below a common one, which is lowered as long as the upper bound of the error of
       all that it routes alone is within the target: fixed sequence testing, Angelopoulos et al. 2021,
       "Learn then Test".
@@ -134,7 +138,11 @@ def choose_rule(
     ]
     if unseen is not None:
         if max_ood_zscore is None:
-            limit = max(limit, float(np.quantile(unseen.ood_zscores, 1 - HOLDOUT_OOD_FALSE_REVIEW)))
+            without = _holdout_thresholds(unseen, np.inf, own, holdout_error)
+            confident = unseen.confidence >= np.array(without)[unseen.predicted]
+            if confident.any():
+                highest = np.quantile(unseen.ood_zscores[confident], 1 - HOLDOUT_OOD_FALSE_REVIEW)
+                limit = max(limit, float(highest))
         own = _holdout_thresholds(unseen, limit, own, holdout_error)
     common = _common_threshold(val, limit, target_error)
     thresholds = {label: max(common, least) for label, least in zip(val.names, own, strict=True)}

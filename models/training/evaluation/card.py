@@ -232,7 +232,7 @@ def _holdout_false_reviews(info: BundleInfo) -> str:
     if not rules:
         return ""
     shares = ", ".join(f"{of['ood_false_review']:.1%}" for of in rules)
-    return f"; of held-out sources, in the order of their table, {shares}"
+    return f"; of confident ones of held-out sources, in the order of their table, {shares}"
 
 
 def _mistakes(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> str:
@@ -324,9 +324,9 @@ def _holdout_rule(info: BundleInfo) -> list[str]:
     return [
         f"The bundle's own thresholds route the most of these images with an error of at most "
         f"{info.calibration['holdout_error']:.1%}: {together['coverage']:.1%}, of which "
-        f"{together['error']:.2%} are wrong, and {together['ood_false_review']:.1%} of them exceed the "
-        "OOD limit. Upper bounds are one-sided, with 95 % confidence, for images of the same "
-        "distribution (Clopper and Pearson 1934):",
+        f"{together['error']:.2%} are wrong. The OOD limit reviews {together['ood_false_review']:.1%} of "
+        "those that are confident enough. Upper bounds are one-sided, with 95 % confidence, for images "
+        "of the same distribution (Clopper and Pearson 1934):",
         markdown_table(
             ["label", "threshold", "predicted", "routed", "wrong", "upper bound of the error"], rows
         ),
