@@ -60,6 +60,7 @@ RECIPES: Final = {
     "single views and spine parts, 12 epochs, 192 pixels": (
         f"{FEWER_PAIRS} {VIEWS_AND_PARTS} --input_size 192"
     ),
+    "single views and spine parts, ensemble of two": "calibrate --ensemble, seeds 0 and 1",
     "regions and pairs, 12 epochs": f"{REGIONS_AND_PAIRS} --epochs 12",
     "regions and pairs, 12 epochs, 192 pixels": f"{REGIONS_AND_PAIRS} --epochs 12 --input_size 192",
 }
@@ -73,6 +74,9 @@ ENSEMBLES: Final = {
     ),
     "fewer pairs and frames, ensemble of 192 and 128 pixels": (
         "fewer pairs and frames, 12 epochs, 192 pixels", "fewer pairs and frames, 12 epochs",
+    ),
+    "single views and spine parts, ensemble of two": (
+        "single views and spine parts, 12 epochs", "single views and spine parts, 12 epochs",
     ),
 }  # fmt: skip
 """Recipes of an ensemble's members: the first with seed 0, the second with the given seed, or with the

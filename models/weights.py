@@ -34,6 +34,8 @@ from models.region_head import RegionHead
 from transforms.core.errors import UsageError
 from transforms.imaging.preprocessing import PREPROCESSING
 
+MAX_REASON: Final = 300
+"""Characters of an error that are shown; those of PyTorch list every tensor."""
 OOD_PREFIX: Final = "ood."
 """Prefix of the names of the OOD score's tensors."""
 REGION_PREFIX: Final = "regions."
@@ -72,7 +74,7 @@ def load_network(uri: str, device: Literal["cpu", "cuda"] = "cpu") -> BodyPartCl
             network.regions = RegionHead(**_with_prefix(REGION_PREFIX, state), info=info.regions)
     except (RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise BundleError(
-            f"model bundle {uri}: the weights do not fit {info.architecture}: {error}"
+            f"model bundle {uri}: the weights do not fit {info.architecture}: {str(error)[:MAX_REASON]}"
         ) from error
     return network.eval()
 

@@ -98,7 +98,8 @@ def table(evaluation: dict[str, Any]) -> str:
             f"error {with_age['error']:.2%}"
         )
     if regions := evaluation.get("regions"):
-        lines += ["", *region_table(evaluation["data"]["split"], regions), ""]
+        split = evaluation["data"]["split"]
+        lines += ["", *region_table(split, regions, by_region=False), ""]
     lines += [
         f"{kind}: {of['reviewed']:.0%} of {of['images']} reviewed, AUROC {of['auroc']:.3f}"
         for kind, of in evaluation["outliers"].items()

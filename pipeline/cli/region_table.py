@@ -19,12 +19,19 @@ def region_lines(info: BundleInfo) -> list[str]:
     ]
 
 
-def table(split: str, metrics: Mapping[str, Any]) -> list[str]:
-    """Return lines for the value of `models.training.evaluation.region_metrics`."""
+def table(split: str, metrics: Mapping[str, Any], *, by_region: bool = True) -> list[str]:
+    """Return lines for the value of `models.training.evaluation.region_metrics`.
+
+    Args:
+        split: that was evaluated.
+        metrics: of the regions.
+        by_region: whether to show each region, and not only the regions of each label together.
+    """
     lines = [
         f"{'region':<22}{'images':>7}{'given':>8}{'recall':>8}{'precision':>11}{'accuracy':>10}"
     ]
-    named = {**metrics["regions"], **{f"all {k}": v for k, v in metrics["labels"].items()}}
+    named = {**(metrics["regions"] if by_region else {})}
+    named |= {f"all {label}": of for label, of in metrics["labels"].items()}
     for name, of in {**named, f"all of {split}": metrics}.items():
         shares = (of["given"], of["recall"], of["precision"], of["accuracy"])
         given, recall, precision, accuracy = ("" if s is None else f"{s:.3f}" for s in shares)

@@ -40,7 +40,7 @@ class ReviewOptions:
         help="nickname for the lines of --import that have none",
     )
     confidence_below: float = option(
-        0.95,
+        0.99,
         group=Group.DECISION,
         at_least=0,
         at_most=1,

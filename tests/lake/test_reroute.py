@@ -237,7 +237,7 @@ def test_a_shadow_model_is_recorded_and_decides_nothing(
 ) -> None:
     bundle = Path(other_model[1])
     info = json.loads((bundle / "bundle.json").read_text())
-    smaller = {**info, "input_size": 128, "members": [128, 96]}
+    smaller = {**info, "input_size": 96}
     (bundle / "bundle.json").write_text(json.dumps(smaller))
     lake = Lake(tmp_path / "shadowed")
     source = str(routed / "source")
@@ -252,7 +252,7 @@ def test_a_shadow_model_is_recorded_and_decides_nothing(
             assert 0.2 <= row["shadow_confidence"] <= 1
             assert row["shadow_model_id"] == summary["options"]["shadow_model_id"]
             assert row["shadow_model_id"] != row["model_id"]
-    larger = {**info, "input_size": 512, "members": []}
+    larger = {**info, "input_size": 512}
     (bundle / "bundle.json").write_text(json.dumps(larger))
     command = ["route", "--input", source, "--lake", str(tmp_path / "new"), "--shadow_model"]
     assert main([*command, other_model[1]]) == 2

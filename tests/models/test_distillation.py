@@ -76,7 +76,7 @@ def test_a_student_learns_its_teachers_predictions(
     )
     spines = {}
     for weight in (0, 1):
-        how = ("--epochs", "1", "--batch_size", "2", "--learning_rate", "3e-3")
+        how = ("--epochs", "2", "--batch_size", "2", "--learning_rate", "3e-3")
         student = train(manifest, tmp_path / str(weight), *how, "--teachers", teacher,
                         "--teacher_weight", str(weight))  # fmt: skip
         with torch.no_grad():

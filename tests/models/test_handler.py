@@ -51,7 +51,8 @@ def loaded(network: BodyPartClassifier) -> ReloadingModel:
     def load(uri: str) -> LoadedBundle:
         return LoadedBundle(load_network(uri), read_info(uri))
 
-    return ReloadingModel(LoadedBundle(network, read_info(DEFAULT_BUNDLE)), load, None, 0)
+    without_regions = read_info(DEFAULT_BUNDLE).model_copy(update={"regions": None})
+    return ReloadingModel(LoadedBundle(network, without_regions), load, None, 0)
 
 
 def inferences(
