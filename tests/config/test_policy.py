@@ -333,13 +333,15 @@ CHANGES: dict[str, Any] = {
     "expect": Expectations(min_objects=1),
     "thumbnails": "none",
     "label_set": LabelSet(DEFAULT_LABELS.labels),
+    "by_region": frozenset({SPINE}),
 }
+DECIDES_NOTHING = ("sinks", "by_region", "expect", "thumbnails")
 
 
 @pytest.mark.parametrize("changed", [field.name for field in fields(Policy)])
 def test_the_policy_id_covers_all_that_decides_and_nothing_else(changed: str) -> None:
     other = replace(POLICY, **{changed: CHANGES[changed]})
-    assert (other.policy_id == POLICY.policy_id) == (changed in ("sinks", "expect", "thumbnails"))
+    assert (other.policy_id == POLICY.policy_id) == (changed in DECIDES_NOTHING)
     assert len(other.policy_id) == 16
 
 
