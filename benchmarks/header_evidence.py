@@ -28,7 +28,7 @@ from benchmarks.profile_route import machine
 from models.bundle import BundleInfo, read_info
 from models.default_bundle import DEFAULT_BUNDLE
 from models.training.data.dataset import read_dataset
-from models.training.data.images import LabeledImage, load_labeled_inputs
+from models.training.data.images import LabeledImage, load_inputs
 from models.training.evaluation.predict import load_for_prediction, predict
 from transforms.config.policy import OFF, ON, Decision, Policy, decide
 from transforms.core.labels import DEFAULT_LABELS, HEADER_REGIONS, LABELS, REVIEW
@@ -126,7 +126,7 @@ def predictions(
     file = cache / f"{info.model_id}-{name}.npy"
     if not file.exists():
         network = load_for_prediction(bundle, "cpu")
-        inputs, _ = load_labeled_inputs(images, info.input_size)
+        inputs = load_inputs(images, info.input_size)
         cache.mkdir(parents=True, exist_ok=True)
         np.save(file, predict(network, inputs))
     found: np.ndarray = np.load(file)

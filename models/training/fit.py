@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from models.networks import BodyPartClassifier
 from models.training.data.dataset import select_split
 from models.training.data.derived_images import derive_images
-from models.training.data.images import LabeledImage, load_labeled_inputs
+from models.training.data.images import LabeledImage, label_indices, load_inputs
 from models.training.data.mixing import MixedBatch, cutmix, mixup
 from models.training.data.regions import UNKNOWN_REGION, number_regions
 from models.training.data.weighted_sampler import (
@@ -81,7 +81,7 @@ def fit(
     if weights := initial_weights(options.init, options.architecture):
         load_pretrained(network, weights)
     _check_input_size(network, options)
-    val_inputs, val_labels = load_labeled_inputs(val, options.input_size, labels)
+    val_inputs, val_labels = load_inputs(val, options.input_size), label_indices(val, labels)
     loader, sampler, n_regions = _training_samples(train, options, labels)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     teachers = Teachers(options.teachers, device, labels)
@@ -127,7 +127,7 @@ def _training_samples(
         regions, n_regions = number_regions(train)
     weights = sampling_weights(train, options.source_power)
     sampler = WeightedSampler(weights, options.seed, n_samples)
-    labels = [names.index(image.label) for image in train]
+    labels = label_indices(train, names).tolist()
     sample_options = SampleOptions(
         input_size=options.input_size,
         augmentation=options.augmentation,

@@ -15,6 +15,7 @@ from models.training.data.dataset import read_dataset, select_split
 from models.training.data.images import (
     DatasetError,
     LabeledImage,
+    label_indices,
     load_served_inputs,
 )
 from models.training.evaluation.metrics import compute_metrics
@@ -50,7 +51,8 @@ def add_holdout_metrics(
     """Add metrics on held-out images, if any, to a bundle's metrics."""
     if not holdout:
         return
-    inputs, labels = load_served_inputs(holdout, input_size, network.labels)
+    inputs = load_served_inputs(holdout, input_size)
+    labels = label_indices(holdout, network.labels)
     metrics["holdout"] = {
         "sources": sorted({image.source for image in holdout}),
         **compute_metrics(
@@ -94,9 +96,10 @@ def predict_holdout(
         raise DatasetError(f"of the sources that {uri} held out, the data has test images only")
     network = load_for_prediction(uri, device)
     val = select_split([image for image in images if image.source not in sources], "val")
-    ordinary, _ = load_served_inputs(val, input_size, network.labels)
+    ordinary = load_served_inputs(val, input_size)
     reference = predict_images(network, ordinary).ood_scores
-    inputs, labels = load_served_inputs(held_out, input_size, network.labels)
+    inputs = load_served_inputs(held_out, input_size)
+    labels = label_indices(held_out, network.labels)
     predicted = predict_images(network, inputs)
     scores = standardize(predicted.ood_scores, reference)
     return Predictions(predicted.probabilities, labels, scores, names=network.labels)

@@ -15,7 +15,7 @@ from models.training.data.dataset import read_dataset, select_split
 from models.training.data.images import (
     DatasetError,
     LabeledImage,
-    load_labeled_inputs,
+    load_inputs,
 )
 from models.training.data.label_sets import define_labels, find_labels
 from models.training.fit import fit
@@ -80,7 +80,7 @@ def train_bundle(
     output.mkdir(parents=True, exist_ok=True)
     network = fit(images, options, device, output, names)
     network.backbone.load_state_dict(round_to_stored(network.backbone.state_dict()))
-    train, _ = load_labeled_inputs(select_split(images, "train"), options.input_size, names)
+    train = load_inputs(select_split(images, "train"), options.input_size)
     network.ood = fit_virtual_logit(network, train)
     calibrated = calibrate_network(network, images, data.name, options.input_size, TARGET_ERROR)
     add_holdout_metrics(calibrated["metrics"], network, holdout, options.input_size)

@@ -19,7 +19,7 @@ from models.bundle import RegionInfo, RegionsInfo, read_info
 from models.default_bundle import DEFAULT_BUNDLE
 from models.region_head import RegionHead
 from models.training.calibration.fit_regions import fit_layer
-from models.training.data.images import LabeledImage, load_labeled_inputs
+from models.training.data.images import LabeledImage, load_inputs
 from models.weights import load_network, save_bundle
 from pipeline.cli import main
 from tests.conformance import violations
@@ -44,7 +44,7 @@ def make_bundles(source: Path, bundles: dict[Path, tuple[str, ...]]) -> None:
     """Write copies of the default bundle with a head that predicts a region for each of `NAMES`."""
     info, network = read_info(DEFAULT_BUNDLE), load_network(DEFAULT_BUNDLE)
     images = [LabeledImage(source / name, OTHERS, "train", "s", name) for name in NAMES]
-    inputs, _ = load_labeled_inputs(images, info.input_size)
+    inputs = load_inputs(images, info.input_size)
     with torch.inference_mode():
         features = network.features(inputs).clone()
     described = RegionsInfo(

@@ -242,6 +242,24 @@ def test_a_policy_for_other_labels_is_refused_before_anything_is_written(
     assert not (tmp_path / "lake").exists()
 
 
+def test_regions_are_fitted_within_other_labels(folder: Path, tmp_path: Path) -> None:
+    lines = ["path,label,split,region"]
+    for index, name in enumerate(("hand", "skull")):
+        for number in range(EACH):
+            split = "val" if number == EACH - 1 else "train"
+            path = folder / "images" / name / f"{number}.png"
+            lines.append(f"{path},{name},{split},{('Finger', 'Sinus')[index]}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    command = ["train", "--data", str(tmp_path / "manifest.csv"), *TINY]
+    assert main([*command, "--output", str(tmp_path / "bundle")]) == 0
+    info = read_info(str(tmp_path / "bundle"))
+    assert info.regions is not None
+    assert [(one.name, one.labels) for one in info.regions.regions] == [
+        ("finger", ("hand",)),
+        ("sinus", ("skull",)),
+    ]
+
+
 @pytest.mark.parametrize(
     ("names", "given", "problem"),
     [

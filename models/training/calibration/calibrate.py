@@ -20,7 +20,7 @@ from models.training.calibration.thresholds import (
     concatenated,
 )
 from models.training.data.dataset import select_split
-from models.training.data.images import LabeledImage, load_served_inputs
+from models.training.data.images import LabeledImage, label_indices, load_served_inputs
 from models.training.evaluation.metrics import (
     Indices,
     Reals,
@@ -67,7 +67,7 @@ def calibrate_network(
         The fields thresholds, ood_threshold, calibration and metrics of `BundleInfo`.
     """
     val = select_split(images, "val")
-    inputs, labels = load_served_inputs(val, input_size, network.labels)
+    inputs, labels = load_served_inputs(val, input_size), label_indices(val, network.labels)
     logits, ood_scores = predict_image_logits(network, inputs)
     found = calibrate(
         logits,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
@@ -15,7 +14,7 @@ from torch import Tensor
 from models.bundle import RegionInfo, RegionsInfo
 from models.networks import BodyPartClassifier
 from models.region_head import RegionHead
-from models.training.data.images import DatasetError, LabeledImage, load_labeled_inputs
+from models.training.data.images import DatasetError, LabeledImage, load_inputs
 from models.training.data.regions import (
     MIN_IMAGES,
     is_annotated,
@@ -23,7 +22,7 @@ from models.training.data.regions import (
     regions_of,
 )
 from models.training.evaluation.metrics import Reals
-from models.training.evaluation.predict import predict_features, predict_logits
+from models.training.evaluation.predict import predict_features
 from models.training.evaluation.region_metrics import region_metrics
 from models.weights import round_to_stored
 
@@ -57,15 +56,15 @@ def fit_regions(
     val = [image for image in images if image.split == "val" and is_annotated(image)]
     if len(regions) < 2 or not val:
         return None
-    features = _in_parts(predict_features, network, train, input_size)
-    weight, bias = fit_layer(torch.from_numpy(features), _targets(train, regions))
+    weight, bias = fit_layer(_features(network, train, input_size), _targets(train, regions))
     stored = round_to_stored({"weight": weight, "bias": bias})
-    of_val = torch.from_numpy(_in_parts(predict_features, network, val, input_size))
+    of_val = _features(network, val, input_size)
     logits = (of_val @ stored["weight"].T + stored["bias"]).double().numpy()
     temperature = fit_temperature(logits, _targets(val, regions).numpy())
     probabilities = softmax(logits / temperature, axis=1)
-    of_labels = _in_parts(predict_logits, network, val, input_size)
-    predicted = [network.labels[index] for index in of_labels.argmax(1)]
+    with torch.inference_mode():
+        of_labels = network.backbone.get_classifier()(of_val.to(network.device))
+    predicted = [network.labels[index] for index in of_labels.argmax(1).tolist()]
     draft = RegionsInfo(
         regions=tuple(regions), temperature=temperature, threshold=MIN_THRESHOLD,
         target_precision=TARGET_PRECISION,
@@ -168,16 +167,13 @@ def choose_threshold(
     return 1.0
 
 
-def _in_parts(
-    predict: Callable[[BodyPartClassifier, Tensor], npt.NDArray[np.float32]],
-    network: BodyPartClassifier,
-    images: Sequence[LabeledImage],
-    input_size: int,
-) -> npt.NDArray[np.float32]:
-    """Return the output of a function of `predict` for images, few of which are loaded at a time."""
+def _features(
+    network: BodyPartClassifier, images: Sequence[LabeledImage], input_size: int
+) -> Tensor:
+    """Return the features of images, float32[N, F], few of which are loaded at a time."""
     parts = range(0, len(images), LOADED_AT_ONCE)
-    loaded = (load_labeled_inputs(images[n : n + LOADED_AT_ONCE], input_size) for n in parts)
-    return np.concatenate([predict(network, inputs) for inputs, _ in loaded])
+    loaded = (load_inputs(images[n : n + LOADED_AT_ONCE], input_size) for n in parts)
+    return torch.from_numpy(np.concatenate([predict_features(network, one) for one in loaded]))
 
 
 def _targets(images: Sequence[LabeledImage], regions: Sequence[RegionInfo]) -> Tensor:

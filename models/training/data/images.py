@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 from transforms.core.errors import UsageError
-from transforms.core.labels import LABELS
 from transforms.core.reasons import ObjectError
 from transforms.imaging.header import read_header
 from transforms.imaging.limits import Limits
@@ -76,48 +75,41 @@ def shrink(gray: Gray8, long_side: int) -> Gray8:
     return np.asarray(image)
 
 
-def load_labeled_inputs(
-    images: Sequence[LabeledImage], input_size: int, labels: Sequence[str] = LABELS
-) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """Load images with the preprocessing of inference.
-
-    Args:
-        images: of these labels.
-        input_size: side of the result, in pixels.
-        labels: names in order of the network's outputs.
+def load_inputs(images: Sequence[LabeledImage], input_size: int) -> Tensor:
+    """Load whole images with the preprocessing of inference.
 
     Returns:
-        uint8[N, 1, input_size, input_size], and label indices int64[N].
+        uint8[N, 1, input_size, input_size].
     """
-
-    def load(image: LabeledImage) -> Gray8:
-        return preprocess(load_image(image.path, input_size), input_size)
-
-    with ThreadPoolExecutor() as pool:
-        inputs = np.stack(list(pool.map(load, images)))
-    return torch.from_numpy(inputs), np.array([labels.index(image.label) for image in images])
+    return torch.from_numpy(np.stack(_load_all(images, input_size, preprocess)))
 
 
-def load_served_inputs(
-    images: Sequence[LabeledImage], input_size: int, labels: Sequence[str] = LABELS
-) -> tuple[list[Gray8], npt.NDArray[np.int64]]:
+def load_served_inputs(images: Sequence[LabeledImage], input_size: int) -> list[Gray8]:
     """Load images as a run classifies them, the views of plates apart.
 
+    Returns:
+        what `network_inputs` returns for each.
+    """
+    return _load_all(images, input_size, network_inputs)
+
+
+def _load_all(
+    images: Sequence[LabeledImage], input_size: int, prepare: Callable[[Gray, int], Gray8]
+) -> list[Gray8]:
+    with ThreadPoolExecutor() as pool:
+        return list(
+            pool.map(lambda one: prepare(load_image(one.path, input_size), input_size), images)
+        )
+
+
+def label_indices(images: Sequence[LabeledImage], labels: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the index of the label of each image, int64[N].
+
     Args:
         images: of these labels.
-        input_size: side of the result, in pixels.
         labels: names in order of the network's outputs.
-
-    Returns:
-        what `network_inputs` returns for each, and label indices int64[N].
     """
-
-    def load(image: LabeledImage) -> Gray8:
-        return network_inputs(load_image(image.path, input_size), input_size)
-
-    with ThreadPoolExecutor() as pool:
-        inputs = list(pool.map(load, images))
-    return inputs, np.array([labels.index(image.label) for image in images])
+    return np.array([labels.index(image.label) for image in images])
 
 
 def load_image(path: Path, long_side: int) -> Gray:

@@ -16,7 +16,7 @@ from models.inference import Thumbnail
 from models.networks import BodyPartClassifier
 from models.training import provenance
 from models.training.data.dataset import read_dataset, select_split
-from models.training.data.images import LabeledImage, age_of
+from models.training.data.images import LabeledImage, age_of, label_indices
 from models.training.data.outliers import MAX_PER_KIND, SYNTHETIC_KINDS, evaluation_outliers
 from models.training.data.regions import is_annotated
 from models.training.evaluation.corruptions import (
@@ -102,7 +102,7 @@ def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Ev
     network = load_for_prediction(uri, device)
     dataset = read_dataset(data, info.labels)
     images = select_split(dataset, split)
-    labels = np.array([info.labels.index(image.label) for image in images])
+    labels = label_indices(images, info.labels)
     corrupted = load_corrupted(images, info.input_size)
     inputs = corrupted.pop(UNCHANGED)
     predicted = predict_images(network, inputs)
