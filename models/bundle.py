@@ -21,12 +21,11 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from models.architectures import architecture_problem
 from models.default_bundle import resolve_uri
 from models.onnx_fields import OnnxFields
-from transforms.config.validation import list_errors
+from transforms.config.validation import invalid, list_errors
 from transforms.core.errors import UsageError
 from transforms.core.labels import NAME_PATTERN, LabelSet, label_problem, label_set_of
 from transforms.imaging.preprocessing import PREPROCESSING
@@ -57,12 +56,8 @@ class BundleError(UsageError):
 
 def _require_architecture(name: str) -> str:
     if why := architecture_problem(name):
-        raise _problem(why)
+        raise invalid(why)
     return name
-
-
-def _problem(text: str) -> PydanticCustomError:
-    return PydanticCustomError("problem", "{problem}", {"problem": text})
 
 
 class _Section(BaseModel):
@@ -104,15 +99,15 @@ class LabelSetFields(_Section):
 
 def _require_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
     if problems := [f"{name!r} {why}" for name in labels if (why := label_problem(name))]:
-        raise _problem("; ".join(problems))
+        raise invalid("; ".join(problems))
     if len(set(labels)) < max(2, len(labels)):
-        raise _problem("must be at least two different names")
+        raise invalid("must be at least two different names")
     return labels
 
 
 def _require_region_name(name: str) -> str:
     if not NAME_PATTERN.fullmatch(name):
-        raise _problem(f"{name!r}: must match {NAME_PATTERN.pattern}")
+        raise invalid(f"{name!r}: must match {NAME_PATTERN.pattern}")
     return name
 
 
@@ -212,7 +207,7 @@ class BundleInfo(BaseModel):
     def _name_every_label(cls, thresholds: dict[str, float], info: ValidationInfo) -> Any:
         labels = info.data.get("labels")
         if labels is not None and sorted(thresholds) != sorted(labels):
-            raise _problem("must name exactly the labels")
+            raise invalid("must name exactly the labels")
         return thresholds
 
     @field_validator("label_definitions")
@@ -222,32 +217,32 @@ class BundleInfo(BaseModel):
         if fields is None or labels is None:
             return fields
         if tuple(one.name for one in fields.labels) != labels:
-            raise _problem("must describe exactly the labels, in their order")
+            raise invalid("must describe exactly the labels, in their order")
         groups = fields.age_groups
         named = () if groups is None else (groups.child, groups.adult)
         if len(set(named)) != len(named) or not set(named) <= set(labels):
-            raise _problem("age_groups must be two of the labels")
+            raise invalid("age_groups must be two of the labels")
         return fields
 
     @field_validator("preprocessing")
     @classmethod
     def _is_implemented(cls, preprocessing: str) -> str:
         if preprocessing != PREPROCESSING:
-            raise _problem(f"{preprocessing!r}; this router implements {PREPROCESSING!r}")
+            raise invalid(f"{preprocessing!r}; this router implements {PREPROCESSING!r}")
         return preprocessing
 
     @field_validator("onnx")
     @classmethod
     def _is_one_network(cls, onnx: OnnxFields | None, info: ValidationInfo) -> Any:
         if onnx is not None and (info.data.get("members") or info.data.get("regions")):
-            raise _problem("neither an ensemble nor a network with regions is an ONNX graph")
+            raise invalid("neither an ensemble nor a network with regions is an ONNX graph")
         return onnx
 
     @field_validator("members")
     @classmethod
     def _fit_the_input(cls, members: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         if members and max(members) != info.data.get("input_size", max(members)):
-            raise _problem("the largest must be input_size")
+            raise invalid("the largest must be input_size")
         return members
 
     @property

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
-from pydantic_core import PydanticCustomError
+
+from transforms.config.validation import invalid
 
 Layout: TypeAlias = Literal["NCHW", "NHWC"]
 Channels: TypeAlias = Literal[1, 3]
@@ -43,7 +44,7 @@ class OnnxFields(BaseModel):
     @classmethod
     def _one_by_channel(cls, values: tuple[float, ...], info: Any) -> tuple[float, ...]:
         if len(values) != info.data.get("channels", len(values)):
-            raise PydanticCustomError("problem", "must have one value for each channel")
+            raise invalid("must have one value for each channel")
         return values
 
     def value_of(self, gray: float) -> tuple[float, ...]:

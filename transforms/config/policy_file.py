@@ -21,12 +21,11 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import PydanticCustomError
 
 from transforms.config.expectations import DriftExpectation, Expectations
 from transforms.config.policy import HeaderEvidence, Policy
 from transforms.config.policy_sinks import SinkValue, require_labels_by_region
-from transforms.config.validation import list_errors, unknown_name
+from transforms.config.validation import invalid, list_errors, unknown_name
 from transforms.core.errors import UsageError
 from transforms.core.labels import NAME_PATTERN, OTHER_SINKS, LabelSet, label_problem
 from transforms.imaging.age import MAX_PLAUSIBLE_AGE_YEARS
@@ -51,9 +50,9 @@ class PolicyError(UsageError):
 def _require_label(name: str, info: ValidationInfo) -> str:
     labels: LabelSet | None = info.context
     if labels is not None and name not in labels.names:
-        raise _problem(unknown_name(name, labels.names))
+        raise invalid(unknown_name(name, labels.names))
     if why := label_problem(name):
-        raise _problem(why)
+        raise invalid(why)
     return name
 
 
@@ -62,13 +61,13 @@ def _require_sink(name: str, info: ValidationInfo) -> str:
     if name in OTHER_SINKS:
         return name
     if labels is not None and name not in labels.names:
-        raise _problem(unknown_name(name, labels.sinks))
+        raise invalid(unknown_name(name, labels.sinks))
     return _require_label(name, info)
 
 
 def _require_uid(uid: str) -> str:
     if not is_valid_uid(uid.strip()):
-        raise _problem(f"{uid!r} is not a UID")
+        raise invalid(f"{uid!r} is not a UID")
     return uid.strip()
 
 
@@ -76,16 +75,12 @@ def _require_days(text: str) -> str:
     try:
         first, last = map(date.fromisoformat, text.split("/"))
     except ValueError:
-        raise _problem("must be two days, YYYY-MM-DD/YYYY-MM-DD") from None
+        raise invalid("must be two days, YYYY-MM-DD/YYYY-MM-DD") from None
     if f"{first}/{last}" != text:
-        raise _problem("must be two days, YYYY-MM-DD/YYYY-MM-DD")
+        raise invalid("must be two days, YYYY-MM-DD/YYYY-MM-DD")
     if first > last:
-        raise _problem("the first day is after the last")
+        raise invalid("the first day is after the last")
     return text
-
-
-def _problem(text: str) -> PydanticCustomError:
-    return PydanticCustomError("problem", "{problem}", {"problem": text})
 
 
 def _from_yaml_boolean(value: object) -> object:
@@ -102,15 +97,16 @@ Days = Annotated[
         {"type": "string", "pattern": r"^[0-9]{4}(-[0-9]{2}){2}/[0-9]{4}(-[0-9]{2}){2}$"}
     ),
 ]
+_NAME_SCHEMA: Final = WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN.pattern}$"})
 LabelName = Annotated[
     str,
     AfterValidator(_require_label),
-    WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN.pattern}$"}),
+    _NAME_SCHEMA,
 ]
 SinkName = Annotated[
     str,
     AfterValidator(_require_sink),
-    WithJsonSchema({"type": "string", "pattern": f"^{NAME_PATTERN.pattern}$"}),
+    _NAME_SCHEMA,
 ]
 Uid = Annotated[
     str,

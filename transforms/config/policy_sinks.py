@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from transforms.config.validation import unknown_name
+from transforms.config.validation import invalid, unknown_name
 from transforms.core.labels import OTHER_SINKS
 from transforms.storage.schemes import is_local, root_problem
 
@@ -42,13 +42,13 @@ def _parse_sink(value: object) -> Sink | None:
     except PydanticCustomError as error:
         problems.append(f"root: {error.message()}")
     if problems:
-        raise _problem("; ".join(sorted(problems)))
+        raise invalid("; ".join(sorted(problems)))
     return Sink(root, value.get("by"))
 
 
 def _require_text_root(value: object) -> str:
     if not isinstance(value, str):
-        raise _problem("must be text; put it in quotes")
+        raise invalid("must be text; put it in quotes")
     return _require_root(value)
 
 
@@ -59,20 +59,16 @@ def require_labels_by_region(sinks: dict[str, Sink | None]) -> dict[str, Sink | 
         PydanticCustomError: another one is.
     """
     if wrong := [name for name in OTHER_SINKS if (one := sinks.get(name)) and one.by]:
-        raise _problem(f"{', '.join(wrong)}: by: only sinks of labels have regions")
+        raise invalid(f"{', '.join(wrong)}: by: only sinks of labels have regions")
     return sinks
 
 
 def _require_root(root: str) -> str:
     if is_local(root) and not root.startswith("/"):
-        raise _problem("must be an absolute local path, gs:// or s3://")
+        raise invalid("must be an absolute local path, gs:// or s3://")
     if why := root_problem(root):
-        raise _problem(why)
+        raise invalid(why)
     return root
-
-
-def _problem(text: str) -> PydanticCustomError:
-    return PydanticCustomError("problem", "{problem}", {"problem": text})
 
 
 _ROOT_SCHEMA: Final = {"type": "string", "pattern": "^(/|gs://|s3://)"}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from transforms.core.errors import did_you_mean
 
@@ -52,6 +52,11 @@ def list_errors(error: ValidationError, model: type[BaseModel]) -> str:
         messages.append(f"and {more} more")
     lines = messages if len(errors) == 1 else [f"{len(errors)} errors", *messages]
     return "\n  ".join(lines)
+
+
+def invalid(text: str) -> PydanticCustomError:
+    """Return the error for a validator to raise; the path of the value is added to the text."""
+    return PydanticCustomError("problem", "{problem}", {"problem": text})
 
 
 def unknown_name(name: str, known: Sequence[str]) -> str:

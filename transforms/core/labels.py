@@ -91,11 +91,6 @@ class LabelSet:
         """Names of all sinks."""
         return (*self.names, *OTHER_SINKS)
 
-    @property
-    def has_default_names(self) -> bool:
-        """Whether the labels are those of the `prob_*` columns of the index."""
-        return frozenset(self.names) == frozenset(LABELS)
-
     def region_of(self, name: str) -> Region | None:
         """Return the anatomic region of a label; None if it has none, or is not of this set."""
         return next((label.region for label in self.labels if label.name == name), None)

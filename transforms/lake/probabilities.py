@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -88,14 +89,10 @@ def with_probabilities(
     if _is_default(names):
         columns |= {_DEFAULT[name]: array for name, array in zip(names, values, strict=True)}
     else:
-        width = len(names)
-        by_row = pa.chunked_array([pa.concat_arrays(values)]).take(
-            pa.array([column * rows + row for row in range(rows) for column in range(width)])
-        )
         columns[_MAP] = pa.MapArray.from_arrays(
-            pa.array(range(0, rows * width + 1, width), pa.int32()),
+            pa.array(range(0, (rows + 1) * len(names), len(names)), pa.int32()),
             pa.array(list(names) * rows, pa.string()),
-            by_row.combine_chunks(),
+            pa.array(np.column_stack(values).ravel(), pa.float32()),
         )
     for name, array in columns.items():
         table = table.set_column(table.column_names.index(name), table.schema.field(name), array)
