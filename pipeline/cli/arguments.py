@@ -130,6 +130,20 @@ def read_policy(path: Path | None, labels: LabelSet) -> Policy:
         raise PolicyError(f"--policy {path}: {error}") from error
 
 
+def lake_with_sinks(uri: str, policy: Path | None) -> Layout:
+    """Return the layout of a lake that exists, with the sinks of --policy.
+
+    Raises:
+        ConfigError, NotALake, ForeignLake: as `existing_lake`.
+        PolicyError: the file cannot be used.
+    """
+    from transforms.lake.label_sets import read_label_set
+
+    layout = existing_lake(uri)
+    found = read_policy(policy, read_label_set(layout))
+    return replace(layout, sinks=found.sinks, by_region=found.by_region)
+
+
 def existing_lake(uri: str) -> Layout:
     """Return the layout of a lake that exists.
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.cli.arguments import add_lock_timeout, add_options, existing_lake, read_policy
+from pipeline.cli.arguments import add_lock_timeout, add_options, lake_with_sinks
 from pipeline.review.options import ReviewOptions
 from transforms.core.option import from_values
 
@@ -30,11 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve the review, or export or import a CSV file; return 1 if answers could not be applied."""
     options = from_values(ReviewOptions, vars(args))
     options.check()
-    from transforms.lake.label_sets import read_label_set
-
-    layout = existing_lake(args.lake)
-    policy = read_policy(options.policy, read_label_set(layout))
-    layout = replace(layout, sinks=policy.sinks, by_region=policy.by_region)
+    layout = lake_with_sinks(args.lake, options.policy)
     if options.export is not None:
         from pipeline.review.csv_files import export_waiting
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pipeline.cli.arguments import existing_lake, read_policy
+from pipeline.cli.arguments import lake_with_sinks
 
 if TYPE_CHECKING:
     from transforms.lake.verify_report import VerifyReport
@@ -34,19 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify a lake and print the report; return 0 if there are no violations, else 1."""
-    from transforms.lake.label_sets import read_label_set
-    from transforms.lake.layout import Layout
     from transforms.lake.verify import verify_lake
 
-    layout = existing_lake(args.lake)
-    policy = read_policy(args.policy, read_label_set(layout))
+    layout = lake_with_sinks(args.lake, args.policy)
     on_terminal = sys.stderr.isatty() and not args.json
 
     def progress(what: str, number: int) -> None:
         if on_terminal:
             print(f"\r{number} {what}", end="\x1b[K", file=sys.stderr, flush=True)
 
-    report = verify_lake(Layout(layout.root, policy.sinks), deep=args.deep, progress=progress)
+    report = verify_lake(layout, deep=args.deep, progress=progress)
     if on_terminal:
         print(file=sys.stderr)
     print(report.to_json() if args.json else _format(report))
