@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from models.bundle import read_info
+from models.plates import pool
 from models.training.data.augmentation import side_by_side
 from models.training.data.dataset import read_dataset, select_split
 from models.training.data.images import LabeledImage, load_image, to_uint8
@@ -29,7 +30,6 @@ from transforms.imaging.plates import network_inputs, split_plate
 PAIRS_OF_LABEL: Final = 120
 """Pairs of each label, at most."""
 MIXED, PAIRED = "two labels", "pairs"
-_TINY: Final = 1e-6
 
 Reals = npt.NDArray[np.float64]
 
@@ -114,9 +114,9 @@ def _print_table(
     ways = {
         "whole": (chances[:, 0], scores[:, 0], nothing),
         "mean of the views": (views.mean(1), of_views, nothing),
-        "geometric mean of the views": (_pool(views), of_views, nothing),
-        "geometric mean, or reviewed": (_pool(views), of_views, disagree),
-        "geometric mean of whole and views": (_pool(chances), of_views, nothing),
+        "geometric mean of the views": (pool(views), of_views, nothing),
+        "geometric mean, or reviewed": (pool(views), of_views, disagree),
+        "geometric mean of whole and views": (pool(chances), of_views, nothing),
     }
     kinds = np.array([plate.kind for plate in plates])
     true = np.array([labels.index(plate.label) for plate in plates])
@@ -134,12 +134,6 @@ def _print_table(
             for of in (kinds == name for name in names)
         ]
         print(f"| {way} |", " | ".join(cells), f"| {routed[kinds == MIXED].sum()} |", flush=True)
-
-
-def _pool(chances: Reals) -> Reals:
-    """Return the normalized geometric mean, float[N, n], of float[N, parts, n]."""
-    mean = np.exp(np.log(np.maximum(chances, _TINY)).mean(1))
-    return np.asarray(mean / mean.sum(1, keepdims=True))
 
 
 if __name__ == "__main__":

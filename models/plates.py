@@ -10,7 +10,7 @@ images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from models.inference import Outputs, Thumbnail
 from transforms.imaging.plates import IMAGES_OF_PLATE
 from transforms.lake.view_columns import View, Views
 
+F = TypeVar("F", np.float32, np.float64)
 _TINY: Final = float(np.finfo(np.float32).tiny)
 
 
@@ -59,13 +60,13 @@ def combine(outputs: npt.NDArray[np.float32], labels: Sequence[str]) -> Classifi
     if len(outputs) == 1:
         return Classified(outputs[0], None)
     chances, scores, of_regions = np.split(outputs, (len(labels), len(labels) + 1), axis=1)
-    values = np.concatenate((_pool(chances), scores.max(axis=0), _pool(of_regions)))
+    values = np.concatenate((pool(chances), scores.max(axis=0), pool(of_regions)))
     best = chances.argmax(axis=1)
     left, right = (View(labels[i], float(own[i])) for own, i in zip(chances, best, strict=True))
     return Classified(values, Views(left, right))
 
 
-def _pool(chances: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the normalized geometric mean of probabilities, float32[n], for float32[parts, n]."""
-    mean = np.exp(np.log(np.maximum(chances, _TINY)).mean(axis=0))
-    return np.asarray(mean / mean.sum())
+def pool(chances: npt.NDArray[F]) -> npt.NDArray[F]:
+    """Return the normalized geometric mean of probabilities, float[..., n], for float[..., parts, n]."""
+    mean = np.exp(np.log(np.maximum(chances, _TINY)).mean(axis=-2))
+    return np.asarray(mean / mean.sum(axis=-1, keepdims=True))
