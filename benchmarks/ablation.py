@@ -61,12 +61,23 @@ RECIPES: Final = {
         f"{FEWER_PAIRS} {VIEWS_AND_PARTS} --input_size 192"
     ),
     "single views and spine parts, ensemble of two": "calibrate --ensemble, seeds 0 and 1",
+    "single views and spine parts, distilled from two": (
+        f"{FEWER_PAIRS} {VIEWS_AND_PARTS} --teachers TEACHERS"
+    ),
+    "single views and spine parts, no collimation": (
+        f"{FEWER_PAIRS} {VIEWS_AND_PARTS} --collimation 0"
+    ),
     "regions and pairs, 12 epochs": f"{REGIONS_AND_PAIRS} --epochs 12",
     "regions and pairs, 12 epochs, 192 pixels": f"{REGIONS_AND_PAIRS} --epochs 12 --input_size 192",
 }
 """Options in addition to `COMMON`; SIMULATED is replaced by a manifest, TEACHERS by bundles."""
-TEACHERS: Final = {"simulated, distilled from Lite2": ["simulated, Lite2"]}
-"""Recipes of the teachers of a recipe, in the same fold and with the same seed."""
+TEACHERS: Final = {
+    "simulated, distilled from Lite2": ["simulated, Lite2"],
+    "single views and spine parts, distilled from two": ["single views and spine parts, 12 epochs"]
+    * 2,
+}
+"""Recipes of the teachers of a recipe, in the same fold: the first with the same seed, each further one
+with the next seed."""
 ENSEMBLES: Final = {
     "ensemble of two, 128 pixels, 12 epochs": ("simulated, 12 epochs", "simulated, 12 epochs"),
     "ensemble of 192 and 128 pixels, 12 epochs": (
@@ -96,7 +107,7 @@ def train(data: Path, simulated: Path, recipe: str, fold: str, work: Path, seed:
             first, second = trained(one, 0), trained(other, seed + 1 if one == other else seed)
             command = ["calibrate", "--model", first, "--ensemble", second, "--device", "cpu"]
         else:
-            teachers = [trained(of, seed) for of in TEACHERS.get(recipe, [])]
+            teachers = [trained(of, seed + n) for n, of in enumerate(TEACHERS.get(recipe, []))]
             substitutes = {"SIMULATED": [str(simulated)], "TEACHERS": teachers}
             command = ["train", "--seed", str(seed)]
             for word in f"{COMMON} {RECIPES[recipe]}".split():

@@ -131,6 +131,7 @@ def _training_samples(
     sample_options = SampleOptions(
         input_size=options.input_size,
         augmentation=options.augmentation,
+        collimation=options.collimation,
         pairs=options.pairs,
         frames=options.frames,
         style_mix=options.style_mix,

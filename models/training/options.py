@@ -13,6 +13,9 @@ TARGET_ERROR: Final = 0.02
 HOLDOUT_ERROR: Final = 0.01
 """Default maximum error rate among the images of held-out sources that are routed."""
 
+COLLIMATED_SHARE: Final = 0.2
+"""Default share of images with darkened margins."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
@@ -69,6 +72,15 @@ class FitOptions:
         group=Group.AUGMENTATION,
         choices=AUGMENTATIONS,
         help="how far augmented images differ from the originals",
+    )
+    collimation: float = option(
+        COLLIMATED_SHARE,
+        group=Group.AUGMENTATION,
+        metavar="SHARE",
+        at_least=0,
+        at_most=1,
+        help="share of images whose margins are darkened like those outside a collimator's opening; only "
+        "with strong augmentation",
     )
     pairs: float = option(
         0.0,

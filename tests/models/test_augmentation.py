@@ -26,6 +26,20 @@ def test_augmentation_is_repeatable_and_keeps_the_range(augmentation: Augmentati
         assert min(one.shape) >= 8
 
 
+def test_margins_are_darkened_as_often_as_asked() -> None:
+    white = np.full((120, 90), 255, np.uint8)
+
+    def changed(collimation: float) -> int:
+        one, other = (
+            [augment(white, np.random.default_rng(seed), "strong", share) for seed in range(40)]
+            for share in (0.0, collimation)
+        )
+        return sum(not np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+    assert changed(0.0) == 0
+    assert changed(0.5) < changed(1.0) == 40
+
+
 def test_a_mixed_style_keeps_the_anatomy() -> None:
     one, other = ((image(seed, (64, 64)) >> 4).astype(np.uint8)[None] for seed in (1, 2))
     assert np.array_equal(mix_style(one, one, np.random.default_rng(0)), one)

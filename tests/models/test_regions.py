@@ -107,7 +107,13 @@ def test_the_second_image_of_a_pair_has_the_same_label_and_is_drawn_by_weight() 
     grays = [np.full((40, 40), level, np.uint8) for level in levels]
     labels, regions, weights = [0, 0, 0, 1], [0, 1, 0, 2], [0.5, 0.0, 0.5, 1.0]
     options = SampleOptions(
-        input_size=32, augmentation="plain", pairs=1.0, frames=0, style_mix=0, outlier_exposure=0
+        input_size=32,
+        augmentation="plain",
+        collimation=0,
+        pairs=1.0,
+        frames=0,
+        style_mix=0,
+        outlier_exposure=0,
     )
     images = AugmentedImages(grays, labels, regions, weights, options)
     shown_regions: dict[int, set[int]] = {}

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from models.training.options import COLLIMATED_SHARE
 from transforms.core.choices import STRONG
 
 Gray: TypeAlias = npt.NDArray[np.uint8]
@@ -32,13 +33,19 @@ MIN_PANEL_SHARE: Final = 0.6
 WHITE: Final = 255
 
 
-def augment(gray: Gray, rng: np.random.Generator, augmentation: Augmentation = STRONG) -> Values:
+def augment(
+    gray: Gray,
+    rng: np.random.Generator,
+    augmentation: Augmentation = STRONG,
+    collimation: float = COLLIMATED_SHARE,
+) -> Values:
     """Return a random variant of an image.
 
     Args:
         gray: uint8[H, W].
         rng: random generator.
         augmentation: strength of the changes.
+        collimation: share of images with darkened margins, if the changes are strong.
 
     Returns:
         float32[h, w] in 0..255; size and aspect ratio may differ from the input's.
@@ -61,7 +68,7 @@ def augment(gray: Gray, rng: np.random.Generator, augmentation: Augmentation = S
         image = image.filter(_unsharp(rng))
     if rng.random() < 0.2:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.6)))
-    if is_strong and rng.random() < 0.2:
+    if is_strong and rng.random() < collimation:
         image = _collimate(image, rng)
     if is_strong and rng.random() < 0.3:
         image = _annotate(image, rng)

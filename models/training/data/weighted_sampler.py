@@ -37,6 +37,7 @@ class SampleOptions:
 
     input_size: int
     augmentation: Augmentation
+    collimation: float
     pairs: float
     frames: float
     style_mix: float
@@ -83,7 +84,7 @@ class AugmentedImages(Dataset[tuple[Tensor, int, int]]):
             region = region if region == self.regions[second] else UNKNOWN_REGION
         if options.frames and rng.random() < options.frames:
             gray = add_frame(gray, rng)
-        image = preprocess(augment(gray, rng, options.augmentation), size)
+        image = preprocess(augment(gray, rng, options.augmentation, options.collimation), size)
         if rng.random() < options.style_mix:
             other = self.grays[int(rng.integers(len(self.grays)))]
             image = mix_style(image, preprocess(other, size), rng)
