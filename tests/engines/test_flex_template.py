@@ -60,16 +60,3 @@ def test_defaults_match_their_patterns() -> None:
         if pattern and value and name != "model" and one.kind is not bool:
             assert re.fullmatch(pattern, str(value)), name
     assert config_of().model_uri.startswith("builtin:")
-
-
-def test_the_image_has_the_beam_and_python_of_the_tests() -> None:
-    import sys
-
-    from apache_beam.version import __version__ as beam_version
-
-    dockerfile = (TEMPLATE / "Dockerfile").read_text()
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if python == "3.11":
-        assert f"FROM python:{python}-slim" in dockerfile
-        assert f"apache/beam_python{python}_sdk:{beam_version}" in dockerfile
-        assert f"python{python.replace('.', '')}-template-launcher-base" in dockerfile
