@@ -17,13 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.engines.servers import (
-    POOL_ENVIRONMENT,
-    free_port,
-    loopback_command,
-    pool_command,
-    wait_for,
-)
+import yaml
+
+from tests.engines.servers import POOL_ENVIRONMENT, free_port, pool_command, wait_for
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "flink"
@@ -31,6 +27,7 @@ READY = BUILD / "ready"
 HOME = BUILD / "pyflink" / "pyflink"
 LIBS = BUILD / "libs"
 SERVER = ROOT / "tests" / "servers" / "flink"
+STANDALONE = ROOT / "templates" / "flink" / "standalone"
 CLASSES = {
     "jm": "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
     "tm": "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
@@ -161,12 +158,18 @@ class Cluster:
 
     def _start_job_server(self) -> str:
         port = free_port()
-        options = [
-            f"--flink-master=localhost:{self._rest}", f"--artifacts-dir={self._folder / 'artifacts'}",
-            f"--job-port={port}", f"--artifact-port={free_port()}", "--expansion-port=0",
-        ]  # fmt: skip
-        program = ["java", *OPENS, "-Xmx512m", "-cp", f"{LIBS}/*", str(SERVER / "JobServer.java")]
-        wait_for(port, self._start("server", loopback_command([*program, *options])))
+        process = self._start(
+            "server",
+            ["sh", str(STANDALONE / "job-server.sh")],
+            PATH=POOL_ENVIRONMENT["PATH"],
+            FLINK_MASTER=self.master,
+            JAVA_OPTIONS=" ".join([*OPENS, "-Xmx512m"]),
+            JOB_SERVER=f"-cp {LIBS}/* {SERVER / 'JobServer.java'}",
+            JOB_PORT=str(port),
+            ARTIFACT_PORT=str(free_port()),
+            ARTIFACTS=str(self._folder / "artifacts"),
+        )
+        wait_for(port, process)
         return f"localhost:{port}"
 
     def _start_pool(self, port: int | None = None) -> str:
@@ -176,7 +179,8 @@ class Cluster:
 
 
 def _configuration(folder: Path, rest: int, rpc: int, blobs: int) -> dict[str, object]:
-    return {
+    common: dict[str, object] = yaml.safe_load((STANDALONE / "flink-conf.yaml").read_text())
+    return common | {
         "jobmanager.rpc.address": "127.0.0.1",
         "jobmanager.rpc.port": rpc,
         "jobmanager.bind-host": "127.0.0.1",
@@ -184,8 +188,6 @@ def _configuration(folder: Path, rest: int, rpc: int, blobs: int) -> dict[str, o
         "taskmanager.host": "127.0.0.1",
         "taskmanager.bind-host": "127.0.0.1",
         "taskmanager.memory.process.size": "2048m",
-        "taskmanager.memory.network.min": "384m",  # the default is too small for a graph of many steps
-        "taskmanager.memory.network.max": "384m",
         "taskmanager.memory.managed.size": "256m",
         "taskmanager.numberOfTaskSlots": 2,
         "parallelism.default": 2,
@@ -193,14 +195,9 @@ def _configuration(folder: Path, rest: int, rpc: int, blobs: int) -> dict[str, o
         "rest.bind-address": "127.0.0.1",
         "rest.port": rest,
         "blob.server.port": blobs,
-        "classloader.check-leaked-classloader": "false",  # otherwise every second stateful job fails
-        "restart-strategy": "fixed-delay",
-        "restart-strategy.fixed-delay.attempts": 20,
-        "restart-strategy.fixed-delay.delay": "1s",
         "heartbeat.interval": 1000,
         "heartbeat.timeout": 8000,
         "io.tmp.dirs": folder / "tmp",
-        "state.backend": "rocksdb",
         "state.checkpoints.dir": f"file://{folder}/checkpoints",
         "state.savepoints.dir": f"file://{folder}/savepoints",
     }

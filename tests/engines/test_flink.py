@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,8 @@ import pytest
 from tests import soak
 from tests.conformance import violations
 from tests.conftest import counts
-from tests.engines.flink import READY, Cluster
+from tests.engines.flink import READY, STANDALONE, Cluster
+from tests.engines.servers import POOL_ENVIRONMENT
 
 OBJECTS = 300
 
@@ -33,18 +34,18 @@ pytestmark = [
 def start_run(
     images: Path, lake: Path, cluster: Cluster, *more: str
 ) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "pipeline", "route", "--json"]
-    arguments = ["--input", str(images), "--lake", str(lake), "--runner=PortableRunner"]
-    engine = [
-        f"--job_endpoint={cluster.jobs}", "--environment_type=EXTERNAL",
-        f"--environment_config={cluster.workers}", "--parallelism=2",
-    ]  # fmt: skip
+    """Run the script of the templates."""
     run = subprocess.Popen(
-        [*command, *arguments, *engine, *more],
+        ["sh", str(STANDALONE / "route.sh"),
+         "--json", "--input", str(images), "--lake", str(lake), *more],
+        env={
+            **os.environ, "PATH": POOL_ENVIRONMENT["PATH"], "FLINK_MASTER": cluster.master,
+            "JOB_ENDPOINT": cluster.jobs, "WORKER_POOL": cluster.workers,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    )  # fmt: skip
     try:
         yield run
     finally:
@@ -68,10 +69,10 @@ def test_flink_produces_the_same_lake(
     images: Path, baseline_lake: Path, tmp_path: Path, cluster: Cluster
 ) -> None:
     cached = "--environment_cache_millis=10000"  # a worker serves several steps
-    with start_run(images, tmp_path, cluster, cached) as run:
+    with start_run(images, tmp_path, cluster, cached, "--runner=PortableRunner") as run:
         wait_for_counts(run, cluster)
     assert soak.compare(tmp_path, baseline_lake) == (0, 0, 0)
-    with start_run(images, tmp_path, cluster, cached, "--runner=FlinkRunner") as run:
+    with start_run(images, tmp_path, cluster, cached) as run:
         assert wait_for_counts(run, cluster) == {"unchanged": OBJECTS}
     finished = [job["status"] for job in cluster.rest("/jobs")["jobs"]]
     assert finished == ["FINISHED", "FINISHED"]
@@ -92,7 +93,7 @@ def test_a_killed_process_changes_nothing_in_the_lake(
 ) -> None:
     """The worker pool is killed once: this runner may not notice that a second one has died."""
     before = restarts(cluster)
-    with start_run(images, tmp_path, cluster) as run:
+    with start_run(images, tmp_path, cluster, "--runner=PortableRunner") as run:
         wait_until_placed(run, tmp_path, 40)
         cluster.kill(placing)
         assert not segments(tmp_path)
