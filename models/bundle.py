@@ -30,6 +30,7 @@ from transforms.core.errors import UsageError
 from transforms.core.labels import NAME_PATTERN, LabelSet, label_problem, label_set_of
 from transforms.imaging.preprocessing import PREPROCESSING
 from transforms.storage.base import read_whole
+from transforms.storage.extras import how_to_install
 from transforms.storage.schemes import join, storage_of, uri_problem
 
 FORMAT_VERSION: Final = 1
@@ -289,8 +290,8 @@ def require_onnxruntime(uri: str) -> None:
     """Raise `BundleError` if ONNX Runtime, which a bundle needs, is not installed."""
     if importlib.util.find_spec("onnxruntime") is None:
         raise BundleError(
-            f"model bundle {uri}: its network is an ONNX graph; install the 'onnx' extra: "
-            "pip install 'dicom-imaging-router[onnx]'"
+            f"model bundle {uri}: its network is an ONNX graph, which needs packages that are not "
+            f"installed: {how_to_install('onnx')}"
         )
 
 

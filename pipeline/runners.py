@@ -13,7 +13,8 @@ from pipeline.beam_options import FLINK_OPTIONS
 from pipeline.sources.periodic_trigger import FLINK, PERIODIC
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.config.run_options import BUILT_IN_MODEL
-from transforms.storage.schemes import is_installed, is_local
+from transforms.storage.extras import how_to_install, is_installed
+from transforms.storage.schemes import is_local
 
 IN_PROCESS: Final = "FnApiRunner"
 POOL: Final = (
@@ -179,8 +180,7 @@ def _problems(runner: Runner, name: str, given: Mapping[str, Any]) -> list[str]:
     """Return the requirements of a runner that the given options do not meet."""
     missing = sorted({extra for m, extra in runner.modules.items() if not is_installed(m)})
     problems = [
-        f"--runner {name} needs a package that is not installed: pip install "
-        f"'dicom-imaging-router[{extra}]'"
+        f"--runner {name} needs packages that are not installed: {how_to_install(extra)}"
         for extra in missing
     ]
     needs = dict(runner.needs)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from transforms.core.labels import LabelSet
     from transforms.lake.layout import Layout
 
-NEEDS_TRAIN_EXTRA: Final = "Needs the 'train' extra: pip install 'dicom-imaging-router[train]'."
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from models.training.options import HOLDOUT_ERROR, TARGET_ERROR
 from pipeline.cli.arguments import (
-    NEEDS_TRAIN_EXTRA,
     add_device_argument,
     add_model_argument,
     add_options,
@@ -22,6 +21,7 @@ from pipeline.cli.train import HoldoutOptions, print_holdout, require_ranges
 from pipeline.exit_codes import DONE, FAILED
 from transforms.core.errors import UsageError
 from transforms.core.option import Group, from_values, option
+from transforms.storage.extras import extra_note
 
 if TYPE_CHECKING:
     from models.training.calibrate_from_labels import CalibratedOnLabels
@@ -95,7 +95,7 @@ class CalibrateOptions(HoldoutOptions):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `calibrate`."""
-    parser.epilog = NEEDS_TRAIN_EXTRA
+    parser.epilog = extra_note("train")
     add_model_argument(parser)
     add_options(parser, CalibrateOptions)
     add_device_argument(parser)

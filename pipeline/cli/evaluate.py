@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.arguments import (
-    NEEDS_TRAIN_EXTRA,
     add_device_argument,
     add_model_argument,
     add_options,
@@ -19,6 +18,7 @@ from pipeline.cli.next_steps import route_arguments, suggest
 from pipeline.cli.region_table import table as region_table
 from transforms.core.choices import SPLITS
 from transforms.core.option import Group, from_values, option
+from transforms.storage.extras import extra_note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class EvaluateOptions:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `evaluate`."""
-    parser.epilog = NEEDS_TRAIN_EXTRA
+    parser.epilog = extra_note("train")
     add_model_argument(parser)
     add_options(parser, EvaluateOptions)
     add_device_argument(parser)

@@ -6,15 +6,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from models.training.import_options import ImportOptions
 from pipeline.cli.arguments import add_options
 from pipeline.cli.next_steps import suggest
 from pipeline.cli.train import require_ranges
 from transforms.core.option import Group, from_values, option
-
-NEEDS_ONNX_EXTRA: Final = "Needs the 'onnx' extra: pip install 'dicom-imaging-router[onnx]'."
+from transforms.storage.extras import extra_note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +25,7 @@ class ImportModelOptions:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the file and the options of `import-model`."""
-    parser.epilog = NEEDS_ONNX_EXTRA
+    parser.epilog = extra_note("onnx")
     parser.add_argument("file", metavar="FILE", help="ONNX file: path, gs:// or s3://")
     add_options(parser, ImportModelOptions)
 

@@ -8,12 +8,13 @@ import sys
 from pipeline.cli.arguments import add_options
 from pipeline.receive.options import TOKEN_VARIABLE, ReceiveOptions
 from transforms.core.option import from_values
+from transforms.storage.extras import extra_note
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `receive`."""
     parser.epilog = (
-        f"Needs the extra 'receive'. {TOKEN_VARIABLE} in the environment is the bearer token of STOW-RS. "
+        f"{extra_note('receive')} {TOKEN_VARIABLE} in the environment is the bearer token of STOW-RS. "
         "SIGTERM and Ctrl-C drain it; the exit code is then 0."
     )
     add_options(parser, ReceiveOptions)

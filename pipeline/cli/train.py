@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from models.training.options import FitOptions
-from pipeline.cli.arguments import NEEDS_TRAIN_EXTRA, add_device_argument, add_options
+from pipeline.cli.arguments import add_device_argument, add_options
 from pipeline.cli.next_steps import route_arguments, suggest
 from pipeline.cli.region_table import region_lines
 from transforms.core.errors import UsageError
 from transforms.core.option import Group, from_values, option, range_problems
+from transforms.storage.extras import extra_note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ class TrainOptions(HoldoutOptions):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
-    parser.epilog = NEEDS_TRAIN_EXTRA
+    parser.epilog = extra_note("train")
     add_options(parser, TrainOptions)
     add_device_argument(parser)
 

@@ -15,10 +15,6 @@ from transforms.imaging.uids import is_valid_uid
 
 TOKEN_VARIABLE: Final = "DICOM_ROUTER_STOW_TOKEN"
 EXTRA_MODULES: Final = ("pynetdicom", "uvicorn", "python_multipart")
-NEEDS_EXTRA: Final = (
-    "receive needs packages that are not installed: run pip install '.[receive]' in a clone of this "
-    "repository"
-)
 MAX_AE_TITLE: Final = 16
 ANY_CLASS: Final = "any"
 MIB: Final = 1 << 20
@@ -148,7 +144,7 @@ class ReceiveOptions:
         Raises:
             UsageError: with every problem found.
         """
-        from transforms.storage.schemes import is_installed
+        from transforms.storage.extras import how_to_install, is_installed
 
         problems = [*range_problems(self), *self._name_problems(), *self._tls_problems()]
         folder = self.folder.absolute()
@@ -157,7 +153,9 @@ class ReceiveOptions:
         if self.folder.exists() and not self.folder.is_dir():
             problems.append("--folder is a file; give a folder")
         if not all(map(is_installed, EXTRA_MODULES)):
-            problems.append(NEEDS_EXTRA)
+            problems.append(
+                f"receive needs packages that are not installed: {how_to_install('receive')}"
+            )
         if problems:
             raise UsageError("; ".join(problems))
 

@@ -34,10 +34,11 @@ from transforms.core.option import (
 from transforms.imaging.header_evidence import HeaderReliability
 from transforms.lake.append_log import MAX_SHARDS
 from transforms.lake.layout import Layout
+from transforms.storage.extras import how_to_install, is_installed
 from transforms.storage.local import uri_to_path
 from transforms.storage.names import MAGIC
 from transforms.storage.schemes import DICOMWEB as SERVERS
-from transforms.storage.schemes import is_installed, is_local, scheme_of, uri_problem
+from transforms.storage.schemes import is_local, scheme_of, uri_problem
 from transforms.storage.selection import Selection
 
 MIN_PATIENT_KEY_BYTES: Final = 16
@@ -125,7 +126,7 @@ class RouteConfig(RouteOptions):
                 "other parameters of the engine, such as ;install-nvidia-driver"
             )
         if self.write_sr and not is_installed("highdicom"):
-            problems.append("--write_sr: pip install 'dicom-imaging-router[sr]'")
+            problems.append(f"--write_sr needs a package: {how_to_install('sr')}")
         if self.patient_key_file:
             problems += _key_problems(self.patient_key_file)
         if problems:
@@ -238,7 +239,7 @@ class RouteConfig(RouteOptions):
                 if not _SUBSCRIPTION.fullmatch(name)
             ]
             if not is_installed("google.cloud.pubsub_v1"):
-                problems.append("--source pubsub: pip install 'dicom-imaging-router[pubsub]'")
+                problems.append(f"--source pubsub needs a package: {how_to_install('pubsub')}")
         elif not self.allow_empty:
             problems += [
                 f"input {number} ({text}) does not exist; correct it, or allow it with --allow_empty"

@@ -37,7 +37,7 @@ from transforms.sandbox.child_process import (
     ChildTimedOut,
 )
 from transforms.storage.archive_names import is_member
-from transforms.storage.schemes import is_installed
+from transforms.storage.extras import is_installed
 
 LOG = logging.getLogger(__name__)
 

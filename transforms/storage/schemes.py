@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import threading
 from typing import TYPE_CHECKING, Final
 
 from transforms.storage.archive_names import SEPARATOR, is_member
 from transforms.storage.base import Storage, SupportsConditionalWrites
+from transforms.storage.extras import how_to_install, is_installed
 from transforms.storage.local import LocalStorage, path_to_uri, uri_to_path
 from transforms.storage.names import MAGIC, split_uri
 
@@ -22,11 +22,11 @@ GS: Final = "gs"
 S3: Final = "s3"
 DICOMWEB: Final = ("dicomweb+https", "dicomweb+http")
 STORES: Final = {
-    GS: ("google.cloud.storage", "google-cloud-storage"),
-    S3: ("boto3", "'dicom-imaging-router[aws]'"),
-    **dict.fromkeys(DICOMWEB, ("python_multipart", "'.[dicomweb]' in a clone of this repository")),
+    GS: ("google.cloud.storage", None),
+    S3: ("boto3", "aws"),
+    **dict.fromkeys(DICOMWEB, ("python_multipart", "dicomweb")),
 }
-"""Object stores by scheme: the client's module, and the package to install for it."""
+"""Object stores by scheme: the client's module, and the extra that has it, or None."""
 
 
 def scheme_of(uri: str) -> str:
@@ -50,9 +50,9 @@ def uri_problem(uri: str) -> str | None:
         return f"write dicomweb+{scheme}:// for a DICOMweb server"
     if scheme not in STORES:
         return f"{scheme}:// is not supported; use a local path, gs:// or s3://"
-    module, package = STORES[scheme]
-    if not is_installed(module):
-        return f"{scheme}:// needs a package that is not installed: pip install {package}"
+    module, extra = STORES[scheme]
+    if extra is not None and not is_installed(module):
+        return f"{scheme}:// needs packages that are not installed: {how_to_install(extra)}"
     bucket, _ = split_uri(uri)
     if scheme in DICOMWEB:
         return None if bucket else f"{scheme}:// names no server"
@@ -158,14 +158,6 @@ def join(root: str, *parts: str) -> str:
 def is_below(uri: str, root: str) -> bool:
     """Return whether a path or URI is below a root of the same storage."""
     return uri.startswith(root.rstrip("/") + "/")
-
-
-def is_installed(module: str) -> bool:
-    """Return whether a module can be imported."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 _LOCAL: Final = LocalStorage()
