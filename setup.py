@@ -2,8 +2,10 @@
 
 import pathlib
 import re
+import shutil
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
@@ -93,6 +95,18 @@ EXTRAS["dev"] = [
     "wheel",
 ]
 
+
+class BuildWithTemplates(build_py):
+    """Adds templates/ to `pipeline`, where `dicom-router init` finds them in an installation."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = pathlib.Path(self.build_lib, "pipeline", "templates")
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(HERE / "templates", target, ignore=ignored, dirs_exist_ok=True)
+
+
 setup(
     name="dicom-imaging-router",
     version=VERSION,
@@ -102,6 +116,7 @@ setup(
     license="Apache-2.0",
     # docs/install.md has the reasons for both ends.
     python_requires=">=3.11,<3.14",
+    cmdclass={"build_py": BuildWithTemplates},
     packages=find_packages(
         include=["pipeline", "pipeline.*", "transforms", "transforms.*", "models", "models.*"]
     ),

@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "verify": "check a lake against its delivery contract",
     "compact": "merge the small index files of a lake",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",
+    "init": "write a policy, systemd units, cron lines and a compose file to begin with",
     "demo": "route real DICOM files from the pydicom packages",
     "worker-pool": "run a pool of Beam workers on this machine, for Flink",
     "train": "fine-tune a network and write a model bundle",

@@ -58,7 +58,7 @@ class ObjectOptions:
         flag="policy",
         group=Group.DECISION,
         metavar="FILE",
-        help="policy, a YAML file; templates/policy.yaml has every key",
+        help="policy, a YAML file; 'dicom-router init' writes one with every key",
         in_template=True,
     )
     device: str = option(
