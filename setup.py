@@ -84,6 +84,7 @@ EXTRAS["dev"] = [
     "playwright>=1.50",  # screenshots, with the Chromium of the system
     "polars>=1",
     "psutil>=7",
+    "python-hcl2>=8",  # reads templates/terraform
     "pytest>=8,<9.2",  # pytest-xdist 3.8 does not group tests of pytest 9.2
     "pytest-timeout>=2",
     "pytest-xdist>=3",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from benchmarks.cost import page as costs_page
 from docs.flex_template import flex_template
 from docs.image_locks import CPU_LOCK, TORCH_CPU, cpu_lock, torch_cpu
 from pipeline.cli.arguments import default_of, metavar_of
@@ -13,7 +15,7 @@ from pipeline.receive.options import ReceiveOptions
 from pipeline.review.options import ReviewOptions
 from transforms.config.policy_file import SCHEMA_NAME, json_schema
 from transforms.config.run_options import CommandOptions
-from transforms.core.option import Option, options_by_group
+from transforms.core.option import EVERY_TEMPLATE, Option, options_by_group
 from transforms.core.reasons import MEANINGS, Reason, Stage, Status
 from transforms.imaging.region_words import (
     HOMOGRAPHS,
@@ -36,6 +38,7 @@ OPTIONS_PAGE: Final = Path(__file__).parent / "options.md"
 RECEIVE_PAGE: Final = Path(__file__).parent / "receive-options.md"
 REVIEW_PAGE: Final = Path(__file__).parent / "review-options.md"
 HEADER_WORDS_PAGE: Final = Path(__file__).parent / "header-words.md"
+COSTS_PAGE: Final = Path(__file__).parent / "costs.md"
 TEMPLATES: Final = Path(__file__).parents[1] / "templates"
 
 _ALL: Final = list(Reason)
@@ -236,17 +239,21 @@ def _option_row(one: Option) -> str:
     return f"| `--{one.flag}{value}` | {one.declaration.help} | {default} |"
 
 
-PAGES: Final = {
+PAGES: Final[dict[Path, Callable[[], str]]] = {
     SCHEMA_PAGE: schema_page,
     METRICS_PAGE: metrics_page,
     OPTIONS_PAGE: options_page,
     RECEIVE_PAGE: receive_page,
     REVIEW_PAGE: review_page,
     HEADER_WORDS_PAGE: header_words_page,
+    COSTS_PAGE: costs_page,
     TEMPLATES / SCHEMA_NAME: json_schema,
     CPU_LOCK: cpu_lock,
     TORCH_CPU: torch_cpu,
-    TEMPLATES / "dataflow" / "metadata.json": flex_template,
+    **{
+        TEMPLATES / "dataflow" / f"{name}.json": functools.partial(flex_template, name)
+        for name in EVERY_TEMPLATE
+    },
 }
 
 

@@ -13,7 +13,7 @@ from pipeline.interrupt import exit_on_interrupt
 from pipeline.local_servers import create_pipeline
 from pipeline.metrics_report import metrics_of, write_metrics
 from pipeline.progress import Progress, RecordState
-from pipeline.runners import beam_options_of, impulse_of, require_reach
+from pipeline.runners import beam_options_of, impulse_of, require_accelerators, require_reach
 from pipeline.sources.archives import require_copied
 from pipeline.sources.dicomweb import first_match
 from pipeline.sources.files import list_objects
@@ -25,9 +25,11 @@ from transforms.config.policy import OFF
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.core.choices import COPY, DICOMWEB, FILES, LINK
 from transforms.core.object_ref import ObjectRef
+from transforms.lake import drain
 from transforms.lake.files import remove_partial_files
 from transforms.lake.header_reliability import read_reliability, update_reliability
 from transforms.lake.label_sets import record_label_set
+from transforms.lake.layout import LOCK
 from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
@@ -101,6 +103,8 @@ def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = 
         ConfigError: the run cannot start.
     """
     options = checked_options(config, runner, beam_options)
+    if config.is_streaming:
+        _open_for_stream(config)
     with contextlib.suppress(OSError):  # no access from here: headers count by the prior
         config = config.with_header_reliability(read_reliability(config.layout))
     pipeline = create_pipeline(options)
@@ -110,6 +114,15 @@ def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = 
         _check_first_matches(config)
         build(pipeline, config)
     pipeline.run()
+
+
+def _open_for_stream(config: RouteConfig) -> None:
+    """Make a lake ready for a stream that no process waits for, and withdraw a request to stop."""
+    require_claimable(config.layout)
+    with lock_lake(config.layout, names=[LOCK], timeout=config.lock_timeout):
+        open_lake(config.layout)
+        record_label_set(config.layout, config.policy.label_set)
+    drain.clear(config.layout)
 
 
 def checked_options(
@@ -124,6 +137,7 @@ def checked_options(
     options = beam_options_of(beam_options, runner)
     options.view_as(StandardOptions).streaming = config.is_streaming
     require_reach(config, runner)
+    require_accelerators(config, runner, options)
     return options
 
 

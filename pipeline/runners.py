@@ -7,16 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    PipelineOptions,
+    _BeamArgumentParser,
+)
 
 from pipeline.beam_options import FLINK_OPTIONS
 from pipeline.sources.periodic_trigger import FLINK, PERIODIC
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.config.run_options import BUILT_IN_MODEL
+from transforms.core.choices import CPU, CUDA
 from transforms.storage.extras import how_to_install, is_installed
 from transforms.storage.schemes import is_local
+from transforms.storage.secrets import is_secret
 
 IN_PROCESS: Final = "FnApiRunner"
+WORKER_ACCELERATOR: Final = "worker_accelerator="
+"""Service option of Dataflow by which every worker has a GPU."""
 POOL: Final = (
     "EXTERNAL with --environment_config=HOST:PORT of a worker pool that has the router installed, or "
     "LOOPBACK to run workers in this process"
@@ -231,12 +239,35 @@ def require_reach(config: RouteConfig, name: str) -> None:
             f"--model: {no_access}; copy the bundle to gs:// or s3://, or omit the option for the "
             "bundle that comes with the router"
         )
-    if config.patient_key_file:
+    if config.patient_key_file and not is_secret(config.patient_key_file):
         problems.append(
-            f"--patient_key_file: {no_access}; omit it, or run on an engine whose workers have the file"
+            f"--patient_key_file: {no_access}; give projects/P/secrets/S/versions/V of Secret Manager, "
+            "or omit it"
         )
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def require_accelerators(config: RouteConfig, name: str, options: PipelineOptions) -> None:
+    """Raise `ConfigError` if Dataflow's workers would have GPUs twice, or none for `--device cuda`."""
+    if name != "DataflowRunner":
+        return
+    service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    every_worker = any(one.startswith(WORKER_ACCELERATOR) for one in service)
+    if config.accelerator and every_worker:
+        raise ConfigError(
+            f"--accelerator and --dataflow_service_options={WORKER_ACCELERATOR}… exclude each other: the "
+            "first gives GPUs to the workers of the model, the second to all"
+        )
+    if config.device == CUDA and not config.accelerator and not every_worker:
+        raise ConfigError(
+            "--device cuda: the workers have no GPU; add --accelerator or "
+            f"--dataflow_service_options={WORKER_ACCELERATOR}type:nvidia-l4;count:1;install-nvidia-driver"
+        )
+    if config.device == CPU and (config.accelerator or every_worker):
+        raise ConfigError(
+            "--device cpu: GPUs are requested for the workers; omit them, or --device"
+        )
 
 
 def starts_later(arguments: Sequence[str]) -> bool:

@@ -46,7 +46,8 @@ class FetchAndExamine(beam.PTransform[PCollection[ObjectRef], DoOutputsTuple]):
     Attributes:
         options: Options of `examine`.
         threads: Number of objects that a worker processes concurrently, each in a child process.
-        patient_key_file: File with the key of the hash of Patient ID, read on the worker, or None.
+        patient_key_file: File or secret with the key of the hash of Patient ID, read on the worker, or
+            None.
         log_uris: Whether failures may contain source URIs.
     """
 

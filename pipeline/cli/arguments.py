@@ -102,11 +102,11 @@ def default_of(one: Option) -> str | None:
     return f"{one.default:g}" if isinstance(one.default, float) else str(one.default)
 
 
-def read_policy(path: Path | None, labels: LabelSet) -> Policy:
+def read_policy(uri: str | None, labels: LabelSet) -> Policy:
     """Return the policy of --policy, or the default one.
 
     Args:
-        path: of the file, or None.
+        uri: path or URI of the file, or None.
         labels: that it may name.
 
     Raises:
@@ -114,22 +114,27 @@ def read_policy(path: Path | None, labels: LabelSet) -> Policy:
     """
     from transforms.config.policy import Policy
 
-    if path is None:
+    if uri is None:
         return Policy()
     from transforms.config.policy_file import MAX_POLICY_BYTES, PolicyError, parse_policy
+    from transforms.storage.base import read_whole
+    from transforms.storage.schemes import is_local, storage_of
 
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_POLICY_BYTES + 1)
+        if is_local(uri):
+            with Path(uri).open("rb") as file:
+                data = file.read(MAX_POLICY_BYTES + 1)
+        else:
+            data = read_whole(storage_of(uri), uri, MAX_POLICY_BYTES)
         return parse_policy(data.decode(), labels)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise PolicyError(f"--policy {path}: cannot be read ({why})") from error
+        raise PolicyError(f"--policy {uri}: cannot be read ({why})") from error
     except PolicyError as error:
-        raise PolicyError(f"--policy {path}: {error}") from error
+        raise PolicyError(f"--policy {uri}: {error}") from error
 
 
-def lake_with_sinks(uri: str, policy: Path | None) -> Layout:
+def lake_with_sinks(uri: str, policy: str | None) -> Layout:
     """Return the layout of a lake that exists, with the sinks of --policy.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipeline.cli.arguments import lake_with_sinks
@@ -25,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--policy",
-        type=Path,
-        metavar="FILE",
+        metavar="URI",
         help="policy of the runs, if it has sinks outside the lake",
     )
     parser.add_argument("--json", action="store_true", help="print only the report, as JSON")

@@ -14,7 +14,7 @@ from transforms.core.option import Group, option, range_problems
 class ReviewOptions:
     """Options of `review`; the help of each option describes its field."""
 
-    policy: Path | None = option(
+    policy: str | None = option(
         None,
         group=Group.INPUT_OUTPUT,
         metavar="FILE",

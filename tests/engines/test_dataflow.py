@@ -24,6 +24,7 @@ from pipeline import runners
 from pipeline.cli import main
 from pipeline.runners import RUNNERS, beam_options_of
 from tests.graphs import IN_STORE, attach, config_of
+from tests.stores import GS, Store
 
 IMAGE = "europe-west4-docker.pkg.dev/project/router/router:1"
 OPTIONS = [
@@ -243,6 +244,27 @@ def test_a_template_is_built_without_waiting(monkeypatch: pytest.MonkeyPatch) ->
     template = "--template_location=gs://hospital-tmp/job"
     assert main(["route", *IN_STORE, "--runner=DataflowRunner", *OPTIONS, template]) == 0
     assert built == ["template"]
+
+
+@pytest.mark.parametrize("store", [GS], indirect=True)
+def test_a_stream_from_a_template_opens_the_lake_and_withdraws_a_request_to_stop(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No process waits for such a stream that could do this: an old request would end it at once."""
+    policy = store.write("policy.yaml", b"expect: {min_objects: 1}\n")
+    store.write("lake/.stream/stop", b"stop\n")
+    monkeypatch.setattr(beam.Pipeline, "run", lambda self: None)
+    monkeypatch.setattr(
+        "apache_beam.options.pipeline_options.GoogleCloudOptions._warn_if_soft_delete_policy_enabled",
+        lambda self, name: None,
+    )
+    given = [f"--input={store.root}/in", f"--lake={store.root}/lake", f"--policy={policy}"]
+    template = "--template_location=gs://hospital-tmp/job"
+    runner = ["--runner=DataflowRunner", *OPTIONS, template]
+    assert main(["route", "--source=watch", *given, *runner]) == 0
+    names = store.read_all().keys()
+    assert "lake/lake.json" in names
+    assert "lake/.stream/stop" not in names
 
 
 @pytest.mark.parametrize(

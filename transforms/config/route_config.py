@@ -10,11 +10,10 @@ import socket
 import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
-from pathlib import Path
 from typing import Any, Final
 
 from transforms.config.policy import Policy
-from transforms.config.run_options import RouteOptions
+from transforms.config.run_options import ACCELERATOR_PATTERN, RouteOptions
 from transforms.core.choices import (
     DICOMWEB,
     LINK,
@@ -39,6 +38,7 @@ from transforms.storage.local import uri_to_path
 from transforms.storage.names import MAGIC
 from transforms.storage.schemes import DICOMWEB as SERVERS
 from transforms.storage.schemes import is_local, scheme_of, uri_problem
+from transforms.storage.secrets import read_secret
 from transforms.storage.selection import Selection
 
 MIN_PATIENT_KEY_BYTES: Final = 16
@@ -46,7 +46,6 @@ FINGERPRINT_LENGTH: Final = 16
 _DATE_RANGE: Final = re.compile(r"[0-9]{8}|[0-9]{8}-([0-9]{8})?|-[0-9]{8}")
 _CODE: Final = re.compile(r"[A-Z0-9_]{1,16}")
 _SUBSCRIPTION: Final = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
-_ACCELERATOR: Final = re.compile(r"type:[^;\s]+;count:[1-9][0-9]*(;[^;\s]+)*")
 
 
 class ConfigError(UsageError):
@@ -120,7 +119,7 @@ class RouteConfig(RouteOptions):
         if not is_date(self.ingest_date):
             problems.append(f"--ingest_date {self.ingest_date!r}: write a date as YYYY-MM-DD")
         problems += self._dicomweb_problems()
-        if self.accelerator is not None and not _ACCELERATOR.fullmatch(self.accelerator):
+        if self.accelerator is not None and not re.fullmatch(ACCELERATOR_PATTERN, self.accelerator):
             problems.append(
                 f"--accelerator {self.accelerator!r}: write it as type:nvidia-l4;count:1, followed by "
                 "other parameters of the engine, such as ;install-nvidia-driver"
@@ -260,13 +259,13 @@ def is_date(text: str) -> bool:
         return False
 
 
-def read_patient_key(path: str) -> bytes:
-    """Return the key in a file, without surrounding white space.
+def read_patient_key(name: str) -> bytes:
+    """Return the key in a file or a secret, without surrounding white space.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: it cannot be read.
     """
-    return Path(path).read_bytes().strip()
+    return read_secret(name).strip()
 
 
 def _key_problems(path: str) -> list[str]:

@@ -18,13 +18,17 @@ from transforms.core.choices import (
     RUNNERS,
     SOURCES,
 )
-from transforms.core.option import Group, option
+from transforms.core.option import BATCH, EVERY_TEMPLATE, STREAMING, Group, option
 from transforms.imaging.limits import Limits
+from transforms.storage.secrets import SECRET
 
 BUILT_IN_MODEL: Final = "builtin:default"
 """Stands for the bundle in the router's package, whose path differs between machines."""
 DEFAULT_RUNNER: Final = "DirectRunner"
-STORE_URI_PATTERN: Final = r"^(gs|s3)://[^\n\r]+$"
+CLOUD_STORAGE_PATTERN: Final = r"^gs://[^\n\r]+$"
+"""A URI that workers of Dataflow can access: they have no credentials for other stores."""
+DATE_PATTERN: Final = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
+ACCELERATOR_PATTERN: Final = r"^type:[^;\s]+;count:[1-9][0-9]*(;[^;\s]+)*$"
 
 
 def _fetch_threads() -> int:
@@ -37,7 +41,7 @@ class ObjectOptions:
 
     Attributes:
         model_uri: path or URI of the model bundle.
-        policy_file: policy file; None for the default policy.
+        policy_file: path or URI of the policy; None for the default policy.
         device: auto, cpu or cuda.
         frame_number: frame to classify, from 1.
         limits: resource limits on one object.
@@ -50,16 +54,17 @@ class ObjectOptions:
         metavar="URI",
         help="model bundle: a folder, local, gs:// or s3://",
         default_text="the bundle that comes with the router",
-        in_template=True,
-        pattern=STORE_URI_PATTERN,
+        templates=EVERY_TEMPLATE,
+        pattern=CLOUD_STORAGE_PATTERN,
     )
-    policy_file: Path | None = option(
+    policy_file: str | None = option(
         None,
         flag="policy",
         group=Group.DECISION,
-        metavar="FILE",
-        help="policy, a YAML file; 'dicom-router init' writes one with every key",
-        in_template=True,
+        metavar="URI",
+        help="policy, a YAML file, local, gs:// or s3://; 'dicom-router init' writes one",
+        templates=EVERY_TEMPLATE,
+        pattern=CLOUD_STORAGE_PATTERN,
     )
     device: str = option(
         "auto",
@@ -67,7 +72,6 @@ class ObjectOptions:
         choices=DEVICES,
         help="where the model runs; cuda without a usable GPU is an error",
         public=True,
-        in_template=True,
     )
     frame_number: int = option(
         1,
@@ -77,7 +81,7 @@ class ObjectOptions:
         help="frame of multi-frame objects to classify, from 1; shorter objects use their last",
         public=True,
         in_fingerprint=True,
-        in_template=True,
+        templates=EVERY_TEMPLATE,
     )
     limits: Limits = field(default_factory=Limits)
 
@@ -106,6 +110,7 @@ class StreamConfig:
         above=0,
         help="time between two polls for new objects",
         public=True,
+        templates=(STREAMING,),
     )
     stable_for: float = option(
         5.0,
@@ -122,6 +127,7 @@ class StreamConfig:
         above=0,
         help="write the index rows of placed objects at least this often",
         public=True,
+        templates=(STREAMING,),
     )
     max_batch_wait: float = option(
         1.0,
@@ -130,6 +136,7 @@ class StreamConfig:
         above=0,
         help="maximum time that a reference waits for its batch to fill",
         public=True,
+        templates=(STREAMING,),
     )
     retry_after: float = option(
         900.0,
@@ -138,6 +145,7 @@ class StreamConfig:
         above=0,
         help="time until an object without a row is retried; doubled with each retry",
         public=True,
+        templates=(STREAMING,),
     )
     max_in_flight: int = option(
         10_000,
@@ -145,6 +153,7 @@ class StreamConfig:
         above=0,
         help="maximum number of objects in flight",
         public=True,
+        templates=(STREAMING,),
     )
     ack_deadline: int = option(
         60,
@@ -154,6 +163,8 @@ class StreamConfig:
         at_most=600,
         help="time, 10 to 600, after which Pub/Sub redelivers the messages of a lost worker",
         public=True,
+        templates=(STREAMING,),
+        pattern="^([1-9][0-9]|[1-5][0-9]{2}|600)$",
     )
     log_interval: float = option(
         60.0,
@@ -162,6 +173,7 @@ class StreamConfig:
         above=0,
         help="time between two lines in the log, which say how far the stream is",
         public=True,
+        templates=(STREAMING,),
     )
     models: str | None = option(
         None,
@@ -169,6 +181,8 @@ class StreamConfig:
         metavar="FOLDER",
         help="folder of model bundles: the last by name is used from the next batch on, without a "
         "restart; --model is used until there is one",
+        templates=(STREAMING,),
+        pattern=CLOUD_STORAGE_PATTERN,
     )
     model_poll_interval: float = option(
         30.0,
@@ -177,6 +191,7 @@ class StreamConfig:
         above=0,
         help="time between two polls of --models",
         public=True,
+        templates=(STREAMING,),
     )
 
 
@@ -199,7 +214,7 @@ class RouteOptions(ObjectOptions):
         placement: copy, link or index_only.
         file_mode: permissions of new files, in octal; empty for those of the lake.
         write_sr: whether to write a structured report about each routed object.
-        patient_key_file: file with the key of the hash of Patient ID; read on the workers only.
+        patient_key_file: file or secret with the key of the hash of Patient ID; read on the workers.
         allow_empty: whether an input may match nothing.
         log_uris: whether error messages may contain source URIs.
         batch_size: maximum number of images per model call; lower on a CPU.
@@ -217,8 +232,8 @@ class RouteOptions(ObjectOptions):
         metavar="PATTERN",
         help="files, folders (searched recursively) and globs; local, gs:// or s3://; may be given "
         "more than once",
-        in_template=True,
-        pattern=STORE_URI_PATTERN,
+        templates=EVERY_TEMPLATE,
+        pattern=CLOUD_STORAGE_PATTERN,
     )
     include: tuple[str, ...] = option(
         (),
@@ -227,7 +242,7 @@ class RouteOptions(ObjectOptions):
         help="read only files with these names, in any case: '*.dcm'; a glob with a slash matches the "
         "path below the input",
         default_text="all",
-        in_template=True,
+        templates=EVERY_TEMPLATE,
     )
     exclude: tuple[str, ...] = option(
         (),
@@ -235,7 +250,7 @@ class RouteOptions(ObjectOptions):
         metavar="GLOB",
         help="skip files and folders with these names, as for --include; counted in the run summary",
         default_text="what file managers, copying programs and editors leave",
-        in_template=True,
+        templates=EVERY_TEMPLATE,
     )
     no_default_exclude: bool = option(
         False,
@@ -243,7 +258,7 @@ class RouteOptions(ObjectOptions):
         help="read the names that are skipped by default, such as .DS_Store, ._*, Thumbs.db, *.part "
         "and .NAME.XXXXXX of rsync",
         public=True,
-        in_template=True,
+        templates=EVERY_TEMPLATE,
     )
     source: str = option(
         FILES,
@@ -254,7 +269,7 @@ class RouteOptions(ObjectOptions):
         "that arrive later; dicomweb: servers (dicomweb+https://HOST/dicom-web); pubsub: subscriptions "
         "(projects/P/subscriptions/S) to notifications of Cloud Storage",
         public=True,
-        in_template=True,
+        templates=EVERY_TEMPLATE,
     )
     inventory_root: str | None = option(
         None,
@@ -262,8 +277,8 @@ class RouteOptions(ObjectOptions):
         metavar="ROOT",
         help="folder or URI to which names in an inventory are relative, such as a mounted bucket",
         default_text="the bucket in the inventory",
-        in_template=True,
-        pattern=STORE_URI_PATTERN,
+        templates=(BATCH,),
+        pattern=CLOUD_STORAGE_PATTERN,
     )
     study_date: str = option(
         "",
@@ -273,7 +288,6 @@ class RouteOptions(ObjectOptions):
         "20260101-)",
         default_text="all",
         public=True,
-        in_template=True,
     )
     modalities: tuple[str, ...] = option(
         (),
@@ -288,8 +302,8 @@ class RouteOptions(ObjectOptions):
         group=Group.INPUT_OUTPUT,
         metavar="ROOT",
         help="root of the lake: a folder, gs:// or s3://",
-        in_template=True,
-        pattern=STORE_URI_PATTERN,
+        templates=EVERY_TEMPLATE,
+        pattern=CLOUD_STORAGE_PATTERN,
     )
     ingest_date: str = option(
         "",
@@ -298,7 +312,8 @@ class RouteOptions(ObjectOptions):
         help="partition of the index, YYYY-MM-DD",
         default_text="today, UTC",
         public=True,
-        in_template=True,
+        templates=(BATCH,),
+        pattern=DATE_PATTERN,
     )
     placement: str = option(
         COPY,
@@ -325,27 +340,29 @@ class RouteOptions(ObjectOptions):
         "structured_reports/; needs the extra sr",
         public=True,
         in_fingerprint=True,
-        in_template=True,
+        templates=EVERY_TEMPLATE,
     )
     patient_key_file: str | None = option(
         None,
         group=Group.INPUT_OUTPUT,
         metavar="FILE",
-        help="key (16 bytes or more) of the column patient_key, the HMAC-SHA-256 of Patient ID; without "
-        "it the column is null",
+        help="key (16 bytes or more) of the column patient_key, the HMAC-SHA-256 of Patient ID: a file, "
+        "or projects/P/secrets/S/versions/V in Secret Manager; without it the column is null",
+        templates=EVERY_TEMPLATE,
+        pattern=f"^{SECRET}$",
     )
     allow_empty: bool = option(
         False,
         group=Group.INPUT_OUTPUT,
         help="accept inputs that match nothing",
         public=True,
-        in_template=True,
+        templates=(BATCH,),
     )
     log_uris: bool = option(
         False,
         group=Group.INPUT_OUTPUT,
         help="report failed objects by URI as well as by key; URIs can contain patient names",
-        in_template=True,
+        templates=EVERY_TEMPLATE,
     )
     reprocess: str = option(
         REPROCESS_NONE,
@@ -355,22 +372,22 @@ class RouteOptions(ObjectOptions):
         "policy: those that another model or policy decided; all: every object, and place it again if "
         "the lake has lost it",
         public=True,
-        in_template=True,
+        templates=(BATCH,),
     )
     shadow_model: str | None = option(
         None,
         group=Group.DECISION,
         metavar="URI",
         help="second model bundle, whose answers are recorded (columns shadow_*) and decide nothing",
-        in_template=True,
-        pattern=STORE_URI_PATTERN,
+        templates=EVERY_TEMPLATE,
+        pattern=CLOUD_STORAGE_PATTERN,
     )
     overrule_people: bool = option(
         False,
         group=Group.DECISION,
         help="decide again also what a person has decided",
         public=True,
-        in_template=True,
+        templates=(BATCH,),
     )
     batch_size: int = option(
         MODEL_BATCH,
@@ -378,7 +395,7 @@ class RouteOptions(ObjectOptions):
         above=0,
         help="maximum number of images per model call; at most 8 on a CPU",
         public=True,
-        in_template=True,
+        templates=EVERY_TEMPLATE,
     )
     fetch_threads: int = option(
         factory=_fetch_threads,
@@ -386,14 +403,15 @@ class RouteOptions(ObjectOptions):
         above=0,
         help="number of objects that a worker reads and decodes concurrently, and places concurrently",
         default_text="processors + 1, at most 8",
-        in_template=True,
+        templates=EVERY_TEMPLATE,
     )
     index_shards: int = option(
         4,
         group=Group.SPEED,
         above=0,
         help="maximum number of index files of a batch run; number of append logs of a stream",
-        in_template=True,
+        templates=EVERY_TEMPLATE,
+        pattern="^[1-9][0-9]{0,2}$",  # at most MAX_SHARDS
     )
     accelerator: str | None = option(
         None,
@@ -402,7 +420,8 @@ class RouteOptions(ObjectOptions):
         help="resource hint for the workers that run the model, on engines that support it: "
         "type:nvidia-l4;count:1;install-nvidia-driver; images then cross a shuffle",
         public=True,
-        in_template=True,
+        templates=EVERY_TEMPLATE,
+        pattern=ACCELERATOR_PATTERN,
     )
     lock_timeout: float = option(
         0.0,

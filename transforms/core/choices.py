@@ -37,7 +37,9 @@ RUNNERS: Final = (
 )
 """Runners that `pipeline.runners` supports."""
 
-DEVICES: Final = ("auto", "cpu", "cuda")
+CPU: Final = "cpu"
+CUDA: Final = "cuda"
+DEVICES: Final = ("auto", CPU, CUDA)
 
 PLAIN: Final = "plain"
 STRONG: Final = "strong"

@@ -1,6 +1,6 @@
 """Declare options once, as fields of a dataclass.
 
-The command line and its help, `docs/options.md`, the parameters of the flex template, range checks, the
+The command line and its help, `docs/options.md`, the parameters of the flex templates, range checks, the
 fingerprint of a run and the options in its summary are derived from these declarations.
 """
 
@@ -19,6 +19,12 @@ T = TypeVar("T")
 
 _DECLARATION: Final = "declaration"
 _IN_FINGERPRINT: Final = "in_fingerprint"
+
+
+BATCH: Final = "batch"
+STREAMING: Final = "streaming"
+"""Names of the flex templates of Dataflow."""
+EVERY_TEMPLATE: Final = (BATCH, STREAMING)
 
 
 class Group(StrEnum):
@@ -54,8 +60,9 @@ class Declaration:
         at_most: inclusive maximum of a number.
         default_text: description of a default that is not a constant.
         public: whether the run summary has its value.
-        in_template: whether it is a parameter of the flex template.
-        pattern: regular expression for its value in the flex template.
+        templates: flex templates of which it is a parameter.
+        pattern: regular expression for its value in the flex templates; None derives it from choices or
+            range.
     """
 
     help: str
@@ -69,7 +76,7 @@ class Declaration:
     at_most: float | None = None
     default_text: str | None = None
     public: bool = False
-    in_template: bool = False
+    templates: tuple[str, ...] = ()
     pattern: str | None = None
 
     def problem(self, value: float) -> str | None:
