@@ -16,7 +16,8 @@ from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentP
 from pipeline import __version__
 from pipeline.cli.arguments import help_of
 from pipeline.runners import RUNNERS
-from transforms.config.run_options import CLOUD_STORAGE_PATTERN, RouteOptions
+from transforms.config.run_options import RouteOptions
+from transforms.config.stream_options import CLOUD_STORAGE_PATTERN
 from transforms.core.choices import FILES, MANIFEST, STREAMING_SOURCES
 from transforms.core.option import BATCH, STREAMING, Option, options_by_group
 

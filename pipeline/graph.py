@@ -16,7 +16,7 @@ from transforms.append_index_batch import AppendIndexBatch
 from transforms.append_index_stream import AppendIndexStream, SweepJournalFn
 from transforms.batch_refs import BatchRefs
 from transforms.config.route_config import RouteConfig
-from transforms.config.run_options import StreamConfig
+from transforms.config.stream_options import StreamConfig
 from transforms.core.choices import REPROCESS_NONE
 from transforms.core.object_ref import FAILED, Failure, ObjectRef, log_failure
 from transforms.existing_rows import ReadExistingVersions

@@ -20,7 +20,8 @@ from pipeline.runners import RUNNERS
 from tests.graphs import config_of, route_parser
 from transforms.config.policy import Policy
 from transforms.config.route_config import ConfigError, RouteConfig
-from transforms.config.run_options import CommandOptions, RouteOptions, StreamConfig
+from transforms.config.run_options import CommandOptions, RouteOptions
+from transforms.config.stream_options import StreamConfig
 from transforms.core import choices
 from transforms.core.option import (
     Declaration,

@@ -178,7 +178,7 @@ def test_an_archive_that_is_being_written_is_not_opened(tmp_path: Path) -> None:
     from dataclasses import replace
 
     from tests.graphs import config_of
-    from transforms.config.run_options import StreamConfig
+    from transforms.config.stream_options import StreamConfig
     from transforms.lake.index_replica import replica_of
     from transforms.lake.layout import Layout
 

@@ -20,7 +20,7 @@ from tests.conftest import write
 from tests.graphs import config_of
 from tests.lake.rows import ONE, index_row
 from transforms.config.route_config import RouteConfig
-from transforms.config.run_options import StreamConfig
+from transforms.config.stream_options import StreamConfig
 from transforms.core.object_ref import ObjectRef
 from transforms.lake import drain
 from transforms.lake.append import append

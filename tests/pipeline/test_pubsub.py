@@ -21,7 +21,7 @@ from tests.graphs import config_of
 from tests.lake.rows import append_rows, place
 from tests.stores import GS, Store
 from transforms.config.route_config import RouteConfig
-from transforms.config.run_options import StreamConfig
+from transforms.config.stream_options import StreamConfig
 from transforms.core.object_ref import ObjectRef
 from transforms.lake import drain
 from transforms.lake.index_replica import replica_of

@@ -24,7 +24,7 @@ from tests.stores import GS, Store
 from tests.synthetic import dicom_bytes, image
 from transforms.config.expectations import Expectations
 from transforms.config.route_config import RouteConfig
-from transforms.config.run_options import StreamConfig
+from transforms.config.stream_options import StreamConfig
 from transforms.core.reasons import Reason, Stage, Status
 from transforms.lake import drain
 from transforms.lake.dead_letters import write_dead_letter
