@@ -31,18 +31,23 @@ DECIMALS = 3
 ONE_DECIMAL_BELOW = 10
 
 
-def metrics_of(result: PipelineResult) -> dict[str, Any] | None:
+def metrics_of(result: PipelineResult, *, warn: bool = True) -> dict[str, Any] | None:
     """Return the metrics of a run, ready for JSON, or None if the engine returns none.
 
     Counters of 0 and distributions without a value are omitted.
+
+    Args:
+        result: of the run, which may still run.
+        warn: whether to log that the engine returns none.
     """
     try:
         selected = MetricsFilter().with_namespaces([NAMESPACE, RUN_INFERENCE])
-        found = result.metrics().query(selected)
+        found = _metrics(result).query(selected)
         counters = _counters(found[MetricResults.COUNTERS])
         distributions = _distributions(found[MetricResults.DISTRIBUTIONS])
     except Exception as error:  # the run itself is complete
-        LOG.warning("the engine returned no metrics (%s)", type(error).__name__)
+        if warn:
+            LOG.warning("the engine returned no metrics (%s)", type(error).__name__)
         return None
     if not counters and not distributions:
         return None
@@ -53,7 +58,7 @@ def counter_of(result: PipelineResult, name: CounterName) -> int | None:
     """Return the value of a counter of a job that runs, or None if its engine has none."""
     try:
         selected = MetricsFilter().with_namespace(NAMESPACE).with_name(name)
-        found = result.metrics().query(selected)[MetricResults.COUNTERS]
+        found = _metrics(result).query(selected)[MetricResults.COUNTERS]
     except Exception:  # the engine has no metrics, or not yet
         return None
     return sum(_value(metric) or 0 for metric in found) if found else None
@@ -77,6 +82,14 @@ def metric_lines(metrics: dict[str, Any]) -> list[str]:
     """Return the distributions as text, one per line."""
     found = metrics.get("distributions", {})
     return [_line(name, found[name]) for name in DistributionName if found.get(name)]
+
+
+def _metrics(result: PipelineResult) -> MetricResults:
+    """Return the present metrics of a job, which may still run."""
+    if hasattr(result, "_metrics"):
+        result._metrics = None  # results of job servers would keep their first answer
+    found: MetricResults = result.metrics()
+    return found
 
 
 def _line(name: DistributionName, values: dict[str, float]) -> str:
