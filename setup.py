@@ -49,6 +49,11 @@ EXTRAS = {
     "aws": ["boto3>=1.40"],
     "dicomweb": ["python-multipart>=0.0.30", "requests>=2.32"],
     "receive": ["pynetdicom>=3.0.4,<4", "python-multipart>=0.0.30", "uvicorn>=0.40"],
+    "observability": [
+        "openlineage-python>=1.40",
+        "opentelemetry-exporter-otlp-proto-http>=1.36",
+        "prometheus-client>=0.22",
+    ],
     "gcp": ["apache-beam[gcp]>=2.77,<2.78"],  # DataflowRunner; gs:// does not need it
     # GPL-3.0, hence never a default: a second decoder for the JPEG family.
     "codecs-gpl": ["pylibjpeg-libjpeg>=2.5"],
@@ -67,6 +72,7 @@ EXTRAS["dev"] = [
     *EXTRAS["pubsub"],
     *EXTRAS["dicomweb"],
     *EXTRAS["receive"],
+    *EXTRAS["observability"],
     *EXTRAS["train"],
     "atheris>=3.0,<3.1; sys_platform == 'linux'",
     "check-jsonschema>=0.37",  # has the schema of Compose

@@ -11,6 +11,7 @@ from benchmarks.cost import page as costs_page
 from docs.flex_template import flex_template
 from docs.image_locks import CPU_LOCK, TORCH_CPU, cpu_lock, torch_cpu
 from pipeline.cli.arguments import default_of, metavar_of
+from pipeline.observability.metric_table import LABEL_TEXTS, LABEL_VALUES, METRICS, PREFIX, UNKNOWN
 from pipeline.receive.options import ReceiveOptions
 from pipeline.review.options import ReviewOptions
 from transforms.config.policy_file import SCHEMA_NAME, json_schema
@@ -118,7 +119,8 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "<!-- Written by `make docs` from transforms/core/metric_names.py and reasons.py. -->",
+        "<!-- Written by `make docs` from transforms/core/metric_names.py, reasons.py and",
+        "pipeline/observability/metric_table.py. -->",
         "",
         "What the engine counts and measures during a run. Shown at its end, in the output of `--json`",
         "under `metrics`, and in `LAKE/runs/metrics/<run_id>.json`. An engine counts again what it runs",
@@ -157,6 +159,35 @@ def metrics_page() -> str:
         "| `reason_<reason>` | rows written, or objects failed, for this reason; see "
         f"[{SCHEMA_PAGE.name}]({SCHEMA_PAGE.name}#status-and-reason) |",
     ]
+    lines += [
+        "",
+        "## Exported metrics",
+        "",
+        "What `--metrics_port`, `--metrics_file` and `--otlp` export",
+        "([observability.md](observability.md)). Names in OTLP are those of Prometheus without unit and",
+        f"`_total`, and with a dot after `{PREFIX}`; a collector restores the others. Counters start",
+        f"with the process. Metrics of the last run (`{PREFIX}_run_*`) are set when it has ended.",
+        "",
+        "| name | type | labels | value |",
+        "|---|---|---|---|",
+    ]
+    for metric in METRICS:
+        labels = ", ".join(f"`{one}`" for one in metric.labels)
+        lines.append(f"| `{metric.prometheus_name}` | {metric.kind} | {labels} | {metric.help} |")
+    lines += [
+        "",
+        "Labels have no other values than these; whatever else would become one is exported as",
+        f"`{UNKNOWN}`.",
+        "",
+        "| label | what | values |",
+        "|---|---|---|",
+    ]
+    for label, text in LABEL_TEXTS.items():
+        values = LABEL_VALUES.get(label, ())
+        shown = f"reasons of [{SCHEMA_PAGE.name}]({SCHEMA_PAGE.name}#status-and-reason)"
+        if label != "reason":
+            shown = ", ".join(f"`{one}`" for one in values)
+        lines.append(f"| `{label}` | {text} | {shown} |")
     return "\n".join(lines) + "\n"
 
 

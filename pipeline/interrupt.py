@@ -60,14 +60,14 @@ def raise_on_interrupt() -> Iterator[Interruption]:
 
 
 @contextlib.contextmanager
-def exit_on_interrupt(release: Callable[[], None]) -> Iterator[None]:
+def exit_on_interrupt(*release: Callable[[], None]) -> Iterator[None]:
     """End the process on SIGINT or SIGTERM in the block, instead of raising an exception.
 
     Beam's runners handle an exception by waiting for their workers, which can take forever, and threads
     that lose their connection print tracebacks. Objects in flight are those of a killed run.
 
     Args:
-        release: called first, to release locks that the operating system does not.
+        *release: called first, to release locks that the operating system does not.
     """
     interruption = Interruption()
 
@@ -76,8 +76,9 @@ def exit_on_interrupt(release: Callable[[], None]) -> Iterator[None]:
         for one in SIGNALS:
             signal.signal(one, signal.SIG_IGN)
         code = interruption.end()
-        with contextlib.suppress(Exception):
-            release()
+        for step in release:
+            with contextlib.suppress(Exception):
+                step()
         os._exit(code)
 
     with handlers(handle):

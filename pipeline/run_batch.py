@@ -12,6 +12,7 @@ from pipeline.graph import build, build_streaming
 from pipeline.interrupt import exit_on_interrupt
 from pipeline.local_servers import create_pipeline
 from pipeline.metrics_report import metrics_of, write_metrics
+from pipeline.observability.observer import NO_OBSERVER, Observer
 from pipeline.progress import Progress, RecordState
 from pipeline.runners import beam_options_of, impulse_of, require_accelerators, require_reach
 from pipeline.sources.archives import require_copied
@@ -34,6 +35,7 @@ from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
 from transforms.lake.recovery import prepare_recovery
+from transforms.metrics import PROGRESS
 from transforms.storage.schemes import archives, is_local
 from transforms.storage.selection import SKIP_MEANINGS, Skipped
 
@@ -44,6 +46,7 @@ def run(
     runner: str,
     beam_options: Sequence[str] = (),
     quiet: bool = True,
+    observer: Observer = NO_OBSERVER,
 ) -> dict[str, Any]:
     """Check a configuration, run the pipeline and return the run's summary.
 
@@ -52,6 +55,7 @@ def run(
         runner: name of the runner; see `pipeline.runners.RUNNERS`.
         beam_options: options of Beam as command line arguments.
         quiet: whether to omit the progress line.
+        observer: exports what happens.
 
     Raises:
         ConfigError: the run cannot start.
@@ -61,18 +65,23 @@ def run(
     _check_first_matches(config)
     require_claimable(config.layout)
     with contextlib.ExitStack() as locks:
-        lock = locks.enter_context(lock_lake(config.layout, timeout=config.lock_timeout))
-        if config.placement == LINK:
-            require_hard_links(config.layout)
-        remove_partial_files(config.layout)
-        open_lake(config.layout)
-        record_label_set(config.layout, config.policy.label_set)
-        config = with_header_reliability(config)
-        prepare_recovery(config.layout, config.run_id, config.fingerprint())
+        with observer.stage("lock"):
+            lock = locks.enter_context(lock_lake(config.layout, timeout=config.lock_timeout))
+        with observer.stage("prepare"):
+            if config.placement == LINK:
+                require_hard_links(config.layout)
+            remove_partial_files(config.layout)
+            open_lake(config.layout)
+            record_label_set(config.layout, config.policy.label_set)
+            config = with_header_reliability(config)
+            prepare_recovery(config.layout, config.run_id, config.fingerprint())
+        observer.started()
+        observer.counting(PROGRESS.snapshot)
         with (
             Progress(quiet=quiet),
             RecordState(config),
-            exit_on_interrupt(locks.close),
+            exit_on_interrupt(locks.close, observer.aborted),
+            observer.stage("pipeline"),
         ):
             pipeline = create_pipeline(options, allow_open_ports=config.allow_open_ports)
             build(pipeline, config, opened=True, epoch=lock.epoch)

@@ -24,6 +24,7 @@ from pipeline.graph import build_streaming
 from pipeline.interrupt import exit_on_interrupt, handlers
 from pipeline.local_servers import create_pipeline
 from pipeline.metrics_report import counter_of, metrics_of, write_metrics
+from pipeline.observability.observer import NO_OBSERVER, Observer
 from pipeline.run_batch import checked_options, with_header_reliability
 from pipeline.runners import for_source, impulse_of
 from pipeline.signals import SIGNALS
@@ -65,6 +66,7 @@ def run_stream(
     runner: str,
     beam_options: Sequence[str] = (),
     quiet: bool = True,
+    observer: Observer = NO_OBSERVER,
 ) -> dict[str, Any]:
     """Check a configuration, run the pipeline until it is stopped and return the run's summary.
 
@@ -77,6 +79,7 @@ def run_stream(
         runner: name of the runner; see `pipeline.runners.RUNNERS`.
         beam_options: options of Beam as command line arguments.
         quiet: whether to omit messages about the job and recovery.
+        observer: exports what happens.
 
     Raises:
         ConfigError: the run cannot start.
@@ -109,10 +112,15 @@ def run_stream(
                 f"recovered {recovered} rows from an interrupted run", file=sys.stderr, flush=True
             )
         config = with_header_reliability(config)
-        monitor = StreamMonitor(config, before, quiet=quiet)
+        observer.started()
+        monitor = StreamMonitor(config, before, quiet=quiet, observer=observer)
         job = _StreamJob(config, options, impulse, monitor)
-        with exit_on_interrupt(locks.close), contextlib.closing(monitor):
-            failure = job.run(quiet=quiet)
+        with (
+            exit_on_interrupt(locks.close, observer.aborted),
+            contextlib.closing(monitor),
+            observer.stage("pipeline"),
+        ):
+            failure = job.run(quiet=quiet, observer=observer)
         if failure is not None:
             with contextlib.suppress(Exception):  # the cause of the failure may affect this too
                 _finish(config, before, recovered, completed=False)
@@ -162,9 +170,10 @@ class _StreamJob:
         self._error: Exception | None = None
         self.metrics: dict[str, Any] | None = None
 
-    def run(self, *, quiet: bool) -> BaseException | None:
+    def run(self, *, quiet: bool, observer: Observer) -> BaseException | None:
         """Run the job until it has drained; return its error if it has failed."""
         result = self._pipeline.run()
+        observer.engine(functools.partial(metrics_of, result, warn=False))
         waiter = threading.Thread(target=self._wait, args=[result], daemon=True)
         waiter.start()
         if not quiet:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence, Set
 from typing import Final
 
+from pipeline.observability.observer import NO_OBSERVER, Observer, StreamState
 from pipeline.summaries import interval_text
 from transforms.config.expectations import Checked, check_shares
 from transforms.config.route_config import RouteConfig
@@ -32,6 +33,7 @@ class StreamMonitor:
         before: Set[str],
         *,
         quiet: bool,
+        observer: Observer = NO_OBSERVER,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Report nothing yet.
@@ -40,10 +42,12 @@ class StreamMonitor:
             config: of the stream.
             before: URIs of the index files that existed before it.
             quiet: whether to print only what the policy does not expect.
+            observer: exports what is reported.
             clock: returns seconds since 1970.
         """
         assert config.stream is not None
         self._config, self._quiet, self._clock = config, quiet, clock
+        self._observer, self._last_row_at = observer, clock()
         self._interval = config.stream.log_interval
         self._read = set(before)
         self._total = RunCounts()
@@ -73,6 +77,8 @@ class StreamMonitor:
             self._print(f"stream: its rows cannot be counted ({type(error).__name__})")
             return
         self._total = RunCounts.sum((self._total, new))
+        if _rows(new):
+            self._last_row_at = now
         self._recent.append((now, new))
         while self._recent[0][0] <= now - WINDOW_S:
             self._recent.popleft()
@@ -117,6 +123,10 @@ class StreamMonitor:
             interval_s=self._interval,
             failed=failed,
             unmet=[one.text for one in checked if not one.met],
+        )
+        unmet = sum(not one.met for one in checked)
+        self._observer.streaming(
+            StreamState(self._total, self._last_row_at, inputs, letters, failed, unmet)
         )
         shown = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
         parts = [

@@ -26,6 +26,7 @@ LAYERS = (
     "models",
     "models.training",
     "pipeline.sources",
+    "pipeline.observability",
     "pipeline.receive",
     "pipeline",
     "pipeline.report",

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.allocator import imports_without_collection
 from pipeline.cli.arguments import add_options
+from transforms.config.monitoring_options import MonitoringOptions
 from transforms.config.run_options import CommandOptions
 from transforms.core.choices import LINK
 from transforms.core.errors import UsageError
+from transforms.core.option import from_values
 
 if TYPE_CHECKING:
     from transforms.config.route_config import RouteConfig
@@ -37,13 +39,16 @@ def run(args: argparse.Namespace) -> int:
     with imports_without_collection(freeze=True):
         from models.handler import choose_device
         from pipeline.cli.resolve_config import route_config
+        from pipeline.observability.observer import observer_of
         from pipeline.run_batch import describe
         from pipeline.run_batch import run as run_batch
         from pipeline.run_stream import run_stream
         from pipeline.runners import for_source, is_remote, starts_later
+        from pipeline.summaries import ROUTE
         from pipeline.summary import render
 
     config = route_config(args)
+    monitoring = from_values(MonitoringOptions, vars(args))
     if args.report is not None:
         from pipeline.report.write import require_writable
 
@@ -60,10 +65,24 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(
                 "--report: an engine starts this run later; use 'dicom-router report' then"
             )
+        if monitoring != MonitoringOptions():
+            raise UsageError(
+                "metrics and lineage: an engine starts this run later; omit their options"
+            )
         describe(config, runner=runner, beam_options=args.beam_options)
         return 0
     run_graph = run_stream if config.is_streaming else run_batch
-    summary = run_graph(config, runner=runner, beam_options=args.beam_options, quiet=quiet)
+    with observer_of(config, monitoring, ROUTE, runner) as observer:
+        if observer.endpoint and not quiet:
+            print(observer.endpoint, file=sys.stderr)
+        summary = run_graph(
+            config,
+            runner=runner,
+            beam_options=args.beam_options,
+            quiet=quiet,
+            observer=observer,
+        )
+        observer.finished(summary)
     if args.json:
         print(json.dumps(summary, indent=2))
     elif not args.quiet:

@@ -31,7 +31,7 @@ from pipeline.receive.inbox import Inbox
 from pipeline.receive.options import ANY_CLASS, ReceiveOptions
 from pipeline.receive.refusals import PROCESSING_FAILURE, Refused
 from pipeline.receive.server import MORE_CONNECTIONS, LimitedServer, without_delay
-from pipeline.receive.store import Counts
+from pipeline.receive.store import Counts, Rejection
 
 LOG: Final = logging.getLogger("dicom_router.receive")
 SUCCESS: Final = 0x0000
@@ -108,7 +108,7 @@ class StoreScp:
             (evt.EVT_CONN_OPEN, self._on_open),
             (evt.EVT_CONN_CLOSE, self._on_close),
             (evt.EVT_ACCEPTED, _log_accepted),
-            (evt.EVT_REJECTED, _log_rejected),
+            (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_C_STORE, self._on_store),
         ]
         server: Any = ae.make_server(
@@ -116,6 +116,7 @@ class StoreScp:
         )
         self._server: LimitedServer = server
         self._server.networks = options.networks
+        self._server.counts = counts
         self._server.max_connections = options.max_associations + MORE_CONNECTIONS
         self._server.handshake_timeout = options.association_timeout
         self._server.tls = options.tls()
@@ -142,6 +143,11 @@ class StoreScp:
     def is_alive(self) -> bool:
         """Return whether it serves."""
         return self._thread.is_alive()
+
+    @property
+    def associations(self) -> int:
+        """Number of open associations."""
+        return len(self._server.active_associations)
 
     def drain(self, timeout: float) -> int:
         """Refuse connections, answer what is in transfer, and end all associations.
@@ -185,6 +191,13 @@ class StoreScp:
     def _on_close(self, event: evt.Event) -> None:
         if isinstance(event.assoc.dimse, FileProvider):
             event.assoc.dimse.discard_partial()
+
+    def _on_rejected(self, event: evt.Event) -> None:
+        requestor = event.assoc.requestor
+        LOG.warning(
+            "rejected an association from %s, AE title %a", requestor.address, requestor.ae_title
+        )
+        self._counts.reject(Rejection.ASSOCIATION)
 
     def _on_store(self, event: evt.Event) -> Dataset | int:
         request = event.request
@@ -251,10 +264,3 @@ def _failure(status: int, comment: str) -> Dataset:
 def _log_accepted(event: evt.Event) -> None:
     requestor = event.assoc.requestor
     LOG.info("association from %s, AE title %a", requestor.address, requestor.ae_title)
-
-
-def _log_rejected(event: evt.Event) -> None:
-    requestor = event.assoc.requestor
-    LOG.warning(
-        "rejected an association from %s, AE title %a", requestor.address, requestor.ae_title
-    )

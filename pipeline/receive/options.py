@@ -5,10 +5,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from transforms.config.monitoring_options import MetricsOptions
 from transforms.core.errors import UsageError
 from transforms.core.option import Group, option, range_problems
 from transforms.imaging.uids import is_valid_uid
@@ -128,6 +129,8 @@ class ReceiveOptions:
         help="certificates of authorities, PEM; senders must then present a certificate of one",
     )
 
+    monitoring: MetricsOptions = field(default_factory=MetricsOptions)
+
     @property
     def networks(self) -> tuple[Network, ...]:
         """The networks of `hosts`; empty accepts all."""
@@ -147,6 +150,7 @@ class ReceiveOptions:
         from transforms.storage.extras import how_to_install, is_installed
 
         problems = [*range_problems(self), *self._name_problems(), *self._tls_problems()]
+        problems += [one for one in self.monitoring.problems() if one not in problems]
         folder = self.folder.absolute()
         if any((one / "lake.json").exists() for one in (folder, *folder.parents)):
             problems.append("--folder is in a lake, which no stream reads; give a folder outside")

@@ -14,6 +14,7 @@ from typing import Any, Final
 from pynetdicom.transport import ThreadedAssociationServer
 
 from pipeline.receive.options import Network
+from pipeline.receive.store import Counts, Rejection
 
 LOG: Final = logging.getLogger("dicom_router.receive")
 MORE_CONNECTIONS: Final = 16
@@ -33,6 +34,7 @@ class LimitedServer(ThreadedAssociationServer):
         max_connections: maximum number of connections.
         handshake_timeout: maximum time between two packets of a TLS handshake, in seconds.
         tls: TLS context, or None.
+        counts: where rejected connections are counted.
     """
 
     daemon_threads = True
@@ -41,6 +43,7 @@ class LimitedServer(ThreadedAssociationServer):
     max_connections = 0
     handshake_timeout = 30.0
     tls: ssl.SSLContext | None = None
+    counts: Counts = Counts()
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         """As the overridden method."""
@@ -52,9 +55,11 @@ class LimitedServer(ThreadedAssociationServer):
         """Return whether to accept a connection."""
         if not is_allowed(str(client_address[0]), self.networks):
             LOG.warning("refused a connection from %s: not in --hosts", client_address[0])
+            self.counts.reject(Rejection.ADDRESS)
             return False
         if len(self.active_associations) + self._opening >= self.max_connections:
             LOG.warning("refused a connection from %s: too many", client_address[0])
+            self.counts.reject(Rejection.CONNECTIONS)
             return False
         return True
 
@@ -91,6 +96,7 @@ class LimitedServer(ThreadedAssociationServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log a failed connection; a traceback could contain what was received."""
         LOG.warning("connection from %s failed, perhaps in its TLS handshake", client_address[0])
+        self.counts.reject(Rejection.HANDSHAKE)
 
 
 def is_allowed(address: str, networks: Sequence[Network]) -> bool:

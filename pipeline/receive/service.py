@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Final, Protocol
 
 from pipeline.receive.inbox import Inbox
@@ -44,10 +45,11 @@ def serve(options: ReceiveOptions, announce: Callable[[str], None]) -> str:
         RuntimeError: a server has ended by itself.
     """
     from pipeline.receive.dimse import StoreScp
+    from pipeline.receive.metrics import export_metrics
 
     narrow_umask(UMASK)
     inbox, counts = Inbox(options.folder, options.max_object_bytes), Counts()
-    with stop_requests() as stop:
+    with stop_requests() as stop, ExitStack() as exports:
         scp = StoreScp(options, inbox, counts)
         endpoints: list[Endpoint] = [scp]
         names = [f"C-STORE on {options.address}:{scp.port}, AE title {options.ae_title}"]
@@ -57,6 +59,7 @@ def serve(options: ReceiveOptions, announce: Callable[[str], None]) -> str:
             stow = StowServer(options, inbox, counts, scp.sop_classes)
             endpoints.append(stow)
             names.append(f"STOW-RS on {options.address}:{stow.port}")
+        names += export_metrics(options, counts, scp, exports)
         for one in endpoints:
             one.start()
         announce(f"receiving into {options.folder}: {'; '.join(names)}")

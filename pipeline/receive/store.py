@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
 from pipeline.receive.inbox import IncomingObject, Stored
@@ -17,6 +19,16 @@ LOG: Final = logging.getLogger("dicom_router.receive")
 LIMITS: Final = Limits()
 
 
+class Rejection(StrEnum):
+    """What is rejected before an object is sent."""
+
+    ADDRESS = "address"
+    CONNECTIONS = "connections"
+    HANDSHAKE = "handshake"
+    ASSOCIATION = "association"
+    REQUEST = "request"
+
+
 @dataclass
 class Counts:
     """Numbers of objects since the start of the receiver.
@@ -25,11 +37,15 @@ class Counts:
         stored: objects answered with success.
         refused: objects answered with a failure.
         bytes: size of the stored objects.
+        refusals: objects answered with a failure, by status.
+        rejections: what was rejected before an object was sent, by one of `Rejection`.
     """
 
     stored: int = 0
     refused: int = 0
     bytes: int = 0
+    refusals: Counter[int] = field(default_factory=Counter)
+    rejections: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, outcome: Stored | Refused) -> None:
@@ -41,7 +57,13 @@ class Counts:
                 LOG.info("stored %s, %d bytes", outcome.key, outcome.size)
             else:
                 self.refused += 1
+                self.refusals[outcome.status] += 1
                 LOG.warning("refused with 0x%04X: %s", outcome.status, outcome.comment)
+
+    def reject(self, what: Rejection) -> None:
+        """Count what was rejected."""
+        with self._lock:
+            self.rejections[what] += 1
 
 
 def identify(incoming: IncomingObject) -> Identity:

@@ -25,7 +25,7 @@ from pipeline.receive.refusals import (
     refusal_of,
 )
 from pipeline.receive.server import is_allowed
-from pipeline.receive.store import Counts, identify, store
+from pipeline.receive.store import Counts, Rejection, identify, store
 from transforms.imaging.identity import Identity
 from transforms.imaging.uids import is_valid_uid
 from transforms.storage.multipart import (
@@ -139,6 +139,7 @@ class StowApp:
             response = await self._store_parts(study, boundary, receive)
         except HttpError as error:
             LOG.warning("STOW-RS request answered with %d: %s", error.status, error.reason)
+            self._counts.reject(Rejection.REQUEST)
             headers = [(b"connection", b"close"), *error.headers]
             body = f"{error.reason}\n".encode()
             await _send(send, error.status, b"text/plain; charset=utf-8", body, headers)

@@ -61,6 +61,10 @@ class Poller(ABC):
             retry_after=config.stream.retry_after,
         )
 
+    def oldest_age(self) -> float:
+        """Return for how many seconds the oldest object has been in flight; 0 if none is."""
+        return self.pending.oldest_age(self._clock())
+
     @abstractmethod
     def poll(self, *, draining: bool) -> Iterator[SourceOutput]:
         """Drop ingested objects from `pending`, then emit new objects and retries.
@@ -154,6 +158,7 @@ class _PollSession:
         self._state.write(
             in_flight=len(pending),
             waiting=self._poller.waiting,
+            oldest_s=round(self._poller.oldest_age(), 1),
             retried=len(retried),
             retried_keys=retried[:MAX_KEYS],
             draining=self._draining,

@@ -27,12 +27,17 @@ class PendingObject:
         emitted_at: time of the last attempt, seconds on a monotonic clock.
         ack_ids: ack ids of the Pub/Sub messages to acknowledge once its row is in the index.
         attempts: number of times it was emitted.
+        added_at: time of the first attempt.
     """
 
     ref: ObjectRef
     emitted_at: float
     ack_ids: list[str] = field(default_factory=list)
     attempts: int = 1
+    added_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.added_at = self.emitted_at
 
 
 class PendingObjects:
@@ -66,6 +71,10 @@ class PendingObjects:
 
     def __contains__(self, ref: ObjectRef) -> bool:
         return ref in self._pending
+
+    def oldest_age(self, now: float) -> float:
+        """Return for how many seconds the oldest object has been in flight; 0 if none is."""
+        return max((now - one.added_at for one in self._pending.values()), default=0.0)
 
     def capacity(self, now: float) -> int:
         """Return how many more objects may be emitted."""

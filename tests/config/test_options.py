@@ -18,6 +18,7 @@ from pipeline.cli.parser import ALIASES
 from pipeline.cli.resolve_config import route_config
 from pipeline.runners import RUNNERS
 from tests.graphs import config_of, route_parser
+from transforms.config.monitoring_options import MonitoringOptions
 from transforms.config.policy import Policy
 from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.config.run_options import CommandOptions, RouteOptions
@@ -37,6 +38,14 @@ from transforms.lake.layout import Layout
 OPTIONS = {one.flag: one for one in options_of(CommandOptions)}
 DECISIVE = {"frame", "placement", "write_sr", *(one.flag for one in options_of(Limits))}
 """Options whose value is in the fingerprint; model, policy and patient key are by their content."""
+OF_COMMAND = {
+    "runner",
+    "quiet",
+    "json",
+    "report",
+    *(one.flag for one in options_of(MonitoringOptions)),
+}
+"""Options of the command, which are not in the configuration of a run."""
 RESOLVED: dict[str, Any] = {
     "router_version": "0.0.1",
     "model_id": "another",
@@ -54,7 +63,7 @@ def other_value(one: Option) -> Any:
         return one.declaration.choices[-1]
     if one.kind is bool:
         return True
-    return one.kind(one.default + 1 if one.kind in (int, float) else "another")
+    return one.kind((one.default or 0) + 1 if one.kind in (int, float) else "another")
 
 
 def changed(config: Any, path: tuple[str, ...], value: Any) -> Any:
@@ -91,7 +100,7 @@ def test_every_option_reaches_its_field(flag: str) -> None:
     assert one.value_in(options) == expected
 
 
-@pytest.mark.parametrize("flag", sorted(OPTIONS.keys() - {"runner", "quiet", "json", "report"}))
+@pytest.mark.parametrize("flag", sorted(OPTIONS.keys() - OF_COMMAND))
 def test_the_fingerprint_covers_the_options_that_decide_and_no_others(flag: str) -> None:
     config = replace(config_of(), stream=StreamConfig())
     one = OPTIONS[flag]
@@ -206,7 +215,10 @@ HEAVY = {
     "duckdb",
     "fsspec",
     "numpy",
+    "openlineage",
+    "opentelemetry",
     "PIL",
+    "prometheus_client",
     "pyarrow",
     "pydantic",
     "pydicom",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.engines.streams import (
     start_stream,
 )
 from tests.models.test_reloading import drop as drop_bundle
+from tests.observability.conftest import Values, values_of
 from tests.stores import GS, Store
 from transforms.lake.drain import is_requested
 from transforms.lake.layout import Layout
@@ -121,13 +123,43 @@ def test_a_new_model_is_loaded_without_a_restart(images: Path, tmp_path: Path) -
     assert_ok(lake)
 
 
+def scrape(port: int) -> Values:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        return values_of(answer.read().decode())
+
+
+def assert_exported(values: Values) -> None:
+    """Assert that a stream has shown Prometheus three quarantined objects."""
+    ((labels, rows),) = values["dicom_router_rows_total"].items()
+    assert (dict(labels)["status"], dict(labels)["reason"], rows) == ("quarantined", "not_dicom", 3)
+    for name, expected in {
+        "oldest_in_flight_seconds": 0, "unmet_expectations": 1,
+        "dead_letter_files": 0, "placed_total": 3, "examined_total": 3,
+    }.items():  # fmt: skip
+        assert [*values[f"dicom_router_{name}"].values()] == [expected], name
+    started = [*values["dicom_router_start_timestamp_seconds"].values()]
+    for name in ("last_row", "last_poll"):
+        assert [*values[f"dicom_router_{name}_timestamp_seconds"].values()] > started
+    measured = values["dicom_router_step_executions_total"]
+    assert {dict(one)["step"] for one in measured} == {
+        "fetch",
+        "decode",
+        "place",
+        "index",
+        "latency",
+    }
+
+
 def test_an_unexpected_stream_is_seen_while_it_runs_and_in_its_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lake, folder = tmp_path / "lake", tmp_path / "incoming"
     for number in range(3):
         write(folder, f"{number}.dcm", b"not DICOM %d" % number)
-    options = watching(folder, "--index_interval=1", "--log_interval=2", "--quiet")
+    port = free_port()
+    options = watching(
+        folder, "--index_interval=1", "--log_interval=2", "--quiet", f"--metrics_port={port}"
+    )
     with start_stream(lake, *options) as stream:
         stream.wait_until(
             lambda: "warning: stream, in the last hour: expected some" in stream.stderr
@@ -140,9 +172,13 @@ def test_an_unexpected_stream_is_seen_while_it_runs_and_in_its_exit_code(
             return found
 
         stream.wait_until(lambda: [one["in_flight"] for one in state()["inputs"]] == [0])
+        stream.wait_until(lambda: state()["run"]["rows"] == 3)
         running = state()
         assert (running["held"], running["pid"]) == ("yes", stream.pid)
         assert (running["run"]["rows"], running["run"]["counts"]["quarantined"]) == (3, 3)
+        stream.wait_until(lambda: [*scrape(port)["dicom_router_in_flight_objects"].values()] == [0])
+        stream.wait_until(lambda: "dicom_router_placed_total" in scrape(port))
+        assert_exported(scrape(port))
         assert main(["stop", str(lake)]) == 0
         assert f"the stream (process {stream.pid} on " in capsys.readouterr().out
         assert stream.wait_for_exit_code() == 3

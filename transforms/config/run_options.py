@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from transforms.config.monitoring_options import MonitoringOptions
 from transforms.config.stream_options import CLOUD_STORAGE_PATTERN, StreamConfig
 from transforms.core.batch_sizes import MODEL_BATCH
 from transforms.core.choices import (
@@ -339,6 +340,7 @@ class CommandOptions(RouteOptions):
         quiet: whether to print neither progress nor the summary.
         json: whether to print only the run summary, as JSON.
         report: HTML file to which a report on the run is written when it ends; None writes none.
+        monitoring: where metrics and lineage go.
     """
 
     runner: str = option(
@@ -357,3 +359,4 @@ class CommandOptions(RouteOptions):
         metavar="FILE",
         help="write a report on the run to this HTML file when it has ended; see 'dicom-router report'",
     )
+    monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)

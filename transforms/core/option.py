@@ -41,6 +41,7 @@ class Group(StrEnum):
     TRAINING = "training"
     AUGMENTATION = "augmentation"
     RUNNER = "runner"
+    MONITORING = "monitoring"
     TERMINAL = "terminal"
 
 

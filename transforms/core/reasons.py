@@ -123,6 +123,8 @@ QUARANTINE_REASONS: Final = frozenset(
     _ALL[_ALL.index(Reason.EMPTY) : _ALL.index(Reason.INFERENCE_FAILED) + 1]
 )
 """Reasons of objects that are quarantined."""
+FAILURE_REASONS: Final = frozenset(_ALL[_ALL.index(Reason.INVALID_ENTRY) :])
+"""Reasons of failures, which no row has."""
 
 
 class Meaning(NamedTuple):
