@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick coverage servers flink kustomize senders browser prism-test flink-test soak fuzz bench scale check lock docs picture screenshots clean
+.PHONY: help install demo test quick coverage servers flink kustomize senders browser promtool prism-test flink-test soak fuzz bench scale check lock docs picture screenshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -84,6 +84,13 @@ browser: ## install Chromium where apt-get and root are available; tests in a br
 	then apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
 	else echo "no apt-get or not root: tests in a browser will be skipped"; fi
 
+promtool: ## fetch promtool, which checks alerting rules, where apt-get is available; its tests are skipped without it
+	@if [ -x build/bin/promtool ] || command -v promtool >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; \
+	then mkdir -p build/bin build/prometheus && cd build/prometheus && (apt-get download -qq prometheus || (apt-get update -qq && apt-get download -qq prometheus)) 2>/dev/null \
+	&& dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x -C ../bin --strip-components=3 ./usr/bin/promtool && rm prometheus_*.deb; \
+	else echo "no apt-get on this machine: tests of alerting rules will be skipped"; fi
+
 soak: install ## kill runs at random moments and run again; KILLS=20 OBJECTS=300
 	$(BIN)/python -m tests.soak --kills $(or $(KILLS),20) --objects $(or $(OBJECTS),300)
 
@@ -118,7 +125,7 @@ screenshots: install browser ## write docs/images/report-*.png from a report on 
 lock: ## resolve the dependencies again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev setup.py -o requirements/dev.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --constraint requirements/dev.lock \
-		--extra aws --extra gcp --extra pubsub --extra receive --extra dicomweb --extra sr --extra onnx setup.py -o requirements/image.lock
+		--extra aws --extra gcp --extra pubsub --extra receive --extra dicomweb --extra sr --extra onnx --extra observability setup.py -o requirements/image.lock
 	echo apache-flink-libraries==1.16.3 | $(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - -o requirements/flink.lock
 	echo uv | $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - -o requirements/uv.lock
 
