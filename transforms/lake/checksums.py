@@ -29,7 +29,7 @@ def write_parquet(tables: Iterable[pa.Table], sink: BinaryIO, row_group_size: in
     """Write tables of one schema as one Parquet file with checksums; nothing if there are no tables.
 
     Args:
-        tables: the tables.
+        tables: the tables; small ones share a row group.
         sink: empty file that can be read and written at any position.
         row_group_size: maximum number of rows of a row group.
 
@@ -38,7 +38,7 @@ def write_parquet(tables: Iterable[pa.Table], sink: BinaryIO, row_group_size: in
     """
     rows, writer = 0, None
     try:
-        for table in tables:
+        for table in _coalesced(tables, row_group_size):
             if writer is None:
                 writer = pq.ParquetWriter(
                     sink, table.schema, compression="zstd", write_page_checksum=True
@@ -51,6 +51,22 @@ def write_parquet(tables: Iterable[pa.Table], sink: BinaryIO, row_group_size: in
     if writer is not None:
         _add_trailer(sink)
     return rows
+
+
+def _coalesced(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Yield the rows of tables as tables of a number of rows, of which the last may have fewer."""
+    waiting: list[pa.Table] = []
+    number = 0
+    for table in tables:
+        waiting.append(table)
+        number += len(table)
+        if number >= rows:
+            whole = pa.concat_tables(waiting)
+            full = number - number % rows
+            yield whole.slice(0, full)
+            waiting, number = [whole.slice(full)] if number > full else [], number - full
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def is_intact(file: BinaryIO) -> bool | None:

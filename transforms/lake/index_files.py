@@ -40,6 +40,8 @@ RUN_ID_KEY: Final = b"dicom_router.run_id"
 """Metadata key of a segment: ids of the runs whose rows it has."""
 NEXT_PARTITION_KEY: Final = b"dicom_router.next_partition"
 """Metadata key of a seal: the partition in which its log continues."""
+SHA256_DIGITS: Final = 64
+"""Hex digits of a sha256."""
 
 
 class DamagedFile(RuntimeError):
@@ -179,11 +181,8 @@ def read_rows(files: Iterable[str], wanted: Mapping[str, pa.StringArray]) -> Ite
         DamagedFile: as `read_matching`.
     """
     for uri in files:
-        if any(
-            read_matching(uri, ["object_key"], wanted)
-        ):  # most files have none, and many columns
-            for table in read_matching(uri, SCHEMA.names, wanted):
-                yield from from_table(table, partition_of(uri))
+        for table in read_matching(uri, SCHEMA.names, wanted):
+            yield from from_table(table, partition_of(uri))
 
 
 def read_metadata(uri: str) -> Mapping[bytes, bytes]:
@@ -222,48 +221,81 @@ def read_existing_rows(uri: str, identities: pa.StringArray | None) -> Iterator[
     Raises:
         DamagedFile: the file cannot be read.
     """
-    wanted = {"sop_instance_uid": identities, "content_sha256": identities}
+    wanted = {} if identities is None else identity_columns(identities)
     for rows in read_matching(uri, EXISTING_COLUMNS, wanted):
         yield from (ExistingRow(**row) for row in rows.to_pylist())
 
 
+def identity_columns(identities: pa.StringArray) -> dict[str, pa.StringArray]:
+    """Return the values by column that rows with one of some identities may have.
+
+    Args:
+        identities: SOP Instance UIDs and sha256 digests. Mostly there are only UIDs, and the column of
+            digests, which is the largest of the index, need not be read.
+    """
+    may_be_digest = pc.equal(pc.binary_length(identities), SHA256_DIGITS)
+    return {"sop_instance_uid": identities, "content_sha256": identities.filter(may_be_digest)}
+
+
 def read_matching(
-    uri: str, columns: Sequence[str], wanted: Mapping[str, pa.StringArray | None]
+    uri: str,
+    columns: Sequence[str],
+    wanted: Mapping[str, pa.StringArray | None],
+    row_groups: Sequence[int] | None = None,
 ) -> Iterator[pa.Table]:
     """Yield the rows of an index file that have a wanted value in at least one column of `wanted`.
+
+    Of each row group, the columns of `wanted` are read first, and the others only if a row matches.
 
     Args:
         uri: the file.
         columns: columns to read; see `read_batches`.
-        wanted: values by column; None matches all rows.
+        wanted: values by column; no columns, or None for each, match all rows.
+        row_groups: row groups to read; None reads all.
 
     Raises:
         FileNotFoundError: the file does not exist.
         DamagedFile: the file cannot be read.
     """
     values = {name: keys for name, keys in wanted.items() if keys is not None}
-    names = [*columns, *(name for name in wanted if name not in columns)]
     with open_index_file(uri) as file:
-        for table in read_batches(file, names):
-            if values:
-                masks = [pc.is_in(table[name], value_set=v) for name, v in values.items()]
-                table = table.filter(functools.reduce(pc.or_, masks))
-            if len(table):
-                yield table.select(columns)
+        if not values:
+            yield from filter(len, read_batches(file, columns, row_groups))
+            return
+        values = {name: keys for name, keys in values.items() if len(keys)}
+        groups = range(file.num_row_groups) if row_groups is None else row_groups
+        for group in groups if values else ():
+            yield from _matching(file, group, columns, values)
 
 
-def read_batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Table]:
+def _matching(
+    file: pq.ParquetFile, group: int, columns: Sequence[str], values: Mapping[str, pa.StringArray]
+) -> Iterator[pa.Table]:
+    """Yield the rows of a row group that have one of the values in at least one column."""
+    masks = []
+    for table in read_batches(file, list(values), [group]):
+        of_columns = [pc.is_in(table[name], value_set=keys) for name, keys in values.items()]
+        masks.append(functools.reduce(pc.or_, of_columns))
+    if any(pc.any(mask).as_py() for mask in masks):
+        for mask, table in zip(masks, read_batches(file, columns, [group]), strict=True):
+            yield from filter(len, [table.filter(mask)])
+
+
+def read_batches(
+    file: pq.ParquetFile, columns: Sequence[str], row_groups: Sequence[int] | None = None
+) -> Iterator[pa.Table]:
     """Read columns of an index file in batches of rows; a column that the file lacks is null.
 
     Args:
         file: file written by any release.
         columns: names of columns of `HISTORY_SCHEMA`, in any order.
+        row_groups: row groups to read; None reads all.
 
     Yields:
         Tables of exactly these columns, in this order.
     """
     present = [name for name in columns if name in file.schema_arrow.names]
-    for batch in file.iter_batches(ROW_GROUP_ROWS, columns=present):
+    for batch in file.iter_batches(ROW_GROUP_ROWS, row_groups, columns=present):
         read = {
             name: batch.column(name).cast(HISTORY_SCHEMA.field(name).type)
             if name in present
@@ -280,16 +312,26 @@ def read_unified(files: Sequence[str]) -> Iterator[pa.Table]:
         FileNotFoundError: a file does not exist.
         DamagedFile: a file cannot be read.
     """
-    schema = SCHEMA
-    for uri in files:
-        with open_index_file(uri) as file:
-            schema = conform(file.schema_arrow.empty_table(), schema).schema
-    schema = schema.remove_metadata()
+    schema = unified_schema(files)
     for uri in files:
         with open_index_file(uri) as file:
             for batch in file.iter_batches(ROW_GROUP_ROWS):
                 table = conform(pa.Table.from_batches([batch]), schema)
                 yield table.replace_schema_metadata(None)
+
+
+def unified_schema(files: Iterable[str]) -> pa.Schema:
+    """Return `SCHEMA` with the further columns of files, without metadata.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        DamagedFile: a file cannot be read.
+    """
+    schema = SCHEMA
+    for uri in files:
+        with open_index_file(uri) as file:
+            schema = conform(file.schema_arrow.empty_table(), schema).schema
+    return schema.remove_metadata()
 
 
 @contextlib.contextmanager

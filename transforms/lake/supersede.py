@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 
@@ -31,11 +32,13 @@ from transforms.lake.files import (
     remove_all,
 )
 from transforms.lake.index_files import (
+    identity_columns,
     list_index,
     parquet_bytes,
     read_matching,
     read_rows,
-    read_table,
+    read_unified,
+    unified_schema,
 )
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.orphans import remove_unreferenced
@@ -48,7 +51,6 @@ from transforms.lake.resolve_duplicates import (
 from transforms.lake.rewrite import rewrite
 from transforms.lake.schema import (
     HISTORY_SCHEMA,
-    PARTITION,
     IndexRow,
     VersionKey,
     conform,
@@ -256,14 +258,11 @@ def _rewrite_partition(layout: Layout, day: str, changes: Sequence[RowChange]) -
         and any(read_matching(uri, ["object_key"], {"object_key": keys}))
     ]
     seal_logs_ending_in(layout, affected)
-    tables = [_without_rows(read_table(uri), removed) for uri in affected]
-    added = to_table([c.new for c in changes if c.new is not None])
-    schema = added.schema
-    for table in tables:
-        schema = conform(table.schema.empty_table(), schema).schema
-    parts = [conform(table, schema) for table in (*tables, added)]
-    merged = pa.concat_tables(parts).replace_schema_metadata(None)
-    rewrite(layout, day, affected, [merged] if len(merged) else [])
+    added = conform(
+        to_table([c.new for c in changes if c.new is not None]), unified_schema(affected)
+    )
+    kept = (_without_rows(table, removed) for table in read_unified(affected))
+    rewrite(layout, day, affected, itertools.chain(kept, [added.replace_schema_metadata(None)]))
 
 
 def _row_key(row: IndexRow) -> RowKey:
@@ -271,9 +270,8 @@ def _row_key(row: IndexRow) -> RowKey:
 
 
 def _without_rows(table: pa.Table, removed: set[RowKey]) -> pa.Table:
-    keys = zip(*(table[name].to_pylist() for name in _ROW_KEY), strict=True)
-    kept = pa.array([key not in removed for key in keys], pa.bool_())
-    return table.filter(kept).drop_columns([PARTITION])
+    kept = pa.array([key not in removed for key in _tuples(table, _ROW_KEY)], pa.bool_())
+    return table.filter(kept)
 
 
 def current_rows(layout: Layout, decided: Sequence[IndexRow]) -> dict[VersionKey, IndexRow]:
@@ -294,8 +292,7 @@ def rows_of_identities(layout: Layout, identities: set[str]) -> list[IndexRow]:
     Raises:
         DamagedFile: an index file cannot be read.
     """
-    values = pa.array(sorted(identities), pa.string())
-    rows = _scan(layout, {"sop_instance_uid": values, "content_sha256": values})
+    rows = _scan(layout, identity_columns(pa.array(sorted(identities), pa.string())))
     return [row for row in rows if row.identity in identities]
 
 
@@ -381,13 +378,22 @@ def _read_intent(uri: str) -> SupersedeIntent:
 def _is_current(layout: Layout, day: str, history: str) -> bool:
     """Return whether a row of a history file is still in the index."""
     columns = [*_ROW_KEY, "status", "object_uri", "model_id", "policy_id"]
-    old = {tuple(row.values()) for row in read_table(history).select(columns).to_pylist()}
-    for uri in list_index(layout):
-        if partition_of(uri) == day:
-            rows = read_table(uri).select(columns).to_pylist()
-            if any(tuple(row.values()) in old for row in rows):
-                return True
-    return False
+    old: set[tuple[Any, ...]] = set()
+    keys: list[str] = []
+    for table in read_matching(history, [*columns, "object_key"], {}):
+        old.update(_tuples(table, columns))
+        keys += table["object_key"].to_pylist()
+    wanted = {"object_key": pa.array(keys, pa.string())}
+    return any(
+        not old.isdisjoint(_tuples(table, columns))
+        for uri in list_index(layout)
+        if partition_of(uri) == day
+        for table in read_matching(uri, columns, wanted)
+    )
+
+
+def _tuples(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[name].to_pylist() for name in columns), strict=True)
 
 
 def _write_intent(

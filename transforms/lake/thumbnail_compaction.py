@@ -63,7 +63,8 @@ def compact_thumbnails(layout: Layout, before: str) -> CompactedThumbnails:
             days[partition_of(info.uri)].append(info.uri)
     if not days:
         return CompactedThumbnails()
-    referenced = _referenced(layout)
+    stored = [c for uris in days.values() for _, contents in _digits(uris) for c in contents.chunks]
+    referenced = _referenced(layout, pc.unique(pa.chunked_array(stored, pa.string())))
     results = [_compact_day(layout, day, uris, referenced) for day, uris in sorted(days.items())]
     return CompactedThumbnails(
         sum(one.merged_files for one in results),
@@ -100,10 +101,15 @@ def _compact_day(
 
 def _contents(uris: Iterable[str]) -> Iterator[tuple[str, list[bytes]]]:
     """Yield the contents of each file that can be read, shortened."""
+    for uri, digits in _digits(uris):
+        yield uri, _to_bytes(digits)
+
+
+def _digits(uris: Iterable[str]) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    """Yield the first digits of the contents of each file that can be read."""
     for uri in uris:
         with contextlib.suppress(DamagedFile), open_index_file(uri) as file:
-            column = file.read(["content_sha256"])["content_sha256"]
-            yield uri, _shortened(column)
+            yield uri, _first_digits(file.read(["content_sha256"])["content_sha256"])
 
 
 def _chunks(files: Iterable[tuple[str, pa.BooleanArray]]) -> Iterator[pa.Table]:
@@ -123,24 +129,33 @@ def _chunks(files: Iterable[tuple[str, pa.BooleanArray]]) -> Iterator[pa.Table]:
         yield pa.concat_tables(rows)
 
 
-def _referenced(layout: Layout) -> set[bytes]:
-    """Return the contents of current rows and of rows in the journal, shortened."""
-    found = read_index(layout, _contents_of_rows)
+def _referenced(layout: Layout, stored: pa.Array) -> set[bytes]:
+    """Return those of some contents that current rows and rows in the journal have, shortened.
+
+    Args:
+        layout: the lake.
+        stored: first digits of contents, each once. They are far fewer than the rows.
+    """
+    found = read_index(layout, lambda files: _contents_of_rows(files, stored))
     for uri in list_journal(layout):
         with contextlib.suppress(FileNotFoundError):  # indexed since the listing
-            found |= _contents_of_rows([uri])
+            found |= _contents_of_rows([uri], stored)
     return found
 
 
-def _contents_of_rows(files: Sequence[str]) -> set[bytes]:
+def _contents_of_rows(files: Sequence[str], stored: pa.Array) -> set[bytes]:
     found: set[bytes] = set()
     for uri in files:
         with open_index_file(uri) as file:
             for batch in read_batches(file, ["content_sha256"]):
-                found.update(_shortened(batch["content_sha256"].drop_null()))
+                digits = _first_digits(batch["content_sha256"])
+                found.update(_to_bytes(digits.filter(pc.is_in(digits, value_set=stored))))
     return found
 
 
-def _shortened(contents: pa.ChunkedArray) -> list[bytes]:
-    digits = pc.utf8_slice_codeunits(contents, 0, DIGITS).to_pylist()
-    return [bytes.fromhex(one) for one in digits]
+def _first_digits(contents: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.utf8_slice_codeunits(contents, 0, DIGITS)
+
+
+def _to_bytes(digits: pa.ChunkedArray) -> list[bytes]:
+    return [bytes.fromhex(one) for one in digits.to_pylist()]
