@@ -49,9 +49,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _format(report: VerifyReport) -> str:
+    from transforms.lake.verify_report import MAX_LISTED
+
     lines = [f"{v.kind}: {v.object_key} {v.where}".rstrip() for v in report.violations[:MAX_SHOWN]]
-    if len(report.violations) > MAX_SHOWN:
-        lines.append(f"… and {len(report.violations) - MAX_SHOWN} more; --json lists all")
+    if report.number > MAX_SHOWN:
+        lines.append(
+            f"… and {report.number - MAX_SHOWN} more; --json lists up to {MAX_LISTED} of each kind"
+        )
     lines += [
         f"conflict (not a violation): SOP Instance UID {uid} has different contents"
         for uid in report.conflicts[:MAX_SHOWN]
@@ -67,7 +71,7 @@ def _format(report: VerifyReport) -> str:
         )
     if report.temporary_files:
         lines.append(f"{report.temporary_files} temporary files; the next run removes them")
-    verdict = "OK" if report.holds else f"FAILED, {len(report.violations)} violations"
+    verdict = "OK" if report.holds else f"FAILED, {report.number} violations"
     superseded = f", {report.superseded_rows} superseded" if report.superseded_rows else ""
     lines.append(
         f"{report.rows} rows{superseded}, {report.objects} objects, {report.runs} runs, "

@@ -25,8 +25,6 @@ from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import HISTORY_SCHEMA, PARTITION, is_of_run
 from transforms.storage.temporary import private_folder
 
-MEMORY_LIMIT: Final = "1GB"
-"""Maximum memory of the database."""
 INSERTED_ROWS: Final = 131_072
 """Rows that are inserted at a time, so that many small files do not cost an insert each."""
 ROW_COLUMNS: Final = (
@@ -104,7 +102,6 @@ def open_report_data(scope: Scope, baseline: Scope | None = None) -> Iterator[Re
     with private_folder() as folder:
         db = create_database(folder / "report.duckdb")
         try:
-            db.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             _create(db, "rows", [*ROW_COLUMNS, *_VERSION, "superseded_at"])
             _create(db, "baseline", [*BASELINE_COLUMNS, "ingested_at"])
             _load_index(db, scope, with_earlier=baseline is None and scope.run_id is not None)

@@ -142,7 +142,7 @@ def reasons(data: ReportData, status: Status) -> list[dict[str, Any]]:
     found = data.fetch(
         """
         SELECT reason, stage, count(*) AS images,
-            list(object_key ORDER BY object_key)[:5] AS examples
+            min(object_key, 5) AS examples
         FROM images WHERE status = $status GROUP BY reason, stage ORDER BY images DESC, reason""",
         {"status": str(status)},
     )
@@ -198,7 +198,7 @@ def conflicts(data: ReportData, limit: int) -> list[dict[str, Any]]:
     """Return SOP Instance UIDs with more than one content, and the images that have them."""
     return data.fetch(
         """
-        SELECT sop_instance_uid, count(*) AS images, list(object_key ORDER BY object_key)[:8] AS keys,
+        SELECT sop_instance_uid, count(*) AS images, min(object_key, 8) AS keys,
             list(DISTINCT destination ORDER BY destination) AS destinations
         FROM images WHERE conflict GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT $limit""",
         {"limit": limit},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from pipeline.sources.archives import expand_archive, is_archive
@@ -115,19 +115,17 @@ class Watcher(Poller):
             for ref, digest in listed.items()
             if digest not in self._ingested and ref not in self.pending
         }
-        states = self._replica.states(list(unknown))
-        changed = [
-            ref for v, ref in unknown.items() if v in states and not _matches(ref, states[v])
-        ]
-        self._ingested |= {listed[unknown[version]] for version in states}
+        known = self._replica.find({version: ref.state for version, ref in unknown.items()})
+        changed = [unknown[version] for version, has_state in known.items() if not has_state]
+        self._ingested |= {listed[unknown[version]] for version in known}
         for ref in changed:
             self._ingested.discard(listed[ref])
         for ref in changed[:MAX_COMPARED]:
             self._compare(ref)
-        self.waiting = len(unknown) - len(states)
+        self.waiting = len(unknown) - len(known)
         capacity = self.pending.capacity(now)
         for version, ref in unknown.items():
-            if version in states:
+            if version in known:
                 continue
             if now - self._first_seen.setdefault(ref, now) < self._stable_for:
                 continue
@@ -159,8 +157,3 @@ class Watcher(Poller):
             if pending.ref in listed:
                 self.pending.retry(pending, now)
                 yield pending.ref
-
-
-def _matches(ref: ObjectRef, states: Set[str | None]) -> bool:
-    """Return whether a file is as it was for one of its rows, as far as rows have recorded this."""
-    return ref.state is None or ref.state in states or None in states

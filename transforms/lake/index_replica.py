@@ -1,6 +1,7 @@
-"""The index replica: a local DuckDB copy of the index columns by which streams deduplicate.
+"""The index replica: hashes of the rows of an index in a local database, by which streams deduplicate.
 
-It answers whether a source version has a row, and which rows have an identity, without reading the lake,
+It answers which source versions have a row without reading the lake, and knows where the rows of an
+identity are; these few are read from their index files. It takes about 32 bytes a row on the local disk
 and need not fit into memory. Index files are immutable, so a refresh reads only new ones.
 """
 
@@ -10,7 +11,8 @@ import atexit
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import pyarrow as pa
@@ -21,34 +23,47 @@ from transforms.lake.index_files import (
     EXISTING_COLUMNS,
     NEXT_PARTITION_KEY,
     ExistingRow,
+    identity_columns,
     open_index_file,
     read_batches,
     read_index,
+    read_matching,
 )
 from transforms.lake.layout import Layout
-from transforms.lake.schema import IDENTITY_SQL, VERSION_HASH_SQL, VersionKey
+from transforms.lake.schema import HISTORY_SCHEMA, IDENTITY_SQL, VersionKey
 from transforms.storage.temporary import remove_abandoned, temporary_folder
 
-MEMORY_LIMIT: Final = "512MB"
+MEMORY_LIMIT: Final = "256MB"
 """Maximum memory of the database."""
 
-_TEXTS: Final = ", ".join(f"{column} VARCHAR" for column in EXISTING_COLUMNS)
-_CREATE: Final = (
-    f"CREATE TABLE existing (file INTEGER, version UHUGEINT, identity UHUGEINT, {_TEXTS})"
+_HASHED: Final = (
+    "source_uri", "source_version", "source_state", "status", "sop_instance_uid", "content_sha256",
+)  # fmt: skip
+_SCHEMA: Final = pa.schema(
+    [
+        *(pa.field(name, HISTORY_SCHEMA.field(name).type) for name in _HASHED),
+        pa.field("place", pa.int32()),
+    ]
 )
+_SOURCE: Final = "md5_number_upper({})"
+"""Half of an MD5: names of objects are untrusted, and DuckDB's own hash is none against an attacker."""
+_CREATE: Final = """
+CREATE TABLE existing (place INTEGER, source UBIGINT, version UBIGINT, state UBIGINT, identity UBIGINT)"""
 _INSERT: Final = f"""
 INSERT INTO existing
-SELECT ?, {VERSION_HASH_SQL}, md5_number({IDENTITY_SQL}), {", ".join(EXISTING_COLUMNS)} FROM batch"""
-_DELETE: Final = "DELETE FROM existing WHERE file IN (SELECT unnest(?))"
-_EXISTING: Final = """
-SELECT number FROM wanted SEMI JOIN existing ON md5_number(wanted.name) = existing.version"""
-_STATES: Final = """
-SELECT number, source_state FROM wanted JOIN existing ON md5_number(wanted.name) = existing.version"""
+SELECT place, {_SOURCE.format("source_uri")}, hash(source_version),
+    CASE WHEN source_state IS NOT NULL THEN hash(source_state) END, hash({IDENTITY_SQL})
+FROM new_rows"""
+_DELETE: Final = "DELETE FROM existing WHERE place IN (SELECT unnest(?))"
+_FIND: Final = f"""
+SELECT number, bool_or(w.state IS NULL OR e.state IS NULL OR hash(w.state) = e.state)
+FROM existing e JOIN wanted w
+ON {_SOURCE.format("w.source_uri")} = e.source AND hash(w.source_version) = e.version
+GROUP BY number"""
 _OF_SOURCE: Final = f"""
-SELECT {", ".join(EXISTING_COLUMNS)} FROM existing WHERE source_uri = ?"""
-_ROWS: Final = f"""
-SELECT {", ".join(EXISTING_COLUMNS)} FROM existing WHERE rowid IN (
-    SELECT rowid FROM existing WHERE identity IN (SELECT md5_number(name) FROM wanted))"""
+SELECT DISTINCT place FROM existing WHERE source = {_SOURCE.format("?")}"""
+_OF_IDENTITIES: Final = """
+SELECT DISTINCT place FROM existing JOIN wanted ON hash(wanted.name) = identity"""
 
 
 class IndexReplica:
@@ -58,10 +73,9 @@ class IndexReplica:
         self._layout = layout
         remove_abandoned(tempfile.gettempdir())
         self._folder = temporary_folder()
-        self._db = create_database(self._folder / "index.duckdb")
-        self._db.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; SET threads = 2")
+        self._db = create_database(self._folder / "index.duckdb", MEMORY_LIMIT)
         self._db.execute(_CREATE)
-        self._files: dict[str, int] = {}
+        self._files: dict[str, range] = {}
         self._loaded = 0
         self._sealed: dict[str, str] = {}
         self._last: Mapping[LogShard, Segment] = {}
@@ -85,41 +99,62 @@ class IndexReplica:
             listed = read_index(self._layout, self._load_new)
             replaced = self._files.keys() - set(listed)
             if replaced:
-                self._db.execute(_DELETE, [[self._files.pop(uri) for uri in replaced]])
+                places = [place for uri in replaced for place in self._files.pop(uri)]
+                self._db.execute(_DELETE, [places])
                 self._sealed = {u: day for u, day in self._sealed.items() if u not in replaced}
             self._last = last_segments(listed)
 
     def existing(self, versions: Sequence[VersionKey]) -> set[VersionKey]:
         """Return the source versions that have a row."""
-        if not versions:
-            return set()
-        with self._lock:
-            self._register_wanted(f"{uri}\0{version}" for uri, version in versions)
-            numbers = self._db.execute(_EXISTING).fetchall()
-        return {versions[number] for (number,) in numbers}
+        return set(self.find(dict.fromkeys(versions)))
 
-    def states(self, versions: Sequence[VersionKey]) -> dict[VersionKey, set[str | None]]:
-        """Return the states of the rows of source versions; versions without a row are left out."""
-        states: dict[VersionKey, set[str | None]] = {}
-        if versions:
-            with self._lock:
-                self._register_wanted(f"{uri}\0{version}" for uri, version in versions)
-                for number, state in self._db.execute(_STATES).fetchall():
-                    states.setdefault(versions[number], set()).add(state)
-        return states
+    def find(self, states: Mapping[VersionKey, str | None]) -> dict[VersionKey, bool]:
+        """Return the source versions that have a row, and whether one has recorded a state.
+
+        Args:
+            states: state of each version, as `IndexRow.source_state`. None equals every state, also in a
+                row.
+        """
+        if not states:
+            return {}
+        versions = list(states)
+        wanted = {
+            "number": pa.array(range(len(versions)), pa.int64()),
+            "source_uri": pa.array([uri for uri, _ in versions], pa.string()),
+            "source_version": pa.array([version for _, version in versions], pa.string()),
+            "state": pa.array(list(states.values()), pa.string()),
+        }
+        with self._lock:
+            self._db.register("wanted", pa.table(wanted))
+            found = self._db.execute(_FIND).fetchall()
+        return {versions[number]: is_same for number, is_same in found}
 
     def rows_of_source(self, source_uri: str) -> list[ExistingRow]:
-        """Return the rows of a source, by a scan of all rows."""
+        """Return the rows of a source; see `rows_of`."""
         with self._lock:
-            rows = self._db.execute(_OF_SOURCE, [source_uri]).fetchall()
-        return [ExistingRow(**dict(zip(EXISTING_COLUMNS, row, strict=True))) for row in rows]
+            groups = self._groups(self._db.execute(_OF_SOURCE, [source_uri]).fetchall())
+        wanted = {"source_uri": pa.array([source_uri], pa.string())}
+        found = self._read(groups, wanted)
+        return found if found is not None else self.rows_of_source(source_uri)
 
     def rows_of(self, identities: Iterable[str]) -> list[ExistingRow]:
-        """Return the rows that have one of some identities."""
+        """Return the rows that have one of some identities, which are read from the index.
+
+        If a rewrite has replaced their files, the replica is refreshed.
+
+        Raises:
+            DamagedFile: an index file cannot be read.
+            OSError: an index file cannot be read, or the index cannot be listed.
+        """
+        wanted = set(identities)
+        names = pa.array(sorted(wanted), pa.string())
         with self._lock:
-            self._register_wanted(identities)
-            rows = self._db.execute(_ROWS).fetchall()
-        return [ExistingRow(**dict(zip(EXISTING_COLUMNS, row, strict=True))) for row in rows]
+            self._db.register("wanted", pa.table({"name": names}))
+            groups = self._groups(self._db.execute(_OF_IDENTITIES).fetchall())
+        found = self._read(groups, identity_columns(names))
+        if found is None:
+            return self.rows_of(wanted)
+        return [row for row in found if row.identity in wanted]
 
     def log_end(self, log: LogShard) -> LogEnd:
         """Return the end of a log."""
@@ -129,31 +164,92 @@ class IndexReplica:
                 return LogEnd()
             return LogEnd(last, self._sealed.get(last.uri(self._layout, log)))
 
-    def _register_wanted(self, names: Iterable[str]) -> None:
-        column = pa.array(list(names), pa.string())
-        numbers = pa.array(range(len(column)), pa.int64())
-        self._db.register("wanted", pa.table({"number": numbers, "name": column}))
+    def _groups(self, places: Sequence[tuple[int]]) -> dict[str, list[int]]:
+        """Return the row groups in places, by file."""
+        numbers = {place for (place,) in places}
+        found = {
+            uri: [place - own.start for place in sorted(numbers.intersection(own))]
+            for uri, own in (self._files.items() if numbers else ())
+        }
+        return {uri: groups for uri, groups in found.items() if groups}
+
+    def _read(
+        self, groups: Mapping[str, Sequence[int]], wanted: Mapping[str, pa.StringArray]
+    ) -> list[ExistingRow] | None:
+        """Return the rows of row groups that have a wanted value; None if a file has been replaced."""
+        try:
+            return [
+                ExistingRow(**row)
+                for uri, of_file in groups.items()
+                for table in read_matching(uri, EXISTING_COLUMNS, wanted, of_file)
+                for row in table.to_pylist()
+            ]
+        except FileNotFoundError:
+            with self._lock:
+                self.refresh()
+                if groups.keys() <= self._files.keys():
+                    raise
+            return None
 
     def _load_new(self, files: list[str]) -> list[str]:
         """Load the index files that are new; return all files."""
-        for uri in files:
-            if uri not in self._files:
-                self._load(uri)
+        new = _NewRows([uri for uri in files if uri not in self._files], self._loaded)
+        if new.files:
+            reader = pa.RecordBatchReader.from_batches(_SCHEMA, new.batches())
+            self._db.register("new_rows", reader)
+            try:
+                self._db.execute(_INSERT)
+            except Exception:
+                if new.error is not None:
+                    raise new.error from None
+                raise
+            finally:
+                self._db.unregister("new_rows")
+            self._files |= new.places
+            self._sealed |= new.sealed
+            self._loaded = new.number
         return files
 
-    def _load(self, uri: str) -> None:
-        number = self._loaded
+
+@dataclass
+class _NewRows:
+    """The rows of new index files, while they are read.
+
+    Attributes:
+        files: URIs of the files.
+        number: number of the next place; each row group is a place.
+        places: of each file that has been read.
+        sealed: partition in which the log of each seal continues.
+        error: why a file could not be read.
+    """
+
+    files: Sequence[str]
+    number: int
+    places: dict[str, range] = field(default_factory=dict)
+    sealed: dict[str, str] = field(default_factory=dict)
+    error: Exception | None = None
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield batches of `_SCHEMA`; called by the database, which does not keep exceptions."""
+        try:
+            for uri in self.files:
+                yield from self._batches_of(uri)
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _batches_of(self, uri: str) -> Iterator[pa.RecordBatch]:
+        first = self.number
         with open_index_file(uri) as file:
             metadata = file.metadata.metadata or {}
-            tables = list(read_batches(file, EXISTING_COLUMNS))
-        if sealed_to := metadata.get(NEXT_PARTITION_KEY):
-            self._sealed[uri] = sealed_to.decode()
-        for table in tables:
-            self._db.register("batch", table)
-            self._db.execute(_INSERT, [number])
-            self._db.unregister("batch")
-        self._files[uri] = number
-        self._loaded += 1
+            if sealed_to := metadata.get(NEXT_PARTITION_KEY):
+                self.sealed[uri] = sealed_to.decode()
+            for group in range(file.num_row_groups):
+                for table in read_batches(file, _HASHED, [group]):
+                    place = pa.repeat(pa.scalar(self.number, pa.int32()), len(table))
+                    yield from table.append_column("place", place).cast(_SCHEMA).to_batches()
+                self.number += 1
+        self.places[uri] = range(first, self.number)
 
 
 _REPLICAS: Final[dict[str, IndexReplica]] = {}

@@ -65,7 +65,8 @@ def recover(layout: Layout, run_id: str, shards: int, replica: IndexReplica) -> 
     recovered = sum(
         _append(layout, run_id, shards, entries, replica) for entries in _chunks(files, layout)
     )
-    replica.refresh()
+    if files:  # otherwise a process that only launches a stream needs no replica
+        replica.refresh()
     for entries in _chunks(files, layout):
         remove_orphans(layout, _orphans(entries, replica.rows_of))
     finish_supersedes(layout)

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transforms.core.reasons import TERMS
 from transforms.lake import verify_queries as queries
@@ -46,8 +47,9 @@ from transforms.storage.temporary import private_folder
 T = TypeVar("T")
 
 BATCH_ROWS: Final = 65_536
-MEMORY_LIMIT: Final = "1GB"
-"""Maximum memory of the database."""
+FETCHED_ROWS: Final = 4096
+TASK_ROWS: Final = 64
+"""Rows that a thread checks one after the other."""
 THREADS: Final = min(32, 4 * (os.cpu_count() or 1))
 OTHER_BYTES: Final = "index file with other bytes"
 EXTERNAL: Final = "(outside the lake)"
@@ -81,7 +83,6 @@ def verify_lake(
     with private_folder() as folder:
         db = create_database(folder / "verify.duckdb")
         try:
-            db.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
             db.execute(queries.CREATE_TABLES)
             # In the reverse order of a run: it writes an object to the journal before it places it, and
             # its row to the index before it clears the journal and writes the summary; and it writes an
@@ -95,12 +96,12 @@ def verify_lake(
             _load_history(db, layout, report, deep=deep)
             _load_journal(db, layout)
             _run_queries(db, report)
-            _check_objects(db, report)
+            _check_objects(db, report, deep=deep)
             _check_runs(db, layout, report, summaries)
             _check_thumbnails(layout, report, deep=deep)
             report.labels = len(labels.labels)
-            report.violations += labels.violations
-            report.violations += unknown_images(db, labels.labels.values())
+            report.add(labels.violations)
+            report.add(unknown_images(db, labels.labels.values()))
             if deep:
                 _check_journal(layout, report)
             _check_bytes(
@@ -131,17 +132,19 @@ def _load_rows(
         return number, violations
 
     report.rows, violations = read_index(layout, load)
-    report.violations += violations
+    report.add(violations)
 
 
 def _load_history(
     db: duckdb.DuckDBPyConnection, layout: Layout, report: VerifyReport, *, deep: bool
 ) -> None:
+    violations: list[Violation] = []
     for file in list_files(layout.history, ".parquet"):
         with contextlib.suppress(FileNotFoundError):  # removed by recovery since the listing
             report.superseded_rows += _load_file(
-                db, "history", file.uri, layout, report.violations, deep=deep
+                db, "history", file.uri, layout, violations, deep=deep
             )
+    report.add(violations)
 
 
 def _load_file(
@@ -185,20 +188,27 @@ def _load_file(
 
 def _with_location(rows: pa.Table, layout: Layout) -> pa.Table:
     """Make object URIs absolute, and add the columns `object`, the URI in a listing, and `inside`."""
-    uris = [None if u is None else layout.absolute(u) for u in rows["object_uri"].to_pylist()]
-    listed = [_listed_uri(uri, layout) for uri in uris]
-    inside = [uri is not None and layout.contains(uri) for uri in listed]
     position = rows.column_names.index("object_uri")
+    uris = rows["object_uri"].combine_chunks()
+    is_absolute = pc.or_(pc.starts_with(uris, "/"), pc.match_substring(uris, "://"))
+    own = pc.binary_join_element_wise(layout.root.rstrip("/"), uris, "/")
+    kept = uris.filter(is_absolute).to_pylist()  # few, except if objects are only indexed
+    listed = [_listed_uri(uri, layout) for uri in kept]
+    inside = [layout.contains(uri) for uri in listed]
+    mask = pc.fill_null(is_absolute, False)
+    present = pc.is_valid(uris)
     return (
-        rows.set_column(position, "object_uri", pa.array(uris, pa.string()))
-        .append_column("object", pa.array(listed, pa.string()))
-        .append_column("inside", pa.array(inside, pa.bool_()))
+        rows.set_column(
+            position, "object_uri", pc.replace_with_mask(own, mask, pa.array(kept, pa.string()))
+        )
+        .append_column("object", pc.replace_with_mask(own, mask, pa.array(listed, pa.string())))
+        .append_column("inside", pc.replace_with_mask(present, mask, pa.array(inside, pa.bool_())))
     )
 
 
-def _listed_uri(uri: str | None, layout: Layout) -> str | None:
+def _listed_uri(uri: str, layout: Layout) -> str:
     """Return the URI that an object has in a listing; rows of format 1 may have symbolic links in it."""
-    if uri is None or layout.contains(uri) or not is_local(uri):
+    if layout.contains(uri) or not is_local(uri):
         return uri
     return path_to_uri(os.path.realpath(uri_to_path(uri)))
 
@@ -247,28 +257,25 @@ def _load_reports(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
 def _run_queries(db: duckdb.DuckDBPyConnection, report: VerifyReport) -> None:
     by_format = queries.SECOND_ROW if report.format > 1 else queries.SECOND_ROW_FORMAT_1
     for kind, query in {**queries.VIOLATIONS, "second row for one source": by_format}.items():
-        for key, where in db.execute(query).fetchall():
-            report.violations.append(Violation(kind, key, where))
+        report.add(Violation(kind, key, where) for key, where in _rows_of(db, query))
     report.conflicts = [uid for (uid,) in db.execute(queries.CONFLICTS).fetchall()]
 
 
-def _check_objects(db: duckdb.DuckDBPyConnection, report: VerifyReport) -> None:
+def _check_objects(db: duckdb.DuckDBPyConnection, report: VerifyReport, *, deep: bool) -> None:
     """Look up referenced objects that were not listed, and again listed objects without a row.
 
     The former are in sinks that the given policy does not have, are only indexed, or were placed after
     the listing. The latter may have been removed since.
     """
-    for violation in _in_threads(db, queries.UNLISTED_OBJECTS, _check_unlisted):
-        report.violations.append(violation)
+    report.add(_in_threads(db, queries.UNLISTED_OBJECTS, partial(_check_unlisted, deep=deep)))
     for kind, query in (
         ("object without a row", queries.UNREFERENCED_OBJECTS),
         ("structured report about an object that is not routed", queries.UNREFERENCED_REPORTS),
     ):
-        for violation in _in_threads(db, query, partial(_check_unreferenced, kind=kind)):
-            report.violations.append(violation)
+        report.add(_in_threads(db, query, partial(_check_unreferenced, kind=kind)))
 
 
-def _check_unlisted(row: tuple[Any, ...]) -> Violation | None:
+def _check_unlisted(row: tuple[Any, ...], *, deep: bool) -> Violation | None:
     key, uri, size, inside, version, state, sha256 = row
     where = uri if inside else EXTERNAL
     try:
@@ -279,7 +286,8 @@ def _check_unlisted(row: tuple[Any, ...]) -> Violation | None:
             return Violation("object of another size", key, where)
         has_state = state is None or info.state == state
         if (
-            version is None
+            (deep and not inside)  # its bytes are compared later
+            or version is None
             or not is_local(uri)
             or (has_state and is_version_of(version, info.version))
         ):
@@ -308,12 +316,21 @@ def _check_bytes(
         try:
             is_same = sha256_of(storage_of(uri), uri) == sha256
         except OSError as error:
+            if not inside and not _has_status(uri):
+                return None  # `_check_unlisted` has found it
             return Violation(f"unreadable object ({type(error).__name__})", key, where)
         progress("objects read", next(numbers))
         return None if is_same else Violation("object with other bytes", key, where)
 
-    found = set(report.violations)
-    report.violations += [v for v in _in_threads(db, query, check) if v not in found]
+    report.add(_in_threads(db, query, check))
+
+
+def _has_status(uri: str) -> bool:
+    try:
+        storage_of(uri).stat(uri)
+    except OSError:
+        return False
+    return True
 
 
 def _check_journal(layout: Layout, report: VerifyReport) -> None:
@@ -322,7 +339,7 @@ def _check_journal(layout: Layout, report: VerifyReport) -> None:
         with contextlib.suppress(FileNotFoundError):  # removed since the listing
             if is_damaged(uri):
                 where = layout.relative(uri)
-                report.violations.append(Violation(OTHER_BYTES, "", where))
+                report.add([Violation(OTHER_BYTES, "", where)])
 
 
 def _check_thumbnails(layout: Layout, report: VerifyReport, *, deep: bool) -> None:
@@ -334,18 +351,16 @@ def _check_thumbnails(layout: Layout, report: VerifyReport, *, deep: bool) -> No
         where = layout.relative(info.uri)
         try:
             if deep and is_damaged(info.uri):
-                report.violations.append(Violation("thumbnail file with other bytes", "", where))
+                report.add([Violation("thumbnail file with other bytes", "", where)])
                 continue
             with open_index_file(info.uri) as file:
                 if missing := [n for n in THUMBNAILS.names if n not in file.schema_arrow.names]:
                     where = f"{where}: {', '.join(missing)}"
-                    report.violations.append(
-                        Violation("columns missing in a thumbnail file", "", where)
-                    )
+                    report.add([Violation("columns missing in a thumbnail file", "", where)])
         except FileNotFoundError:
             continue  # compacted since the listing
         except DamagedFile:
-            report.violations.append(Violation("unreadable thumbnail file", "", where))
+            report.add([Violation("unreadable thumbnail file", "", where)])
 
 
 def _check_runs(
@@ -368,12 +383,12 @@ def _check_runs(
             incomplete.append(run_id)
             continue
         complete.append(run_id)
-        report.violations += _run_violations(summary, rows_of_runs)
+        report.add(_run_violations(summary, rows_of_runs))
     report.runs = len(complete)
     last = max(complete, default="")
     report.incomplete_runs = sum(run_id > last for run_id in incomplete)
     if not complete and not incomplete and not report.journal_files and report.format == 1:
-        report.violations.append(Violation("no run summary", "", layout.relative(layout.runs)))
+        report.add([Violation("no run summary", "", layout.relative(layout.runs))])
 
 
 def _run_violations(
@@ -405,10 +420,21 @@ def _in_threads(
     check: Callable[[tuple[Any, ...]], Violation | None],
 ) -> Iterator[Violation]:
     """Yield the violations that a check finds in the rows of a query; threads overlap storage latency."""
-    result = db.execute(query)
+
+    def check_all(rows: Sequence[tuple[Any, ...]]) -> list[Violation]:
+        return [found for row in rows if (found := check(row)) is not None]
+
+    tasks = _batched(_rows_of(db, query), TASK_ROWS)
     with ThreadPoolExecutor(THREADS) as pool:
-        while rows := result.fetchmany(BATCH_ROWS):
-            yield from filter(None, pool.map(check, rows))
+        for some in _batched(tasks, 2 * THREADS):
+            yield from itertools.chain.from_iterable(pool.map(check_all, some))
+
+
+def _rows_of(db: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a query without holding them in memory; the database runs no other one then."""
+    result = db.execute(query)
+    while rows := result.fetchmany(FETCHED_ROWS):
+        yield from rows
 
 
 def _insert(db: duckdb.DuckDBPyConnection, name: str, batch: pa.Table) -> None:

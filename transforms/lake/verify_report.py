@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from typing import Final
+
+MAX_LISTED: Final = 1000
+"""Maximum number of violations of a kind that are listed; the others are only counted."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,8 @@ class VerifyReport:
         temporary_files: number of temporary files of a running or interrupted run; the next run removes
             them.
         conflicts: SOP Instance UIDs with different contents; not a violation.
-        violations: violations of the contract.
+        violations: violations of the contract, up to `MAX_LISTED` of each kind.
+        counts: number of violations by kind.
     """
 
     format: int = 1
@@ -52,6 +59,19 @@ class VerifyReport:
     temporary_files: int = 0
     conflicts: list[str] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, violations: Iterable[Violation]) -> None:
+        """Count violations, and list them if there are few of their kind."""
+        for violation in violations:
+            self.counts[violation.kind] += 1
+            if self.counts[violation.kind] <= MAX_LISTED:
+                self.violations.append(violation)
+
+    @property
+    def number(self) -> int:
+        """Number of violations."""
+        return sum(self.counts.values())
 
     @property
     def holds(self) -> bool:
