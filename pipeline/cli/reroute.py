@@ -9,11 +9,13 @@ from dataclasses import replace
 
 from pipeline.allocator import imports_without_collection
 from pipeline.cli.arguments import add_options, add_run_options, existing_lake
+from transforms.config.monitoring_options import MonitoringOptions
 from transforms.config.run_options import BUILT_IN_MODEL, ObjectOptions
+from transforms.core.option import from_values
 
 RUN_OPTIONS = (
     "overrule_people", "batch_size", "fetch_threads", "accelerator", "runner", "allow_open_ports",
-    "lock_timeout", "quiet", "json",
+    "lock_timeout", "quiet", "json", "metrics_file", "otlp", "lineage",
 )  # fmt: skip
 
 
@@ -43,8 +45,11 @@ def run(args: argparse.Namespace) -> int:
     """Print what deciding again changes, and change it with `--apply`."""
     with imports_without_collection(freeze=False):
         from pipeline.cli.resolve_config import object_config
+        from pipeline.observability.observer import observer_of
         from pipeline.reroute.plan import Rules
         from pipeline.reroute.run import Request, failure_lines, render, reroute, to_json
+        from pipeline.summaries import REROUTE
+        from pipeline.summary import read_summary
         from transforms.lake.header_reliability import read_reliability
         from transforms.lake.row_condition import RowCondition
 
@@ -73,7 +78,12 @@ def run(args: argparse.Namespace) -> int:
         beam_options=args.beam_options,
         quiet=args.quiet or args.json,
     )
-    plan, applied = reroute(request)
+    monitoring = from_values(MonitoringOptions, vars(args)) if args.apply else MonitoringOptions()
+    with observer_of(config, monitoring, REROUTE, args.runner) as observer:
+        plan, applied = reroute(request)
+        if summary := read_summary(config):
+            observer.started()
+            observer.finished(summary)
     if args.json:
         print(json.dumps(to_json(plan, applied, config), indent=2))
     elif not args.quiet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -169,9 +170,10 @@ class RunObserver(Observer):
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         with _harmless():
             self._end(error)
-        if self._lineage is not None:
-            self._lineage.close()
+        delivering = threading.Thread(target=self._close_lineage, daemon=True)
+        delivering.start()  # neither waits for the other
         self._stack.__exit__(None if error is None else type(error), error, None)
+        delivering.join()
 
     def finished(self, summary: Mapping[str, Any]) -> None:
         self._summary = summary
@@ -203,6 +205,10 @@ class RunObserver(Observer):
     def aborted(self) -> None:
         if self._lineage is not None:
             self._lineage.fail(KeyboardInterrupt())
+        self._close_lineage()
+
+    def _close_lineage(self) -> None:
+        if self._lineage is not None:
             self._lineage.close()
 
     def _end(self, error: BaseException | None) -> None:

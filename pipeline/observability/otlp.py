@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -134,8 +135,9 @@ class OtlpExport:
         ]
         for thread in threads:
             thread.start()
+        deadline = time.monotonic() + timeout_s
         for thread in threads:
-            thread.join(timeout_s)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _create_instruments(self, meters: MeterProvider, version: str) -> None:
         meter = meters.get_meter(SERVICE, version)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,15 @@ import pytest
 from pipeline.cli import main
 from pipeline.observability.lineage import datasets_of
 from pipeline.observability.metric_table import METRICS
+from pipeline.observability.observer import observer_of
 from tests.conftest import Lake, route_into, write
+from tests.graphs import config_of
 from tests.observability.collectors import collector
 from tests.observability.conftest import FILE_NAME, Observed, values_of
 from tests.test_imports import MODULES, imported
+from transforms.config.monitoring_options import MonitoringOptions
 from transforms.core.reasons import TERMS
+from transforms.lake.layout import Layout
 from transforms.storage.extras import how_to_install
 
 CLIENTS = ("prometheus_client", "opentelemetry", "openlineage")
@@ -170,14 +176,15 @@ def test_an_incomplete_run_keeps_the_time_of_the_last_complete_one(
     assert FILE_NAME not in log.read_text() + file.read_text()
 
 
-def test_collectors_that_refuse_or_are_unreachable_do_not_fail_a_run(
+def test_collectors_that_refuse_or_never_answer_do_not_fail_a_run(
     observed: Observed, env: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    env.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")  # discard: nothing listens
-    env.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    with collector() as refusing:
+    with collector() as refusing, socket.create_server(("127.0.0.1", 0)) as silent:
         refusing.status = 400
         env.setenv("OPENLINEAGE_URL", refusing.url)
+        port = silent.getsockname()[1]
+        env.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        env.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
         source = str(observed.folder / "source")
         summary = route_into(
             Lake(observed.folder / "lake"), "--otlp", "--lineage", inputs=(source,)
@@ -186,6 +193,38 @@ def test_collectors_that_refuse_or_are_unreachable_do_not_fail_a_run(
     assert summary["complete"]
     messages = sorted(record.message for record in caplog.records)
     assert [message.partition(":")[0] for message in messages] == ["OTLP", "OpenLineage"]
+
+
+@pytest.mark.parametrize("how", ["an exception", "a signal"])
+def test_a_run_that_raises_or_is_interrupted_names_no_message(
+    how: str, env: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log, file = tmp_path / "events.jsonl", tmp_path / "run.prom"
+    env.setenv("OPENLINEAGE__TRANSPORT__TYPE", "file")
+    env.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", str(log))
+    env.setenv("OPENLINEAGE__TRANSPORT__APPEND", "true")
+    layout = Layout(str(tmp_path / "lake"))
+    config = replace(config_of(), layout=layout, inputs=(f"{tmp_path}/{FILE_NAME}.dcm",))
+    options = MonitoringOptions(metrics_file=file, lineage=True)
+    observer = observer_of(config, options, "route", "DirectRunner")
+    if how == "a signal":
+        with observer:
+            observer.started()
+            observer.aborted()
+    else:
+        with pytest.raises(RuntimeError), observer:
+            observer.started()
+            raise RuntimeError(FILE_NAME)
+        values = values_of(file.read_text())
+        assert values["dicom_router_run_complete"] == {(("kind", "route"),): 0}
+        assert "dicom_router_run_success_timestamp_seconds" not in values
+        assert FILE_NAME not in file.read_text()
+    start, end = events_in(log)
+    assert start["eventType"] == "START"
+    assert end["eventType"] == ("ABORT" if how == "a signal" else "FAIL")
+    error = "KeyboardInterrupt" if how == "a signal" else "RuntimeError"
+    assert end["run"]["facets"]["errorMessage"]["message"] == error
+    assert FILE_NAME not in log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -271,3 +310,27 @@ def test_only_three_modules_import_clients_and_only_when_asked_to() -> None:
     )
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_reroute_exports_what_it_has_changed(
+    observed: Observed, env: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with collector() as found:
+        env.setenv("OPENLINEAGE_URL", found.url)
+        policy = write(tmp_path, "policy.yaml", b"min_long_side: 500\n")
+        lake, file = observed.folder / "lake", tmp_path / "reroute.prom"
+        command = ["reroute", str(lake), "--policy", str(policy), "--quiet", "--lineage"]
+        command += ["--metrics_file", str(file)]
+        assert main(command) == 0
+        assert not file.exists() and not found.events(), "nothing was applied"
+        assert main([*command, "--apply"]) == 0
+        start, end = found.events()
+    assert (start["eventType"], end["eventType"]) == ("START", "COMPLETE")
+    assert end["job"]["name"] == "reroute.lake"
+    values = values_of(file.read_text())
+    common = (("kind", "reroute"), ("lake", observed.lake_id))
+    assert values["dicom_router_run_complete"] == {common: 1}
+    reasons = values["dicom_router_run_reason_objects"]
+    assert sum(reasons.values()) > 0
+    assert {dict(labels)["reason"] for labels in reasons} == {"too_small"}
+    assert main(["verify", str(lake), "--deep"]) == 0

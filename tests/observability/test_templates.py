@@ -98,6 +98,16 @@ def test_every_alert_has_a_severity_and_a_test_in_which_it_fires() -> None:
             assert rule["labels"]["severity"] in ("warning", "critical")
 
 
+@pytest.mark.parametrize(
+    "file", sorted(ROOT.glob("templates/*/prometheus.yml")), ids=lambda file: file.parent.name
+)
+def test_scrape_configurations_have_the_jobs_of_the_alerts(file: Path) -> None:
+    jobs = {one["job_name"] for one in yaml.safe_load(file.read_text())["scrape_configs"]}
+    assert {
+        value for label, value in MATCHER.findall(" ".join(expressions())) if label == "job"
+    } <= jobs
+
+
 def test_runbooks_of_alerts_are_sections_of_the_docs() -> None:
     books = {rule["annotations"].get("runbook") for rule in rules() if "alert" in rule} - {None}
     for book in books:
