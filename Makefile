@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick coverage servers flink kustomize senders browser promtool prism-test flink-test soak fuzz bench scale check lock docs picture screenshots clean
+.PHONY: help install demo test quick coverage servers flink kustomize senders browser airflow promtool prism-test flink-test soak fuzz bench scale check lock docs picture screenshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,13 +25,13 @@ $(INSTALLED): requirements/dev.lock requirements/uv.lock requirements/bootstrap.
 demo: install ## route real DICOM files into demo-lake/
 	$(BIN)/dicom-router demo --lake demo-lake
 
-test: install servers flink kustomize ## run every test, in three processes, of which one mostly waits for engines
+test: install servers flink kustomize airflow ## run every test, in three processes, of which one mostly waits for engines
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations=20
 
 quick: install servers ## run the tests that take under two minutes together
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -q -m "not (slow or engine or kill or training)"
 
-coverage: install servers flink kustomize ## run every test and report the lines and branches that none reaches; TESTS=tests
+coverage: install servers flink kustomize airflow ## run every test and report the lines and branches that none reaches; TESTS=tests
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(or $(TESTS),tests)
 	$(BIN)/coverage combine --quiet
@@ -71,6 +71,14 @@ kustomize: ## build kustomize where neither it nor kubectl is installed; tests o
 	@if command -v kustomize >/dev/null || command -v kubectl >/dev/null || [ -x build/bin/kustomize ]; then :; \
 	elif command -v go >/dev/null; then GOBIN=$(CURDIR)/build/bin go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1; \
 	else echo "no Go on this machine: tests of the Kubernetes templates will be skipped"; fi
+
+airflow: build/airflow/ready ## install Airflow in build/airflow; tests of its DAG are skipped without it
+
+build/airflow/ready: requirements/airflow.lock | $(INSTALLED)
+	rm -rf build/airflow
+	$(BIN)/uv venv --quiet --python $(BIN)/python build/airflow
+	$(BIN)/uv pip sync --quiet --python build/airflow/bin/python --require-hashes requirements/airflow.lock
+	touch $@
 
 senders: ## install DCMTK, Orthanc and dciodvfy where apt-get and root are available; tests that need them are skipped without them
 	@if command -v storescu >/dev/null && command -v Orthanc >/dev/null && command -v dciodvfy >/dev/null; then :; \
@@ -126,6 +134,7 @@ lock: ## resolve the dependencies again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev setup.py -o requirements/dev.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --constraint requirements/dev.lock \
 		--extra aws --extra gcp --extra pubsub --extra receive --extra dicomweb --extra sr --extra onnx --extra observability setup.py -o requirements/image.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --excludes requirements/airflow-excluded.txt requirements/airflow.in -o requirements/airflow.lock
 	echo apache-flink-libraries==1.16.3 | $(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - -o requirements/flink.lock
 	echo uv | $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - -o requirements/uv.lock
 
