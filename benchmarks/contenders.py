@@ -160,7 +160,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
     idle_children: SimpleQueue[SandboxProcess] = SimpleQueue()
     children = [
         SandboxProcess(timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes)
-        for _ in range(config.fetch_threads)
+        for _ in range(config.concurrency.threads_of_worker)
     ]
     for child in children:
         idle_children.put(child)
@@ -178,7 +178,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
 
     refs = [ObjectRef.of(info) for info in storage_of(str(output)).list_below(str(files[0].parent))]
     rows = []
-    with ThreadPoolExecutor(config.fetch_threads) as pool:
+    with ThreadPoolExecutor(config.concurrency.threads_of_worker) as pool:
         for batch in batched(refs, config.batch_size):
             examined = list(pool.map(examine_one, batch))
             images = [e.image for e in examined if e.image is not None]

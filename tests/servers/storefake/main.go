@@ -3,6 +3,7 @@
 //
 //	storefake -addr 127.0.0.1:0                                  Google Cloud Storage
 //	storefake -addr 127.0.0.1:0 -upstream http://127.0.0.1:9000  a proxy
+//	storefake -rtt 50ms -rate 400e6                              a store far away
 //
 // It prints the address that it listens on. The store is fake-gcs-server, used as a library; what it
 // lacks is added here: generation preconditions on every verb but uploads, which have them.
@@ -173,6 +174,8 @@ func main() {
 	address := flag.String("addr", "127.0.0.1:0", "where to listen")
 	upstream := flag.String("upstream", "", "stand before this URL instead of serving a store")
 	buckets := flag.String("buckets", "", "buckets to make, separated by commas")
+	roundTrip := flag.Duration("rtt", 0, "delay of each answer")
+	rate := flag.Float64("rate", 0, "bits per second and direction of each connection; 0 for any")
 	flag.Parse()
 
 	listener, err := net.Listen("tcp", *address)
@@ -187,6 +190,9 @@ func main() {
 		store = proxy(*upstream)
 	}
 	fmt.Println(root)
+	if *roundTrip > 0 || *rate > 0 {
+		listener = distant{listener, *roundTrip, *rate / 8}
+	}
 	log.Fatal(http.Serve(listener, &faulty{store: store}))
 }
 
