@@ -6,16 +6,22 @@ import hashlib
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from tests.stores import S3, Store
+from transforms.core import read_object
+from transforms.core.object_ref import ObjectRef
+from transforms.core.read_object import RefReader, first_error, read_ref
+from transforms.core.reasons import ProcessingFailure, Reason
 from transforms.storage import s3
 from transforms.storage.base import ObjectChanged, ObjectInfo, SupportsServerSideCopy, sha256_of
 from transforms.storage.schemes import storage_of
 from transforms.storage.selection import Selection, Skipped
 
 DATA = bytes(range(256)) * 5000
+DATA_BYTES = len(DATA)
 SHA = hashlib.sha256(DATA).hexdigest()
 
 
@@ -241,3 +247,63 @@ def test_a_write_that_conflicts_with_another_is_retried(
     store.fault("^PUT ", status=409)
     with pytest.raises(OSError, match="no such object"):
         put(f"{store.root}/b.dcm")
+
+
+def refer(store: Store, name: str) -> ObjectRef:
+    found = storage_of(store.root).stat(f"{store.root}/{name}")
+    assert found is not None
+    return ObjectRef.of(found)
+
+
+@pytest.mark.parametrize("part_bytes", [DATA_BYTES * 2, DATA_BYTES, DATA_BYTES // 4, 300_007])
+def test_an_object_is_read_in_parts(
+    store: Store, monkeypatch: pytest.MonkeyPatch, part_bytes: int
+) -> None:
+    monkeypatch.setattr(read_object, "PART_BYTES", part_bytes)
+    store.write("a.dcm", DATA)
+    reader = RefReader(refer(store, "a.dcm"))
+    store.fault("^GET ")
+    parts = reader.parts()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda part: part(), reversed(parts)))
+    assert store.hits() == [len(parts)] == [-(-DATA_BYTES // part_bytes)]
+    with reader.finish() as data:
+        assert data.rewind().read() == DATA
+        assert data.sha256() == SHA
+
+
+@pytest.mark.parametrize("content", [DATA[::-1], DATA[:-1], b""], ids=["same size", "less", "no"])
+def test_parts_of_two_versions_are_never_mixed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(read_object, "PART_BYTES", DATA_BYTES // 4)
+    store.write("a.dcm", DATA)
+    reader = RefReader(refer(store, "a.dcm"))
+    first, *others = reader.parts()
+    first()
+    store.write("a.dcm", content)
+    with pytest.raises(ProcessingFailure) as caught:
+        reader.finish(first_error(others))
+    assert caught.value.reason is Reason.CHANGED
+
+
+@pytest.mark.parametrize("content", [DATA, b""], ids=["content", "no content"])
+def test_an_object_with_another_size_than_listed_has_changed(store: Store, content: bytes) -> None:
+    store.write("a.dcm", content)
+    ref = refer(store, "a.dcm")
+    with read_ref(ref) as data:
+        assert data.rewind().read() == content
+    for size in (len(content) + 1, len(content) + 2 * read_object.PART_BYTES):
+        with pytest.raises(ProcessingFailure) as caught:
+            read_ref(replace(ref, size=size))
+        assert caught.value.reason in (Reason.CHANGED, Reason.READ_FAILED)
+
+
+@pytest.mark.slow
+def test_an_interrupted_part_is_read_again(store: Store) -> None:
+    store.write("a.dcm", DATA)
+    ref = refer(store, "a.dcm")
+    store.fault("^GET .*a.dcm", count=2, cut=400_000)
+    with read_ref(ref) as data:
+        assert data.sha256() == SHA
+    assert store.hits() == [2]

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, BinaryIO, Final
 
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
 from transforms.core.shared_bytes import SharedBytes, can_be_mapped
 from transforms.core.storage_failures import FULL_DISK, read_failure
-from transforms.storage.base import UNKNOWN_SIZE, HashingSink, ObjectChanged
+from transforms.storage.base import (
+    UNKNOWN_SIZE,
+    HashingSink,
+    ObjectChanged,
+    SupportsParallelReads,
+)
 from transforms.storage.local import LocalStorage, has_version
 from transforms.storage.schemes import archives, storage_of
 
 DISK_ERRORS: Final = (*FULL_DISK, errno.EFBIG, errno.EIO, errno.EROFS)
 """Error codes on which a copy is made in memory rather than on the disk."""
+
+
+PART_BYTES: Final = 16 << 20
+"""Size of the parts in which a larger object is read from a store."""
+UNKNOWN_MEMORY_BYTES: Final = 32 << 20
+"""Memory that is reserved for an object of unknown size."""
 
 
 class ObjectTooLarge(Exception):
@@ -35,38 +48,104 @@ class _LimitedSink:
         return self._sink.write(data)
 
 
-def read_ref(
-    ref: ObjectRef, folder: str | None = None, *, max_bytes: int = sys.maxsize
-) -> SharedBytes:
-    """Return the content of exactly this version of an object; the caller closes it.
+class RefReader:
+    """Reads the content of exactly one version of an object, in parts that may run at the same time.
+
+    Each part is read on condition of the version: parts of two versions are never mixed.
 
     Args:
         ref: reference to the object.
         folder: as for `SharedBytes`; if its disk is full or fails, the content is in memory.
         max_bytes: limit on an object of unknown size.
-
-    Raises:
-        ProcessingFailure: the object is missing, cannot be read, or has changed.
-        ObjectTooLarge: its size was unknown and exceeds the limit.
     """
-    data = SharedBytes(folder)
-    try:
+
+    def __init__(
+        self, ref: ObjectRef, folder: str | None = None, *, max_bytes: int = sys.maxsize
+    ) -> None:
+        self._ref, self._folder, self._max_bytes = ref, folder, max_bytes
+        self._storage = storage_of(ref.uri)
+        self._data: SharedBytes | None = None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory for the content, and for parts of it as they are received."""
+        if self._ref.size == UNKNOWN_SIZE:
+            return min(self._max_bytes, UNKNOWN_MEMORY_BYTES)
+        return self._ref.size * (2 if isinstance(self._storage, SupportsParallelReads) else 1)
+
+    def parts(self) -> list[Callable[[], None]]:
+        """Return the calls that read the parts, to be followed by `finish`."""
+        ref, storage = self._ref, self._storage
+        data = self._data = SharedBytes(self._folder)
         if ref.size == UNKNOWN_SIZE:
-            sink: Any = _LimitedSink(data.file, max_bytes)
-            storage_of(ref.uri).copy_to(ref.uri, ref.version, sink)
-        else:
-            storage_of(ref.uri).copy_to(ref.uri, ref.version, data.file)
-            if data.size != ref.size:
+            sink: Any = _LimitedSink(data.file, self._max_bytes)
+            return [partial(storage.copy_to, ref.uri, ref.version, sink)]
+        if not isinstance(storage, SupportsParallelReads):
+            return [partial(storage.copy_to, ref.uri, ref.version, data.file)]
+        if ref.size <= PART_BYTES:
+            return [lambda: data.fill(storage.read_part(ref.uri, ref.version))]
+        return [
+            partial(_read_part, storage, ref, data, start)
+            for start in range(0, ref.size, PART_BYTES)
+        ]
+
+    def finish(self, error: BaseException | None = None) -> SharedBytes:
+        """Return the content after all parts are read; the caller closes it.
+
+        Args:
+            error: what a part raised.
+
+        Raises:
+            ProcessingFailure: the object is missing, cannot be read, or has changed.
+            ObjectTooLarge: its size was unknown and exceeds the limit.
+        """
+        data = self._data
+        assert data is not None
+        try:
+            if error is not None:
+                raise error
+            if self._ref.size not in (UNKNOWN_SIZE, data.size):
                 raise ObjectChanged("the size differs from the listed one")
-    except ObjectTooLarge:
-        data.close()
-        raise
-    except OSError as error:
-        data.close()
-        if not data.in_memory and error.errno in DISK_ERRORS:
-            return read_ref(ref, max_bytes=max_bytes)
-        raise read_failure(error, Stage.FETCH) from error
-    return data
+        except OSError as failure:
+            data.close()
+            if not data.in_memory and failure.errno in DISK_ERRORS:
+                return read_ref(self._ref, max_bytes=self._max_bytes)
+            raise read_failure(failure, Stage.FETCH) from failure
+        except BaseException:
+            data.close()
+            raise
+        return data
+
+
+def _read_part(
+    storage: SupportsParallelReads, ref: ObjectRef, data: SharedBytes, start: int
+) -> None:
+    end = min(ref.size, start + PART_BYTES)
+    part = storage.read_part(ref.uri, ref.version, start, end)
+    if len(part) != end - start:
+        raise ObjectChanged("the size differs from the listed one")
+    data.write_at(start, part)
+
+
+def read_ref(
+    ref: ObjectRef, folder: str | None = None, *, max_bytes: int = sys.maxsize
+) -> SharedBytes:
+    """Return the content of exactly this version of an object; the caller closes it.
+
+    Arguments and errors are those of `RefReader`.
+    """
+    reader = RefReader(ref, folder, max_bytes=max_bytes)
+    return reader.finish(first_error(reader.parts()))
+
+
+def first_error(calls: Iterable[Callable[[], None]]) -> BaseException | None:
+    """Call one after the other up to the first that raises; return its exception."""
+    try:
+        for call in calls:
+            call()
+    except BaseException as error:
+        return error
+    return None
 
 
 def read_member(ref: ObjectRef, folder: str | None = None) -> tuple[SharedBytes, Reason | None]:
@@ -74,7 +153,7 @@ def read_member(ref: ObjectRef, folder: str | None = None) -> tuple[SharedBytes,
 
     Args:
         ref: reference to the member.
-        folder: as for `read_ref`.
+        folder: as for `RefReader`.
 
     Raises:
         ProcessingFailure: as `read_ref`.

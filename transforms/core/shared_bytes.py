@@ -33,6 +33,7 @@ class SharedBytes:
     """
 
     is_source = False
+    _content_sha256: str | None = None
 
     def __init__(self, folder: str | None = None) -> None:
         descriptor = None if folder is None else _unnamed_file(folder)
@@ -59,12 +60,26 @@ class SharedBytes:
         """Number of bytes."""
         return os.fstat(self.file.fileno()).st_size
 
+    def fill(self, content: bytes) -> None:
+        """Write all bytes at once, and hash them while they are at hand. Nothing is written later."""
+        self.write_at(0, content)
+        self._content_sha256 = hashlib.sha256(content).hexdigest()
+
+    def write_at(self, position: int, content: bytes) -> None:
+        """Write bytes at a position; other threads may write elsewhere at the same time."""
+        view, descriptor = memoryview(content), self.file.fileno()
+        while view:
+            written = os.pwrite(descriptor, view, position)
+            view, position = view[written:], position + written
+
     def sha256(self) -> str:
         """Return the sha256 of the bytes, hex.
 
         Raises:
             TimeoutError: the storage of a source object does not answer.
         """
+        if self._content_sha256 is not None:
+            return self._content_sha256
         if self.is_source:
             return call_with_deadline(self._sha256)
         return self._sha256(Progress())

@@ -132,6 +132,21 @@ class Storage(Protocol):
 
 
 @runtime_checkable
+class SupportsParallelReads(Protocol):
+    """A store that answers several requests for parts of an object at the same time."""
+
+    def read_part(self, uri: str, version: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return the bytes of exactly this version from a position up to another one, or to its end.
+
+        They are in memory at once. The content of a whole object is compared with the checksum that the
+        store has for it, if it has one.
+
+        Raises:
+            ObjectChanged, FileNotFoundError: as `Storage.copy_to`.
+        """
+
+
+@runtime_checkable
 class SupportsServerSideCopy(Protocol):
     """A store that copies an object conditionally, without sending its bytes through the client."""
 

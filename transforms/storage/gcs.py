@@ -18,6 +18,7 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
+from urllib3.exceptions import HTTPError
 
 from transforms.storage.base import ObjectChanged, ObjectInfo, already_stored, remaining_bytes
 from transforms.storage.names import folder_prefix, is_folder_marker, match_objects, split_uri
@@ -29,6 +30,8 @@ TIMEOUT_S: Final = (10, 60)
 BRIEF_TIMEOUT_S: Final = (5, 5)
 BRIEF_RETRY: Final = DEFAULT_RETRY.with_timeout(10)
 """For locks, whose holder must soon learn that it cannot renew; and for copies, which have a fallback."""
+MAX_CONNECTIONS: Final = 64
+"""Connections that are kept; the client would keep ten, and make new ones for further requests."""
 CHUNK_BYTES: Final = 16 << 20
 """Of an upload, this much is in memory; smaller objects take one request."""
 CONTENT_TYPE: Final = "application/dicom"
@@ -51,6 +54,9 @@ class GoogleStorage:
             self._client = storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT"))
         except DefaultCredentialsError as error:
             raise PermissionError(errno.EACCES, NO_CREDENTIALS, "gs://") from error
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=MAX_CONNECTIONS)
+        for scheme in ("https://", "http://"):
+            self._client._http.mount(scheme, adapter)
 
     def stat(self, uri: str) -> ObjectInfo | None:
         with _os_errors(uri):
@@ -75,15 +81,25 @@ class GoogleStorage:
             )
 
     def read_range(self, uri: str, version: str, start: int, length: int) -> bytes:
+        return self.read_part(uri, version, start, start + length)
+
+    def read_part(self, uri: str, version: str, start: int = 0, end: int | None = None) -> bytes:
+        """As `SupportsParallelReads.read_part`, in one read from the connection.
+
+        The client would otherwise read blocks of 8 KiB, which takes twice the processor time.
+        """
+        received = _Received()
         with _os_errors(uri):
-            data: bytes = self._blob(uri).download_as_bytes(
-                start=start,
-                end=start + length - 1,
+            self._blob(uri).download_to_file(
+                received,
+                start=start or None,
+                end=None if end is None else end - 1,
                 raw_download=True,
+                single_shot_download=True,
                 if_generation_match=int(version),
                 timeout=TIMEOUT_S,
             )
-        return data
+        return received.data()
 
     def put(
         self, uri: str, source: BinaryIO, sha256: str, scratch: str, file_mode: int = FILE_MODE
@@ -173,6 +189,20 @@ class GoogleStorage:
                     yield found
 
 
+class _Received:
+    """What the client writes, without a copy."""
+
+    def __init__(self) -> None:
+        self._blocks: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._blocks.append(data)
+        return len(data)
+
+    def data(self) -> bytes:
+        return self._blocks[0] if len(self._blocks) == 1 else b"".join(self._blocks)
+
+
 def _info(bucket: str, blob: Any) -> ObjectInfo:
     sha256 = (blob.metadata or {}).get("sha256")
     modified = None if blob.updated is None else blob.updated.timestamp()
@@ -195,5 +225,10 @@ def _os_errors(uri: str) -> Iterator[None]:
         if error.response.status_code == requests.codes.precondition_failed:
             raise ObjectChanged(errno.ESTALE, "the object has another generation", uri) from error
         raise OSError(errno.EIO, type(error).__name__, uri) from error
-    except (exceptions.GoogleAPIError, requests.RequestException, DataCorruption) as error:
+    except (
+        exceptions.GoogleAPIError,
+        requests.RequestException,
+        DataCorruption,
+        HTTPError,
+    ) as error:
         raise OSError(errno.EIO, type(error).__name__, uri) from error

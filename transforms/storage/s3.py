@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
@@ -39,7 +38,7 @@ CONFIG: Final = Config(
     retries={"max_attempts": 5, "mode": "standard"},
     connect_timeout=10,
     read_timeout=60,
-    max_pool_connections=32,
+    max_pool_connections=64,
 )
 BRIEF: Final = CONFIG.merge(
     Config(retries={"max_attempts": 3, "mode": "standard"}, connect_timeout=5, read_timeout=5)
@@ -106,16 +105,21 @@ class S3Storage:
                 if attempts == MAX_READS:
                     raise
 
-    def _read_blocks(
-        self, uri: str, version: str | None, start: int, end: int | None = None
-    ) -> Iterator[tuple[bytes, str]]:
-        """Yield the bytes from a position on, up to another or all, with their version."""
+    def _get(self, uri: str, version: str | None, start: int, end: int | None) -> dict[str, Any]:
+        """Return the response with the bytes from a position on, up to another or all."""
         bucket, name = split_uri(uri)
         condition = {"IfMatch": version} if version else {}
         if start or end is not None:
             condition["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         with _os_errors(uri):
-            response = self._client.get_object(Bucket=bucket, Key=name, **condition)
+            response: dict[str, Any] = self._client.get_object(Bucket=bucket, Key=name, **condition)
+        return response
+
+    def _read_blocks(
+        self, uri: str, version: str | None, start: int
+    ) -> Iterator[tuple[bytes, str]]:
+        """Yield the bytes from a position on, with their version."""
+        response = self._get(uri, version, start, None)
         blocks = response["Body"].iter_chunks(BLOCK_BYTES)
         while True:
             with _os_errors(uri):
@@ -125,10 +129,21 @@ class S3Storage:
             yield block, _unquoted(response["ETag"])
 
     def read_range(self, uri: str, version: str, start: int, length: int) -> bytes:
-        data = io.BytesIO()
-        for block, _ in self._read_blocks(uri, version, start, start + length):
-            data.write(block)
-        return data.getvalue()
+        return self.read_part(uri, version, start, start + length)
+
+    def read_part(self, uri: str, version: str, start: int = 0, end: int | None = None) -> bytes:
+        """As `SupportsParallelReads.read_part`; an interrupted one is read again."""
+        attempts = 0
+        while True:
+            try:
+                body = self._get(uri, version, start, end)["Body"]
+                with _os_errors(uri):
+                    data: bytes = body.read()
+                return data
+            except RequestFailed:
+                attempts += 1
+                if attempts == MAX_READS:
+                    raise
 
     def put(
         self, uri: str, source: BinaryIO, sha256: str, scratch: str, file_mode: int = FILE_MODE
