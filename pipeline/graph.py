@@ -49,7 +49,7 @@ def decide_and_place(
     """
     examined = refs | "Fetch" >> FetchAndExamine(
         ExamineOptions.from_config(config),
-        threads=config.fetch_threads,
+        concurrency=config.concurrency,
         patient_key_file=config.patient_key_file,
         log_uris=config.log_uris,
     )
@@ -70,7 +70,7 @@ def decide_and_place(
         config.layout,
         placement=config.placement,
         fingerprint=config.fingerprint(),
-        threads=config.fetch_threads,
+        concurrency=config.concurrency,
         log_uris=config.log_uris,
         note_absent=config.reprocess != REPROCESS_NONE,
         write_sr=config.write_sr,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -16,7 +17,9 @@ import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.config.route_config import read_patient_key
 from transforms.core.batch_sizes import EXAMINE_BATCH
 from transforms.core.object_ref import FAILED, Failure, ObjectRef, failure_of
+from transforms.core.read_ahead import Reservation, shared_read_ahead
 from transforms.core.reasons import ProcessingFailure
+from transforms.core.worker_resources import Concurrency
 from transforms.in_flight_pool import InFlightPool, WindowedOutput
 from transforms.lake.schema import IndexRow
 from transforms.metrics import (
@@ -28,12 +31,21 @@ from transforms.metrics import (
     record_seconds,
 )
 from transforms.sandbox.child_process import SandboxProcess
-from transforms.sandbox.examine import Examined, ExamineOptions, examine
+from transforms.sandbox.examine import (
+    Examined,
+    ExamineOptions,
+    examine_fetched,
+    object_read,
+)
+from transforms.sandbox.object_cache import CAPACITY_BYTES
+from transforms.sandbox.object_read import Fetched
 
 IMAGES, DECIDED = "images", "decided"
 MIN_IN_FLIGHT: Final = 16
-"""Minimum number of references that are processed while the model and placement run; at least two per
-thread. `OBJECT_CACHE` has room for these and the batches downstream, even of large images."""
+"""Minimum number of references that are examined while the model and placement run; at least two per
+thread. Those that are read ahead are added."""
+MAX_IN_FLIGHT_BYTES: Final = CAPACITY_BYTES // 2
+"""Of all these, so that `OBJECT_CACHE` has room for them and the batches downstream."""
 
 
 @dataclass
@@ -45,14 +57,14 @@ class FetchAndExamine(beam.PTransform[PCollection[ObjectRef], DoOutputsTuple]):
 
     Attributes:
         options: Options of `examine`.
-        threads: Number of objects that a worker processes concurrently, each in a child process.
+        concurrency: How many objects a worker decodes and reads at the same time.
         patient_key_file: File or secret with the key of the hash of Patient ID, read on the worker, or
             None.
         log_uris: Whether failures may contain source URIs.
     """
 
     options: ExamineOptions
-    threads: int
+    concurrency: Concurrency = field(default_factory=Concurrency)
     patient_key_file: str | None = None
     log_uris: bool = False
 
@@ -63,7 +75,7 @@ class FetchAndExamine(beam.PTransform[PCollection[ObjectRef], DoOutputsTuple]):
             >> beam.BatchElements(min_batch_size=EXAMINE_BATCH, max_batch_size=EXAMINE_BATCH)
             | "Examine"
             >> beam.ParDo(
-                ExamineFn(self.options, self.threads, self.patient_key_file, self.log_uris)
+                ExamineFn(self.options, self.concurrency, self.patient_key_file, self.log_uris)
             )
             .with_output_types(tuple[IndexRow, np.ndarray], **{DECIDED: IndexRow, FAILED: Failure})
             .with_outputs(DECIDED, FAILED, main=IMAGES)
@@ -73,36 +85,44 @@ class FetchAndExamine(beam.PTransform[PCollection[ObjectRef], DoOutputsTuple]):
 
 @dataclass(eq=False)  # Beam hashes DoFns by identity
 class ExamineFn(beam.DoFn):
-    """Examine references in threads, each of which waits for a child process.
+    """Read objects ahead, and examine them in threads, each of which waits for a child process.
 
     References stay in flight between calls of `process`, so that decoders work while the model and
     placement run. Results are emitted in input order. Attributes are those of `FetchAndExamine`.
     """
 
     options: ExamineOptions
-    threads: int
+    concurrency: Concurrency
     patient_key_file: str | None
     log_uris: bool
 
     def setup(self) -> None:
         key = read_patient_key(self.patient_key_file) if self.patient_key_file else None
         self._options = replace(self.options, patient_key=key)
-        self._executor = ThreadPoolExecutor(self.threads)
+        self._threads = self.concurrency.threads_of_worker
+        self._read_ahead = shared_read_ahead(
+            self.concurrency.read_ahead_bytes_of_worker, self.concurrency.max_reads
+        )
+        self._decoders = ThreadPoolExecutor(self._threads)
+        self._is_closed = False
+        self._unfinished = 0  # objects for the decoders
+        self._counting = threading.Lock()
         self._idle_children: SimpleQueue[SandboxProcess] = SimpleQueue()
         limits = self.options.limits
-        for _ in range(self.threads):
+        for _ in range(self._threads):
             child = SandboxProcess(
                 timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes
             )
             self._idle_children.put(child)
 
     def teardown(self) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        self._is_closed = True
+        self._decoders.shutdown()
         while not self._idle_children.empty():
             self._idle_children.get().close()
 
     def start_bundle(self) -> None:
-        self._in_flight = InFlightPool(self._executor, self._examine)
+        self._in_flight = InFlightPool(self._start, lambda ref: max(0, ref.size))
 
     def process(
         self,
@@ -112,13 +132,16 @@ class ExamineFn(beam.DoFn):
     ) -> Iterator[WindowedOutput]:
         for ref in refs:
             self._in_flight.submit(ref, timestamp, window)
-        yield from self._emit_completed(max_in_flight=max(MIN_IN_FLIGHT, 2 * self.threads))
+        examined = max(MIN_IN_FLIGHT, 2 * self._threads)
+        yield from self._emit_completed(max_in_flight=examined + self._read_ahead.reads)
 
     def finish_bundle(self) -> Iterator[WindowedOutput]:
         yield from self._emit_completed(max_in_flight=0)
 
     def _emit_completed(self, max_in_flight: int) -> Iterator[WindowedOutput]:
-        for ref, outcome, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
+        for ref, outcome, windowed in self._in_flight.completed(
+            max_in_flight=max_in_flight, max_size=MAX_IN_FLIGHT_BYTES
+        ):
             tag, value = self._to_output(ref, outcome)
             yield windowed(value) if tag == IMAGES else TaggedOutput(tag, windowed(value))
 
@@ -141,11 +164,56 @@ class ExamineFn(beam.DoFn):
             count(CounterName.DECODED_BY_FALLBACK)
         return IMAGES, (outcome.row, outcome.image)
 
-    def _examine(self, ref: ObjectRef) -> Examined | ProcessingFailure:
+    def _start(self, ref: ObjectRef) -> Future[Examined | ProcessingFailure]:
+        """Start reading an object, which is examined when it is read."""
+        read, result = object_read(ref, self._options), Future[Examined | ProcessingFailure]()
+
+        def examine_read(error: BaseException | None, reservation: Reservation) -> None:
+            try:
+                fetched = read.finish(error)
+            except BaseException as failure:
+                reservation.release()
+                _fail(result, failure)
+                return
+            with self._counting:
+                is_awaited = self._unfinished < self._threads
+                self._unfinished += 1
+            if is_awaited:
+                self._read_ahead.grow()
+            try:
+                self._decoders.submit(self._examine, fetched, reservation, result)
+            except RuntimeError:  # a bundle has failed, and this step has ended
+                fetched.close()
+                reservation.release()
+
+        self._read_ahead.submit(read, examine_read)
+        return result
+
+    def _examine(
+        self,
+        fetched: Fetched,
+        reservation: Reservation,
+        result: Future[Examined | ProcessingFailure],
+    ) -> None:
+        if self._is_closed:
+            fetched.close()
+            reservation.release()
+            return
         child = self._idle_children.get()
         try:
-            return examine(ref, self._options, child)
-        except ProcessingFailure as error:
-            return error
+            result.set_result(examine_fetched(fetched, self._options, child))
+        except BaseException as error:
+            _fail(result, error)
         finally:
             self._idle_children.put(child)
+            reservation.release()
+            with self._counting:
+                self._unfinished -= 1
+
+
+def _fail(result: Future[Examined | ProcessingFailure], error: BaseException) -> None:
+    """Return the failure of an object; other exceptions end the bundle."""
+    if isinstance(error, ProcessingFailure):
+        result.set_result(error)
+    else:
+        result.set_exception(error)

@@ -1,10 +1,11 @@
-"""Concurrent processing of a bundle's elements in a thread pool, with results in input order."""
+"""Concurrent processing of a bundle's elements in other threads, with results in input order."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from functools import partial
 from typing import Generic, TypeAlias, TypeVar
 
@@ -23,29 +24,39 @@ class InFlightPool(Generic[T, R]):
     """Elements of one bundle that are submitted and not yet returned. Not thread-safe.
 
     Args:
-        executor: Thread pool.
-        function: Called with each element in the pool.
+        start: Starts processing an element.
+        size: Returns the size of an element, in any unit.
     """
 
-    def __init__(self, executor: Executor, function: Callable[[T], R]) -> None:
-        self._executor, self._function = executor, function
+    def __init__(
+        self, start: Callable[[T], Future[R]], size: Callable[[T], int] = lambda element: 0
+    ) -> None:
+        self._start, self._size_of = start, size
         self._in_flight: deque[tuple[T, Future[R], Timestamp, BoundedWindow]] = deque()
+        self._size = 0
 
     def submit(self, element: T, timestamp: Timestamp, window: BoundedWindow) -> None:
         """Start processing an element."""
-        future = self._executor.submit(self._function, element)
-        self._in_flight.append((element, future, timestamp, window))
+        self._in_flight.append((element, self._start(element), timestamp, window))
+        self._size += self._size_of(element)
 
     def completed(
-        self, *, max_in_flight: int = 0
+        self, *, max_in_flight: int = 0, max_size: float = math.inf
     ) -> Iterator[tuple[T, R, Callable[[object], WindowedValue]]]:
-        """Yield results in input order until at most `max_in_flight` elements remain.
+        """Yield results in input order until few elements remain.
+
+        Args:
+            max_in_flight: Maximum number of elements that remain.
+            max_size: Maximum of their sizes together; one element may exceed it.
 
         Yields:
             The element, its result, and a function that gives a value the element's timestamp and window.
         """
-        while len(self._in_flight) > max_in_flight:
+        while len(self._in_flight) > max_in_flight or (
+            self._size > max_size and len(self._in_flight) > 1
+        ):
             element, future, timestamp, window = self._in_flight.popleft()
+            self._size -= self._size_of(element)
             yield element, future.result(), partial(_windowed_value, timestamp, window)
 
 

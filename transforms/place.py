@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PCollection, TaggedOutput
@@ -18,6 +18,7 @@ from transforms.core.choices import INDEX_ONLY, LINK
 from transforms.core.labels import QUARANTINE
 from transforms.core.object_ref import FAILED, Failure, ObjectRef, failure_of
 from transforms.core.reasons import ProcessingFailure, Status
+from transforms.core.worker_resources import Concurrency
 from transforms.imaging.limits import Limits
 from transforms.in_flight_pool import InFlightPool, WindowedOutput
 from transforms.lake import files
@@ -28,8 +29,13 @@ from transforms.metrics import CounterName, DistributionName, count, count_faile
 from transforms.sandbox.object_cache import OBJECT_CACHE
 from transforms.sandbox.write_report import ReportWriter
 from transforms.storage.local import LocalStorage, is_version_of
+from transforms.storage.schemes import is_local
 
 PLACED = "placed"
+JournaledRow: TypeAlias = tuple[IndexRow, Future[str]]
+"""A row, and the journal file with its batch."""
+Placed: TypeAlias = tuple[IndexRow, float]
+"""A row whose object is placed, and the duration in seconds."""
 
 
 @dataclass
@@ -42,7 +48,8 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
         layout: Layout of the lake.
         placement: copy, link or index_only.
         fingerprint: Fingerprint of the configuration, written to the journal.
-        threads: Number of objects that a worker places concurrently.
+        concurrency: How many objects a worker places at the same time; at least a batch in a store, where
+            they wait for its answers.
         log_uris: Whether failures may contain source URIs.
         note_absent: Whether to note in the journal which objects do not exist yet, at the cost of a
             request per object; for runs that decide objects again.
@@ -53,7 +60,7 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
     layout: Layout
     placement: str
     fingerprint: str
-    threads: int
+    concurrency: Concurrency = field(default_factory=Concurrency)
     log_uris: bool = False
     note_absent: bool = False
     write_sr: bool = False
@@ -70,7 +77,7 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
                     self.layout,
                     self.placement,
                     self.fingerprint,
-                    self.threads,
+                    self.concurrency,
                     self.log_uris,
                     self.note_absent,
                     self.write_sr,
@@ -87,24 +94,24 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
 class PlaceFn(beam.DoFn):
     """Write a batch of rows to the journal, then place their objects. Idempotent.
 
-    A batch is emitted after the next batch is in the journal, so that its objects are placed in between.
-    Attributes are those of `Place`.
+    A batch is emitted after the next one, so that its objects are placed in between. Attributes are those
+    of `Place`.
     """
 
     layout: Layout
     placement: str
     fingerprint: str
-    threads: int
+    concurrency: Concurrency = field(default_factory=Concurrency)
     log_uris: bool = False
     note_absent: bool = False
     write_sr: bool = False
     limits: Limits = field(default_factory=Limits)
 
     def setup(self) -> None:
-        self._executor = ThreadPoolExecutor(self.threads)
-        self._reports = (
-            ReportWriter(self.layout, self.limits, self.threads) if self.write_sr else None
-        )
+        threads = self.concurrency.threads_of_worker
+        is_remote = not all(map(is_local, self.layout.object_roots))
+        self._executor = ThreadPoolExecutor(max(threads, PLACE_BATCH) if is_remote else threads)
+        self._reports = ReportWriter(self.layout, self.limits, threads) if self.write_sr else None
 
     def teardown(self) -> None:
         self._executor.shutdown(cancel_futures=True)
@@ -112,7 +119,9 @@ class PlaceFn(beam.DoFn):
             self._reports.close()
 
     def start_bundle(self) -> None:
-        self._in_flight = InFlightPool(self._executor, self._place)
+        self._in_flight: InFlightPool[JournaledRow, Placed | ProcessingFailure] = InFlightPool(
+            lambda row: self._executor.submit(self._place, row)
+        )
 
     def process(
         self,
@@ -121,15 +130,12 @@ class PlaceFn(beam.DoFn):
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[WindowedOutput | TaggedOutput[str, Failure]]:
         rows = [with_object_uri(row, self.layout, self.placement) for row in rows]
-        try:
-            absent = self._absent(rows) if self.note_absent else frozenset()
-            write_journal(self.layout, rows, self.fingerprint, absent)
-        except ProcessingFailure as error:
-            for row in rows:
-                yield TaggedOutput(FAILED, self._to_failure(row, error))
-            return
+        absent = self._absent(rows) if self.note_absent else frozenset()
+        journaled = self._executor.submit(  # first in the queue: no object is placed before
+            write_journal, self.layout, rows, self.fingerprint, absent
+        )
         for row in rows:
-            self._in_flight.submit(replace(row, thumbnail=None), timestamp, window)
+            self._in_flight.submit((replace(row, thumbnail=None), journaled), timestamp, window)
         yield from self._emit_completed(max_in_flight=len(rows))
 
     def finish_bundle(self) -> Iterator[WindowedOutput]:
@@ -148,7 +154,7 @@ class PlaceFn(beam.DoFn):
             return False  # placement reports that the storage does not respond
 
     def _emit_completed(self, max_in_flight: int) -> Iterator[WindowedOutput]:
-        for row, outcome, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
+        for (row, _), outcome, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
             if isinstance(outcome, ProcessingFailure):
                 yield TaggedOutput(FAILED, windowed(self._to_failure(row, outcome)))
                 continue
@@ -157,10 +163,16 @@ class PlaceFn(beam.DoFn):
             record_seconds(DistributionName.PLACE_MS, seconds)
             yield windowed(placed)
 
-    def _place(self, row: IndexRow) -> tuple[IndexRow, float] | ProcessingFailure:
-        """Place one object; return its row and the duration in seconds, or the failure."""
-        started = time.monotonic()
+    def _place(self, journaled_row: JournaledRow) -> Placed | ProcessingFailure:
+        """Place one object after its row is in the journal.
+
+        Returns:
+            Its row and the duration in seconds, or the failure.
+        """
+        row, journaled = journaled_row
         try:
+            journaled.result()
+            started = time.monotonic()
             if self._reports is not None and row.status == Status.ROUTED:
                 self._write_report(row, self._reports)
             place(row, self.layout, self.placement)

@@ -14,8 +14,8 @@ from transforms.config.run_options import BUILT_IN_MODEL, ObjectOptions
 from transforms.core.option import from_values
 
 RUN_OPTIONS = (
-    "overrule_people", "batch_size", "fetch_threads", "accelerator", "runner", "allow_open_ports",
-    "lock_timeout", "quiet", "json", "metrics_file", "otlp", "lineage",
+    "overrule_people", "batch_size", "fetch_threads", "read_ahead_bytes", "max_reads", "accelerator",
+    "runner", "allow_open_ports", "lock_timeout", "quiet", "json", "metrics_file", "otlp", "lineage",
 )  # fmt: skip
 
 
@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         config,
         batch_size=args.batch_size,
         fetch_threads=args.fetch_threads,
+        read_ahead_bytes=args.read_ahead_bytes,
+        max_reads=args.max_reads,
         accelerator=args.accelerator,
         allow_open_ports=args.allow_open_ports,
         lock_timeout=args.lock_timeout,

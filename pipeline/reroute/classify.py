@@ -123,7 +123,7 @@ def build_classification(
         .with_outputs(FAILED, main="refs")
     )
     examined = refs["refs"] | "Fetch" >> FetchAndExamine(
-        ExamineOptions.from_config(config), threads=config.fetch_threads
+        ExamineOptions.from_config(config), config.concurrency
     )
     classified: PCollection[IndexRow] = examined[IMAGES] | "Classify" >> ClassifyAndDecide(
         config.model_uri,

@@ -45,6 +45,8 @@ SAMPLES = {
     "shadow_model": "builtin:default",
     "batch_size": "16",
     "fetch_threads": "4",
+    "read_ahead_bytes": "67108864",
+    "max_reads": "8",
     "index_shards": "8",
     "accelerator": GPU,
     "dataflow_service_options": "enable_prime",

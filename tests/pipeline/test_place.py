@@ -53,7 +53,7 @@ def decided_row(config: RouteConfig, source: Path, number: int) -> IndexRow:
 
 @pytest.fixture
 def place_fn(config: RouteConfig) -> Iterator[PlaceFn]:
-    fn = PlaceFn(config.layout, config.placement, config.fingerprint(), config.fetch_threads)
+    fn = PlaceFn(config.layout, config.placement, config.fingerprint(), config.concurrency)
     fn.setup()
     fn.start_bundle()
     yield fn
@@ -96,15 +96,16 @@ def test_a_failed_journal_write_fails_only_its_batch(
 ) -> None:
     good, bad = [decided_row(config, source, 1)], [decided_row(config, source, 2)]
     assert list(place_fn.process(good, 4, EARLY)) == []
+    (emitted,) = place_fn.finish_bundle()
+    assert emitted.value.source_uri == good[0].source_uri
 
     journal = Path(config.layout.journal)
     journal.rename(journal.with_name("journal of the first batch"))
     journal.touch()  # not a folder
-    (failed,) = place_fn.process(bad, 14, LATE)
+    assert list(place_fn.process(bad, 14, LATE)) == []
+    (failed,) = place_fn.finish_bundle()
     assert isinstance(failed, pvalue.TaggedOutput)
     assert failed.tag == FAILED
-    (emitted,) = place_fn.finish_bundle()
-    assert emitted.value.source_uri == good[0].source_uri
     lake = Path(config.layout.root)
     assert len(list(lake.rglob("*.dcm"))) == 1, "an object was placed without a journal entry"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ from transforms.core.choices import (
     SOURCES,
 )
 from transforms.core.option import BATCH, EVERY_TEMPLATE, Group, option
+from transforms.core.worker_resources import MAX_READS, Concurrency
 from transforms.imaging.limits import Limits
 from transforms.storage.secrets import SECRET
 
@@ -29,10 +29,6 @@ BUILT_IN_MODEL: Final = "builtin:default"
 DEFAULT_RUNNER: Final = "DirectRunner"
 DATE_PATTERN: Final = r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 ACCELERATOR_PATTERN: Final = r"^type:[^;\s]+;count:[1-9][0-9]*(;[^;\s]+)*$"
-
-
-def _fetch_threads() -> int:
-    return min(8, (os.cpu_count() or 1) + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +105,11 @@ class RouteOptions(ObjectOptions):
         allow_empty: whether an input may match nothing.
         log_uris: whether error messages may contain source URIs.
         batch_size: maximum number of images per model call; lower on a CPU.
-        fetch_threads: number of objects that a worker examines concurrently, and places concurrently.
+        fetch_threads: number of objects that a worker decodes concurrently, and places concurrently;
+            None: chosen by each worker.
+        read_ahead_bytes: memory of a worker for objects that wait for a decoder; None: chosen by each
+            worker.
+        max_reads: maximum number of concurrent reads of a worker.
         index_shards: number of append logs, and maximum number of index files of a batch run.
         accelerator: resource hint for the workers that run the model.
         lock_timeout: maximum time to wait for the locks of the lake, in seconds; 0 for no limit.
@@ -288,12 +288,30 @@ class RouteOptions(ObjectOptions):
         public=True,
         templates=EVERY_TEMPLATE,
     )
-    fetch_threads: int = option(
-        factory=_fetch_threads,
+    fetch_threads: int | None = option(
+        None,
         group=Group.SPEED,
         above=0,
-        help="number of objects that a worker reads and decodes concurrently, and places concurrently",
-        default_text="processors + 1, at most 8",
+        help="number of objects that a worker decodes concurrently, and places concurrently",
+        default_text="processors of the worker + 1, at most 8",
+        templates=EVERY_TEMPLATE,
+    )
+    read_ahead_bytes: int | None = option(
+        None,
+        group=Group.SPEED,
+        unit="bytes",
+        above=0,
+        help="memory of a worker process for objects that are read before a decoder is free: more hides "
+        "the delay of a store that is farther away",
+        default_text="a sixteenth of the worker's memory per processor, 64 to 512 MiB",
+        templates=EVERY_TEMPLATE,
+    )
+    max_reads: int = option(
+        MAX_READS,
+        group=Group.SPEED,
+        above=0,
+        help="maximum number of concurrent reads of a worker process; how many are needed is measured",
+        public=True,
         templates=EVERY_TEMPLATE,
     )
     index_shards: int = option(
@@ -329,6 +347,11 @@ class RouteOptions(ObjectOptions):
         "reaches its ports can run code",
     )
     stream: StreamConfig | None = field(default_factory=StreamConfig)
+
+    @property
+    def concurrency(self) -> Concurrency:
+        """How much a worker does at the same time."""
+        return Concurrency(self.fetch_threads, self.read_ahead_bytes, self.max_reads)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,14 +19,7 @@ from transforms.config.route_config import RouteConfig
 from transforms.core.choices import COPY
 from transforms.core.labels import NOT_XRAY, QUARANTINE, LabelSet
 from transforms.core.object_ref import ObjectRef
-from transforms.core.read_object import (
-    ObjectTooLarge,
-    hash_ref,
-    open_ref,
-    read_member,
-    read_ref,
-    require_unchanged,
-)
+from transforms.core.read_object import first_error, open_ref, read_ref, require_unchanged
 from transforms.core.reasons import (
     BY_POLICY,
     EXCLUSIONS,
@@ -52,7 +45,6 @@ from transforms.sandbox.child_process import (
     SandboxProcess,
 )
 from transforms.sandbox.describe import (
-    HEADER_BYTES,
     DescribeOptions,
     Description,
     describe,
@@ -60,8 +52,8 @@ from transforms.sandbox.describe import (
     parse_description,
 )
 from transforms.sandbox.object_cache import OBJECT_CACHE
-from transforms.storage.archive_names import is_archive_name, is_member
-from transforms.storage.schemes import is_local
+from transforms.sandbox.object_read import Fetched, ObjectRead
+from transforms.storage.archive_names import is_archive_name
 
 NO_COLUMNS: Final = frozenset({"image_type", "conversion_type", "patient_id"})
 """Header values that decide, or that the patient key is made of, but are not in the index."""
@@ -151,11 +143,18 @@ class Examined:
     used_fallback: bool = False
 
 
+def object_read(ref: ObjectRef, options: ExamineOptions) -> ObjectRead:
+    """Return what reads an object to be examined with these options."""
+    return ObjectRead(
+        ref,
+        max_bytes=options.limits.max_object_bytes,
+        is_cached=options.cache_objects,
+        folder=options.scratch if options.cache_objects else None,
+    )
+
+
 def examine(ref: ObjectRef, options: ExamineOptions, child: SandboxProcess) -> Examined:
     """Read and hash one object in this process, then parse and decode it in a child process.
-
-    The child maps the bytes; they are not pickled. A local object that will not be copied is mapped in
-    place, and must not change during that time.
 
     Args:
         ref: The object.
@@ -165,70 +164,73 @@ def examine(ref: ObjectRef, options: ExamineOptions, child: SandboxProcess) -> E
     Raises:
         ProcessingFailure: The object cannot be read or has changed, or the child was killed from outside.
     """
-    row, started = new_row(ref, options), time.monotonic()
+    read = object_read(ref, options)
+    return examine_fetched(read.finish(first_error(read.parts())), options, child)
+
+
+def examine_fetched(fetched: Fetched, options: ExamineOptions, child: SandboxProcess) -> Examined:
+    """Parse and decode an object that was read, in a child process; its bytes are cached or closed.
+
+    The child maps the bytes; they are not pickled. A local object that will not be copied is mapped in
+    place, and must not change during that time.
+
+    Args:
+        fetched: The object.
+        options: Options of the run.
+        child: Process that parses and decodes.
+
+    Raises:
+        ProcessingFailure: A mapped object has changed, or the child was killed from outside.
+    """
+    data, row = fetched.data, new_row(fetched.ref, options)
+    if data is None:
+        return _map_and_describe(fetched.ref, row, options, child)
+    row = replace(row, content_sha256=fetched.sha256, source_size_bytes=fetched.size)
+    if fetched.is_oversized:
+        with data:
+            examined = _describe_oversized(data, row, options, child)
+        return replace(examined, fetch_s=fetched.fetch_s)
     try:
-        if ref.size > options.limits.max_object_bytes:
-            raise ObjectTooLarge
-        return _read_and_describe(ref, row, options, child, started)
-    except ObjectTooLarge:
-        return _examine_oversized(ref, row, options, child, started)
+        if fetched.problem is None:
+            examined = _describe_whole(data, row, options, child)
+        else:
+            error = InvalidObject(Stage.FETCH, fetched.problem)
+            examined = Examined(quarantined(row, error), None)
+    except BaseException:
+        data.close()
+        raise
+    if options.cache_objects:
+        OBJECT_CACHE.put(str(examined.row.content_sha256), data)
+    else:
+        data.close()
+    return replace(examined, fetch_s=fetched.fetch_s)
 
 
-def _read_and_describe(
-    ref: ObjectRef, row: IndexRow, options: ExamineOptions, child: SandboxProcess, started: float
+def _map_and_describe(
+    ref: ObjectRef, row: IndexRow, options: ExamineOptions, child: SandboxProcess
 ) -> Examined:
-    max_bytes = options.limits.max_object_bytes
-    if options.cache_objects or is_member(ref.uri):
-        problem = None
-        if is_member(ref.uri):
-            data, problem = read_member(ref, options.scratch)
-        else:
-            data = read_ref(ref, options.scratch, max_bytes=max_bytes)
-        try:
-            if problem is None:
-                examined = _hash_and_describe(data, row, options, child, started)
-            else:
-                examined = _quarantined_member(data, row, problem, started)
-        except BaseException:
-            data.close()
-            raise
-        if options.cache_objects:
-            OBJECT_CACHE.put(str(examined.row.content_sha256), data)
-        else:
-            data.close()
+    started = time.monotonic()
+    with open_ref(ref) as data:
+        examined = _hash_and_describe(data, row, options, child, started)
+        require_unchanged(ref, data)
+    if examined.row.reason != Reason.CRASHED_DECODER:
         return examined
-    if is_local(ref.uri):
-        with open_ref(ref) as data:
-            examined = _hash_and_describe(data, row, options, child, started)
-            require_unchanged(ref, data)
-        if examined.row.reason != Reason.CRASHED_DECODER:
-            return examined
-        # A read error of the mapped disk also crashes the child (SIGBUS): read instead of mapping.
-    with read_ref(ref, max_bytes=max_bytes) as data:
+    # A read error of the mapped disk also crashes the child (SIGBUS): read instead of mapping.
+    with read_ref(ref, max_bytes=options.limits.max_object_bytes) as data:
         return _hash_and_describe(data, row, options, child, started)
 
 
-def _examine_oversized(
-    ref: ObjectRef,
-    row: IndexRow,
-    options: ExamineOptions,
-    child: SandboxProcess,
-    started: float,
+def _describe_oversized(
+    data: SharedBytes, row: IndexRow, options: ExamineOptions, child: SandboxProcess
 ) -> Examined:
-    """Hash an object over the size limit without a copy, and decide by its header if that suffices."""
-    sha256, size, head = hash_ref(ref, HEADER_BYTES)
-    row = replace(row, content_sha256=sha256, source_size_bytes=size)
-    fetch_s = time.monotonic() - started
-    with SharedBytes() as data:
-        data.file.write(head)
-        try:
-            description = _describe(data, options.describing, child, describe_header)
-        except (ChildTimedOut, ChildCrashed, ChildRaised):
-            too_large = quarantined(row, InvalidObject(Stage.FETCH, Reason.TOO_LARGE))
-            return Examined(too_large, None, fetch_s)
-        except ChildKilled as error:
-            raise ProcessingFailure(Stage.FETCH, Reason.KILLED) from error
-    return replace(apply_description(row, description, options), fetch_s=fetch_s)
+    """Decide an object over the size limit by its header, if that suffices."""
+    try:
+        description = _describe(data, options.describing, child, describe_header)
+    except (ChildTimedOut, ChildCrashed, ChildRaised):
+        return Examined(quarantined(row, InvalidObject(Stage.FETCH, Reason.TOO_LARGE)), None)
+    except ChildKilled as error:
+        raise ProcessingFailure(Stage.FETCH, Reason.KILLED) from error
+    return apply_description(row, description, options)
 
 
 def _hash_and_describe(
@@ -242,7 +244,14 @@ def _hash_and_describe(
         row = replace(row, content_sha256=data.sha256(), source_size_bytes=data.size)
     except OSError as error:
         raise read_failure(error, Stage.FETCH) from error
-    fetched = time.monotonic()
+    fetch_s = time.monotonic() - started
+    return replace(_describe_whole(data, row, options, child), fetch_s=fetch_s)
+
+
+def _describe_whole(
+    data: SharedBytes, row: IndexRow, options: ExamineOptions, child: SandboxProcess
+) -> Examined:
+    started = time.monotonic()
     try:
         examined = apply_description(row, _describe(data, options.describing, child), options)
     except ChildTimedOut:
@@ -253,8 +262,7 @@ def _hash_and_describe(
         examined = Examined(error_row, None)
     except ChildKilled as error:
         raise ProcessingFailure(Stage.DECODE, Reason.KILLED) from error
-    examined = _explained(examined)
-    return replace(examined, fetch_s=fetched - started, decode_s=time.monotonic() - fetched)
+    return replace(_explained(examined), decode_s=time.monotonic() - started)
 
 
 def _describe(
@@ -282,15 +290,6 @@ def apply_description(row: IndexRow, description: Description, options: ExamineO
     if description.reason in EXCLUSIONS:
         return Examined(_not_xray(row, description.reason), None)
     return Examined(quarantined(row, InvalidObject(description.stage, description.reason)), None)
-
-
-def _quarantined_member(
-    data: SharedBytes, row: IndexRow, problem: Reason, started: float
-) -> Examined:
-    """Return the result for a member of an archive of which only the stored bytes can be had."""
-    row = replace(row, content_sha256=data.sha256(), source_size_bytes=data.size)
-    row = quarantined(row, InvalidObject(Stage.FETCH, problem))
-    return Examined(row, None, time.monotonic() - started)
 
 
 def _explained(examined: Examined) -> Examined:
