@@ -146,6 +146,7 @@ class RunObserver(Observer):
 
     def __enter__(self) -> RunObserver:
         options = self._options
+        self._identify()
         if options.metrics_port is not None:
             from pipeline.observability.prometheus import serve_metrics
 

@@ -138,6 +138,10 @@ class OtlpExport:
         deadline = time.monotonic() + timeout_s
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):
+            LOG.warning(
+                "OTLP: the last metrics or spans were not delivered within %.0f s", timeout_s
+            )
 
     def _create_instruments(self, meters: MeterProvider, version: str) -> None:
         meter = meters.get_meter(SERVICE, version)
