@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline.observability.lineage import Lineage
+from pipeline.observability.otlp import OtlpExport
 from tests.conftest import Lake, route_into, write
 from tests.observability.collectors import Collector, collector
 from tests.synthetic import dicom_bytes, image
@@ -30,6 +32,15 @@ def values_of(text: str) -> Values:
         for sample in family.samples:
             found.setdefault(sample.name, {})[tuple(sorted(sample.labels.items()))] = sample.value
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """Wait longer for deliveries than a run does: a busy machine must not lose them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for close in (OtlpExport.close, Lineage.close):
+            patch.setattr(close, "__defaults__", (60.0,))
+        yield
 
 
 @dataclass

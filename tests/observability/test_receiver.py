@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.observability.conftest import values_of
+from tests.processes import is_loopback, listening
 from tests.receive.receivers import an_object, association, receiver, send_bytes
 
 
@@ -17,6 +18,9 @@ def test_what_the_receiver_stores_refuses_and_rejects_is_counted(tmp_path: Path)
     sent = an_object(PatientName="DOE^JANE")
     with receiver(tmp_path / "in", "--metrics_port=0") as running:
         (port,) = re.findall(r"metrics on 127\.0\.0\.1:(\d+)", running.stderr)
+        found = listening(running.process.pid)
+        assert int(port) in {number for _, number in found}
+        assert all(is_loopback(address) for address, _ in found)
         with association(running.port, [sent]) as sender:
             assert sender.send_c_store(sent).Status == 0
             junk = send_bytes(
