@@ -206,14 +206,17 @@ def check_expectations(ingest_date: str) -> None:
         raise AirflowFailException(f"run {summary['run_id']}: {'; '.join(unmet)}")
 
 
-def alerts() -> list[Any]:
-    """Return what to call when a task has failed for good; texts have counts and ids only."""
+def alert(context: Any) -> None:
+    """Send a mail about a task that has failed for good; it has counts and ids only.
+
+    The notifier is new for each mail, because it keeps the text of the first.
+    """
     if not ALERT_EMAIL:
-        return []
+        return
     from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
     text = "{{ ti.task_id }} of {{ dag.dag_id }}, {{ run_id }}: {{ exception }}"
-    return [SmtpNotifier(to=ALERT_EMAIL, subject="DICOM router: " + text, html_content=text)]
+    SmtpNotifier(to=ALERT_EMAIL, subject="DICOM router: " + text, html_content=text)(context)
 
 
 ROUTE_TASKS = {LOCAL: local_task, KUBERNETES: kubernetes_task, DATAFLOW: dataflow_task}
@@ -231,7 +234,7 @@ with DAG(
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(hours=1),
         "execution_timeout": timedelta(hours=12),
-        "on_failure_callback": alerts(),
+        "on_failure_callback": alert,
     },
     tags=["dicom", "radiographs"],
 ):

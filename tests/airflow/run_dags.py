@@ -1,8 +1,8 @@
 """Parse and run the DAG with a real Airflow, in whose environment this runs, without the router.
 
-`python run_dags.py DAGS OUT` reads the DAG for each engine, runs that for `local` twice, and writes what
-it found to a JSON file: a run over the inputs, and one whose summary does not balance. Airflow sends
-mails to a server in this process.
+`python run_dags.py DAGS OUT` reads the DAG for each engine, runs that for `local`, and writes what it
+found to a JSON file: a run over the inputs, one whose summary does not balance, and a usage error.
+Airflow sends mails to a server in this process.
 """
 
 from __future__ import annotations
@@ -93,6 +93,14 @@ def unbalance(lake: Path) -> Path:
     return path
 
 
+def replace_router(code: int) -> None:
+    """Let the DAG run a program that only ends with a code."""
+    program = Path(os.environ["AIRFLOW_HOME"], f"exit-{code}")
+    program.write_text(f"#!/bin/sh\nexit {code}\n")
+    program.chmod(0o755)
+    os.environ["DICOM_ROUTER_COMMAND"] = str(program)
+
+
 def asset_events() -> list[dict[str, Any]]:
     """Return the URIs and additional values of the asset events."""
     from airflow import settings
@@ -128,8 +136,10 @@ def main(folder: str, out: str) -> None:
         found["complete"] = run(dag, 11, 30)
         found["mails_before"] = len(MAILS)
         wrong = unbalance(Path(os.environ["LAKE"]))
-        os.environ["DICOM_ROUTER_COMMAND"] = "true"
+        replace_router(3)
         found["unbalanced"] = run(dag, 12, 1)
+        replace_router(2)
+        found["usage_error"] = run(dag, 12, 2)
         wrong.unlink()
         server.shutdown()
     found["events"] = asset_events()

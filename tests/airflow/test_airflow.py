@@ -126,9 +126,16 @@ def test_an_unbalanced_equation_fails_the_run_and_alerts(found: dict[str, Any]) 
         },
     }
     assert found["mails_before"] == 0
-    (mail,) = found["mails"]
+    mail, _ = found["mails"]
     assert f"To: {ALERT}" in mail
     assert "check_equation of dicom_router_nightly" in mail
+
+
+def test_a_usage_error_is_not_tried_again_and_alerts(found: dict[str, Any]) -> None:
+    """A code of 3, with which the run before ended, is none."""
+    assert found["usage_error"]["tasks"]["route"] == "failed"
+    _, mail = found["mails"]
+    assert "route of dicom_router_nightly" in mail
 
 
 @pytest.mark.parametrize(
