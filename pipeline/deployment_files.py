@@ -10,7 +10,14 @@ from typing import Final, Literal, TypeAlias
 
 from transforms.config.policy_file import SCHEMA_NAME
 
-WRITTEN: Final = ("policy.yaml", SCHEMA_NAME, "systemd/*", "cron/*", "compose/*")
+WRITTEN: Final = (
+    "policy.yaml",
+    SCHEMA_NAME,
+    "systemd/*",
+    "cron/*",
+    "compose/*",
+    "observability/**/*",
+)
 """Templates that are written, as patterns below `templates_folder`."""
 PROGRAM: Final = "/opt/dicom-router/bin/dicom-router"
 POLICY: Final = "/etc/dicom-router/policy.yaml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from jsonschema import ValidationError
 from jsonschema.validators import validator_for
 
+from tests.observability.test_templates import needs_promtool, promtool
 from tests.templates.commands import TEMPLATES, check_command
 
 FOLDER = TEMPLATES / "compose"
@@ -120,12 +122,55 @@ def test_the_lake_can_be_in_a_store(tmp_path: Path) -> None:
 
 
 def test_ports_are_consistent() -> None:
-    receive = services()["receive"]
-    (published,) = receive["ports"]
-    address, _, inside = published.split(":")
-    assert address == "127.0.0.1", "open it on purpose only"
+    """Nothing is published beyond loopback unless on purpose."""
+    receive, grafana = services()["receive"], services()["grafana"]
+    for service in (receive, grafana):
+        (published,) = service["ports"]
+        assert published.startswith("127.0.0.1:")
+        assert "published" in service["networks"]
+    inside = receive["ports"][0].rpartition(":")[2]
     assert f"--port={inside}" in receive["command"]
     assert f"('127.0.0.1', {inside})" in receive["healthcheck"]["test"][-1]
+    assert ":3000/" in grafana["healthcheck"]["test"][-1]
+    assert ":9464/metrics" in services()["stream"]["healthcheck"]["test"][-1]
+
+
+def test_prometheus_scrapes_the_services_and_grafana_reads_it() -> None:
+    scraped = {
+        target
+        for job in loaded(FOLDER / "prometheus.yml")["scrape_configs"]
+        for one in job["static_configs"]
+        for target in one["targets"]
+    }
+    served = {
+        f"{name}:{word.partition('=')[2]}"
+        for name, service in services().items()
+        for word in service.get("command", ())
+        if word.startswith("--metrics_port=")
+    }
+    assert scraped == served
+    prometheus, grafana = services()["prometheus"], services()["grafana"]
+    targets = {v.split(":")[1] for v in prometheus["volumes"]}
+    for rules in loaded(FOLDER / "prometheus.yml")["rule_files"]:
+        assert f"/etc/prometheus/{rules}" in targets
+    assert set(grafana["networks"]) & set(prometheus["networks"])
+    provisioning = TEMPLATES / "observability" / "grafana" / "provisioning"
+    (source,) = loaded(provisioning / "datasources" / "prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = loaded(provisioning / "dashboards" / "dicom-router.yml")["providers"]
+    dashboards = {v.split(":")[1] for v in grafana["volumes"] if v.endswith(".json:ro")}
+    assert {str(Path(path).parent) for path in dashboards} == {provider["options"]["path"]}
+
+
+@needs_promtool
+def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
+    """Rules about a service that is gone name its job."""
+    for path in (FOLDER / "prometheus.yml", TEMPLATES / "observability" / "alerts.yml"):
+        shutil.copy(path, tmp_path)
+    assert "SUCCESS" in promtool("check", "config", tmp_path / "prometheus.yml")
+    jobs = {job["job_name"] for job in loaded(FOLDER / "prometheus.yml")["scrape_configs"]}
+    rules = (TEMPLATES / "observability" / "alerts.yml").read_text()
+    assert set(re.findall(r'\{job="([^"]+)"', rules)) == jobs
 
 
 def test_every_variable_is_in_the_example_with_its_default() -> None:

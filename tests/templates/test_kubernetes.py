@@ -59,10 +59,10 @@ needs_crd = pytest.mark.skipif(
 pytestmark = needs_kustomize
 
 
-def built(overlay: str) -> list[Document]:
+def built(overlay: str, folder: Path = FOLDER) -> list[Document]:
     program = kustomize() or []
     done = subprocess.run(
-        [*program, str(FOLDER / "overlays" / overlay)], capture_output=True, text=True,
+        [*program, str(folder / "overlays" / overlay)], capture_output=True, text=True,
         env={**os.environ, "HOME": "/nonexistent"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -305,6 +305,19 @@ def test_the_parts_find_each_other(documents: list[Document]) -> None:
     assert leftover == [f"from pipeline.flink_rest import cancel; cancel('{rest}', '{name}')"]
 
 
+def test_only_what_a_policy_names_can_be_reached(documents: list[Document]) -> None:
+    policies = [d["spec"] for d in documents if d["kind"] == "NetworkPolicy"]
+    assert {"podSelector": {}, "policyTypes": ["Ingress"]} in policies
+    (scraped,) = (
+        p for p in policies if "app.kubernetes.io/name" in p["podSelector"].get("matchLabels", {})
+    )
+    stream = find(documents, "Job", "dicom-router-stream")["spec"]["template"]
+    labels = scraped["podSelector"]["matchLabels"]
+    assert labels.items() <= stream["metadata"]["labels"].items()
+    (options,) = (o for spec, o in routes(documents) if spec is stream["spec"])
+    assert options["metrics_port"] == str(scraped["ingress"][0]["ports"][0]["port"])
+
+
 def test_versions_are_those_of_the_sdk(documents: list[Document]) -> None:
     spec = find(documents, "FlinkDeployment", "flink")["spec"]
     minor = spec["flinkVersion"].removeprefix("v").replace("_", ".")
@@ -314,6 +327,23 @@ def test_versions_are_those_of_the_sdk(documents: list[Document]) -> None:
     (patch,) = re.findall(r"flink:([\d.]+)", spec["image"])
     (plugin,) = spec["podTemplate"]["spec"]["containers"][0]["env"]
     assert plugin["value"].endswith(f"-{patch}.jar")
+
+
+def test_either_the_stream_or_nightly_runs_write_to_the_lake(
+    documents: list[Document], tmp_path: Path
+) -> None:
+    def suspended(found: list[Document]) -> tuple[bool, bool]:
+        nightly, stream = (
+            find(found, kind, name)["spec"].get("suspend", False)
+            for kind, name in (("CronJob", "dicom-router-nightly"), ("Job", "dicom-router-stream"))
+        )
+        return nightly, stream
+
+    assert suspended(documents) == (False, True)
+    shutil.copytree(FOLDER, tmp_path / "flink")
+    overlay = tmp_path / "flink" / "overlays" / "cpu" / "kustomization.yaml"
+    overlay.write_text(overlay.read_text() + "components: [../../components/stream]\n")
+    assert suspended(built("cpu", tmp_path / "flink")) == (True, False)
 
 
 def test_only_the_gpu_overlay_asks_for_gpus() -> None:
