@@ -19,7 +19,7 @@ from transforms.storage.base import (
     SupportsParallelReads,
 )
 from transforms.storage.local import LocalStorage, has_version
-from transforms.storage.schemes import archives, storage_of
+from transforms.storage.schemes import archives, is_local, storage_of
 
 DISK_ERRORS: Final = (*FULL_DISK, errno.EFBIG, errno.EIO, errno.EROFS)
 """Error codes on which a copy is made in memory rather than on the disk."""
@@ -63,7 +63,6 @@ class RefReader:
         self, ref: ObjectRef, folder: str | None = None, *, max_bytes: int = sys.maxsize
     ) -> None:
         self._ref, self._folder, self._max_bytes = ref, folder, max_bytes
-        self._storage = storage_of(ref.uri)
         self._data: SharedBytes | None = None
 
     @property
@@ -71,11 +70,15 @@ class RefReader:
         """Memory for the content, and for parts of it as they are received."""
         if self._ref.size == UNKNOWN_SIZE:
             return min(self._max_bytes, UNKNOWN_MEMORY_BYTES)
-        return self._ref.size * (2 if isinstance(self._storage, SupportsParallelReads) else 1)
+        return self._ref.size * (1 if is_local(self._ref.uri) else 2)
 
     def parts(self) -> list[Callable[[], None]]:
-        """Return the calls that read the parts, to be followed by `finish`."""
-        ref, storage = self._ref, self._storage
+        """Return the calls that read the parts, to be followed by `finish`, as is an error of this one.
+
+        Raises:
+            OSError: there is no connection to the store, or no memory.
+        """
+        ref, storage = self._ref, storage_of(self._ref.uri)
         data = self._data = SharedBytes(self._folder)
         if ref.size == UNKNOWN_SIZE:
             sink: Any = _LimitedSink(data.file, self._max_bytes)
@@ -100,21 +103,24 @@ class RefReader:
             ObjectTooLarge: its size was unknown and exceeds the limit.
         """
         data = self._data
-        assert data is not None
         try:
-            if error is not None:
-                raise error
+            if error is not None or data is None:
+                raise error or ValueError("no part was read")
             if self._ref.size not in (UNKNOWN_SIZE, data.size):
                 raise ObjectChanged("the size differs from the listed one")
         except OSError as failure:
-            data.close()
-            if not data.in_memory and failure.errno in DISK_ERRORS:
+            self._close()
+            if data is not None and not data.in_memory and failure.errno in DISK_ERRORS:
                 return read_ref(self._ref, max_bytes=self._max_bytes)
             raise read_failure(failure, Stage.FETCH) from failure
         except BaseException:
-            data.close()
+            self._close()
             raise
         return data
+
+    def _close(self) -> None:
+        if self._data is not None:
+            self._data.close()
 
 
 def _read_part(
@@ -135,13 +141,13 @@ def read_ref(
     Arguments and errors are those of `RefReader`.
     """
     reader = RefReader(ref, folder, max_bytes=max_bytes)
-    return reader.finish(first_error(reader.parts()))
+    return reader.finish(first_error(reader.parts))
 
 
-def first_error(calls: Iterable[Callable[[], None]]) -> BaseException | None:
-    """Call one after the other up to the first that raises; return its exception."""
+def first_error(parts: Callable[[], Iterable[Callable[[], None]]]) -> BaseException | None:
+    """Call what a function returns, one after the other; return the first exception, or None."""
     try:
-        for call in calls:
+        for call in parts():
             call()
     except BaseException as error:
         return error

@@ -165,7 +165,7 @@ def examine(ref: ObjectRef, options: ExamineOptions, child: SandboxProcess) -> E
         ProcessingFailure: The object cannot be read or has changed, or the child was killed from outside.
     """
     read = object_read(ref, options)
-    return examine_fetched(read.finish(first_error(read.parts())), options, child)
+    return examine_fetched(read.finish(first_error(read.parts)), options, child)
 
 
 def examine_fetched(fetched: Fetched, options: ExamineOptions, child: SandboxProcess) -> Examined:
