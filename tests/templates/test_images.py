@@ -25,19 +25,20 @@ VERSION = re.compile(r"prism@v(?P<prism>\S+)|_sdk:(?P<sdk>\S+)")
 ISOLATED = """
 set -e
 mount --make-rprivate /
-mount -t tmpfs -o mode=1777 tmpfs /tmp
-mkdir /tmp/python && mount --bind "$BASE" /tmp/python
-if [ -n "$CLOSED" ]; then  # such as /root, where the interpreter may be
-    mount -t tmpfs -o mode=755 tmpfs "$CLOSED"
-    mkdir -p "$BASE" && mount --bind /tmp/python "$BASE" && mount -o remount,ro "$CLOSED"
-fi
-umount /tmp/python && rmdir /tmp/python
+mount -t tmpfs -o mode=1777 tmpfs /mnt
 mount -o remount,ro,bind /
-cd /tmp
-exec setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs \\
-    --bounding-set=-all --inh-caps=-all "$@"
+cd /mnt
+if touch /test 2>/dev/null; then exit 9; fi
+exec setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs $CAPABILITIES "$@"
 """
-"""Runs a program as a user without capabilities, on a read-only root file system with an empty /tmp."""
+"""Runs a program as a user of its own on a read-only root file system, with an empty folder for
+temporary files."""
+NO_CAPABILITIES = "--bounding-set=-all --inh-caps=-all"
+ONLY_TO_READ = (
+    "--bounding-set=-all,+dac_read_search --inh-caps=-all,+dac_read_search "
+    "--ambient-caps=-all,+dac_read_search"
+)
+"""Where interpreter or checkout are in a folder that only root can enter."""
 
 
 def instructions() -> list[tuple[str, str, str]]:
@@ -183,13 +184,15 @@ def test_the_image_has_the_beam_and_python_of_the_tests() -> None:
     reason="needs root with CAP_SYS_ADMIN, to make the file system read-only",
 )
 def test_the_last_step_of_the_build_passes_without_privileges() -> None:
-    closed = [str(p) for p in Path(sys.base_prefix).parents if not p.stat().st_mode & 0o001]
+    folders = (ROOT, Path(sys.base_prefix), Path(sys.prefix))
+    is_open = all(p.stat().st_mode & 1 for path in folders for p in (path, *path.parents))
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", ISOLATED, "sh", sys.executable, str(CHECK), "--any-torch"],
         capture_output=True, text=True,
         env={
-            "BASE": sys.base_prefix, "CLOSED": closed[-1] if closed else "", "HOME": "/tmp",
-            "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1",
+            "CAPABILITIES": NO_CAPABILITIES if is_open else ONLY_TO_READ, "HOME": "/mnt",
+            "TMPDIR": "/mnt", "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
         },
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
