@@ -135,8 +135,8 @@ def floor(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
 
 def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
     """Every step of the router, called in the same order, without Beam."""
-    from models.classify import decide_image
-    from models.handler import RadiographModelHandler
+    from models.classifier import Classifier
+    from models.decide import decide_image
     from pipeline.cli.resolve_config import route_config
     from pipeline.cli.route import add_arguments
     from transforms.core.batch_sizes import PLACE_BATCH
@@ -164,8 +164,8 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
     ]
     for child in children:
         idle_children.put(child)
-    handler = RadiographModelHandler(DEFAULT_BUNDLE, max_batch_size=config.batch_size)
-    model = handler.load_model()
+    classifier = Classifier(DEFAULT_BUNDLE, max_batch_size=config.batch_size)
+    model = classifier.load()
 
     options = ExamineOptions.from_config(config)
 
@@ -183,8 +183,8 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
             examined = list(pool.map(examine_one, batch))
             images = [e.image for e in examined if e.image is not None]
             undecided = [e.row for e in examined if e.image is not None]
-            results = handler.run_inference(images, model)
-            decided = [decide_image(r, s, policy) for r, s in zip(undecided, results, strict=True)]
+            answers = classifier.classify(images, model)
+            decided = [decide_image(r, a, policy) for r, a in zip(undecided, answers, strict=True)]
             decided += [e.row for e in examined if e.image is None]
             targets = (with_object_uri(row, config.layout, config.placement) for row in decided)
             for placed in batched(targets, PLACE_BATCH):

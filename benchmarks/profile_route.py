@@ -50,7 +50,7 @@ STAGES = {
     "read": ("transforms.sandbox.examine", "read_ref"),
     "examine, total": ("transforms.fetch", "examine"),
     "forward": ("models.inference", "forward"),
-    "decide": ("models.classify", "decide_image"),
+    "decide": ("models.decide", "decide_image"),
     "place": ("transforms.place", "place"),
     "resolve duplicates": ("transforms.append_index_batch", "resolve_all"),
     "write index": ("transforms.append_index_batch", "append_after"),

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from models.classify import decide_image
-from models.handler import Device, RadiographModelHandler
+from models.classifier import Classifier, Device
+from models.decide import decide_image
 from pipeline.sources.archives import expand_archive, is_archive
-from pipeline.sources.files import list_objects
+from pipeline.sources.listing import list_objects
 from transforms.config.explain_decision import claim_lines, explain_decision, views_line
 from transforms.config.policy import Policy
 from transforms.config.route_config import RouteConfig
@@ -196,8 +196,8 @@ class Explainer:
 
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
-        self._handler = RadiographModelHandler(config.model_uri, device=cast(Device, config.device))
-        self._model = self._handler.load_model()
+        self._classifier = Classifier(config.model_uri, device=cast(Device, config.device))
+        self._model = self._classifier.load()
         limits = config.limits
         self._sandbox = SandboxProcess(
             timeout_s=limits.max_object_seconds, memory_bytes=limits.max_memory_bytes
@@ -258,8 +258,8 @@ class Explainer:
         examined = self._examine(ref)
         row = examined.row
         if examined.image is not None:
-            (result,) = self._handler.run_inference([examined.image], self._model)
-            row = decide_image(row, result, self._config.own_policy)
+            (answer,) = self._classifier.classify([examined.image], self._model)
+            row = decide_image(row, answer, self._config.own_policy)
             if thumbnail:
                 Image.fromarray(examined.image[0]).save(thumbnail)
         return Explanation(row, examined.image, self._config.policy, stored)

@@ -9,9 +9,9 @@ from apache_beam.pvalue import PCollection
 
 from models.classify import ClassifyAndDecide
 from pipeline.finish_run import CountDiscovered, FinishRun
-from pipeline.sources import SOURCES
 from pipeline.sources.outputs import REFS, SKIPPED
 from pipeline.sources.periodic_trigger import PeriodicTrigger
+from pipeline.sources.registry import SOURCES
 from transforms.append_index_batch import AppendIndexBatch
 from transforms.append_index_stream import AppendIndexStream, SweepJournalFn
 from transforms.batch_refs import BatchRefs

@@ -17,8 +17,8 @@ from pipeline.progress import Progress, RecordState
 from pipeline.runners import beam_options_of, impulse_of, require_accelerators, require_reach
 from pipeline.sources.archives import require_copied
 from pipeline.sources.dicomweb import first_match
-from pipeline.sources.files import list_objects
 from pipeline.sources.inventory import Entry
+from pipeline.sources.listing import list_objects
 from pipeline.sources.manifest import first_entry
 from pipeline.summary import read_summary
 from pipeline.user_errors import to_user_error

@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import (
     _BeamArgumentParser,
 )
 
+from pipeline.beam_caches import cache_graph_construction
 from pipeline.beam_options import FLINK_OPTIONS
 from pipeline.sources.periodic_trigger import FLINK, PERIODIC
 from transforms.config.route_config import ConfigError, RouteConfig
@@ -177,6 +178,7 @@ def beam_options_of(arguments: Sequence[str], name: str) -> PipelineOptions:
         for option, value in runner.defaults.items()
         if not given.get(option) and option not in names
     ]
+    cache_graph_construction()
     return PipelineOptions([*arguments, *added, f"--runner={runner.beam_name}"])
 
 

@@ -46,7 +46,7 @@ COMMANDS: Final = {
 }
 RUN_COMMANDS: Final = ("route", "reroute", "demo")
 """Commands that can run a pipeline, and pass unknown options on to Beam."""
-DECODING_COMMANDS: Final = ("route", "demo")
+DECODING_COMMANDS: Final = ("route", "inspect", "demo")
 """Commands that always decode objects."""
 
 

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     assert options.data is not None
     if options.regions:
         return _calibrate_regions(args, options, options.data)
-    from models.handler import choose_device
+    from models.classifier import choose_device
     from models.training.calibrate_bundle import calibrate_bundle
 
     info = calibrate_bundle(
@@ -160,7 +160,7 @@ def _calibrate_regions(args: argparse.Namespace, options: CalibrateOptions, data
             "--regions takes no --ensemble, --holdout_bundles or --holdout_sources; calibrate without it "
             "first"
         )
-    from models.handler import choose_device
+    from models.classifier import choose_device
     from models.training.calibrate_regions import calibrate_regions
 
     info = calibrate_regions(args.model, data, options.output, choose_device(args.device))
@@ -188,7 +188,7 @@ def _calibrate_from_labels(args: argparse.Namespace, options: CalibrateOptions, 
             "calibrate with --data first"
         )
     layout = existing_lake(lake)
-    from models.handler import choose_device
+    from models.classifier import choose_device
     from models.training.calibrate_from_labels import calibrate_from_labels
 
     found = calibrate_from_labels(

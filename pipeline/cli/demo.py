@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Route the files, and print a table of the decisions."""
     with imports_without_collection(freeze=True):
-        from models.handler import choose_device
+        from models.classifier import choose_device
         from pipeline.cli.resolve_config import object_config
         from pipeline.run_batch import run as run_batch
         from pipeline.summary import render

@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate a bundle, write the model card and print a table."""
-    from models.handler import choose_device
+    from models.classifier import choose_device
     from models.training.evaluation.card import write_card
     from models.training.evaluation.evaluate import evaluate_bundle
 

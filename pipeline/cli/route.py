@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the pipeline, and print the run summary."""
     with imports_without_collection(freeze=True):
-        from models.handler import choose_device
+        from models.classifier import choose_device
         from pipeline.cli.resolve_config import route_config
         from pipeline.observability.observer import observer_of
         from pipeline.run_batch import describe

@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train a network, and print the validation metrics."""
-    from models.handler import choose_device
+    from models.classifier import choose_device
     from models.training.train_bundle import train_bundle
 
     options = from_values(TrainOptions, vars(args))

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, PBegin
 
 from pipeline.sources.archives import expand_archive
+from pipeline.sources.listing import groups_of, list_objects
 from pipeline.sources.outputs import REFS, SKIPPED, SourceOutput, skipped_outputs, to_output
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
 from transforms.core.reasons import ProcessingFailure
 from transforms.lake.run_counts import RunCounts
-from transforms.storage.base import ObjectInfo
-from transforms.storage.local import LocalStorage, path_to_uri
-from transforms.storage.schemes import is_local, storage_of
-from transforms.storage.selection import Selection, Skipped
+from transforms.storage.local import path_to_uri
+from transforms.storage.selection import Skipped
 
 
 @dataclass
@@ -40,12 +39,6 @@ class MatchFiles(beam.PTransform[PBegin, DoOutputsTuple]):
         return outputs
 
 
-def groups_of(inputs: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the patterns to list together: all local ones, which may overlap, and each other one."""
-    local = tuple(filter(is_local, inputs))
-    return [*([local] if local else []), *((one,) for one in inputs if not is_local(one))]
-
-
 def _match(group: int, config: RouteConfig) -> Iterator[SourceOutput]:
     patterns = groups_of(config.inputs)[group]
     skipped: Counter[str] = Counter()
@@ -62,23 +55,3 @@ def _match(group: int, config: RouteConfig) -> Iterator[SourceOutput]:
             else:
                 yield to_output(one, uri, config)
     yield from skipped_outputs(skipped)
-
-
-def list_objects(
-    patterns: Sequence[str], selection: Selection
-) -> Iterator[ObjectRef | OSError | Skipped]:
-    """Yield the objects that match patterns, errors of folders that cannot be listed, and skipped names.
-
-    Args:
-        patterns: paths or URIs of objects or folders, or globs where ** spans folders; a group of
-            `groups_of`.
-        selection: names that are inputs.
-    """
-    first = patterns[0]
-    matches = (
-        LocalStorage().match_all(patterns, selection)
-        if is_local(first)
-        else storage_of(first).match(first, selection)
-    )
-    for found in matches:
-        yield ObjectRef.of(found) if isinstance(found, ObjectInfo) else found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from pipeline.sources.archives import expand_archive, is_archive
-from pipeline.sources.files import list_objects
+from pipeline.sources.listing import list_objects
 from pipeline.sources.outputs import SourceOutput, to_output
 from pipeline.sources.poller import Poller
 from transforms.config.route_config import RouteConfig

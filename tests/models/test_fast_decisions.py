@@ -24,8 +24,9 @@ from pydicom.uid import (
 )
 
 from models.bundle import read_info
+from models.classifier import ModelOutput
 from models.default_bundle import DEFAULT_BUNDLE
-from models.handler import ModelOutput, RadiographModelHandler
+from models.handler import RadiographModelHandler
 from tests.synthetic import dicom_bytes, image
 from transforms.core.labels import LABELS
 from transforms.imaging.codecs import registry

@@ -11,15 +11,10 @@ import torch
 from scipy.special import softmax
 
 from models.bundle import read_info
+from models.classifier import DeviceError, ModelOutput, choose_device, effective_batch_size
 from models.default_bundle import DEFAULT_BUNDLE
 from models.fused import CPU_FORWARD_BATCH
-from models.handler import (
-    DeviceError,
-    ModelOutput,
-    RadiographModelHandler,
-    choose_device,
-    effective_batch_size,
-)
+from models.handler import RadiographModelHandler
 from models.inference import InferenceError
 from models.networks import BodyPartClassifier
 from models.reloading import LoadedBundle, ReloadingModel

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from models.bundle import BUNDLE_FILE, ONNX_FILE, BundleError, read_info
-from models.handler import ModelOutput, RadiographModelHandler
+from models.classifier import ModelOutput
+from models.handler import RadiographModelHandler
 from models.inference import InferenceError
 from models.networks import energy
 from models.onnx_graph import GraphError, require_self_contained
@@ -366,7 +367,7 @@ def test_a_graph_needs_the_extra(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     lake = ["--lake", str(tmp_path / "lake"), "--input", str(folder / "source")]
     assert main(["route", "--model", str(folder / "onnx"), *lake]) == 2
-    assert "-m pip install 'onnxruntime>=1.24'" in capsys.readouterr().err
+    assert "install 'onnxruntime>=1.24'" in capsys.readouterr().err
     assert not (tmp_path / "lake").exists()
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from models.bundle import BUNDLE_FILE, WEIGHTS_FILE, read_info
+from models.classifier import ModelOutput
 from models.default_bundle import DEFAULT_BUNDLE
-from models.handler import ModelOutput, RadiographModelHandler
+from models.handler import RadiographModelHandler
 from models.reloading import ReloadingModel
 from tests.models.test_handler import images
 

@@ -1,6 +1,6 @@
 """Batch sizes of the pipeline.
 
-The model's batch size is `--batch_size`; on a CPU, `models.handler.effective_batch_size` lowers it.
+The model's batch size is `--batch_size`; on a CPU, `models.classifier.effective_batch_size` lowers it.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ PSEUDOCOUNT: Final = 0.5
 """Added to the number of values of each bin, since PSI is infinite where a bin is empty."""
 _Z_95: Final = 1.6448536269514722
 DRIFT_COLUMNS: Final = ("status", "run_id", "predicted_label", "confidence", "ood_score")
-CLASSIFIED: Final = pa.array([Status.ROUTED, Status.REVIEW])
 
 Counts = npt.NDArray[np.float64]
 RowFilter = Callable[[pa.Table], pa.Table]
@@ -55,7 +54,9 @@ class Predictions:
         labels: Counter[str] = Counter()
         confidence, scores = [np.empty(0)], [np.empty(0)]
         for table in tables:
-            images = table.filter(pc.is_in(table["status"], value_set=CLASSIFIED))
+            images = table.filter(
+                pc.is_in(table["status"], value_set=pa.array([Status.ROUTED, Status.REVIEW]))
+            )
             for found in pc.value_counts(images["predicted_label"].drop_null()).to_pylist():
                 labels[found["values"]] += found["counts"]
             confidence.append(_values(images["confidence"]))
