@@ -11,14 +11,17 @@ from typing import Final, Literal, TypeAlias
 from transforms.config.policy_file import SCHEMA_NAME
 
 WRITTEN: Final = (
-    "policy.yaml",
-    SCHEMA_NAME,
-    "systemd/*",
-    "cron/*",
-    "compose/*",
-    "observability/**/*",
+    *("policy.yaml", SCHEMA_NAME, "systemd/*", "cron/*"),
+    *(
+        "compose/*",
+        "observability/alerts.yml",
+        "observability/prometheus.yml",
+        "observability/grafana/**/*",
+    ),
 )
 """Templates that are written, as patterns below `templates_folder`."""
+ON_THE_HOST: Final = ("systemd/", "cron/")
+"""Templates whose paths are those of the host; Compose takes them from its `.env`."""
 PROGRAM: Final = "/opt/dicom-router/bin/dicom-router"
 POLICY: Final = "/etc/dicom-router/policy.yaml"
 INPUT: Final = "/srv/dicom/incoming"
@@ -71,8 +74,9 @@ def write_deployment_files(
     known = re.compile("|".join(map(re.escape, paths)))
     for name in template_names():
         text = (templates_folder() / name).read_text()
-        replaced = known.sub(lambda found: paths[found[0]], text)
-        yield _write(folder / name, replaced, overwrite=overwrite)
+        if name.startswith(ON_THE_HOST):
+            text = known.sub(lambda found: paths[found[0]], text)
+        yield _write(folder / name, text, overwrite=overwrite)
 
 
 def _write(path: Path, text: str, *, overwrite: bool) -> DeploymentFile:

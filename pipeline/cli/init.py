@@ -23,8 +23,9 @@ UNQUOTED: Final = re.compile(r"/[\w./+-]*")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `init`."""
     parser.epilog = (
-        "Writes policy.yaml, where every setting is commented, and its schema; systemd units; cron "
-        "lines; and a compose file. Files that exist are kept, and said to be."
+        "Writes policy.yaml, where every setting is commented, and its schema; systemd units and cron "
+        "lines with the given paths; and a Compose file with its monitoring. Files that exist are "
+        "kept, and said to be."
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder, which is created")
     parser.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,15 @@ def test_it_writes_the_templates_with_the_given_paths(tmp_path: Path) -> None:
     assert options["--input"] == "/data/in"
     assert options["--lake"] == "/data/lake"
     assert options["--policy"] == f"{folder}/policy.yaml"
-    assert all(deployment_files.LAKE not in text for text in files.values())
+    hosted = [t for n, t in files.items() if n.startswith(deployment_files.ON_THE_HOST)]
+    assert all(deployment_files.LAKE not in text for text in hosted)
+    compose = yaml.safe_load(files["compose/compose.yaml"])
+    mounts = [
+        str(m) for service in compose["services"].values() for m in service.get("volumes", ())
+    ]
+    below = re.findall(r"\.\./([\w./-]+)", " ".join(mounts))
+    assert below
+    assert [name for name in below if not (folder / name).exists()] == []
     source = deployment_files.templates_folder() / "policy.yaml"
     assert yaml.safe_load(files["policy.yaml"]) == yaml.safe_load(source.read_text())
 
