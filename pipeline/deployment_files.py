@@ -11,13 +11,14 @@ from typing import Final, Literal, TypeAlias
 from transforms.config.policy_file import SCHEMA_NAME
 
 WRITTEN: Final = (
-    *("policy.yaml", SCHEMA_NAME, "systemd/*", "cron/*"),
-    *(
-        "compose/*",
-        "observability/alerts.yml",
-        "observability/prometheus.yml",
-        "observability/grafana/**/*",
-    ),
+    "policy.yaml",
+    SCHEMA_NAME,
+    "systemd/*",
+    "cron/*",
+    "compose/*",
+    "observability/alerts.yml",
+    "observability/prometheus.yml",
+    "observability/grafana/**/*",
 )
 """Templates that are written, as patterns below `templates_folder`."""
 ON_THE_HOST: Final = ("systemd/", "cron/")
