@@ -1,7 +1,9 @@
-"""OOD score by virtual-logit matching: the residual of the features, offset by the energy.
+"""OOD score: the residual of the features, offset by the energy, or the logit of an outlier.
 
-Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching". `models.training.calibration
-.fit_vim` fits it.
+Wang et al. 2022, "ViM: Out-Of-Distribution with Virtual-logit Matching", for what is unlike the training
+images; `models.training.calibration.fit_vim` fits it. A linear layer on the frozen features for what is
+like generated outliers (Hendrycks et al. 2019, "Deep Anomaly Detection with Outlier Exposure");
+`models.training.calibration.fit_outliers` fits it.
 """
 
 from __future__ import annotations
@@ -15,23 +17,36 @@ from models.ensemble import MeanOfLogits
 
 
 class VirtualLogit(nn.Module):
-    """The OOD score of one network.
+    """The OOD score of one network; the higher of virtual logit and outlier logit.
 
     Attributes:
         mean: float[F], of the training images' features.
         axes: float[F, D], orthonormal basis of their principal subspace.
         scale: float[], brings residuals to the magnitude of logits.
+        outlier_weight: float[F], of the outlier logit; None if there is none.
+        outlier_bias: float[].
     """
 
     mean: Tensor
     axes: Tensor
     scale: Tensor
+    outlier_weight: Tensor | None
+    outlier_bias: Tensor | None
 
-    def __init__(self, mean: Tensor, axes: Tensor, scale: Tensor) -> None:
+    def __init__(
+        self,
+        mean: Tensor,
+        axes: Tensor,
+        scale: Tensor,
+        outlier_weight: Tensor | None = None,
+        outlier_bias: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("axes", axes)
         self.register_buffer("scale", scale)
+        self.register_buffer("outlier_weight", outlier_weight)
+        self.register_buffer("outlier_bias", outlier_bias)
 
     def forward(self, features: Tensor, layer: nn.Module) -> Tensor:
         """Return scores, float32[N]; higher is less like the training images.
@@ -43,7 +58,11 @@ class VirtualLogit(nn.Module):
         centered = features.float() - self.mean.float()
         in_subspace = (centered @ self.axes.float()).square().sum(1)
         residual = (centered.square().sum(1) - in_subspace).clamp_min(0).sqrt()
-        return self.scale.float() * residual - torch.logsumexp(layer(features).float(), dim=1)
+        score = self.scale.float() * residual - torch.logsumexp(layer(features).float(), dim=1)
+        if self.outlier_weight is None or self.outlier_bias is None:
+            return score
+        logit = features.float() @ self.outlier_weight.float() + self.outlier_bias.float()
+        return torch.maximum(score, logit)
 
 
 class MaxVirtualLogit(nn.ModuleList):

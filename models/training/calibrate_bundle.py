@@ -8,10 +8,13 @@ from pathlib import Path
 from models.bundle import MAX_MEMBERS, BundleError, BundleInfo
 from models.ensemble import Ensemble, members_of
 from models.networks import BodyPartClassifier
-from models.ood_vim import MaxVirtualLogit
+from models.ood_vim import MaxVirtualLogit, VirtualLogit
 from models.training import provenance
 from models.training.calibration.calibrate import calibrate_network
+from models.training.calibration.fit_outliers import fit_outlier_logit
 from models.training.calibration.fit_regions import fit_regions, require_regions
+from models.training.data.dataset import select_split
+from models.training.data.images import LabeledImage, load_inputs
 from models.training.holdout import (
     add_holdout_metrics,
     holdout_record,
@@ -31,6 +34,7 @@ def calibrate_bundle(
     holdout_sources: Sequence[str] = (),
     holdout_bundles: Sequence[str] = (),
     holdout_error: float = HOLDOUT_ERROR,
+    refit_outliers: bool = False,
     device: str = "cpu",
 ) -> BundleInfo:
     """Set temperature, thresholds and OOD limit on the val split of a data set.
@@ -49,11 +53,12 @@ def calibrate_bundle(
             held-out train and val images count in the thresholds, as of unseen sites, and the new
             bundle records their metrics.
         holdout_error: maximum error rate of these images, as far as they are routed, 0..1.
+        refit_outliers: fit the outlier logit of the OOD score on the train split first.
         device: "cpu" or "cuda", where the networks run.
 
     Raises:
-        BundleError: The bundles do not form an ensemble, one was trained on a held-out source, or one
-            of `holdout_bundles` held nothing out.
+        BundleError: The bundles do not form an ensemble, one was trained on a held-out source, one of
+            `holdout_bundles` held nothing out, or one to refit is an ensemble or has no virtual logit.
         DatasetError: The data set cannot be used, lacks a source that a bundle held out, or names too few
             regions.
     """
@@ -70,11 +75,15 @@ def calibrate_bundle(
     records = [holdout_record(uri, provenance.read_bundle(uri)) for uri in holdout_bundles]
     images, holdout = split_holdout(data, holdout_sources, infos[0].labels)
     input_size = max(input_sizes)
+    networks = [load_network(uri, "cuda" if device == "cuda" else "cpu") for uri in uris]
+    if refit_outliers:
+        for uri, info, one in zip(uris, infos, networks, strict=True):
+            _refit_outliers(uri, one, images, info.input_size)
     if len(infos) == 1:
-        network = load_network(uris[0], "cuda" if device == "cuda" else "cpu")
+        network = networks[0]
         training = {name: of for name, of in infos[0].training.items() if name != "holdout"}
     else:
-        network = _ensemble([load_network(uri) for uri in uris], input_sizes)
+        network = _ensemble(networks, input_sizes)
         training = provenance.of_ensemble(infos)
     if records:
         training["holdout"] = records
@@ -99,6 +108,20 @@ def calibrate_bundle(
     if len(uris) == 1:
         return save_recalibrated(output, uris[0], network, described)
     return save_bundle(output, network, described)
+
+
+def _refit_outliers(
+    uri: str, network: BodyPartClassifier, images: Sequence[LabeledImage], input_size: int
+) -> None:
+    if not isinstance(network.ood, VirtualLogit):
+        raise BundleError(
+            f"model bundle {uri}: outliers need a single network whose logits are one linear layer away "
+            "from its features; refit the members of an ensemble, then combine them"
+        )
+    train, val = (
+        load_inputs(select_split(images, split), input_size) for split in ("train", "val")
+    )
+    network.ood = fit_outlier_logit(network, network.ood, train, val)
 
 
 def _ensemble(

@@ -9,6 +9,7 @@ from pathlib import Path
 from models.bundle import MAX_INPUT_SIZE, MIN_INPUT_SIZE, BundleInfo, fields_of
 from models.training import provenance
 from models.training.calibration.calibrate import calibrate_network
+from models.training.calibration.fit_outliers import fit_outlier_logit
 from models.training.calibration.fit_regions import fit_regions
 from models.training.calibration.fit_vim import fit_virtual_logit
 from models.training.data.dataset import read_dataset, select_split
@@ -82,6 +83,9 @@ def train_bundle(
     network.backbone.load_state_dict(round_to_stored(network.backbone.state_dict()))
     train = load_inputs(select_split(images, "train"), options.input_size)
     network.ood = fit_virtual_logit(network, train)
+    if network.ood is not None:
+        val = load_inputs(select_split(images, "val"), options.input_size)
+        network.ood = fit_outlier_logit(network, network.ood, train, val)
     calibrated = calibrate_network(network, images, data.name, options.input_size, TARGET_ERROR)
     add_holdout_metrics(calibrated["metrics"], network, holdout, options.input_size)
     network.regions = fit_regions(network, images, options.input_size)

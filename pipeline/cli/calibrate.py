@@ -70,6 +70,12 @@ class CalibrateOptions(HoldoutOptions):
         at_most=1,
         help="maximum error rate among the images routed to a label",
     )
+    outliers: bool = option(
+        False,
+        group=Group.DECISION,
+        help="fit what recognizes images that are no radiographs first, on the frozen features of train "
+        "images and generated outliers, as train does at its end",
+    )
     regions: bool = option(
         False,
         group=Group.DECISION,
@@ -123,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
         holdout_sources=options.holdout_sources,
         holdout_bundles=options.holdout_bundles,
         holdout_error=options.holdout_error,
+        refit_outliers=options.outliers,
         device=choose_device(args.device),
     )
     print(f"{info.model_id} written to {options.output}; temperature {info.temperature}")
@@ -155,10 +162,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _calibrate_regions(args: argparse.Namespace, options: CalibrateOptions, data: Path) -> int:
     """Fit the region head, and print its accuracy."""
-    if options.ensemble or options.holdout_bundles or options.holdout_sources:
+    others = options.ensemble or options.holdout_bundles or options.holdout_sources
+    if others or options.outliers:
         raise UsageError(
-            "--regions takes no --ensemble, --holdout_bundles or --holdout_sources; calibrate without it "
-            "first"
+            "--regions takes no --ensemble, --holdout_bundles, --holdout_sources or --outliers; "
+            "calibrate without it first"
         )
     from models.classifier import choose_device
     from models.training.calibrate_regions import calibrate_regions
@@ -182,10 +190,11 @@ def _summary(data: str, of: dict[str, Any]) -> str:
 
 def _calibrate_from_labels(args: argparse.Namespace, options: CalibrateOptions, lake: str) -> int:
     """Calibrate on answers, and print what they say; return 1 if there are too few to change anything."""
-    if options.ensemble or options.holdout_bundles or options.holdout_sources or options.regions:
+    others = options.ensemble or options.holdout_bundles or options.holdout_sources
+    if others or options.regions or options.outliers:
         raise UsageError(
-            "--from_labels takes no --ensemble, --holdout_bundles, --holdout_sources or --regions; "
-            "calibrate with --data first"
+            "--from_labels takes no --ensemble, --holdout_bundles, --holdout_sources, --regions or "
+            "--outliers; calibrate with --data first"
         )
     layout = existing_lake(lake)
     from models.classifier import choose_device

@@ -222,6 +222,8 @@ def test_an_ensemble_of_bundles_routes(
 
     three = str(tmp_path / "three")
     again = ["calibrate", "--data", str(manifest), "--model", joined, "--ensemble", bundles[1]]
+    assert main([*again, "--output", three, "--outliers"]) == 2
+    assert "refit the members of an ensemble, then combine them" in capsys.readouterr().err
     assert main([*again, "--output", three, "--holdout_bundles", joined]) == 0
     ood = load_network(three).ood
     assert isinstance(ood, MaxVirtualLogit) and len(ood) == 3

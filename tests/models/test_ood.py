@@ -11,9 +11,14 @@ import torch
 
 from models.bundle import WEIGHTS_FILE, BundleError
 from models.networks import BodyPartClassifier
+from models.ood_vim import VirtualLogit
+from models.training.calibration.fit_outliers import HIGH, fit_outlier_logit
 from models.training.calibration.fit_vim import fit_virtual_logit
+from models.training.data.outliers import Maker, synthetic_outlier
+from models.training.data.phantoms import head, qa_phantom, section, sector
 from models.weights import load_network, save_bundle
 from transforms.core.labels import LABELS
+from transforms.imaging.preprocessing import preprocess
 
 FIELDS = {
     "architecture": "test_efficientnet",
@@ -66,11 +71,48 @@ def test_noise_scores_higher_than_images(network: BodyPartClassifier, images: to
     network.ood = None
 
 
+@pytest.mark.parametrize("make", [section, head, sector, qa_phantom])
+def test_generated_images_are_repeatable_and_differ(make: Maker) -> None:
+    one, same, other = (make(np.random.default_rng(seed), 48) for seed in (1, 1, 2))
+    assert one.shape == (48, 48)
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+    assert np.isfinite(one).all() and 0 <= one.min() < one.max() <= 1
+
+
+def test_the_outlier_logit_recognizes_what_the_virtual_logit_does_not(
+    network: BodyPartClassifier, images: torch.Tensor
+) -> None:
+    """Half of the images and the generated outliers of another seed were not used in the fit."""
+    train, val = images[::2], images[1::2]
+    fitted = fit_virtual_logit(network, train)
+    assert fitted is not None
+    ood = VirtualLogit(fitted.mean, fitted.axes, torch.tensor(0.0))  # the energy alone
+    both = fit_outlier_logit(network, ood, train, val)
+    rng = np.random.default_rng(5)
+    made = [preprocess(synthetic_outlier(rng, 64), 32) for _ in range(80)]
+    layer = network.backbone.get_classifier()
+    with torch.inference_mode():
+        seen, unseen = (network.features(x) for x in (val, torch.from_numpy(np.stack(made))))
+        old, new = ([score(of, layer).numpy() for of in (seen, unseen)] for score in (ood, both))
+        assert both.outlier_weight is not None and both.outlier_bias is not None
+        logits = (seen @ both.outlier_weight + both.outlier_bias).numpy()
+    assert all((b >= a).all() for a, b in zip(old, new, strict=True))
+    for share in (0.5, HIGH):
+        assert np.quantile(logits, share) == pytest.approx(np.quantile(old[0], share), abs=0.1)
+
+    def reviewed(scores: list[np.ndarray]) -> float:
+        return float((scores[1] > np.quantile(scores[0], HIGH)).mean())
+
+    assert reviewed(new) > 0.9 > reviewed(old)
+
+
 def test_a_bundle_stores_the_ood_score(
     network: BodyPartClassifier, images: torch.Tensor, tmp_path: Path
 ) -> None:
     save_bundle(tmp_path / "plain", network, FIELDS)
     network.ood = fit_virtual_logit(network, images)
+    assert network.ood is not None
+    network.ood = fit_outlier_logit(network, network.ood, images, images)
     save_bundle(tmp_path / "whole", network, FIELDS)
     plain, whole = (load_network(str(tmp_path / name)) for name in ("plain", "whole"))
     with torch.inference_mode():

@@ -58,7 +58,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["train", "--data", str(root / "images"), "--output", str(root / "trained"), *TINY]
     assert main([*command, "--age_groups", "child_knee", "adult_knee"]) == 0
     command = ["calibrate", "--model", str(root / "trained"), "--data", str(root / "images")]
-    assert main([*command, "--output", str(root / "calibrated"), "--device", "cpu"]) == 0
+    calibrated = ["--output", str(root / "calibrated"), "--device", "cpu", "--outliers"]
+    assert main([*command, *calibrated]) == 0
     labels = read_info(str(root / "calibrated")).label_set
     write_bundle(root / "bundle", threshold=0, label_set=labels)
     route_into(Lake(root / "lake"), *options(root), inputs=(str(root / "source"),))

@@ -1,7 +1,7 @@
 """Images that are not radiographs, for outlier exposure and for the evaluation of the OOD score.
 
-The two families share no kind: `synthetic_outlier` for training (Hendrycks et al. 2019, "Deep Anomaly
-Detection with Outlier Exposure"), `evaluation_outliers` for evaluation only.
+The two families share no generator and no image: `synthetic_outlier` for training (Hendrycks et al. 2019,
+"Deep Anomaly Detection with Outlier Exposure"), `evaluation_outliers` for evaluation only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from models.training.data.phantoms import cloud, head, qa_phantom, section, sector
+
 Gray: TypeAlias = npt.NDArray[np.uint8]
 Maker: TypeAlias = Callable[[np.random.Generator, int], npt.NDArray[np.floating]]
 
@@ -25,14 +27,6 @@ MAX_PER_KIND: Final = 60
 """Number of images of each kind in an evaluation of at least as many radiographs."""
 MAX_FRAMES: Final = 10
 """Frames taken of each DICOM file."""
-
-
-def cloud(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
-    """Return noise whose spectrum falls with a random power of the frequency."""
-    y, x = np.meshgrid(np.fft.fftfreq(side), np.fft.rfftfreq(side), indexing="ij")
-    amplitudes = np.maximum(np.hypot(x, y), 1 / side) ** -rng.uniform(0.5, 3)
-    phases = np.exp(2j * math.pi * rng.random(amplitudes.shape))
-    return np.asarray(np.fft.irfft2(amplitudes * phases, s=(side, side)))
 
 
 def shapes(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
@@ -60,7 +54,9 @@ def waves(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
     return np.sign(total) if rng.random() < 0.4 else total
 
 
-TRAINING_KINDS: Final[tuple[Maker, ...]] = (cloud, shapes, waves)
+TRAINING_KINDS: Final[tuple[Maker, ...]] = (
+    cloud, shapes, waves, section, head, sector, qa_phantom,
+)  # fmt: skip
 
 
 def synthetic_outlier(rng: np.random.Generator, side: int) -> Gray:
