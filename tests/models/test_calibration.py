@@ -115,6 +115,31 @@ def test_held_out_images_are_reviewed_where_errors_are_confident() -> None:
     assert strict <= routed.sum() <= lenient
 
 
+@pytest.mark.parametrize("at_home", [0, 1])
+def test_the_allowed_error_is_spent_where_it_routes_images_of_the_own_sources(at_home: int) -> None:
+    """Elsewhere both labels are alike, and the error allows to route the less confident images of one."""
+
+    def predictions(*groups: tuple[int, float, int, int]) -> Predictions:
+        """Return predictions of groups of label, confidence, and number of right and of wrong images."""
+        predicted = np.concatenate([np.full(right + wrong, of) for of, _, right, wrong in groups])
+        confidence = np.concatenate(
+            [np.full(right + wrong, level) for _, level, right, wrong in groups]
+        )
+        is_wrong = np.concatenate([np.arange(r + w) >= r for _, _, r, w in groups])
+        number, rest = len(predicted), len(LABELS) - 1
+        probabilities = np.repeat((1 - confidence[:, None]) / rest, len(LABELS), axis=1)
+        probabilities[np.arange(number), predicted] = confidence
+        return Predictions(probabilities, np.where(is_wrong, 2, predicted), np.zeros(number))
+
+    groups = [(of, level, *n) for of in (0, 1) for level, n in ((0.98, (490, 0)), (0.9, (10, 8)))]
+    val = predictions((at_home, 0.9, 300, 0), (1 - at_home, 0.98, 300, 0))
+    unseen = predictions(*groups)
+    rule = choose_rule(val, [unseen], 0.02, holdout_error=0.01)
+    assert rule.thresholds[LABELS[at_home]] <= 0.9 < rule.thresholds[LABELS[1 - at_home]]
+    assert rule.routes(val).all()
+    assert rule.routes(unseen).sum() == 998
+
+
 def _predictions(of: tuple[np.ndarray, np.ndarray, np.ndarray], temperature: float) -> Predictions:
     logits, scores, labels = of
     ood_zscores = (scores - scores.mean()) / scores.std()

@@ -108,7 +108,7 @@ def choose_rule(
     *,
     holdout_error: float = 1.0,
 ) -> Rule:
-    """Return the rule that routes the most images within these limits.
+    """Return the rule that routes the most images, val and held-out, within these limits.
 
     - Of the images predicted as a label, at most the target error are wrong. Of all held-out images that
       are routed, at most `holdout_error` are: see `_holdout_thresholds`.
@@ -136,61 +136,105 @@ def choose_rule(
     own = [
         _lowest_threshold(*val.predicted_as(index), target_error) for index in range(len(val.names))
     ]
-    if unseen is not None:
-        if max_ood_zscore is None:
-            without = _holdout_thresholds(unseen, np.inf, own, holdout_error)
-            confident = unseen.confidence >= np.array(without)[unseen.predicted]
-            if confident.any():
-                highest = np.quantile(unseen.ood_zscores[confident], 1 - HOLDOUT_OOD_FALSE_REVIEW)
-                limit = max(limit, float(highest))
-        own = _holdout_thresholds(unseen, limit, own, holdout_error)
+    if unseen is not None and max_ood_zscore is None:
+        without = _holdout_thresholds(val, unseen, np.inf, own, holdout_error)
+        confident = unseen.confidence >= np.array(without)[unseen.predicted]
+        if confident.any():
+            highest = np.quantile(unseen.ood_zscores[confident], 1 - HOLDOUT_OOD_FALSE_REVIEW)
+            limit = max(limit, float(highest))
     common = _common_threshold(val, limit, target_error)
-    thresholds = {label: max(common, least) for label, least in zip(val.names, own, strict=True)}
+    own = [max(common, least) for least in own]
+    if unseen is not None:
+        own = _holdout_thresholds(val, unseen, limit, own, holdout_error)
+    thresholds = dict(zip(val.names, own, strict=True))
     rule = Rule(thresholds, limit, is_proved=False)
     return replace(rule, is_proved=error_bound(val, rule.routes(val)) <= target_error)
 
 
-def _holdout_thresholds(
-    unseen: Predictions, limit: float, least: Sequence[float], holdout_error: float
-) -> list[float]:
-    """Return the thresholds that route the most held-out images with at most the allowed error.
+class _Candidate(NamedTuple):
+    """A threshold of a label, and what it routes.
 
-    Each label maximizes the images that it routes minus a price for each error. The price is the same
-    for all labels, and the lowest that keeps the allowed error (a Lagrange multiplier; Everett 1963,
-    "Generalized Lagrange Multiplier Method for Solving Problems of Optimum Allocation of Resources"). So
-    a label whose confident predictions are often wrong elsewhere is reviewed, others are not.
+    Attributes:
+        threshold: minimum confidence.
+        images: number of val and held-out images.
+        unseen: number of the held-out ones.
+        errors: number of these that are wrong.
+    """
+
+    threshold: float
+    images: float
+    unseen: float
+    errors: float
+
+
+def _holdout_thresholds(
+    val: Predictions,
+    unseen: Predictions,
+    limit: float,
+    least: Sequence[float],
+    holdout_error: float,
+) -> list[float]:
+    """Return the thresholds that route the most images with at most the allowed error on held-out ones.
+
+    Each label maximizes the images that it routes, of val and held-out sources, minus a price for each
+    error on a held-out one. The price is the same for all labels, and the lowest that keeps the allowed
+    error (a Lagrange multiplier; Everett 1963, "Generalized Lagrange Multiplier Method for Solving
+    Problems of Optimum Allocation of Resources"). So a label whose confident predictions are often wrong
+    elsewhere is reviewed, others are not. What the price leaves of the allowed error is then spent where
+    it routes the most images.
 
     Args:
+        val: of validation images.
         unseen: of images of held-out sources.
         limit: maximum OOD score of a routed image, standardized.
         least: lowest threshold of each label.
-        holdout_error: maximum error rate of all images that are routed, 0..1.
+        holdout_error: maximum error rate of all held-out images that are routed, 0..1.
     """
-    in_distribution = unseen.ood_zscores <= limit
-    options: list[list[tuple[float, float, float]]] = []
-    for label, lowest in enumerate(least):
-        predicted = in_distribution & (unseen.predicted == label)
-        candidates = [lowest]
-        if (unseen.predicted == label).sum() >= MIN_HOLDOUT_IMAGES:
-            candidates += [threshold for threshold in HOLDOUT_GRID if threshold > lowest]
-        routed = [predicted & (unseen.confidence >= threshold) for threshold in candidates]
-        options.append(
-            [
-                (
-                    threshold,
-                    float(unseen.weight[r].sum()),
-                    float(unseen.weight[r & unseen.wrong].sum()),
-                )
-                for threshold, r in zip(candidates, routed, strict=True)
-            ]
-        )
+    options = [_candidates(val, unseen, limit, label, lowest) for label, lowest in enumerate(least)]
     chosen = [of[0] for of in options]
     for price in PRICES:
-        chosen = [max(of, key=lambda one: (one[1] - price * one[2], one[0])) for of in options]
-        images, errors = (sum(one[n] for one in chosen) for n in (1, 2))
-        if errors <= holdout_error * images:
+        chosen = [
+            max(of, key=lambda c: (c.images - price * c.errors, c.threshold)) for of in options
+        ]
+        if _is_within(chosen, holdout_error):
             break
-    return [threshold for threshold, _, _ in chosen]
+    while True:
+        changed = [
+            [*chosen[:label], candidate, *chosen[label + 1 :]]
+            for label, of in enumerate(options)
+            for candidate in of
+            if candidate.images > chosen[label].images
+        ]
+        better = [one for one in changed if _is_within(one, holdout_error)]
+        if not better:
+            return [candidate.threshold for candidate in chosen]
+        chosen = max(better, key=lambda one: sum(candidate.images for candidate in one))
+
+
+def _candidates(
+    val: Predictions, unseen: Predictions, limit: float, label: int, lowest: float
+) -> list[_Candidate]:
+    """Return the thresholds that a label may have, ascending."""
+    thresholds = [lowest]
+    if (unseen.predicted == label).sum() >= MIN_HOLDOUT_IMAGES:
+        thresholds += [threshold for threshold in HOLDOUT_GRID if threshold > lowest]
+    candidates = []
+    for threshold in thresholds:
+        at_home, elsewhere = (
+            of.weight
+            * (of.predicted == label)
+            * (of.confidence >= threshold)
+            * (of.ood_zscores <= limit)
+            for of in (val, unseen)
+        )
+        errors, number = float(elsewhere[unseen.wrong].sum()), float(elsewhere.sum())
+        candidates.append(_Candidate(threshold, float(at_home.sum()) + number, number, errors))
+    return candidates
+
+
+def _is_within(chosen: Sequence[_Candidate], holdout_error: float) -> bool:
+    errors = sum(candidate.errors for candidate in chosen)
+    return errors <= holdout_error * sum(candidate.unseen for candidate in chosen)
 
 
 def error_bound(of: Predictions, kept: Flags) -> float:
