@@ -237,8 +237,12 @@ def test_a_shadow_model_is_recorded_and_decides_nothing(
 ) -> None:
     bundle = Path(other_model[1])
     info = json.loads((bundle / "bundle.json").read_text())
-    smaller = {**info, "input_size": 96}
-    (bundle / "bundle.json").write_text(json.dumps(smaller))
+
+    def resize(side: int) -> None:
+        resized = {**info, "input_size": side, "members": [side] * len(info["members"])}
+        (bundle / "bundle.json").write_text(json.dumps(resized))
+
+    resize(96)
     lake = Lake(tmp_path / "shadowed")
     source = str(routed / "source")
     summary = route_into(lake, *lenient, "--shadow_model", other_model[1], inputs=(source,))
@@ -252,8 +256,7 @@ def test_a_shadow_model_is_recorded_and_decides_nothing(
             assert 0.2 <= row["shadow_confidence"] <= 1
             assert row["shadow_model_id"] == summary["options"]["shadow_model_id"]
             assert row["shadow_model_id"] != row["model_id"]
-    larger = {**info, "input_size": 512}
-    (bundle / "bundle.json").write_text(json.dumps(larger))
+    resize(512)
     command = ["route", "--input", source, "--lake", str(tmp_path / "new"), "--shadow_model"]
     assert main([*command, other_model[1]]) == 2
     assert "compare it with 'dicom-router reroute --model'" in capsys.readouterr().err
