@@ -230,7 +230,7 @@ def test_a_missing_extra_is_named(
 ) -> None:
     monkeypatch.setattr(runners, "is_installed", lambda module: False)
     assert main(["route", *IN_STORE, "--runner=DataflowRunner", *OPTIONS]) == 2
-    assert "install 'apache-beam[gcp]<2.78,>=2.77'" in capsys.readouterr().err
+    assert "'apache-beam[gcp]<2.78,>=2.77'" in capsys.readouterr().err
 
 
 def test_a_template_is_built_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,19 @@ def how_to_install(extra: str) -> str:
 def pip_install(requirements: Iterable[str]) -> str:
     """Return the command that installs packages into the environment of this process."""
     python = shlex.quote(sys.executable)
-    pip = f"{python} -m pip install" if is_installed("pip") else f"uv pip install --python {python}"
+    pip = f"{python} -m pip install" if _has_pip() else f"uv pip install --python {python}"
     return f"{pip} {shlex.join(requirements)}"
+
+
+def _has_pip() -> bool:
+    """Return whether the environment has pip; setuptools warns if its module is looked for."""
+    from importlib import metadata
+
+    try:
+        metadata.version("pip")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def extra_note(extra: str) -> str:
