@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -32,6 +33,8 @@ from pydicom.uid import (
 )
 
 ROOT = "1.2.826.0.1.3680043.10.1473"
+SSIZ_POSITION = 42
+"""Position of sign and precision of the first component in a JPEG 2000 codestream (A.5.1)."""
 
 
 def image(seed: int = 0, shape: tuple[int, int] = (640, 512), bits: int = 12) -> np.ndarray:
@@ -135,7 +138,10 @@ def _set_pixels(ds: FileDataset, pixels: np.ndarray, syntax: str) -> None:
         ds.PixelData = pixels.tobytes()
         ds.compress(syntax, j2k_cr=[8], generate_instance_uid=False)
         return
-    if encode := _ENCODERS.get(syntax):
+    encode = _ENCODERS.get(syntax)
+    if syntax == HTJ2KLossless:
+        encode = partial(htj2k_lossless, precision=ds.BitsStored)
+    if encode:
         frames = pixels if pixels.ndim == 3 and ds.SamplesPerPixel == 1 else [pixels]
         ds.PixelData = encapsulate([bytes(encode(frame)) for frame in frames])
         ds["PixelData"].VR = "OB"
@@ -153,6 +159,20 @@ def _baseline(frame: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def htj2k_lossless(frame: np.ndarray, precision: int) -> bytes:
+    """Return an unsigned grayscale frame as HTJ2K of a precision, for which the encoder has no option.
+
+    Its samples are encoded as signed ones, without level shift, and then declared to be unsigned ones of
+    `precision` bits, which decoders shift by half of their range (ISO/IEC 15444-1 A.5.1 and G.1.1).
+    """
+    if frame.dtype != np.uint16 or precision == 16:
+        return bytes(imagecodecs.htj2k_encode(frame, reversible=True))
+    shifted = (frame.astype(np.int32) - (1 << precision - 1)).astype(np.int16)
+    stream = bytearray(imagecodecs.htj2k_encode(shifted, reversible=True))
+    stream[SSIZ_POSITION] = precision - 1
+    return bytes(stream)
+
+
 _ENCODERS: dict[str, Callable[[np.ndarray], bytes | bytearray]] = {
     JPEGBaseline8Bit: _baseline,
     JPEGExtended12Bit: lambda a: imagecodecs.jpeg8_encode(a, level=95, bitspersample=12),
@@ -161,7 +181,6 @@ _ENCODERS: dict[str, Callable[[np.ndarray], bytes | bytearray]] = {
         a, lossless=True, predictor=1, bitspersample=12
     ),
     JPEGLSNearLossless: lambda a: imagecodecs.jpegls_encode(a, level=2),
-    HTJ2KLossless: lambda a: imagecodecs.htj2k_encode(a, reversible=True),
 }
 
 
