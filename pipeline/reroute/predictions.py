@@ -21,7 +21,6 @@ from transforms.lake.schema import REGION_COLUMNS, SCHEMA
 from transforms.lake.view_columns import VIEW_COLUMNS
 from transforms.storage.schemes import join
 
-FOLDER: Final = ".predictions"
 FORMAT: Final = "v3"
 """Ends the names of folders; to be changed with what is in them."""
 _REGION_FIELDS: Final = [SCHEMA.field(name) for name in REGION_COLUMNS]
@@ -36,7 +35,7 @@ _KEY: Final = "V32"
 
 def folder_of(layout: Layout, model_id: str, frame_number: int) -> str:
     """Return the folder of the predictions of a model for one frame of each object."""
-    return join(layout.root, FOLDER, f"{model_id}-frame{frame_number}-{FORMAT}")
+    return join(layout.predictions, f"{model_id}-frame{frame_number}-{FORMAT}")
 
 
 def write_predictions(layout: Layout, folder: str, predictions: Sequence[Outputs]) -> None:

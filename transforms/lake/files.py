@@ -25,11 +25,20 @@ from transforms.storage.base import (
     SupportsServerSideCopy,
     read_whole,
 )
+from transforms.storage.folders import sync_folder
 from transforms.storage.local import LocalStorage, uri_to_path
 from transforms.storage.permissions import FILE_MODE
-from transforms.storage.schemes import archives, is_below, is_local, join, scheme_of, storage_of
+from transforms.storage.schemes import (
+    archives,
+    is_below,
+    is_local,
+    join,
+    object_store,
+    scheme_of,
+    storage_of,
+)
 from transforms.storage.seekable import open_sequential
-from transforms.storage.temporary import remove_abandoned, unnamed_file
+from transforms.storage.temporary import remove_abandoned, temporary_name, unnamed_file
 from transforms.storage.verifying_reader import VerifyingReader
 
 LOG = logging.getLogger(__name__)
@@ -62,6 +71,33 @@ def put_if_absent(target: str, data: bytes, *, scratch: str, file_mode: int = FI
         if exists(target):
             return
     put_bytes(target, data, scratch=scratch, file_mode=file_mode)
+
+
+def replace_file(target: str, data: bytes, *, scratch: str, file_mode: int = FILE_MODE) -> None:
+    """Replace an existing file by other bytes, atomically; the caller holds the lake's locks.
+
+    Objects, and files of the index, are never replaced.
+
+    Raises:
+        ProcessingFailure: the storage refused the write.
+        FileNotFoundError: there is no such file.
+    """
+    if is_local(target):
+        partial = join(scratch, temporary_name())
+        put_bytes(partial, data, scratch=scratch, file_mode=file_mode)
+        try:
+            uri_to_path(partial).replace(uri_to_path(target))
+            sync_folder(uri_to_path(target).parent)
+        except OSError as error:
+            raise write_failure(error, Stage.PLACE) from error
+        return
+    found = storage_of(target).stat(target)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, "no such object")
+    try:
+        object_store(scheme_of(target)).compare_and_swap(target, data, found.version)
+    except OSError as error:
+        raise write_failure(error, Stage.PLACE) from error
 
 
 def put_file(

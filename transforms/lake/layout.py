@@ -187,6 +187,16 @@ class Layout:
         return join(self.root, "dead_letters")
 
     @property
+    def forgotten(self) -> str:
+        """Folder of tombstones and reports of erasures; see `lake.tombstones`."""
+        return join(self.root, "forgotten")
+
+    @property
+    def predictions(self) -> str:
+        """Hidden folder of predictions that `reroute` has not applied."""
+        return join(self.root, ".predictions")
+
+    @property
     def header_reliability(self) -> str:
         """Folder of what the lake shows about headers; see `lake.header_reliability`."""
         return join(self.root, "header_reliability")

@@ -35,7 +35,7 @@ class SourceStates:
 
     def __init__(self, layout: Layout, group: int) -> None:
         self._layout = layout
-        self._folder = join(layout.root, FOLDER, f"{group:03d}")
+        self._folder = folder_of(layout, group)
         self._files: list[str] = []
         self._added: dict[str, str] = {}
 
@@ -81,6 +81,11 @@ class SourceStates:
                 pairs = zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
                 known.update(pairs)
         return known
+
+
+def folder_of(layout: Layout, group: int) -> str:
+    """Return the folder of the states of a group."""
+    return join(layout.root, FOLDER, f"{group:03d}")
 
 
 def group_of(source_uri: str) -> int:

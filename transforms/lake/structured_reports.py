@@ -54,17 +54,28 @@ def remove_reports_of_objects(layout: Layout, object_uris: Iterable[str]) -> Non
     Raises:
         OSError: a report cannot be removed.
     """
+    remove_all(reports_of_objects(layout, object_uris))
+
+
+def reports_of_objects(layout: Layout, object_uris: Iterable[str]) -> list[str]:
+    """Return the names that reports about objects have, in the roots that have any reports.
+
+    Args:
+        layout: the lake.
+        object_uris: absolute paths or URIs of objects.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    reports: list[str] = []
     roots = [root for root in layout.object_roots if _exists(join(root, REPORTS))]
-    if not roots:
-        return
-    reports = []
-    for uri in object_uris:
+    for uri in object_uris if roots else ():
         for root in roots:
             objects = join(root, "objects")
             if is_below(uri, objects):
                 name = without_region(uri[len(objects) + 1 :])
                 reports.append(join(root, REPORTS, name))
-    remove_all(reports)
+    return reports
 
 
 def _folders(layout: Layout) -> list[str]:

@@ -1,0 +1,295 @@
+"""The places of a lake where data about an object can be, and how it is erased from each.
+
+`PLACES` is the only list of them: a new folder of the lake with data about objects adds one line. Each
+place is erased by content, so that a step that was killed is completed by repeating it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Set
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transforms.lake import source_states
+from transforms.lake.append import seal_logs_ending_in
+from transforms.lake.checksums import write_parquet
+from transforms.lake.files import exists, list_files, put_file, read_json, remove_all, replace_file
+from transforms.lake.index_files import (
+    list_index,
+    open_index_file,
+    read_matching,
+    read_unified,
+)
+from transforms.lake.layout import REGION_PREFIX, Layout, partition_of
+from transforms.lake.rewrite import rewrite
+from transforms.lake.schema import VersionKey
+from transforms.lake.structured_reports import reports_of_objects
+from transforms.storage.local import uri_to_path
+from transforms.storage.schemes import is_below, is_local, join
+from transforms.storage.temporary import unnamed_file
+
+CONTENT: Final = "content_sha256"
+"""Column by which the rows of most places are erased."""
+_OBJECT_FOLDERS: Final = ("study=", "series=", REGION_PREFIX)
+"""Begin the names of folders that are removed once they are empty: some have UIDs."""
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What is erased.
+
+    Attributes:
+        contents: sha256 of the contents, hex.
+        objects: paths or URIs of stored objects with these contents; never a source.
+        versions: source versions of these contents.
+        object_keys: keys of sources that have no other content in the lake.
+    """
+
+    contents: frozenset[str]
+    objects: tuple[str, ...] = ()
+    versions: frozenset[VersionKey] = frozenset()
+    object_keys: frozenset[str] = frozenset()
+
+
+EraseFrom: TypeAlias = Callable[[Layout, Erasure, bool], int]
+"""Return how many rows or files of what is erased a place has; erase them if the last argument is true.
+
+Idempotent, and safe to kill at every step. The caller holds the lake's locks.
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place of a lake where data about an object can be.
+
+    Attributes:
+        name: of the place.
+        unit: what is counted there.
+        erase: how it is erased.
+    """
+
+    name: str
+    unit: str
+    erase: EraseFrom
+
+
+def rows_in(
+    folder: Callable[[Layout], str],
+    column: str = CONTENT,
+    name: Callable[[str, str], str] = lambda old, digest: f"part-{digest}",
+) -> EraseFrom:
+    """Return what erases the rows of the Parquet files below a folder.
+
+    Only files that have such rows are written again; the others stay as they are.
+
+    Args:
+        folder: of a lake.
+        column: that has the sha256 of the content.
+        name: name of a new file, without suffix, from that of the old one and 20 hex digits.
+    """
+
+    def erase(layout: Layout, erasure: Erasure, apply: bool) -> int:
+        return sum(
+            _erase_rows(layout, found.uri, column, erasure.contents, name, apply=apply)
+            for found in list_files(folder(layout), ".parquet")
+        )
+
+    return erase
+
+
+def _erase_rows(
+    layout: Layout,
+    uri: str,
+    column: str,
+    values: Set[str],
+    name: Callable[[str, str], str],
+    *,
+    apply: bool,
+) -> int:
+    """Erase the rows of a file that have one of some values; return their number."""
+    with open_index_file(uri) as file:
+        if column not in file.schema_arrow.names:
+            return 0
+        wanted = pa.array(sorted(values), pa.string())
+        found = file.read([column])[column]
+        number = int(pc.sum(pc.is_in(found, value_set=wanted)).as_py() or 0)
+        if not number or not apply:
+            return number
+        groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+        with unnamed_file() as kept:
+            if write_parquet(_kept(file, column, wanted), kept, max(groups)):
+                kept.seek(0)
+                sha256 = hashlib.file_digest(kept, "sha256").hexdigest()
+                folder, _, old = uri.rpartition("/")
+                new = f"{name(old.removesuffix('.parquet'), sha256[:20])}.parquet"
+                kept.seek(0)
+                put_file(
+                    join(folder, new),
+                    kept,
+                    sha256,
+                    scratch=layout.scratch(),
+                    file_mode=layout.file_mode,
+                )
+    remove_all([uri])
+    return number
+
+
+def _kept(file: pq.ParquetFile, column: str, values: pa.Array) -> Iterator[pa.Table]:
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group)
+        is_erased = pc.is_in(table[column], value_set=values)
+        yield table.filter(pc.invert(pc.fill_null(is_erased, False)))
+
+
+def _from_index(layout: Layout, erasure: Erasure, apply: bool) -> int:
+    """Rewrite the files of the index that have rows of erased contents, partition by partition."""
+    wanted = pa.array(sorted(erasure.contents), pa.string())
+    affected: dict[str, list[str]] = defaultdict(list)
+    number = 0
+    for uri in list_index(layout):
+        if found := sum(map(len, read_matching(uri, [CONTENT], {CONTENT: wanted}))):
+            affected[partition_of(uri)].append(uri)
+            number += found
+    if apply:
+        for day, files in sorted(affected.items()):
+            seal_logs_ending_in(layout, files)
+            rewrite(layout, day, files, (_without(table, wanted) for table in read_unified(files)))
+    return number
+
+
+def _without(table: pa.Table, contents: pa.Array) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table[CONTENT], value_set=contents)))
+
+
+def _from_source_states(layout: Layout, erasure: Erasure, apply: bool) -> int:
+    """Erase the states of erased sources: a cache that has digests of names, and versions."""
+    versions: dict[int, set[str]] = defaultdict(set)
+    for source_uri, version in erasure.versions:
+        versions[source_states.group_of(source_uri)].add(version)
+    return sum(
+        _erase_rows(
+            layout, found.uri, "source_version", of_group, lambda old, digest: digest, apply=apply
+        )
+        for group, of_group in sorted(versions.items())
+        for found in list_files(source_states.folder_of(layout, group), ".parquet")
+    )
+
+
+def _from_json(folder: Callable[[Layout], str]) -> EraseFrom:
+    """Return what erases the failures of erased objects from JSON files: the summaries of runs."""
+
+    def erase(layout: Layout, erasure: Erasure, apply: bool) -> int:
+        number = 0
+        for found in list_files(folder(layout), ".json") if erasure.object_keys else ():
+            with contextlib.suppress(ValueError):  # not of this program
+                summary = read_json(found.uri)
+                if erased := _drop_failures(summary, erasure.object_keys):
+                    number += erased
+                    if apply:
+                        data = (json.dumps(summary, indent=2) + "\n").encode()
+                        replace_file(
+                            found.uri, data, scratch=layout.scratch(), file_mode=layout.file_mode
+                        )
+        return number
+
+    return erase
+
+
+def _drop_failures(summary: Any, object_keys: Set[str]) -> int:
+    """Drop the failures of some objects from the summary of a run; return their number."""
+    failures = summary.get("failures") if isinstance(summary, dict) else None
+    if not isinstance(failures, list):
+        return 0
+    kept = [f for f in failures if not (isinstance(f, dict) and f.get("object_key") in object_keys)]
+    summary["failures"] = kept
+    return len(failures) - len(kept)
+
+
+def _from_dead_letters(layout: Layout, erasure: Erasure, apply: bool) -> int:
+    """Remove the dead letters of erased objects."""
+    letters = []
+    for found in list_files(layout.dead_letters, ".json") if erasure.object_keys else ():
+        with contextlib.suppress(ValueError):
+            letter = read_json(found.uri)
+            if isinstance(letter, dict) and letter.get("object_key") in erasure.object_keys:
+                letters.append(found.uri)
+    if apply:
+        remove_all(letters)
+    return len(letters)
+
+
+def _from_objects(layout: Layout, erasure: Erasure, apply: bool) -> int:
+    """Remove stored objects, and folders that are empty then."""
+    return _remove_files(erasure.objects, apply=apply)
+
+
+def _from_reports(layout: Layout, erasure: Erasure, apply: bool) -> int:
+    """Remove the structured reports about erased objects."""
+    return _remove_files(sorted(set(reports_of_objects(layout, erasure.objects))), apply=apply)
+
+
+def _remove_files(uris: Iterable[str], *, apply: bool) -> int:
+    listed = list(uris)
+    found = [uri for uri in listed if exists(uri)]
+    if apply:
+        remove_all(found)
+        for uri in filter(is_local, listed):  # also of those that were removed before a kill
+            _remove_empty_folders(uri)
+    return len(found)
+
+
+def _remove_empty_folders(uri: str) -> None:
+    for folder in itertools.takewhile(
+        lambda path: path.name.startswith(_OBJECT_FOLDERS), uri_to_path(uri).parents
+    ):
+        with contextlib.suppress(OSError):  # not empty, or removed before
+            folder.rmdir()
+
+
+def is_object_of(layout: Layout, uri: str) -> bool:
+    """Return whether a path or URI is that of an object in a sink of a lake, which may be removed."""
+    return any(
+        is_below(uri, join(root, folder))
+        for root in layout.object_roots
+        for folder in ("objects", "quarantine")
+    )
+
+
+PLACES: Final = (
+    Place("index", "rows", _from_index),
+    Place("history", "rows", rows_in(lambda layout: layout.history)),
+    Place(
+        "journal",
+        "rows",
+        rows_in(
+            lambda layout: layout.journal,
+            name=lambda old, digest: f"{old.partition('-')[0]}-{digest}",  # of the fingerprint
+        ),
+    ),
+    Place("labels", "rows", rows_in(lambda layout: layout.labels)),
+    Place(
+        "thumbnails",
+        "rows",
+        rows_in(lambda layout: layout.thumbnails, name=lambda old, digest: digest),
+    ),
+    Place(
+        "predictions",
+        "rows",
+        rows_in(lambda layout: layout.predictions, name=lambda old, digest: digest),
+    ),
+    Place("source states", "rows", _from_source_states),
+    Place("run summaries", "failures", _from_json(lambda layout: layout.runs)),
+    Place("dead letters", "files", _from_dead_letters),
+    Place("structured reports", "files", _from_reports),
+    Place("objects", "files", _from_objects),
+)
+"""Every place, in the order in which they are erased: rows before the objects that they reference."""
