@@ -145,12 +145,12 @@ def measure_imports() -> float:
 def measure_all(args: argparse.Namespace) -> dict[str, Any]:
     """Measure everything; the results are written after every run."""
     processes.adopt_orphans()
-    build(args.work, args.images * max(CONTENDERS.values()))
+    build(args.work, args.images * max(CONTENDERS[name] for name in args.contenders))
     results: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": machine(),
         "shape": SHAPE,
-        "images": {name: args.images * factor for name, factor in CONTENDERS.items()},
+        "images": {name: args.images * CONTENDERS[name] for name in args.contenders},
         "bytes": {
             name: int(statistics.mean(p.stat().st_size for p in (args.work / slug(name)).iterdir()))
             for name in args.syntaxes
@@ -158,20 +158,21 @@ def measure_all(args: argparse.Namespace) -> dict[str, Any]:
         "imports": [],
         "runs": [],
     }
+    starts = [(args.syntaxes[0], contender, 1) for contender in args.contenders] * STARTS
+    runs = [
+        (name, contender, args.images * CONTENDERS[contender])
+        for name in args.syntaxes
+        for contender in args.contenders
+    ]
     for number in range(args.rounds):
-        for contender, factor in CONTENDERS.items():
-            results["imports"].append(measure_imports())
-            starts = [(args.syntaxes[0], 1)] * STARTS
-            for name, images in [
-                *starts,
-                *((name, args.images * factor) for name in args.syntaxes),
-            ]:
-                usage = measure(contender, link(args.work, name, images), args.work)
-                run = {"round": number, "contender": contender, "syntax": name, "images": images}
-                results["runs"].append({**run, **usage})
-                args.out.parent.mkdir(parents=True, exist_ok=True)
-                args.out.write_text(json.dumps(results, indent=1) + "\n")
-                print(f"round {number + 1}: {contender}, {name}", file=sys.stderr, flush=True)
+        results["imports"].append(measure_imports())
+        for name, contender, images in [*starts, *runs]:
+            usage = measure(contender, link(args.work, name, images), args.work)
+            run = {"round": number, "contender": contender, "syntax": name, "images": images}
+            results["runs"].append({**run, **usage})
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+            print(f"round {number + 1}: {contender}, {name}", file=sys.stderr, flush=True)
     return results
 
 
@@ -209,7 +210,7 @@ def _tables(results: dict[str, Any]) -> Iterator[str]:
                     name,
                     *(_spread(costs(results, name, syntax, metric), unit) for syntax in syntaxes),
                 ]
-                for name in CONTENDERS
+                for name in results["images"]
                 if (name, metric) != (WITHOUT_BEAM, "wall")
             ],
         )
@@ -232,12 +233,13 @@ def _tables(results: dict[str, Any]) -> Iterator[str]:
                 ),
             ]
             for title, a, metric_a, b, metric_b in ratios
+            if {a, b} <= results["images"].keys()
         ],
     )
     yield "Start-up and memory"
     yield markdown_table(
         ["", "run over one image, s", "peak memory of all runs, MB (PSS)"],
-        [[name, *_start_and_peak(results, name)] for name in CONTENDERS],
+        [[name, *_start_and_peak(results, name)] for name in results["images"]],
     )
     placed = [
         r["first_placed"]
@@ -271,7 +273,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     syntaxes = list(results["bytes"])
     chart = Figure(figsize=(1.6 * len(syntaxes), 4), layout="constrained")
     axes = chart.add_subplot()
-    contenders = [name for name in CONTENDERS if name != WITHOUT_BEAM]
+    contenders = [name for name in results["images"] if name != WITHOUT_BEAM]
     width = 0.8 / len(contenders)
     for number, name in enumerate(contenders):
         heights = [1000 * _median(results, name, syntax, "wall") for syntax in syntaxes]
@@ -291,6 +293,10 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=3, help="number of repetitions")
     parser.add_argument("--syntaxes", nargs="+", default=list(SYNTAXES), choices=list(SYNTAXES))
+    parser.add_argument(
+        "--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS),
+        help="what to compare; the tables need the router",
+    )  # fmt: skip
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="working folder")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bench.json"))
     parser.add_argument(
