@@ -11,6 +11,7 @@ from benchmarks.cost import page as costs_page
 from docs.flex_template import flex_template
 from docs.image_locks import CPU_LOCK, TORCH_CPU, cpu_lock, torch_cpu
 from pipeline.cli.arguments import default_of, metavar_of
+from pipeline.export.options import ExportOptions
 from pipeline.observability.metric_table import LABEL_TEXTS, LABEL_VALUES, METRICS, PREFIX, UNKNOWN
 from pipeline.receive.options import ReceiveOptions
 from pipeline.review.options import ReviewOptions
@@ -38,6 +39,7 @@ METRICS_PAGE: Final = Path(__file__).parent / "metrics.md"
 OPTIONS_PAGE: Final = Path(__file__).parent / "options.md"
 RECEIVE_PAGE: Final = Path(__file__).parent / "receive-options.md"
 REVIEW_PAGE: Final = Path(__file__).parent / "review-options.md"
+EXPORT_PAGE: Final = Path(__file__).parent / "export-options.md"
 HEADER_WORDS_PAGE: Final = Path(__file__).parent / "header-words.md"
 COSTS_PAGE: Final = Path(__file__).parent / "costs.md"
 TEMPLATES: Final = Path(__file__).parents[1] / "templates"
@@ -257,6 +259,18 @@ def review_page() -> str:
     return "\n".join([*lines, *_option_tables(ReviewOptions)]) + "\n"
 
 
+def export_page() -> str:
+    """Return the page on the options of `export`."""
+    lines = [
+        "# Options of `export`",
+        "",
+        "<!-- Written by `make docs` from pipeline/export/options.py. -->",
+        "",
+        "`dicom-router export --help` shows the same. [export.md](export.md) describes the exports.",
+    ]
+    return "\n".join([*lines, *_option_tables(ExportOptions)]) + "\n"
+
+
 def _option_tables(cls: type) -> Iterator[str]:
     for group, options in options_by_group(cls).items():
         title = group[0].upper() + group[1:]
@@ -276,6 +290,7 @@ PAGES: Final[dict[Path, Callable[[], str]]] = {
     OPTIONS_PAGE: options_page,
     RECEIVE_PAGE: receive_page,
     REVIEW_PAGE: review_page,
+    EXPORT_PAGE: export_page,
     HEADER_WORDS_PAGE: header_words_page,
     COSTS_PAGE: costs_page,
     TEMPLATES / SCHEMA_NAME: json_schema,

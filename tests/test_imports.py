@@ -32,6 +32,7 @@ LAYERS = (
     "pipeline.report",
     "pipeline.reroute",
     "pipeline.review",
+    "pipeline.export",
     "pipeline.cli",
 )
 """Packages from the lowest up; none imports from a later one."""

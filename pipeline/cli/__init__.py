@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "reroute": "decide the images of a lake again, with another policy or model",
     "report": "write a report on a lake or a run as one HTML page",
     "review": "let people decide about images, in a browser or by CSV files",
+    "export": "write images as a data set, or rows as FHIR resources or OMOP tables",
     "verify": "check a lake against its delivery contract",
     "compact": "merge the small index files of a lake",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",

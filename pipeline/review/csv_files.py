@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pipeline.csv_cells import escape_formula
 from pipeline.review.queues import Queue, load_waiting, rows_of
 from pipeline.summaries import utc_text
 from transforms.core.errors import UsageError, did_you_mean
@@ -44,8 +45,6 @@ PREDICTION_COLUMNS: Final = "status reason destination predicted_label confidenc
 IDENTITY, EXPORTED = "content_sha256", "exported_at"
 _PROBABILITY: Final = "prob_"
 REQUIRED: Final = ("answer", IDENTITY)
-FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
-"""First characters of texts that spreadsheets may run as formulas."""
 DELIMITERS: Final = (",", ";", "\t")
 """Spreadsheets write the one of their language."""
 MAX_BYTES: Final = 256 << 20
@@ -282,5 +281,4 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = str(value)
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+    return escape_formula(str(value))

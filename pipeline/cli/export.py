@@ -1,0 +1,75 @@
+"""`dicom-router export`: write images of a lake as a data set, or its rows as FHIR or OMOP."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from pipeline import __version__
+from pipeline.cli.arguments import add_options, existing_lake
+from pipeline.exit_codes import DONE, FAILED
+from pipeline.export.options import DATASETS, FHIR, ExportOptions
+from transforms.core.option import from_values
+
+if TYPE_CHECKING:
+    from pipeline.export.dataset import Exported
+
+MAX_SHOWN = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `export`."""
+    parser.epilog = (
+        "The lake is only read. An interrupted export is continued by the same command. docs/export.md "
+        "lists what leaves the lake without --identifiers; pixels may show what identifies a patient."
+    )
+    parser.add_argument("lake", metavar="LAKE", help="root of the lake")
+    parser.add_argument("out", metavar="OUT", help="new folder, local, gs:// or s3://")
+    add_options(parser, ExportOptions)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write an export; return 1 if objects could not be read."""
+    options = from_values(ExportOptions, vars(args))
+    options.check()
+    from pipeline.export.output import begin, open_output
+    from pipeline.export.selection import select
+
+    layout = existing_lake(args.lake)
+    output = open_output(args.out, layout, options)
+    with select(layout, options) as selection:
+        rows = selection.count()
+        begin(output, options, rows, selection.digest(), __version__)
+        if options.to in DATASETS:
+            from pipeline.export.dataset import export_dataset
+
+            return _report(args.out, export_dataset(layout, selection, output, options))
+        if options.to == FHIR:
+            from pipeline.export.fhir import export_fhir
+
+            print(
+                f"{args.out}: {export_fhir(selection, output, options)} studies of {rows} objects"
+            )
+        else:
+            from pipeline.export.omop import export_omop
+
+            exported = export_omop(selection, output, options)
+            print(f"{args.out}: {exported} rows of {rows} objects")
+    return DONE
+
+
+def _report(out: str, exported: Exported) -> int:
+    for what, found in (("not exported", exported.skipped), ("error", exported.failed)):
+        for key, reason in sorted(found.items())[:MAX_SHOWN]:
+            print(f"{what}: object {key}: {reason}", file=sys.stderr)
+    if exported.failed:
+        print(
+            f"error: {len(exported.failed)} objects could not be read; fix the cause and run the same "
+            "command again",
+            file=sys.stderr,
+        )
+        return FAILED
+    skipped = f", {len(exported.skipped)} that cannot be decoded left out" * bool(exported.skipped)
+    print(f"{out}: {exported.images} images{skipped}")
+    return DONE
