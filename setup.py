@@ -54,7 +54,7 @@ EXTRAS = {
         "opentelemetry-exporter-otlp-proto-http>=1.36",
         "prometheus-client>=0.22",
     ],
-    "delta": ["deltalake>=1.2"],
+    "delta": ["deltalake>=1.6"],
     "iceberg": ["pyiceberg[sql-sqlite]>=0.10"],
     "deidentify": ["dicom-anonymizer>=2.1"],
     "gcp": ["apache-beam[gcp]>=2.77,<2.78"],  # DataflowRunner; gs:// does not need it

@@ -21,7 +21,6 @@ TERMS: Final = {
     "breach(es)?": "violation",
     "bury|buried": "dead letter",
     "calm|undisturbed": "baseline",
-    "catalogs?": "index replica",
     "chains": "logs, shards",
     "films?": "image, radiograph",
     "give out|gives out|gave out|given out|giving out": "emit",

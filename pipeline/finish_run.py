@@ -26,6 +26,7 @@ from transforms.lake.journal import clear_journal, is_placed, list_journal, read
 from transforms.lake.layout import Layout
 from transforms.lake.lock import read_epoch
 from transforms.lake.orphans import journaled_objects, remove_orphans, remove_unreferenced
+from transforms.lake.published_tables import keep_in_step
 from transforms.lake.resolve_duplicates import is_stored
 from transforms.lake.run_counts import RunCounts, count_run, count_segments
 from transforms.lake.schema import IndexRow
@@ -128,6 +129,7 @@ def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None)
             remove_unreferenced(layout, journaled_objects(layout, counts.segments))
     else:
         counts = RunCounts.sum((counts, _supersede(config, counts)))
+    keep_in_step(layout)
     summary = write_summary(counts, config)
     if summary["complete"]:  # otherwise a write that was reported as failed may have succeeded
         clear_journal(layout)

@@ -131,6 +131,7 @@ def build(
         config.fingerprint(),
         config.policy.label_set,
         opened,
+        config.policy.publish,
     )
     index_files = lake[FILES] | "IndexFiles" >> beam.Reshuffle()
     discovered = pipeline | "Discover" >> SOURCES[config.source](config)

@@ -34,7 +34,9 @@ from transforms.lake.layout import LOCK
 from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
+from transforms.lake.published_tables import publish
 from transforms.lake.recovery import prepare_recovery
+from transforms.lake.table_settings import record_settings
 from transforms.metrics import PROGRESS
 from transforms.storage.schemes import archives, is_local
 from transforms.storage.selection import SKIP_MEANINGS, Skipped
@@ -73,6 +75,7 @@ def run(
             remove_partial_files(config.layout)
             open_lake(config.layout)
             record_label_set(config.layout, config.policy.label_set)
+            record_settings(config.layout, config.policy.publish)
             config = with_header_reliability(config)
             prepare_recovery(config.layout, config.run_id, config.fingerprint())
         observer.started()
@@ -100,6 +103,7 @@ def run(
             write_metrics(metrics, config)
         if summary["complete"]:
             remove_partial_files(config.layout)  # of workers that the engine has replaced
+        publish(config.layout)
     return summary
 
 
@@ -131,6 +135,7 @@ def _open_for_stream(config: RouteConfig) -> None:
     with lock_lake(config.layout, names=[LOCK], timeout=config.lock_timeout):
         open_lake(config.layout)
         record_label_set(config.layout, config.policy.label_set)
+        record_settings(config.layout, config.policy.publish)
     drain.clear(config.layout)
 
 

@@ -45,9 +45,11 @@ from transforms.lake.layout import LOCK, WRITER_LOCK
 from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
+from transforms.lake.published_tables import keep_in_step, publish
 from transforms.lake.recovery import recover
 from transforms.lake.run_counts import RunCounts, count_stream
 from transforms.lake.run_state import clear_states
+from transforms.lake.table_settings import record_settings
 from transforms.metrics import CounterName
 from transforms.storage.local import is_file
 from transforms.storage.schemes import is_local
@@ -129,6 +131,7 @@ def run_stream(
         if job.metrics:
             summary["metrics"] = job.metrics
             write_metrics(job.metrics, config)
+        publish(config.layout)
         return summary
 
 
@@ -244,6 +247,8 @@ def _recover(config: RouteConfig) -> int:
     with lock_lake(layout, names=[LOCK], timeout=config.lock_timeout):
         open_lake(layout)
         record_label_set(layout, config.policy.label_set)
+        record_settings(layout, config.policy.publish)
         recovered = recover(layout, config.run_id, config.index_shards, replica_of(layout))
         remove_partial_files(layout)
+    keep_in_step(layout)
     return recovered

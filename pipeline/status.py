@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import pyarrow as pa
@@ -34,6 +35,7 @@ from transforms.lake.journal import list_journal
 from transforms.lake.layout import LOCK, WRITER_LOCK, Layout, partition_of
 from transforms.lake.lock import LockState, read_lock_state
 from transforms.lake.marker import format_of
+from transforms.lake.published_tables import table_states
 from transforms.lake.run_state import LAUNCHER, read_states
 from transforms.lake.run_summaries import read_summaries
 from transforms.storage.schemes import is_local
@@ -70,6 +72,7 @@ def status_of(layout: Layout) -> dict[str, Any]:
             "first_day": days[0] if days else None,
             "last_day": days[-1] if days else None,
         },
+        "tables": [{**asdict(state), "in_step": state.in_step} for state in table_states(layout)],
         "recent": _recent(layout),
         "dead_letters": _dead_letters(layout),
         "runs": [_run(summary) for summary in summaries],
@@ -84,6 +87,7 @@ def render(status: Mapping[str, Any]) -> str:
     rows = "" if index["rows"] is None else f"{index['rows']:,} rows in "
     span = f", {index['first_day']} to {index['last_day']}" if index["files"] else ""
     lines += _section("index", [f"{rows}{index['files']:,} files{span}"])
+    lines += _section("tables", [_table_line(one) for one in status["tables"]])
     lines += _section(f"last {RECENT_HOURS} h", [_counts_text(status["recent"]["counts"])])
     lines += _section("quarantine", _quarantine_lines(status["recent"]["quarantined"]))
     lines += _section("failing", _failing_lines(status))
@@ -263,6 +267,17 @@ def _progress(run: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]) -> st
     if run.get("failed") is not None:
         parts.append(f"{run['failed']:,} errors")
     return ", ".join(parts)
+
+
+def _table_line(table: Mapping[str, Any]) -> str:
+    if table["problem"]:
+        return f"{table['name']}: cannot be read ({table['problem']})"
+    if table["in_step"]:
+        return f"{table['name']}: {table['version']}, in step with the index"
+    behind = table["missing"] + table["extra"]
+    return (
+        f"{table['name']}: {plural(behind, 'file')} behind the index; the next run publishes them"
+    )
 
 
 def _quarantine_lines(quarantined: Sequence[Mapping[str, Any]]) -> list[str]:

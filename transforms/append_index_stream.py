@@ -24,6 +24,7 @@ from transforms.lake.append import append
 from transforms.lake.append_log import LogShard
 from transforms.lake.index_files import shard_of
 from transforms.lake.index_replica import replica_of
+from transforms.lake.published_tables import Publisher
 from transforms.lake.recovery import sweep_journal
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow, to_table
@@ -95,7 +96,11 @@ class AppendFn(beam.DoFn):
 
 
 class SweepJournalFn(beam.DoFn):
-    """Sweep the journal from time to time; takes the elements of `PeriodicTrigger`."""
+    """Sweep the journal from time to time, and keep published tables in step with the index.
+
+    Takes the elements of `PeriodicTrigger`. Tables get one version for each interval of the index, not
+    one for each segment.
+    """
 
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
@@ -104,6 +109,8 @@ class SweepJournalFn(beam.DoFn):
         if number == 0 and _SweepSchedule.is_due(self._config.run_id):
             layout = self._config.layout
             sweep_journal(layout, replica_of(layout))
+        if number == 0 and self._config.stream is not None:
+            Publisher.keep_in_step(self._config.layout, self._config.stream.index_interval)
         yield from ()
 
 

@@ -17,6 +17,7 @@ from transforms.lake.layout import Layout
 from transforms.lake.migration import open_lake
 from transforms.lake.recovery import prepare_recovery, recovered_rows
 from transforms.lake.schema import IndexRow
+from transforms.lake.table_settings import TableSettings, record_settings
 
 FILES: Final = "files"
 LOG_ENDS: Final = "log_ends"
@@ -39,6 +40,7 @@ class OpenLake(beam.PTransform[PBegin, DoOutputsTuple]):
         ingest_date: Partition of the run, YYYY-MM-DD.
         fingerprint: Fingerprint of the run's configuration.
         label_set: Labels of the model.
+        publish: As which tables to publish the index; None keeps what the lake has recorded.
         opened: Whether the process that launched the run has opened the lake. A job that an engine starts
             from a template opens it here.
     """
@@ -49,6 +51,7 @@ class OpenLake(beam.PTransform[PBegin, DoOutputsTuple]):
     fingerprint: str
     label_set: LabelSet
     opened: bool = False
+    publish: TableSettings | None = None
 
     def expand(self, pbegin: PBegin) -> DoOutputsTuple:
         listed: DoOutputsTuple = (
@@ -61,6 +64,7 @@ class OpenLake(beam.PTransform[PBegin, DoOutputsTuple]):
                 self.ingest_date,
                 None if self.opened else self.fingerprint,
                 self.label_set,
+                self.publish,
             )
             .with_output_types(str, **{LOG_ENDS: EncodedEnd, JOURNALED: IndexRow})
             .with_outputs(LOG_ENDS, JOURNALED, main=FILES)
@@ -69,11 +73,17 @@ class OpenLake(beam.PTransform[PBegin, DoOutputsTuple]):
 
 
 def _open(
-    run_id: str, layout: Layout, ingest_date: str, fingerprint: str | None, label_set: LabelSet
+    run_id: str,
+    layout: Layout,
+    ingest_date: str,
+    fingerprint: str | None,
+    label_set: LabelSet,
+    publish: TableSettings | None,
 ) -> Iterator[str | TaggedOutput[str, EncodedEnd] | TaggedOutput[str, IndexRow]]:
     if fingerprint is not None:
         open_lake(layout)
         record_label_set(layout, label_set)
+        record_settings(layout, publish)
         prepare_recovery(layout, run_id, fingerprint)
     files, log_ends = index_at_start(layout, run_id)
     for log, end in log_ends.items():

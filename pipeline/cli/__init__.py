@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "export": "write images as a data set, or rows as FHIR resources or OMOP tables",
     "verify": "check a lake against its delivery contract",
     "compact": "merge the small index files of a lake",
+    "publish": "publish the index of a lake as Delta and Iceberg tables",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",
     "init": "write a policy, systemd units, cron lines and a compose file to begin with",
     "demo": "route real DICOM files from the pydicom packages",

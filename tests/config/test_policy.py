@@ -35,6 +35,7 @@ from transforms.core.labels import (
 from transforms.core.reasons import Reason
 from transforms.imaging.header_evidence import CLAIMS, HeaderClaims, HeaderReliability
 from transforms.imaging.radiograph_table import RadiographTable
+from transforms.lake.table_settings import TableSettings
 from transforms.lake.view_columns import View, Views
 
 LEARNED = HeaderReliability(1, 500, 400, {"body_part_region": {"": {SPINE: {"SPINE": 300}}}})
@@ -334,8 +335,9 @@ CHANGES: dict[str, Any] = {
     "thumbnails": "none",
     "label_set": LabelSet(DEFAULT_LABELS.labels),
     "by_region": frozenset({SPINE}),
+    "publish": TableSettings(delta=True),
 }
-DECIDES_NOTHING = ("sinks", "by_region", "expect", "thumbnails")
+DECIDES_NOTHING = ("sinks", "by_region", "expect", "thumbnails", "publish")
 
 
 @pytest.mark.parametrize("changed", [field.name for field in fields(Policy)])

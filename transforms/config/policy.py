@@ -16,6 +16,7 @@ from transforms.core.reasons import Reason
 from transforms.imaging.age import is_plausible_age
 from transforms.imaging.header_evidence import HeaderClaims, HeaderReliability
 from transforms.imaging.radiograph_table import RadiographTable
+from transforms.lake.table_settings import TableSettings
 from transforms.lake.view_columns import Views
 
 POLICY_ID_LENGTH: Final = 16
@@ -56,6 +57,7 @@ class Policy:
         thumbnails: of which images to store a thumbnail: "all", "review" for those in review and those
             whose header disagrees with the decision, or "none".
         label_set: labels of the model; set when its bundle is read.
+        publish: as which tables to publish the index; None keeps what the lake has recorded.
     """
 
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -72,6 +74,7 @@ class Policy:
     expect: Expectations = field(default_factory=Expectations)
     thumbnails: str = REVIEW_THUMBNAILS
     label_set: LabelSet = DEFAULT_LABELS
+    publish: TableSettings | None = None
 
     def with_defaults(
         self,
@@ -90,7 +93,7 @@ class Policy:
     def rules(self) -> dict[str, Any]:
         """Return the values that affect decisions or placement, by name; the default labels do not."""
         values = asdict(self)
-        del values["expect"], values["thumbnails"]
+        del values["expect"], values["thumbnails"], values["publish"]
         values["by_region"] = sorted(self.by_region)
         if self.label_set == DEFAULT_LABELS:
             del values["label_set"]

@@ -24,6 +24,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from transforms.config.expectations import DriftExpectation, Expectations
 from transforms.config.policy import HeaderEvidence, Policy
+from transforms.config.policy_publish import Publish
 from transforms.config.policy_sinks import SinkValue, require_labels_by_region
 from transforms.config.validation import invalid, list_errors, unknown_name
 from transforms.core.errors import UsageError
@@ -286,6 +287,11 @@ class PolicyFile(_Section):
         default_factory=Expect,
         description="What a complete run is expected to find; otherwise it exits with 3.",
     )
+    publish: Publish | None = Field(
+        default=None,
+        description="Tables of open formats as which the index is published; null keeps what the lake "
+        "has recorded.",
+    )
 
     def policy(self) -> Policy:
         """Return the policy that the file describes."""
@@ -303,6 +309,7 @@ class PolicyFile(_Section):
             radiographs=self.radiographs.table(),
             expect=self.expect.expectations(),
             thumbnails=self.thumbnails,
+            publish=None if self.publish is None else self.publish.settings(),
         )
 
 

@@ -45,3 +45,8 @@ PLAIN: Final = "plain"
 STRONG: Final = "strong"
 AUGMENTATIONS: Final = (PLAIN, STRONG)
 SPLITS: Final = ("train", "val", "test")
+
+DEFAULT_TABLE: Final = "dicom_router.index"
+"""Namespace and name of the Iceberg table as which an index is published."""
+KEEP_HOURS: Final = 24.0
+"""Hours for which readers of an earlier version of a table find files that were replaced since."""

@@ -206,6 +206,16 @@ class Layout:
         """Folder of the metrics of runs."""
         return join(self.runs, "metrics")
 
+    @property
+    def tables(self) -> str:
+        """Folder of the published tables, which are not part of the lake; see `lake.published_tables`."""
+        return join(self.root, "_tables")
+
+    @property
+    def published_index(self) -> str:
+        """Folder of the files of the published index: the root of its Delta table."""
+        return join(self.tables, "index")
+
     def partition(self, ingest_date: str) -> str:
         """Return the folder of the index files of a day, YYYY-MM-DD."""
         return join(self.index, f"{PARTITION_PREFIX}{ingest_date}")

@@ -18,6 +18,7 @@ from transforms.lake.files import exists
 from transforms.lake.index_files import list_index, open_index_file, read_batches, read_unified
 from transforms.lake.layout import Layout, is_relative, partition_of
 from transforms.lake.marker import FORMAT, format_of, write_marker
+from transforms.lake.published_tables import keep_in_step
 from transforms.lake.rewrite import rewrite
 from transforms.lake.rewrite_intents import finish_rewrites
 from transforms.lake.schema import (
@@ -43,6 +44,8 @@ _OBJECT_FOLDERS: Final = ("objects", "quarantine")
 def open_lake(layout: Layout) -> None:
     """Make a lake ready for writing: create or migrate it, claim its roots, finish rewrites. Idempotent.
 
+    Published tables that a killed process has left behind are brought into step.
+
     The caller holds the lake's locks.
 
     Raises:
@@ -53,6 +56,7 @@ def open_lake(layout: Layout) -> None:
     migrate(layout)
     write_marker(layout)  # claims the sinks that are new in the policy
     finish_rewrites(layout)
+    keep_in_step(layout)
 
 
 def migrate(layout: Layout) -> bool:

@@ -22,6 +22,7 @@ from transforms.core.storage_failures import TEMPORARY, write_failure
 from transforms.lake.checksums import write_parquet
 from transforms.lake.files import put_file
 from transforms.lake.layout import Layout
+from transforms.lake.published_tables import keep_in_step
 from transforms.lake.rewrite_intents import (
     EXCHANGED,
     RewriteIntent,
@@ -81,6 +82,7 @@ def rewrite(
             if name is not None:
                 put(join(layout.partition(ingest_date), name))
             finish_rewrites(layout)
+    keep_in_step(layout)
     return rows
 
 

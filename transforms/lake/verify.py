@@ -39,6 +39,7 @@ from transforms.lake.thumbnails import SCHEMA as THUMBNAILS
 from transforms.lake.thumbnails import list_thumbnail_files
 from transforms.lake.verify_labels import check_label_files, unknown_images
 from transforms.lake.verify_report import VerifyReport, Violation
+from transforms.lake.verify_tables import check_tables
 from transforms.storage.base import UNKNOWN_SIZE, ObjectInfo, sha256_of
 from transforms.storage.local import is_version_of, path_to_uri, uri_to_path
 from transforms.storage.schemes import canonical, is_below, is_local, join, storage_of
@@ -100,7 +101,7 @@ def verify_lake(
             _check_runs(db, layout, report, summaries)
             _check_thumbnails(layout, report, deep=deep)
             report.labels = len(labels.labels)
-            report.add(labels.violations)
+            report.add(itertools.chain(labels.violations, check_tables(layout)))
             report.add(unknown_images(db, labels.labels.values()))
             if deep:
                 _check_journal(layout, report)

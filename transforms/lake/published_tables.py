@@ -1,0 +1,313 @@
+"""Publish the index as tables of open formats, and keep them in step with it.
+
+The index stays the truth. Publishing compares its list of files with that of a table, and commits the
+difference in one step: whatever was missed, because a process was killed or a catalog did not answer, the
+next call adds. Each attempt loads the table before it lists the index, and commits only if the table has
+not changed since, so that a table never goes back to an earlier state of the index.
+
+Tables have second names of the files (see `lake.table_files`), which a rewrite does not remove: a reader
+of any recent version finds all of its files.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from transforms.core.errors import UsageError
+from transforms.core.reasons import ObjectError
+from transforms.lake import delta_table, iceberg_table
+from transforms.lake.delta_table import DeltaIndex
+from transforms.lake.iceberg_table import IcebergIndex, MovedLake
+from transforms.lake.index_files import DamagedFile, list_index
+from transforms.lake.layout import Layout
+from transforms.lake.table_files import (
+    TableFile,
+    add_files,
+    name_of,
+    note_replaced,
+    remove_all_but,
+    remove_replaced,
+)
+from transforms.lake.table_settings import TableSettings, read_settings
+from transforms.storage.extras import how_to_install, is_installed
+
+LOG = logging.getLogger(__name__)
+MAX_ATTEMPTS: Final = 100
+BEHIND: Final = (
+    "the published tables are behind the index (%s); the next run brings them into step, or "
+    "'dicom-router publish LAKE'"
+)
+
+
+NOT_AFFECTED: Final = (
+    "{name}: {error}; the index is complete and not affected: correct this, then run 'dicom-router "
+    "publish {root}'"
+)
+
+
+class TableError(RuntimeError):
+    """A published table cannot be read or written; the index is not affected."""
+
+
+class Version(Protocol):
+    """A version of a table."""
+
+    @property
+    def files(self) -> frozenset[str]:
+        """Names of its files."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of its columns."""
+
+
+class PublishedTable(Protocol):
+    """A table of one format; see `DeltaIndex` and `IcebergIndex`."""
+
+    location: str
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def extra(self) -> str:
+        """Extra of the router that has its package."""
+
+    @property
+    def module(self) -> str:
+        """Module of its package."""
+
+    def current(self) -> Any | None:
+        """Return the current version, or None if there is no table."""
+
+    def commit(
+        self, version: Any | None, added: Sequence[TableFile], removed: Collection[str]
+    ) -> bool:
+        """Commit the next version; return False if another process was first."""
+
+    def lacks_columns(self, version: Any, added: Sequence[TableFile]) -> bool:
+        """Return whether the table lacks a column of the index or of files."""
+
+    def remove_old_versions(self) -> None:
+        """Remove all versions but the current one, as far as they have entries of their own."""
+
+    def maintain(self, keep_s: float) -> None:
+        """Limit what the table keeps about its past."""
+
+
+@dataclass(frozen=True)
+class TableState:
+    """The state of a published table.
+
+    Attributes:
+        name: format, and name in the catalog if there is one.
+        location: path or URI.
+        version: current version, as its format names it; None if there is no table.
+        files: number of its files.
+        missing: number of index files that it lacks.
+        extra: number of files that it has and the index does not.
+        problem: why the table cannot be read, or None.
+    """
+
+    name: str
+    location: str
+    version: str | None = None
+    files: int = 0
+    missing: int = 0
+    extra: int = 0
+    problem: str | None = None
+
+    @property
+    def in_step(self) -> bool:
+        """Whether the table has the files of the index."""
+        return self.version is not None and not (self.missing or self.extra or self.problem)
+
+
+def publish(layout: Layout, *, moved: bool = False) -> list[TableState]:
+    """Bring the tables that a lake publishes into step with its index. Idempotent.
+
+    Args:
+        layout: the lake.
+        moved: whether to publish tables again that have the paths of another place of the lake.
+
+    Returns:
+        The state of each table; empty if the lake publishes none.
+
+    Raises:
+        TableError: a table cannot be read or written; the others are in step.
+        UsageError: a table belongs to another lake.
+        ProcessingFailure: the lake's storage refused a write.
+        DamagedFile: an index file cannot be read.
+    """
+    settings = read_settings(layout)
+    if settings is None:
+        return []
+    states, failed = [], []
+    for table in _tables(layout, settings):
+        try:
+            states.append(_bring_into_step(layout, table, moved=moved))
+            table.maintain(settings.keep_s)
+        except (UsageError, ObjectError, DamagedFile, TableError) as error:
+            failed.append(error)
+        except Exception as error:  # of a catalog's or store's client, of any type
+            failed.append(_failure(layout, table, _text(error)))
+    if failed:
+        raise failed[0]
+    remove_replaced(layout, _names(layout), settings.keep_s)
+    return states
+
+
+def require_packages(settings: TableSettings) -> None:
+    """Raise unless the packages of tables are installed.
+
+    Raises:
+        UsageError: one is not; the message has the command that installs it.
+    """
+    wanted = [(settings.delta, delta_table), (settings.iceberg is not None, iceberg_table)]
+    for is_wanted, format_ in wanted:
+        if is_wanted and not is_installed(format_.MODULE):
+            raise UsageError(
+                f"{format_.NAME} tables need a package: {how_to_install(format_.EXTRA)}"
+            )
+
+
+def keep_in_step(layout: Layout) -> None:
+    """As `publish`, after a commit to the index, which does not fail if a table cannot be written.
+
+    The verbs *append* and *rewrite* of the index end with this call.
+    """
+    try:
+        publish(layout)
+    except Exception as error:  # the index is written, and the next call brings tables into step
+        LOG.warning(BEHIND, _text(error))
+
+
+def remove_old_versions(layout: Layout) -> None:
+    """Remove every version of published tables but the current one, with the files that only they have.
+
+    Call this after rows were erased from the index, so that no version of a table still has them. Tables
+    are brought into step first. Does nothing in a lake that publishes no tables.
+
+    Raises:
+        TableError: a table cannot be read or written; old versions may remain.
+        UsageError, ProcessingFailure, DamagedFile: as `publish`.
+    """
+    settings = read_settings(layout)
+    if settings is None:
+        return
+    publish(layout)
+    for table in _tables(layout, settings):
+        try:
+            table.remove_old_versions()
+        except Exception as error:
+            raise _failure(layout, table, _text(error)) from error
+    remove_all_but(layout, _names(layout))
+
+
+def table_states(layout: Layout) -> list[TableState]:
+    """Return the state of each published table of a lake; writes nothing.
+
+    Raises:
+        OSError: the lake cannot be listed.
+    """
+    settings = read_settings(layout)
+    return [] if settings is None else [_state(layout, one) for one in _tables(layout, settings)]
+
+
+class Publisher:
+    """Keep tables in step from time to time, only if the index has changed; one for each process."""
+
+    _last: Final[dict[str, tuple[float, frozenset[str]]]] = {}
+    _lock: Final = threading.Lock()
+
+    @classmethod
+    def keep_in_step(cls, layout: Layout, every_s: float) -> None:
+        """As `keep_in_step`, at most once in a number of seconds."""
+        now = time.monotonic()
+        with cls._lock:
+            at, seen = cls._last.get(layout.root, (-every_s, frozenset()))
+            if now - at < every_s:
+                return
+            cls._last[layout.root] = now, seen
+        if read_settings(layout) is None:
+            return
+        names = _names(layout)
+        if names == seen:
+            return
+        try:
+            publish(layout)
+        except Exception as error:
+            LOG.warning(BEHIND, _text(error))
+            return
+        with cls._lock:
+            cls._last[layout.root] = now, names
+
+
+def _tables(layout: Layout, settings: TableSettings) -> list[PublishedTable]:
+    tables: list[PublishedTable] = []
+    if settings.delta:
+        tables.append(DeltaIndex(layout))
+    if settings.iceberg is not None:
+        tables.append(IcebergIndex(layout, settings.iceberg))
+    return tables
+
+
+def _bring_into_step(layout: Layout, table: PublishedTable, *, moved: bool) -> TableState:
+    if not is_installed(table.module):
+        raise _failure(layout, table, f"needs a package: {how_to_install(table.extra)}")
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            version = table.current()  # before the index is listed
+        except MovedLake:
+            if not moved or not isinstance(table, IcebergIndex):
+                raise
+            table.drop()
+            continue
+        names = _names(layout)
+        files: frozenset[str] = frozenset() if version is None else version.files
+        removed = files - names
+        try:
+            added = add_files(layout, names - files)
+        except FileNotFoundError:
+            if _names(layout) == names:
+                raise
+            continue  # a rewrite has replaced one since
+        if version is not None and not (added or removed or table.lacks_columns(version, added)):
+            return TableState(table.name, table.location, str(version), len(files))
+        note_replaced(layout, removed)
+        table.commit(version, added, removed)
+    raise _failure(layout, table, f"other processes were first in {MAX_ATTEMPTS} attempts")
+
+
+def _state(layout: Layout, table: PublishedTable) -> TableState:
+    if not is_installed(table.module):
+        return TableState(table.name, table.location, problem=how_to_install(table.extra))
+    try:
+        version = table.current()
+    except Exception as error:
+        return TableState(table.name, table.location, problem=_text(error))
+    names = _names(layout)
+    if version is None:
+        return TableState(table.name, table.location, missing=len(names))
+    missing, extra = len(names - version.files), len(version.files - names)
+    return TableState(table.name, table.location, str(version), len(version.files), missing, extra)
+
+
+def _names(layout: Layout) -> frozenset[str]:
+    return frozenset(name_of(layout, uri) for uri in list_index(layout))
+
+
+def _failure(layout: Layout, table: PublishedTable, error: str) -> TableError:
+    return TableError(NOT_AFFECTED.format(name=table.name, error=error, root=layout.root))
+
+
+def _text(error: Exception) -> str:
+    """Return an error in one line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

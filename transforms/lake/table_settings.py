@@ -1,0 +1,121 @@
+"""The tables as which a lake publishes its index, recorded in it for every writer."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from transforms.core.choices import DEFAULT_TABLE, KEEP_HOURS
+from transforms.lake.files import list_files, put_bytes, read_json, remove_all
+from transforms.lake.layout import Layout
+from transforms.storage.schemes import join
+
+FOLDER: Final = "settings"
+TABLE_PATTERN: Final = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+$"
+GLUE: Final = "glue"
+CATALOG_TYPES: Final = {
+    "sqlite": "sql",
+    "postgresql": "sql",
+    "http": "rest",
+    "https": "rest",
+    "thrift": "hive",
+}
+"""Types of catalogs by the scheme of their URI."""
+
+
+@dataclass(frozen=True)
+class IcebergSettings:
+    """An Iceberg table.
+
+    Attributes:
+        catalog: URI of its catalog, "glue", or the name of a catalog in pyiceberg's configuration.
+        table: namespace and name, separated by a dot.
+    """
+
+    catalog: str
+    table: str = DEFAULT_TABLE
+
+
+@dataclass(frozen=True)
+class TableSettings:
+    """The tables as which the index is published.
+
+    Attributes:
+        delta: whether there is a Delta table.
+        iceberg: the Iceberg table, or None.
+        keep_hours: hours for which readers of an earlier version find files that were replaced since.
+    """
+
+    delta: bool = False
+    iceberg: IcebergSettings | None = None
+    keep_hours: float = KEEP_HOURS
+
+    @property
+    def keep_s(self) -> float:
+        """`keep_hours` in seconds."""
+        return self.keep_hours * 3600
+
+
+def read_settings(layout: Layout) -> TableSettings | None:
+    """Return the recorded settings of a lake; None if it publishes no tables.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: the lake cannot be read.
+    """
+    while recorded := list_files(join(layout.tables, FOLDER), ".json"):
+        uri = recorded[-1].uri
+        try:
+            settings = _parse(read_json(uri))
+        except FileNotFoundError:  # replaced since the listing
+            continue
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{uri} is damaged; run 'dicom-router publish' again") from error
+        return settings if settings.delta or settings.iceberg else None
+    return None
+
+
+def record_settings(layout: Layout, settings: TableSettings | None) -> None:
+    """Record the settings of a lake in place of earlier ones; None keeps those. Idempotent.
+
+    Raises:
+        ProcessingFailure: the storage refused a write.
+        OSError: the lake cannot be read.
+    """
+    if settings is None or settings == read_settings(layout):
+        return
+    earlier = [found.uri for found in list_files(join(layout.tables, FOLDER), ".json")]
+    put_bytes(
+        join(layout.tables, FOLDER, f"{time.time_ns():020d}.json"),
+        json.dumps(asdict(settings)).encode(),
+        scratch=layout.scratch(),
+        file_mode=layout.file_mode,
+    )
+    remove_all(earlier)
+
+
+def catalog_problem(catalog: str) -> str | None:
+    """Return why a catalog cannot be recorded in a lake, or None."""
+    if "://" not in catalog:
+        return None
+    parts = urlsplit(catalog)
+    if parts.scheme.partition("+")[0] not in CATALOG_TYPES:
+        return f"the URI of a catalog begins with {', '.join(CATALOG_TYPES)}, not {parts.scheme}"
+    if parts.password is not None:
+        return (
+            "the URI of the catalog has a password, which the lake would record; write it into "
+            ".pyiceberg.yaml or PYICEBERG_CATALOG__NAME__URI, and give the name of the catalog"
+        )
+    return None
+
+
+def _parse(content: dict[str, Any]) -> TableSettings:
+    iceberg = content["iceberg"]
+    return TableSettings(
+        delta=bool(content["delta"]),
+        iceberg=None if iceberg is None else IcebergSettings(**iceberg),
+        keep_hours=float(content["keep_hours"]),
+    )
