@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -30,7 +32,11 @@ class ConditionError(UsageError):
 
 
 class RowCondition:
-    """A condition over the columns of the index, such as `modality = 'CR' AND confidence < 0.9`."""
+    """A condition over the columns of the index, such as `modality = 'CR' AND confidence < 0.9`.
+
+    Attributes:
+        columns: names of the columns that the condition may read; at least one.
+    """
 
     def __init__(self, sql: str) -> None:
         """Check a condition on an empty table.
@@ -44,15 +50,27 @@ class RowCondition:
         self._database: duckdb.DuckDBPyConnection = duckdb.connect()
         self._database.execute(_LOCKED)
         self.matches(SCHEMA.append(pa.field(PARTITION, pa.string())).empty_table())
+        self.columns = self._columns()
 
     def matches(self, rows: pa.Table) -> pa.Table:
         """Return the rows of a table that fulfil the condition.
 
         Args:
-            rows: rows with all columns of the index.
+            rows: rows with the columns of `columns`, or more.
 
         Raises:
             ConditionError: the condition cannot be evaluated for a row.
+        """
+        return rows.take(self.positions(rows))
+
+    def positions(self, rows: pa.Table) -> pa.Array:
+        """Return the positions of the rows that fulfil the condition, int64, in ascending order.
+
+        Args:
+            rows: as for `matches`.
+
+        Raises:
+            ConditionError: as `matches`.
         """
         import duckdb
 
@@ -67,4 +85,25 @@ class RowCondition:
                 f"--where: the condition cannot be evaluated ({type(error).__name__}); it may use "
                 "columns of the index, and TRY_CAST where a conversion can fail"
             ) from error
-        return rows.take(found.combine_chunks().sort())
+        return found.combine_chunks().sort()
+
+    def _columns(self) -> tuple[str, ...]:
+        """Return the columns that the condition names; all if it selects them by a pattern."""
+        (text,) = self._database.execute(
+            "SELECT json_serialize_sql(?)", [f"SELECT 1 FROM rows WHERE {self._sql}"]
+        ).fetchall()[0]
+        every = (*SCHEMA.names, PARTITION)
+        nodes = list(_nodes(json.loads(text)))
+        if any(node.get("error") is True or node.get("type") == "STAR" for node in nodes):
+            return every
+        named = {name.lower() for node in nodes for name in node.get("column_names", ())}
+        return tuple(name for name in every if name in named) or ("status",)
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Yield the nodes of a syntax tree."""
+    if isinstance(tree, dict):
+        yield tree
+    for below in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(below, (dict, list)):
+            yield from _nodes(below)
