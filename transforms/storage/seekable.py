@@ -54,7 +54,13 @@ def open_sequential(found: ObjectInfo, *, stored: bool = False) -> BinaryIO:
 
 
 class _PositionedFile(io.RawIOBase):
-    """A file of known size that is read at its position only when it is read."""
+    """A file of known size that is read at its position only when it is read.
+
+    Attributes:
+        name: "", which pydicom expects, since names of objects may name patients.
+    """
+
+    name = ""
 
     def __init__(self, size: int) -> None:
         self._size, self._position = size, 0
