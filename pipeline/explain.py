@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,12 +24,15 @@ from transforms.config.policy import Policy
 from transforms.config.route_config import RouteConfig
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import BY_PERSON, MEANINGS, Reason, Status
+from transforms.core.shared_bytes import SharedBytes
 from transforms.lake.layout import is_relative
 from transforms.lake.probabilities import probabilities_of
 from transforms.lake.schema import IndexRow
 from transforms.lake.view_columns import views_of
 from transforms.sandbox.child_process import SandboxProcess
-from transforms.sandbox.examine import Examined, ExamineOptions, examine
+from transforms.sandbox.describe import HEADER_BYTES
+from transforms.sandbox.examine import Examined, ExamineOptions, examine, examine_fetched
+from transforms.sandbox.object_read import Fetched
 from transforms.storage.schemes import absolute, storage_of
 from transforms.storage.selection import Skipped
 
@@ -56,11 +60,11 @@ class FoundObject(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Explanation:
-    """The explanation of the decision about one object.
+class Decision:
+    """The decision about one object, and its explanation.
 
     Attributes:
-        row: what a run would write about the object.
+        row: what a run would write about the object; docs/index-schema.md describes the values.
         image: the network's inputs, uint8[1 or 3, S, S], as `plates.network_inputs` returns them; None if
             the object is not classified.
         policy: the policy in force.
@@ -72,8 +76,51 @@ class Explanation:
     policy: Policy
     stored: IndexRow | None = None
 
+    @property
+    def status(self) -> str:
+        """The outcome: routed, review, not_xray or quarantined."""
+        return str(self.row.status)
+
+    @property
+    def destination(self) -> str:
+        """The sink: a label, `review`, `not_xray` or `quarantine`."""
+        return str(self.row.destination)
+
+    @property
+    def label(self) -> str | None:
+        """The label that the model predicts; None if the object is not classified."""
+        return self.row.predicted_label
+
+    @property
+    def confidence(self) -> float | None:
+        """The calibrated confidence of `label`, 0..1; None if the object is not classified."""
+        return self.row.confidence
+
+    @property
+    def probabilities(self) -> dict[str, float] | None:
+        """The calibrated probabilities by label, which sum to 1; None if it is not classified."""
+        found = probabilities_of(self.row, self._labels)
+        return None if found is None else dict(zip(self._labels, found, strict=True))
+
+    @property
+    def reason(self) -> str:
+        """Why the object has its status, a value of the column `reason`."""
+        return str(self.row.reason)
+
+    @property
+    def explanation(self) -> str:
+        """The reason in a sentence, with the numbers that decided."""
+        return self._why(self.row)
+
+    @property
+    def remedy(self) -> str:
+        """What to do about the reason, or "" if nothing needs to be done or a person has decided."""
+        if self.stored is not None and self.stored.decided_by == BY_PERSON:
+            return ""
+        return MEANINGS[Reason(str(self.row.reason))].remedy
+
     def text(self) -> str:
-        """Return the explanation as text."""
+        """Return all of it as text, as `dicom-router inspect` prints it."""
         row = self.row
         key = row.object_key if self.stored is None else self.stored.object_key
         lines = [
@@ -85,12 +132,12 @@ class Explanation:
         lines += [f"  {name:<28}{value}" for name, value in self._header().items()]
         if self.image is not None:
             lines += ["", *_draw(self.image[0]), "", *self._prediction()]
-        outcome = f"{_outcome(row)}: {self._why(row)}"
-        lines += ["", "; ".join(filter(None, [outcome, self._remedy()]))]
+        outcome = f"{_outcome(row)}: {self.explanation}"
+        lines += ["", "; ".join(filter(None, [outcome, self.remedy]))]
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the explanation, ready for JSON."""
+        """Return all of it, ready for JSON, as `dicom-router inspect --json` prints it."""
         row = self.row
         found = {
             "object_key": row.object_key if self.stored is None else self.stored.object_key,
@@ -101,7 +148,7 @@ class Explanation:
             "header_agrees": row.header_agrees,
             "header_claims": claim_lines(row),
             "prediction": None,
-            "decision": {**_decision(row), "why": self._why(row), "remedy": self._remedy()},
+            "decision": {**_decision(row), "why": self.explanation, "remedy": self.remedy},
         }
         if self.image is not None:
             found["prediction"] = {
@@ -139,12 +186,6 @@ class Explanation:
             )
         return lines
 
-    def _remedy(self) -> str:
-        """Return the remedy of the decision; a person's decision needs none."""
-        if self.stored is not None and self.stored.decided_by == BY_PERSON:
-            return ""
-        return MEANINGS[Reason(str(self.row.reason))].remedy
-
     def _header(self) -> dict[str, Any]:
         values = {name: getattr(self.row, name) for name in HEADER_COLUMNS}
         return {name: value for name, value in values.items() if value is not None}
@@ -158,8 +199,7 @@ class Explanation:
 
     def _probabilities(self) -> dict[str, float | None]:
         """Return the probabilities by label; None where the model failed on the image."""
-        found = probabilities_of(self.row, self._labels)
-        return dict.fromkeys(self._labels) | dict(zip(self._labels, found or (), strict=False))
+        return dict.fromkeys(self._labels) | (self.probabilities or {})
 
     def _prediction(self) -> list[str]:
         row, lines = self.row, []
@@ -192,7 +232,7 @@ class Explanation:
 
 
 class Explainer:
-    """Explain objects, with one loaded model and one sandbox."""
+    """Decide and explain objects, with one loaded model and one sandbox."""
 
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
@@ -207,7 +247,28 @@ class Explainer:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the sandbox."""
         self._sandbox.close()
+
+    def reference(self, name: str) -> ObjectRef:
+        """Return the reference to one object.
+
+        Args:
+            name: path or URI of an object, not of a folder.
+
+        Raises:
+            OSError: there is no such object, or its storage does not answer.
+        """
+        uri = absolute(name)
+        info = storage_of(uri).stat(uri)
+        if info is None:
+            raise FileNotFoundError(
+                errno.ENOENT, f"{os.strerror(errno.ENOENT)}, or no regular file"
+            )
+        return ObjectRef.of(info)
 
     def find(self, name: str) -> Iterator[FoundObject | OSError]:
         """Yield the objects of a name, and the errors of those that cannot be listed, without a list.
@@ -243,8 +304,8 @@ class Explainer:
 
     def explain(
         self, ref: ObjectRef, *, thumbnail: Path | None = None, stored: IndexRow | None = None
-    ) -> Explanation:
-        """Return an explanation of an object.
+    ) -> Decision:
+        """Return the decision about an object.
 
         Args:
             ref: reference to the object.
@@ -255,19 +316,41 @@ class Explainer:
             OSError: the object cannot be read.
             ProcessingFailure: the object could not be processed.
         """
-        examined = self._examine(ref)
+        return self._decide(examine(ref, self._options, self._sandbox), thumbnail, stored)
+
+    def explain_bytes(self, content: bytes) -> Decision:
+        """Return the decision about an object in memory.
+
+        Args:
+            content: bytes of the object (PS3.10). Its `object_key` follows from their sha256.
+
+        Raises:
+            ProcessingFailure: the object could not be processed.
+        """
+        sha256, size = hashlib.sha256(content).hexdigest(), len(content)
+        is_oversized = size > self._config.limits.max_object_bytes
+        data = SharedBytes()
+        data.write_at(0, content[:HEADER_BYTES] if is_oversized else content)
+        ref = ObjectRef(f"sha256:{sha256}", sha256, size)
+        fetched = Fetched(ref, data, sha256, size, is_oversized)
+        return self._decide(examine_fetched(fetched, self._options, self._sandbox))
+
+    @property
+    def _options(self) -> ExamineOptions:
+        """Nothing is placed afterwards, so that no bytes are kept, in memory or in a file."""
+        options = ExamineOptions.from_config(self._config)
+        return replace(options, cache_objects=False, scratch=None)
+
+    def _decide(
+        self, examined: Examined, thumbnail: Path | None = None, stored: IndexRow | None = None
+    ) -> Decision:
         row = examined.row
         if examined.image is not None:
             (answer,) = self._classifier.classify([examined.image], self._model)
             row = decide_image(row, answer, self._config.own_policy)
             if thumbnail:
                 Image.fromarray(examined.image[0]).save(thumbnail)
-        return Explanation(row, examined.image, self._config.policy, stored)
-
-    def _examine(self, ref: ObjectRef) -> Examined:
-        options = ExamineOptions.from_config(self._config)
-        # Nothing is placed afterwards, so that no bytes are kept, in memory or in a file.
-        return examine(ref, replace(options, cache_objects=False, scratch=None), self._sandbox)
+        return Decision(row, examined.image, self._config.policy, stored)
 
 
 def _outcome(row: IndexRow) -> str:

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         from pipeline.summary import render
 
     sources = {str(path): text for path, text in _sources()}
-    config = object_config(args, list(sources), args.lake)
+    config = object_config(vars(args), list(sources), args.lake)
     announce(config, choose_device(args.device), DEFAULT_RUNNER)
     summary = run_batch(config, runner=DEFAULT_RUNNER, beam_options=args.beam_options, quiet=False)
     print(_table(sources, _rows(Path(config.layout.root))))

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--thumbnail takes one FILE")
     lake = None if args.lake is None else existing_lake(args.lake)
     unread = 0
-    with Explainer(object_config(args, args.file, os.curdir)) as explainer:
+    with Explainer(object_config(vars(args), args.file, os.curdir)) as explainer:
         for number, name in enumerate(args.file, 1):
             for found, stored in _find(explainer, name, lake):
                 label = f"file {number} ({name})"

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         from transforms.lake.row_condition import RowCondition
 
     layout = existing_lake(args.lake)
-    config = object_config(args, [layout.root], layout.root)
+    config = object_config(vars(args), [layout.root], layout.root)
     config = replace(
         config,
         batch_size=args.batch_size,

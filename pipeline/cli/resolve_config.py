@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
@@ -34,13 +34,18 @@ def route_config(args: argparse.Namespace) -> RouteConfig:
     return resolve(from_values(RouteOptions, vars(args)))
 
 
-def object_config(args: argparse.Namespace, inputs: Sequence[str], lake: str) -> RouteConfig:
+def object_config(options: Mapping[str, Any], inputs: Sequence[str], lake: str) -> RouteConfig:
     """Return the configuration of a command that has only the options for single objects.
+
+    Args:
+        options: values by flag; others are ignored.
+        inputs: as in `RouteOptions`.
+        lake: as in `RouteOptions`.
 
     Raises:
         UsageError: as `route_config`.
     """
-    given = _values(from_values(ObjectOptions, vars(args)), ObjectOptions)
+    given = _values(from_values(ObjectOptions, options), ObjectOptions)
     return resolve(RouteOptions(**given, inputs=tuple(inputs), lake=lake))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.exit_codes import DONE, FAILED
-from pipeline.explain import Explanation
+from pipeline.explain import Decision
 from tests.conftest import Lake
 from transforms.config.policy import Policy
 from transforms.core.labels import LABELS
@@ -78,8 +78,8 @@ def test_a_row_of_another_model_or_of_a_person_is_told_apart(
     now = replace(stored, status=Status.REVIEW, reason=Reason.LOW_CONFIDENCE, model_id="new-1")
     policy = Policy().with_defaults(dict.fromkeys(LABELS, 0.5), 1000.0)
 
-    def explained(by: str) -> Explanation:
-        return Explanation(now, None, policy, replace(stored, model_id="old-1", decided_by=by))
+    def explained(by: str) -> Decision:
+        return Decision(now, None, policy, replace(stored, model_id="old-1", decided_by=by))
 
     text = explained(BY_MODEL).text()
     assert f"Decided now by model new-1, policy {now.policy_id} (not stored)" in text
