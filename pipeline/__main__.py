@@ -1,5 +1,11 @@
 """`dicom-router`, and `python -m pipeline`."""
 
+# ruff: noqa: E402
+
+from pipeline.safe_path import exclude_working_directory
+
+exclude_working_directory()  # before any other import
+
 import sys
 
 from pipeline.signals import end_on_signals

@@ -4,8 +4,8 @@
 and multiprocessing start processes. An empty entry of PYTHONPATH stands for it, too. A file `pydicom.py`
 next to the images would then run instead of the package.
 
-This module is imported first, and only imports what the interpreter has loaded before: not even
-`__future__`, which is a file.
+The command line imports this module first; a program that only imports the router keeps its path. It only
+imports what the interpreter has loaded before: not even `__future__`, which is a file.
 """
 
 import os

@@ -18,7 +18,7 @@ from pipeline.cli.logs import add_general_options, configure_logging
 from pipeline.cli.parser import Parser, normalize, replace_aliases, unknown_options
 from pipeline.exit_codes import DONE, FAILED, USAGE
 from pipeline.interrupt import raise_on_interrupt
-from pipeline.safe_path import protect_child_processes
+from pipeline.safe_path import exclude_working_directory, protect_child_processes
 from pipeline.user_errors import to_user_error
 from transforms.config.run_options import DEFAULT_RUNNER
 from transforms.core.errors import UsageError, did_you_mean
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     """Run a command, report its error, and return its exit code."""
+    exclude_working_directory()  # of a program that calls `main` without `pipeline.__main__`
     protect_child_processes()
     limit_arenas()
     use_system_allocator_for_arrow()
