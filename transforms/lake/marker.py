@@ -152,6 +152,11 @@ def _read(uri: str) -> Marker | None:
             parse_file_mode(marker.file_mode)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError as error:
+        raise PermissionError(
+            f"{uri} cannot be read ({error.strerror or error}); check its permissions and those of the "
+            "folders above it, or correct --lake or the policy's sinks"
+        ) from error
     except (ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
         raise ForeignLake(f"{uri} is damaged; restore it from a backup") from error
     if marker.format > FORMAT:
