@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.cost import page as costs_page
+from docs.api_reference import OPTIONS_MODULE, REFERENCE_PAGE, options_module, reference_page
 from docs.flex_template import flex_template
 from docs.image_locks import CPU_LOCK, TORCH_CPU, cpu_lock, torch_cpu
 from pipeline.cli.arguments import default_of, metavar_of
@@ -292,6 +293,8 @@ PAGES: Final[dict[Path, Callable[[], str]]] = {
     REVIEW_PAGE: review_page,
     EXPORT_PAGE: export_page,
     HEADER_WORDS_PAGE: header_words_page,
+    OPTIONS_MODULE: options_module,
+    REFERENCE_PAGE: reference_page,
     COSTS_PAGE: costs_page,
     TEMPLATES / SCHEMA_NAME: json_schema,
     CPU_LOCK: cpu_lock,

@@ -34,6 +34,7 @@ LAYERS = (
     "pipeline.review",
     "pipeline.export",
     "pipeline.cli",
+    "pipeline.api",
 )
 """Packages from the lowest up; none imports from a later one."""
 WITHOUT_BEAM = LAYERS[: LAYERS.index("transforms")]
