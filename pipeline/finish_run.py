@@ -14,6 +14,7 @@ from apache_beam.pvalue import PCollection
 from apache_beam.transforms.combiners import Count
 from apache_beam.typehints import with_input_types, with_output_types
 
+from pipeline.derived import write_missing_derived
 from pipeline.structured_reports import write_missing_reports
 from pipeline.summary import write_summary
 from transforms.config.route_config import RouteConfig
@@ -130,7 +131,8 @@ def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None)
     else:
         counts = RunCounts.sum((counts, _supersede(config, counts)))
     keep_in_step(layout)
-    summary = write_summary(counts, config)
+    derived = write_missing_derived(layout, config.policy.derive, config.run_id, config.limits)
+    summary = write_summary(counts, config, derived=derived)
     if summary["complete"]:  # otherwise a write that was reported as failed may have succeeded
         clear_journal(layout)
     return summary

@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 from apache_beam.runners.runner import PipelineResult
 
+from pipeline.derived import write_missing_derived
 from pipeline.flink_rest import cancel as cancel_on_flink
 from pipeline.graph import build_streaming
 from pipeline.interrupt import exit_on_interrupt, handlers
@@ -138,18 +139,22 @@ def run_stream(
 def _finish(
     config: RouteConfig, before: Set[str], recovered: int, *, completed: bool
 ) -> dict[str, Any]:
-    """Index placed objects that have no row, and write the summary."""
+    """Index placed objects that have no row, derive objects, and write the summary."""
     drained = drain.reports(config.layout, config.run_id, len(config.inputs))
     if completed and len(drained) < len(config.inputs):
         print(CANCELLED_ON_ENGINE, file=sys.stderr, flush=True)
     drain.clear(config.layout)
     clear_states(config.layout)
     _recover(config)
+    with lock_lake(config.layout, names=[LOCK], timeout=config.lock_timeout):
+        derived = write_missing_derived(
+            config.layout, config.policy.derive, config.run_id, config.limits
+        )
     unfinished = {key for report in drained for key in report.object_keys}
     own = count_stream(config.layout, config.run_id, before, unfinished=unfinished)
     skipped = (RunCounts.of_skipped(why, n) for one in drained for why, n in one.skipped.items())
     counts = RunCounts.sum((own, RunCounts.of_count("recovered", recovered), *skipped))
-    return write_summary(counts, config, job_succeeded=completed)
+    return write_summary(counts, config, job_succeeded=completed, derived=derived)
 
 
 class _StreamJob:

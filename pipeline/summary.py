@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +16,7 @@ from transforms.config.route_config import RouteConfig
 from transforms.core.labels import sink_order
 from transforms.core.object_ref import Failure, format_failure
 from transforms.core.reasons import MEANINGS, TERMS, Reason
+from transforms.lake.derived import DERIVED_STATUSES
 from transforms.lake.files import exists, put_if_absent, read_json
 from transforms.lake.run_counts import RunCounts
 from transforms.storage.selection import SKIP_MEANINGS, Skip
@@ -28,6 +30,7 @@ def write_summary(
     *,
     job_succeeded: bool = True,
     kind: str = ROUTE,
+    derived: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Write and return a run's summary; that of an incomplete run is in `runs/incomplete/`.
 
@@ -37,12 +40,15 @@ def write_summary(
         job_succeeded: False for a stream whose job failed, so that its objects in flight are unknown.
         kind: kind of the run; only objects that arrived, those of `ROUTE`, are compared with the
             expectations of the policy.
+        derived: number of derived objects by status, if the policy demands some.
 
     Raises:
         ProcessingFailure: the lake's storage refused the write.
     """
     complete = counts.complete and job_succeeded
     summary = {**summary_of(counts, config), "complete": complete, "kind": kind}
+    if config.policy.derive:
+        summary["derived"] = {one: (derived or {}).get(one, 0) for one in DERIVED_STATUSES}
     checked = _check(counts, config) if complete and kind == ROUTE else []
     summary["expectations"] = [one.to_json() for one in checked]
     target = config.layout.run_summary(config.run_id, complete=complete)
@@ -145,6 +151,9 @@ def render(summary: dict[str, Any], lake: str) -> str:
             "",
             f"{summary['counts']['conflicts']} objects have SOP Instance UIDs with different contents",
         ]
+    if derived := summary.get("derived"):
+        shown = ", ".join(f"{number} {status}" for status, number in derived.items())
+        lines += ["", f"derived objects: {shown}"]
     if metrics := metric_lines(summary.get("metrics", {})):
         lines += ["", *metrics]
     if found := attention_lines(summary, lake):

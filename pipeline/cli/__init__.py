@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "stop": "drain and stop the stream that writes into a lake",
     "receive": "receive objects by C-STORE and STOW-RS into a watched folder",
     "reroute": "decide the images of a lake again, with another policy or model",
+    "derive": "write de-identified and other derived objects that the policy demands",
     "report": "write a report on a lake or a run as one HTML page",
     "review": "let people decide about images, in a browser or by CSV files",
     "export": "write images as a data set, or rows as FHIR resources or OMOP tables",

@@ -141,11 +141,24 @@ def lake_with_sinks(uri: str, policy: str | None) -> Layout:
         ConfigError, NotALake, ForeignLake: as `existing_lake`.
         PolicyError: the file cannot be used.
     """
+    return lake_and_policy(uri, policy)[0]
+
+
+def lake_and_policy(uri: str, policy: str | None) -> tuple[Layout, Policy]:
+    """Return the layout of a lake that exists, with the sinks of --policy, and the policy.
+
+    Raises:
+        ConfigError, NotALake, ForeignLake: as `existing_lake`.
+        PolicyError: the file cannot be used.
+    """
     from transforms.lake.label_sets import read_label_set
 
     layout = existing_lake(uri)
     found = read_policy(policy, read_label_set(layout))
-    return replace(layout, sinks=found.sinks, by_region=found.by_region)
+    layout = replace(
+        layout, sinks=found.sinks, by_region=found.by_region, derived=found.derived_roots
+    )
+    return layout, found
 
 
 def existing_lake(uri: str) -> Layout:

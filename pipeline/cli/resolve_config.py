@@ -71,7 +71,13 @@ def resolve(options: RouteOptions) -> RouteConfig:
     given["policy_file"] = None  # has been read; remote workers have no such file
     return RouteConfig(
         **given,
-        layout=Layout(root, sinks, _file_mode(options.file_mode, root), policy.by_region),
+        layout=Layout(
+            root,
+            sinks,
+            _file_mode(options.file_mode, root),
+            policy.by_region,
+            {label: canonical(root) for label, root in policy.derived_roots.items()},
+        ),
         run_id=new_run_id(),
         router_version=__version__,
         model_id=info.model_id,

@@ -6,11 +6,12 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from pipeline.cli.arguments import add_lock_timeout, add_options, lake_with_sinks
+from pipeline.cli.arguments import add_lock_timeout, add_options, lake_and_policy
 from pipeline.review.options import ReviewOptions
 from transforms.core.option import from_values
 
 if TYPE_CHECKING:
+    from pipeline.derived import AfterChanges
     from transforms.lake.layout import Layout
 
 
@@ -29,18 +30,23 @@ def run(args: argparse.Namespace) -> int:
     """Serve the review, or export or import a CSV file; return 1 if answers could not be applied."""
     options = from_values(ReviewOptions, vars(args))
     options.check()
-    layout = lake_with_sinks(args.lake, options.policy)
+    layout, policy = lake_and_policy(args.lake, options.policy)
     if options.export is not None:
         from pipeline.review.csv_files import export_waiting
 
         number = export_waiting(layout, options.export, options.confidence_below, options.sample)
         print(f"{options.export}: {number} images")
         return 0
+    from pipeline.derived import AfterChanges
+    from transforms.config.derivation import require_derivable
+
+    require_derivable(policy.derive)
+    then = AfterChanges(policy.derive)
     if options.import_file is not None:
-        return _import(layout, options, args.lock_timeout)
+        return _import(layout, options, args.lock_timeout, then)
     from pipeline.review.server import serve  # a file needs no server
 
-    progress = serve(layout, options, report)
+    progress = serve(layout, options, report, then)
     report(
         f"review ended; decisions changed: {progress.changed}, objects moved: {progress.moved}, "
         f"answers that wait: {progress.waiting}"
@@ -50,10 +56,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _import(layout: Layout, options: ReviewOptions, lock_timeout: float) -> int:
+def _import(layout: Layout, options: ReviewOptions, lock_timeout: float, then: AfterChanges) -> int:
     """Store the answers in a file, and move the objects."""
     from pipeline.review.csv_files import import_answers
-    from pipeline.structured_reports import write_reports
     from transforms.core.object_ref import format_failure
     from transforms.lake.apply_labels import apply_labels
 
@@ -63,7 +68,7 @@ def _import(layout: Layout, options: ReviewOptions, lock_timeout: float) -> int:
         f"answers stored: {imported.stored}, stored by an earlier import: {imported.known}, "
         f"lines without an answer: {imported.empty}"
     )
-    applied = apply_labels(layout, wait=True, timeout=lock_timeout, then=write_reports)
+    applied = apply_labels(layout, wait=True, timeout=lock_timeout, then=then)
     print(f"decisions changed: {applied.images}, objects moved: {applied.moved}")
     for failure in applied.failures:
         report(f"error: {format_failure(failure)}")

@@ -71,6 +71,9 @@ def _format(report: VerifyReport) -> str:
         )
     if report.temporary_files:
         lines.append(f"{report.temporary_files} temporary files; the next run removes them")
+    if report.derived:
+        shown = ", ".join(f"{number} {status}" for status, number in sorted(report.derived.items()))
+        lines.append(f"derived objects: {shown}")
     verdict = "OK" if report.holds else f"FAILED, {report.number} violations"
     superseded = f", {report.superseded_rows} superseded" if report.superseded_rows else ""
     lines.append(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.derived import write_missing_derived
 from pipeline.reroute.apply import Applied, apply_plan
 from pipeline.reroute.plan import Plan, Rules, make_plan
 from pipeline.reroute.predictions import Predictions, folder_of, remove_predictions
@@ -79,8 +80,9 @@ def reroute(request: Request) -> tuple[Plan, Applied | None]:
         record_label_set(layout, config.policy.label_set)
         plan, applied = apply_plan(layout, rules, config.run_id, config.router_version)
         write_missing_reports(layout, config.limits)
+        derived = write_missing_derived(layout, config.policy.derive, config.run_id, config.limits)
         if applied.changed or applied.failures:
-            _write_summary(config, plan, applied)
+            _write_summary(config, plan, applied, derived)
     if request.classify and not (applied.failures or plan.unclassified):
         remove_predictions(folder_of(layout, config.model_id, config.frame_number))
     return plan, applied
@@ -98,14 +100,16 @@ def _classify(request: Request) -> Predictions:
     )
 
 
-def _write_summary(config: RouteConfig, plan: Plan, applied: Applied) -> None:
+def _write_summary(
+    config: RouteConfig, plan: Plan, applied: Applied, derived: Mapping[str, int]
+) -> None:
     """Write the run's summary; images whose decision is kept are `unchanged`."""
     written = count_run(config.layout, config.run_id)
     failed = len(applied.failures)
     kept = plan.decided - sum(written.counts.values()) - failed
     others = Counter({"discovered": plan.decided, "unchanged": kept, "failed": failed})
     counts = RunCounts.sum([written, RunCounts(counts=others, failures=applied.failures)])
-    write_summary(counts, config, kind=REROUTE)
+    write_summary(counts, config, kind=REROUTE, derived=derived)
 
 
 def to_json(plan: Plan, applied: Applied | None, config: RouteConfig) -> dict[str, Any]:

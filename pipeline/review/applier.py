@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.structured_reports import write_reports
+from pipeline.derived import ONLY_REPORTS
 from transforms.core.object_ref import format_failure
 from transforms.core.reasons import ObjectError
 from transforms.lake.apply_labels import LakeInUse, apply_labels
 from transforms.lake.label_decisions import contents_to_decide
 from transforms.lake.labels import EffectiveLabel
 from transforms.lake.layout import Layout
+from transforms.lake.schema import IndexRow
 
 LOG: Final = logging.getLogger("dicom_router.review")
 ERRORS: Final = (RuntimeError, OSError, ObjectError, ValueError)
@@ -45,6 +46,7 @@ class Applier:
         layout: the lake.
         effective: returns the effective labels.
         interval: time between two attempts, in seconds.
+        then: called with the lake and the changed rows while the locks are held.
 
     Raises:
         DamagedFile: a file of the lake cannot be read.
@@ -55,8 +57,10 @@ class Applier:
         layout: Layout,
         effective: Callable[[], Mapping[str, EffectiveLabel]],
         interval: float,
+        then: Callable[[Layout, Sequence[IndexRow]], object] = ONLY_REPORTS,
     ) -> None:
         self._layout, self._effective, self._interval = layout, effective, interval
+        self._then = then
         self._changed: set[str] = set(contents_to_decide(layout, effective()))
         self._lock = threading.Lock()
         self._applying = threading.Lock()
@@ -88,7 +92,7 @@ class Applier:
             labels = {c: one for c, one in self._effective().items() if c in contents}
             applied, left, problem = None, set[str](), ""
             try:
-                applied = apply_labels(self._layout, labels, then=write_reports)
+                applied = apply_labels(self._layout, labels, then=self._then)
                 left = set(contents_to_decide(self._layout, labels))
             except LakeInUse as error:
                 problem = str(error) if contents else ""

@@ -12,6 +12,7 @@ from typing import Final
 
 import uvicorn
 
+from pipeline.derived import ONLY_REPORTS, AfterChanges
 from pipeline.images import Renderer
 from pipeline.receive.signals import stop_requests
 from pipeline.review.access import AccessControl
@@ -28,13 +29,19 @@ KEEP_ALIVE_S: Final = 10
 DRAIN_S: Final = 5
 
 
-def serve(layout: Layout, options: ReviewOptions, announce: Callable[[str], None]) -> Progress:
+def serve(
+    layout: Layout,
+    options: ReviewOptions,
+    announce: Callable[[str], None],
+    then: AfterChanges = ONLY_REPORTS,
+) -> Progress:
     """Serve the review until SIGTERM or SIGINT, then apply what is left.
 
     Args:
         layout: the lake.
         options: checked options.
         announce: called with lines for the terminal; one has the address with its token.
+        then: what follows changes of decisions.
 
     Returns:
         What has become of the answers.
@@ -54,7 +61,7 @@ def serve(layout: Layout, options: ReviewOptions, announce: Callable[[str], None
         ) as listener,
     ):
         desk = ReviewDesk(layout, below=options.confidence_below, sample=options.sample)
-        applier = Applier(layout, desk.effective, options.apply_interval)
+        applier = Applier(layout, desk.effective, options.apply_interval, then)
         if waiting := applier.progress.waiting:
             announce(f"answers of an earlier review that are not applied yet: {waiting}")
         port = int(listener.getsockname()[1])

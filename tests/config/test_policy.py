@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transforms.config.derivation import Derivation
 from transforms.config.expectations import Expectations
 from transforms.config.policy import (
     MAX_COMBINED_CONFIDENCE,
@@ -336,8 +337,9 @@ CHANGES: dict[str, Any] = {
     "label_set": LabelSet(DEFAULT_LABELS.labels),
     "by_region": frozenset({SPINE}),
     "publish": TableSettings(delta=True),
+    "derive": {SPINE: Derivation("deidentify", "/run/key")},
 }
-DECIDES_NOTHING = ("sinks", "by_region", "expect", "thumbnails", "publish")
+DECIDES_NOTHING = ("sinks", "by_region", "derive", "expect", "thumbnails", "publish")
 
 
 @pytest.mark.parametrize("changed", [field.name for field in fields(Policy)])

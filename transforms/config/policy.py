@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 
+from transforms.config.derivation import Derivation
 from transforms.config.expectations import Expectations
 from transforms.core.choices import ALL_THUMBNAILS, REVIEW_THUMBNAILS
 from transforms.core.labels import DEFAULT_LABELS, REVIEW, LabelSet
@@ -52,6 +53,7 @@ class Policy:
         header_reliability: how reliable headers are in the lake; set when a run starts.
         sinks: roots of the sinks outside the lake, by sink.
         by_region: labels whose objects are in a folder by region in their sink.
+        derive: how objects are derived from those of a label.
         radiographs: what counts as a projection radiograph.
         expect: what a complete run is expected to find.
         thumbnails: of which images to store a thumbnail: "all", "review" for those in review and those
@@ -70,6 +72,7 @@ class Policy:
     header_reliability: HeaderReliability = field(default_factory=HeaderReliability)
     sinks: dict[str, str] = field(default_factory=dict)
     by_region: frozenset[str] = frozenset()
+    derive: dict[str, Derivation] = field(default_factory=dict)
     radiographs: RadiographTable = field(default_factory=RadiographTable)
     expect: Expectations = field(default_factory=Expectations)
     thumbnails: str = REVIEW_THUMBNAILS
@@ -93,7 +96,7 @@ class Policy:
     def rules(self) -> dict[str, Any]:
         """Return the values that affect decisions or placement, by name; the default labels do not."""
         values = asdict(self)
-        del values["expect"], values["thumbnails"], values["publish"]
+        del values["expect"], values["thumbnails"], values["publish"], values["derive"]
         values["by_region"] = sorted(self.by_region)
         if self.label_set == DEFAULT_LABELS:
             del values["label_set"]
@@ -108,6 +111,11 @@ class Policy:
             rules["header_reliability"] = self.header_reliability.reliability_id
         text = json.dumps(rules, sort_keys=True, default=sorted)
         return hashlib.sha256(text.encode()).hexdigest()[:POLICY_ID_LENGTH]
+
+    @property
+    def derived_roots(self) -> dict[str, str]:
+        """Roots of derived objects outside the lake, by label."""
+        return {label: one.root for label, one in self.derive.items() if one.root is not None}
 
     def stores_thumbnail(self, *, in_review: bool, header_agrees: bool | None) -> bool:
         """Return whether to store a thumbnail of an image.

@@ -272,8 +272,10 @@ class PolicyFile(_Section):
     sinks: Annotated[dict[SinkName, SinkValue], AfterValidator(require_labels_by_region)] = Field(
         default={},
         description="Roots of sinks outside the lake, by label, review, not_xray or quarantine: "
-        "absolute local paths, gs:// or s3:// URIs. Or a mapping: by is region for a folder by predicted "
-        "region, for labels only, and root is the root, if it is outside the lake.",
+        "absolute local paths, gs:// or s3:// URIs. Or a mapping: root is the root, if it is outside the "
+        "lake; for labels also by, which is region for a folder by predicted region, and derive, with "
+        "transform, key_file, root and options, which writes a derived object, such as a de-identified "
+        "one, beside each object.",
     )
     radiographs: Radiographs = Field(
         default_factory=Radiographs, description="What counts as a projection radiograph."
@@ -306,6 +308,7 @@ class PolicyFile(_Section):
             header_evidence=self.header_evidence,
             sinks=_given({name: sink.root for name, sink in sinks.items()}),
             by_region=frozenset(name for name, sink in sinks.items() if sink.by),
+            derive=_given({name: sink.derive for name, sink in sinks.items()}),
             radiographs=self.radiographs.table(),
             expect=self.expect.expectations(),
             thumbnails=self.thumbnails,

@@ -1,4 +1,4 @@
-"""Validate the sinks of a policy file: roots outside the lake, and folders by region."""
+"""Validate the sinks of a policy file: roots outside the lake, folders by region, derived objects."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from transforms.config.derivation import Derivation, parse_derivation
 from transforms.config.validation import invalid, unknown_name
 from transforms.core.labels import OTHER_SINKS
 from transforms.storage.schemes import is_local, root_problem
@@ -20,14 +21,16 @@ class Sink(NamedTuple):
     Attributes:
         root: outside the lake, or None for the lake.
         by: "region" for a folder by region, or None.
+        derive: how objects are derived from those of the sink, or None.
     """
 
     root: str | None = None
     by: str | None = None
+    derive: Derivation | None = None
 
 
 def _parse_sink(value: object) -> Sink | None:
-    """Return the sink that a root, or a mapping with `root` and `by`, describes."""
+    """Return the sink that a root, or a mapping with `root`, `by` and `derive`, describes."""
     if value is None:
         return None
     if not isinstance(value, dict):
@@ -41,9 +44,18 @@ def _parse_sink(value: object) -> Sink | None:
         root = None if value.get("root") is None else _require_text_root(value["root"])
     except PydanticCustomError as error:
         problems.append(f"root: {error.message()}")
+    derive = None
+    if value.get("derive") is not None:
+        derive, found = parse_derivation(value["derive"])
+        problems += [f"derive.{problem}" for problem in found]
+        if derive is not None and derive.root is not None:
+            try:
+                _require_root(derive.root)
+            except PydanticCustomError as error:
+                problems.append(f"derive.root: {error.message()}")
     if problems:
         raise invalid("; ".join(sorted(problems)))
-    return Sink(root, value.get("by"))
+    return Sink(root, value.get("by"), derive)
 
 
 def _require_text_root(value: object) -> str:
@@ -53,13 +65,15 @@ def _require_text_root(value: object) -> str:
 
 
 def require_labels_by_region(sinks: dict[str, Sink | None]) -> dict[str, Sink | None]:
-    """Return sinks, of which only those of labels may be by region.
+    """Return sinks, of which only those of labels may be by region, or have derived objects.
 
     Raises:
-        PydanticCustomError: another one is.
+        PydanticCustomError: another one is or has.
     """
     if wrong := [name for name in OTHER_SINKS if (one := sinks.get(name)) and one.by]:
         raise invalid(f"{', '.join(wrong)}: by: only sinks of labels have regions")
+    if wrong := [name for name in OTHER_SINKS if (one := sinks.get(name)) and one.derive]:
+        raise invalid(f"{', '.join(wrong)}: derive: only sinks of labels have derived objects")
     return sinks
 
 
@@ -81,7 +95,21 @@ SinkValue = Annotated[
                 _ROOT_SCHEMA,
                 {
                     "type": "object",
-                    "properties": {"root": _ROOT_SCHEMA, "by": {"const": BY_REGION}},
+                    "properties": {
+                        "root": _ROOT_SCHEMA,
+                        "by": {"const": BY_REGION},
+                        "derive": {
+                            "type": "object",
+                            "properties": {
+                                "transform": {"type": "string"},
+                                "key_file": {"type": "string"},
+                                "root": _ROOT_SCHEMA,
+                                "options": {"type": "object"},
+                            },
+                            "required": ["transform", "key_file"],
+                            "additionalProperties": False,
+                        },
+                    },
                     "additionalProperties": False,
                 },
                 {"type": "null"},

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from typing import Any, Final
 
+from transforms.config.derivation import derivation_problems
 from transforms.config.policy import Policy
 from transforms.config.run_options import ACCELERATOR_PATTERN, RouteOptions
 from transforms.core.choices import (
@@ -94,7 +95,10 @@ class RouteConfig(RouteOptions):
     def selection(self) -> Selection:
         """The names that are inputs."""
         return Selection(
-            self.include, self.exclude, not self.no_default_exclude, self.layout.object_roots
+            self.include,
+            self.exclude,
+            not self.no_default_exclude,
+            tuple(dict.fromkeys((*self.layout.object_roots, *self.layout.derived_roots))),
         )
 
     def with_header_reliability(self, reliability: HeaderReliability) -> RouteConfig:
@@ -128,6 +132,7 @@ class RouteConfig(RouteOptions):
             problems.append(f"--write_sr needs a package: {how_to_install('sr')}")
         if self.patient_key_file:
             problems += _key_problems(self.patient_key_file)
+        problems += derivation_problems(self.policy.derive)
         if problems:
             raise ConfigError("; ".join(problems))
 
@@ -175,7 +180,8 @@ class RouteConfig(RouteOptions):
         inputs = () if self.source == PUBSUB else self.inputs
         named = {f"input {number} ({text})": text for number, text in enumerate(inputs, 1)}
         sinks = {f"sinks.{sink}": root for sink, root in self.layout.sinks.items()}
-        return {**named, "--lake": self.layout.root, **sinks}
+        derived = {f"sinks.{sink}.derive": root for sink, root in self.layout.derived.items()}
+        return {**named, "--lake": self.layout.root, **sinks, **derived}
 
     def _location_problems(self) -> list[str]:
         problems = [

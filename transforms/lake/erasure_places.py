@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from transforms.lake import source_states
 from transforms.lake.append import seal_logs_ending_in
 from transforms.lake.checksums import write_parquet
+from transforms.lake.derived import count_derived, remove_derived
 from transforms.lake.files import exists, list_files, put_file, read_json, remove_all, replace_file
 from transforms.lake.index_files import (
     list_index,
@@ -227,6 +228,13 @@ def _from_dead_letters(layout: Layout, erasure: Erasure, apply: bool) -> int:
     return len(letters)
 
 
+def _from_derived(layout: Layout, erasure: Erasure, apply: bool) -> int:
+    """Remove the objects that were derived from erased ones, with their rows."""
+    if apply:
+        return remove_derived(layout, erasure.contents)
+    return count_derived(layout, erasure.contents)
+
+
 def _from_objects(layout: Layout, erasure: Erasure, apply: bool) -> int:
     """Remove stored objects, and folders that are empty then."""
     return _remove_files(erasure.objects, apply=apply)
@@ -289,6 +297,7 @@ PLACES: Final = (
     Place("source states", "rows", _from_source_states),
     Place("run summaries", "failures", _from_json(lambda layout: layout.runs)),
     Place("dead letters", "files", _from_dead_letters),
+    Place("derived objects", "rows", _from_derived),
     Place("structured reports", "files", _from_reports),
     Place("objects", "files", _from_objects),
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from transforms.core.labels import NAME_PATTERN, QUARANTINE
 from transforms.storage.local import uri_to_path
 from transforms.storage.permissions import FILE_MODE
-from transforms.storage.schemes import is_below, is_local, join
+from transforms.storage.schemes import canonical, is_below, is_local, join
 from transforms.storage.selection import LAKE_MARKER
 
 SCRATCH: Final = ".tmp"
@@ -20,6 +20,10 @@ WRITER_LOCK: Final = ".writer.lock"
 """Lock file of each root, held by the run that routes into it until it ends."""
 REPORTS: Final = "structured_reports"
 """Folder of each root for structured reports; names in it are those of objects in `objects/`."""
+DERIVED: Final = "derived"
+"""Folder of the table of derived objects; see `lake.derived`."""
+DERIVED_OBJECTS: Final = "derived_objects"
+"""Folder of each root for derived objects."""
 PARTITION_PREFIX: Final = "ingest_date="
 REGION_PREFIX: Final = "region="
 """Begins the name of a folder by region."""
@@ -64,12 +68,14 @@ class Layout:
         by_region: labels whose objects are in a folder by region, `body_part=<label>/region=<region>`,
             where the model predicts one.
         file_mode: permissions of new local files; see `storage.permissions`.
+        derived: roots of derived objects outside the lake, by the label of their sources.
     """
 
     root: str
     sinks: dict[str, str] = field(default_factory=dict)
     file_mode: int = FILE_MODE
     by_region: frozenset[str] = frozenset()
+    derived: dict[str, str] = field(default_factory=dict)
 
     def object_uri(
         self,
@@ -119,6 +125,27 @@ class Layout:
         """Return the URI of the structured report about an object; as for `object_uri`, by no region."""
         return self._object_uri(REPORTS, destination, destination, study, series, instance, sha256)
 
+    def derived_uri(self, label: str, study: str, series: str, instance: str, digest: str) -> str:
+        """Return the URI of a derived object.
+
+        Args:
+            label: of its source.
+            study: its own Study Instance UID.
+            series: its own Series Instance UID.
+            instance: its own SOP Instance UID.
+            digest: keyed digest of its source and transform, hex.
+        """
+        if not NAME_PATTERN.fullmatch(label):
+            raise ValueError(f"no sink named {label!r}")
+        return join(
+            self.derived.get(label, self.root),
+            DERIVED_OBJECTS,
+            f"body_part={label}",
+            f"study={study}",
+            f"series={series}",
+            object_name(instance, digest),
+        )
+
     def quarantine_uri(self, sha256: str) -> str:
         """Return the URI of a quarantined object."""
         return join(self._sink_root(QUARANTINE), "quarantine", sha256[:2], f"{sha256}.dcm")
@@ -132,6 +159,16 @@ class Layout:
     def history(self) -> str:
         """Folder of superseded rows."""
         return join(self.root, "history")
+
+    @property
+    def derived_table(self) -> str:
+        """Folder of the table of derived objects; see `lake.derived`."""
+        return join(self.root, DERIVED)
+
+    @property
+    def derived_roots(self) -> tuple[str, ...]:
+        """Roots that may contain derived objects."""
+        return tuple(dict.fromkeys((self.root, *self.derived.values())))
 
     @property
     def rewrites(self) -> str:
@@ -248,6 +285,15 @@ class Layout:
     def local_scratch(self) -> str | None:
         """The lake's own `scratch` as a path, or None if the lake is in an object store."""
         return str(uri_to_path(self.scratch())) if is_local(self.root) else None
+
+    def canonical(self) -> Layout:
+        """Return the layout with canonical roots, as listings have them."""
+        return replace(
+            self,
+            root=canonical(self.root),
+            sinks={sink: canonical(root) for sink, root in self.sinks.items()},
+            derived={label: canonical(root) for label, root in self.derived.items()},
+        )
 
     @property
     def object_roots(self) -> tuple[str, ...]:

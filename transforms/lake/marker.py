@@ -168,7 +168,9 @@ def _read(uri: str) -> Marker | None:
 
 def _external_sinks(layout: Layout) -> list[tuple[str, str]]:
     """Return the policy key and root of each sink outside the lake; one key per root."""
-    keys = {root: f"sinks.{sink}" for sink, root in sorted(layout.sinks.items(), reverse=True)}
+    derived = sorted(layout.derived.items(), reverse=True)
+    keys = {root: f"sinks.{sink}.derive" for sink, root in derived}
+    keys |= {root: f"sinks.{sink}" for sink, root in sorted(layout.sinks.items(), reverse=True)}
     return sorted((key, root) for root, key in keys.items() if root != layout.root)
 
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 from transforms.core.labels import NOT_XRAY, REVIEW
 from transforms.core.reasons import BY_PERSON, Status
 from transforms.lake.append import seal_logs_ending_in
+from transforms.lake.derived import has_derived, remove_derived
 from transforms.lake.files import (
     exists,
     list_files,
@@ -198,7 +199,7 @@ def _promoted(row: IndexRow) -> IndexRow:
 def apply_changes(layout: Layout, changes: Sequence[RowChange], run_id: str) -> None:
     """Move old rows to the history, index the new ones and remove unreferenced objects.
 
-    Structured reports about old decisions are removed.
+    Structured reports about old decisions are removed, and objects derived for old destinations.
 
     Args:
         layout: the lake.
@@ -219,7 +220,9 @@ def apply_changes(layout: Layout, changes: Sequence[RowChange], run_id: str) -> 
     reports = sorted(filter(None, (report_uri(layout, c.old) for c in changes)))
     if not has_reports(layout):
         reports = []
-    intent_uri = _write_intent(layout, history, objects, reports, run_id)
+    moved = {str(c.old.content_sha256) for c in changes if is_stored(c.old)}
+    derived = sorted(moved) if has_derived(layout) else []
+    intent_uri = _write_intent(layout, history, objects, reports, derived, run_id)
     now = time.time_ns() // 1000
     for day, of_day in sorted(by_day.items()):
         rows = _history_table([c.old for c in of_day], now, run_id)
@@ -228,6 +231,7 @@ def apply_changes(layout: Layout, changes: Sequence[RowChange], run_id: str) -> 
         )
         _rewrite_partition(layout, day, of_day)
     remove_all(reports)
+    remove_derived(layout, derived, keep_current=True)
     remove_unreferenced(layout, objects)
     storage_of(intent_uri).remove(intent_uri)
 
@@ -318,18 +322,29 @@ class SupersedeIntent:
         history: history file of each partition, relative to the lake.
         objects: URIs of the objects that old rows reference.
         reports: URIs of structured reports about old decisions.
+        derived: content_sha256 of old rows, whose derived objects may have another destination.
     """
 
     run_id: str
     history: dict[str, str]
     objects: list[str]
     reports: list[str] = field(default_factory=list)
+    derived: list[str] = field(default_factory=list)
 
 
 def list_supersede_intents(layout: Layout) -> list[str]:
     """Return the URIs of the intents in the journal."""
     prefix = join(layout.journal, INTENT_PREFIX)
     return [f.uri for f in list_files(layout.journal, ".json") if f.uri.startswith(prefix)]
+
+
+def contents_to_move(layout: Layout) -> set[str]:
+    """Return the content_sha256 of rows that an unfinished `apply_changes` replaces."""
+    found: set[str] = set()
+    for uri in list_supersede_intents(layout):
+        with contextlib.suppress(FileNotFoundError):  # finished since the listing
+            found.update(_read_intent(uri).derived)
+    return found
 
 
 def objects_to_remove(layout: Layout) -> Iterator[str]:
@@ -357,6 +372,7 @@ def finish_supersedes(layout: Layout) -> None:
                 remove_all([history])
         _resolve_rows_of(layout, intent)
         remove_all(intent.reports)
+        remove_derived(layout, intent.derived, keep_current=True)
         remove_unreferenced(layout, intent.objects)
         storage_of(uri).remove(uri)
 
@@ -401,10 +417,11 @@ def _write_intent(
     history: Mapping[str, str],
     objects: list[str],
     reports: list[str],
+    derived: list[str],
     run_id: str,
 ) -> str:
     relative = {day: layout.relative(uri) for day, uri in history.items()}
-    intent = SupersedeIntent(run_id, relative, objects, reports)
+    intent = SupersedeIntent(run_id, relative, objects, reports, derived)
     data = json.dumps(asdict(intent), sort_keys=True).encode()
     uri = join(layout.journal, f"{INTENT_PREFIX}{hashlib.sha256(data).hexdigest()[:20]}.json")
     put_bytes(uri, data, scratch=layout.scratch(), file_mode=layout.file_mode)

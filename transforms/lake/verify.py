@@ -37,12 +37,13 @@ from transforms.lake.structured_reports import list_reports
 from transforms.lake.supersede import list_supersede_intents, objects_to_remove
 from transforms.lake.thumbnails import SCHEMA as THUMBNAILS
 from transforms.lake.thumbnails import list_thumbnail_files
+from transforms.lake.verify_derived import verify_derived
 from transforms.lake.verify_labels import check_label_files, unknown_images
 from transforms.lake.verify_report import VerifyReport, Violation
 from transforms.lake.verify_tables import check_tables
 from transforms.storage.base import UNKNOWN_SIZE, ObjectInfo, sha256_of
 from transforms.storage.local import is_version_of, path_to_uri, uri_to_path
-from transforms.storage.schemes import canonical, is_below, is_local, join, storage_of
+from transforms.storage.schemes import is_below, is_local, join, storage_of
 from transforms.storage.temporary import private_folder
 
 T = TypeVar("T")
@@ -76,9 +77,7 @@ def verify_lake(
         ForeignLake: the lake has the format of a later release.
         OSError: a folder of the lake cannot be listed.
     """
-    layout = Layout(
-        canonical(layout.root), {sink: canonical(root) for sink, root in layout.sinks.items()}
-    )
+    layout = layout.canonical()
     report = VerifyReport(format=require_lake(layout))
     report.journal_files = len(list_journal(layout)) + len(list_supersede_intents(layout))
     with private_folder() as folder:
@@ -100,6 +99,7 @@ def verify_lake(
             _check_objects(db, report, deep=deep)
             _check_runs(db, layout, report, summaries)
             _check_thumbnails(layout, report, deep=deep)
+            verify_derived(db, layout, report, deep=deep)
             report.labels = len(labels.labels)
             report.add(itertools.chain(labels.violations, check_tables(layout)))
             report.add(unknown_images(db, labels.labels.values()))

@@ -36,6 +36,7 @@ class VerifyReport:
         rows: number of rows in the index.
         superseded_rows: number of rows in the history.
         objects: number of stored objects.
+        derived: number of rows about derived objects, by status.
         labels: number of answers of reviewers, also those that were taken back.
         runs: number of complete runs.
         incomplete_runs: number of incomplete runs since the last complete one.
@@ -52,6 +53,7 @@ class VerifyReport:
     rows: int = 0
     superseded_rows: int = 0
     objects: int = 0
+    derived: Counter[str] = field(default_factory=Counter)
     labels: int = 0
     runs: int = 0
     incomplete_runs: int = 0

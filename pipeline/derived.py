@@ -1,0 +1,246 @@
+"""Write the derived objects that are missing in a lake, after decisions have changed."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import __version__
+from pipeline.structured_reports import write_reports
+from transforms.config.derivation import Derivation, Deriving, prepare
+from transforms.core.reasons import Status
+from transforms.imaging.limits import Limits
+from transforms.lake.derived import (
+    FAILED,
+    WRITTEN,
+    derived_days,
+    finish_derived,
+    finish_intent,
+    read_derived,
+    to_rows,
+    write_derived,
+    write_derived_intent,
+)
+from transforms.lake.index_files import list_index, open_index_file
+from transforms.lake.layout import Layout, partition_of
+from transforms.lake.schema import IndexRow
+from transforms.sandbox.write_derived import DerivedWriter
+
+LOG = logging.getLogger(__name__)
+BATCH_ROWS: Final = 512
+"""Objects whose rows are written together; as many are derived again after a kill."""
+MAX_WARNINGS: Final = 20
+COLUMNS: Final = (
+    "content_sha256 object_key destination object_uri status study_instance_uid series_instance_uid "
+    "sop_instance_uid"
+).split()
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AfterChanges:
+    """Bring a lake in step with changed decisions: structured reports, and derived objects.
+
+    Attributes:
+        derivations: by label.
+    """
+
+    derivations: Mapping[str, Derivation] = field(default_factory=dict)
+
+    def __call__(self, layout: Layout, rows: Sequence[IndexRow]) -> None:
+        """Write what is missing. The caller holds the lake's locks.
+
+        Args:
+            layout: the lake.
+            rows: changed rows.
+        """
+        write_reports(layout, rows)
+        if rows:
+            write_missing_derived(layout, self.derivations, rows[0].run_id)
+
+
+ONLY_REPORTS: Final = AfterChanges()
+
+
+def write_missing_derived(
+    layout: Layout,
+    derivations: Mapping[str, Derivation],
+    run_id: str,
+    limits: Limits | None = None,
+    threads: int | None = None,
+) -> dict[str, int]:
+    """Write the derived objects that current decisions and the policy demand; return counts by status.
+
+    The caller holds the lake's locks. Those of another transform, version, option or key are replaced.
+    Objects from which nothing can be derived have a row with the reason, keep their decision, and are
+    logged by their key. Idempotent, and safe to kill.
+
+    Args:
+        layout: the lake.
+        derivations: by label.
+        run_id: value of the column `run_id`.
+        limits: resource limits of an object.
+        threads: number of objects that are derived concurrently; None for one per processor.
+
+    Raises:
+        DerivationError: a transform or key cannot be used.
+        DamagedFile: a file of the lake cannot be read.
+        ProcessingFailure: the lake's storage refused a write.
+    """
+    counts: Counter[str] = Counter()
+    if not derivations:
+        return {}
+    deriving = {label: prepare(one) for label, one in derivations.items()}
+    finish_derived(layout)
+    present = _present(layout, deriving)
+    number = threads or os.cpu_count() or 1
+    writer = DerivedWriter(layout, limits or Limits(), number)
+    try:
+        with ThreadPoolExecutor(number) as pool:
+            for day, rows in _missing(layout, deriving, present):
+                writing = _Batch(layout, derivations, deriving, writer, run_id)
+                counts.update(writing.write(day, rows, pool))
+    finally:
+        writer.close()
+    return dict(counts)
+
+
+def _present(layout: Layout, deriving: Mapping[str, Deriving]) -> set[int]:
+    """Return hashes of content and destination of the rows that are as the policy demands."""
+    found: set[int] = set()
+    for day in derived_days(layout):
+        rows = read_derived(layout, day)
+        wanted = pa.array([one.transform_id for one in deriving.values()], pa.string())
+        kept = rows.filter(
+            pc.and_(
+                pc.is_in(rows["transform_id"], value_set=wanted),
+                pc.not_equal(rows["status"], FAILED),
+            )
+        )
+        columns = ("content_sha256", "destination", "transform_id")
+        for row in zip(*(kept[name].to_pylist() for name in columns), strict=True):
+            if (one := deriving.get(row[1])) and one.transform_id == row[2]:
+                found.add(hash(row[:2]))
+    return found
+
+
+def _missing(
+    layout: Layout, deriving: Mapping[str, Deriving], present: set[int]
+) -> Iterator[tuple[str, list[Row]]]:
+    """Yield the rows of objects without a derived object, by day, in batches."""
+    labels = pa.array(sorted(deriving), pa.string())
+    days = itertools.groupby(sorted(list_index(layout), key=partition_of), key=partition_of)
+    for day, uris in days:
+        waiting: list[Row] = []
+        for uri in uris:
+            with open_index_file(uri) as file:
+                table = file.read(columns=COLUMNS)
+            routed = pc.equal(table["status"], Status.ROUTED.value)
+            table = table.filter(pc.and_(routed, pc.is_in(table["destination"], value_set=labels)))
+            waiting += [
+                row
+                for row in table.to_pylist()
+                if hash((row["content_sha256"], row["destination"])) not in present
+            ]
+            while len(waiting) >= BATCH_ROWS:
+                yield day, waiting[:BATCH_ROWS]
+                del waiting[:BATCH_ROWS]
+        if waiting:
+            yield day, waiting
+
+
+class _Batch:
+    """Write the derived objects of some rows of a day."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        derivations: Mapping[str, Derivation],
+        deriving: Mapping[str, Deriving],
+        writer: DerivedWriter,
+        run_id: str,
+    ) -> None:
+        self._layout, self._derivations, self._deriving = layout, derivations, deriving
+        self._writer, self._run_id = writer, run_id
+        self._warned = 0
+
+    def write(self, day: str, rows: Sequence[Row], pool: ThreadPoolExecutor) -> Counter[str]:
+        """Write the objects, then their rows; return the number of rows by status."""
+        layout = self._layout
+        before = read_derived(layout, day)
+        contents = pa.array([row["content_sha256"] for row in rows], pa.string())
+        replaced = pc.is_in(before["content_sha256"], value_set=contents)
+        old = set(before["derived_uri"].filter(replaced).drop_null().to_pylist())
+        targets = [self._target(row) for row in rows]
+        intent = write_derived_intent(layout, {*old, *map(layout.relative, targets)})
+        found = list(pool.map(self._derive, rows, targets))
+        write_derived(
+            layout, day, pa.concat_tables([before.filter(pc.invert(replaced)), to_rows(found)])
+        )
+        written = {one["derived_uri"] for one in found if one["status"] == WRITTEN}
+        finish_intent(layout, intent, old - written)
+        return Counter(str(one["status"]) for one in found)
+
+    def _target(self, row: Row) -> str:
+        one = self._deriving[row["destination"]]
+        uids = self._uids(row)
+        digest = one.pseudonyms.digest(row["content_sha256"], one.transform_id)
+        return self._layout.derived_uri(row["destination"], *uids, digest)
+
+    def _uids(self, row: Row) -> tuple[str, str, str]:
+        """Return the own UIDs of study, series and instance."""
+        uid = self._deriving[row["destination"]].pseudonyms.uid
+        return (
+            uid(row["study_instance_uid"]),
+            uid(row["series_instance_uid"]),
+            uid(row["sop_instance_uid"]),
+        )
+
+    def _derive(self, row: Row, target: str) -> dict[str, Any]:
+        """Derive one object; return its row."""
+        layout, label = self._layout, row["destination"]
+        one = self._deriving[label]
+        outcome = self._writer.write(
+            layout.absolute(row["object_uri"]),
+            row["content_sha256"],
+            one,
+            target,
+            layout.derived.get(label, layout.root),
+        )
+        values: dict[str, Any] = {
+            "content_sha256": row["content_sha256"],
+            "object_key": row["object_key"],
+            "destination": label,
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "transform": one.transform.name,
+            "transform_version": one.transform.version,
+            "transform_options": self._derivations[label].options,
+            "transform_id": one.transform_id,
+            "key_id": one.pseudonyms.key_id,
+            "router_version": __version__,
+            "run_id": self._run_id,
+        }
+        if outcome.status != WRITTEN:
+            LOG.warning("object %s: nothing is derived (%s)", row["object_key"], outcome.reason)
+            return values
+        study, series, instance = self._uids(row)
+        return {
+            **values,
+            "derived_uri": layout.relative(target),
+            "derived_sha256": outcome.sha256,
+            "derived_size_bytes": outcome.size,
+            "derived_sop_instance_uid": instance,
+            "derived_series_instance_uid": series,
+            "derived_study_instance_uid": study,
+            "burned_in": outcome.burned_in,
+        }
