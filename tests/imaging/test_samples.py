@@ -35,6 +35,8 @@ from pydicom.uid import (
 
 from tests.synthetic import dataset, image, to_bytes
 from transforms.core.reasons import InvalidObject, Reason
+from transforms.imaging.codecs import codestream, jpeg2000
+from transforms.imaging.codecs.frame import build_frame_request
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.imaging.read_image import decode_inputs, read_image
@@ -279,6 +281,39 @@ def test_overlays_in_the_high_bits_of_jpeg_2000_are_not_seen() -> None:
         stream = encode(pixels | stripes << bit, JPEG2000Lossless, 16)
         data = compressed(stream, JPEG2000Lossless, pixels)
         assert np.array_equal(thumbnail(data), expected)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, HTJ2KLossless])
+def test_unused_bits_that_are_zero_do_not_need_a_full_decode(syntax: str) -> None:
+    """Several encoders of 12 bits write codestreams of 16."""
+    pixels = picture((1310, 970), 12)
+    data = compressed(encode(pixels, syntax, 16), syntax, pixels)
+    request = build_frame_request(parse(data, Limits()), 1, SIDE, Limits())
+    reduced = jpeg2000.decode(request)
+    full = codestream.decode(request)
+    assert reduced.values.shape == full.values.shape
+    assert np.abs(reduced.values - full.values).mean() < 0.01 * (1 << 12)
+
+
+def test_overshoot_of_wavelets_is_not_taken_for_unused_bits() -> None:
+    pixels = np.zeros((1310, 970), np.uint16)
+    pixels[300:700, 200:600] = 4095
+    of_16_bits, of_12_bits = (
+        jpeg2000.decode(build_frame_request(parse(data, Limits()), 1, SIDE, Limits()))
+        for bits in (16, 12)
+        for data in [compressed(encode(pixels, JPEG2000Lossless, bits), JPEG2000Lossless, pixels)]
+    )
+    assert np.array_equal(of_16_bits.values, of_12_bits.values)
+
+
+def test_an_overlay_of_the_lowest_unused_bit_on_black_is_not_seen() -> None:
+    pixels = np.minimum(picture((1310, 970), 12), 3000)
+    pixels[:200, :200] = 0
+    overlay = np.zeros_like(pixels)
+    overlay[40:140, 40:140] = 1 << 12
+    stream = encode(pixels | overlay, JPEG2000Lossless, 16)
+    expected = thumbnail(native(pixels))
+    assert np.array_equal(thumbnail(compressed(stream, JPEG2000Lossless, pixels)), expected)
 
 
 def test_noise_above_bits_stored_is_clipped() -> None:

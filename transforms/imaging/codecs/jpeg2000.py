@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from transforms.imaging.codecs.area_average import average_blocks, padding_range
-from transforms.imaging.codecs.codestream_header import read_codestream_header
+from transforms.imaging.codecs.codestream_header import CodestreamHeader, read_codestream_header
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     NoFastPath,
@@ -34,6 +34,8 @@ SYNTAXES = frozenset(
     map(str, (JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K))
 )
 PILLOW_BITS = {"L": 8, "I;16": 16}
+MAX_OVERSHOOT = 0.3
+"""Of the low-pass filter of the 5/3 wavelet: a quarter of the contrast, and the rounding of levels."""
 MIN_AREA = 0.0005
 """Share of the frame below which pixel padding does not matter."""
 MIN_DRAWN = 0.1
@@ -55,16 +57,42 @@ def decode(request: FrameRequest) -> StoredFrame:
     levels = min(request.reduction.bit_length() - 1, _wavelet_levels(frame))
     if not request.is_gray or levels < 1 or codestream is None or codestream.precision > 16:
         raise NoFastPath
-    if request.bits_stored < codestream.precision or request.signed is not codestream.is_signed:
+    if request.signed is not codestream.is_signed or _must_be_masked(request, codestream):
         raise NoFastPath
     size = (request.columns, request.rows)
     values, levels = _decode_reduced(frame, codestream.precision, levels, size)
     if request.signed:
         values -= 1 << codestream.precision - 1
+    elif request.bits_stored < codestream.precision:
+        values = _without_overshoot(values, (1 << request.bits_stored) - 1)
     if request.padding and _shows_padding(values, request):
         raise NoFastPath
     cell = 1 << levels
     return average_blocks(values, cell, request, phase=(1 - cell) / 2)
+
+
+def _must_be_masked(request: FrameRequest, codestream: CodestreamHeader) -> bool:
+    """Return whether stored values are in some bits of the samples, or are signed and may be."""
+    if request.bits_stored >= codestream.precision:
+        return False
+    return request.signed or request.high_bit != request.bits_stored - 1
+
+
+def _without_overshoot(values: npt.NDArray[np.int32], highest: int) -> npt.NDArray[np.int32]:
+    """Clip the overshoot of wavelets beside edges to the highest value of Bits Stored.
+
+    Raises:
+        NoFastPath: Values are higher than overshoot, or in an area of 3 x 3 pixels: they have bits
+            outside Bits Stored. Lines of such bits that are narrower than that may not be found.
+    """
+    above = values > highest
+    if not above.any():
+        return values
+    in_column = above[:-2] & above[1:-1] & above[2:]
+    in_area = in_column[:, :-2] & in_column[:, 1:-1] & in_column[:, 2:]
+    if in_area.any() or values.max() > highest * (1 + MAX_OVERSHOOT):
+        raise NoFastPath
+    return np.minimum(values, highest)
 
 
 def _shows_padding(values: npt.NDArray[np.int32], request: FrameRequest) -> bool:
