@@ -11,6 +11,7 @@ from benchmarks.cost import page as costs_page
 from docs.api_reference import OPTIONS_MODULE, REFERENCE_PAGE, options_module, reference_page
 from docs.flex_template import flex_template
 from docs.image_locks import CPU_LOCK, TORCH_CPU, cpu_lock, torch_cpu
+from docs.table_ddl import page as table_ddl_page
 from pipeline.cli.arguments import default_of, metavar_of
 from pipeline.export.options import ExportOptions
 from pipeline.observability.metric_table import LABEL_TEXTS, LABEL_VALUES, METRICS, PREFIX, UNKNOWN
@@ -41,6 +42,7 @@ OPTIONS_PAGE: Final = Path(__file__).parent / "options.md"
 RECEIVE_PAGE: Final = Path(__file__).parent / "receive-options.md"
 REVIEW_PAGE: Final = Path(__file__).parent / "review-options.md"
 EXPORT_PAGE: Final = Path(__file__).parent / "export-options.md"
+TABLE_DDL_PAGE: Final = Path(__file__).parent / "table-ddl.md"
 HEADER_WORDS_PAGE: Final = Path(__file__).parent / "header-words.md"
 COSTS_PAGE: Final = Path(__file__).parent / "costs.md"
 TEMPLATES: Final = Path(__file__).parents[1] / "templates"
@@ -286,6 +288,7 @@ def _option_row(one: Option) -> str:
 
 
 PAGES: Final[dict[Path, Callable[[], str]]] = {
+    TABLE_DDL_PAGE: table_ddl_page,
     SCHEMA_PAGE: schema_page,
     METRICS_PAGE: metrics_page,
     OPTIONS_PAGE: options_page,
