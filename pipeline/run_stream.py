@@ -46,7 +46,7 @@ from transforms.lake.layout import LOCK, WRITER_LOCK
 from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
-from transforms.lake.published_tables import keep_in_step, publish
+from transforms.lake.published_tables import keep_in_step, require_in_step
 from transforms.lake.recovery import recover
 from transforms.lake.run_counts import RunCounts, count_stream
 from transforms.lake.run_state import clear_states
@@ -132,7 +132,7 @@ def run_stream(
         if job.metrics:
             summary["metrics"] = job.metrics
             write_metrics(job.metrics, config)
-        publish(config.layout)
+        require_in_step(config.layout)
         return summary
 
 

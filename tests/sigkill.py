@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from transforms.lake import change_decisions, supersede
+from transforms.lake.delta_table import DeltaIndex
+from transforms.lake.iceberg_table import IcebergIndex
 from transforms.storage import local
 
 STEPS: Final = (
@@ -19,6 +21,8 @@ STEPS: Final = (
     (supersede, "put_if_absent"),
     (supersede, "remove_unreferenced"),
     (change_decisions, "remove_journal_files"),
+    (DeltaIndex, "commit"),
+    (IcebergIndex, "commit"),
 )
 
 

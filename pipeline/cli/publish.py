@@ -48,20 +48,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Record what to publish, bring the tables into step and print them."""
     import json
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from transforms.lake.marker import FORMAT, format_of
     from transforms.lake.published_tables import publish, require_packages
-    from transforms.lake.table_settings import TableSettings, read_settings, record_settings
+    from transforms.lake.table_settings import TableSettings, record_settings, recorded_settings
 
     layout = existing_lake(args.lake)
     if format_of(layout) != FORMAT:
         raise UsageError(f"{layout.root} has format 1; run 'dicom-router compact' on it first")
-    recorded = read_settings(layout)
+    recorded = recorded_settings(layout)
     if args.stop:
         if args.delta or args.iceberg:
             raise UsageError("--stop cannot be combined with --delta or --iceberg")
-        record_settings(layout, TableSettings())
+        if recorded is not None:
+            record_settings(layout, replace(recorded, stopped=True))
         if not args.json:
             print("no table is kept in step any more")
         return 0

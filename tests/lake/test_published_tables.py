@@ -213,8 +213,8 @@ def test_a_commit_is_refused_after_that_of_another_process(layout: Layout) -> No
         one, other = table.current(), table.current()
         assert one is not None
         first, second, *_ = sorted(one.files)
-        assert table.commit(one, [], [first])  # type: ignore[arg-type]
-        assert not table.commit(other, [], [second])  # type: ignore[arg-type]
+        assert table.commit(one, [], [first]) is not None  # type: ignore[arg-type]
+        assert table.commit(other, [], [second]) is None  # type: ignore[arg-type]
     publish(layout)
     assert sources(delta_of(layout)) == sources(iceberg_of(layout)) == expected(0, 1)
 
@@ -313,6 +313,15 @@ def test_no_version_has_erased_rows(layout: Layout) -> None:
     assert not any(state.missing or state.extra for state in table_states(layout))
 
 
+def test_no_table_that_was_stopped_has_erased_rows(layout: Layout) -> None:
+    assert main(["publish", layout.root, "--stop"]) == 0
+    (uri, *_) = list_index(layout)
+    rewrite(layout, DAYS[0], [uri], [pq.read_table(uri, partitioning=None).slice(1)])
+    assert _holding(layout, b"1.2.0.0")
+    remove_old_versions(layout)
+    assert not _holding(layout, b"1.2.0.0")
+
+
 def _holding(layout: Layout, value: bytes) -> list[Path]:
     return [
         path
@@ -390,7 +399,7 @@ def test_publish_is_recorded_until_it_is_stopped(
     append_rows(layout, *rows_of_day(1))
     open_lake(layout)
     assert sources(delta_of(layout)) == expected(0)
-    assert main(["publish", layout.root, "--delta"]) == 0
+    assert main(["publish", layout.root]) == 0
     assert sources(delta_of(layout)) == expected(0, 1)
 
 

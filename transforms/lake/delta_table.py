@@ -49,7 +49,7 @@ class DeltaVersion:
     table: DeltaTable | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        return f"version {self.number}"
+        return _text(self.number)
 
 
 class DeltaIndex:
@@ -81,7 +81,7 @@ class DeltaIndex:
 
     def commit(
         self, version: DeltaVersion | None, added: Sequence[TableFile], removed: Collection[str]
-    ) -> bool:
+    ) -> str | None:
         """Commit the version after `version`, in one atomic step.
 
         Args:
@@ -90,8 +90,8 @@ class DeltaIndex:
             removed: names of files to remove.
 
         Returns:
-            False if another process has committed since, or columns had to be added first: the caller
-            tries again with the current version.
+            The version; None if another process has committed since, or columns had to be added first:
+            the caller tries again with the current version.
         """
         from deltalake import Schema
         from deltalake.exceptions import CommitFailedError, DeltaError
@@ -135,13 +135,13 @@ class DeltaIndex:
             except DeltaError:
                 if self.current() is None:
                     raise
-                return False
-            return True
+                return None
+            return _text(0)
         if missing := _missing(version, added):  # in a commit of its own
             columns = Schema.from_arrow(pa.schema(missing))
             with contextlib.suppress(CommitFailedError):
                 version.table.alter.add_columns(list(columns.fields))
-            return False
+            return None
         now = int(time.time() * 1000)
         removes = [
             RemoveAction(name, True, now, partition_values={PARTITION: partition_of(name)})
@@ -157,8 +157,8 @@ class DeltaIndex:
                 post_commithook_properties=PostCommitHookProperties(),
             )
         except CommitFailedError:
-            return False
-        return True
+            return None
+        return _text(version.number + 1)
 
     def lacks_columns(self, version: DeltaVersion, added: Sequence[TableFile]) -> bool:
         """Return whether the table lacks a column of the index or of files."""
@@ -169,6 +169,10 @@ class DeltaIndex:
 
     def maintain(self, keep_s: float) -> None:
         """Do nothing: deltalake writes checkpoints and removes old entries of the log."""
+
+
+def _text(version: int) -> str:
+    return f"version {version}"
 
 
 def _missing(version: DeltaVersion, added: Sequence[TableFile]) -> list[pa.Field]:

@@ -73,7 +73,7 @@ class IcebergVersion:
     data_files: dict[str, DataFile] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
-        return f"snapshot {self.snapshot}"
+        return _text(self.snapshot)
 
 
 class IcebergIndex:
@@ -119,7 +119,7 @@ class IcebergIndex:
 
     def commit(
         self, version: IcebergVersion | None, added: Sequence[TableFile], removed: Collection[str]
-    ) -> bool:
+    ) -> str | None:
         """Commit the snapshot after `version`, in one atomic step.
 
         Args:
@@ -128,7 +128,7 @@ class IcebergIndex:
             removed: names of files to remove.
 
         Returns:
-            False if another process has committed since.
+            The snapshot; None if another process has committed since.
         """
         from pyiceberg.exceptions import CommitFailedException, TableAlreadyExistsError
 
@@ -137,7 +137,7 @@ class IcebergIndex:
                 self._create(added)
             version = self.current()
             if version is None or version.files or version.table is None:
-                return False
+                return None
         table = version.table
         try:
             with table.transaction() as transaction:
@@ -145,14 +145,15 @@ class IcebergIndex:
                 if added or removed:
                     update = transaction.update_snapshot()
                     change = update.overwrite() if removed else update.merge_append()
-                    with change as snapshot:
+                    with change as producer:
                         for file in added:
-                            snapshot.append_data_file(self._data_file(file, transaction))
+                            producer.append_data_file(self._data_file(file, transaction))
                         for name in sorted(removed):
-                            snapshot.delete_data_file(version.data_files[name])
+                            producer.delete_data_file(version.data_files[name])
         except CommitFailedException:
-            return False
-        return True
+            return None
+        snapshot = table.current_snapshot()
+        return _text(None if snapshot is None else snapshot.snapshot_id)
 
     def lacks_columns(self, version: IcebergVersion, added: Sequence[TableFile]) -> bool:
         """Return whether the table lacks a column of the index or of files; `commit` then adds it."""
@@ -318,6 +319,10 @@ def _complete_table(transaction: Transaction, added: Sequence[TableFile]) -> Non
 
 def _mapping(schema: Schema) -> str:
     return schema.name_mapping.model_dump_json()
+
+
+def _text(snapshot: int | None) -> str:
+    return "no snapshot" if snapshot is None else f"snapshot {snapshot}"
 
 
 def _data_files(table: Table) -> Iterator[DataFile]:

@@ -33,7 +33,7 @@ from transforms.lake.table_files import (
     remove_all_but,
     remove_replaced,
 )
-from transforms.lake.table_settings import TableSettings, read_settings
+from transforms.lake.table_settings import TableSettings, read_settings, recorded_settings
 from transforms.storage.extras import how_to_install, is_installed
 
 LOG = logging.getLogger(__name__)
@@ -48,6 +48,11 @@ NOT_AFFECTED: Final = (
     "{name}: {error}; the index is complete and not affected: correct this, then run 'dicom-router "
     "publish {root}'"
 )
+
+
+_IN_STEP: Final[dict[str, tuple[str, frozenset[str]]]] = {}
+"""What this process has published last, by root of the lake: `TableSettings.recorded`, and names of index
+files."""
 
 
 class TableError(RuntimeError):
@@ -88,8 +93,8 @@ class PublishedTable(Protocol):
 
     def commit(
         self, version: Any | None, added: Sequence[TableFile], removed: Collection[str]
-    ) -> bool:
-        """Commit the next version; return False if another process was first."""
+    ) -> str | None:
+        """Commit the next version and return it; None: try again, another process was first."""
 
     def lacks_columns(self, version: Any, added: Sequence[TableFile]) -> bool:
         """Return whether the table lacks a column of the index or of files."""
@@ -146,8 +151,10 @@ def publish(layout: Layout, *, moved: bool = False) -> list[TableState]:
         DamagedFile: an index file cannot be read.
     """
     settings = read_settings(layout)
-    if settings is None:
-        return []
+    return [] if settings is None else _publish(layout, settings, moved=moved)
+
+
+def _publish(layout: Layout, settings: TableSettings, *, moved: bool = False) -> list[TableState]:
     states, failed = [], []
     for table in _tables(layout, settings):
         try:
@@ -159,7 +166,9 @@ def publish(layout: Layout, *, moved: bool = False) -> list[TableState]:
             failed.append(_failure(layout, table, _text(error)))
     if failed:
         raise failed[0]
-    remove_replaced(layout, _names(layout), settings.keep_s)
+    names = _names(layout)
+    remove_replaced(layout, names, settings.keep_s)
+    _IN_STEP[layout.root] = settings.recorded, names
     return states
 
 
@@ -183,25 +192,37 @@ def keep_in_step(layout: Layout) -> None:
     The verbs *append* and *rewrite* of the index end with this call.
     """
     try:
-        publish(layout)
+        require_in_step(layout)
     except Exception as error:  # the index is written, and the next call brings tables into step
         LOG.warning(BEHIND, _text(error))
+
+
+def require_in_step(layout: Layout) -> None:
+    """As `publish`, unless this process has published the index as it is now.
+
+    Raises:
+        TableError, UsageError, ProcessingFailure, DamagedFile: as `publish`.
+    """
+    settings = read_settings(layout)
+    if settings is not None and _IN_STEP.get(layout.root) != (settings.recorded, _names(layout)):
+        _publish(layout, settings)
 
 
 def remove_old_versions(layout: Layout) -> None:
     """Remove every version of published tables but the current one, with the files that only they have.
 
     Call this after rows were erased from the index, so that no version of a table still has them. Tables
-    are brought into step first. Does nothing in a lake that publishes no tables.
+    are brought into step first, also those that are no longer kept in step. Does nothing in a lake that
+    never published a table.
 
     Raises:
         TableError: a table cannot be read or written; old versions may remain.
         UsageError, ProcessingFailure, DamagedFile: as `publish`.
     """
-    settings = read_settings(layout)
+    settings = recorded_settings(layout)
     if settings is None:
         return
-    publish(layout)
+    _publish(layout, settings)
     for table in _tables(layout, settings):
         try:
             table.remove_old_versions()
@@ -221,9 +242,9 @@ def table_states(layout: Layout) -> list[TableState]:
 
 
 class Publisher:
-    """Keep tables in step from time to time, only if the index has changed; one for each process."""
+    """Keep tables in step from time to time; once in a process for each lake."""
 
-    _last: Final[dict[str, tuple[float, frozenset[str]]]] = {}
+    _last: Final[dict[str, float]] = {}
     _lock: Final = threading.Lock()
 
     @classmethod
@@ -231,22 +252,10 @@ class Publisher:
         """As `keep_in_step`, at most once in a number of seconds."""
         now = time.monotonic()
         with cls._lock:
-            at, seen = cls._last.get(layout.root, (-every_s, frozenset()))
-            if now - at < every_s:
+            if now - cls._last.get(layout.root, -every_s) < every_s:
                 return
-            cls._last[layout.root] = now, seen
-        if read_settings(layout) is None:
-            return
-        names = _names(layout)
-        if names == seen:
-            return
-        try:
-            publish(layout)
-        except Exception as error:
-            LOG.warning(BEHIND, _text(error))
-            return
-        with cls._lock:
-            cls._last[layout.root] = now, names
+            cls._last[layout.root] = now
+        keep_in_step(layout)
 
 
 def _tables(layout: Layout, settings: TableSettings) -> list[PublishedTable]:
@@ -281,7 +290,9 @@ def _bring_into_step(layout: Layout, table: PublishedTable, *, moved: bool) -> T
         if version is not None and not (added or removed or table.lacks_columns(version, added)):
             return TableState(table.name, table.location, str(version), len(files))
         note_replaced(layout, removed)
-        table.commit(version, added, removed)
+        committed = table.commit(version, added, removed)
+        if committed is not None and _names(layout) == names:
+            return TableState(table.name, table.location, committed, len(names))
     raise _failure(layout, table, f"other processes were first in {MAX_ATTEMPTS} attempts")
 
 

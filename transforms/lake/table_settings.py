@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -46,12 +46,16 @@ class TableSettings:
     Attributes:
         delta: whether there is a Delta table.
         iceberg: the Iceberg table, or None.
+        recorded: name of the file that has them, which is new for each change.
+        stopped: whether writers no longer keep the tables in step; they are known for an erasure.
         keep_hours: hours for which readers of an earlier version find files that were replaced since.
     """
 
     delta: bool = False
     iceberg: IcebergSettings | None = None
     keep_hours: float = KEEP_HOURS
+    stopped: bool = False
+    recorded: str = field(default="", compare=False)
 
     @property
     def keep_s(self) -> float:
@@ -60,7 +64,18 @@ class TableSettings:
 
 
 def read_settings(layout: Layout) -> TableSettings | None:
-    """Return the recorded settings of a lake; None if it publishes no tables.
+    """Return the settings of a lake; None if it keeps no tables in step.
+
+    Raises:
+        ValueError: as `recorded_settings`.
+        OSError: the lake cannot be read.
+    """
+    settings = recorded_settings(layout)
+    return None if settings is None or settings.stopped else settings
+
+
+def recorded_settings(layout: Layout) -> TableSettings | None:
+    """Return the settings of a lake, also of tables that are no longer kept in step, or None.
 
     Raises:
         ValueError: the file is damaged.
@@ -69,12 +84,12 @@ def read_settings(layout: Layout) -> TableSettings | None:
     while recorded := list_files(join(layout.tables, FOLDER), ".json"):
         uri = recorded[-1].uri
         try:
-            settings = _parse(read_json(uri))
+            settings = replace(_parse(read_json(uri)), recorded=uri.rpartition("/")[2])
         except FileNotFoundError:  # replaced since the listing
             continue
         except (KeyError, TypeError) as error:
             raise ValueError(f"{uri} is damaged; run 'dicom-router publish' again") from error
-        return settings if settings.delta or settings.iceberg else None
+        return settings
     return None
 
 
@@ -85,7 +100,7 @@ def record_settings(layout: Layout, settings: TableSettings | None) -> None:
         ProcessingFailure: the storage refused a write.
         OSError: the lake cannot be read.
     """
-    if settings is None or settings == read_settings(layout):
+    if settings is None or settings == recorded_settings(layout):
         return
     earlier = [found.uri for found in list_files(join(layout.tables, FOLDER), ".json")]
     put_bytes(
@@ -118,4 +133,5 @@ def _parse(content: dict[str, Any]) -> TableSettings:
         delta=bool(content["delta"]),
         iceberg=None if iceberg is None else IcebergSettings(**iceberg),
         keep_hours=float(content["keep_hours"]),
+        stopped=bool(content["stopped"]),
     )

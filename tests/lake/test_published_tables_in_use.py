@@ -1,0 +1,78 @@
+"""Readers in other processes see each row once, while writers change the lake and are killed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.lake.published_writers import row_of
+from tests.lake.rows import append_rows, new_lake
+from transforms.lake.append import seal_logs_ending_in
+from transforms.lake.index_files import list_index
+from transforms.lake.layout import Layout, partition_of
+from transforms.lake.migration import open_lake
+from transforms.lake.published_tables import publish, remove_old_versions, table_states
+from transforms.lake.rewrite import rewrite
+from transforms.lake.table_settings import IcebergSettings, TableSettings, record_settings
+
+HERE = Path(__file__).parent
+STEPS = 9, 24, 39
+
+
+@pytest.mark.slow
+@pytest.mark.kill
+def test_readers_see_each_row_once_while_writers_are_killed(tmp_path: Path) -> None:
+    layout = new_lake(tmp_path / "lake")
+    append_rows(layout, *map(row_of, range(3)))
+    catalog = f"sqlite:///{tmp_path / 'catalog.db'}"
+    record_settings(layout, TableSettings(True, IcebergSettings(catalog)))
+    publish(layout)
+    erased = tmp_path / "erased"
+    erased.touch()
+    command = [
+        sys.executable,
+        str(HERE / "published_readers.py"),
+        layout.root,
+        catalog,
+        str(tmp_path),
+    ]
+    reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        writers = [
+            sys.executable,
+            str(HERE / "published_writers.py"),
+            layout.root,
+            *map(str, STEPS),
+        ]
+        killed = subprocess.run(writers, check=True, capture_output=True, text=True).stdout.split()
+        gone = row_of(1).source_uri
+        erased.write_text(gone)
+        open_lake(layout)
+        _erase(layout, gone)
+    finally:
+        (tmp_path / "stop").touch()
+        output, _ = reader.communicate()
+    found = json.loads(output)
+    rows = {row_of(number).source_uri for number in (0, 1, 2, *map(int, killed))}
+    for name, of_reader in found.items():
+        assert of_reader["wrong"] == [], name
+        assert of_reader["rows"] == sorted(rows - {gone}), name
+        assert of_reader["reads"] > 1, name
+    assert found["delta"]["gone"] <= 1 and found["iceberg"]["gone"] <= 1  # while rows are erased
+    assert len(killed) == len(STEPS)
+    assert all(state.in_step for state in table_states(layout))
+
+
+def _erase(layout: Layout, source_uri: str) -> None:
+    for uri in list_index(layout):
+        table = pq.read_table(uri, partitioning=None)
+        if source_uri in table["source_uri"].to_pylist():
+            seal_logs_ending_in(layout, [uri])
+            kept = [one != source_uri for one in table["source_uri"].to_pylist()]
+            rewrite(layout, partition_of(uri), [uri], [table.filter(kept)])
+    remove_old_versions(layout)
