@@ -33,7 +33,7 @@ def create_database(path: Path, memory_limit: str | None = None) -> duckdb.DuckD
     threads = min(MAX_THREADS, os.cpu_count() or 1)
     database.execute(
         f"SET memory_limit = '{memory_limit or MEMORY_LIMIT}'; SET threads = {threads}; "
-        "SET preserve_insertion_order = false"
+        "SET preserve_insertion_order = false; PRAGMA disable_checkpoint_on_shutdown"
     )
     database.execute(f"SET temp_directory = {_quoted(path.with_suffix('.spilled'))}")
     database.execute(f"ATTACH {_quoted(path)} AS temporary (RECOVERY_MODE no_wal_writes)")

@@ -294,7 +294,8 @@ def read_batches(
     Yields:
         Tables of exactly these columns, in this order.
     """
-    present = [name for name in columns if name in file.schema_arrow.names]
+    names = set(file.schema_arrow.names)  # of a new schema each time
+    present = [name for name in columns if name in names]
     for batch in file.iter_batches(ROW_GROUP_ROWS, row_groups, columns=present):
         read = {
             name: batch.column(name).cast(HISTORY_SCHEMA.field(name).type)

@@ -2,23 +2,28 @@
 
 It answers which source versions have a row without reading the lake, and knows where the rows of an
 identity are; these few are read from their index files. It takes about 34 bytes a row on the local disk
-and need not fit into memory. Index files are immutable, so a refresh reads only new ones.
+and need not fit into memory. Index files are immutable, so a refresh reads only new ones. Hashes of
+sources and of identities are separate tables: a process that only polls reads no identities.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import itertools
+import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from transforms.core.object_ref import object_key
 from transforms.lake.append_log import LogEnd, LogShard, Segment, last_segments
-from transforms.lake.databases import create_database
+from transforms.lake.databases import MAX_THREADS, create_database
 from transforms.lake.index_files import (
     EXISTING_COLUMNS,
     NEXT_PARTITION_KEY,
@@ -30,40 +35,38 @@ from transforms.lake.index_files import (
     read_matching,
 )
 from transforms.lake.layout import Layout
-from transforms.lake.schema import HISTORY_SCHEMA, IDENTITY_SQL, VersionKey
+from transforms.lake.schema import IDENTITY_SQL, VersionKey
 from transforms.storage.temporary import remove_abandoned, temporary_folder
+
+if TYPE_CHECKING:
+    import duckdb
 
 MEMORY_LIMIT: Final = "256MB"
 """Maximum memory of the database."""
+BATCH_ROWS: Final = 131_072
+"""Rows that are inserted at a time, so that many small files do not cost an insert each."""
+MAX_ROW_GROUPS: Final = 1 << 16
+"""Row groups of a file. A place is the number of a file times this, plus the number of a row group."""
 
-_HASHED: Final = (
-    "source_uri", "source_version", "source_state", "status", "sop_instance_uid", "content_sha256",
-)  # fmt: skip
-_SCHEMA: Final = pa.schema(
-    [
-        *(pa.field(name, HISTORY_SCHEMA.field(name).type) for name in _HASHED),
-        pa.field("place", pa.int32()),
-    ]
-)
-_SOURCE: Final = "md5_number_upper({})"
-"""Half of an MD5: names of objects are untrusted, and DuckDB's own hash is none against an attacker."""
-_CREATE: Final = """
-CREATE TABLE existing (place INTEGER, source UBIGINT, version UBIGINT, state UBIGINT, identity UBIGINT)"""
-_INSERT: Final = f"""
-INSERT INTO existing
-SELECT place, {_SOURCE.format("source_uri")}, hash(source_version),
-    CASE WHEN source_state IS NOT NULL THEN hash(source_state) END, hash({IDENTITY_SQL})
-FROM new_rows"""
-_DELETE: Final = "DELETE FROM existing WHERE place IN (SELECT unnest(?))"
-_FIND: Final = f"""
-SELECT number, bool_or(w.state IS NULL OR e.state IS NULL OR hash(w.state) = e.state)
-FROM existing e JOIN wanted w
-ON {_SOURCE.format("w.source_uri")} = e.source AND hash(w.source_version) = e.version
+_SOURCES: Final = {
+    "source": "hash(object_key)",
+    "version": "hash(source_uri, source_version)",
+    "state": "CASE WHEN source_state IS NOT NULL THEN hash(source_state) END",
+}
+"""Hashes of a source version. Names are untrusted, and DuckDB's hash is none against an attacker: the
+object key is 48 bits of a sha256, and far faster to read than an MD5 is to compute."""
+_SOURCE_COLUMNS: Final = ("object_key", "source_uri", "source_version", "source_state")
+_IDENTITIES: Final = {"identity": f"hash({IDENTITY_SQL})"}
+_IDENTITY_COLUMNS: Final = ("status", "sop_instance_uid", "content_sha256")
+_FIND: Final = """
+SELECT number, bool_or(w.state IS NULL OR s.state IS NULL OR hash(w.state) = s.state)
+FROM temporary.sources s JOIN wanted w
+ON hash(w.object_key) = s.source AND hash(w.source_uri, w.source_version) = s.version
 GROUP BY number"""
-_OF_SOURCE: Final = f"""
-SELECT DISTINCT place FROM existing WHERE source = {_SOURCE.format("?")}"""
+_OF_SOURCE: Final = """
+SELECT DISTINCT place FROM temporary.sources JOIN wanted ON hash(name) = source"""
 _OF_IDENTITIES: Final = """
-SELECT DISTINCT place FROM existing JOIN wanted ON hash(wanted.name) = identity"""
+SELECT DISTINCT place FROM temporary.identities JOIN wanted ON hash(name) = identity"""
 
 
 class IndexReplica:
@@ -74,19 +77,32 @@ class IndexReplica:
         remove_abandoned(tempfile.gettempdir())
         self._folder = temporary_folder()
         self._db = create_database(self._folder / "index.duckdb", MEMORY_LIMIT)
-        self._db.execute(_CREATE)
-        self._files: dict[str, range] = {}
-        self._loaded = 0
-        self._sealed: dict[str, str] = {}
+        self._sources = _Hashes(self._db, "sources", _SOURCE_COLUMNS, _SOURCES)
+        self._identities = _Hashes(self._db, "identities", _IDENTITY_COLUMNS, _IDENTITIES)
+        self._listed: list[str] = []
         self._last: Mapping[LogShard, Segment] = {}
+        self._preloading: threading.Thread | None = None
         self._lock = threading.RLock()
 
     def close(self) -> None:
         """Remove the replica from the disk. Idempotent."""
         with self._lock:
-            if database := vars(self).pop("_db", None):  # a thread may still reference the replica
-                database.close()
+            self._sources.close()
+            self._identities.close()
+            self._db.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+
+    def preload(self) -> None:
+        """Begin to load the index in a thread, while the process starts up. Idempotent."""
+        with self._lock:
+            if self._preloading is None:
+                self._preloading = threading.Thread(target=self._preload, daemon=True)
+                self._preloading.start()
+
+    def _preload(self) -> None:
+        with contextlib.suppress(Exception):  # raised again where it is needed
+            self.refresh()
+            self.rows_of([])
 
     def refresh(self) -> None:
         """Load files that were added to the index, and drop the rows of files that were replaced.
@@ -96,13 +112,8 @@ class IndexReplica:
             OSError: the index cannot be listed.
         """
         with self._lock:
-            listed = read_index(self._layout, self._load_new)
-            replaced = self._files.keys() - set(listed)
-            if replaced:
-                places = [place for uri in replaced for place in self._files.pop(uri)]
-                self._db.execute(_DELETE, [places])
-                self._sealed = {u: day for u, day in self._sealed.items() if u not in replaced}
-            self._last = last_segments(listed)
+            self._listed = read_index(self._layout, self._sources.load)
+            self._last = last_segments(self._listed)
 
     def existing(self, versions: Sequence[VersionKey]) -> set[VersionKey]:
         """Return the source versions that have a row."""
@@ -120,22 +131,19 @@ class IndexReplica:
         versions = list(states)
         wanted = {
             "number": pa.array(range(len(versions)), pa.int64()),
+            "object_key": pa.array([object_key(uri) for uri, _ in versions], pa.string()),
             "source_uri": pa.array([uri for uri, _ in versions], pa.string()),
             "source_version": pa.array([version for _, version in versions], pa.string()),
             "state": pa.array(list(states.values()), pa.string()),
         }
-        with self._lock:
-            self._db.register("wanted", pa.table(wanted))
-            found = self._db.execute(_FIND).fetchall()
+        found = self._sources.query(_FIND, pa.table(wanted))
         return {versions[number]: is_same for number, is_same in found}
 
     def rows_of_source(self, source_uri: str) -> list[ExistingRow]:
         """Return the rows of a source; see `rows_of`."""
-        with self._lock:
-            groups = self._groups(self._db.execute(_OF_SOURCE, [source_uri]).fetchall())
+        key = pa.array([object_key(source_uri)], pa.string())
         wanted = {"source_uri": pa.array([source_uri], pa.string())}
-        found = self._read(groups, wanted)
-        return found if found is not None else self.rows_of_source(source_uri)
+        return self._read(self._sources, _OF_SOURCE, key, wanted)
 
     def rows_of(self, identities: Iterable[str]) -> list[ExistingRow]:
         """Return the rows that have one of some identities, which are read from the index.
@@ -148,12 +156,7 @@ class IndexReplica:
         """
         wanted = set(identities)
         names = pa.array(sorted(wanted), pa.string())
-        with self._lock:
-            self._db.register("wanted", pa.table({"name": names}))
-            groups = self._groups(self._db.execute(_OF_IDENTITIES).fetchall())
-        found = self._read(groups, identity_columns(names))
-        if found is None:
-            return self.rows_of(wanted)
+        found = self._read(self._identities, _OF_IDENTITIES, names, identity_columns(names))
         return [row for row in found if row.identity in wanted]
 
     def log_end(self, log: LogShard) -> LogEnd:
@@ -162,94 +165,153 @@ class IndexReplica:
             last = self._last.get(log)
             if last is None:
                 return LogEnd()
-            return LogEnd(last, self._sealed.get(last.uri(self._layout, log)))
-
-    def _groups(self, places: Sequence[tuple[int]]) -> dict[str, list[int]]:
-        """Return the row groups in places, by file."""
-        numbers = {place for (place,) in places}
-        found = {
-            uri: [place - own.start for place in sorted(numbers.intersection(own))]
-            for uri, own in (self._files.items() if numbers else ())
-        }
-        return {uri: groups for uri, groups in found.items() if groups}
+            return LogEnd(last, self._sources.sealed.get(last.uri(self._layout, log)))
 
     def _read(
-        self, groups: Mapping[str, Sequence[int]], wanted: Mapping[str, pa.StringArray]
-    ) -> list[ExistingRow] | None:
-        """Return the rows of row groups that have a wanted value; None if a file has been replaced."""
-        try:
-            return [
-                ExistingRow(**row)
-                for uri, of_file in groups.items()
-                for table in read_matching(uri, EXISTING_COLUMNS, wanted, of_file)
-                for row in table.to_pylist()
-            ]
-        except FileNotFoundError:
+        self,
+        hashes: _Hashes,
+        places: str,
+        names: pa.StringArray,
+        wanted: Mapping[str, pa.StringArray],
+    ) -> list[ExistingRow]:
+        """Return the rows with a wanted value of the row groups that a query finds by names."""
+        while True:
             with self._lock:
-                self.refresh()
-                if groups.keys() <= self._files.keys():
-                    raise
-            return None
-
-    def _load_new(self, files: list[str]) -> list[str]:
-        """Load the index files that are new; return all files."""
-        new = _NewRows([uri for uri in files if uri not in self._files], self._loaded)
-        if new.files:
-            reader = pa.RecordBatchReader.from_batches(_SCHEMA, new.batches())
-            self._db.register("new_rows", reader)
+                listed = self._listed
             try:
-                self._db.execute(_INSERT)
-            except Exception:
-                if new.error is not None:
-                    raise new.error from None
-                raise
-            finally:
-                self._db.unregister("new_rows")
-            self._files |= new.places
-            self._sealed |= new.sealed
-            self._loaded = new.number
-        return files
+                hashes.load(listed)
+                groups = hashes.row_groups(places, names)
+                return [
+                    ExistingRow(**row)
+                    for uri, of_file in groups.items()
+                    for table in read_matching(uri, EXISTING_COLUMNS, wanted, of_file)
+                    for row in table.to_pylist()
+                ]
+            except FileNotFoundError:
+                self.refresh()
+                with self._lock:
+                    if self._listed == listed:
+                        raise
 
 
-@dataclass
-class _NewRows:
-    """The rows of new index files, while they are read.
+class _Hashes:
+    """A table with hashes of the rows of index files, and the place of each row. Thread-safe.
 
     Attributes:
-        files: URIs of the files.
-        number: number of the next place; each row group is a place.
-        places: of each file that has been read.
-        sealed: partition in which the log of each seal continues.
-        error: why a file could not be read.
+        sealed: partition in which the log of each seal continues, by its URI.
     """
 
-    files: Sequence[str]
-    number: int
-    places: dict[str, range] = field(default_factory=dict)
-    sealed: dict[str, str] = field(default_factory=dict)
-    error: Exception | None = None
+    def __init__(
+        self,
+        db: duckdb.DuckDBPyConnection,
+        name: str,
+        columns: Sequence[str],
+        hashes: Mapping[str, str],
+    ) -> None:
+        """Create an empty table.
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield batches of `_SCHEMA`; called by the database, which does not keep exceptions."""
-        try:
-            for uri in self.files:
-                yield from self._batches_of(uri)
-        except Exception as error:
-            self.error = error
-            raise
+        Args:
+            db: the database.
+            name: name of the table.
+            columns: columns of the index that are hashed.
+            hashes: expressions over them, by column of the table.
+        """
+        self._db, self._name, self._columns = db.cursor(), f"temporary.{name}", columns
+        typed = ", ".join(f"{one} UBIGINT" for one in hashes)
+        self._db.execute(f"CREATE TABLE {self._name} (place BIGINT, {typed})")
+        self._insert = (
+            f"INSERT INTO {self._name} SELECT place, {', '.join(hashes.values())} FROM batch"
+        )
+        self._numbers: dict[str, int] = {}
+        self._uris: dict[int, str] = {}
+        self._counter = itertools.count()
+        self.sealed: dict[str, str] = {}
+        self._lock = threading.RLock()
 
-    def _batches_of(self, uri: str) -> Iterator[pa.RecordBatch]:
-        first = self.number
-        with open_index_file(uri) as file:
-            metadata = file.metadata.metadata or {}
-            if sealed_to := metadata.get(NEXT_PARTITION_KEY):
-                self.sealed[uri] = sealed_to.decode()
-            for group in range(file.num_row_groups):
-                for table in read_batches(file, _HASHED, [group]):
-                    place = pa.repeat(pa.scalar(self.number, pa.int32()), len(table))
-                    yield from table.append_column("place", place).cast(_SCHEMA).to_batches()
-                self.number += 1
-        self.places[uri] = range(first, self.number)
+    def close(self) -> None:
+        """Close the table after what uses it has ended. Idempotent."""
+        with self._lock:
+            self._db.close()
+
+    def load(self, files: list[str]) -> list[str]:
+        """Load the files that are new, drop the rows of others, and return the files.
+
+        Raises:
+            FileNotFoundError: a file does not exist.
+            DamagedFile: a file cannot be read.
+        """
+        with self._lock:
+            if new := [uri for uri in files if uri not in self._numbers]:
+                threads = min(MAX_THREADS, os.cpu_count() or 1, len(new))
+                with ThreadPoolExecutor(threads) as pool:
+                    list(pool.map(self._load, [iter(new)] * threads))
+            if replaced := self._numbers.keys() - set(files):
+                self._drop(replaced)
+        return files
+
+    def row_groups(self, query: str, names: pa.StringArray) -> dict[str, list[int]]:
+        """Return the row groups, by file, whose places a query returns for names."""
+        with self._lock:
+            groups: dict[str, list[int]] = {}
+            for (place,) in sorted(self.query(query, pa.table({"name": names}))):
+                number, group = divmod(place, MAX_ROW_GROUPS)
+                groups.setdefault(self._uris[number], []).append(group)
+            return groups
+
+    def query(self, query: str, wanted: pa.Table) -> list[tuple[Any, ...]]:
+        """Return the result of a query over this table and the table `wanted`."""
+        with self._lock:
+            self._db.register("wanted", wanted)
+            return self._db.execute(query).fetchall()
+
+    def _load(self, uris: Iterator[str]) -> None:
+        """Load the files that an iterator yields, which several threads share: all of them or none."""
+        numbers: dict[str, int] = {}
+        sealed: dict[str, str] = {}
+        tables: list[pa.Table] = []
+        with self._db.cursor() as db:
+            try:
+                for uri in uris:
+                    number = numbers[uri] = next(self._counter)
+                    with open_index_file(uri) as file:
+                        if seal := (file.metadata.metadata or {}).get(NEXT_PARTITION_KEY):
+                            sealed[uri] = seal.decode()
+                        for group in range(file.num_row_groups):
+                            place = pa.scalar(number * MAX_ROW_GROUPS + group, pa.int64())
+                            for table in read_batches(file, self._columns, [group]):
+                                places = pa.repeat(place, len(table))
+                                tables.append(table.append_column("place", places))
+                            if sum(map(len, tables)) >= BATCH_ROWS:
+                                self._flush(db, tables)
+                self._flush(db, tables)
+            except BaseException:
+                self._delete(db, numbers.values())
+                raise
+        self._numbers |= numbers
+        self._uris |= {number: uri for uri, number in numbers.items()}
+        self.sealed |= sealed
+
+    def _flush(self, db: duckdb.DuckDBPyConnection, tables: list[pa.Table]) -> None:
+        """Insert tables, and remove them from the list."""
+        if tables:
+            db.register("batch", pa.concat_tables(tables))
+            db.execute(self._insert)
+            db.unregister("batch")
+            tables.clear()
+
+    def _drop(self, files: Set[str]) -> None:
+        """Drop the rows of files."""
+        self._delete(self._db, [self._numbers[uri] for uri in files])
+        for uri in files:
+            del self._uris[self._numbers.pop(uri)]
+            self.sealed.pop(uri, None)
+
+    def _delete(self, db: duckdb.DuckDBPyConnection, numbers: Iterable[int]) -> None:
+        """Delete the rows of the files with some numbers."""
+        db.execute(
+            f"DELETE FROM {self._name} WHERE place // {MAX_ROW_GROUPS} IN (SELECT unnest(?))",
+            [list(numbers)],
+        )
 
 
 _REPLICAS: Final[dict[str, IndexReplica]] = {}
