@@ -15,6 +15,7 @@ from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
     GoogleCloudOptions,
     PipelineOptions,
+    PortableOptions,
 )
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 from apache_beam.runners.runner import PipelineResult
@@ -110,6 +111,8 @@ def run_stream(
         clear_states(config.layout)
         before = frozenset(list_index(config.layout))
         recovered = _recover(config)
+        if options.view_as(PortableOptions).environment_type == "LOOPBACK":
+            replica_of(config.layout).preload()  # the workers are in this process
         if recovered and not quiet:
             print(
                 f"recovered {recovered} rows from an interrupted run", file=sys.stderr, flush=True

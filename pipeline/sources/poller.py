@@ -103,6 +103,9 @@ class PollFn(beam.DoFn):
         self._config = config
         self._poller = poller
 
+    def setup(self) -> None:
+        replica_of(self._config.layout).preload()
+
     def process(self, number: int) -> Iterator[SourceOutput]:
         yield from _session(self._config, number, self._poller).poll()
 

@@ -124,6 +124,29 @@ def test_no_wanted_value_matches_no_row(layout: Layout) -> None:
         assert list(read_matching(uri, ["status"], {"object_key": None}))
 
 
+def test_a_replica_that_is_preloaded_knows_what_others_do(layout: Layout, tmp_path: Path) -> None:
+    rows = rows_of(layout.root)[::100]
+    with replica_of(layout) as replica, replica_of(Layout(str(tmp_path / "none"))) as empty:
+        for one in (replica, empty):
+            one.preload()
+        replica.refresh()
+        keys = {(row["source_uri"], row["source_version"]) for row in rows}
+        assert replica.existing(list(keys)) == keys
+        assert len(replica.rows_of(row["sop_instance_uid"] for row in rows)) >= len(rows) - 1
+        assert empty.rows_of(["1.2"]) == []
+
+
+def test_a_load_that_fails_leaves_nothing(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_replica, "BATCH_ROWS", 10)
+    rows = rows_of(layout.root)
+    with replica_of(layout) as replica:
+        with pytest.raises(FileNotFoundError):
+            replica._sources.load([*list_index(layout)[-9:], f"{layout.index}/none.parquet"])
+        replica.refresh()
+        (number,) = replica._db.execute("SELECT count(*) FROM temporary.sources").fetchall()
+    assert number == (len(rows),)
+
+
 @pytest.fixture
 def replica(layout: Layout) -> Iterator[IndexReplica]:
     with replica_of(layout) as replica:
