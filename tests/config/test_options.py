@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
@@ -208,36 +206,6 @@ def test_old_names_lead_to_options_and_are_none_themselves() -> None:
     flags = set().union(*(command_parser(parser, command).flags() for command in COMMANDS))
     assert set(ALIASES.values()) <= flags
     assert not set(ALIASES) & flags
-
-
-HEAVY = {
-    "apache_beam",
-    "duckdb",
-    "fsspec",
-    "numpy",
-    "openlineage",
-    "opentelemetry",
-    "PIL",
-    "prometheus_client",
-    "pyarrow",
-    "pydantic",
-    "pydicom",
-    "torch",
-}
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["rout"], *([command, "--help"] for command in COMMANDS), ["route", "--inp", "x"]],
-    ids=" ".join,
-)
-def test_help_and_wrong_usage_import_nothing_heavy(arguments: list[str]) -> None:
-    script = (
-        f"import sys; from pipeline.cli import main; main({arguments!r}); "
-        f"print('imported', sorted({HEAVY!r} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "imported []"
 
 
 def test_a_default_is_missing_only_where_an_option_is_required() -> None:
