@@ -109,8 +109,8 @@ RUNNERS: Final[Mapping[str, Runner]] = {
             "project": "the project in which the job runs",
             "region": "the region of the workers; choose that of the buckets",
             "temp_location": "gs://BUCKET/FOLDER for what Dataflow stages",
-            "sdk_container_image": "an image that has this version of the router; "
-            "templates/images/Dockerfile builds it",
+            "sdk_container_image": "an image that has this version of the router "
+            "and of Beam, in a registry that the workers can read",
         },
         defaults={"sdk_location": "container", "no_save_main_session": ""},
         begins={"temp_location": "gs://", "staging_location": "gs://"},
