@@ -24,6 +24,7 @@ class Lake:
 
     Raises:
         UsageError: there is no lake.
+        OSError: it cannot be opened.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:

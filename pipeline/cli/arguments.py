@@ -167,6 +167,7 @@ def existing_lake(uri: str) -> Layout:
     Raises:
         ConfigError: the path or URI is invalid or not a folder.
         NotALake, ForeignLake: as `transforms.lake.marker.require_lake`.
+        OSError: it cannot be opened.
     """
     from transforms.config.route_config import ConfigError
     from transforms.lake.layout import Layout
@@ -176,8 +177,13 @@ def existing_lake(uri: str) -> Layout:
 
     if why := root_problem(uri):
         raise ConfigError(f"{uri}: {why}")
-    if is_local(uri) and not uri_to_path(uri).is_dir():
-        raise ConfigError(f"{uri}: no such folder; give the root of a lake")
+    try:
+        if is_local(uri) and not uri_to_path(uri).is_dir():
+            raise ConfigError(f"{uri}: no such folder; give the root of a lake")
+    except PermissionError as error:
+        raise PermissionError(
+            f"{uri} cannot be opened ({error.strerror}); check the permissions of the folders above it"
+        ) from error
     layout = Layout(canonical(uri))
     require_lake(layout)
     return replace(layout, file_mode=recorded_file_mode(layout))

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,24 +144,36 @@ def test_a_source_that_is_removed_before_it_is_read_fails_alone(
     assert counts(route()) == {"unchanged": IMAGES - 1}
 
 
-@pytest.mark.slow
-def test_a_lake_without_permission_is_reported(images: Path, tmp_path: Path) -> None:
-    """Run as another user if this one is root."""
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=0o555)
-    command = [sys.executable, "-m", "pipeline", "route", "--input", str(images)]
+def as_another_user(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as another user if this one is root, who may open the folder and those above it."""
+    command = [sys.executable, "-m", "pipeline", *arguments]
     if os.geteuid() == 0:
-        for folder in (tmp_path, *tmp_path.parents[:3]):
-            if str(folder) != "/tmp":
-                folder.chmod(0o755)
+        for above in (folder, *folder.parents[:3]):  # those of pytest
+            if str(above) != tempfile.gettempdir():
+                above.chmod(0o755)
+        if closed := [one for one in folder.parents if not one.stat().st_mode & 0o001]:
+            pytest.skip(f"another user cannot open {closed[-1]}")
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
-    done = subprocess.run(
-        [*command, "--lake", str(locked / "lake")],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HOME": "/tmp"},
-    )
+    environment = {**os.environ, "HOME": "/tmp"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [0o555, 0o600], ids=["not writable", "not searchable"])
+def test_a_lake_without_permission_is_reported(images: Path, tmp_path: Path, mode: int) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=mode)
+    lake = str(locked / "lake")
+    done = as_another_user(tmp_path, "route", "--input", str(images), "--lake", lake)
     assert done.returncode == 1
     assert "Permission denied" in done.stderr
     assert "check its permissions" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_lake_below_a_folder_that_cannot_be_searched_is_reported(tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o600)
+    done = as_another_user(tmp_path, "status", str(locked / "lake"))
+    assert done.returncode == 1
+    assert "lake cannot be opened (Permission denied); check the permissions" in done.stderr
