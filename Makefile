@@ -1,6 +1,9 @@
 # make help lists the targets.
 # PYTHON, a version or a path, selects another Python than the first supported one that is installed.
 PYTHON ?=
+# TORCH=cpu: PyTorch without CUDA, from its own index.
+TORCH ?=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
@@ -14,11 +17,17 @@ export UV_SYSTEM_CERTS := 1
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: $(INSTALLED) ## create .venv/ and install the locked dependencies and the router
+install: $(INSTALLED) ## create .venv/ and install the locked dependencies and the router; TORCH=cpu: without CUDA
 
 $(INSTALLED): requirements/dev.lock requirements/uv.lock requirements/bootstrap.sh setup.py
 	@sh requirements/bootstrap.sh $(VENV) $(PYTHON)
+ifeq ($(TORCH),cpu)
+	$(BIN)/python docs/image_locks.py requirements/dev.lock >$(VENV)/cpu.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(VENV)/cpu.lock requirements/uv.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --index-url $(TORCH_INDEX) -r requirements/torch-cpu.txt
+else
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.lock requirements/uv.lock
+endif
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
+from docs.image_locks import requirements, version_of
 from transforms.storage import extras
 
 ROOT = Path(__file__).parents[1]
@@ -121,3 +122,28 @@ def test_nothing_names_the_package_as_if_an_index_had_it() -> None:
     texts = [p for top in ("pipeline", "transforms", "models") for p in (ROOT / top).rglob("*.py")]
     texts += [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     assert [p for p in texts if f"{extras.DISTRIBUTION}[" in p.read_text()] == []
+
+
+def test_the_packages_of_a_checkout_without_cuda() -> None:
+    """The lock without CUDA is made by any Python, before anything is installed."""
+    lock = ROOT / "requirements" / "dev.lock"
+    command = [sys.executable, "-I", "-S", str(ROOT / "docs" / "image_locks.py"), str(lock)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    pinned, remaining = requirements(lock.read_text()), requirements(made)
+    missing = pinned.keys() - remaining.keys()
+    assert {"torch", "torchvision", "triton"} <= missing
+    assert all(re.match("torch|triton|nvidia-|cuda-", name) for name in missing)
+    assert remaining == {name: pinned[name] for name in remaining}
+    assert all("--hash=sha256:" in entry for entry in remaining.values())
+    for line in (ROOT / "requirements" / "torch-cpu.txt").read_text().splitlines()[1:]:
+        name, _, version = line.removesuffix("+cpu").partition("==")
+        assert version_of(pinned[name]) == version
+    planned = subprocess.run(
+        ["make", "-n", "-B", "install", "TORCH=cpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "--require-hashes .venv/cpu.lock requirements/uv.lock" in planned
+    assert "--require-hashes requirements/dev.lock" not in planned
