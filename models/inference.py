@@ -99,9 +99,7 @@ def forward(
     padded = torch.cat((stacked, stacked[:1].expand(missing, -1, -1, -1)))
     device = network.device
     if device.type == "cuda":
-        padded = (
-            padded.pin_memory()
-        )  # overlaps the copy of one part with the forward pass of another
+        padded = padded.pin_memory()  # so that this thread queues all parts without waiting
     with torch.inference_mode():
         parts = [
             network.forward_with_regions(part.to(device, non_blocking=True))
