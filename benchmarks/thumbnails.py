@@ -23,8 +23,9 @@ import pyarrow as pa
 from benchmarks.profile_route import machine
 from pipeline.cli import main as dicom_router
 from tests.synthetic import dicom_bytes, image
+from transforms.lake.content_tables import write_table
 from transforms.lake.layout import Layout
-from transforms.lake.thumbnails import MAX_FILE_ROWS, SCHEMA, read_thumbnails, write_table
+from transforms.lake.thumbnails import SCHEMA, THUMBNAILS, read_thumbnails
 
 RESULTS: Final = Path(__file__).parent / "results" / "thumbnails.json"
 SHAPE: Final = (1400, 1150)
@@ -121,8 +122,8 @@ def _cpu_of_family() -> float:
 def _measure_reads(layout: Layout, rows: int) -> dict[str, Any]:
     rng = np.random.default_rng(1)
     contents = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(rows)]
-    for number, start in enumerate(range(0, rows, MAX_FILE_ROWS)):
-        ids = contents[start : start + MAX_FILE_ROWS]
+    for number, start in enumerate(range(0, rows, THUMBNAILS.max_file_rows)):
+        ids = contents[start : start + THUMBNAILS.max_file_rows]
         data = rng.bytes(THUMBNAIL_BYTES * len(ids))
         images = [data[n : n + THUMBNAIL_BYTES] for n in range(0, len(data), THUMBNAIL_BYTES)]
         sizes = [192] * len(ids)
@@ -130,7 +131,7 @@ def _measure_reads(layout: Layout, rows: int) -> dict[str, Any]:
         table = pa.Table.from_arrays(
             [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
         )
-        write_table(layout, f"2026-01-{1 + number % 28:02}", table)
+        write_table(layout, THUMBNAILS, f"2026-01-{1 + number % 28:02}", table)
     seconds = {}
     for wanted in READS:
         sample = random.Random(wanted).sample(contents, wanted)

@@ -26,10 +26,10 @@ from pipeline.cli.evaluate import table
 from pipeline.exit_codes import EXIT_CODES
 from tests.test_imports import LAYERS
 from transforms.core.reasons import MEANINGS, Reason, Status
+from transforms.lake.content_tables import write_table
 from transforms.lake.layout import Layout
 from transforms.lake.schema import SCHEMA
-from transforms.lake.thumbnails import SCHEMA as THUMBNAILS
-from transforms.lake.thumbnails import write_table
+from transforms.lake.thumbnails import THUMBNAILS
 from transforms.metrics import (
     COUNTER_DESCRIPTIONS,
     DISTRIBUTION_DESCRIPTIONS,
@@ -67,7 +67,9 @@ def test_the_queries_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monke
     partition = tmp_path / "LAKE" / "index" / "ingest_date=2026-11-29"
     partition.mkdir(parents=True)
     pq.write_table(SCHEMA.empty_table(), partition / "part.parquet")
-    write_table(Layout(str(tmp_path / "LAKE")), "2026-11-29", THUMBNAILS.empty_table())
+    write_table(
+        Layout(str(tmp_path / "LAKE")), THUMBNAILS, "2026-11-29", THUMBNAILS.schema.empty_table()
+    )
     monkeypatch.chdir(tmp_path)
     for page in ("README.md", "docs/lake-format.md"):
         queries = re.findall(r'duckdb\.sql\("""(.+?)"""\)', (ROOT / page).read_text(), re.S)

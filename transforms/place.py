@@ -135,7 +135,9 @@ class PlaceFn(beam.DoFn):
             write_journal, self.layout, rows, self.fingerprint, absent
         )
         for row in rows:
-            self._in_flight.submit((replace(row, thumbnail=None), journaled), timestamp, window)
+            self._in_flight.submit(
+                (replace(row, thumbnail=None, header=None), journaled), timestamp, window
+            )
         yield from self._emit_completed(max_in_flight=len(rows))
 
     def finish_bundle(self) -> Iterator[WindowedOutput]:

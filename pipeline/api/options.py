@@ -76,6 +76,8 @@ class RouteKeywords(ObjectKeywords, total=False):
     write_sr: bool
     """write a DICOM Structured Report (TID 1500) about each routed object below
     structured_reports/; needs the extra sr"""
+    headers: bool
+    """write allow-listed attributes of the header of each object as JSON below headers/"""
     patient_key_file: StrPath | None
     """key (16 bytes or more) of the column patient_key, the HMAC-SHA-256 of Patient ID: a
     file, or projects/P/secrets/S/versions/V in Secret Manager; without it the column is null"""

@@ -1,4 +1,4 @@
-"""`dicom-router compact`: merge the index files, and the files of thumbnails, of past days."""
+"""`dicom-router compact`: merge the small files of past days."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compact index and thumbnails, and print the result for each day."""
+    """Compact index, thumbnails, headers and labels, and print the result."""
     from transforms.config.route_config import ConfigError, is_date
     from transforms.lake.append import today
     from transforms.lake.compaction import compact
+    from transforms.lake.content_compaction import compact_table
+    from transforms.lake.headers import HEADERS
     from transforms.lake.labels import merge_labels
     from transforms.lake.layout import LOCK
     from transforms.lake.lock import lock_lake
     from transforms.lake.marker import FORMAT, format_of
     from transforms.lake.migration import migrate
-    from transforms.lake.thumbnail_compaction import compact_thumbnails
+    from transforms.lake.thumbnails import THUMBNAILS
 
     before = args.before or today()
     layout = existing_lake(args.lake)
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
             migrate(layout)
     with lock_lake(layout, names=[LOCK], timeout=args.lock_timeout):
         compacted = compact(layout, before)
-        thumbnails = compact_thumbnails(layout, before)
+        tables = [(one, compact_table(layout, one, before)) for one in (THUMBNAILS, HEADERS)]
         labels = merge_labels(layout, before)
     for day in compacted:
         print(
@@ -49,11 +51,12 @@ def run(args: argparse.Namespace) -> int:
             f"now {day.remaining_files} files"
         )
     print(f"{len(compacted)} days compacted")
-    if thumbnails.merged_files:
-        print(
-            f"thumbnails: {thumbnails.merged_files} files merged, {thumbnails.thumbnails} thumbnails, "
-            f"{thumbnails.dropped} without a row dropped"
-        )
+    for table, found in tables:
+        if found.merged_files:
+            print(
+                f"{table.folder}: {found.merged_files} files merged, {found.rows} {table.what}s, "
+                f"{found.dropped} without a row dropped"
+            )
     if labels:
         print(f"labels: {labels} files merged")
     return 0

@@ -34,7 +34,7 @@ from transforms.imaging.limits import Limits
 from transforms.lake.layout import Layout
 
 OPTIONS = {one.flag: one for one in options_of(CommandOptions)}
-DECISIVE = {"frame", "placement", "write_sr", *(one.flag for one in options_of(Limits))}
+DECISIVE = {"frame", "headers", "placement", "write_sr", *(one.flag for one in options_of(Limits))}
 """Options whose value is in the fingerprint; model, policy and patient key are by their content."""
 OF_COMMAND = {
     "runner",
@@ -134,7 +134,7 @@ def test_the_fingerprint_covers_the_patient_key_and_not_its_file(tmp_path: Path)
 
 def test_a_new_field_is_outside_the_fingerprint_until_it_is_declared_in_it() -> None:
     names = set(fingerprint_values(config_of()))
-    assert names == {"limits", "frame_number", "placement", "write_sr", *RESOLVED}
+    assert names == {"limits", "frame_number", "placement", "write_sr", "headers", *RESOLVED}
 
 
 @pytest.mark.parametrize("flag", [f for f, one in OPTIONS.items() if one.declaration.above == 0])

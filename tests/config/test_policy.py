@@ -334,12 +334,15 @@ CHANGES: dict[str, Any] = {
     "sinks": {SPINE: "/mnt/spine"},
     "expect": Expectations(min_objects=1),
     "thumbnails": "none",
+    "header_attributes": frozenset({"StudyDate"}),
     "label_set": LabelSet(DEFAULT_LABELS.labels),
     "by_region": frozenset({SPINE}),
     "publish": TableSettings(delta=True),
     "derive": {SPINE: Derivation("deidentify", "/run/key")},
 }
-DECIDES_NOTHING = ("sinks", "by_region", "derive", "expect", "thumbnails", "publish")
+DECIDES_NOTHING = (
+    "sinks", "by_region", "derive", "expect", "thumbnails", "publish", "header_attributes",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("changed", [field.name for field in fields(Policy)])

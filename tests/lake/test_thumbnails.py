@@ -26,13 +26,13 @@ from transforms.core.object_ref import object_key
 from transforms.core.reasons import Reason
 from transforms.imaging.webp import crop_padding, encode_webp
 from transforms.lake import thumbnails as thumbnails_module
+from transforms.lake.content_compaction import CompactedTable, compact_table
 from transforms.lake.journal import clear_journal
 from transforms.lake.layout import Layout
 from transforms.lake.marker import write_marker
 from transforms.lake.recovery import prepare_recovery, recover, sweep_journal
 from transforms.lake.schema import IndexRow
-from transforms.lake.thumbnail_compaction import CompactedThumbnails, compact_thumbnails
-from transforms.lake.thumbnails import Thumbnail, read_thumbnails, write_thumbnails
+from transforms.lake.thumbnails import THUMBNAILS, Thumbnail, read_thumbnails, write_thumbnails
 from transforms.lake.verify import verify_lake
 
 SIDE = read_info(DEFAULT_BUNDLE).input_size
@@ -78,7 +78,8 @@ def test_writing_again_changes_nothing(tmp_path: Path, thumbnails: list[Thumbnai
 def test_files_are_bounded(
     tmp_path: Path, thumbnails: list[Thumbnail], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thumbnails_module, "MAX_FILE_ROWS", 40)
+    small = replace(THUMBNAILS, max_file_rows=40)
+    monkeypatch.setattr(thumbnails_module, "THUMBNAILS", small)
     uris = write_thumbnails(Layout(str(tmp_path)), DAY, thumbnails)
     assert len(uris) == 4
     assert len(rows_of(tmp_path)) == len(thumbnails)
@@ -154,16 +155,16 @@ def test_compaction_merges_files_and_drops_what_no_row_references(
     contents = [one.content_sha256 for one in thumbnails[:100]]
     expected = {one.content_sha256: one.image for one in thumbnails[:100]}
     with monkeypatch.context() as killing, pytest.raises(KeyboardInterrupt):
-        killing.setattr("transforms.lake.thumbnail_compaction.remove_all", kill)
-        compact_thumbnails(layout, "2026-02-01")
+        killing.setattr("transforms.lake.content_compaction.remove_all", kill)
+        compact_table(layout, THUMBNAILS, "2026-02-01")
     assert len(removed) == 6
     assert read_thumbnails(layout, contents) == expected
-    compact_thumbnails(layout, "2026-02-01")
+    compact_table(layout, THUMBNAILS, "2026-02-01")
     (merged,) = (tmp_path / "lake" / "thumbnails" / f"ingest_date={DAY}").iterdir()
     table = pq.read_table(merged)
     assert table["content_sha256"].to_pylist() == sorted(contents)
     assert read_thumbnails(layout, contents) == expected
-    assert compact_thumbnails(layout, "2026-02-01") == CompactedThumbnails()
+    assert compact_table(layout, THUMBNAILS, "2026-02-01") == CompactedTable()
     report = verify_lake(layout, deep=True)
     assert not [found for found in report.violations if "thumbnail" in found.kind]
     data = bytearray(merged.read_bytes())
@@ -267,6 +268,6 @@ def test_thumbnails_in_a_store(store: Store, thumbnails: list[Thumbnail]) -> Non
         write_thumbnails(layout, DAY, thumbnails[start : start + 80])
     expected = {one.content_sha256: one.image for one in thumbnails}
     assert read_thumbnails(layout, expected) == expected
-    assert compact_thumbnails(layout, "2026-02-01").merged_files == 2
+    assert compact_table(layout, THUMBNAILS, "2026-02-01").merged_files == 2
     assert read_thumbnails(layout, expected) == expected
     assert sum(name.startswith("lake/thumbnails/") for name in store.read_all()) == 1

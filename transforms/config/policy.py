@@ -58,6 +58,8 @@ class Policy:
         expect: what a complete run is expected to find.
         thumbnails: of which images to store a thumbnail: "all", "review" for those in review and those
             whose header disagrees with the decision, or "none".
+        header_attributes: keywords of attributes that `headers/` has besides those of
+            `imaging.header_attributes`.
         label_set: labels of the model; set when its bundle is read.
         publish: as which tables to publish the index; None keeps what the lake has recorded.
     """
@@ -76,6 +78,7 @@ class Policy:
     radiographs: RadiographTable = field(default_factory=RadiographTable)
     expect: Expectations = field(default_factory=Expectations)
     thumbnails: str = REVIEW_THUMBNAILS
+    header_attributes: frozenset[str] = frozenset()
     label_set: LabelSet = DEFAULT_LABELS
     publish: TableSettings | None = None
 
@@ -96,7 +99,8 @@ class Policy:
     def rules(self) -> dict[str, Any]:
         """Return the values that affect decisions or placement, by name; the default labels do not."""
         values = asdict(self)
-        del values["expect"], values["thumbnails"], values["publish"], values["derive"]
+        for name in ("expect", "thumbnails", "publish", "derive", "header_attributes"):
+            del values[name]
         values["by_region"] = sorted(self.by_region)
         if self.label_set == DEFAULT_LABELS:
             del values["label_set"]

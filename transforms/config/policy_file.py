@@ -72,6 +72,14 @@ def _require_uid(uid: str) -> str:
     return uid.strip()
 
 
+def _require_attributes(keywords: list[str]) -> list[str]:
+    from transforms.imaging.header_attributes import attribute_problems  # imports pydicom
+
+    if problems := attribute_problems(keywords):
+        raise invalid("; ".join(problems))
+    return keywords
+
+
 def _require_days(text: str) -> str:
     try:
         first, last = map(date.fromisoformat, text.split("/"))
@@ -285,6 +293,11 @@ class PolicyFile(_Section):
         description="Of which images to store a small image for report and review: all; those in "
         "review and those whose header disagrees with the decision; or none.",
     )
+    header_attributes: Annotated[list[str], AfterValidator(_require_attributes)] = Field(
+        default=[],
+        description="With --headers: keywords (DICOM PS3.6) of attributes that headers/ has besides "
+        "those of docs/headers.md, such as StudyDate; values of identifiers are hashed.",
+    )
     expect: Expect = Field(
         default_factory=Expect,
         description="What a complete run is expected to find; otherwise it exits with 3.",
@@ -313,6 +326,7 @@ class PolicyFile(_Section):
             expect=self.expect.expectations(),
             thumbnails=self.thumbnails,
             publish=None if self.publish is None else self.publish.settings(),
+            header_attributes=frozenset(self.header_attributes),
         )
 
 

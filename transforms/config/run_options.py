@@ -101,6 +101,7 @@ class RouteOptions(ObjectOptions):
         placement: copy, link or index_only.
         file_mode: permissions of new files, in octal; empty for those of the lake.
         write_sr: whether to write a structured report about each routed object.
+        headers: whether to write the header of each object as JSON.
         patient_key_file: file or secret with the key of the hash of Patient ID; read on the workers.
         allow_empty: whether an input may match nothing.
         log_uris: whether error messages may contain source URIs.
@@ -229,6 +230,14 @@ class RouteOptions(ObjectOptions):
         group=Group.INPUT_OUTPUT,
         help="write a DICOM Structured Report (TID 1500) about each routed object below "
         "structured_reports/; needs the extra sr",
+        public=True,
+        in_fingerprint=True,
+        templates=EVERY_TEMPLATE,
+    )
+    headers: bool = option(
+        False,
+        group=Group.INPUT_OUTPUT,
+        help="write allow-listed attributes of the header of each object as JSON below headers/",
         public=True,
         in_fingerprint=True,
         templates=EVERY_TEMPLATE,

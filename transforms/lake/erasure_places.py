@@ -290,6 +290,9 @@ PLACES: Final = (
         rows_in(lambda layout: layout.thumbnails, name=lambda old, digest: digest),
     ),
     Place(
+        "headers", "rows", rows_in(lambda layout: layout.headers, name=lambda old, digest: digest)
+    ),
+    Place(
         "predictions",
         "rows",
         rows_in(lambda layout: layout.predictions, name=lambda old, digest: digest),

@@ -13,16 +13,20 @@ from typing import Final
 
 import pyarrow as pa
 
+from transforms.lake.content_tables import store_journaled
 from transforms.lake.files import list_files, put_if_absent
+from transforms.lake.headers import HEADERS
 from transforms.lake.index_files import open_index_file, parquet_bytes
 from transforms.lake.layout import Layout
 from transforms.lake.resolve_duplicates import is_stored
 from transforms.lake.schema import PARTITION, IndexRow, from_table, to_table
-from transforms.lake.thumbnails import JOURNALED, store_journaled
+from transforms.lake.thumbnails import THUMBNAILS
 from transforms.storage.base import has_same_content
 from transforms.storage.schemes import join, storage_of
 
 _WAS_ABSENT: Final = "was_absent"
+_TABLES: Final = (THUMBNAILS, HEADERS)
+"""Tables whose rows are in the journal with those of the index."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def write_journal(
     names = sorted(f"{row.source_uri}\0{row.source_version}\0{row.object_uri}" for row in rows)
     digest = hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     target = join(layout.journal, f"{fingerprint}-{digest[:32]}.parquet")
-    table = _with_thumbnails(to_table(rows), rows)
+    table = _with_values(to_table(rows), rows)
     if absent:
         flags = [uri in absent for uri in table["object_uri"].to_pylist()]
         table = table.append_column(_WAS_ABSENT, pa.array(flags))
@@ -100,7 +104,8 @@ def read_journal(uri: str, layout: Layout) -> Iterator[JournalEntry]:
     """
     fingerprint = uri.rpartition("/")[2].partition("-")[0]
     with open_index_file(uri) as file:
-        table = file.read([name for name in file.schema_arrow.names if name != JOURNALED])
+        left_out = {table.journaled for table in _TABLES}
+        table = file.read([name for name in file.schema_arrow.names if name not in left_out])
     if _WAS_ABSENT in table.column_names:
         was_absent = table[_WAS_ABSENT].to_pylist()
     else:
@@ -128,34 +133,41 @@ def clear_journal(layout: Layout) -> None:
 def remove_journal_files(
     layout: Layout, uris: Iterable[str], ingest_date: str | None = None
 ) -> None:
-    """Store the thumbnails in journal files, then remove the files.
+    """Store the thumbnails and headers in journal files, then remove the files.
 
     Args:
         layout: the lake.
         uris: the files.
-        ingest_date: partition of the thumbnails, YYYY-MM-DD; None takes that of the journaled rows.
+        ingest_date: their partition, YYYY-MM-DD; None takes that of the journaled rows.
 
     Raises:
         DamagedFile: a file cannot be read.
         ProcessingFailure: the lake's storage refused a write.
     """
     files = list(uris)
-    store_journaled(layout, files, ingest_date)
+    for table in _TABLES:
+        store_journaled(layout, table, files, ingest_date)
     for uri in files:
         storage_of(uri).remove(uri)
 
 
-def _with_thumbnails(table: pa.Table, rows: Sequence[IndexRow]) -> pa.Table:
-    """Return a table of rows with their thumbnails, and the partitions in which to store these."""
-    images = {row.content_sha256: row.thumbnail for row in rows if row.thumbnail is not None}
-    if not images:
-        return table
-    days = {row.content_sha256: row.ingest_date for row in rows}
+def _with_values(table: pa.Table, rows: Sequence[IndexRow]) -> pa.Table:
+    """Return a table of rows with their thumbnails and headers, and the partitions of these."""
     contents = table["content_sha256"].to_pylist()
-    for name, values, arrow_type in (
-        (PARTITION, days, pa.string()),
-        (JOURNALED, images, pa.binary()),
-    ):
-        column = pa.array([values.get(sha256) for sha256 in contents], arrow_type)
-        table = table.append_column(name, column)
+    values = {
+        one.journaled: {
+            row.content_sha256: value
+            for row in rows
+            if (value := getattr(row, one.journaled)) is not None
+        }
+        for one in _TABLES
+    }
+    types = {one.journaled: one.schema.field(one.value).type for one in _TABLES}
+    if any(values.values()):
+        values[PARTITION] = {row.content_sha256: row.ingest_date for row in rows}
+        types[PARTITION] = pa.string()
+    for name, by_content in values.items():
+        if by_content:
+            column = pa.array([by_content.get(sha256) for sha256 in contents], types[name])
+            table = table.append_column(name, column)
     return table

@@ -210,9 +210,10 @@ class Layout:
         """Folder of thumbnails; see `lake.thumbnails`."""
         return join(self.root, "thumbnails")
 
-    def thumbnail_partition(self, ingest_date: str) -> str:
-        """Return the folder of the files of thumbnails of a day, YYYY-MM-DD."""
-        return join(self.thumbnails, f"{PARTITION_PREFIX}{ingest_date}")
+    @property
+    def headers(self) -> str:
+        """Folder of headers; see `lake.headers`."""
+        return join(self.root, "headers")
 
     def dead_letter(self, name: str) -> str:
         """Return the URI of a dead letter; see `lake.dead_letters`."""

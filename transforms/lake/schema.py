@@ -206,6 +206,8 @@ class IndexRow:
     """When the source object was written, seconds since 1970. Not a column of the index."""
     thumbnail: bytes | None = None
     """The image as WebP, from the decision until it is in the journal. Not a column of the index."""
+    header: str | None = None
+    """The header as DICOM JSON, until it is in the journal. Not a column of the index."""
 
     @property
     def identity(self) -> str:

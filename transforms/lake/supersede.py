@@ -63,7 +63,10 @@ from transforms.storage.schemes import join, storage_of
 INTENT_PREFIX: Final = "supersede-"
 """Prefix of the names of intents in the journal."""
 NOT_COMPARED: Final = frozenset(
-    "run_id ingest_date ingested_at router_version decided_at event_time source_state thumbnail".split()
+    (
+        "run_id ingest_date ingested_at router_version decided_at event_time source_state thumbnail "
+        "header"
+    ).split()
 )
 """Fields that differ between two equal decisions."""
 

@@ -1,19 +1,13 @@
 """Store the thumbnails of images in a few Parquet files beside the index, and read them by content.
 
-Thumbnails are a cache: an image that has none is decoded from its object. A run writes them to its
-journal, from which they are stored when the journal is cleared. An image may have a thumbnail in several
-files until `lake.thumbnail_compaction` merges them.
+Thumbnails are a cache: an image that has none is decoded from its object. `lake.content_tables` writes
+them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import itertools
 import logging
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,26 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms.imaging.webp import size_of_webp
-from transforms.lake.checksums import write_parquet
-from transforms.lake.files import list_files, put_if_absent
-from transforms.lake.index_files import DamagedFile, open_index_file
-from transforms.lake.layout import PARTITION_PREFIX, Layout
-from transforms.lake.schema import PARTITION
+from transforms.lake.content_tables import READ_THREADS, ContentTable, list_table, write_rows
+from transforms.lake.layout import Layout
 from transforms.storage.base import ObjectInfo
-from transforms.storage.schemes import join
 from transforms.storage.seekable import open_seekable
 
 LOG = logging.getLogger(__name__)
-
-MAX_FILE_ROWS: Final = 16_384
-"""Maximum number of thumbnails in a file; about 50 MB."""
-GROUP_ROWS: Final = 64
-"""Number of thumbnails in a row group, all of which are read for one of them; about 200 KB."""
-READ_THREADS: Final = 8
-READ_FILES: Final = 256
-"""Number of journal files whose thumbnails are in memory together."""
-JOURNALED: Final = "thumbnail"
-"""Column of a journal file: the thumbnail of the row, or null. Files without thumbnails lack it."""
 
 
 def _column(name: str, arrow_type: pa.DataType, description: str) -> pa.Field:
@@ -89,89 +69,30 @@ class Thumbnail:
         return cls(content_sha256, object_key, image, *size_of_webp(image))
 
 
+THUMBNAILS: Final = ContentTable(
+    folder="thumbnails",
+    what="thumbnail",
+    schema=SCHEMA,
+    value="image",
+    journaled="thumbnail",
+    journal_columns=("content_sha256", "object_key"),
+    max_file_rows=16_384,  # about 50 MB
+    group_rows=64,  # about 200 KB
+    complete=lambda row: dict(vars(Thumbnail.of(**row))),
+)
+"""Thumbnails are a cache: an image that has none is decoded from its object."""
+
+
 def write_thumbnails(
     layout: Layout, ingest_date: str, thumbnails: Iterable[Thumbnail]
 ) -> list[str]:
-    """Write thumbnails to files of a partition, one per content. Idempotent: names are digests.
-
-    Args:
-        layout: the lake.
-        ingest_date: the partition, YYYY-MM-DD.
-        thumbnails: in any order; the first of each content is written.
-
-    Returns:
-        URIs of the files.
-
-    Raises:
-        ProcessingFailure: the lake's storage refused a write.
-    """
-    by_content: dict[str, Thumbnail] = {}
-    uris = []
-    for one in thumbnails:
-        by_content.setdefault(one.content_sha256, one)
-        if len(by_content) == MAX_FILE_ROWS:
-            uris.append(_write_file(layout, ingest_date, list(by_content.values())))
-            by_content.clear()
-    if by_content:
-        uris.append(_write_file(layout, ingest_date, list(by_content.values())))
-    return uris
-
-
-def write_table(layout: Layout, ingest_date: str, table: pa.Table) -> str:
-    """Write a table of `SCHEMA` as one file of a partition, sorted; return its URI.
-
-    Raises:
-        ProcessingFailure: the lake's storage refused the write.
-    """
-    table = table.sort_by("content_sha256").combine_chunks()
-    digest = hashlib.sha256()
-    for sha256, image in zip(
-        table["content_sha256"].to_pylist(), table["image"].to_pylist(), strict=True
-    ):
-        digest.update(sha256.encode() + hashlib.sha256(image).digest())
-    uri = join(layout.thumbnail_partition(ingest_date), f"{digest.hexdigest()[:20]}.parquet")
-    data = io.BytesIO()
-    write_parquet([table], data, GROUP_ROWS)
-    put_if_absent(uri, data.getvalue(), scratch=layout.scratch(), file_mode=layout.file_mode)
-    return uri
-
-
-def store_journaled(
-    layout: Layout, journal_files: Sequence[str], ingest_date: str | None = None
-) -> None:
-    """Store the thumbnails in journal files, which are about to be removed.
-
-    Contents that have a thumbnail in the partition keep it.
-
-    Args:
-        layout: the lake.
-        journal_files: URIs.
-        ingest_date: the partition, YYYY-MM-DD; None takes that of the rows.
-
-    Raises:
-        DamagedFile: a journal file cannot be read.
-        ProcessingFailure: the lake's storage refused a write.
-    """
-    found: dict[str, list[Thumbnail]] = defaultdict(list)
-    stored: dict[str, set[str]] = {}
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        for start in range(0, len(journal_files), READ_FILES):
-            uris = journal_files[start : start + READ_FILES]
-            for day, thumbnail in itertools.chain.from_iterable(pool.map(_journaled, uris)):
-                of_day = found[ingest_date or day]
-                of_day.append(thumbnail)
-                if len(of_day) == MAX_FILE_ROWS:
-                    _write_new(layout, ingest_date or day, of_day, stored)
-                    of_day.clear()
-    for day, thumbnails in found.items():
-        _write_new(layout, day, thumbnails, stored)
+    """Write thumbnails to files of a partition; see `content_tables.write_rows`."""
+    return write_rows(layout, THUMBNAILS, ingest_date, map(vars, thumbnails))
 
 
 def list_thumbnail_files(layout: Layout) -> list[ObjectInfo]:
     """Return the files of thumbnails of a lake, sorted by URI."""
-    prefix = join(layout.thumbnails, PARTITION_PREFIX)
-    found = list_files(layout.thumbnails, ".parquet")
-    return [info for info in found if info.uri.startswith(prefix)]
+    return list_table(layout, THUMBNAILS)
 
 
 def read_thumbnails(layout: Layout, contents: Collection[str]) -> dict[str, bytes]:
@@ -201,43 +122,6 @@ def read_thumbnails(layout: Layout, contents: Collection[str]) -> dict[str, byte
         if not missing:
             return images
         read |= {info.uri for info in files}  # compaction has replaced some: list again
-
-
-def _write_new(
-    layout: Layout, day: str, thumbnails: Sequence[Thumbnail], stored: dict[str, set[str]]
-) -> None:
-    """Write the thumbnails of contents that have none in the partition, and add them to `stored`."""
-    if day not in stored:
-        stored[day] = _stored_contents(layout, day)
-    write_thumbnails(layout, day, [t for t in thumbnails if t.content_sha256 not in stored[day]])
-    stored[day].update(one.content_sha256 for one in thumbnails)
-
-
-def _stored_contents(layout: Layout, day: str) -> set[str]:
-    """Return the contents that have a thumbnail in a partition."""
-    contents: set[str] = set()
-    for info in list_files(layout.thumbnail_partition(day), ".parquet"):
-        with contextlib.suppress(DamagedFile, FileNotFoundError), open_index_file(info.uri) as file:
-            contents.update(file.read(columns=["content_sha256"])["content_sha256"].to_pylist())
-    return contents
-
-
-def _write_file(layout: Layout, ingest_date: str, thumbnails: Sequence[Thumbnail]) -> str:
-    columns = {name: [getattr(one, name) for one in thumbnails] for name in SCHEMA.names}
-    return write_table(layout, ingest_date, pa.Table.from_pydict(columns, schema=SCHEMA))
-
-
-def _journaled(uri: str) -> list[tuple[str, Thumbnail]]:
-    """Return the thumbnails in a journal file, each with the partition of its row."""
-    with open_index_file(uri) as file:
-        if JOURNALED not in file.schema_arrow.names:
-            return []
-        rows = file.read(columns=[JOURNALED, PARTITION, "content_sha256", "object_key"]).to_pylist()
-    return [
-        (row[PARTITION], Thumbnail.of(row["content_sha256"], row["object_key"], row[JOURNALED]))
-        for row in rows
-        if row[JOURNALED] is not None
-    ]
 
 
 def _read_file(info: ObjectInfo, wanted: Sequence[str]) -> dict[str, bytes] | None:

@@ -35,8 +35,7 @@ from transforms.lake.marker import require_lake
 from transforms.lake.schema import PARTITION, missing_columns
 from transforms.lake.structured_reports import list_reports
 from transforms.lake.supersede import list_supersede_intents, objects_to_remove
-from transforms.lake.thumbnails import SCHEMA as THUMBNAILS
-from transforms.lake.thumbnails import list_thumbnail_files
+from transforms.lake.verify_content_tables import check_content_tables
 from transforms.lake.verify_derived import verify_derived
 from transforms.lake.verify_labels import check_label_files, unknown_images
 from transforms.lake.verify_report import VerifyReport, Violation
@@ -98,7 +97,7 @@ def verify_lake(
             _run_queries(db, report)
             _check_objects(db, report, deep=deep)
             _check_runs(db, layout, report, summaries)
-            _check_thumbnails(layout, report, deep=deep)
+            check_content_tables(layout, report, deep=deep)
             verify_derived(db, layout, report, deep=deep)
             report.labels = len(labels.labels)
             report.add(itertools.chain(labels.violations, check_tables(layout)))
@@ -341,27 +340,6 @@ def _check_journal(layout: Layout, report: VerifyReport) -> None:
             if is_damaged(uri):
                 where = layout.relative(uri)
                 report.add([Violation(OTHER_BYTES, "", where)])
-
-
-def _check_thumbnails(layout: Layout, report: VerifyReport, *, deep: bool) -> None:
-    """Open the files of thumbnails, and compare them with their checksums if `deep`.
-
-    A thumbnail may be missing, stored twice, or of an object without a row: they are a cache.
-    """
-    for info in list_thumbnail_files(layout):
-        where = layout.relative(info.uri)
-        try:
-            if deep and is_damaged(info.uri):
-                report.add([Violation("thumbnail file with other bytes", "", where)])
-                continue
-            with open_index_file(info.uri) as file:
-                if missing := [n for n in THUMBNAILS.names if n not in file.schema_arrow.names]:
-                    where = f"{where}: {', '.join(missing)}"
-                    report.add([Violation("columns missing in a thumbnail file", "", where)])
-        except FileNotFoundError:
-            continue  # compacted since the listing
-        except DamagedFile:
-            report.add([Violation("unreadable thumbnail file", "", where)])
 
 
 def _check_runs(

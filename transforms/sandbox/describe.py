@@ -24,8 +24,9 @@ from transforms.core.reasons import (
 )
 from transforms.core.shared_bytes import map_bytes
 from transforms.imaging.header import CODE_STRING, MAX_TEXT, Header, read_header, require_uids
+from transforms.imaging.header_json import MAX_JSON, read_json
 from transforms.imaging.limits import Limits
-from transforms.imaging.part10 import parse
+from transforms.imaging.part10 import ParsedObject, parse
 from transforms.imaging.plates import IMAGES_OF_PLATE
 from transforms.imaging.radiograph_table import RadiographTable
 from transforms.imaging.read_image import decode_inputs
@@ -66,12 +67,14 @@ class DescribeOptions:
         frame_number: Frame of multi-frame objects to decode, from 1.
         limits: Resource limits of the object.
         radiographs: Criteria for projection radiographs.
+        header_tags: Tags of the attributes that are returned as JSON; None returns none.
     """
 
     input_size: int
     frame_number: int
     limits: Limits
     radiographs: RadiographTable
+    header_tags: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Description:
         stage: Step that excluded the object, or None.
         reason: Why it is no radiograph or is quarantined, or None.
         used_fallback: Whether the image was decoded by the pydicom fallback.
+        header_json: What `header_json.read_json` returned, not cleaned yet; or None.
     """
 
     header: Header
@@ -92,6 +96,7 @@ class Description:
     stage: Stage | None = None
     reason: Reason | None = None
     used_fallback: bool = False
+    header_json: str | None = None
 
 
 def describe(descriptor: int, options: DescribeOptions) -> tuple[Any, ...]:
@@ -104,23 +109,24 @@ def describe(descriptor: int, options: DescribeOptions) -> tuple[Any, ...]:
     Returns:
         The values of `Description`, for `parse_description`.
     """
-    header = Header()
+    header, header_json = Header(), None
     try:
         parsed = parse(map_bytes(descriptor), options.limits)
         header = read_header(parsed)
         require_uids(parsed)
+        header_json = _header_json(parsed, options)
         if reason := _exclusion_reason(header, options):
-            return _values(header, Stage.HEADER, reason)
+            return _values(header, Stage.HEADER, reason, header_json)
         image, used_fallback = decode_inputs(
             parsed, options.input_size, frame_number=options.frame_number, limits=options.limits
         )
-        return _header_values(header), image.tobytes(), None, None, used_fallback
+        return _header_values(header), image.tobytes(), None, None, used_fallback, header_json
     except InvalidObject as error:
-        return _values(header, error.stage, error.reason)
+        return _values(header, error.stage, error.reason, header_json)
     except MemoryError:
-        return _values(header, Stage.DECODE, Reason.TOO_MUCH_MEMORY)
+        return _values(header, Stage.DECODE, Reason.TOO_MUCH_MEMORY, header_json)
     except Exception:  # one object must never stop the others
-        return _values(header, Stage.HEADER, Reason.UNREADABLE_HEADER)
+        return _values(header, Stage.HEADER, Reason.UNREADABLE_HEADER, header_json)
 
 
 def describe_header(descriptor: int, options: DescribeOptions) -> tuple[Any, ...]:
@@ -138,8 +144,14 @@ def describe_header(descriptor: int, options: DescribeOptions) -> tuple[Any, ...
         header = read_header(parsed)
         require_uids(parsed)
         if reason := _exclusion_reason(header, options):
-            return _values(header, Stage.HEADER, reason)
+            return _values(header, Stage.HEADER, reason, _header_json(parsed, options))
     return _values(Header(), Stage.FETCH, Reason.TOO_LARGE)
+
+
+def _header_json(parsed: ParsedObject, options: DescribeOptions) -> str | None:
+    if options.header_tags is None:
+        return None
+    return read_json(parsed.dataset, options.header_tags)
 
 
 def _exclusion_reason(header: Header, options: DescribeOptions) -> Reason | None:
@@ -158,11 +170,20 @@ def parse_description(value: Any, options: DescribeOptions) -> Description:
     Raises:
         ValueError: `describe` cannot have returned it.
     """
-    if type(value) is not tuple or len(value) != 5:
+    if type(value) is not tuple or len(value) != 6:
         _refuse("description")
-    header_values, image, stage, reason, used_fallback = value
+    header_values, image, stage, reason, used_fallback, header_json = value
     if type(used_fallback) is not bool:
         _refuse("used_fallback")
+    if header_json is not None and (type(header_json) is not str or len(header_json) > MAX_JSON):
+        _refuse("header_json")
+    found = _parse_outcome(header_values, image, stage, reason, options)
+    return replace(found, used_fallback=used_fallback, header_json=header_json)
+
+
+def _parse_outcome(
+    header_values: Any, image: Any, stage: Any, reason: Any, options: DescribeOptions
+) -> Description:
     header = _parse_header(header_values)
     if (stage is None) != (reason is None) or (image is None) != (stage is not None):
         _refuse("outcome")
@@ -179,11 +200,13 @@ def parse_description(value: Any, options: DescribeOptions) -> Description:
     if type(image) is not bytes or len(image) not in (size * size, IMAGES_OF_PLATE * size * size):
         _refuse("image")
     pixels = np.frombuffer(image, np.uint8).reshape(-1, size, size).copy()  # writable
-    return Description(header, pixels, used_fallback=used_fallback)
+    return Description(header, pixels)
 
 
-def _values(header: Header, stage: Stage, reason: Reason) -> tuple[Any, ...]:
-    return _header_values(header), None, str(stage), str(reason), False
+def _values(
+    header: Header, stage: Stage, reason: Reason, header_json: str | None = None
+) -> tuple[Any, ...]:
+    return _header_values(header), None, str(stage), str(reason), False, header_json
 
 
 def _header_values(header: Header) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ The result is its index row so far and, for radiographs, the network's inputs.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import time
@@ -33,6 +34,8 @@ from transforms.core.shared_bytes import SharedBytes
 from transforms.core.storage_failures import read_failure
 from transforms.imaging.anatomic_region import agreed_region
 from transforms.imaging.header import Header
+from transforms.imaging.header_attributes import allowed_tags
+from transforms.imaging.header_json import clean
 from transforms.imaging.header_label import header_label
 from transforms.imaging.limits import Limits
 from transforms.imaging.radiograph_table import RadiographTable
@@ -76,6 +79,7 @@ class ExamineOptions:
         label_set: Labels of the model.
         cache_objects: Whether to keep the bytes in `OBJECT_CACHE` for placement.
         scratch: Folder on the lake's disk for cached bytes, or None to cache them in memory.
+        header_tags: Tags of the attributes in `headers/`, or None to write none.
         patient_key: Key of the hash of Patient ID, or None. Set it on the worker: options are part of the
             graph. Children do not have it.
     """
@@ -92,6 +96,7 @@ class ExamineOptions:
     label_set: LabelSet
     cache_objects: bool
     scratch: str | None
+    header_tags: frozenset[int] | None = None
     patient_key: bytes | None = field(default=None, repr=False)
 
     @classmethod
@@ -110,6 +115,7 @@ class ExamineOptions:
             label_set=config.policy.label_set,
             cache_objects=config.placement == COPY,
             scratch=config.layout.local_scratch,
+            header_tags=allowed_tags(config.policy.header_attributes) if config.headers else None,
         )
 
     @property
@@ -120,6 +126,7 @@ class ExamineOptions:
             frame_number=self.frame_number,
             limits=self.limits,
             radiographs=self.radiographs,
+            header_tags=self.header_tags,
         )
 
 
@@ -285,6 +292,8 @@ def _describe(
 def apply_description(row: IndexRow, description: Description, options: ExamineOptions) -> Examined:
     """Return the row with what is in the object, decided unless the model has to decide."""
     row = _with_header(row, description.header, options)
+    if description.header_json is not None:
+        row = replace(row, header=_cleaned(description.header_json, options))
     if description.stage is None or description.reason is None:
         return Examined(row, description.image, used_fallback=description.used_fallback)
     if description.reason in EXCLUSIONS:
@@ -359,7 +368,19 @@ def _with_header(row: IndexRow, header: Header, options: ExamineOptions) -> Inde
     )
 
 
-def _patient_key(patient_id: str | None, key: bytes | None) -> str | None:
-    if key is None or patient_id is None:
+def _cleaned(header_json: str, options: ExamineOptions) -> str | None:
+    """Return a header as JSON; None if the child cannot have returned it."""
+    key = options.patient_key
+    hash_identifier = None if key is None else functools.partial(_keyed_hash, key)
+    try:
+        return clean(header_json, options.header_tags or frozenset(), hash_identifier)
+    except ValueError:
         return None
-    return hmac.new(key, patient_id.encode(), hashlib.sha256).hexdigest()
+
+
+def _patient_key(patient_id: str | None, key: bytes | None) -> str | None:
+    return None if key is None or patient_id is None else _keyed_hash(key, patient_id)
+
+
+def _keyed_hash(key: bytes, identifier: str) -> str:
+    return hmac.new(key, identifier.encode(), hashlib.sha256).hexdigest()

@@ -41,8 +41,8 @@ LAKE_CLAIM: Final = ".dicom-router-lake.json"
 """Name of the file that marks a root of sinks outside their lake."""
 LAKE_MARKERS: Final = (LAKE_MARKER, LAKE_CLAIM)
 LAKE_FOLDERS: Final = (
-    "dead_letters", "history", "index", "journal", "labels", "objects", "quarantine", "runs",
-    "thumbnails",
+    "dead_letters", "headers", "history", "index", "journal", "labels", "objects", "quarantine",
+    "runs", "thumbnails",
 )  # fmt: skip
 """Folders of a lake."""
 MEDIA_DIRECTORY: Final = re.compile(r"DICOMDIR(\.|;1)?", re.IGNORECASE)

@@ -1,7 +1,7 @@
-"""Merge the small files of thumbnails of past days, and drop thumbnails that no current row references.
+"""Merge the small files of past days of a table by content, and drop rows that no current row references.
 
 Merged files are written before the files that they replace are removed: if this is interrupted, some
-thumbnails are stored twice, until the next compaction.
+rows are stored twice, until the next compaction.
 """
 
 from __future__ import annotations
@@ -15,42 +15,41 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.lake.content_tables import CONTENT, ContentTable, list_table, write_table
 from transforms.lake.files import remove_all
 from transforms.lake.index_files import DamagedFile, open_index_file, read_batches, read_index
 from transforms.lake.journal import list_journal
 from transforms.lake.layout import Layout, partition_of
-from transforms.lake.thumbnails import MAX_FILE_ROWS, SCHEMA, list_thumbnail_files, write_table
 
-MIN_FILE_ROWS: Final = MAX_FILE_ROWS // 2
-"""Number of thumbnails from which a file is not merged with others."""
 DIGITS: Final = 32
 """Number of hex digits of a sha256 that are kept in memory to recognize it."""
 
 
 @dataclass(frozen=True)
-class CompactedThumbnails:
-    """Result of `compact_thumbnails`.
+class CompactedTable:
+    """Result of `compact_table`.
 
     Attributes:
         merged_files: number of files that were replaced.
-        dropped: number of thumbnails that no current row references.
-        thumbnails: number of thumbnails in the new files.
+        dropped: number of rows that no current row references.
+        rows: number of rows in the new files.
     """
 
     merged_files: int = 0
     dropped: int = 0
-    thumbnails: int = 0
+    rows: int = 0
 
 
-def compact_thumbnails(layout: Layout, before: str) -> CompactedThumbnails:
-    """Merge the files of thumbnails of each partition before a day, and drop unreferenced thumbnails.
+def compact_table(layout: Layout, table: ContentTable, before: str) -> CompactedTable:
+    """Merge the files of each partition before a day, and drop unreferenced rows.
 
-    The caller holds the lake's `LOCK`. Streams may write thumbnails at the same time. A thumbnail is
-    referenced by a current row, or a row in the journal, with its content_sha256. Files that cannot be
-    read are left to `verify`.
+    The caller holds the lake's `LOCK`. Streams may write rows at the same time. A row is referenced by a
+    current row, or a row in the journal, with its content_sha256. Files that cannot be read are left to
+    `verify`.
 
     Args:
         layout: the lake.
+        table: its table.
         before: YYYY-MM-DD in UTC; at most today, because streams write to today's partition.
 
     Raises:
@@ -58,24 +57,26 @@ def compact_thumbnails(layout: Layout, before: str) -> CompactedThumbnails:
         ProcessingFailure: the lake's storage refused a write.
     """
     days: dict[str, list[str]] = defaultdict(list)
-    for info in list_thumbnail_files(layout):
+    for info in list_table(layout, table):
         if partition_of(info.uri) < before:
             days[partition_of(info.uri)].append(info.uri)
     if not days:
-        return CompactedThumbnails()
+        return CompactedTable()
     stored = [c for uris in days.values() for _, contents in _digits(uris) for c in contents.chunks]
     referenced = _referenced(layout, pc.unique(pa.chunked_array(stored, pa.string())))
-    results = [_compact_day(layout, day, uris, referenced) for day, uris in sorted(days.items())]
-    return CompactedThumbnails(
+    results = [
+        _compact_day(layout, table, day, uris, referenced) for day, uris in sorted(days.items())
+    ]
+    return CompactedTable(
         sum(one.merged_files for one in results),
         sum(one.dropped for one in results),
-        sum(one.thumbnails for one in results),
+        sum(one.rows for one in results),
     )
 
 
 def _compact_day(
-    layout: Layout, day: str, uris: Sequence[str], referenced: set[bytes]
-) -> CompactedThumbnails:
+    layout: Layout, table: ContentTable, day: str, uris: Sequence[str], referenced: set[bytes]
+) -> CompactedTable:
     seen: set[bytes] = set()
     merged: list[tuple[str, pa.BooleanArray]] = []
     dropped = 0
@@ -86,17 +87,17 @@ def _compact_day(
             dropped += not is_referenced
             kept.append(is_referenced and content not in seen)
             seen.add(content)
-        if not all(kept) or len(kept) < MIN_FILE_ROWS:
+        if not all(kept) or len(kept) < table.max_file_rows // 2:
             merged.append((uri, pa.array(kept, pa.bool_())))
     if len(merged) < 2 and all(mask.false_count == 0 for _, mask in merged):
-        return CompactedThumbnails()
+        return CompactedTable()
     rows = 0
     written = set()
-    for table in _chunks(merged):
-        rows += len(table)
-        written.add(write_table(layout, day, table))
+    for chunk in _chunks(table, merged):
+        rows += len(chunk)
+        written.add(write_table(layout, table, day, chunk))
     remove_all(uri for uri, _ in merged if uri not in written)
-    return CompactedThumbnails(len(merged), dropped, rows)
+    return CompactedTable(len(merged), dropped, rows)
 
 
 def _contents(uris: Iterable[str]) -> Iterator[tuple[str, list[bytes]]]:
@@ -109,22 +110,24 @@ def _digits(uris: Iterable[str]) -> Iterator[tuple[str, pa.ChunkedArray]]:
     """Yield the first digits of the contents of each file that can be read."""
     for uri in uris:
         with contextlib.suppress(DamagedFile), open_index_file(uri) as file:
-            yield uri, _first_digits(file.read(["content_sha256"])["content_sha256"])
+            yield uri, _first_digits(file.read([CONTENT])[CONTENT])
 
 
-def _chunks(files: Iterable[tuple[str, pa.BooleanArray]]) -> Iterator[pa.Table]:
-    """Yield the kept rows of files as tables of at most `MAX_FILE_ROWS`."""
+def _chunks(
+    table: ContentTable, files: Iterable[tuple[str, pa.BooleanArray]]
+) -> Iterator[pa.Table]:
+    """Yield the kept rows of files as tables of at most `max_file_rows`."""
     rows: list[pa.Table] = []
     number = 0
     for uri, mask in files:
         with open_index_file(uri) as file:
-            table = file.read(SCHEMA.names).cast(SCHEMA).filter(mask)
-        while number + len(table) >= MAX_FILE_ROWS:
-            head = table.slice(0, MAX_FILE_ROWS - number)
+            kept = file.read(table.schema.names).cast(table.schema).filter(mask)
+        while number + len(kept) >= table.max_file_rows:
+            head = kept.slice(0, table.max_file_rows - number)
             yield pa.concat_tables([*rows, head])
-            table, rows, number = table.slice(len(head)), [], 0
-        rows.append(table)
-        number += len(table)
+            kept, rows, number = kept.slice(len(head)), [], 0
+        rows.append(kept)
+        number += len(kept)
     if number:
         yield pa.concat_tables(rows)
 
@@ -147,8 +150,8 @@ def _contents_of_rows(files: Sequence[str], stored: pa.Array) -> set[bytes]:
     found: set[bytes] = set()
     for uri in files:
         with open_index_file(uri) as file:
-            for batch in read_batches(file, ["content_sha256"]):
-                digits = _first_digits(batch["content_sha256"])
+            for batch in read_batches(file, [CONTENT]):
+                digits = _first_digits(batch[CONTENT])
                 found.update(_to_bytes(digits.filter(pc.is_in(digits, value_set=stored))))
     return found
 
