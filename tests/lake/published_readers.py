@@ -21,7 +21,7 @@ from transforms.lake.iceberg_table import open_catalog
 
 def read_all(lake: str, catalog: str, folder: Path) -> dict[str, Any]:
     """Return what the readers have found."""
-    table = open_catalog(catalog).load_table("dicom_router.index")
+    table = open_catalog(catalog, lake).load_table("dicom_router.index")
     readers: dict[str, Callable[[], Any]] = {
         "delta": lambda: DeltaTable(f"{lake}/_tables/index").to_pyarrow_table(
             columns=["source_uri"]

@@ -19,7 +19,11 @@ from deltalake import DeltaTable
 from pyiceberg.table import Table
 
 from pipeline.cli import main
+from tests.conftest import Lake, route_into, write
+from tests.graphs import config_of
 from tests.lake.rows import append_rows, index_row, lake_of, new_lake, rows_in, set_clock
+from tests.synthetic import dicom_bytes, image
+from transforms.append_index_stream import SweepJournalFn
 from transforms.lake import iceberg_table
 from transforms.lake.compaction import compact
 from transforms.lake.delta_table import DeltaIndex
@@ -76,7 +80,7 @@ def delta_of(layout: Layout) -> DeltaTable:
 def iceberg_of(layout: Layout) -> Table:
     settings = settings_of(layout).iceberg
     assert settings is not None
-    return open_catalog(settings.catalog).load_table(settings.table)
+    return open_catalog(settings.catalog, layout.root).load_table(settings.table)
 
 
 def _sorted(table: pa.Table | pl.DataFrame | pd.DataFrame) -> list[dict[str, Any]]:
@@ -421,3 +425,49 @@ def test_wrong_usage_is_explained(
     assert main(["publish", layout.root, *options]) == 2
     assert message in capsys.readouterr().err
     assert not Path(layout.tables).exists()
+
+
+@pytest.mark.slow
+def test_runs_keep_the_tables_of_their_policy_in_step(
+    routed: Path, copied: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalog = f"sqlite:///{tmp_path / 'catalog.db'}"
+    policy = tmp_path / "policy.yaml"
+    section = f"publish: {{delta: true, iceberg: {{catalog: '{catalog}'}}}}\n"
+    policy.write_text(f"{(routed / 'lenient.yaml').read_text()}{section}")
+    source = tmp_path / "source"
+    write(source, "new.dcm", dicom_bytes(image(9, (96, 64)), name="9"))
+    route_into(copied, "--policy", str(policy), inputs=(str(source),))
+    layout = Layout(str(copied.root))
+    strict = tmp_path / "strict.yaml"
+    strict.write_text((routed / "strict.yaml").read_text())
+    assert _decisions(layout) == [row["destination"] for row in copied.rows()]
+    command = ["reroute", layout.root, "--policy", str(strict), "--apply", "--quiet"]
+    assert main(command) == 0
+    assert "review" in _decisions(layout)
+    assert _decisions(layout) == [row["destination"] for row in copied.rows()]
+    capsys.readouterr()
+    assert main(["status", layout.root]) == 0
+    lines = [one for one in capsys.readouterr().out.splitlines() if "in step" in one]
+    assert ["Delta" in lines[0], "Iceberg" in lines[1]] == [True, True]
+    assert main(["verify", layout.root, "--deep"]) == 0
+
+
+def _decisions(layout: Layout) -> list[str]:
+    """Return the destinations in both tables, which are the same, in order of source."""
+    tables = delta_of(layout).to_pyarrow_table(), iceberg_of(layout).scan().to_arrow()
+    delta, iceberg = ([row["destination"] for row in _sorted(table)] for table in tables)
+    assert delta == iceberg
+    return delta
+
+
+def test_a_stream_publishes_what_its_workers_append(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config_of("--source=watch"), layout=layout)
+    append_day(layout, 2, monkeypatch)
+    step = SweepJournalFn(config)
+    assert list(step.process(1)) == []
+    assert sources(delta_of(layout)) == expected(0, 1)
+    assert list(step.process(0)) == []
+    assert sources(delta_of(layout)) == sources(iceberg_of(layout)) == expected(0, 1, 2)

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import PARTITION
 from transforms.lake.table_files import TableFile, table_schema
+from transforms.lake.table_stores import delta_options
 from transforms.storage.local import uri_to_path
-from transforms.storage.schemes import is_local, scheme_of
+from transforms.storage.schemes import is_local
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -63,7 +63,7 @@ class DeltaIndex:
         """Open nothing yet."""
         root = layout.published_index
         self.location = str(uri_to_path(root)) if is_local(root) else root
-        self._options = _storage_options(root)
+        self._options = delta_options(root)
 
     def current(self) -> DeltaVersion | None:
         """Return the current version, or None if there is no table."""
@@ -177,48 +177,3 @@ def _text(version: int) -> str:
 
 def _missing(version: DeltaVersion, added: Sequence[TableFile]) -> list[pa.Field]:
     return [one for one in table_schema(added, "comment") if one.name not in version.columns]
-
-
-def _storage_options(root: str) -> dict[str, str] | None:
-    """Return how deltalake reaches a store: as the clients of this process do."""
-    scheme = scheme_of(root)
-    if is_local(root):
-        return None
-    if scheme == "gs":
-        return _gcs_options()
-    return _s3_options()
-
-
-def _gcs_options() -> dict[str, str]:
-    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
-    if emulator is None:
-        return {}
-    account = {
-        "gcs_base_url": emulator if "://" in emulator else f"http://{emulator}",
-        "disable_oauth": True,
-        "client_email": "",
-        "private_key": "",
-        "private_key_id": "",
-    }
-    return {"google_service_account_key": json.dumps(account), "allow_http": "true"}
-
-
-def _s3_options() -> dict[str, str]:
-    import boto3
-
-    session: Any = boto3.Session()
-    client = session.client("s3")
-    options = {"aws_region": client.meta.region_name or "us-east-1"}
-    endpoint = str(client.meta.endpoint_url)
-    if not endpoint.partition("?")[0].rstrip("/").endswith("amazonaws.com"):
-        options |= {"aws_endpoint_url": endpoint, "allow_http": "true"}
-    credentials = session.get_credentials()
-    if credentials is not None:
-        frozen = credentials.get_frozen_credentials()
-        options |= {
-            "aws_access_key_id": frozen.access_key,
-            "aws_secret_access_key": frozen.secret_key,
-        }
-        if frozen.token:
-            options["aws_session_token"] = frozen.token
-    return options

@@ -26,6 +26,7 @@ from transforms.lake.table_settings import (
     IcebergSettings,
     catalog_problem,
 )
+from transforms.lake.table_stores import iceberg_properties
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
 
@@ -97,15 +98,9 @@ class IcebergIndex:
             MovedLake: the table has paths of another place of the lake.
             ForeignTable: the table belongs to another lake, or to none.
         """
-        from pyiceberg.exceptions import NoSuchTableError
-
-        try:
-            table = self._catalog().load_table(self._settings.table)
-        except NoSuchTableError:
+        table = self._load()
+        if table is None:
             return None
-        except FileNotFoundError as error:  # its metadata is in the lake
-            raise self._moved("another place") from error
-        self._require_own(table)
         prefix = f"{_uri(self._layout.published_index)}/"
         data_files = {str(one.file_path).removeprefix(prefix): one for one in _data_files(table)}
         snapshot = table.current_snapshot()
@@ -166,10 +161,8 @@ class IcebergIndex:
 
     def maintain(self, keep_s: float) -> None:
         """Limit the number of snapshots, and remove metadata that nothing has used for `keep_s`."""
-        version = self.current()
-        if version is None or version.table is None:
-            return
-        if len(version.table.metadata.snapshots) > MAX_SNAPSHOTS:
+        table = self._load()
+        if table is not None and len(table.metadata.snapshots) > MAX_SNAPSHOTS:
             self._expire(keep=MAX_SNAPSHOTS // 2)
             self._remove_metadata(keep_s)
 
@@ -180,9 +173,21 @@ class IcebergIndex:
         with contextlib.suppress(NoSuchTableError):
             self._catalog().drop_table(self._settings.table)
 
+    def _load(self) -> Table | None:
+        from pyiceberg.exceptions import NoSuchTableError
+
+        try:
+            table = self._catalog().load_table(self._settings.table)
+        except NoSuchTableError:
+            return None
+        except FileNotFoundError as error:  # its metadata is in the lake
+            raise self._moved("another place") from error
+        self._require_own(table)
+        return table
+
     def _catalog(self) -> Catalog:
         if self._opened is None:
-            self._opened = open_catalog(self._settings.catalog)
+            self._opened = open_catalog(self._settings.catalog, self._layout.root)
         return self._opened
 
     def _require_own(self, table: Table) -> None:
@@ -253,24 +258,22 @@ class IcebergIndex:
     def _expire(self, keep: int) -> None:
         from pyiceberg.exceptions import CommitFailedException
 
-        version = self.current()
-        if version is None or version.table is None:
+        table = self._load()
+        if table is None:
             return
-        snapshots = sorted(
-            version.table.metadata.snapshots, key=lambda one: one.sequence_number or 0
-        )
-        protected = {ref.snapshot_id for ref in version.table.metadata.refs.values()}
+        snapshots = sorted(table.metadata.snapshots, key=lambda one: one.sequence_number or 0)
+        protected = {ref.snapshot_id for ref in table.metadata.refs.values()}
         expired = [one.snapshot_id for one in snapshots[:-keep] if one.snapshot_id not in protected]
         if expired:
             with contextlib.suppress(CommitFailedException):  # another process expires them
-                version.table.maintenance.expire_snapshots().by_ids(expired).commit()
+                table.maintenance.expire_snapshots().by_ids(expired).commit()
 
     def _remove_metadata(self, keep_s: float) -> None:
         """Remove the metadata files that no snapshot uses, and that are older than `keep_s` seconds."""
-        version = self.current()
-        if version is None or version.table is None:
+        table = self._load()
+        if table is None:
             return
-        used = set(_metadata_files(version.table))
+        used = set(_metadata_files(table))
         before = time.time() - keep_s
         folder = join(self._layout.tables, "iceberg")
         remove_all(
@@ -280,11 +283,13 @@ class IcebergIndex:
         )
 
 
-def open_catalog(catalog: str) -> Catalog:
+def open_catalog(catalog: str, root: str) -> Catalog:
     """Open a catalog.
 
     Args:
         catalog: as in `IcebergSettings`.
+        root: of the lake. A catalog that is given by its URI has no configuration of its own from which
+            pyiceberg knows how to reach the store of the lake.
 
     Raises:
         UsageError: the URI has a password or an unknown scheme.
@@ -298,7 +303,7 @@ def open_catalog(catalog: str) -> Catalog:
     if why := catalog_problem(catalog):
         raise UsageError(why)
     properties = {"type": CATALOG_TYPES[urlsplit(catalog).scheme.partition("+")[0]], "uri": catalog}
-    return load_catalog("default", **properties)
+    return load_catalog("default", **properties, **iceberg_properties(root))
 
 
 def _complete_table(transaction: Transaction, added: Sequence[TableFile]) -> None:

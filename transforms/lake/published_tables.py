@@ -158,8 +158,7 @@ def _publish(layout: Layout, settings: TableSettings, *, moved: bool = False) ->
     states, failed = [], []
     for table in _tables(layout, settings):
         try:
-            states.append(_bring_into_step(layout, table, moved=moved))
-            table.maintain(settings.keep_s)
+            states.append(_bring_into_step(layout, table, settings.keep_s, moved=moved))
         except (UsageError, ObjectError, DamagedFile, TableError) as error:
             failed.append(error)
         except Exception as error:  # of a catalog's or store's client, of any type
@@ -267,7 +266,9 @@ def _tables(layout: Layout, settings: TableSettings) -> list[PublishedTable]:
     return tables
 
 
-def _bring_into_step(layout: Layout, table: PublishedTable, *, moved: bool) -> TableState:
+def _bring_into_step(
+    layout: Layout, table: PublishedTable, keep_s: float, *, moved: bool
+) -> TableState:
     if not is_installed(table.module):
         raise _failure(layout, table, f"needs a package: {how_to_install(table.extra)}")
     for _ in range(MAX_ATTEMPTS):
@@ -291,6 +292,8 @@ def _bring_into_step(layout: Layout, table: PublishedTable, *, moved: bool) -> T
             return TableState(table.name, table.location, str(version), len(files))
         note_replaced(layout, removed)
         committed = table.commit(version, added, removed)
+        if committed is not None:
+            table.maintain(keep_s)
         if committed is not None and _names(layout) == names:
             return TableState(table.name, table.location, committed, len(names))
     raise _failure(layout, table, f"other processes were first in {MAX_ATTEMPTS} attempts")
