@@ -90,6 +90,7 @@ EXTRAS["dev"] = [
     "hypothesis>=6",
     "jsonschema>=4.23",
     "kubernetes-validate>=1.30",  # has the schemas of Kubernetes
+    "lxml>=6",  # checks audit messages
     "mlcroissant>=1.1",  # checks Croissant metadata
     "moto[server]>=5",
     "mypy>=1.14",

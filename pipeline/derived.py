@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import __version__
+from pipeline.audit.destinations import AuditError
+from pipeline.audit.trail import AuditTrail
 from pipeline.structured_reports import write_reports
 from transforms.config.derivation import Derivation, Deriving, prepare
 from transforms.core.reasons import Status
@@ -48,13 +50,15 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class AfterChanges:
-    """Bring a lake in step with changed decisions: structured reports, and derived objects.
+    """Bring a lake in step with changed decisions: structured reports, derived objects, audit trail.
 
     Attributes:
         derivations: by label.
+        audit: where changes are reported, or None.
     """
 
     derivations: Mapping[str, Derivation] = field(default_factory=dict)
+    audit: AuditTrail | None = None
 
     def __call__(self, layout: Layout, rows: Sequence[IndexRow]) -> None:
         """Write what is missing. The caller holds the lake's locks.
@@ -66,6 +70,11 @@ class AfterChanges:
         write_reports(layout, rows)
         if rows:
             write_missing_derived(layout, self.derivations, rows[0].run_id)
+        if rows and self.audit is not None:
+            try:
+                self.audit.report()
+            except AuditError as error:
+                LOG.warning("audit messages wait: %s", error)
 
 
 ONLY_REPORTS: Final = AfterChanges()

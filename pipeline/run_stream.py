@@ -20,6 +20,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES
 from apache_beam.runners.runner import PipelineResult
 
+from pipeline.audit.trail import AuditTrail
 from pipeline.derived import write_missing_derived
 from pipeline.flink_rest import cancel as cancel_on_flink
 from pipeline.graph import build_streaming
@@ -71,6 +72,7 @@ def run_stream(
     beam_options: Sequence[str] = (),
     quiet: bool = True,
     observer: Observer = NO_OBSERVER,
+    audit: AuditTrail | None = None,
 ) -> dict[str, Any]:
     """Check a configuration, run the pipeline until it is stopped and return the run's summary.
 
@@ -84,6 +86,7 @@ def run_stream(
         beam_options: options of Beam as command line arguments.
         quiet: whether to omit messages about the job and recovery.
         observer: exports what happens.
+        audit: where events are reported at every `--log_interval`.
 
     Raises:
         ConfigError: the run cannot start.
@@ -119,7 +122,7 @@ def run_stream(
             )
         config = with_header_reliability(config)
         observer.started()
-        monitor = StreamMonitor(config, before, quiet=quiet, observer=observer)
+        monitor = StreamMonitor(config, before, quiet=quiet, observer=observer, audit=audit)
         job = _StreamJob(config, options, impulse, monitor)
         with (
             exit_on_interrupt(locks.close, observer.aborted),

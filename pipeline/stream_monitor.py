@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Sequence, Set
 from typing import Final
 
+from pipeline.audit.destinations import AuditError
+from pipeline.audit.trail import AuditTrail
 from pipeline.observability.observer import NO_OBSERVER, Observer, StreamState
 from pipeline.summaries import interval_text
 from transforms.config.expectations import Checked, check_shares
@@ -34,6 +36,7 @@ class StreamMonitor:
         *,
         quiet: bool,
         observer: Observer = NO_OBSERVER,
+        audit: AuditTrail | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Report nothing yet.
@@ -43,11 +46,13 @@ class StreamMonitor:
             before: URIs of the index files that existed before it.
             quiet: whether to print only what the policy does not expect.
             observer: exports what is reported.
+            audit: where events are reported.
             clock: returns seconds since 1970.
         """
         assert config.stream is not None
         self._config, self._quiet, self._clock = config, quiet, clock
         self._observer, self._last_row_at = observer, clock()
+        self._audit = audit
         self._interval = config.stream.log_interval
         self._read = set(before)
         self._total = RunCounts()
@@ -86,6 +91,11 @@ class StreamMonitor:
         checked = self._checked()
         self._print(self._write_state(_rows(new), number, checked))
         self._report(checked)
+        if self._audit is not None:
+            try:
+                self._audit.report(self._config.run_id)
+            except (AuditError, OSError, ProcessingFailure, DamagedFile) as error:
+                _print(f"warning: stream: audit messages wait ({error})")
 
     def _count_new(self) -> RunCounts:
         """Return the counts of the rows in segments that have appeared; compaction adds no rows."""

@@ -27,6 +27,7 @@ LAYERS = (
     "models.training",
     "pipeline.sources",
     "pipeline.observability",
+    "pipeline.audit",
     "pipeline.receive",
     "pipeline",
     "pipeline.report",

@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "review": "let people decide about images, in a browser or by CSV files",
     "export": "write images as a data set, or rows as FHIR resources or OMOP tables",
     "verify": "check a lake against its delivery contract",
+    "audit": "deliver the DICOM audit messages of a lake that wait",
     "compact": "merge the small index files of a lake",
     "publish": "publish the index of a lake as Delta and Iceberg tables",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",

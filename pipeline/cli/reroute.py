@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from pipeline.allocator import imports_without_collection
 from pipeline.cli.arguments import add_options, add_run_options, existing_lake
+from transforms.config.audit_options import AuditOptions
 from transforms.config.monitoring_options import MonitoringOptions
 from transforms.config.run_options import BUILT_IN_MODEL, ObjectOptions
 from transforms.core.option import from_values
@@ -16,6 +17,7 @@ from transforms.core.option import from_values
 RUN_OPTIONS = (
     "overrule_people", "batch_size", "fetch_threads", "read_ahead_bytes", "max_reads", "accelerator",
     "runner", "allow_open_ports", "lock_timeout", "quiet", "json", "metrics_file", "otlp", "lineage",
+    "audit_file", "audit_syslog", "audit_source",
 )  # fmt: skip
 
 
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what deciding again changes, and change it with `--apply`."""
     with imports_without_collection(freeze=False):
+        from pipeline.audit.trail import AuditTrail
         from pipeline.cli.resolve_config import object_config
         from pipeline.observability.observer import observer_of
         from pipeline.reroute.plan import Rules
@@ -81,6 +84,9 @@ def run(args: argparse.Namespace) -> int:
         quiet=args.quiet or args.json,
     )
     monitoring = from_values(MonitoringOptions, vars(args)) if args.apply else MonitoringOptions()
+    trail = AuditTrail(layout, from_values(AuditOptions, vars(args)), config.router_version)
+    if args.apply:
+        trail.begin(config.run_id)
     with observer_of(config, monitoring, REROUTE, args.runner) as observer:
         plan, applied = reroute(request)
         if summary := read_summary(config):
@@ -90,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(to_json(plan, applied, config), indent=2))
     elif not args.quiet:
         print(render(plan, applied, config))
+    if applied is not None:
+        trail.report(config.run_id)
     if applied is not None and applied.failures:
         print(
             f"error: {len(applied.failures)} objects could not be moved and keep their decision; fix "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.arguments import add_lock_timeout, add_options, lake_and_policy
 from pipeline.review.options import ReviewOptions
+from transforms.config.audit_options import AuditOptions
 from transforms.core.option import from_values
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("lake", metavar="LAKE", help="root of the lake")
     add_options(parser, ReviewOptions)
+    add_options(parser, AuditOptions)
     add_lock_timeout(parser)
 
 
@@ -41,9 +43,25 @@ def run(args: argparse.Namespace) -> int:
     from transforms.config.derivation import require_derivable
 
     require_derivable(policy.derive)
-    then = AfterChanges(policy.derive)
+    audit = from_values(AuditOptions, vars(args))
+    trail = None
+    if audit.is_on or audit.audit_source:
+        from pipeline import __version__
+        from pipeline.audit.trail import AuditTrail
+
+        trail = AuditTrail(layout, audit, __version__)
+        trail.begin()
+    then = AfterChanges(policy.derive, trail)
+    code = _review(layout, options, args.lock_timeout, then)
+    if trail is not None:
+        trail.report()
+    return code
+
+
+def _review(layout: Layout, options: ReviewOptions, lock_timeout: float, then: AfterChanges) -> int:
+    """Serve the review, or import a CSV file."""
     if options.import_file is not None:
-        return _import(layout, options, args.lock_timeout, then)
+        return _import(layout, options, lock_timeout, then)
     from pipeline.review.server import serve  # a file needs no server
 
     progress = serve(layout, options, report, then)

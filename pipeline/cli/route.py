@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.allocator import imports_without_collection
 from pipeline.cli.arguments import add_options
+from transforms.config.audit_options import AuditOptions
 from transforms.config.monitoring_options import MonitoringOptions
 from transforms.config.run_options import CommandOptions
 from transforms.core.choices import LINK
@@ -38,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the pipeline, and print the run summary."""
     with imports_without_collection(freeze=True):
         from models.classifier import choose_device
+        from pipeline.audit.trail import AuditTrail
         from pipeline.cli.resolve_config import route_config
         from pipeline.observability.observer import observer_of
         from pipeline.run_batch import describe
@@ -49,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
 
     config = route_config(args)
     monitoring = from_values(MonitoringOptions, vars(args))
+    audit = from_values(AuditOptions, vars(args))
+    trail = AuditTrail(config.layout, audit, config.router_version)
     if args.report is not None:
         from pipeline.report.write import require_writable
 
@@ -69,9 +74,14 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(
                 "metrics and lineage: an engine starts this run later; omit their options"
             )
+        if audit.is_on:
+            raise UsageError(
+                "--audit_file, --audit_syslog: an engine starts this run later; use 'dicom-router audit'"
+            )
         describe(config, runner=runner, beam_options=args.beam_options)
         return 0
-    run_graph = run_stream if config.is_streaming else run_batch
+    trail.begin(config.run_id)
+    run_graph = functools.partial(run_stream, audit=trail) if config.is_streaming else run_batch
     with observer_of(config, monitoring, ROUTE, runner) as observer:
         if observer.endpoint and not quiet:
             print(observer.endpoint, file=sys.stderr)
@@ -89,7 +99,9 @@ def run(args: argparse.Namespace) -> int:
         print(render(summary, config.layout.root))
     if args.report is not None:
         _write_report(args.report, config, quiet=quiet)
-    return exit_code(summary)
+    code = exit_code(summary)
+    trail.report(config.run_id)
+    return code
 
 
 def _write_report(target: Path, config: RouteConfig, *, quiet: bool) -> None:

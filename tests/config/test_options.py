@@ -16,6 +16,7 @@ from pipeline.cli.parser import ALIASES
 from pipeline.cli.resolve_config import route_config
 from pipeline.runners import RUNNERS
 from tests.graphs import config_of, route_parser
+from transforms.config.audit_options import AuditOptions
 from transforms.config.monitoring_options import MonitoringOptions
 from transforms.config.policy import Policy
 from transforms.config.route_config import ConfigError, RouteConfig
@@ -42,6 +43,7 @@ OF_COMMAND = {
     "json",
     "report",
     *(one.flag for one in options_of(MonitoringOptions)),
+    *(one.flag for one in options_of(AuditOptions)),
 }
 """Options of the command, which are not in the configuration of a run."""
 RESOLVED: dict[str, Any] = {

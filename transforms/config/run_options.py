@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from transforms.config.audit_options import AuditOptions
 from transforms.config.monitoring_options import MonitoringOptions
 from transforms.config.stream_options import CLOUD_STORAGE_PATTERN, StreamConfig
 from transforms.core.batch_sizes import MODEL_BATCH
@@ -373,6 +374,7 @@ class CommandOptions(RouteOptions):
         json: whether to print only the run summary, as JSON.
         report: HTML file to which a report on the run is written when it ends; None writes none.
         monitoring: where metrics and lineage go.
+        audit: where audit messages go.
     """
 
     runner: str = option(
@@ -392,3 +394,4 @@ class CommandOptions(RouteOptions):
         help="write a report on the run to this HTML file when it has ended; see 'dicom-router report'",
     )
     monitoring: MonitoringOptions = field(default_factory=MonitoringOptions)
+    audit: AuditOptions = field(default_factory=AuditOptions)

@@ -235,6 +235,11 @@ class Layout:
         return join(self.root, ".predictions")
 
     @property
+    def audit(self) -> str:
+        """Folder of notes about reported audit events; see `pipeline.audit.trail`."""
+        return join(self.root, "audit")
+
+    @property
     def header_reliability(self) -> str:
         """Folder of what the lake shows about headers; see `lake.header_reliability`."""
         return join(self.root, "header_reliability")

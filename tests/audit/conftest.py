@@ -1,0 +1,5 @@
+"""The small lake of the tests of `lake`."""
+
+from tests.lake.conftest import routed
+
+__all__ = ["routed"]
