@@ -27,6 +27,7 @@ from transforms.append_index_stream import SweepJournalFn
 from transforms.lake import iceberg_table
 from transforms.lake.compaction import compact
 from transforms.lake.delta_table import DeltaIndex
+from transforms.lake.erasure_places import PLACES, Erasure
 from transforms.lake.iceberg_table import IcebergIndex, open_catalog
 from transforms.lake.index_files import list_index
 from transforms.lake.layout import Layout
@@ -326,6 +327,33 @@ def test_no_table_that_was_stopped_has_erased_rows(layout: Layout) -> None:
     assert not _holding(layout, b"1.2.0.0")
 
 
+def test_rows_are_erased_though_a_catalog_does_not_answer(
+    layout: Layout, caplog: pytest.LogCaptureFixture
+) -> None:
+    reachable = settings_of(layout)
+    record_settings(layout, replace(reachable, iceberg=IcebergSettings("sqlite:////no/such.db")))
+    (uri, *_) = list_index(layout)
+    rewrite(layout, DAYS[0], [uri], [pq.read_table(uri, partitioning=None).slice(1)])
+    remove_old_versions(layout)
+    assert not _holding(layout, b"1.2.0.0")
+    assert "published tables are behind" in caplog.text
+    record_settings(layout, reachable)
+    publish(layout)
+    assert sources(delta_of(layout)) == sources(iceberg_of(layout)) == expected(0, 1)[1:]
+
+
+def test_an_erasure_reaches_versions_of_tables(layout: Layout) -> None:
+    erasure = Erasure(frozenset([rows_of_day(0)[0].content_sha256 or ""]))
+    append_rows(layout, index_row("/other.dcm", sop_instance_uid="1.7"))
+    publish(layout)
+    places = {place.name: place for place in PLACES}
+    assert places["index"].erase(layout, erasure, True) == 1
+    assert places["published tables"].erase(layout, erasure, False) == 1
+    assert places["published tables"].erase(layout, erasure, True) == 1
+    assert places["published tables"].erase(layout, erasure, False) == 0
+    assert not _holding(layout, b"1.2.0.0")
+
+
 def _holding(layout: Layout, value: bytes) -> list[Path]:
     return [
         path
@@ -413,7 +441,8 @@ def test_publish_is_recorded_until_it_is_stopped(
         (["--iceberg", "postgresql://user:secret@host/db"], "has a password"),
         (["--iceberg", "ftp://host"], "not ftp"),
         (["--delta", "--table", "a.b"], "give --iceberg too"),
-        (["--iceberg", "sqlite:///x.db", "--table", "index"], "a namespace, a dot and a name"),
+        (["--iceberg", "sqlite:////x.db", "--table", "index"], "a namespace, a dot and a name"),
+        (["--iceberg", "sqlite:///x.db"], "absolute path"),
         (["--delta", "--stop"], "cannot be combined"),
         (["--delta", "--keep_hours", "-1"], "at least 0"),
     ],

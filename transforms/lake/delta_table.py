@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import PARTITION
-from transforms.lake.table_files import TableFile, table_schema
+from transforms.lake.table_files import TableFile, make_table_folder, table_schema
 from transforms.lake.table_stores import delta_options
 from transforms.storage.local import uri_to_path
-from transforms.storage.schemes import is_local
+from transforms.storage.schemes import is_local, join
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -61,6 +61,7 @@ class DeltaIndex:
 
     def __init__(self, layout: Layout) -> None:
         """Open nothing yet."""
+        self._layout = layout
         root = layout.published_index
         self.location = str(uri_to_path(root)) if is_local(root) else root
         self._options = delta_options(root)
@@ -116,6 +117,7 @@ class DeltaIndex:
         ]
         if version is None or version.table is None:
             schema = Schema.from_arrow(table_schema(added, "comment"))
+            make_table_folder(self._layout, join(self._layout.published_index, "_delta_log"))
             try:
                 create_table_with_add_actions(
                     self.location,

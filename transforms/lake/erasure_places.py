@@ -31,9 +31,11 @@ from transforms.lake.index_files import (
     read_unified,
 )
 from transforms.lake.layout import REGION_PREFIX, Layout, partition_of
+from transforms.lake.published_tables import remove_old_versions
 from transforms.lake.rewrite import rewrite
 from transforms.lake.schema import VersionKey
 from transforms.lake.structured_reports import reports_of_objects
+from transforms.lake.table_files import files_except, name_of
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_below, is_local, join
 from transforms.storage.temporary import unnamed_file
@@ -171,6 +173,19 @@ def _without(table: pa.Table, contents: pa.Array) -> pa.Table:
     return table.filter(pc.invert(pc.is_in(table[CONTENT], value_set=contents)))
 
 
+def _from_tables(layout: Layout, erasure: Erasure, apply: bool) -> int:
+    """Remove the versions of published tables that have erased rows, after those of the index."""
+    wanted = pa.array(sorted(erasure.contents), pa.string())
+    current = {name_of(layout, uri) for uri in list_index(layout)}
+    number = sum(
+        any(read_matching(uri, [CONTENT], {CONTENT: wanted}))
+        for uri in files_except(layout, current)
+    )
+    if apply:
+        remove_old_versions(layout)
+    return number
+
+
 def _from_source_states(layout: Layout, erasure: Erasure, apply: bool) -> int:
     """Erase the states of erased sources: a cache that has digests of names, and versions."""
     versions: dict[int, set[str]] = defaultdict(set)
@@ -274,6 +289,7 @@ def is_object_of(layout: Layout, uri: str) -> bool:
 
 PLACES: Final = (
     Place("index", "rows", _from_index),
+    Place("published tables", "files", _from_tables),
     Place("history", "rows", rows_in(lambda layout: layout.history)),
     Place(
         "journal",

@@ -19,7 +19,7 @@ from transforms.lake.files import list_files, remove_all
 from transforms.lake.layout import Layout
 from transforms.lake.marker import read_marker
 from transforms.lake.schema import PARTITION
-from transforms.lake.table_files import TableFile, table_schema
+from transforms.lake.table_files import TableFile, make_table_folder, table_schema
 from transforms.lake.table_settings import (
     CATALOG_TYPES,
     GLUE,
@@ -210,6 +210,7 @@ class IcebergIndex:
     def _create(self, added: Sequence[TableFile]) -> None:
         from pyiceberg.exceptions import NoSuchNamespaceError
 
+        make_table_folder(self._layout, join(self._layout.tables, "iceberg", "metadata"))
         catalog = self._catalog()
         marker = read_marker(self._layout)
         namespace = self._settings.table.rpartition(".")[0]

@@ -14,8 +14,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from transforms.core.errors import UsageError
@@ -211,22 +212,23 @@ def remove_old_versions(layout: Layout) -> None:
     """Remove every version of published tables but the current one, with the files that only they have.
 
     Call this after rows were erased from the index, so that no version of a table still has them. Tables
-    are brought into step first, also those that are no longer kept in step. Does nothing in a lake that
-    never published a table.
+    are brought into step first, also those that are no longer kept in step. A table that cannot be
+    written, because its catalog does not answer, is behind then, and lacks files until it is brought into
+    step: the files are removed all the same. Does nothing in a lake that never published a table.
 
     Raises:
-        TableError: a table cannot be read or written; old versions may remain.
-        UsageError, ProcessingFailure, DamagedFile: as `publish`.
+        OSError: the lake cannot be listed, or a file cannot be removed.
     """
     settings = recorded_settings(layout)
     if settings is None:
         return
-    _publish(layout, settings)
-    for table in _tables(layout, settings):
+    steps: list[Callable[[], object]] = [partial(_publish, layout, settings)]
+    steps += [table.remove_old_versions for table in _tables(layout, settings)]
+    for step in steps:
         try:
-            table.remove_old_versions()
-        except Exception as error:
-            raise _failure(layout, table, _text(error)) from error
+            step()
+        except Exception as error:  # erasing goes first
+            LOG.warning(BEHIND, _text(error))
     remove_all_but(layout, _names(layout))
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -78,6 +78,12 @@ def add_files(layout: Layout, names: Iterable[str]) -> list[TableFile]:
         added.append(_describe(name, source, target))
     sync_folders(folders)
     return added
+
+
+def make_table_folder(layout: Layout, folder: str) -> None:
+    """Make a folder in which packages write, with the permissions of the lake, if it is local."""
+    if is_local(folder):
+        make_folders(uri_to_path(folder), folder_mode(layout.file_mode))
 
 
 def _link(source: str, target: str, layout: Layout, folders: set[Path]) -> bool:
@@ -152,15 +158,18 @@ def remove_replaced(layout: Layout, current: Collection[str], keep_s: float) -> 
                 storage_of(note.uri).remove(note.uri)
 
 
+def files_except(layout: Layout, current: Collection[str]) -> list[str]:
+    """Return the URIs of the files of published tables that are not current."""
+    kept = set(_files(layout, current))
+    listed = list_files(layout.published_index, ".parquet")
+    return [found.uri for found in listed if found.uri not in kept]
+
+
 def remove_all_but(layout: Layout, current: Collection[str]) -> None:
     """Remove every file of published tables except current ones, and all notes of `note_replaced`."""
-    names = {
-        found.uri[len(layout.published_index) + 1 :]
-        for found in list_files(layout.published_index, ".parquet")
-    }
-    remove_all(_files(layout, sorted(names - set(current))))
+    remove_all(files_except(layout, current))
     remove_all(found.uri for found in list_files(join(layout.tables, _REPLACED), ".json"))
 
 
-def _files(layout: Layout, names: Sequence[str]) -> list[str]:
+def _files(layout: Layout, names: Iterable[str]) -> list[str]:
     return [join(layout.published_index, name) for name in names]

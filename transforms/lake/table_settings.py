@@ -119,6 +119,8 @@ def catalog_problem(catalog: str) -> str | None:
     parts = urlsplit(catalog)
     if parts.scheme.partition("+")[0] not in CATALOG_TYPES:
         return f"the URI of a catalog begins with {', '.join(CATALOG_TYPES)}, not {parts.scheme}"
+    if parts.scheme == "sqlite" and not parts.path.startswith("//"):
+        return "a catalog in SQLite needs an absolute path: sqlite:////data/catalog.db"
     if parts.password is not None:
         return (
             "the URI of the catalog has a password, which the lake would record; write it into "
