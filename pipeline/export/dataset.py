@@ -36,7 +36,7 @@ from transforms.core.reasons import (
 )
 from transforms.core.storage_failures import read_failure
 from transforms.core.worker_resources import processors
-from transforms.lake.files import read_bytes, remove_all
+from transforms.lake.files import read_bytes
 from transforms.lake.layout import Layout
 from transforms.lake.thumbnails import read_thumbnails
 
@@ -91,6 +91,7 @@ def export_dataset(
         OSError: a folder cannot be listed.
     """
     if output.has(CROISSANT):
+        output.clean()
         return Exported(**json.loads(output.read(SUMMARY)))
     result = Exported()
     chunks = 0
@@ -117,8 +118,7 @@ def export_dataset(
     output.put(SUMMARY, _encode({"images": result.images, "skipped": result.skipped}))
     description = croissant(options, selection.labels(), output.sha256[name])
     output.put(CROISSANT, _encode(description))
-    remove_all(map(output.uri, parts))
-    output.remove_folders()
+    output.clean()
     return result
 
 

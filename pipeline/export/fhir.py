@@ -48,7 +48,7 @@ def export_fhir(selection: Selection, output: Output, options: ExportOptions) ->
             resource = imaging_study(uid, list(rows), options)
             file.write(json.dumps(resource, ensure_ascii=False).encode() + b"\n")
             studies += 1
-    output.remove_folders()
+    output.clean()
     return studies
 
 

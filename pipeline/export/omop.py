@@ -69,7 +69,7 @@ def export_omop(selection: Selection, output: Output, options: ExportOptions) ->
             writer.writerow(_occurrence(rows, concepts, person, options))
             number += 1
         text.detach()
-    output.remove_folders()
+    output.clean()
     return number
 
 

@@ -15,10 +15,10 @@ from typing import IO, Any, BinaryIO, Final, cast
 
 from pipeline.export.options import ExportOptions
 from transforms.core.errors import UsageError
-from transforms.lake.files import exists, list_files, put_bytes, put_file, read_bytes
+from transforms.lake.files import exists, list_files, put_bytes, put_file, read_bytes, remove_all
 from transforms.lake.layout import SCRATCH, Layout
 from transforms.storage.local import uri_to_path
-from transforms.storage.schemes import canonical, is_below, is_local, join, root_problem
+from transforms.storage.schemes import canonical, is_below, is_local, join, root_problem, storage_of
 from transforms.storage.temporary import remove_abandoned, unnamed_file
 
 MARKER: Final = "export.json"
@@ -85,8 +85,10 @@ class Output:
             )
         self.sha256[name] = sha256
 
-    def remove_folders(self) -> None:
-        """Remove the hidden folders of an export that is complete, if they are empty."""
+    def clean(self) -> None:
+        """Remove the parts of an export that is complete, and its hidden folders."""
+        parts = self.uri(PARTS)
+        remove_all([found.uri for found in storage_of(parts).list_below(parts)])
         if is_local(self.root):
             for name in (SCRATCH, PARTS):
                 with contextlib.suppress(OSError):

@@ -16,10 +16,9 @@ from pipeline.export.options import ExportOptions
 from transforms.core.choices import SPLITS
 from transforms.core.reasons import Status
 from transforms.lake.databases import create_database
-from transforms.lake.index_files import open_index_file, read_batches, read_index
-from transforms.lake.layout import Layout, partition_of
+from transforms.lake.layout import Layout
 from transforms.lake.row_condition import RowCondition
-from transforms.lake.schema import PARTITION, SCHEMA
+from transforms.lake.select_rows import SelectedRows
 from transforms.storage.temporary import private_folder
 
 if TYPE_CHECKING:
@@ -107,43 +106,21 @@ def select(layout: Layout, options: ExportOptions) -> Iterator[Selection]:
         OSError: the index cannot be listed.
     """
     condition = RowCondition(options.where) if options.where else None
+    found = SelectedRows(layout, needed_columns(), condition)
+    statuses = pa.array(options.statuses)
     with private_folder() as folder, create_database(folder / "export") as database:
-
-        def read(files: Sequence[str]) -> None:
-            database.execute("DROP TABLE IF EXISTS matched")
-            database.register("read", _empty())
-            database.execute("CREATE TABLE matched AS FROM read")
-            for uri in files:
-                for rows in _matching(uri, options, condition):
-                    database.register("read", rows)
-                    database.execute("INSERT INTO matched FROM read")
-            database.unregister("read")
-
-        read_index(layout, read)
+        database.register("read", _with_groups(found.schema.empty_table(), options))
+        database.execute("CREATE TABLE matched AS FROM read")
+        for batch in found.batches():
+            of_status = pc.is_in(batch["status"], value_set=statuses)
+            stored = batch.filter(pc.and_(of_status, pc.is_valid(batch["object_uri"])))
+            database.register("read", _with_groups(pa.Table.from_batches([stored]), options))
+            database.execute("INSERT INTO matched FROM read")
+        database.unregister("read")
         database.execute(_FIRST_OF_CONTENT)
         database.execute("DROP TABLE matched")
         database.execute(_GROUPS)
         yield Selection(database)
-
-
-def _matching(
-    uri: str, options: ExportOptions, condition: RowCondition | None
-) -> Iterator[pa.Table]:
-    """Yield the rows of an index file that are exported, with their groups and splits."""
-    names = needed_columns() if condition is None else SCHEMA.names
-    statuses = pa.array(options.statuses)
-    with open_index_file(uri) as file:
-        for rows in read_batches(file, names):
-            found = rows.filter(
-                pc.and_(
-                    pc.is_in(rows["status"], value_set=statuses), pc.is_valid(rows["object_uri"])
-                )
-            )
-            if condition is not None:
-                day = pa.array([partition_of(uri)] * len(found), pa.string())
-                found = condition.matches(found.append_column(PARTITION, day))
-            if len(found):
-                yield _with_groups(found.select(needed_columns()), options)
 
 
 def _with_groups(rows: pa.Table, options: ExportOptions) -> pa.Table:
@@ -170,9 +147,3 @@ def split_of(digest: bytes, shares: Sequence[float]) -> int:
         if share < limit:
             return position
     return max(position for position, size in enumerate(shares) if size)
-
-
-def _empty() -> pa.Table:
-    fields = [SCHEMA.field(name) for name in needed_columns()]
-    more = [pa.field("patient_hash", pa.string()), pa.field("split_number", pa.int8())]
-    return pa.schema([*fields, *more]).empty_table()
