@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import asdict, replace
 
     from transforms.lake.marker import FORMAT, format_of
-    from transforms.lake.published_tables import publish, require_packages
+    from transforms.lake.published_tables import publish, require_publishable
     from transforms.lake.table_settings import TableSettings, record_settings, recorded_settings
 
     layout = existing_lake(args.lake)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{layout.root} publishes no table yet: give --delta, or --iceberg CATALOG, or both"
         )
-    require_packages(settings)
+    require_publishable(layout, settings)
     record_settings(layout, settings)
     states = publish(layout, moved=True)
     if args.json:

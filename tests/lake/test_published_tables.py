@@ -297,6 +297,28 @@ def test_a_table_of_another_lake_is_refused(layout: Layout, capsys: Any) -> None
     assert sources(iceberg_of(layout)) == expected(0, 1)
 
 
+def test_names_of_files_need_no_quoting(layout: Layout) -> None:
+    (uri, *_) = list_index(layout)
+    Path(uri).rename(Path(uri).parent / "of another%20program #1 é.parquet")
+    publish(layout)
+    assert sources(delta_of(layout)) == sources(iceberg_of(layout)) == expected(0, 1)
+    compact(layout, DAYS[2])
+    assert sources(delta_of(layout)) == sources(iceberg_of(layout)) == expected(0, 1)
+    assert all(state.in_step for state in table_states(layout))
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("a#b", "--iceberg=sqlite:////c.db"), ("a%20b", "--delta")]
+)
+def test_roots_that_a_format_cannot_read_are_refused(
+    tmp_path: Path, name: str, option: str, capsys: Any
+) -> None:
+    layout = lake_of(tmp_path / name, rows_of_day(0))
+    assert main(["publish", layout.root, option]) == 2
+    assert "move the lake" in capsys.readouterr().err
+    assert not Path(layout.tables).exists()
+
+
 def test_values_of_rows_are_only_in_files_of_rows(layout: Layout) -> None:
     catalog = (Path(layout.root).parent / "catalog.db").read_bytes()
     for path in Path(layout.tables).rglob("*"):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 EXTRA: Final = "delta"
 MODULE: Final = "deltalake"
 NAME: Final = "Delta"
+NOT_IN_ROOT: Final = "%"
+"""Characters that deltalake does not find again in the path of a table."""
 CHECKPOINT_INTERVAL: Final = 50
 """Commits after which deltalake writes a checkpoint and removes old entries of the log."""
 LOG_HOURS: Final = 48

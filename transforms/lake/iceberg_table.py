@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 EXTRA: Final = "iceberg"
 MODULE: Final = "pyiceberg"
 NAME: Final = "Iceberg"
+NOT_IN_ROOT: Final = "#?"
+"""Characters that pyiceberg does not take as those of a path."""
 LAKE_ID: Final = "dicom-router.lake-id"
 """Property of the table: id of the lake that it belongs to."""
 ROOT: Final = "dicom-router.lake-root"

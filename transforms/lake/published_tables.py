@@ -24,15 +24,15 @@ from transforms.core.reasons import ObjectError
 from transforms.lake import delta_table, iceberg_table
 from transforms.lake.delta_table import DeltaIndex
 from transforms.lake.iceberg_table import IcebergIndex, MovedLake
-from transforms.lake.index_files import DamagedFile, list_index
+from transforms.lake.index_files import DamagedFile
 from transforms.lake.layout import Layout
 from transforms.lake.table_files import (
     TableFile,
     add_files,
-    name_of,
     note_replaced,
     remove_all_but,
     remove_replaced,
+    table_names,
 )
 from transforms.lake.table_settings import TableSettings, read_settings, recorded_settings
 from transforms.storage.extras import how_to_install, is_installed
@@ -172,17 +172,22 @@ def _publish(layout: Layout, settings: TableSettings, *, moved: bool = False) ->
     return states
 
 
-def require_packages(settings: TableSettings) -> None:
-    """Raise unless the packages of tables are installed.
+def require_publishable(layout: Layout, settings: TableSettings) -> None:
+    """Raise unless the packages of tables are installed, and can read the root of the lake.
 
     Raises:
-        UsageError: one is not; the message has the command that installs it.
+        UsageError: the message has the remedy.
     """
     wanted = [(settings.delta, delta_table), (settings.iceberg is not None, iceberg_table)]
     for is_wanted, format_ in wanted:
         if is_wanted and not is_installed(format_.MODULE):
             raise UsageError(
                 f"{format_.NAME} tables need a package: {how_to_install(format_.EXTRA)}"
+            )
+        if is_wanted and (found := set(format_.NOT_IN_ROOT) & set(layout.root)):
+            raise UsageError(
+                f"{format_.NAME} tables cannot be in a lake whose path has {' or '.join(sorted(found))}: "
+                "move the lake"
             )
 
 
@@ -281,11 +286,12 @@ def _bring_into_step(
                 raise
             table.drop()
             continue
-        names = _names(layout)
+        listed = table_names(layout)
+        names = frozenset(listed)
         files: frozenset[str] = frozenset() if version is None else version.files
         removed = files - names
         try:
-            added = add_files(layout, names - files)
+            added = add_files(layout, {name: listed[name] for name in names - files})
         except FileNotFoundError:
             if _names(layout) == names:
                 raise
@@ -316,7 +322,7 @@ def _state(layout: Layout, table: PublishedTable) -> TableState:
 
 
 def _names(layout: Layout) -> frozenset[str]:
-    return frozenset(name_of(layout, uri) for uri in list_index(layout))
+    return frozenset(table_names(layout))
 
 
 def _failure(layout: Layout, table: PublishedTable, error: str) -> TableError:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import re
 import time
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,8 +22,8 @@ from typing import Final
 import pyarrow as pa
 
 from transforms.lake.files import list_files, put_bytes, read_bytes, read_json, remove_all
-from transforms.lake.index_files import open_index_file
-from transforms.lake.layout import Layout, partition_of
+from transforms.lake.index_files import list_index, open_index_file
+from transforms.lake.layout import PARTITION_PREFIX, Layout, partition_of
 from transforms.lake.schema import COLUMNS, PARTITION, SCHEMA
 from transforms.storage.folders import make_folders, sync_entries, sync_folders
 from transforms.storage.local import uri_to_path
@@ -31,6 +33,7 @@ from transforms.storage.schemes import is_local, join, storage_of
 
 _REPLACED: Final = "replaced"
 """Folder of lists of files that a table has lost, by time."""
+_PLAIN: Final = re.compile(rf"{PARTITION_PREFIX}[0-9-]+/[A-Za-z0-9_.=-]+")
 _NOT_LINKED: Final = (*LINKS_UNSUPPORTED, errno.EXDEV)
 
 
@@ -56,12 +59,30 @@ class TableFile:
 
 
 def name_of(layout: Layout, uri: str) -> str:
-    """Return the name in published tables of an index file."""
-    return uri[len(layout.index.rstrip("/")) + 1 :]
+    """Return the name in published tables of an index file.
+
+    It is that of the index file, or derived from it if another program has chosen a name with characters
+    that formats quote differently.
+    """
+    name = uri[len(layout.index.rstrip("/")) + 1 :]
+    if _PLAIN.fullmatch(name):
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:20]
+    day = partition_of(uri).partition("/")[0]  # not of a folder of another program within
+    return f"{PARTITION_PREFIX}{day}/other-{digest}.parquet"
 
 
-def add_files(layout: Layout, names: Iterable[str]) -> list[TableFile]:
+def table_names(layout: Layout) -> dict[str, str]:
+    """Return the index files of a lake, by their names in published tables."""
+    return {name_of(layout, uri): uri for uri in list_index(layout)}
+
+
+def add_files(layout: Layout, files: Mapping[str, str]) -> list[TableFile]:
     """Give index files their second names, durably, and return what tables need to know about them.
+
+    Args:
+        layout: the lake.
+        files: index files by their names in published tables.
 
     Raises:
         FileNotFoundError: a rewrite has replaced one of them.
@@ -70,8 +91,8 @@ def add_files(layout: Layout, names: Iterable[str]) -> list[TableFile]:
     """
     added: list[TableFile] = []
     folders: set[Path] = set()
-    for name in sorted(names):
-        source, target = join(layout.index, name), join(layout.published_index, name)
+    for name, source in sorted(files.items()):
+        target = join(layout.published_index, name)
         if not (is_local(layout.root) and _link(source, target, layout, folders)):
             data = read_bytes(source)
             put_bytes(target, data, scratch=layout.scratch(), file_mode=layout.file_mode)
