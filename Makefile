@@ -142,7 +142,7 @@ screenshots: install browser ## write docs/images/report-*.png from a report on 
 lock: ## resolve the dependencies again
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev setup.py -o requirements/dev.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --constraint requirements/dev.lock \
-		--extra aws --extra gcp --extra pubsub --extra receive --extra dicomweb --extra sr --extra onnx --extra observability setup.py -o requirements/image.lock
+		--extra aws --extra gcp --extra pubsub --extra receive --extra dicomweb --extra sr --extra onnx --extra observability --extra delta --extra iceberg setup.py -o requirements/image.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --excludes requirements/airflow-excluded.txt requirements/airflow.in -o requirements/airflow.lock
 	echo apache-flink-libraries==1.16.3 | $(BIN)/uv pip compile --quiet --no-deps --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - -o requirements/flink.lock
 	echo uv | $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-header - -o requirements/uv.lock

@@ -81,6 +81,7 @@ EXTRAS["dev"] = [
     *EXTRAS["deidentify"],
     *EXTRAS["train"],
     "atheris>=3.0,<3.1; sys_platform == 'linux'",
+    "cachetools<7",  # this and tenacity as the extra gcp needs: the image has the same versions
     "check-jsonschema>=0.37",  # has the schema of Compose
     "codespell>=2.4",
     "coverage[toml]>=7",
@@ -106,6 +107,7 @@ EXTRAS["dev"] = [
     "referencing>=0.35",
     "ruff>=0.9",
     "setuptools>=75",
+    "tenacity<9.2",
     "types-psutil",
     "types-PyYAML",
     "webdataset>=1.0",  # reads shards

@@ -51,8 +51,13 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import asdict, replace
 
     from transforms.lake.marker import FORMAT, format_of
-    from transforms.lake.published_tables import publish, require_publishable
-    from transforms.lake.table_settings import TableSettings, record_settings, recorded_settings
+    from transforms.lake.published_tables import publish
+    from transforms.lake.table_settings import (
+        TableSettings,
+        record_settings,
+        recorded_settings,
+        settings_problems,
+    )
 
     layout = existing_lake(args.lake)
     if format_of(layout) != FORMAT:
@@ -71,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{layout.root} publishes no table yet: give --delta, or --iceberg CATALOG, or both"
         )
-    require_publishable(layout, settings)
+    if problems := settings_problems(layout.root, settings):
+        raise UsageError("; ".join(problems))
     record_settings(layout, settings)
     states = publish(layout, moved=True)
     if args.json:

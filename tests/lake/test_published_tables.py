@@ -522,3 +522,15 @@ def test_a_stream_publishes_what_its_workers_append(
     assert sources(delta_of(layout)) == expected(0, 1)
     assert list(step.process(0)) == []
     assert sources(delta_of(layout)) == sources(iceberg_of(layout)) == expected(0, 1, 2)
+
+
+def test_a_run_does_not_start_without_the_packages_of_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("transforms.lake.table_settings.is_installed", lambda module: False)
+    policy = write(tmp_path, "policy.yaml", b"publish: {delta: true}\n")
+    source = write(tmp_path, "in/1.dcm", b"x")
+    command = ["route", "--input", str(source.parent), "--lake", str(tmp_path / "lake")]
+    assert main([*command, "--policy", str(policy)]) == 2
+    assert "Delta tables need a package" in capsys.readouterr().err
+    assert not (tmp_path / "lake").exists()

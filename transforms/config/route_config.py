@@ -34,6 +34,7 @@ from transforms.core.option import (
 from transforms.imaging.header_evidence import HeaderReliability
 from transforms.lake.append_log import MAX_SHARDS
 from transforms.lake.layout import Layout
+from transforms.lake.table_settings import settings_problems
 from transforms.storage.extras import how_to_install, is_installed
 from transforms.storage.local import uri_to_path
 from transforms.storage.names import MAGIC
@@ -133,6 +134,8 @@ class RouteConfig(RouteOptions):
         if self.patient_key_file:
             problems += _key_problems(self.patient_key_file)
         problems += derivation_problems(self.policy.derive)
+        if self.policy.publish is not None:
+            problems += settings_problems(self.layout.root, self.policy.publish)
         if problems:
             raise ConfigError("; ".join(problems))
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import PARTITION
 from transforms.lake.table_files import TableFile, make_table_folder, table_schema
+from transforms.lake.table_settings import DELTA
 from transforms.lake.table_stores import delta_options
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local, join
@@ -25,11 +26,6 @@ from transforms.storage.schemes import is_local, join
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-EXTRA: Final = "delta"
-MODULE: Final = "deltalake"
-NAME: Final = "Delta"
-NOT_IN_ROOT: Final = "%"
-"""Characters that deltalake does not find again in the path of a table."""
 CHECKPOINT_INTERVAL: Final = 50
 """Commits after which deltalake writes a checkpoint and removes old entries of the log."""
 LOG_HOURS: Final = 48
@@ -57,9 +53,8 @@ class DeltaVersion:
 class DeltaIndex:
     """The Delta table of the index of a lake."""
 
-    name: Final = NAME
-    extra: Final = EXTRA
-    module: Final = MODULE
+    name: Final = DELTA.name
+    format: Final = DELTA
 
     def __init__(self, layout: Layout) -> None:
         """Open nothing yet."""

@@ -23,6 +23,7 @@ from transforms.lake.table_files import TableFile, make_table_folder, table_sche
 from transforms.lake.table_settings import (
     CATALOG_TYPES,
     GLUE,
+    ICEBERG,
     IcebergSettings,
     catalog_problem,
 )
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
     from pyiceberg.schema import Schema
     from pyiceberg.table import Table, Transaction
 
-EXTRA: Final = "iceberg"
-MODULE: Final = "pyiceberg"
-NAME: Final = "Iceberg"
-NOT_IN_ROOT: Final = "#?"
-"""Characters that pyiceberg does not take as those of a path."""
 LAKE_ID: Final = "dicom-router.lake-id"
 """Property of the table: id of the lake that it belongs to."""
 ROOT: Final = "dicom-router.lake-root"
@@ -82,14 +78,13 @@ class IcebergVersion:
 class IcebergIndex:
     """The Iceberg table of the index of a lake."""
 
-    extra: Final = EXTRA
-    module: Final = MODULE
+    format: Final = ICEBERG
 
     def __init__(self, layout: Layout, settings: IcebergSettings) -> None:
         """Open nothing yet."""
         self._layout = layout
         self._settings = settings
-        self.name: Final = f"{NAME} {settings.table}"
+        self.name: Final = f"{ICEBERG.name} {settings.table}"
         self.location = _uri(join(layout.tables, "iceberg"))
         self._opened: Catalog | None = None
 

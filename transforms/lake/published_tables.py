@@ -21,7 +21,6 @@ from typing import Any, Final, Protocol
 
 from transforms.core.errors import UsageError
 from transforms.core.reasons import ObjectError
-from transforms.lake import delta_table, iceberg_table
 from transforms.lake.delta_table import DeltaIndex
 from transforms.lake.iceberg_table import IcebergIndex, MovedLake
 from transforms.lake.index_files import DamagedFile
@@ -34,7 +33,7 @@ from transforms.lake.table_files import (
     remove_replaced,
     table_names,
 )
-from transforms.lake.table_settings import TableSettings, read_settings, recorded_settings
+from transforms.lake.table_settings import Format, TableSettings, read_settings, recorded_settings
 from transforms.storage.extras import how_to_install, is_installed
 
 LOG = logging.getLogger(__name__)
@@ -82,12 +81,8 @@ class PublishedTable(Protocol):
         """For messages."""
 
     @property
-    def extra(self) -> str:
-        """Extra of the router that has its package."""
-
-    @property
-    def module(self) -> str:
-        """Module of its package."""
+    def format(self) -> Format:
+        """Its format."""
 
     def current(self) -> Any | None:
         """Return the current version, or None if there is no table."""
@@ -170,25 +165,6 @@ def _publish(layout: Layout, settings: TableSettings, *, moved: bool = False) ->
     remove_replaced(layout, names, settings.keep_s)
     _IN_STEP[layout.root] = settings.recorded, names
     return states
-
-
-def require_publishable(layout: Layout, settings: TableSettings) -> None:
-    """Raise unless the packages of tables are installed, and can read the root of the lake.
-
-    Raises:
-        UsageError: the message has the remedy.
-    """
-    wanted = [(settings.delta, delta_table), (settings.iceberg is not None, iceberg_table)]
-    for is_wanted, format_ in wanted:
-        if is_wanted and not is_installed(format_.MODULE):
-            raise UsageError(
-                f"{format_.NAME} tables need a package: {how_to_install(format_.EXTRA)}"
-            )
-        if is_wanted and (found := set(format_.NOT_IN_ROOT) & set(layout.root)):
-            raise UsageError(
-                f"{format_.NAME} tables cannot be in a lake whose path has {' or '.join(sorted(found))}: "
-                "move the lake"
-            )
 
 
 def keep_in_step(layout: Layout) -> None:
@@ -276,8 +252,8 @@ def _tables(layout: Layout, settings: TableSettings) -> list[PublishedTable]:
 def _bring_into_step(
     layout: Layout, table: PublishedTable, keep_s: float, *, moved: bool
 ) -> TableState:
-    if not is_installed(table.module):
-        raise _failure(layout, table, f"needs a package: {how_to_install(table.extra)}")
+    if not is_installed(table.format.module):
+        raise _failure(layout, table, f"needs a package: {how_to_install(table.format.extra)}")
     for _ in range(MAX_ATTEMPTS):
         try:
             version = table.current()  # before the index is listed
@@ -308,8 +284,8 @@ def _bring_into_step(
 
 
 def _state(layout: Layout, table: PublishedTable) -> TableState:
-    if not is_installed(table.module):
-        return TableState(table.name, table.location, problem=how_to_install(table.extra))
+    if not is_installed(table.format.module):
+        return TableState(table.name, table.location, problem=how_to_install(table.format.extra))
     try:
         version = table.current()
     except Exception as error:

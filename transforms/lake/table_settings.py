@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from transforms.core.choices import DEFAULT_TABLE, KEEP_HOURS
 from transforms.lake.files import list_files, put_bytes, read_json, remove_all
 from transforms.lake.layout import Layout
+from transforms.storage.extras import how_to_install, is_installed
 from transforms.storage.schemes import join
 
 FOLDER: Final = "settings"
@@ -24,6 +25,27 @@ CATALOG_TYPES: Final = {
     "thrift": "hive",
 }
 """Types of catalogs by the scheme of their URI."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of tables.
+
+    Attributes:
+        name: for messages.
+        extra: extra of the router that has its package.
+        module: module of its package.
+        not_in_root: characters that its package does not find again in a path.
+    """
+
+    name: str
+    extra: str
+    module: str
+    not_in_root: str
+
+
+DELTA: Final = Format("Delta", "delta", "deltalake", "%")
+ICEBERG: Final = Format("Iceberg", "iceberg", "pyiceberg", "#?")
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,12 @@ class TableSettings:
     keep_hours: float = KEEP_HOURS
     stopped: bool = False
     recorded: str = field(default="", compare=False)
+
+    @property
+    def formats(self) -> list[Format]:
+        """The formats of the tables."""
+        wanted = [(self.delta, DELTA), (self.iceberg is not None, ICEBERG)]
+        return [format_ for is_wanted, format_ in wanted if is_wanted]
 
     @property
     def keep_s(self) -> float:
@@ -110,6 +138,19 @@ def record_settings(layout: Layout, settings: TableSettings | None) -> None:
         file_mode=layout.file_mode,
     )
     remove_all(earlier)
+
+
+def settings_problems(root: str, settings: TableSettings) -> list[str]:
+    """Return why tables cannot be published: missing packages, and roots that they cannot read."""
+    problems = []
+    for one in settings.formats:
+        if not is_installed(one.module):
+            problems.append(f"{one.name} tables need a package: {how_to_install(one.extra)}")
+        if found := sorted(set(one.not_in_root) & set(root)):
+            problems.append(
+                f"{one.name} tables cannot be in a path with {' or '.join(found)}: move the lake"
+            )
+    return problems
 
 
 def catalog_problem(catalog: str) -> str | None:
