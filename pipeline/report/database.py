@@ -28,15 +28,18 @@ from transforms.storage.temporary import private_folder
 INSERTED_ROWS: Final = 131_072
 """Rows that are inserted at a time, so that many small files do not cost an insert each."""
 ROW_COLUMNS: Final = (
-    "run_id object_key ingested_at source_size_bytes content_sha256 status stage reason destination "
+    "run_id object_key source_size_bytes content_sha256 status stage reason destination "
     "object_uri conflict predicted_label confidence prob_abdominal prob_adult_chest "
-    "prob_pediatric_chest prob_spine prob_others ood_score model_id policy_id decided_by decided_at "
+    "prob_pediatric_chest prob_spine prob_others ood_score model_id policy_id decided_by "
     "header_label header_agrees modality body_part_examined view_position patient_age_years "
-    "manufacturer manufacturer_model_name rows columns sop_class_uid sop_instance_uid probabilities "
+    "manufacturer manufacturer_model_name sop_instance_uid probabilities "
     "shadow_label shadow_confidence shadow_model_id predicted_region predicted_region_code "
     "region_confidence left_view_label left_view_confidence right_view_label right_view_confidence"
 ).split()
 BASELINE_COLUMNS: Final = ("run_id", "status", "destination", "confidence", "ood_score", "model_id")
+"""Columns of a report. A SOP Instance UID is only kept where it is in conflict: all of them would be a
+quarter of the database."""
+_UID: Final = "sop_instance_uid"
 _VERSION: Final = ("source_uri", "source_version")
 
 
@@ -102,7 +105,7 @@ def open_report_data(scope: Scope, baseline: Scope | None = None) -> Iterator[Re
     with private_folder() as folder:
         db = create_database(folder / "report.duckdb")
         try:
-            _create(db, "rows", [*ROW_COLUMNS, *_VERSION, "superseded_at"])
+            _create(db, "rows", [*ROW_COLUMNS, *_VERSION, "ingested_at", "superseded_at"])
             _create(db, "baseline", [*BASELINE_COLUMNS, "ingested_at"])
             _load_index(db, scope, with_earlier=baseline is None and scope.run_id is not None)
             data = ReportData(scope, db, read_label_set(scope.layout))
@@ -155,13 +158,17 @@ class _Inserter:
 
 def _read(uri: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     with open_index_file(uri) as file:
-        yield from read_batches(file, columns)
+        for table in read_batches(file, columns):
+            if (at := table.schema.get_field_index(_UID)) >= 0:
+                kept = pc.if_else(table["conflict"], table[_UID], pa.scalar(None, pa.string()))
+                table = table.set_column(at, _UID, kept)
+            yield table
 
 
 def _load_index(db: duckdb.DuckDBPyConnection, scope: Scope, *, with_earlier: bool) -> None:
     columns = [*ROW_COLUMNS]
     if scope.run_id is not None:
-        columns += _VERSION
+        columns += [*_VERSION, "ingested_at"]
 
     def load(files: Sequence[str]) -> None:
         db.execute("DELETE FROM rows")
@@ -190,7 +197,7 @@ def _load_index(db: duckdb.DuckDBPyConnection, scope: Scope, *, with_earlier: bo
 
 
 def _load_history(db: duckdb.DuckDBPyConnection, scope: Scope) -> None:
-    columns = [*ROW_COLUMNS, *_VERSION, "superseded_at"]
+    columns = [*ROW_COLUMNS, *_VERSION, "ingested_at", "superseded_at"]
     rows = _Inserter(db, "rows")
     for file in list_files(scope.layout.history, ".parquet"):
         with contextlib.suppress(FileNotFoundError):  # removed by recovery since the listing

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.reroute.predictions import Predictions
 from transforms.config.decide_row import EVIDENCE_COLUMNS, decide_from
-from transforms.config.policy import OFF, SHOW, Decision, Policy
+from transforms.config.policy import Decision, Policy
 from transforms.core.reasons import BY_PERSON
 from transforms.lake.change_decisions import CHANGEABLE
 from transforms.lake.index_files import open_index_file, read_batches, read_index
@@ -37,11 +37,13 @@ MAX_EXAMPLES: Final = 3
 """Maximum number of examples of each change of destination."""
 MAX_KEYS: Final = 20
 """Maximum number of listed keys of objects without a prediction."""
-_DECIDED: Final = ("destination", "reason", "model_id")
+_CURRENT: Final = (
+    "destination", "reason", "model_id", "decided_by", "object_key", "object_uri", "predicted_region",
+    "sop_instance_uid",
+)  # fmt: skip
 _COLUMNS: Final = (
-    "object_key", "sop_instance_uid", "content_sha256", "status", "decided_by", "predicted_label",
-    *_DECIDED, *PROBABILITY_COLUMNS, "ood_score", *VIEW_COLUMNS, "object_uri", "predicted_region",
-    *EVIDENCE_COLUMNS,
+    *_CURRENT, "content_sha256", "status", "predicted_label", *PROBABILITY_COLUMNS, "ood_score",
+    *VIEW_COLUMNS, *EVIDENCE_COLUMNS,
 )  # fmt: skip
 
 
@@ -177,18 +179,13 @@ def _decide(
     rows: pa.Table, rules: Rules, plan: Plan, layout: Layout
 ) -> tuple[npt.NDArray[np.float32], list[int]]:
     """Decide rows again and count them; return the outputs for all, and the positions that change."""
-    values = {name: rows[name].to_pylist() for name in _COLUMNS}
-    outputs, is_known = _outputs(rows, values, rules)
-    evidence = zip(*(values[name] for name in StoredEvidence._fields), strict=True)
-    columns = (*_DECIDED, "decided_by", "object_key", "object_uri", "predicted_region")
-    now = zip(*(values[name] for name in columns), strict=True)
+    outputs, is_known = _outputs(rows, rules)
+    evidence = zip(*(rows[name].to_pylist() for name in StoredEvidence._fields), strict=True)
+    now = zip(*(rows[name].to_pylist() for name in _CURRENT), strict=True)
     changed = []
     by_row = outputs.tolist()
-    policy = rules.policy
-    if policy.header_evidence == SHOW:  # decides nothing
-        policy = replace(policy, header_evidence=OFF)
     for position, (facts, current) in enumerate(zip(evidence, now, strict=True)):
-        destination, reason, model_id, decided_by, key, object_uri, region = current
+        destination, reason, model_id, decided_by, key, object_uri, region, uid = current
         if decided_by == BY_PERSON and not rules.overrule_people:
             plan.protected += 1
             continue
@@ -202,7 +199,9 @@ def _decide(
             continue
         *probabilities, ood_score = by_row[position][: -len(VIEW_COLUMNS)]
         views = views_from_numbers(by_row[position][-len(VIEW_COLUMNS) :], rules.labels)
-        decision = decide_from(probabilities, ood_score, views, StoredEvidence(*facts), policy)
+        decision = decide_from(
+            probabilities, ood_score, views, StoredEvidence(*facts), rules.policy, show=False
+        )
         change = destination, decision.destination
         plan.destinations[change] += 1
         if (destination, reason, model_id) == _outcome(decision, rules) and decided_by != BY_PERSON:
@@ -215,7 +214,7 @@ def _decide(
         changed.append(position)
         plan.changed += 1
         if destination != decision.destination and len(plan.examples[change]) < MAX_EXAMPLES:
-            plan.examples[change].append(Example(key, values["sop_instance_uid"][position]))
+            plan.examples[change].append(Example(key, uid))
     return outputs, changed
 
 
@@ -223,9 +222,7 @@ def _outcome(decision: Decision, rules: Rules) -> tuple[str, str, str]:
     return decision.destination, decision.reason, rules.model_id
 
 
-def _outputs(
-    rows: pa.Table, values: dict[str, list[Any]], rules: Rules
-) -> tuple[npt.NDArray[np.float32], list[bool]]:
+def _outputs(rows: pa.Table, rules: Rules) -> tuple[npt.NDArray[np.float32], list[bool]]:
     """Return the outputs of the model, and whether they are known for each row.
 
     Outputs are float32[N, n_labels + 5]: the probabilities, the OOD score, then `view_numbers`.
@@ -233,9 +230,9 @@ def _outputs(
     columns = [*probability_arrays(rows, rules.labels), rows["ood_score"]]
     numbers = [column.to_numpy() for column in columns]
     stored = np.stack([*numbers, *view_number_arrays(rows, rules.labels)], axis=1)
-    is_known = [model == rules.model_id for model in values["model_id"]]
+    is_known = [model == rules.model_id for model in rows["model_id"].to_pylist()]
     if rules.predictions is not None and not all(is_known):
-        found, is_found = rules.predictions.find(values["content_sha256"])
+        found, is_found = rules.predictions.find(rows["content_sha256"].to_pylist())
         stored = np.where(np.array(is_known)[:, None], stored, found)
         is_known = [known or new for known, new in zip(is_known, is_found, strict=True)]
     return stored, is_known

@@ -56,6 +56,8 @@ def decide_from(
     views: Views | None,
     evidence: Evidence,
     policy: Policy,
+    *,
+    show: bool = True,
 ) -> Decision:
     """Decide about one image by the columns of its row; see `policy.decide`."""
     return decide(
@@ -66,6 +68,7 @@ def decide_from(
         long_side=max(evidence.rows or 0, evidence.columns or 0),
         views=views,
         header=claims_of(evidence, policy.label_set),
+        show=show,
     )
 
 

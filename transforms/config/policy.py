@@ -166,6 +166,7 @@ def decide(
     long_side: int,
     views: Views | None = None,
     header: HeaderClaims | None = None,
+    show: bool = True,
 ) -> Decision:
     """Decide about one image.
 
@@ -184,9 +185,12 @@ def decide(
         long_side: the larger of Rows and Columns, in pixels.
         views: of an image that shows two side by side; the probabilities are those of both together.
         header: what the header claims, or None to decide without it.
+        show: whether the combined label and confidence are needed where the header decides nothing.
     """
     decision = _decide_by_pixels(probabilities, ood_score, policy, age_years, long_side, views)
     if header is None or policy.header_evidence == OFF:
+        return decision
+    if not show and (policy.header_evidence == SHOW or decision.reason != Reason.LOW_CONFIDENCE):
         return decision
     combined = policy.header_reliability.combine(probabilities, header, policy.label_set)
     if combined is None:
