@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from transforms.core.labels import LabelSet
 from transforms.core.reasons import Status
-from transforms.lake.databases import create_database
+from transforms.lake.databases import Inserter, create_database
 from transforms.lake.files import list_files
 from transforms.lake.index_files import open_index_file, read_batches, read_index
 from transforms.lake.label_sets import read_label_set
@@ -25,8 +25,6 @@ from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import HISTORY_SCHEMA, PARTITION, is_of_run
 from transforms.storage.temporary import private_folder
 
-INSERTED_ROWS: Final = 131_072
-"""Rows that are inserted at a time, so that many small files do not cost an insert each."""
 ROW_COLUMNS: Final = (
     "run_id object_key source_size_bytes content_sha256 status stage reason destination "
     "object_uri conflict predicted_label confidence prob_abdominal prob_adult_chest "
@@ -133,27 +131,9 @@ def _field(column: str) -> pa.Field:
     return HISTORY_SCHEMA.field(column).remove_metadata()
 
 
-class _Inserter:
-    """Insert tables into a table of the database, in few statements."""
-
-    def __init__(self, db: duckdb.DuckDBPyConnection, name: str) -> None:
-        self._db, self._name = db, name
-        self._tables: list[pa.Table] = []
-        self._rows = 0
-
-    def add(self, table: pa.Table, ingest_date: str) -> None:
-        days = pa.repeat(pa.scalar(ingest_date, pa.string()), len(table))
-        self._tables.append(table.append_column(PARTITION, days))
-        self._rows += len(table)
-        if self._rows >= INSERTED_ROWS:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._tables:
-            self._db.register("batch", pa.concat_tables(self._tables))
-            self._db.execute(f"INSERT INTO {self._name} BY NAME FROM batch")
-            self._db.unregister("batch")
-        self._tables, self._rows = [], 0
+def _with_day(table: pa.Table, ingest_date: str) -> pa.Table:
+    days = pa.repeat(pa.scalar(ingest_date, pa.string()), len(table))
+    return table.append_column(PARTITION, days)
 
 
 def _read(uri: str, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -173,18 +153,18 @@ def _load_index(db: duckdb.DuckDBPyConnection, scope: Scope, *, with_earlier: bo
     def load(files: Sequence[str]) -> None:
         db.execute("DELETE FROM rows")
         db.execute("DELETE FROM baseline")
-        rows, earlier = _Inserter(db, "rows"), _Inserter(db, "baseline")
+        rows, earlier = Inserter(db, "rows"), Inserter(db, "baseline")
         for uri in files:
             day = partition_of(uri)
             for table in _read(uri, columns):
                 if scope.run_id is None:
-                    rows.add(table, day)
+                    rows.add(_with_day(table, day))
                     continue
                 own = is_of_run(table["run_id"], scope.run_id)
-                rows.add(table.filter(own), day)
+                rows.add(_with_day(table.filter(own), day))
                 if with_earlier:
                     others = table.filter(pc.invert(own))
-                    earlier.add(others.select([*BASELINE_COLUMNS, "ingested_at"]), day)
+                    earlier.add(_with_day(others.select([*BASELINE_COLUMNS, "ingested_at"]), day))
         rows.flush()
         earlier.flush()
 
@@ -198,12 +178,12 @@ def _load_index(db: duckdb.DuckDBPyConnection, scope: Scope, *, with_earlier: bo
 
 def _load_history(db: duckdb.DuckDBPyConnection, scope: Scope) -> None:
     columns = [*ROW_COLUMNS, *_VERSION, "ingested_at", "superseded_at"]
-    rows = _Inserter(db, "rows")
+    rows = Inserter(db, "rows")
     for file in list_files(scope.layout.history, ".parquet"):
         with contextlib.suppress(FileNotFoundError):  # removed by recovery since the listing
             for table in _read(file.uri, columns):
                 own = is_of_run(table["run_id"], str(scope.run_id))
-                rows.add(table.filter(own), partition_of(file.uri))
+                rows.add(_with_day(table.filter(own), partition_of(file.uri)))
     rows.flush()
 
 
@@ -251,12 +231,12 @@ def _follow_moves(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
 def _load_baseline(db: duckdb.DuckDBPyConnection, baseline: Scope) -> None:
     def load(files: Sequence[str]) -> None:
         db.execute("DELETE FROM baseline")
-        rows = _Inserter(db, "baseline")
+        rows = Inserter(db, "baseline")
         for uri in files:
             for table in _read(uri, [*BASELINE_COLUMNS, "ingested_at"]):
                 if baseline.run_id is not None:
                     table = table.filter(is_of_run(table["run_id"], baseline.run_id))
-                rows.add(table, partition_of(uri))
+                rows.add(_with_day(table, partition_of(uri)))
         rows.flush()
 
     read_index(baseline.layout, load)

@@ -137,7 +137,7 @@ def test_a_replica_that_is_preloaded_knows_what_others_do(layout: Layout, tmp_pa
 
 
 def test_a_load_that_fails_leaves_nothing(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_replica, "BATCH_ROWS", 10)
+    monkeypatch.setattr(databases, "INSERTED_ROWS", 10)
     rows = rows_of(layout.root)
     with replica_of(layout) as replica:
         with pytest.raises(FileNotFoundError):

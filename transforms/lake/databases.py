@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import pyarrow as pa
+
 from transforms.storage.permissions import PRIVATE_MODE
 
 if TYPE_CHECKING:
@@ -16,6 +18,11 @@ MEMORY_LIMIT: Final = "512MB"
 """Maximum memory of a database."""
 MAX_THREADS: Final = 4
 """Each thread needs memory of its own."""
+
+
+INSERTED_ROWS: Final = 131_072
+"""Rows that are inserted at a time: a row group of DuckDB (122,880 rows) or more. Fewer would be
+compressed when they are inserted, and again with the next ones."""
 
 
 def create_database(path: Path, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
@@ -40,6 +47,38 @@ def create_database(path: Path, memory_limit: str | None = None) -> duckdb.DuckD
     path.chmod(PRIVATE_MODE)
     database.execute("USE temporary")
     return database
+
+
+class Inserter:
+    """Inserts tables into a table of a database, many rows at a time. To be flushed at the end."""
+
+    def __init__(self, db: duckdb.DuckDBPyConnection, name: str, select: str = "*") -> None:
+        """Insert nothing yet.
+
+        Args:
+            db: the database.
+            name: name of the table.
+            select: columns of the table, as expressions over those of the inserted tables.
+        """
+        self._db = db
+        self._insert = f"INSERT INTO {name} BY NAME SELECT {select} FROM batch"
+        self._tables: list[pa.Table] = []
+        self._rows = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Insert a table, now or later."""
+        self._tables.append(table)
+        self._rows += len(table)
+        if self._rows >= INSERTED_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Insert the tables that wait."""
+        if self._tables:
+            self._db.register("batch", pa.concat_tables(self._tables))
+            self._db.execute(self._insert)
+            self._db.unregister("batch")
+        self._tables, self._rows = [], 0
 
 
 def _quoted(path: Path) -> str:

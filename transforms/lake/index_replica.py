@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from transforms.core.object_ref import object_key
 from transforms.lake.append_log import LogEnd, LogShard, Segment, last_segments
-from transforms.lake.databases import MAX_THREADS, create_database
+from transforms.lake.databases import MAX_THREADS, Inserter, create_database
 from transforms.lake.index_files import (
     EXISTING_COLUMNS,
     NEXT_PARTITION_KEY,
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT: Final = "256MB"
 """Maximum memory of the database."""
-BATCH_ROWS: Final = 131_072
-"""Rows that are inserted at a time, so that many small files do not cost an insert each."""
 MAX_ROW_GROUPS: Final = 1 << 16
 """Row groups of a file. A place is the number of a file times this, plus the number of a row group."""
 
@@ -219,9 +217,7 @@ class _Hashes:
         self._db, self._name, self._columns = db.cursor(), f"temporary.{name}", columns
         typed = ", ".join(f"{one} UBIGINT" for one in hashes)
         self._db.execute(f"CREATE TABLE {self._name} (place BIGINT, {typed})")
-        self._insert = (
-            f"INSERT INTO {self._name} SELECT place, {', '.join(hashes.values())} FROM batch"
-        )
+        self._select = ", ".join(["place", *(f"{sql} AS {one}" for one, sql in hashes.items())])
         self._numbers: dict[str, int] = {}
         self._uris: dict[int, str] = {}
         self._counter = itertools.count()
@@ -268,8 +264,8 @@ class _Hashes:
         """Load the files that an iterator yields, which several threads share: all of them or none."""
         numbers: dict[str, int] = {}
         sealed: dict[str, str] = {}
-        tables: list[pa.Table] = []
         with self._db.cursor() as db:
+            rows = Inserter(db, self._name, self._select)
             try:
                 for uri in uris:
                     number = numbers[uri] = next(self._counter)
@@ -280,24 +276,14 @@ class _Hashes:
                             place = pa.scalar(number * MAX_ROW_GROUPS + group, pa.int64())
                             for table in read_batches(file, self._columns, [group]):
                                 places = pa.repeat(place, len(table))
-                                tables.append(table.append_column("place", places))
-                            if sum(map(len, tables)) >= BATCH_ROWS:
-                                self._flush(db, tables)
-                self._flush(db, tables)
+                                rows.add(table.append_column("place", places))
+                rows.flush()
             except BaseException:
                 self._delete(db, numbers.values())
                 raise
         self._numbers |= numbers
         self._uris |= {number: uri for uri, number in numbers.items()}
         self.sealed |= sealed
-
-    def _flush(self, db: duckdb.DuckDBPyConnection, tables: list[pa.Table]) -> None:
-        """Insert tables, and remove them from the list."""
-        if tables:
-            db.register("batch", pa.concat_tables(tables))
-            db.execute(self._insert)
-            db.unregister("batch")
-            tables.clear()
 
     def _drop(self, files: Set[str]) -> None:
         """Drop the rows of files."""

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from transforms.core.reasons import TERMS
 from transforms.lake import verify_queries as queries
-from transforms.lake.databases import create_database
+from transforms.lake.databases import Inserter, create_database
 from transforms.lake.files import exists, iter_files, list_files, read_json
 from transforms.lake.index_files import (
     DamagedFile,
@@ -126,9 +126,11 @@ def _load_rows(
     def load(files: Sequence[str]) -> tuple[int, list[Violation]]:
         db.execute("DELETE FROM rows")
         number, violations = 0, list[Violation]()
+        rows = Inserter(db, "rows")
         for uri in files:
-            number += _load_file(db, "rows", uri, layout, violations, deep=deep)
+            number += _load_file(rows, uri, layout, violations, deep=deep)
             progress("rows", number)
+        rows.flush()
         return number, violations
 
     report.rows, violations = read_index(layout, load)
@@ -139,17 +141,16 @@ def _load_history(
     db: duckdb.DuckDBPyConnection, layout: Layout, report: VerifyReport, *, deep: bool
 ) -> None:
     violations: list[Violation] = []
+    rows = Inserter(db, "history")
     for file in list_files(layout.history, ".parquet"):
         with contextlib.suppress(FileNotFoundError):  # removed by recovery since the listing
-            report.superseded_rows += _load_file(
-                db, "history", file.uri, layout, violations, deep=deep
-            )
+            report.superseded_rows += _load_file(rows, file.uri, layout, violations, deep=deep)
+    rows.flush()
     report.add(violations)
 
 
 def _load_file(
-    db: duckdb.DuckDBPyConnection,
-    name: str,
+    rows: Inserter,
     uri: str,
     layout: Layout,
     violations: list[Violation],
@@ -159,8 +160,7 @@ def _load_file(
     """Load a Parquet file into a table of the database; return the number of rows.
 
     Args:
-        db: the database.
-        name: name of the table.
+        rows: inserts into that table.
         uri: the file.
         layout: the lake.
         violations: list to which violations are added.
@@ -179,7 +179,7 @@ def _load_file(
                 where = f"{layout.relative(uri)}: {', '.join(missing)}"
                 violations.append(Violation("columns missing in an index file", "", where))
             for batch in read_batches(file, queries.ROW_COLUMNS):
-                _insert(db, name, _with_location(batch, layout))
+                rows.add(_with_location(batch, layout))
                 number += len(batch)
     except DamagedFile:
         violations.append(Violation("unreadable index file", "", layout.relative(uri)))
@@ -215,11 +215,13 @@ def _listed_uri(uri: str, layout: Layout) -> str:
 
 def _load_journal(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
     """Load the objects that a running or interrupted run may have placed or is about to remove."""
+    objects = Inserter(db, "journal")
     for uri in list_journal(layout):
         with contextlib.suppress(DamagedFile, FileNotFoundError):  # removed since the listing
             uris = [entry.row.object_uri for entry in read_journal(uri, layout)]
-            _insert(db, "journal", _absolute(uris, layout))
-    _insert(db, "journal", _absolute(objects_to_remove(layout), layout))
+            objects.add(_absolute(uris, layout))
+    objects.add(_absolute(objects_to_remove(layout), layout))
+    objects.flush()
 
 
 def _absolute(object_uris: Iterable[str | None], layout: Layout) -> pa.Table:
@@ -235,6 +237,7 @@ def _load_objects(
         for root in layout.object_roots
         for part in ("objects", "quarantine")
     )
+    objects = Inserter(db, "objects")
     for batch in _batched(listed, BATCH_ROWS):
         columns = {
             "uri": pa.array([f.uri for f in batch], pa.string()),
@@ -242,16 +245,19 @@ def _load_objects(
             "version": pa.array([f.version for f in batch], pa.string()),
             "state": pa.array([f.state for f in batch], pa.string()),
         }
-        _insert(db, "objects", pa.table(columns))
+        objects.add(pa.table(columns))
         report.objects += len(batch)
         progress("objects", report.objects)
+    objects.flush()
 
 
 def _load_reports(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
     """Load the structured reports, with the names of the objects that they are about."""
+    reports = Inserter(db, "reports")
     for batch in _batched(list_reports(layout), BATCH_ROWS):
         names = [uri.rpartition(f"/{REPORTS}/")[2] for uri in batch]
-        _insert(db, "reports", pa.table({"uri": batch, "name": names}))
+        reports.add(pa.table({"uri": batch, "name": names}))
+    reports.flush()
 
 
 def _run_queries(db: duckdb.DuckDBPyConnection, report: VerifyReport) -> None:
@@ -414,12 +420,6 @@ def _rows_of(db: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[Any, .
     result = db.execute(query)
     while rows := result.fetchmany(FETCHED_ROWS):
         yield from rows
-
-
-def _insert(db: duckdb.DuckDBPyConnection, name: str, batch: pa.Table) -> None:
-    db.register("batch", batch)
-    db.execute(f"INSERT INTO {name} SELECT * FROM batch")
-    db.unregister("batch")
 
 
 def _batched(listed: Iterable[T], number: int) -> Iterator[list[T]]:
