@@ -34,7 +34,6 @@ from transforms.lake.layout import LOCK
 from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
-from transforms.lake.published_tables import require_in_step
 from transforms.lake.recovery import prepare_recovery
 from transforms.lake.table_settings import record_settings
 from transforms.metrics import PROGRESS
@@ -103,7 +102,6 @@ def run(
             write_metrics(metrics, config)
         if summary["complete"]:
             remove_partial_files(config.layout)  # of workers that the engine has replaced
-        require_in_step(config.layout)
     return summary
 
 

@@ -48,7 +48,7 @@ from transforms.lake.layout import LOCK, WRITER_LOCK
 from transforms.lake.lock import lock_lake, require_hard_links
 from transforms.lake.marker import require_claimable
 from transforms.lake.migration import open_lake
-from transforms.lake.published_tables import keep_in_step, require_in_step
+from transforms.lake.published_tables import keep_in_step
 from transforms.lake.recovery import recover
 from transforms.lake.run_counts import RunCounts, count_stream
 from transforms.lake.run_state import clear_states
@@ -138,7 +138,6 @@ def run_stream(
         if job.metrics:
             summary["metrics"] = job.metrics
             write_metrics(job.metrics, config)
-        require_in_step(config.layout)
         return summary
 
 

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         from pipeline.runners import for_source, is_remote, starts_later
         from pipeline.summaries import ROUTE
         from pipeline.summary import render
+        from transforms.lake.published_tables import require_in_step
 
     config = route_config(args)
     monitoring = from_values(MonitoringOptions, vars(args))
@@ -101,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         _write_report(args.report, config, quiet=quiet)
     code = exit_code(summary)
     trail.report(config.run_id)
+    require_in_step(config.layout)
     return code
 
 

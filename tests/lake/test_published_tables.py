@@ -25,6 +25,7 @@ from tests.lake.rows import append_rows, index_row, lake_of, new_lake, rows_in, 
 from tests.synthetic import dicom_bytes, image
 from transforms.append_index_stream import SweepJournalFn
 from transforms.lake import iceberg_table
+from transforms.lake import rewrite as rewrite_module
 from transforms.lake.compaction import compact
 from transforms.lake.delta_table import DeltaIndex
 from transforms.lake.erasure_places import PLACES, Erasure
@@ -154,9 +155,12 @@ def expected(*days: int) -> list[str]:
     return sorted(row.source_uri for day in days for row in rows_of_day(day))
 
 
+@pytest.mark.parametrize("exchanges", [True, False])
 def test_a_version_stays_readable_when_its_files_are_replaced(
-    layout: Layout, monkeypatch: pytest.MonkeyPatch
+    layout: Layout, exchanges: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not exchanges:
+        monkeypatch.setattr(rewrite_module, "exchange", lambda one, other: False)
     delta, iceberg = delta_of(layout), iceberg_of(layout)
     append_day(layout, 0, monkeypatch)
     append_day(layout, 2, monkeypatch)
@@ -164,6 +168,16 @@ def test_a_version_stays_readable_when_its_files_are_replaced(
     assert sources(delta) == sources(iceberg) == expected(0, 1)
     assert sources(delta_of(layout)) == sources(iceberg_of(layout)) == expected(0, 1, 2)
     assert [row["source_uri"] for row in rows_in(layout)] == expected(0, 1, 2)
+
+
+def test_a_vacuum_by_another_program_removes_no_row(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_day(layout, 2, monkeypatch)  # not published
+    delta_of(layout).vacuum(0, dry_run=False, enforce_retention_duration=False, full=True)
+    assert [row["source_uri"] for row in rows_in(layout)] == expected(0, 1, 2)
+    publish(layout)
+    assert sources(delta_of(layout)) == sources(iceberg_of(layout)) == expected(0, 1, 2)
 
 
 def test_there_is_one_version_for_each_rewrite(layout: Layout) -> None:
@@ -502,6 +516,22 @@ def test_runs_keep_the_tables_of_their_policy_in_step(
     lines = [one for one in capsys.readouterr().out.splitlines() if "in step" in one]
     assert ["Delta" in lines[0], "Iceberg" in lines[1]] == [True, True]
     assert main(["verify", layout.root, "--deep"]) == 0
+
+
+@pytest.mark.slow
+def test_a_complete_run_says_that_a_table_is_behind(
+    routed: Path, copied: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    section = "publish: {delta: true, iceberg: {catalog: 'sqlite:////no/such.db'}}\n"
+    policy.write_text(f"{(routed / 'lenient.yaml').read_text()}{section}")
+    source = write(tmp_path, "in/new.dcm", dicom_bytes(image(9, (96, 64)), name="9"))
+    inputs = (str(source.parent),)
+    assert route_into(copied, "--policy", str(policy), inputs=inputs, expect=1)["complete"]
+    layout = Layout(str(copied.root))
+    assert len(delta_of(layout).to_pyarrow_table()) == len(copied.rows())
+    assert main(["verify", layout.root]) == 1
+    assert "published table that cannot be read" in capsys.readouterr().out
 
 
 def _decisions(layout: Layout) -> list[str]:

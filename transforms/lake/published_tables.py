@@ -179,14 +179,19 @@ def keep_in_step(layout: Layout) -> None:
 
 
 def require_in_step(layout: Layout) -> None:
-    """As `publish`, unless this process has published the index as it is now.
+    """As `publish`, at the end of a run, unless this process has published the index as it is now.
 
     Raises:
-        TableError, UsageError, ProcessingFailure, DamagedFile: as `publish`.
+        TableError: a table cannot be read or written, or belongs to another lake.
+        ProcessingFailure, DamagedFile: as `publish`.
     """
     settings = read_settings(layout)
-    if settings is not None and _IN_STEP.get(layout.root) != (settings.recorded, _names(layout)):
+    if settings is None or _IN_STEP.get(layout.root) == (settings.recorded, _names(layout)):
+        return
+    try:
         _publish(layout, settings)
+    except UsageError as error:
+        raise TableError(f"{error}; the index is complete and not affected") from error
 
 
 def remove_old_versions(layout: Layout) -> None:
