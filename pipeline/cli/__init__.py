@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "derive": "write de-identified and other derived objects that the policy demands",
     "report": "write a report on a lake or a run as one HTML page",
     "review": "let people decide about images, in a browser or by CSV files",
+    "headers": "write the headers of objects that a lake has no header of",
     "export": "write images as a data set, or rows as FHIR resources or OMOP tables",
     "verify": "check a lake against its delivery contract",
     "audit": "deliver the DICOM audit messages of a lake that wait",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,27 @@ def test_without_the_option_a_lake_has_no_headers(folder: Path, tmp_path: Path) 
     assert [re.sub("[0-9a-f]{32}", "", name) for name in lake.tree()] == [
         re.sub("[0-9a-f]{32}", "", name) for name in names
     ]
+
+
+def test_the_headers_of_an_existing_lake_are_those_of_a_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake = tmp_path / "lake"
+    shutil.copytree(folder / "lake", lake)
+    shutil.rmtree(lake / "headers")
+    (path,) = lake.glob("objects/body_part=not_xray/**/*.dcm")
+    path.rename(tmp_path / "lost")
+    command = ["headers", str(lake), *options(folder)[1:]]
+    assert main(command) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "3 headers written, 0 cannot be parsed\n"
+    assert ": disappeared" in captured.err and "SECRET" not in captured.err
+    (tmp_path / "lost").rename(path)
+    assert main(command) == 0
+    assert headers_of(lake) == headers_of(folder / "lake")
+    assert main(command) == 0
+    assert "0 headers written" in capsys.readouterr().out
+    assert main(["verify", str(lake), "--deep"]) == 0
 
 
 def test_a_killed_run_loses_no_header(

@@ -371,7 +371,7 @@ def _with_header(row: IndexRow, header: Header, options: ExamineOptions) -> Inde
 def _cleaned(header_json: str, options: ExamineOptions) -> str | None:
     """Return a header as JSON; None if the child cannot have returned it."""
     key = options.patient_key
-    hash_identifier = None if key is None else functools.partial(_keyed_hash, key)
+    hash_identifier = None if key is None else functools.partial(keyed_hash, key)
     try:
         return clean(header_json, options.header_tags or frozenset(), hash_identifier)
     except ValueError:
@@ -379,8 +379,9 @@ def _cleaned(header_json: str, options: ExamineOptions) -> str | None:
 
 
 def _patient_key(patient_id: str | None, key: bytes | None) -> str | None:
-    return None if key is None or patient_id is None else _keyed_hash(key, patient_id)
+    return None if key is None or patient_id is None else keyed_hash(key, patient_id)
 
 
-def _keyed_hash(key: bytes, identifier: str) -> str:
+def keyed_hash(key: bytes, identifier: str) -> str:
+    """Return the HMAC-SHA-256 of an identifier, hex."""
     return hmac.new(key, identifier.encode(), hashlib.sha256).hexdigest()
