@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
+import subprocess
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import data_store
 import pydicom
 import pytest
 from hypothesis import given, settings
@@ -313,6 +317,7 @@ def test_an_identity_in_what_is_kept_is_refused() -> None:
     assert refusal_of(to_bytes(ds)) == Refusal.IDENTITY_REMAINS
     assert refusal_of(b"not DICOM") == Refusal.UNREADABLE
     assert refusal_of(to_bytes(dataset(SMALL))[:-9]) == Refusal.UNREADABLE
+    assert refusal_of(to_bytes(dataset(SMALL, SOPInstanceUID=None))) == Refusal.UNREADABLE
 
 
 def test_the_table_is_that_of_the_standard() -> None:
@@ -345,3 +350,27 @@ def test_an_unknown_transform_is_named() -> None:
 def test_keys_are_not_disclosed() -> None:
     assert "secret" not in repr(Pseudonyms(b"secret key of the lake"))
     assert KEYED.key_id != hashlib.sha256(KEYED.key).hexdigest()[:12]
+
+
+RADIOGRAPHS = ("RG1_J2KR.dcm", "RG3_UNCI.dcm")
+
+
+def errors_of(file: Path, data: bytes) -> set[str]:
+    """The errors that dciodvfy finds in an object."""
+    file.write_bytes(data)
+    done = subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, text=True)
+    found = (done.stdout + done.stderr).splitlines()
+    return {line for line in found if line.startswith("Error")}
+
+
+@pytest.mark.parametrize("name", RADIOGRAPHS)
+def test_a_radiograph_has_no_new_errors(tmp_path: Path, name: str) -> None:
+    data = (Path(data_store.__file__).parent / "data" / name).read_bytes()
+    source, found = read(data), derived_from(data, ALL)
+    for keyword in ("PatientName", "PatientID", "SOPInstanceUID", "StudyInstanceUID"):
+        assert str(source[keyword].value).encode() not in found
+    assert read(found).PixelData == source.PixelData
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy is not installed (make senders)")
+    file = tmp_path / "object.dcm"
+    assert errors_of(file, found) <= errors_of(file, data)

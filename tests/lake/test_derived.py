@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import shutil
 import sys
@@ -35,7 +36,8 @@ from transforms.lake.erasure_places import PLACES, Erasure
 from transforms.lake.files import put_bytes, remove_all
 from transforms.lake.index_files import list_index, read_table
 from transforms.lake.labels import append_label, new_label
-from transforms.lake.layout import Layout, partition_of
+from transforms.lake.layout import WRITER_LOCK, Layout, partition_of
+from transforms.lake.lock import lock_lake
 from transforms.lake.marker import write_marker
 from transforms.lake.schema import IndexRow, from_table
 from transforms.lake.verify import verify_lake
@@ -316,6 +318,21 @@ def test_derived_objects_are_in_a_bucket(store: Store, tmp_path: Path) -> None:
     assert verify_lake(layout, deep=True).violations == []
     assert remove_derived(layout, [row.content_sha256 or "" for row in rows_of(layout)]) == 3
     assert not [name for name in store.read_all() if "derived" in name]
+
+
+def test_objects_are_derived_beside_a_stream(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = layout_of(folder)
+    policy = folder / "policy.yaml"
+    derive = f"{{transform: deidentify, key_file: {folder}/key}}"
+    policy.write_text(f"sinks:\n  others: {{derive: {derive}}}\n")
+    append_rows(layout, stored(layout, "/in/e", 5, destination="others"))
+    with lock_lake(layout, names=[WRITER_LOCK]):
+        assert main(["derive", layout.root, "--policy", str(policy), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["new"] == {"written": 1, "refused": 0, "failed": 0}
+    assert problems(folder) == []
 
 
 def test_an_object_that_cannot_be_derived_keeps_its_decision(

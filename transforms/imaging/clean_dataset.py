@@ -20,6 +20,7 @@ from transforms.imaging.confidentiality_profile import (
     DEVICE_IDENTITY,
     NEVER_DATES,
     PATIENT_CHARACTERISTICS,
+    TEXT_EMPTIED,
     TEXT_KEPT,
     VALUE_PATTERNS,
     Action,
@@ -144,6 +145,8 @@ class Cleaner:
                 return None if dummy is None else DataElement(tag, vr, dummy)
             case Action.REPLACE_UID:
                 return self._uids(element) if vr == "UI" else None
+        if tag in TEXT_EMPTIED:
+            return DataElement(tag, vr, None) if is_expected_vr(tag, vr) else None
         if action is None and not may_keep(tag, vr):
             return None
         if vr == "SQ":

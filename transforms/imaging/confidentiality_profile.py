@@ -68,6 +68,8 @@ ALWAYS_PRESENT: Final = (
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
 """Attributes of type 2 in every image, PS3.3 C.7.1.1 and C.7.2.1; empty if they are removed."""
+TEXT_EMPTIED: Final = frozenset({tag_for_keyword("PositionReferenceIndicator")})
+"""Texts outside table E.1-1 that are of type 2 where they occur in images (PS3.3 C.7.4.1)."""
 TEXT_KEPT: Final = frozenset(
     tag_for_keyword(keyword)
     for keyword in ("Manufacturer", "ManufacturerModelName", "RescaleType", "ModalityLUTType")

@@ -111,6 +111,8 @@ class Deidentify:
             parsed = parse(data, limits)
         except InvalidObject as error:
             raise RefusedObject(Refusal.UNREADABLE) from error
+        if not all(name in parsed.dataset for name in ("SOPClassUID", "SOPInstanceUID")):
+            raise RefusedObject(Refusal.UNREADABLE)
         if parsed.pixels is None or parsed.pixels.tag != PIXEL_DATA:
             raise RefusedObject(Refusal.NO_PIXEL_DATA)
         if "PALETTE" in str(parsed.dataset.get("PhotometricInterpretation", "")):
