@@ -137,9 +137,10 @@ class IcebergIndex:
                 if added or removed:
                     update = transaction.update_snapshot()
                     change = update.overwrite() if removed else update.merge_append()
+                    spec_id = transaction.table_metadata.default_spec_id  # copies the metadata
                     with change as producer:
                         for file in added:
-                            producer.append_data_file(self._data_file(file, transaction))
+                            producer.append_data_file(self._data_file(file, spec_id))
                         for name in sorted(removed):
                             producer.delete_data_file(version.data_files[name])
         except CommitFailedException:
@@ -228,7 +229,7 @@ class IcebergIndex:
             },
         )
 
-    def _data_file(self, file: TableFile, transaction: Transaction) -> DataFile:
+    def _data_file(self, file: TableFile, spec_id: int) -> DataFile:
         from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
         from pyiceberg.typedef import Record
 
@@ -250,7 +251,7 @@ class IcebergIndex:
             equality_ids=None,
             sort_order_id=None,
         )
-        found.spec_id = transaction.table_metadata.default_spec_id
+        found.spec_id = spec_id
         return found
 
     def _expire(self, keep: int) -> None:

@@ -152,9 +152,10 @@ def publish(layout: Layout, *, moved: bool = False) -> list[TableState]:
 
 def _publish(layout: Layout, settings: TableSettings, *, moved: bool = False) -> list[TableState]:
     states, failed = [], []
+    added: dict[str, TableFile] = {}
     for table in _tables(layout, settings):
         try:
-            states.append(_bring_into_step(layout, table, settings.keep_s, moved=moved))
+            states.append(_bring_into_step(layout, table, settings.keep_s, added, moved=moved))
         except (UsageError, ObjectError, DamagedFile, TableError) as error:
             failed.append(error)
         except Exception as error:  # of a catalog's or store's client, of any type
@@ -255,7 +256,12 @@ def _tables(layout: Layout, settings: TableSettings) -> list[PublishedTable]:
 
 
 def _bring_into_step(
-    layout: Layout, table: PublishedTable, keep_s: float, *, moved: bool
+    layout: Layout,
+    table: PublishedTable,
+    keep_s: float,
+    known: dict[str, TableFile],
+    *,
+    moved: bool,
 ) -> TableState:
     if not is_installed(table.format.module):
         raise _failure(layout, table, f"needs a package: {how_to_install(table.format.extra)}")
@@ -272,7 +278,7 @@ def _bring_into_step(
         files: frozenset[str] = frozenset() if version is None else version.files
         removed = files - names
         try:
-            added = add_files(layout, {name: listed[name] for name in names - files})
+            added = add_files(layout, {name: listed[name] for name in names - files}, known)
         except FileNotFoundError:
             if _names(layout) == names:
                 raise

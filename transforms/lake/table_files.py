@@ -47,7 +47,7 @@ class TableFile:
         size: in bytes.
         rows: number of rows.
         modified_ms: when it was written, milliseconds since 1970.
-        schema: of the file.
+        further: columns that the index of this release does not have.
     """
 
     name: str
@@ -55,7 +55,7 @@ class TableFile:
     size: int
     rows: int
     modified_ms: int
-    schema: pa.Schema
+    further: tuple[pa.Field, ...]
 
 
 def name_of(layout: Layout, uri: str) -> str:
@@ -77,28 +77,34 @@ def table_names(layout: Layout) -> dict[str, str]:
     return {name_of(layout, uri): uri for uri in list_index(layout)}
 
 
-def add_files(layout: Layout, files: Mapping[str, str]) -> list[TableFile]:
+def add_files(
+    layout: Layout, files: Mapping[str, str], added: dict[str, TableFile]
+) -> list[TableFile]:
     """Give index files their second names, durably, and return what tables need to know about them.
 
     Args:
         layout: the lake.
         files: index files by their names in published tables.
+        added: those that this process has added just now, to another table; the others are added to it.
 
     Raises:
         FileNotFoundError: a rewrite has replaced one of them.
         DamagedFile: one of them cannot be read.
         ProcessingFailure: the storage refused a write.
     """
-    added: list[TableFile] = []
     folders: set[Path] = set()
-    for name, source in sorted(files.items()):
-        target = join(layout.published_index, name)
-        if not (is_local(layout.root) and _link(source, target, layout, folders)):
-            data = read_bytes(source)
-            put_bytes(target, data, scratch=layout.scratch(), file_mode=layout.file_mode)
-        added.append(_describe(name, source, target))
-    sync_folders(folders)
-    return added
+    try:
+        for name, source in sorted(files.items()):
+            if name in added:
+                continue
+            target = join(layout.published_index, name)
+            if not (is_local(layout.root) and _link(source, target, layout, folders)):
+                data = read_bytes(source)
+                put_bytes(target, data, scratch=layout.scratch(), file_mode=layout.file_mode)
+            added[name] = _describe(name, source, target)
+    finally:
+        sync_folders(folders)
+    return [added[name] for name in sorted(files)]
 
 
 def make_table_folder(layout: Layout, folder: str) -> None:
@@ -129,11 +135,12 @@ def _link(source: str, target: str, layout: Layout, folders: set[Path]) -> bool:
 def _describe(name: str, source: str, target: str) -> TableFile:
     with open_index_file(source) as file:
         rows, schema = int(file.metadata.num_rows), file.schema_arrow
+    further = tuple(column for column in schema if column.name not in COLUMNS)
     found = storage_of(target).stat(target)
     if found is None:
         raise FileNotFoundError(target)
     modified = time.time() if found.modified is None else found.modified
-    return TableFile(name, partition_of(name), found.size, rows, int(modified * 1000), schema)
+    return TableFile(name, partition_of(name), found.size, rows, int(modified * 1000), further)
 
 
 def table_schema(files: Iterable[TableFile], description: str) -> pa.Schema:
@@ -152,7 +159,7 @@ def table_schema(files: Iterable[TableFile], description: str) -> pa.Schema:
         for name, text in COLUMNS.items()
     }
     for file in files:
-        for column in file.schema:
+        for column in file.further:
             columns.setdefault(column.name, column.remove_metadata())
     return pa.schema(list(columns.values()))
 
