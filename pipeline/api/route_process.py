@@ -10,16 +10,20 @@ import site
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Final
 
-from pipeline.exit_codes import DONE
+from pipeline.exit_codes import DONE, FAILED
 from pipeline.safe_path import CODE_ROOT
 
 LOG: Final = logging.getLogger("dicom_router")
 MODULE: Final = "pipeline.api.route_main"
 """What the process runs."""
+START_TIMEOUT_S: Final = 5.0
+PIPE_TIMEOUT_S: Final = 10.0
+"""Time to read the pipes of a process that has ended: one that it started may hold them open."""
+PIPE_BYTES: Final = 1 << 16
 _ERROR: Final = "error: "
 _WARNING: Final = "warning: "
 _HINT: Final = "see 'dicom-router "
@@ -57,37 +61,102 @@ def run_process(arguments: Iterable[str], lines: Iterator[bytes] | None = None) 
     Raises:
         BaseException: what interrupted this thread, or `lines` raised.
     """
-    command = [sys.executable, "-P", "-m", MODULE, str(os.getpid())]
-    process = subprocess.Popen(
-        [*command, "route", "--json", *arguments],
-        stdin=subprocess.DEVNULL if lines is None else subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=_environment(),
-        start_new_session=True,  # an interrupt in the terminal is passed on once, by this process
-    )
-    assert process.stdout is not None and process.stderr is not None
-    output, errors, failures = list[bytes](), list[str](), list[BaseException]()
-    threads = [
-        threading.Thread(target=_collect, args=[process.stdout, output], daemon=True),
-        threading.Thread(target=_relay, args=[process.stderr, errors], daemon=True),
-    ]
-    if lines is not None:
-        feeding = [process, lines, failures]
-        threads.append(threading.Thread(target=_feed, args=feeding, daemon=True))
-    for thread in threads:
-        thread.start()
-    interruption = _wait(process)
-    for thread in threads[:2]:
-        thread.join()
-    if failures:
-        raise failures[0]
-    code = process.returncode
-    if interruption is not None and (
-        code != DONE or not isinstance(interruption, KeyboardInterrupt)
-    ):
+    command = [sys.executable, "-P", "-m", MODULE, str(os.getpid()), "route", "--json", *arguments]
+    run = _Run(command, lines)
+    interruption = run.wait()
+    if run.failures:
+        raise run.failures[0]
+    is_complete = run.code == DONE and isinstance(interruption, KeyboardInterrupt)
+    if interruption is not None and not is_complete:
         raise interruption
-    return Finished(code, b"".join(output), "\n".join(errors))
+    return Finished(run.code, b"".join(run.output), "\n".join(run.errors))
+
+
+class _Run:
+    """A process that a thread starts and awaits.
+
+    Interrupts reach the main thread only, so that none can come while the process is being started, which
+    would then be lost. The process ends with the thread that started it (prctl(2), PR_SET_PDEATHSIG).
+
+    Attributes:
+        code: exit code; negative if a signal killed it.
+        output: blocks of its standard output.
+        errors: lines of the error that it reported.
+        failures: what starting it, or the lines of its input, raised.
+    """
+
+    def __init__(self, command: Sequence[str], lines: Iterator[bytes] | None) -> None:
+        self._command, self._lines = command, lines
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started, self._ended = threading.Event(), threading.Event()
+        self._is_cancelled = False
+        self.code = FAILED
+        self.output: list[bytes] = []
+        self.errors: list[str] = []
+        self.failures: list[BaseException] = []
+
+    def wait(self) -> BaseException | None:
+        """Run the process; return what interrupted this thread, once the process has ended."""
+        try:
+            threading.Thread(target=self._run, daemon=True).start()
+            self._ended.wait()
+        except BaseException as interruption:
+            self._is_cancelled = True
+            if not self._started.wait(START_TIMEOUT_S):  # interrupted before the thread began
+                return interruption
+            self._send(signal.SIGINT)
+            try:
+                self._ended.wait()
+            except BaseException:
+                self._send(signal.SIGKILL)
+                self._ended.wait()
+                raise
+            return interruption
+        return None
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def _run(self) -> None:
+        try:
+            if not self._is_cancelled:
+                self._process = self._start()
+        except OSError as error:
+            self.failures.append(error)
+        finally:
+            self._started.set()
+        try:
+            if self._process is not None:
+                self._attend(self._process)
+        finally:
+            self._ended.set()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL if self._lines is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(),
+            start_new_session=True,  # an interrupt of the terminal reaches it once, by this process
+        )
+
+    def _attend(self, process: subprocess.Popen[bytes]) -> None:
+        """Serve the pipes of the process until it ends."""
+        assert process.stdout is not None and process.stderr is not None
+        readers = [
+            threading.Thread(target=_collect, args=[process.stdout, self.output], daemon=True),
+            threading.Thread(target=_relay, args=[process.stderr, self.errors], daemon=True),
+        ]
+        for thread in readers:
+            thread.start()
+        if self._lines is not None:
+            feeding = [process, self._lines, self.failures]
+            threading.Thread(target=_feed, args=feeding, daemon=True).start()
+        self.code = process.wait()
+        for thread in readers:
+            thread.join(PIPE_TIMEOUT_S)
 
 
 def _environment() -> dict[str, str]:
@@ -97,22 +166,6 @@ def _environment() -> dict[str, str]:
     if CODE_ROOT not in {*installed, *map(os.path.realpath, paths)}:
         paths.append(CODE_ROOT)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)} if paths else dict(os.environ)
-
-
-def _wait(process: subprocess.Popen[bytes]) -> BaseException | None:
-    """Wait for a process; return what interrupted this thread after the process has ended."""
-    try:
-        process.wait()
-    except BaseException as interruption:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        return interruption
-    return None
 
 
 def _feed(
@@ -132,7 +185,7 @@ def _feed(
 
 def _collect(pipe: IO[bytes], output: list[bytes]) -> None:
     with pipe:
-        output.append(pipe.read())
+        output.extend(iter(lambda: os.read(pipe.fileno(), PIPE_BYTES), b""))
 
 
 def _relay(pipe: IO[bytes], errors: list[str]) -> None:

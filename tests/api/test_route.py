@@ -21,14 +21,14 @@ from tests.synthetic import dicom_bytes, image
 from tests.test_startup import SLOW
 
 INTERRUPTED = """
-import signal, sys, threading
+import signal, sys
 from pathlib import Path
 from pipeline.api import route
 before = signal.getsignal(signal.SIGINT)
 try:
     route(sys.argv[1], sys.argv[2])
 except KeyboardInterrupt:
-    print("interrupted", signal.getsignal(signal.SIGINT) is before, threading.active_count())
+    print("interrupted", signal.getsignal(signal.SIGINT) is before)
 """
 
 
@@ -102,10 +102,14 @@ def test_a_run_of_many_paths_reports_its_failures_and_leaves_this_process_alone(
 
 @pytest.mark.slow
 @pytest.mark.kill
-def test_an_interrupt_ends_the_run_and_not_the_program(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["interrupt", "kill"])
+def test_the_run_ends_with_the_program_or_its_interrupt(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     source, lake = tmp_path / "source", Lake(tmp_path / "lake")
-    for number in range(40):
-        write(source, f"{number}.dcm", dicom_bytes(image(number), name=str(number)))
+    data = [dicom_bytes(image(one), name=str(one)) for one in range(2)]
+    for one in range(12):
+        write(source, f"{one}.dcm", data[one % 2])
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(source), str(lake.root)],
         stdout=subprocess.PIPE,
@@ -116,12 +120,16 @@ def test_an_interrupt_ends_the_run_and_not_the_program(tmp_path: Path) -> None:
     while not (lake.root / "lake.json").exists():
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate()
-    assert (process.returncode, out) == (0, "interrupted True 1\n"), err
+    if number == signal.SIGINT:
+        assert (process.returncode, out) == (0, "interrupted True\n"), err
+    else:
+        assert process.returncode == -number
     summary = route_into(lake, inputs=(str(source),))
-    assert summary["counts"]["discovered"] == 40
-    assert len(lake.rows()) == 40
+    assert summary["counts"]["discovered"] == 12
+    assert summary["counts"]["unchanged"] < 12, "the run has ended with its program"
+    assert len(lake.rows()) == 12
     assert main(["verify", str(lake.root), "--deep"]) == 0
 
 
@@ -150,3 +158,34 @@ def test_importing_the_api_is_cheap_and_keeps_the_import_path(tmp_path: Path) ->
     modules, is_kept = json.loads(done.stdout)
     assert set(modules) & SLOW == set()
     assert is_kept, "a notebook may import modules beside it"
+
+
+INTERRUPTIBLE = """#!/bin/sh
+trap 'cat summary.json; exit 0' INT
+echo started >started
+while :; do sleep 0.05; done
+"""
+
+
+def test_a_stream_that_is_interrupted_returns_its_summary(tmp_path: Path) -> None:
+    """It finishes its objects in flight first; tests of engines interrupt real ones."""
+    values = {
+        "run_id": "r", "complete": True, "counts": {}, "equation": "1 = 1 routed",
+        "destinations": {"spine": 1}, "expectations": [{"key": "k", "met": False, "text": "too few"}],
+    }  # fmt: skip
+    (tmp_path / "summary.json").write_text(json.dumps(values))
+    (tmp_path / "python").write_text(INTERRUPTIBLE)
+    (tmp_path / "python").chmod(0o755)
+    script = (
+        "import sys; sys.executable = './python'\nfrom pipeline.api import route\n"
+        "s = route('in', 'lake', source='watch')\nprint(s.run_id, s.exit_code, s.exit_meaning, s.unmet)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate()
+    assert out == "r 3 complete, but an expectation of the policy is not met ['too few']\n"
