@@ -149,7 +149,7 @@ setup(
     entry_points={
         "console_scripts": [
             "dicom-router=pipeline.__main__:main",
-            "dicom-router-loopback=pipeline.loopback_exec:main",
+            "dicom-router-loopback=pipeline.__main__:loopback",
         ]
     },
     keywords="dicom radiography x-ray apache-beam data-lake medical-imaging",

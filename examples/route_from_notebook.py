@@ -17,7 +17,7 @@ from pipeline.api import IncompleteRun, Lake, UsageError, route
 
 names = ["RG1_UNCR.dcm", "RG3_J2KI.dcm", "CT_small.dcm"]
 root = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
-paths = [Path(name) for name in sys.argv[2:] or map(get_testdata_file, names)]
+paths = [Path(name) for name in sys.argv[2:] or [str(get_testdata_file(name)) for name in names]]
 
 # %% Route them: options are those of the command line
 try:
@@ -29,7 +29,7 @@ print(f"exit code {summary.exit_code}: {summary.exit_meaning}")
 
 # %% A mistake raises an exception with the message of the command line
 try:
-    route(paths, root, placement="move")
+    route(paths, root, placement="move")  # type: ignore[arg-type]  # type checkers find it, too
 except UsageError as error:
     print(f"not possible: {error}")
 

@@ -1,4 +1,4 @@
-"""`dicom-router`, and `python -m pipeline`."""
+"""`dicom-router`, `python -m pipeline`, and `dicom-router-loopback`."""
 
 # ruff: noqa: E402
 
@@ -15,6 +15,13 @@ def main() -> int:
     """Run a command; see `pipeline.cli.main`."""
     end_on_signals()
     from pipeline.cli import main as run
+
+    return run()
+
+
+def loopback() -> int:
+    """Run a server that listens on loopback only; see `pipeline.loopback_exec`."""
+    from pipeline.loopback_exec import main as run
 
     return run()
 

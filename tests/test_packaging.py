@@ -95,7 +95,10 @@ def outside(installed: Path, folder: Path, *arguments: str) -> subprocess.Comple
 
 
 def test_the_installed_program_is_that_of_the_wheel(installed: Path, tmp_path: Path) -> None:
-    code = "import models as m, pipeline as p, transforms as t; print(*(x.__file__ for x in (m, p, t)))"
+    code = (
+        "import models as m, pipeline.api as p, transforms as t; "
+        "print(*(x.__file__ for x in (m, p, t)))"
+    )
     found = subprocess.run(
         [installed / "python", "-I", "-c", code],
         cwd=tmp_path, capture_output=True, text=True, check=True,
