@@ -74,7 +74,8 @@ class SelectedRows:
             def write(files: list[str]) -> None:
                 spool.seek(0)
                 spool.truncate()
-                with pa.ipc.new_stream(spool, self.schema) as stream:
+                options = pa.ipc.IpcWriteOptions(compression="lz4")
+                with pa.ipc.new_stream(spool, self.schema, options=options) as stream:
                     for table in self._read(files):
                         stream.write_table(table)
 
