@@ -296,7 +296,7 @@ def open_catalog(catalog: str, root: str) -> Catalog:
     from pyiceberg.catalog import load_catalog
 
     if catalog == GLUE:
-        return load_catalog("default", type=GLUE)
+        return load_catalog("default", type=GLUE, **iceberg_properties(root))
     if "://" not in catalog:
         return load_catalog(catalog)
     if why := catalog_problem(catalog):
