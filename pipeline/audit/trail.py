@@ -42,6 +42,7 @@ from pipeline.audit.messages import (
 )
 from transforms.config.audit_options import AuditOptions
 from transforms.core.errors import UsageError
+from transforms.core.option import from_values
 from transforms.core.reasons import BY_PERSON
 from transforms.core.run_id import new_run_id
 from transforms.lake.files import (
@@ -322,6 +323,18 @@ class AuditTrail:
         uri, scratch = join(layout.audit, f"{name}.json"), layout.scratch()
         put = put_if_absent if name == SINCE else put_bytes
         put(uri, data, scratch=scratch, file_mode=layout.file_mode)
+
+
+def trail_of(layout: Layout, arguments: Mapping[str, Any], version: str) -> AuditTrail | None:
+    """Return the audit trail that the arguments of a command demand, or None; it has begun.
+
+    Raises:
+        UsageError: an option cannot be used.
+    """
+    options = from_values(AuditOptions, arguments)
+    trail = AuditTrail(layout, options, version)
+    trail.begin()
+    return trail if options.is_on else None
 
 
 def _units(units: set[str]) -> bytes:

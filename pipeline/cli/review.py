@@ -39,18 +39,13 @@ def run(args: argparse.Namespace) -> int:
         number = export_waiting(layout, options.export, options.confidence_below, options.sample)
         print(f"{options.export}: {number} images")
         return 0
+    from pipeline import __version__
+    from pipeline.audit.trail import trail_of
     from pipeline.derived import AfterChanges
     from transforms.config.derivation import require_derivable
 
     require_derivable(policy.derive)
-    audit = from_values(AuditOptions, vars(args))
-    trail = None
-    if audit.is_on or audit.audit_source:
-        from pipeline import __version__
-        from pipeline.audit.trail import AuditTrail
-
-        trail = AuditTrail(layout, audit, __version__)
-        trail.begin()
+    trail = trail_of(layout, vars(args), __version__)
     then = AfterChanges(policy.derive, trail)
     code = _review(layout, options, args.lock_timeout, then)
     if trail is not None:
