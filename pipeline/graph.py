@@ -19,6 +19,7 @@ from transforms.config.route_config import RouteConfig
 from transforms.config.stream_options import StreamConfig
 from transforms.core.choices import REPROCESS_NONE
 from transforms.core.object_ref import FAILED, Failure, ObjectRef, log_failure
+from transforms.core.reasons import FORGOTTEN
 from transforms.existing_rows import ReadExistingVersions
 from transforms.fetch import DECIDED, IMAGES, FetchAndExamine
 from transforms.filter_ingested import (
@@ -41,8 +42,10 @@ Failures: TypeAlias = "PCollection[Failure]"
 
 def decide_and_place(
     refs: PCollection[ObjectRef], config: RouteConfig
-) -> tuple[tuple[Rows, Rows], tuple[Failures, ...]]:
-    """Turn references into rows whose objects are placed, and failures; shared by batch and streaming.
+) -> tuple[tuple[Rows, Rows], tuple[Failures, ...], PCollection[str]]:
+    """Turn references into rows whose objects are placed, failures, and keys of forgotten objects.
+
+    Batch and streaming share it.
 
     Only references and rows cross a shuffle. Pixels exist only from `Fetch` to `Classify`, which are
     fused.
@@ -52,6 +55,7 @@ def decide_and_place(
         concurrency=config.concurrency,
         patient_key_file=config.patient_key_file,
         log_uris=config.log_uris,
+        layout=config.layout,
     )
     reloading = config.stream or StreamConfig()
     classified = examined[IMAGES] | "Classify" >> ClassifyAndDecide(
@@ -79,7 +83,7 @@ def decide_and_place(
     images = classified | "PlaceImages" >> place
     others = examined[DECIDED] | "PlaceOthers" >> place
     failed = (examined[FAILED], images[FAILED], others[FAILED])
-    return (images[PLACED], others[PLACED]), failed
+    return (images[PLACED], others[PLACED]), failed, examined[FORGOTTEN]
 
 
 def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, impulse: str) -> None:
@@ -99,7 +103,7 @@ def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, impulse: str) 
     )
     found = triggers | "Discover" >> SOURCES[config.source](config)
     batches = BatchRefs(config.batch_size, max_wait_s=config.stream.max_batch_wait)
-    placed, failed = decide_and_place(found[REFS] | "BatchRefs" >> batches, config)
+    placed, failed, _ = decide_and_place(found[REFS] | "BatchRefs" >> batches, config)
     _ = placed | "Rows" >> beam.Flatten() | "Index" >> AppendIndexStream(config)
     _ = triggers | "SweepJournal" >> beam.ParDo(SweepJournalFn(config))
     _ = (
@@ -145,8 +149,10 @@ def build(
         "refs": discovered[REFS],
         "existing": versions,
         "journaled": lake[JOURNALED],
-    } | "Filter" >> FilterIngested(reprocessing, layout)
-    placed, failed = decide_and_place(filtered[TO_PROCESS] | "Refs" >> RedistributeRefs(), config)
+    } | "Filter" >> FilterIngested(reprocessing, layout, config.run_id)
+    placed, failed, forgotten = decide_and_place(
+        filtered[TO_PROCESS] | "Refs" >> RedistributeRefs(), config
+    )
     indexed = {
         "rows": (*placed, filtered[RECOVERED]),
         "versions": versions,
@@ -163,6 +169,9 @@ def build(
         (discovered[FAILED], *failed)
         | "AllFailed" >> beam.Flatten()
         | "Failed" >> beam.Map(RunCounts.of_failure).with_output_types(RunCounts),
+        forgotten
+        | "Forgotten"
+        >> beam.Map(lambda key: RunCounts.of_count(FORGOTTEN, 1)).with_output_types(RunCounts),
         indexed,
     )
     summary: PCollection[str] = (

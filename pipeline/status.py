@@ -21,7 +21,7 @@ from pipeline.summaries import (
     unmet_lines,
     utc_text,
 )
-from transforms.core.reasons import MEANINGS, Reason, Status
+from transforms.core.reasons import FORGOTTEN, MEANINGS, TERMS, Reason, Status
 from transforms.lake import drain
 from transforms.lake.files import list_files, read_json
 from transforms.lake.index_files import (
@@ -332,7 +332,5 @@ def _run_line(run: Mapping[str, Any]) -> str:
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:
-    shown = [
-        f"{counts[name]:,} {name}" for name in (*map(str, Status), "unchanged") if counts.get(name)
-    ]
+    shown = [f"{counts[name]:,} {name}" for name in (*TERMS, FORGOTTEN) if counts.get(name)]
     return ", ".join(shown) or "nothing arrived"

@@ -15,7 +15,7 @@ from transforms.config.expectations import Checked, check_counts, check_drift
 from transforms.config.route_config import RouteConfig
 from transforms.core.labels import sink_order
 from transforms.core.object_ref import Failure, format_failure
-from transforms.core.reasons import MEANINGS, TERMS, Reason
+from transforms.core.reasons import FORGOTTEN, MEANINGS, UNCHANGED, Reason, terms_of
 from transforms.lake.derived import DERIVED_STATUSES
 from transforms.lake.files import exists, put_if_absent, read_json
 from transforms.lake.run_counts import RunCounts
@@ -80,13 +80,13 @@ def summary_of(counts: RunCounts, config: RouteConfig) -> dict[str, Any]:
     """Return the content of a summary, ready for JSON."""
     finished = time.time()
     seconds = max(0.0, finished - config.started_at)
-    new = counts.counts["discovered"] - counts.counts["unchanged"]
+    new = counts.counts["discovered"] - counts.counts[UNCHANGED] - counts.counts[FORGOTTEN]
     return {
         "run_id": config.run_id,
         "complete": counts.complete,
         "counts": {
             "discovered": counts.counts["discovered"],
-            **{term: counts.counts[term] for term in TERMS},
+            **terms_of(counts.counts),
             "failed": counts.counts["failed"],
             "recovered": counts.counts["recovered"],
             "restored": counts.counts["restored"],

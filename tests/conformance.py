@@ -12,7 +12,15 @@ from urllib.parse import unquote
 import pyarrow.dataset as ds
 import pydicom
 
-TERMS: Final = ("routed", "review", "not_xray", "quarantined", "duplicate", "unchanged")
+TERMS: Final = (
+    "routed",
+    "review",
+    "not_xray",
+    "quarantined",
+    "duplicate",
+    "unchanged",
+    "forgotten",
+)
 Row = dict[str, Any]
 
 
@@ -93,6 +101,6 @@ def _of_runs(lake: Path) -> list[str]:
     found = []
     for path in (lake / "runs").glob("*.json"):
         counts = json.loads(path.read_text())["counts"]
-        if counts["discovered"] != sum(counts[term] for term in TERMS):
+        if counts["discovered"] != sum(counts.get(term, 0) for term in TERMS):
             found.append(f"{path.name}: the equation does not balance")
     return found

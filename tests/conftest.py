@@ -21,7 +21,7 @@ from pipeline.exit_codes import DONE, UNEXPECTED
 from tests import fast_pipelines
 from tests.disks import full_disk, small_disk
 from tests.stores import store, store_servers
-from transforms.core.reasons import TERMS
+from transforms.core.reasons import FORGOTTEN, TERMS
 
 __all__ = ["full_disk", "small_disk", "store", "store_servers"]
 
@@ -117,7 +117,8 @@ def route_into(
 
 def counts(summary: dict[str, Any]) -> dict[str, int]:
     """The terms of a summary's equation that are not zero."""
-    return {term: summary["counts"][term] for term in TERMS if summary["counts"][term]}
+    found = summary["counts"]
+    return {term: found[term] for term in (*TERMS, FORGOTTEN) if found.get(term)}
 
 
 def pytest_sessionfinish() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,10 +19,13 @@ from transforms.config.route_config import read_patient_key
 from transforms.core.batch_sizes import EXAMINE_BATCH
 from transforms.core.object_ref import FAILED, Failure, ObjectRef, failure_of
 from transforms.core.read_ahead import Reservation, shared_read_ahead
-from transforms.core.reasons import ProcessingFailure
+from transforms.core.reasons import FORGOTTEN, ProcessingFailure, Status
 from transforms.core.worker_resources import Concurrency
 from transforms.in_flight_pool import InFlightPool, WindowedOutput
+from transforms.lake.layout import Layout
 from transforms.lake.schema import IndexRow
+from transforms.lake.tombstones import NONE, forget_source, tombstones_of_run
+from transforms.lake.traces import has_trace, is_hashed_in, object_has_trace
 from transforms.metrics import (
     CounterName,
     DistributionName,
@@ -37,7 +41,7 @@ from transforms.sandbox.examine import (
     examine_fetched,
     object_read,
 )
-from transforms.sandbox.object_cache import CAPACITY_BYTES
+from transforms.sandbox.object_cache import CAPACITY_BYTES, OBJECT_CACHE
 from transforms.sandbox.object_read import Fetched
 
 IMAGES, DECIDED = "images", "decided"
@@ -52,8 +56,8 @@ MAX_IN_FLIGHT_BYTES: Final = CAPACITY_BYTES // 2
 class FetchAndExamine(beam.PTransform[PCollection[ObjectRef], DoOutputsTuple]):
     """Examine objects.
 
-    Takes references. Returns (row, network input) in `IMAGES`, rows that need no model in `DECIDED`, and
-    failures in `FAILED`.
+    Takes references. Returns (row, network input) in `IMAGES`, rows that need no model in `DECIDED`,
+    failures in `FAILED`, and the keys of objects that must not return to the lake in `FORGOTTEN`.
 
     Attributes:
         options: Options of `examine`.
@@ -61,12 +65,14 @@ class FetchAndExamine(beam.PTransform[PCollection[ObjectRef], DoOutputsTuple]):
         patient_key_file: File or secret with the key of the hash of Patient ID, read on the worker, or
             None.
         log_uris: Whether failures may contain source URIs.
+        layout: The lake, whose tombstones say which objects must not return; None for none.
     """
 
     options: ExamineOptions
     concurrency: Concurrency = field(default_factory=Concurrency)
     patient_key_file: str | None = None
     log_uris: bool = False
+    layout: Layout | None = None
 
     def expand(self, refs: PCollection[ObjectRef]) -> DoOutputsTuple:
         outputs: DoOutputsTuple = (
@@ -75,10 +81,19 @@ class FetchAndExamine(beam.PTransform[PCollection[ObjectRef], DoOutputsTuple]):
             >> beam.BatchElements(min_batch_size=EXAMINE_BATCH, max_batch_size=EXAMINE_BATCH)
             | "Examine"
             >> beam.ParDo(
-                ExamineFn(self.options, self.concurrency, self.patient_key_file, self.log_uris)
+                ExamineFn(
+                    self.options,
+                    self.concurrency,
+                    self.patient_key_file,
+                    self.log_uris,
+                    self.layout,
+                )
             )
-            .with_output_types(tuple[IndexRow, np.ndarray], **{DECIDED: IndexRow, FAILED: Failure})
-            .with_outputs(DECIDED, FAILED, main=IMAGES)
+            .with_output_types(
+                tuple[IndexRow, np.ndarray],
+                **{DECIDED: IndexRow, FAILED: Failure, FORGOTTEN: str},
+            )
+            .with_outputs(DECIDED, FAILED, FORGOTTEN, main=IMAGES)
         )
         return outputs
 
@@ -95,8 +110,13 @@ class ExamineFn(beam.DoFn):
     concurrency: Concurrency
     patient_key_file: str | None
     log_uris: bool
+    layout: Layout | None = None
 
     def setup(self) -> None:
+        layout = self.layout
+        self._tombstones = (
+            NONE if layout is None else tombstones_of_run(layout, self.options.run_id)
+        )
         key = read_patient_key(self.patient_key_file) if self.patient_key_file else None
         self._options = replace(self.options, patient_key=key)
         self._threads = self.concurrency.threads_of_worker
@@ -152,6 +172,8 @@ class ExamineFn(beam.DoFn):
         if isinstance(outcome, ProcessingFailure):
             count_failed(outcome.reason)
             return FAILED, failure_of(ref.uri, outcome, log_uris=self.log_uris)
+        if self.layout is not None and self._is_forgotten(outcome.row):
+            return self._forget(self.layout, outcome.row)
         count(CounterName.EXAMINED)
         count(CounterName.BYTES_READ, outcome.row.source_size_bytes)
         record(DistributionName.OBJECT_BYTES, outcome.row.source_size_bytes)
@@ -163,6 +185,33 @@ class ExamineFn(beam.DoFn):
         if outcome.used_fallback:
             count(CounterName.DECODED_BY_FALLBACK)
         return IMAGES, (outcome.row, outcome.image)
+
+    def _is_forgotten(self, row: IndexRow) -> bool:
+        """Return whether an object was erased; the bytes of a quarantined one are searched."""
+        if self._tombstones.match(row):
+            return True
+        if not self._tombstones or row.status != Status.QUARANTINED:
+            return False
+        is_trace = is_hashed_in(self._tombstones)
+        if (data := OBJECT_CACHE.pop(str(row.content_sha256))) is not None:
+            found = has_trace(data.rewind(), is_trace)
+            OBJECT_CACHE.put(str(row.content_sha256), data)
+            return found
+        with contextlib.suppress(OSError):  # placement reports it
+            return object_has_trace(row.source_uri, is_trace)
+        return False
+
+    def _forget(self, layout: Layout, row: IndexRow) -> tuple[str, object]:
+        """Drop an object that was erased, and record its source, which is not read again."""
+        if (data := OBJECT_CACHE.pop(str(row.content_sha256))) is not None:
+            data.close()
+        try:
+            forget_source(layout, self._tombstones, row)
+        except ProcessingFailure as error:
+            count_failed(error.reason)
+            return FAILED, failure_of(row.source_uri, error, log_uris=self.log_uris)
+        count(CounterName.FORGOTTEN)
+        return FORGOTTEN, row.object_key
 
     def _start(self, ref: ObjectRef) -> Future[Examined | ProcessingFailure]:
         """Start reading an object, which is examined when it is read."""

@@ -14,7 +14,7 @@ from transforms.coders import CODECS
 from transforms.core.batch_sizes import SHUFFLE_BATCH
 from transforms.core.choices import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NONE, REPROCESS_POLICY
 from transforms.core.object_ref import ObjectRef
-from transforms.core.reasons import BY_PERSON, Status
+from transforms.core.reasons import BY_PERSON, FORGOTTEN, Status
 from transforms.core.record_batch import RecordBatch
 from transforms.lake.index_files import ExistingVersion
 from transforms.lake.layout import Layout
@@ -22,6 +22,7 @@ from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow
 from transforms.lake.source_states import SourceStates
 from transforms.lake.source_versions import KnownVersion, resolve_version
+from transforms.lake.tombstones import NONE, tombstones_of_run
 from transforms.metrics import CounterName, count
 from transforms.shuffle_batching import BatchForShuffleFn, key_of_source, records_of
 
@@ -84,6 +85,7 @@ class FilterIngested(beam.PTransform[dict[str, PCollection[Any]], DoOutputsTuple
 
     reprocessing: Reprocessing
     layout: Layout | None = None
+    run_id: str = ""
 
     def expand(self, pcolls: dict[str, PCollection[Any]]) -> DoOutputsTuple:
         batch_refs = BatchForShuffleFn(ObjectRef, REFS, lambda ref: key_of_source(ref.uri))
@@ -102,7 +104,7 @@ class FilterIngested(beam.PTransform[dict[str, PCollection[Any]], DoOutputsTuple
             | "Batches" >> beam.Flatten()
             | "GroupBySource" >> beam.GroupByKey()
             | "Filter"
-            >> beam.FlatMap(_filter, self.reprocessing, self.layout)
+            >> beam.FlatMap(_filter, self.reprocessing, self.layout, self.run_id)
             .with_output_types(RecordBatch, **{RECOVERED: IndexRow, COUNTS: RunCounts})
             .with_outputs(RECOVERED, COUNTS, main=TO_PROCESS)
         )
@@ -135,10 +137,14 @@ class _Source:
 
 
 def _filter(
-    group: tuple[int, Iterable[RecordBatch]], reprocessing: Reprocessing, layout: Layout | None
+    group: tuple[int, Iterable[RecordBatch]],
+    reprocessing: Reprocessing,
+    layout: Layout | None,
+    run_id: str,
 ) -> Iterator[RecordBatch | TaggedOutput[str, RunCounts] | TaggedOutput[str, IndexRow]]:
     sources, listed = _join(list(group[1]))
     states = None if layout is None else SourceStates(layout, group[0])
+    tombstones = NONE if layout is None else tombstones_of_run(layout, run_id)
     to_process: list[ObjectRef] = []
     # Each listed reference is counted as discovered elsewhere, also if inputs list an object twice.
     counts = Counter({"discovered": -listed})
@@ -159,6 +165,9 @@ def _filter(
             if reprocessing.is_ingested(same_version):
                 count(CounterName.UNCHANGED)
                 counts["unchanged"] += 1
+            elif tombstones.has_source(ref):
+                count(CounterName.FORGOTTEN)
+                counts[FORGOTTEN] += 1
             else:
                 to_process.append(ref)
     if states is not None:

@@ -39,6 +39,8 @@ COMMANDS: Final = {
     "audit": "deliver the DICOM audit messages of a lake that wait",
     "compact": "merge the small index files of a lake",
     "publish": "publish the index of a lake as Delta and Iceberg tables",
+    "forget": "erase patients, studies or objects from a lake, and keep them out",
+    "retain": "erase objects whose retention period has ended, by the policy",
     "inspect": "explain one object: header, thumbnail, probabilities, decision",
     "init": "write a policy, systemd units, cron lines and a compose file to begin with",
     "demo": "route real DICOM files from the pydicom packages",

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from transforms.core.metric_names import COUNTER_DESCRIPTIONS, CounterName, DistributionName
-from transforms.core.reasons import TERMS, Reason, Stage, Status
+from transforms.core.reasons import FORGOTTEN, TERMS, Reason, Stage, Status
 from transforms.storage.selection import Skip
 
 PREFIX: Final = "dicom_router"
@@ -37,7 +37,7 @@ LABEL_VALUES: Final[dict[str, tuple[str, ...]]] = {
     "status": tuple(map(str, Status)),
     "stage": tuple(map(str, Stage)),
     "reason": tuple(map(str, Reason)),
-    "term": TERMS,
+    "term": (*TERMS, FORGOTTEN),
     "step": STEPS,
     "agreement": AGREEMENT,
     "skip": tuple(map(str, Skip)),

@@ -44,7 +44,7 @@ from pipeline.observability.metric_table import (
 )
 from pipeline.observability.registry import MetricRegistry
 from transforms.core.metric_names import DistributionName
-from transforms.core.reasons import FAILURE_REASONS, TERMS
+from transforms.core.reasons import FAILURE_REASONS, terms_of
 from transforms.lake.run_counts import RunCounts
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_local
@@ -75,7 +75,7 @@ def set_run(registry: MetricRegistry, summary: Mapping[str, Any], kind: str) -> 
         of_kind(metric, {(): value})
     if summary["complete"]:
         of_kind(RUN_SUCCESS, {(): _seconds(summary["finished_at"])})
-    of_kind(RUN_OBJECTS, {(term,): counts[term] for term in TERMS})
+    of_kind(RUN_OBJECTS, _by_one(terms_of(counts)))
     of_kind(RUN_DESTINATIONS, _by_one(summary["destinations"]))
     of_kind(RUN_HEADERS, _by_one(summary["headers"]))
     of_kind(RUN_SKIPPED, _by_one(summary["skipped"]))

@@ -12,7 +12,7 @@ from pipeline.report.database import ReportData
 from pipeline.report.runs import read_run
 from pipeline.summaries import REROUTE, kind_of, time_line, unmet_lines
 from transforms.core.labels import OTHER_SINKS
-from transforms.core.reasons import TERMS, Reason, Status
+from transforms.core.reasons import FORGOTTEN, TERMS, Reason, Status
 from transforms.lake.files import list_files
 from transforms.lake.run_summaries import read_summaries
 
@@ -101,7 +101,7 @@ def digest_text(found: Mapping[str, Any]) -> str:
 def _arrived_lines(found: Mapping[str, Any]) -> list[str]:
     run, totals = found["run"], found["totals"]
     counts = {**found["counts"], **({} if run is None else run["counts"])}
-    shown = [f"{counts[term]:,} {term}" for term in TERMS if counts.get(term)]
+    shown = [f"{counts[term]:,} {term}" for term in (*TERMS, FORGOTTEN) if counts.get(term)]
     number = counts.get("discovered", totals["rows"])
     size = formats.bytes_text(totals["size_bytes"])
     what = f"{formats.plural(number, 'object')}, {size}"

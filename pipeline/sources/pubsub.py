@@ -178,7 +178,7 @@ class Subscription(Poller):
             else:
                 refs.append((ref, one.ack_id))
         self._report_lookups(failed)
-        ingested = self._replica.existing([ref.version_key for ref, _ in refs])
+        ingested = self._replica.finished(ref for ref, _ in refs)
         self._acknowledge([ack_id for ref, ack_id in refs if ref.version_key in ingested])
         for ref, ack_id in refs:
             if ref.version_key in ingested:
@@ -206,7 +206,7 @@ class Subscription(Poller):
                 else:
                     name = f"{archive.key}-{archive.version}"
                     self._dead_letter(name, found.reason, archive.uri)
-            ingested = self._replica.existing([member.version_key for member in members])
+            ingested = self._replica.finished(members)
             members = [one for one in members if one.version_key not in ingested]
             if not members:
                 self._acknowledge([received.ack_id])

@@ -106,10 +106,10 @@ class PendingObjects:
         self._pending.pop(ref, None)
 
     def pop_ingested(self, now: float) -> list[PendingObject]:
-        """Remove and return the objects that have a row in the replica, as of its last refresh."""
+        """Remove and return the objects that have a row, or were erased, as of its last refresh."""
         refs = {ref.version_key: ref for ref in self._pending}
         ingested = [
-            self._pending.pop(refs[version]) for version in self._replica.existing(list(refs))
+            self._pending.pop(refs[version]) for version in self._replica.finished(refs.values())
         ]
         if ingested:
             self._ingested_at = now

@@ -116,6 +116,7 @@ class Watcher(Poller):
             if digest not in self._ingested and ref not in self.pending
         }
         known = self._replica.find({version: ref.state for version, ref in unknown.items()})
+        known |= dict.fromkeys(self._replica.forgotten(unknown.values()), True)
         changed = [unknown[version] for version, has_state in known.items() if not has_state]
         self._ingested |= {listed[unknown[version]] for version in known}
         for ref in changed:

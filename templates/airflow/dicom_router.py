@@ -29,7 +29,7 @@ LOCAL, KUBERNETES, DATAFLOW = "local", "kubernetes", "dataflow"
 PREFIX = "DICOM_ROUTER_"
 COMPLETE, USAGE_ERROR, UNEXPECTED = 0, 2, 3
 """Exit codes of the router: complete; not started; complete, but not as the policy expects."""
-TERMS = ("routed", "review", "not_xray", "quarantined", "duplicate", "unchanged")
+TERMS = ("routed", "review", "not_xray", "quarantined", "duplicate", "unchanged", "forgotten")
 """Terms of the completeness equation: discovered = routed + review + …"""
 INGEST_DATE = "{{ (dag_run.data_interval_start or dag_run.run_after) | ds }}"
 
@@ -181,7 +181,7 @@ def latest_summary(ingest_date: str) -> dict[str, Any]:
 def unbalanced(summary: dict[str, Any]) -> str | None:
     """Return what a run did not account for, or None."""
     counts = summary["counts"]
-    if counts["discovered"] == sum(counts[term] for term in TERMS) and summary["complete"]:
+    if counts["discovered"] == sum(counts.get(term, 0) for term in TERMS) and summary["complete"]:
         return None
     return f"run {summary['run_id']}: {summary['equation']}, {counts['failed']} failed"
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow.compute as pc
 
-from transforms.core.reasons import Status
+from transforms.core.reasons import FORGOTTEN, UNCHANGED, Status
 from transforms.lake.drift import Drift, measure_drift, read_predictions
 from transforms.lake.layout import Layout
 from transforms.lake.run_counts import RunCounts
@@ -174,7 +174,7 @@ def _check_drift(drift: Drift, limit: float, key: str, since: str, lake: str) ->
 
 def _check_numbers(expected: Expectations, counts: RunCounts) -> Iterator[Checked]:
     discovered = counts.counts["discovered"]
-    new = discovered - counts.counts["unchanged"]
+    new = discovered - counts.counts[UNCHANGED] - counts.counts[FORGOTTEN]
     for key, limit, found, what in (
         ("min_objects", expected.min_objects, discovered, "objects"),
         ("min_new_objects", expected.min_new_objects, new, "new objects"),

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from transforms.config.derivation import Derivation
 from transforms.config.expectations import Expectations
+from transforms.config.retention import Retention
 from transforms.core.choices import ALL_THUMBNAILS, REVIEW_THUMBNAILS
 from transforms.core.labels import DEFAULT_LABELS, REVIEW, LabelSet
 from transforms.core.reasons import Reason
@@ -60,6 +61,7 @@ class Policy:
             whose header disagrees with the decision, or "none".
         header_attributes: keywords of attributes that `headers/` has besides those of
             `imaging.header_attributes`.
+        retention: how long objects are kept, for `retain`.
         label_set: labels of the model; set when its bundle is read.
         publish: as which tables to publish the index; None keeps what the lake has recorded.
     """
@@ -79,6 +81,7 @@ class Policy:
     expect: Expectations = field(default_factory=Expectations)
     thumbnails: str = REVIEW_THUMBNAILS
     header_attributes: frozenset[str] = frozenset()
+    retention: Retention = field(default_factory=Retention)
     label_set: LabelSet = DEFAULT_LABELS
     publish: TableSettings | None = None
 
@@ -99,7 +102,7 @@ class Policy:
     def rules(self) -> dict[str, Any]:
         """Return the values that affect decisions or placement, by name; the default labels do not."""
         values = asdict(self)
-        for name in ("expect", "thumbnails", "publish", "derive", "header_attributes"):
+        for name in ("expect", "thumbnails", "publish", "derive", "header_attributes", "retention"):
             del values[name]
         values["by_region"] = sorted(self.by_region)
         if self.label_set == DEFAULT_LABELS:

@@ -26,6 +26,7 @@ from transforms.config.expectations import DriftExpectation, Expectations
 from transforms.config.policy import HeaderEvidence, Policy
 from transforms.config.policy_publish import Publish
 from transforms.config.policy_sinks import SinkValue, require_labels_by_region
+from transforms.config.retention import Retention
 from transforms.config.validation import invalid, list_errors, unknown_name
 from transforms.core.errors import UsageError
 from transforms.core.labels import NAME_PATTERN, OTHER_SINKS, LabelSet, label_problem
@@ -254,6 +255,25 @@ class Expect(_Section):
         return Expectations(**{**self.given(), "drift": self.drift.expectation()})
 
 
+class RetentionRules(_Section):
+    """How long objects are kept; `retain` erases older ones."""
+
+    days: dict[SinkName, Positive | None] = Field(
+        default={},
+        description="Days since the last ingestion after which objects are erased, by label, review, "
+        "not_xray or quarantine; those of other sinks are kept.",
+    )
+    legal_holds: str | None = Field(
+        default=None,
+        description="Path or URI of a list of patient keys, Study Instance UIDs and object keys, one a "
+        "line, that neither retain nor forget erases; legal_holds.txt of the lake is always respected.",
+    )
+
+    def retention(self) -> Retention:
+        """Return the rules that the section describes."""
+        return Retention(_given(self.days), self.legal_holds)
+
+
 class PolicyFile(_Section):
     """Policy of the DICOM Imaging Router."""
 
@@ -307,6 +327,10 @@ class PolicyFile(_Section):
         description="Tables of open formats as which the index is published; null keeps what the lake "
         "has recorded.",
     )
+    retention: RetentionRules = Field(
+        default_factory=RetentionRules,
+        description="How long objects are kept; retain erases older ones.",
+    )
 
     def policy(self) -> Policy:
         """Return the policy that the file describes."""
@@ -327,6 +351,7 @@ class PolicyFile(_Section):
             thumbnails=self.thumbnails,
             publish=None if self.publish is None else self.publish.settings(),
             header_attributes=frozenset(self.header_attributes),
+            retention=self.retention.retention(),
         )
 
 

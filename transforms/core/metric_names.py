@@ -11,6 +11,7 @@ class CounterName(StrEnum):
 
     DISCOVERED = "discovered"
     UNCHANGED = "unchanged"
+    FORGOTTEN = "forgotten"
     RECOVERED = "recovered"
     BYTES_READ = "bytes_read"
     EXAMINED = "examined"
@@ -27,6 +28,7 @@ class CounterName(StrEnum):
 COUNTER_DESCRIPTIONS: Final[dict[CounterName, str]] = {
     CounterName.DISCOVERED: "objects that the source listed",
     CounterName.UNCHANGED: "objects skipped before reading because the lake has a current row for them",
+    CounterName.FORGOTTEN: "objects that were erased from the lake and are kept out of it",
     CounterName.RECOVERED: "results recovered from an interrupted run",
     CounterName.BYTES_READ: "bytes of the examined objects",
     CounterName.EXAMINED: "objects read, with any result",

@@ -31,6 +31,7 @@ class Group(StrEnum):
     """Groups of options, in the order of the help."""
 
     INPUT_OUTPUT = "input and output"
+    SELECTION = "which objects"
     DECISION = "what decides"
     LIMITS = "limits on one object"
     SPEED = "speed"

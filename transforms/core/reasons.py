@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -23,6 +24,14 @@ UNCHANGED: Final = "unchanged"
 """Term of the completeness equation for objects that already have a current row."""
 TERMS: Final = (*(str(status) for status in Status), UNCHANGED)
 """Terms of the completeness equation, in order of display."""
+FORGOTTEN: Final = "forgotten"
+"""Term for objects that were erased from the lake; a run that finds none has no such term."""
+
+
+def terms_of(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the terms of a run's completeness equation; `FORGOTTEN` only if it is not zero."""
+    terms = {term: counts[term] for term in TERMS}
+    return {**terms, FORGOTTEN: counts[FORGOTTEN]} if counts.get(FORGOTTEN) else terms
 
 
 class Stage(StrEnum):

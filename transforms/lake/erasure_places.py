@@ -288,17 +288,6 @@ def is_object_of(layout: Layout, uri: str) -> bool:
 
 
 PLACES: Final = (
-    Place("index", "rows", _from_index),
-    Place("published tables", "files", _from_tables),
-    Place("history", "rows", rows_in(lambda layout: layout.history)),
-    Place(
-        "journal",
-        "rows",
-        rows_in(
-            lambda layout: layout.journal,
-            name=lambda old, digest: f"{old.partition('-')[0]}-{digest}",  # of the fingerprint
-        ),
-    ),
     Place("labels", "rows", rows_in(lambda layout: layout.labels)),
     Place(
         "thumbnails",
@@ -317,7 +306,18 @@ PLACES: Final = (
     Place("run summaries", "failures", _from_json(lambda layout: layout.runs)),
     Place("dead letters", "files", _from_dead_letters),
     Place("derived objects", "rows", _from_derived),
+    Place(
+        "journal",
+        "rows",
+        rows_in(
+            lambda layout: layout.journal,
+            name=lambda old, digest: f"{old.partition('-')[0]}-{digest}",  # of the fingerprint
+        ),
+    ),
+    Place("history", "rows", rows_in(lambda layout: layout.history)),
+    Place("index", "rows", _from_index),
+    Place("published tables", "files", _from_tables),
     Place("structured reports", "files", _from_reports),
     Place("objects", "files", _from_objects),
 )
-"""Every place, in the order in which they are erased: rows before the objects that they reference."""
+"""Every place, in the order in which they are erased: what refers to rows, rows, what rows refer to."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from transforms.core.object_ref import object_key
+from transforms.core.object_ref import ObjectRef, object_key
 from transforms.lake.append_log import LogEnd, LogShard, Segment, last_segments
 from transforms.lake.databases import MAX_THREADS, Inserter, create_database
 from transforms.lake.index_files import (
@@ -36,6 +36,7 @@ from transforms.lake.index_files import (
 )
 from transforms.lake.layout import Layout
 from transforms.lake.schema import IDENTITY_SQL, VersionKey
+from transforms.lake.tombstones import NONE, Tombstones, read_tombstones
 from transforms.storage.temporary import remove_abandoned, temporary_folder
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class IndexReplica:
         self._listed: list[str] = []
         self._last: Mapping[LogShard, Segment] = {}
         self._preloading: threading.Thread | None = None
+        self._tombstones: Tombstones | None = None
         self._lock = threading.RLock()
 
     def close(self) -> None:
@@ -110,8 +112,25 @@ class IndexReplica:
             OSError: the index cannot be listed.
         """
         with self._lock:
+            if self._tombstones is None or self._tombstones:  # a run adds some to those that exist
+                self._tombstones = read_tombstones(self._layout)
             self._listed = read_index(self._layout, self._sources.load)
             self._last = last_segments(self._listed)
+
+    def reload_tombstones(self) -> None:
+        """Read the tombstones of the lake with the next refresh, as a run does when it starts."""
+        with self._lock:
+            self._tombstones = None
+
+    def finished(self, refs: Iterable[ObjectRef]) -> set[VersionKey]:
+        """Return the versions of references that have a row, or were erased: they are not processed."""
+        listed = list(refs)
+        return self.existing([ref.version_key for ref in listed]) | self.forgotten(listed)
+
+    def forgotten(self, refs: Iterable[ObjectRef]) -> set[VersionKey]:
+        """Return the versions of references whose content is known to be erased."""
+        tombstones = self._tombstones or NONE
+        return {ref.version_key for ref in refs if tombstones.has_source(ref)}
 
     def existing(self, versions: Sequence[VersionKey]) -> set[VersionKey]:
         """Return the source versions that have a row."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from transforms.core.reasons import BY_MODEL, BY_POLICY, DECIDED_BY_POLICY, Status
 from transforms.lake.databases import create_database
+from transforms.lake.erase import finish_erasures
 from transforms.lake.files import exists
 from transforms.lake.index_files import list_index, open_index_file, read_batches, read_unified
 from transforms.lake.layout import Layout, is_relative, partition_of
@@ -42,11 +43,11 @@ _OBJECT_FOLDERS: Final = ("objects", "quarantine")
 
 
 def open_lake(layout: Layout) -> None:
-    """Make a lake ready for writing: create or migrate it, claim its roots, finish rewrites. Idempotent.
+    """Make a lake ready for writing: create or migrate it, claim its roots, finish rewrites and erasures.
 
     Published tables that a killed process has left behind are brought into step.
 
-    The caller holds the lake's locks.
+    Idempotent. The caller holds the lake's locks.
 
     Raises:
         ForeignLake: the lake has the format of a later release, or a root belongs to another lake.
@@ -56,6 +57,7 @@ def open_lake(layout: Layout) -> None:
     migrate(layout)
     write_marker(layout)  # claims the sinks that are new in the policy
     finish_rewrites(layout)
+    finish_erasures(layout)
     keep_in_step(layout)
 
 

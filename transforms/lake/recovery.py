@@ -61,6 +61,7 @@ def recover(layout: Layout, run_id: str, shards: int, replica: IndexReplica) -> 
         DamagedFile: a journal or index file cannot be read.
         ProcessingFailure: the lake's storage refused a write.
     """
+    replica.reload_tombstones()
     files = list_journal(layout)
     recovered = sum(
         _append(layout, run_id, shards, entries, replica) for entries in _chunks(files, layout)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.core.object_ref import Failure
-from transforms.core.reasons import TERMS, Reason, Stage, Status
+from transforms.core.reasons import FORGOTTEN, Reason, Stage, Status, terms_of
 from transforms.lake.files import list_files
 from transforms.lake.index_files import (
     list_index,
@@ -22,6 +22,7 @@ from transforms.lake.index_files import (
 )
 from transforms.lake.layout import Layout
 from transforms.lake.schema import RUN_ID_SEPARATOR, VersionKey
+from transforms.lake.tombstones import forgotten_by_run
 
 MAX_FAILURES_LISTED: Final = 100
 """Maximum number of failures in a summary."""
@@ -131,8 +132,8 @@ class RunCounts:
 
     @property
     def balanced(self) -> bool:
-        """Whether discovered = routed + review + not_xray + quarantined + duplicate + unchanged."""
-        return self.counts["discovered"] == sum(self.counts[term] for term in TERMS)
+        """Whether discovered is the sum of the terms; see `core.reasons.terms_of`."""
+        return self.counts["discovered"] == sum(terms_of(self.counts).values())
 
     @property
     def complete(self) -> bool:
@@ -142,7 +143,7 @@ class RunCounts:
     @property
     def equation(self) -> str:
         """The completeness equation as text, with the numbers of this run."""
-        terms = " + ".join(f"{self.counts[term]} {term}" for term in TERMS)
+        terms = " + ".join(f"{number} {term}" for term, number in terms_of(self.counts).items())
         sign = "=" if self.balanced else "≠"
         return f"{self.counts['discovered']} discovered {sign} {terms}"
 
@@ -216,12 +217,14 @@ def count_stream(
 
     counts, keys = read_index(layout, read)
     missing = unfinished - keys
-    discovered = sum(counts.counts.values()) + len(missing)
+    forgotten = forgotten_by_run(layout, run_id)
+    discovered = sum(counts.counts.values()) + len(missing) + forgotten
     failures = [Failure(key, Stage.INDEX, Reason.NO_ROW, "") for key in missing]
     return RunCounts.sum(
         (
             counts,
             RunCounts.of_count("discovered", discovered),
+            RunCounts.of_count(FORGOTTEN, forgotten),
             *map(RunCounts.of_failure, failures),
         )
     )

@@ -18,10 +18,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.core.reasons import TERMS
 from transforms.lake import verify_queries as queries
 from transforms.lake.databases import Inserter, create_database
-from transforms.lake.files import exists, iter_files, list_files, read_json
+from transforms.lake.erase import list_erasure_intents, unfinished_erasures
+from transforms.lake.files import exists, iter_files, list_files
 from transforms.lake.index_files import (
     DamagedFile,
     is_damaged,
@@ -37,12 +37,14 @@ from transforms.lake.structured_reports import list_reports
 from transforms.lake.supersede import list_supersede_intents, objects_to_remove
 from transforms.lake.verify_content_tables import check_content_tables
 from transforms.lake.verify_derived import verify_derived
+from transforms.lake.verify_forgotten import check_forgotten
 from transforms.lake.verify_labels import check_label_files, unknown_images
 from transforms.lake.verify_report import VerifyReport, Violation
+from transforms.lake.verify_runs import check_runs
 from transforms.lake.verify_tables import check_tables
-from transforms.storage.base import UNKNOWN_SIZE, ObjectInfo, sha256_of
+from transforms.storage.base import UNKNOWN_SIZE, sha256_of
 from transforms.storage.local import is_version_of, path_to_uri, uri_to_path
-from transforms.storage.schemes import is_below, is_local, join, storage_of
+from transforms.storage.schemes import is_local, join, storage_of
 from transforms.storage.temporary import private_folder
 
 T = TypeVar("T")
@@ -78,7 +80,12 @@ def verify_lake(
     """
     layout = layout.canonical()
     report = VerifyReport(format=require_lake(layout))
-    report.journal_files = len(list_journal(layout)) + len(list_supersede_intents(layout))
+    report.journal_files = sum(
+        map(
+            len,
+            (list_journal(layout), list_supersede_intents(layout), list_erasure_intents(layout)),
+        )
+    )
     with private_folder() as folder:
         db = create_database(folder / "verify.duckdb")
         try:
@@ -96,7 +103,7 @@ def verify_lake(
             _load_journal(db, layout)
             _run_queries(db, report)
             _check_objects(db, report, deep=deep)
-            _check_runs(db, layout, report, summaries)
+            check_runs(db, layout, report, summaries, check_forgotten(layout, report, deep=deep))
             check_content_tables(layout, report, deep=deep)
             verify_derived(db, layout, report, deep=deep)
             report.labels = len(labels.labels)
@@ -221,6 +228,8 @@ def _load_journal(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
             uris = [entry.row.object_uri for entry in read_journal(uri, layout)]
             objects.add(_absolute(uris, layout))
     objects.add(_absolute(objects_to_remove(layout), layout))
+    for intent in unfinished_erasures(layout):
+        objects.add(_absolute(intent.objects, layout))
     objects.flush()
 
 
@@ -346,57 +355,6 @@ def _check_journal(layout: Layout, report: VerifyReport) -> None:
             if is_damaged(uri):
                 where = layout.relative(uri)
                 report.add([Violation(OTHER_BYTES, "", where)])
-
-
-def _check_runs(
-    db: duckdb.DuckDBPyConnection,
-    layout: Layout,
-    report: VerifyReport,
-    summaries: Sequence[ObjectInfo],
-) -> None:
-    rows_of_runs: dict[tuple[str, str], int] = {
-        (run_id, status): number
-        for run_id, status, number in db.execute(queries.ROWS_OF_RUNS).fetchall()
-    }
-    complete: list[str] = []
-    incomplete: list[str] = []
-    for summary in summaries:
-        if is_below(summary.uri, layout.metrics):
-            continue
-        run_id = summary.uri.rpartition("/")[2].removesuffix(".json")
-        if is_below(summary.uri, layout.incomplete_runs):
-            incomplete.append(run_id)
-            continue
-        complete.append(run_id)
-        report.add(_run_violations(summary, rows_of_runs))
-    report.runs = len(complete)
-    last = max(complete, default="")
-    report.incomplete_runs = sum(run_id > last for run_id in incomplete)
-    if not complete and not incomplete and not report.journal_files and report.format == 1:
-        report.add([Violation("no run summary", "", layout.relative(layout.runs))])
-
-
-def _run_violations(
-    summary: ObjectInfo, rows_of_runs: dict[tuple[str, str], int]
-) -> Iterator[Violation]:
-    """Yield the violations in the summary of a complete run.
-
-    Args:
-        summary: the summary file.
-        rows_of_runs: number of rows by run id and status.
-    """
-    try:
-        content = read_json(summary.uri)
-        run_id, counts = content["run_id"], content["counts"]
-        balanced = counts["discovered"] == sum(counts[term] for term in TERMS)
-        indexed = all(rows_of_runs.get((run_id, s), 0) == counts[s] for s in queries.STATUSES)
-    except (OSError, ValueError, KeyError, TypeError):
-        yield Violation("unreadable run summary", "", summary.uri)
-        return
-    if not balanced:
-        yield Violation("equation does not balance", "", summary.uri)
-    if not indexed:
-        yield Violation("rows of a run in the index differ from its summary", "", summary.uri)
 
 
 def _in_threads(

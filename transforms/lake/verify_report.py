@@ -40,6 +40,7 @@ class VerifyReport:
         labels: number of answers of reviewers, also those that were taken back.
         runs: number of complete runs.
         incomplete_runs: number of incomplete runs since the last complete one.
+        erasures: number of erasures whose reports the lake has.
         journal_files: number of journal files of a running or interrupted run; the next run recovers
             them.
         temporary_files: number of temporary files of a running or interrupted run; the next run removes
@@ -57,6 +58,7 @@ class VerifyReport:
     labels: int = 0
     runs: int = 0
     incomplete_runs: int = 0
+    erasures: int = 0
     journal_files: int = 0
     temporary_files: int = 0
     conflicts: list[str] = field(default_factory=list)

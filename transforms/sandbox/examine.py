@@ -6,8 +6,6 @@ The result is its index row so far and, for radiographs, the network's inputs.
 from __future__ import annotations
 
 import functools
-import hashlib
-import hmac
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +18,7 @@ from transforms.config.route_config import RouteConfig
 from transforms.core.choices import COPY
 from transforms.core.labels import NOT_XRAY, QUARANTINE, LabelSet
 from transforms.core.object_ref import ObjectRef
+from transforms.core.patient_key import patient_key_of
 from transforms.core.read_object import first_error, open_ref, read_ref, require_unchanged
 from transforms.core.reasons import (
     BY_POLICY,
@@ -358,7 +357,9 @@ def _with_header(row: IndexRow, header: Header, options: ExamineOptions) -> Inde
     return replace(
         row,
         **columns,
-        patient_key=_patient_key(header.patient_id, options.patient_key),
+        patient_key=None
+        if options.patient_key is None or header.patient_id is None
+        else patient_key_of(header.patient_id, options.patient_key),
         header_label=header_label(
             agreed_region(header.body_part_region, header.coded_region),
             header.patient_age_years,
@@ -371,17 +372,8 @@ def _with_header(row: IndexRow, header: Header, options: ExamineOptions) -> Inde
 def _cleaned(header_json: str, options: ExamineOptions) -> str | None:
     """Return a header as JSON; None if the child cannot have returned it."""
     key = options.patient_key
-    hash_identifier = None if key is None else functools.partial(keyed_hash, key)
+    hash_identifier = None if key is None else functools.partial(patient_key_of, key=key)
     try:
         return clean(header_json, options.header_tags or frozenset(), hash_identifier)
     except ValueError:
         return None
-
-
-def _patient_key(patient_id: str | None, key: bytes | None) -> str | None:
-    return None if key is None or patient_id is None else keyed_hash(key, patient_id)
-
-
-def keyed_hash(key: bytes, identifier: str) -> str:
-    """Return the HMAC-SHA-256 of an identifier, hex."""
-    return hmac.new(key, identifier.encode(), hashlib.sha256).hexdigest()

@@ -6,13 +6,13 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any
 
+from transforms.core.patient_key import patient_key_of
 from transforms.core.reasons import InvalidObject, Reason
 from transforms.core.shared_bytes import SharedBytes, map_bytes
 from transforms.imaging.header_json import MAX_JSON, clean, read_json
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.sandbox.child_process import SandboxProcess
-from transforms.sandbox.examine import keyed_hash
 from transforms.sandbox.render import with_object
 
 
@@ -52,7 +52,9 @@ def read_stored_header(
     found = with_object(uri, options.limits, read)
     if isinstance(found, Reason):
         return found
-    hash_identifier = None if patient_key is None else functools.partial(keyed_hash, patient_key)
+    hash_identifier = (
+        None if patient_key is None else functools.partial(patient_key_of, key=patient_key)
+    )
     try:
         return clean(found, options.tags, hash_identifier)
     except ValueError:

@@ -1,0 +1,85 @@
+"""`dicom-router forget`: erase patients, studies or objects from a lake, and keep them out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from pipeline.cli.arguments import add_lock_timeout, add_options, lake_with_sinks, read_policy
+from pipeline.erasure_options import ErasureOptions, ForgetOptions
+from transforms.core.option import from_values
+
+if TYPE_CHECKING:
+    from pipeline.erasure import Request
+    from transforms.lake.erasure_selection import Selection
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `forget`."""
+    parser.epilog = (
+        "Without --apply nothing is changed. A run that is interrupted is completed by the same command, "
+        "or by the next one that writes to the lake. Backups, copies and the source are out of reach."
+    )
+    parser.add_argument("lake", metavar="LAKE", help="root of the lake")
+    add_options(parser, ForgetOptions)
+    add_lock_timeout(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is selected, and erase it with `--apply`."""
+    from pipeline.erasure import Request, patients_in, read_list, selection_of
+    from transforms.config.route_config import ConfigError
+
+    options = from_values(ForgetOptions, vars(args))
+    selection = selection_of(options.patient_key, options.study, options.object)
+    if options.list is not None:
+        selection |= read_list(options.list, "--list")
+    if options.patient_ids is not None:
+        selection |= patients_in(options.patient_ids, options.patient_key_file)
+    if not selection:
+        raise ConfigError("give --patient_key, --patient_ids, --study, --object or --list")
+    return run_request(
+        Request(
+            lake_with_sinks(args.lake, options.policy),
+            selection=selection,
+            holds=holds_of(options.policy, options.erasure),
+            ordered_by=options.erasure.ordered_by,
+            apply=options.erasure.apply,
+            deep=options.erasure.deep,
+            lock_timeout=args.lock_timeout,
+        ),
+        as_json=options.erasure.json,
+    )
+
+
+def holds_of(policy: str | None, options: ErasureOptions) -> Selection:
+    """Return the legal holds of the policy and of the command line."""
+    from pipeline.erasure import read_list
+    from transforms.lake.erasure_selection import Selection
+
+    found = Selection()
+    if options.legal_holds is not None:
+        found |= read_list(options.legal_holds, "--legal_holds")
+    uri = None if policy is None else read_policy(policy, None).retention.legal_holds
+    return found if uri is None else found | read_list(uri, "retention.legal_holds")
+
+
+def run_request(request: Request, *, as_json: bool) -> int:
+    """Run a request, print its outcome, and return the exit code."""
+    from pipeline.erasure import render, run_erasure, to_json, trace_lines
+    from pipeline.exit_codes import DONE, FAILED
+
+    outcome = run_erasure(request)
+    print(json.dumps(to_json(outcome, request), indent=2) if as_json else render(outcome, request))
+    if outcome.traces:
+        print(
+            f"error: {len(outcome.traces)} files still have a trace of what was erased; if they belong "
+            "to the lake, give their objects to another 'forget', else remove them:",
+            *trace_lines(outcome),
+            sep="\n",
+            file=sys.stderr,
+        )
+        return FAILED
+    return DONE

@@ -1,0 +1,352 @@
+"""Run `dicom-router forget` and `dicom-router retain`: select, plan and erase."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pipeline import __version__
+from transforms.config.retention import Retention
+from transforms.config.route_config import ConfigError, read_patient_key
+from transforms.core.errors import UsageError
+from transforms.core.patient_key import patient_key_of
+from transforms.lake.change_decisions import prepare_changes
+from transforms.lake.erase import (
+    Erased,
+    ErasureError,
+    Plan,
+    apply_erasure,
+    plan_erasures,
+    quarantined_with,
+)
+from transforms.lake.erasure_places import PLACES
+from transforms.lake.erasure_report import MAX_ORDER_LENGTH, Order
+from transforms.lake.erasure_selection import (
+    Selection,
+    SelectionError,
+    column_of,
+    parse_selection,
+    read_legal_holds,
+    select_by_age,
+    select_contents,
+)
+from transforms.lake.files import remove_partial_files
+from transforms.lake.layout import Layout
+from transforms.lake.lock import lock_lake
+from transforms.lake.marker import FORMAT, format_of, require_claimable
+from transforms.lake.tombstones import keyed_hash, tombstone_key
+from transforms.storage.base import read_whole
+from transforms.storage.schemes import absolute, storage_of
+
+FORGET, RETAIN = "forget", "retain"
+STDIN: Final = "-"
+MAX_LIST_BYTES: Final = 64 << 20
+MAX_TRACES_SHOWN: Final = 20
+_NAMES: Final = {
+    "patient_key": "patients",
+    "study_instance_uid": "studies",
+    "object_key": "objects",
+    "content_sha256": "contents",
+}
+
+
+class LegalHold(UsageError):
+    """Something that is to be erased is under a legal hold."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        layout: the lake and all of its sinks.
+        kind: `FORGET` or `RETAIN`.
+        selection: what to forget.
+        retention: rules of retention, for `RETAIN`.
+        holds: what must not be erased, besides the lake's own list.
+        ordered_by: text of the operator.
+        apply: whether to erase.
+        deep: whether to search objects that remain for traces.
+        lock_timeout: maximum time to wait for other runs in seconds; 0 waits without limit.
+    """
+
+    layout: Layout
+    kind: str = FORGET
+    selection: Selection = field(default_factory=Selection)
+    retention: Retention = field(default_factory=Retention)
+    holds: Selection = field(default_factory=Selection)
+    ordered_by: str = ""
+    apply: bool = False
+    deep: bool = False
+    lock_timeout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is, or would be, erased.
+
+    Attributes:
+        contents: number of contents.
+        found: number of rows or files by place.
+        by_sink: number of contents by sink, for `RETAIN`.
+        unknown: number of selected values without any row, by column.
+        held: number of contents that are kept because of a legal hold, for `RETAIN`.
+        by_bytes: number of quarantined contents that only their bytes show to belong to the others.
+        erased: results of the erasures; empty if nothing was erased.
+    """
+
+    contents: int
+    found: Mapping[str, int]
+    by_sink: Mapping[str, int] = field(default_factory=dict)
+    unknown: Mapping[str, int] = field(default_factory=dict)
+    held: int = 0
+    by_bytes: int = 0
+    erased: tuple[Erased, ...] = ()
+
+    @property
+    def traces(self) -> tuple[str, ...]:
+        """URIs of files with traces of what was erased."""
+        return tuple(uri for one in self.erased for uri in one.searched.traces)
+
+
+def run_erasure(request: Request) -> Outcome:
+    """Erase what a request selects, or only count it.
+
+    Raises:
+        ConfigError: the lake has format 1 and is not to be changed, or the order has no text.
+        LegalHold: a legal hold forbids it; nothing was erased.
+        ErasureError: an object is unknown, or is in a sink that the layout lacks.
+        RuntimeError: another run holds a lock.
+        DamagedFile: a file of the lake cannot be read.
+        ProcessingFailure: the lake's storage refused a write.
+    """
+    layout = request.layout
+    if not request.apply:
+        if format_of(layout) != FORMAT:
+            raise ConfigError(
+                f"{layout.root} has format 1; migrate it with 'dicom-router compact', or give --apply"
+            )
+        return _erase(request)
+    _require_order(request.ordered_by)
+    require_claimable(layout)
+    with lock_lake(layout, timeout=request.lock_timeout):
+        remove_partial_files(layout)
+        prepare_changes(layout)
+        return _erase(request)
+
+
+def _erase(request: Request) -> Outcome:
+    layout, selection = request.layout, request.selection
+    holds = request.holds | read_legal_holds(layout)
+    by_sink: Counter[str] = Counter()
+    unknown: dict[str, int] = {}
+    held = by_bytes = 0
+    if request.kind == RETAIN:
+        before = request.retention.before_us(time.time_ns() // 1000)
+        contents, by_sink = select_by_age(layout, before)
+        kept = select_contents(layout, holds).contents if holds else frozenset[str]()
+        kept |= quarantined_with(layout, holds, kept) if holds else kept
+        contents, held = contents - kept, len(contents & kept)
+    else:
+        selected = select_contents(layout, selection)
+        contents = selected.contents
+        unknown = {
+            name: len(missing)
+            for name, values in selection.columns.items()
+            if (missing := values - selected.matched.get(name, frozenset()))
+        }
+        if unknown.get("object_key"):
+            raise ErasureError(
+                f"{unknown['object_key']} of the given object keys are not in the lake; nothing "
+                "was erased"
+            )
+        quarantined = quarantined_with(layout, selection, contents)
+        contents |= quarantined
+        by_bytes = len(quarantined)
+        _require_free(selection, contents, holds, layout)
+    found: Counter[str] = Counter()
+    erased = []
+    if contents or (request.kind == FORGET and selection):
+        for plan in plan_erasures(layout, selection, contents):
+            found.update(plan.found)
+            if request.apply:
+                erased.append(apply_erasure(layout, plan, _order(request, plan), deep=request.deep))
+    return Outcome(
+        len(contents),
+        {place.name: found[place.name] for place in PLACES},
+        by_sink,
+        unknown,
+        held,
+        by_bytes,
+        tuple(erased),
+    )
+
+
+def _require_free(
+    selection: Selection, contents: frozenset[str], holds: Selection, layout: Layout
+) -> None:
+    """Raise if something selected is under a legal hold."""
+    of_values = sum(len(values & holds.columns[name]) for name, values in selection.columns.items())
+    of_contents = len(select_contents(layout, holds).contents & contents)
+    if of_values or of_contents:
+        raise LegalHold(
+            f"{of_contents} of the {len(contents)} selected contents are under a legal hold; nothing was "
+            "erased: leave them out, or take them off the list of legal holds"
+        )
+
+
+def _order(request: Request, plan: Plan) -> Order:
+    """Return the order for a report, with keyed hashes of what was asked for."""
+    asked: dict[str, Any]
+    if request.kind == RETAIN:
+        asked = {"days": dict(request.retention.days)}
+    else:
+        key = tombstone_key(request.layout)
+        asked = {
+            name: sorted(keyed_hash(key, value).hex() for value in values)
+            for name, values in plan.selection.columns.items()
+            if values
+        }
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return Order(request.kind, request.ordered_by, now, __version__, asked)
+
+
+def _require_order(text: str) -> None:
+    if not text.strip():
+        raise ConfigError("--apply needs --ordered_by: on whose order, for the report")
+    if len(text) > MAX_ORDER_LENGTH or not text.isprintable():
+        raise ConfigError(f"--ordered_by: write one line of at most {MAX_ORDER_LENGTH} characters")
+
+
+def selection_of(
+    patient_keys: Iterable[str], studies: Iterable[str], objects: Iterable[str]
+) -> Selection:
+    """Return the selection of the command line.
+
+    Raises:
+        SelectionError: a value is not of its kind; the message does not repeat it.
+    """
+    given = {
+        "patient_key": ("--patient_key", frozenset(patient_keys)),
+        "study_instance_uid": ("--study", frozenset(studies)),
+        "object_key": ("--object", frozenset(objects)),
+    }
+    for column, (flag, values) in given.items():
+        if any(column_of(value) != column for value in values):
+            raise SelectionError(
+                f"{flag}: write {_FORMS[column]}, as in the column {column} of the index"
+            )
+    return Selection(**{column: values for column, (_, values) in given.items()})
+
+
+_FORMS: Final = {
+    "patient_key": "64 hex digits",
+    "study_instance_uid": "a UID",
+    "object_key": "12 hex digits",
+}
+
+
+def read_list(name: str, flag: str) -> Selection:
+    """Return the selection in a file, or in standard input.
+
+    Raises:
+        SelectionError: an entry is invalid, or the file cannot be read.
+    """
+    return parse_selection(_read_text(name, flag), flag)
+
+
+def patients_in(name: str, patient_key_file: str | None) -> Selection:
+    """Return the patients whose Patient IDs a file, or standard input, has.
+
+    Raises:
+        ConfigError: there is no key.
+        SelectionError: a file cannot be read.
+    """
+    if patient_key_file is None:
+        raise ConfigError("--patient_ids needs --patient_key_file, the key of the runs")
+    try:
+        key = read_patient_key(patient_key_file)
+    except OSError as error:
+        raise ConfigError(f"--patient_key_file cannot be read ({error.strerror})") from error
+    ids = (line.strip() for line in _read_text(name, "--patient_ids").splitlines())
+    return Selection(frozenset(patient_key_of(one, key) for one in ids if one))
+
+
+def _read_text(name: str, flag: str) -> str:
+    try:
+        if name == STDIN:
+            return sys.stdin.read(MAX_LIST_BYTES)
+        uri = absolute(name)
+        return read_whole(storage_of(uri), uri, MAX_LIST_BYTES).decode()
+    except OSError as error:
+        raise SelectionError(f"{flag} cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise SelectionError(f"{flag} is not UTF-8") from error
+
+
+def to_json(outcome: Outcome, request: Request) -> dict[str, Any]:
+    """Return an outcome, ready for JSON."""
+    layout = request.layout
+    return {
+        "lake": layout.root,
+        "kind": request.kind,
+        "contents": outcome.contents,
+        "found": dict(outcome.found),
+        "by_sink": dict(outcome.by_sink),
+        "unknown": dict(outcome.unknown),
+        "held": outcome.held,
+        "by_bytes": outcome.by_bytes,
+        "erased": [
+            {
+                "report": layout.relative(one.report),
+                "searched_files": one.searched.files,
+                "searched_bytes": one.searched.bytes,
+                "traces": len(one.searched.traces),
+            }
+            for one in outcome.erased
+        ],
+    }
+
+
+def render(outcome: Outcome, request: Request) -> str:
+    """Return an outcome as text for the terminal."""
+    layout = request.layout
+    lines = [f"Lake {layout.root}", ""]
+    units = {place.name: place.unit for place in PLACES}
+    lines += [f"  {name:<20}{n:>9} {units[name]}" for name, n in outcome.found.items() if n]
+    lines += [
+        f"  {sink:<20}{n:>9} older than {request.retention.days[sink]} days"
+        for sink, n in outcome.by_sink.items()
+    ]
+    if not outcome.contents:
+        lines.append("  nothing in the lake is selected")
+    lines.append("")
+    for name, number in outcome.unknown.items():
+        lines.append(
+            f"{number} of the given {_NAMES[name]} have no object in the lake; later ones are kept out"
+        )
+    if outcome.by_bytes:
+        lines.append(f"{outcome.by_bytes} quarantined objects have these UIDs in their bytes")
+    if outcome.held:
+        lines.append(f"{outcome.held} contents are kept because of a legal hold")
+    for one in outcome.erased:
+        searched, number = one.searched, len(one.searched.traces)
+        lines.append(
+            f"searched {searched.files:,} files, {searched.bytes:,} bytes: "
+            + (f"{number} files have a trace" if number else "no trace is left")
+        )
+        lines.append(f"report {layout.relative(one.report)}")
+    if outcome.erased:
+        lines.append("backups, copies and the source are out of reach; see docs/forget.md")
+    elif not request.apply and (outcome.contents or outcome.unknown):
+        lines.append("Nothing has been erased; give --apply to erase it")
+    return "\n".join(lines)
+
+
+def trace_lines(outcome: Outcome) -> list[str]:
+    """Return a line for each file with a trace, up to `MAX_TRACES_SHOWN`."""
+    return [f"  {uri}" for uri in outcome.traces[:MAX_TRACES_SHOWN]]

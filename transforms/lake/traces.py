@@ -1,0 +1,266 @@
+"""Search every byte of a lake for identifiers: the names of files, and their content, decoded.
+
+Parquet files are decoded and searched as they are, too, for statistics in their footers; deflated DICOM
+objects are inflated. Pixels are not read: what is burned into an image is not found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import BinaryIO, Final, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transforms.lake.index_files import DamagedFile, open_index_file
+from transforms.lake.layout import Layout
+from transforms.lake.tombstones import HASH_BYTES, Tombstones, keyed_hash
+from transforms.storage.base import ObjectInfo, read_whole
+from transforms.storage.schemes import is_below, join, storage_of
+
+THREADS: Final = 8
+OVERLAP_BYTES: Final = 256
+"""Of a block, searched again with the next one; a UID has at most 64 characters (PS3.5 section 9.1)."""
+BLOCK_BYTES: Final = 1 << 20
+HEAD_BYTES: Final = 1024
+BATCH_FILES: Final = 4096
+MAX_INFLATED_BYTES: Final = 1 << 30
+_UID: Final = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
+_HEX: Final = re.compile(
+    rb"(?<![0-9a-f])(?:[0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{16}|[0-9a-f]{12})(?![0-9a-f])"
+)
+_MAX_TOKEN: Final = 66
+_DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
+_META_START: Final = 132
+"""Where the file meta information begins (PS3.10 section 7.1); its first element has its length."""
+
+IsTrace = Callable[[Set[bytes]], bool]
+"""Return whether one of some tokens is a trace."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search has read and found.
+
+    Attributes:
+        files: number of files whose name was searched.
+        bytes: number of bytes that were searched, without those of decoded content.
+        traces: URIs of files with a trace in their name or content.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    traces: tuple[str, ...] = field(default=(), repr=False)
+
+
+def search_lake(
+    layout: Layout,
+    is_trace: IsTrace,
+    *,
+    texts: Sequence[str] = (),
+    deep: bool = False,
+    excluded: Collection[str] = (),
+) -> Searched:
+    """Search the files of a lake and its sinks, also those of other programs.
+
+    Args:
+        layout: the lake.
+        is_trace: whether tokens, UIDs and hex digests, are traces.
+        texts: further traces, such as names of sources, searched as they are in all files but objects.
+        deep: whether to read stored objects too, and not only their names.
+        excluded: URIs of files that are not searched.
+
+    Raises:
+        OSError: a folder or file cannot be read.
+    """
+    needles = [text.encode("utf-8", "surrogateescape") for text in texts]
+
+    def search(found: ObjectInfo) -> tuple[int, str | None]:
+        name = found.uri.encode("utf-8", "surrogateescape")
+        if is_trace(tokens_in(name)) or any(needle in name for needle in needles):
+            return 0, found.uri
+        is_object = _is_object(layout, found.uri)
+        if is_object and not deep:
+            return 0, None
+        try:
+            has_trace, size = _search_file(found, is_trace, () if is_object else needles)
+        except FileNotFoundError:  # replaced since the listing
+            return 0, None
+        return size, found.uri if has_trace else None
+
+    files = size = 0
+    traces: list[str] = []
+    listed = _listed(layout, excluded)
+    with ThreadPoolExecutor(THREADS) as pool:
+        while batch := list(itertools.islice(listed, BATCH_FILES)):
+            for read, trace in pool.map(search, batch):
+                files += 1
+                size += read
+                traces += [] if trace is None else [trace]
+    return Searched(files, size, tuple(traces))
+
+
+def has_trace(file: BinaryIO, is_trace: IsTrace) -> bool:
+    """Return whether the bytes of a file, from its position on, have a trace."""
+    scanner = _Scanner(is_trace, ())
+    while block := file.read(BLOCK_BYTES):
+        scanner.write(block)
+    return scanner.has_trace
+
+
+def object_has_trace(uri: str, is_trace: IsTrace) -> bool:
+    """Return whether the bytes of an object have a trace.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    scanner = _Scanner(is_trace, ())
+    storage_of(uri).copy_to(uri, None, cast(BinaryIO, scanner))
+    return scanner.has_trace
+
+
+def is_in(identifiers: Collection[str]) -> IsTrace:
+    """Return what finds identifiers that are known."""
+    wanted = frozenset(one.encode("utf-8", "surrogateescape") for one in identifiers)
+    return lambda tokens: not wanted.isdisjoint(tokens)
+
+
+def is_hashed_in(tombstones: Tombstones) -> IsTrace:
+    """Return what finds identifiers of which only keyed hashes are known."""
+    key, wanted = tombstones.key, tombstones.traces
+    assert key is not None
+
+    def is_trace(tokens: Set[bytes]) -> bool:
+        return any(
+            keyed_hash(key, token.decode("utf-8", "surrogateescape"))[:HASH_BYTES] in wanted
+            for token in tokens
+        )
+
+    return is_trace
+
+
+def tokens_in(data: bytes) -> set[bytes]:
+    """Return the UIDs and hex digests in bytes, also if a digit precedes or follows them."""
+    tokens: set[bytes] = set()
+    for token in _UID.findall(data):
+        if len(token) <= _MAX_TOKEN:
+            tokens.update((token, token[1:], token[:-1], token[1:-1]))
+    tokens.update(_HEX.findall(data))
+    return tokens
+
+
+class _Scanner:
+    """A writable file that searches what is written, block by block.
+
+    Attributes:
+        size: bytes written.
+        head: the first bytes.
+        has_trace: whether there is a trace in them.
+    """
+
+    def __init__(self, is_trace: IsTrace, needles: Sequence[bytes]) -> None:
+        self._is_trace, self._needles = is_trace, needles
+        self._overlap = max([OVERLAP_BYTES, *map(len, needles)])
+        self._tail = b""
+        self.size, self.head, self.has_trace = 0, b"", False
+
+    def write(self, data: bytes) -> int:
+        """Search a block, together with the end of the last one."""
+        if not self.size:
+            self.head = bytes(data[:HEAD_BYTES])
+        self.size += len(data)
+        if not self.has_trace:
+            block = self._tail + bytes(data)
+            self.has_trace = self._is_trace(tokens_in(block)) or any(
+                needle in block for needle in self._needles
+            )
+            self._tail = block[-self._overlap :]
+        return len(data)
+
+    def flush(self) -> None:
+        """Do nothing; part of the file interface."""
+
+
+def _search_file(
+    found: ObjectInfo, is_trace: IsTrace, needles: Sequence[bytes]
+) -> tuple[bool, int]:
+    """Return whether a file has a trace, and its size."""
+    scanner = _Scanner(is_trace, needles)
+    storage = storage_of(found.uri)
+    storage.copy_to(found.uri, None, cast(BinaryIO, scanner))
+    if not scanner.has_trace and found.uri.endswith(".parquet"):
+        with contextlib.suppress(DamagedFile), open_index_file(found.uri) as file:
+            return _search_parquet(file, is_trace, needles), scanner.size
+    if not scanner.has_trace and _DEFLATED in scanner.head:
+        inner = _Scanner(is_trace, needles)
+        for block in _inflated(read_whole(storage, found.uri)):
+            inner.write(block)
+        return inner.has_trace, scanner.size
+    return scanner.has_trace, scanner.size
+
+
+def _search_parquet(file: pq.ParquetFile, is_trace: IsTrace, needles: Sequence[bytes]) -> bool:
+    """Return whether the values of a Parquet file have a trace."""
+    for group in range(file.num_row_groups):
+        for column in file.read_row_group(group).columns:
+            for values in _texts(column.combine_chunks()):
+                data = b"\n".join(
+                    one if isinstance(one, bytes) else one.encode("utf-8", "surrogateescape")
+                    for one in pc.unique(values).drop_null().to_pylist()
+                )
+                if is_trace(tokens_in(data)) or any(needle in data for needle in needles):
+                    return True
+    return False
+
+
+def _texts(values: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
+    """Yield the arrays of texts and bytes that an array has, also in lists, maps and structs."""
+    if isinstance(values, pa.ChunkedArray):
+        for chunk in values.chunks:
+            yield from _texts(chunk)
+    elif pa.types.is_dictionary(values.type):
+        yield from _texts(values.dictionary)
+    elif pa.types.is_map(values.type):
+        yield from _texts(values.keys)
+        yield from _texts(values.items)
+    elif pa.types.is_struct(values.type):
+        for inner in values.flatten():
+            yield from _texts(inner)
+    elif pa.types.is_nested(values.type):
+        yield from _texts(values.flatten())
+    elif _is_text(values.type):
+        yield values
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+
+
+def _inflated(data: bytes) -> Iterator[bytes]:
+    """Yield the data set of a deflated DICOM object (PS3.5 annex A.5), as far as it can be inflated."""
+    length = int.from_bytes(data[_META_START + 8 : _META_START + 12], "little")
+    rest, size = data[_META_START + 12 + length :], 0
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    with contextlib.suppress(zlib.error):
+        while rest and not inflater.eof and size < MAX_INFLATED_BYTES:
+            block = inflater.decompress(rest, BLOCK_BYTES)
+            rest, size = inflater.unconsumed_tail, size + len(block)
+            yield block
+
+
+def _is_object(layout: Layout, uri: str) -> bool:
+    return any(is_below(uri, join(root, "objects")) for root in layout.object_roots)
+
+
+def _listed(layout: Layout, excluded: Collection[str]) -> Iterator[ObjectInfo]:
+    for root in dict.fromkeys((*layout.object_roots, *layout.derived_roots)):
+        for found in storage_of(root).list_below(root):
+            if found.uri not in excluded:
+                yield found
