@@ -13,6 +13,7 @@ from docs.flex_template import flex_template
 from docs.image_locks import CPU_LOCK, TORCH_CPU, cpu_lock, torch_cpu
 from docs.table_ddl import page as table_ddl_page
 from pipeline.cli.arguments import default_of, metavar_of
+from pipeline.erasure_options import ForgetOptions
 from pipeline.export.options import ExportOptions
 from pipeline.observability.metric_table import LABEL_TEXTS, LABEL_VALUES, METRICS, PREFIX, UNKNOWN
 from pipeline.receive.options import ReceiveOptions
@@ -39,6 +40,7 @@ from transforms.metrics import (
 SCHEMA_PAGE: Final = Path(__file__).parent / "index-schema.md"
 METRICS_PAGE: Final = Path(__file__).parent / "metrics.md"
 OPTIONS_PAGE: Final = Path(__file__).parent / "options.md"
+FORGET_PAGE: Final = Path(__file__).parent / "forget-options.md"
 RECEIVE_PAGE: Final = Path(__file__).parent / "receive-options.md"
 REVIEW_PAGE: Final = Path(__file__).parent / "review-options.md"
 EXPORT_PAGE: Final = Path(__file__).parent / "export-options.md"
@@ -249,6 +251,26 @@ def receive_page() -> str:
     return "\n".join([*lines, *_option_tables(ReceiveOptions)]) + "\n"
 
 
+def forget_page() -> str:
+    """Return the page on the options of `forget` and `retain`."""
+    lines = [
+        "# Options of `forget` and `retain`",
+        "",
+        "<!-- Written by `make docs` from pipeline/erasure_options.py. -->",
+        "",
+        "`dicom-router forget --help` shows the same, and `--lock_timeout`. [forget.md](forget.md)",
+        "describes both commands.",
+    ]
+    lines += [*_option_tables(ForgetOptions), "", "# Options of `retain`", "", _RETAIN]
+    return "\n".join(lines) + "\n"
+
+
+_RETAIN: Final = (
+    "`--policy` is required. Also `--apply`, `--ordered_by`, `--legal_holds`, `--deep`, `--json` and "
+    "`--lock_timeout`, as above."
+)
+
+
 def review_page() -> str:
     """Return the page on the options of `review`."""
     lines = [
@@ -294,6 +316,7 @@ PAGES: Final[dict[Path, Callable[[], str]]] = {
     OPTIONS_PAGE: options_page,
     RECEIVE_PAGE: receive_page,
     REVIEW_PAGE: review_page,
+    FORGET_PAGE: forget_page,
     EXPORT_PAGE: export_page,
     HEADER_WORDS_PAGE: header_words_page,
     OPTIONS_MODULE: options_module,

@@ -46,6 +46,7 @@ class ForgetOptions:
         group=Group.SELECTION,
         metavar="HEX",
         help="erase the objects of these patients: patient_key of the index, 64 hex digits",
+        default_text="none",
     )
     patient_ids: str | None = option(
         None,
@@ -61,13 +62,18 @@ class ForgetOptions:
         help="key with which the runs have hashed Patient IDs",
     )
     study: tuple[str, ...] = option(
-        (), group=Group.SELECTION, metavar="UID", help="erase these studies: Study Instance UIDs"
+        (),
+        group=Group.SELECTION,
+        metavar="UID",
+        help="erase these studies: Study Instance UIDs",
+        default_text="none",
     )
     object: tuple[str, ...] = option(
         (),
         group=Group.SELECTION,
         metavar="KEY",
         help="erase these objects: object_key of the index, 12 hex digits",
+        default_text="none",
     )
     list: str | None = option(
         None,

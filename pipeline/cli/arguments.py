@@ -102,12 +102,12 @@ def default_of(one: Option) -> str | None:
     return f"{one.default:g}" if isinstance(one.default, float) else str(one.default)
 
 
-def read_policy(uri: str | None, labels: LabelSet | None) -> Policy:
+def read_policy(uri: str | None, labels: LabelSet) -> Policy:
     """Return the policy of --policy, or the default one.
 
     Args:
         uri: path or URI of the file, or None.
-        labels: that it may name; None for any.
+        labels: that it may name.
 
     Raises:
         PolicyError: the file cannot be used.

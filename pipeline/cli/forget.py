@@ -7,12 +7,13 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from pipeline.cli.arguments import add_lock_timeout, add_options, lake_with_sinks, read_policy
+from pipeline.cli.arguments import add_lock_timeout, add_options, lake_and_policy
 from pipeline.erasure_options import ErasureOptions, ForgetOptions
 from transforms.core.option import from_values
 
 if TYPE_CHECKING:
     from pipeline.erasure import Request
+    from transforms.config.policy import Policy
     from transforms.lake.erasure_selection import Selection
 
 
@@ -40,11 +41,12 @@ def run(args: argparse.Namespace) -> int:
         selection |= patients_in(options.patient_ids, options.patient_key_file)
     if not selection:
         raise ConfigError("give --patient_key, --patient_ids, --study, --object or --list")
+    layout, policy = lake_and_policy(args.lake, options.policy)
     return run_request(
         Request(
-            lake_with_sinks(args.lake, options.policy),
+            layout,
             selection=selection,
-            holds=holds_of(options.policy, options.erasure),
+            holds=holds_of(policy, options.erasure),
             ordered_by=options.erasure.ordered_by,
             apply=options.erasure.apply,
             deep=options.erasure.deep,
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     )
 
 
-def holds_of(policy: str | None, options: ErasureOptions) -> Selection:
+def holds_of(policy: Policy, options: ErasureOptions) -> Selection:
     """Return the legal holds of the policy and of the command line."""
     from pipeline.erasure import read_list
     from transforms.lake.erasure_selection import Selection
@@ -62,7 +64,7 @@ def holds_of(policy: str | None, options: ErasureOptions) -> Selection:
     found = Selection()
     if options.legal_holds is not None:
         found |= read_list(options.legal_holds, "--legal_holds")
-    uri = None if policy is None else read_policy(policy, None).retention.legal_holds
+    uri = policy.retention.legal_holds
     return found if uri is None else found | read_list(uri, "retention.legal_holds")
 
 

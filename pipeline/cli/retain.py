@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.cli.arguments import add_lock_timeout, add_options, lake_with_sinks, read_policy
+from pipeline.cli.arguments import add_lock_timeout, add_options, lake_and_policy
 from pipeline.cli.forget import holds_of, run_request
 from pipeline.erasure_options import RetainOptions
 from transforms.core.option import from_values
@@ -25,11 +25,9 @@ def run(args: argparse.Namespace) -> int:
     """Print what is older than its retention period, and erase it with `--apply`."""
     from pipeline.erasure import RETAIN, Request
     from transforms.config.route_config import ConfigError
-    from transforms.lake.label_sets import read_label_set
 
     options = from_values(RetainOptions, vars(args))
-    layout = lake_with_sinks(args.lake, options.policy)
-    policy = read_policy(options.policy, read_label_set(layout))
+    layout, policy = lake_and_policy(args.lake, options.policy)
     if not policy.retention.days:
         raise ConfigError(f"--policy {options.policy}: has no retention.days, such as review: 90")
     return run_request(
@@ -37,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             layout,
             kind=RETAIN,
             retention=policy.retention,
-            holds=holds_of(options.policy, options.erasure),
+            holds=holds_of(policy, options.erasure),
             ordered_by=options.erasure.ordered_by or f"retention of policy {policy.policy_id}",
             apply=options.erasure.apply,
             deep=options.erasure.deep,

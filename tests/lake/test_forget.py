@@ -340,7 +340,7 @@ def test_identifiers_are_found_in_objects_of_every_encoding(tmp_path: Path, synt
     assert not search_lake(layout, is_in([f"{uid}6"]), deep=True).traces
 
 
-def test_tokens_do_not_depend_on_what_stands_beside_them() -> None:
+def test_tokens_do_not_depend_on_digits_beside_them() -> None:
     tokens = tokens_in(b"81.2.3\x00 1.2.40 x0123456789abcdef.dcm")
     assert {b"1.2.3", b"1.2.4", b"0123456789abcdef"} <= tokens
 
