@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +27,6 @@ from transforms.lake.erasure_selection import Selection, matching_rows
 from transforms.lake.files import exists, list_files, put_bytes, read_bytes
 from transforms.lake.index_files import read_index
 from transforms.lake.layout import HASH_IN_NAME, Layout
-from transforms.lake.published_tables import TableError, remove_old_versions
 from transforms.lake.schema import RUN_ID_SEPARATOR
 from transforms.lake.tombstones import (
     Kind,
@@ -40,7 +38,6 @@ from transforms.lake.tombstones import (
 from transforms.lake.traces import Searched, is_in, object_has_trace, search_lake
 from transforms.storage.schemes import join, storage_of
 
-LOG: Final = logging.getLogger(__name__)
 INTENT_PREFIX: Final = "forget-"
 """Prefix of the names of intents in the journal."""
 MAX_CONTENTS: Final = 20_000
@@ -326,7 +323,6 @@ def apply_erasure(layout: Layout, plan: Plan, order: Order, *, deep: bool = Fals
     Raises:
         DamagedFile: a file of the lake cannot be read.
         ProcessingFailure: the lake's storage refused a write.
-        TableError: a published table cannot be written; the next writer completes the erasure.
         OSError: a file cannot be removed.
     """
     key = tombstone_key(layout)
@@ -356,17 +352,12 @@ def apply_erasure(layout: Layout, plan: Plan, order: Order, *, deep: bool = Fals
 def finish_erasures(layout: Layout) -> None:
     """Complete interrupted erasures. The caller holds the lake's locks.
 
-    An erasure stays unfinished while a published table cannot be written.
-
     Raises:
         DamagedFile, ProcessingFailure, OSError: as `apply_erasure`.
     """
     for uri in list_erasure_intents(layout):
         intent = _read_intent(uri)
-        try:
-            _complete(replace(layout, sinks={**intent.sinks, **layout.sinks}), uri, intent)
-        except TableError as error:  # runs need no catalog
-            LOG.warning("an erasure is not complete: %s", error)
+        _complete(replace(layout, sinks={**intent.sinks, **layout.sinks}), uri, intent)
 
 
 def _complete(layout: Layout, uri: str, intent: Intent) -> Erased:
@@ -375,7 +366,6 @@ def _complete(layout: Layout, uri: str, intent: Intent) -> Erased:
     drain.clear(layout)
     for place in PLACES:
         place.erase(layout, intent.erasure, True)
-    remove_old_versions(layout)
     searched = search_lake(
         layout,
         is_in(intent.identifiers),
