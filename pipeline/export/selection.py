@@ -30,12 +30,12 @@ _NAME: Final = "object_key || '-' || substr(content_sha256, 1, 12)"
 _HASH_BYTES: Final = 16
 _FIRST_OF_CONTENT: Final = f"""
 CREATE TABLE selected AS
-SELECT * EXCLUDE rank, {_NAME} AS name FROM (
-    SELECT *, row_number() OVER (
-        PARTITION BY content_sha256
-        ORDER BY status = '{Status.DUPLICATE}', source_uri, source_version, object_uri
-    ) AS rank FROM matched
-) WHERE rank = 1
+SELECT *, {_NAME} AS name FROM matched WHERE rowid IN (
+    SELECT arg_min(rowid, {{
+        'again': status = '{Status.DUPLICATE}', 'source': source_uri, 'version': source_version,
+        'object': object_uri
+    }}) FROM matched GROUP BY content_sha256
+)
 """
 _GROUPS: Final = """
 CREATE TABLE groups AS
