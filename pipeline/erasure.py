@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipeline import __version__
+from pipeline.audit.trail import AuditTrail
 from transforms.config.retention import Retention
 from transforms.config.route_config import ConfigError, read_patient_key
 from transforms.core.errors import UsageError
@@ -72,6 +73,7 @@ class Request:
         apply: whether to erase.
         deep: whether to search objects that remain for traces.
         lock_timeout: maximum time to wait for other runs in seconds; 0 waits without limit.
+        audit: where erasures are reported, or None.
     """
 
     layout: Layout
@@ -83,6 +85,7 @@ class Request:
     apply: bool = False
     deep: bool = False
     lock_timeout: float = 0.0
+    audit: AuditTrail | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,7 @@ def run_erasure(request: Request) -> Outcome:
     """Erase what a request selects, or only count it.
 
     Raises:
+        AuditError: the audit trail does not accept that something is erased; nothing was erased.
         ConfigError: the lake has format 1 and is not to be changed, or the order has no text.
         LegalHold: a legal hold forbids it; nothing was erased.
         ErasureError: an object is unknown, or is in a sink that the layout lacks.
@@ -168,6 +172,9 @@ def _erase(request: Request) -> Outcome:
         contents |= quarantined
         by_bytes = len(quarantined)
         _require_free(selection, contents, holds, layout)
+    if request.apply and request.audit is not None:
+        request.audit.report()
+        request.audit.forgetting(contents, request.ordered_by)
     found: Counter[str] = Counter()
     erased = []
     if contents or (request.kind == FORGET and selection):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.arguments import add_lock_timeout, add_options, lake_and_policy
 from pipeline.erasure_options import ErasureOptions, ForgetOptions
+from transforms.config.audit_options import AuditOptions
 from transforms.core.option import from_values
 
 if TYPE_CHECKING:
@@ -25,11 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("lake", metavar="LAKE", help="root of the lake")
     add_options(parser, ForgetOptions)
+    add_options(parser, AuditOptions)
     add_lock_timeout(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what is selected, and erase it with `--apply`."""
+    from pipeline import __version__
+    from pipeline.audit.trail import trail_of
     from pipeline.erasure import Request, patients_in, read_list, selection_of
     from transforms.config.route_config import ConfigError
 
@@ -51,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             apply=options.erasure.apply,
             deep=options.erasure.deep,
             lock_timeout=args.lock_timeout,
+            audit=trail_of(layout, vars(args), __version__) if options.erasure.apply else None,
         ),
         as_json=options.erasure.json,
     )

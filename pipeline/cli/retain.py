@@ -7,6 +7,7 @@ import argparse
 from pipeline.cli.arguments import add_lock_timeout, add_options, lake_and_policy
 from pipeline.cli.forget import holds_of, run_request
 from pipeline.erasure_options import RetainOptions
+from transforms.config.audit_options import AuditOptions
 from transforms.core.option import from_values
 
 
@@ -18,11 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("lake", metavar="LAKE", help="root of the lake")
     add_options(parser, RetainOptions)
+    add_options(parser, AuditOptions)
     add_lock_timeout(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what is older than its retention period, and erase it with `--apply`."""
+    from pipeline import __version__
+    from pipeline.audit.trail import trail_of
     from pipeline.erasure import RETAIN, Request
     from transforms.config.route_config import ConfigError
 
@@ -40,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
             apply=options.erasure.apply,
             deep=options.erasure.deep,
             lock_timeout=args.lock_timeout,
+            audit=trail_of(layout, vars(args), __version__) if options.erasure.apply else None,
         ),
         as_json=options.erasure.json,
     )

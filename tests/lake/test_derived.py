@@ -304,6 +304,24 @@ def test_erasure_includes_derived_objects(folder: Path) -> None:
     assert remove_derived(layout, contents) == 0
 
 
+def test_forgetting_a_study_forgets_what_was_derived_and_is_audited(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake, audit = str(folder / "lake"), folder / "audit.xml"
+    (inside,) = (folder / "lake" / "derived_objects").rglob("*.dcm")
+    forget = ["forget", lake, "--study", f"{ROOT}.1.2", "--apply", "--ordered_by", "order 7"]
+    assert main([*forget, "--audit_syslog", "tcp://127.0.0.1:1"]) == 1
+    assert "--audit_syslog" in capsys.readouterr().err
+    assert inside.exists()
+    assert main([*forget, "--audit_file", str(audit)]) == 0
+    assert not inside.exists()
+    assert len(derived_rows(folder / "lake")) == 2
+    assert problems(folder) == []
+    *_, message = audit.read_text().splitlines()
+    assert 'csd-code="110105"' in message  # DICOM Study Deleted
+    assert f"{ROOT}.1.2" in message
+
+
 def test_derived_objects_are_in_a_bucket(store: Store, tmp_path: Path) -> None:
     layout = Layout(f"{store.root}/lake", derived={"spine": f"{store.root}/research"})
     write_marker(layout)
