@@ -40,11 +40,11 @@ PATIENT_IMAGES = 36
 
 def fill(layout: Layout, objects: int) -> None:
     """Add objects of other patients to a lake: small, valid, with rows in the index."""
-    width = len(str(objects))
+    width = len(str(objects)) + 1
     template = dicom_bytes(image(1, (16, 16)), name="9" * width, StudyInstanceUID="2.25.7")
     rows: dict[int, list[IndexRow]] = {shard: [] for shard in range(SHARDS)}
     for number in range(objects):
-        name = f"{10 ** (width - 1) + number}"
+        name = f"{2 * 10 ** (width - 1) + number}"
         data = template.replace(f"{ROOT}.3.{'9' * width}".encode(), f"{ROOT}.3.{name}".encode())
         sha256 = hashlib.sha256(data).hexdigest()
         series = f"{ROOT}.2.{'9' * width}"

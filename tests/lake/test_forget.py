@@ -340,9 +340,17 @@ def test_identifiers_are_found_in_objects_of_every_encoding(tmp_path: Path, synt
     assert not search_lake(layout, is_in([f"{uid}6"]), deep=True).traces
 
 
-def test_tokens_do_not_depend_on_digits_beside_them() -> None:
-    tokens = tokens_in(b"81.2.3\x00 1.2.40 x0123456789abcdef.dcm")
-    assert {b"1.2.3", b"1.2.4", b"0123456789abcdef"} <= tokens
+def test_tokens_do_not_depend_on_bytes_beside_them() -> None:
+    """A length of 48 to 57 is a digit, and so is the first byte of a tag of group 0030."""
+    uid = b"1.2.826.0.1.3680043.10.1473.3.5555555555555555555555"
+    assert len(uid) == ord("4")
+    assert uid in tokens_in(b"UI\x004" + uid + b"\x00\x08")
+    assert uid in tokens_in(b"UI4\x00" + uid + b"0\x00\x02\x00")
+    assert uid in tokens_in(b"\x08\x00\x18\x004\x00\x00\x00" + uid + b"0\x00\x02\x00")
+    longer = uid + b"0"
+    assert uid not in tokens_in(b"UI6\x00" + longer + b"\x00\x08\x00")
+    assert uid not in tokens_in(b"study=" + longer + b"/")
+    assert b"0123456789abcdef" in tokens_in(b"~0123456789abcdef.dcm")
 
 
 def test_a_table_with_identifiers_anywhere_is_found(tmp_path: Path) -> None:

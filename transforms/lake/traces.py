@@ -147,11 +147,26 @@ def is_hashed_in(tombstones: Tombstones) -> IsTrace:
 
 
 def tokens_in(data: bytes) -> set[bytes]:
-    """Return the UIDs and hex digests in bytes, also if a digit precedes or follows them."""
+    """Return the UIDs and hex digests in bytes.
+
+    A byte before or after a UID may look like one of its digits: of its length, or of the next tag. The
+    length that precedes a UID shows this (PS3.5 section 7.1).
+    """
     tokens: set[bytes] = set()
-    for token in _UID.findall(data):
+    for found in _UID.finditer(data):
+        token, start = found[0], found.start()
         if len(token) <= _MAX_TOKEN:
-            tokens.update((token, token[1:], token[:-1], token[1:-1]))
+            tokens.add(token)
+            inner = token[1:]
+            if inner[:1] != b"." and token[0] in (len(inner), len(inner) + len(inner) % 2):
+                tokens.add(inner)
+            shorter = len(token) - 1
+            if shorter in (
+                int.from_bytes(data[max(0, start - 2) : start], "little"),
+                int.from_bytes(data[max(0, start - 2) : start], "big"),
+                int.from_bytes(data[max(0, start - 4) : start], "little"),
+            ):
+                tokens.add(token[:-1])
     tokens.update(_HEX.findall(data))
     return tokens
 
