@@ -1,7 +1,7 @@
 """Read a lake and its tables in a loop: `published_readers.py LAKE CATALOG FOLDER`.
 
-Runs until FOLDER has a file `stop`, and prints as JSON, for each reader, how often it has read, how often
-a file was gone, and what was wrong: a row that was there twice, or one that was missing.
+Prints `ready`, runs until FOLDER has a file `stop`, and prints as JSON, for each reader, how often it has
+read, how often a file was gone, and what was wrong: a row that was there twice, or one that was missing.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def read_all(lake: str, catalog: str, folder: Path) -> dict[str, Any]:
             of_reader["rows"] = sorted(counts)
         if last:
             return found
+        if found["plain"]["reads"] == 1:
+            print("ready", flush=True)
 
 
 if __name__ == "__main__":

@@ -42,14 +42,18 @@ def test_readers_see_each_row_once_while_writers_are_killed(tmp_path: Path) -> N
         str(tmp_path),
     ]
     reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert reader.stdout is not None
     try:
+        assert reader.stdout.readline() == "ready\n"
         writers = [
             sys.executable,
             str(HERE / "published_writers.py"),
             layout.root,
             *map(str, STEPS),
         ]
-        killed = subprocess.run(writers, check=True, capture_output=True, text=True).stdout.split()
+        writing = subprocess.run(writers, capture_output=True, text=True)
+        assert writing.returncode == 0, writing.stderr
+        killed = writing.stdout.split()
         gone = row_of(1).source_uri
         erased.write_text(gone)
         open_lake(layout)
