@@ -7,6 +7,7 @@ Prints the steps that were reached.
 from __future__ import annotations
 
 import functools
+import hashlib
 import sys
 from dataclasses import replace
 
@@ -29,7 +30,13 @@ LAST_DAY = "2999-01-01"
 
 def row_of(number: int) -> IndexRow:
     """Return the row that a step appends."""
-    return index_row(f"/later/{number}.dcm", f"{number:064x}", sop_instance_uid=f"1.8.{number}")
+    return index_row(
+        f"/later/{number}.dcm",
+        hashlib.sha256(bytes([number])).hexdigest(),
+        sop_instance_uid=f"1.8.{number}",
+        series_instance_uid=f"1.9.{number}",
+        study_instance_uid=f"1.10.{number}",
+    )
 
 
 def change(layout: Layout, number: int) -> None:
