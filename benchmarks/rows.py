@@ -42,6 +42,8 @@ ood_threshold: 1000
 REPLICA: Final = "replica"
 STREAM: Final = "stream"
 WAIT_S: Final = 0.2
+SAMPLE_S: Final = 1.0
+"""Reading the memory of a large process takes time of its own."""
 PRISM: Final = Path(__file__).parent.parent / "build" / "bin" / "prism"
 """Runs the stream; `make servers` builds it."""
 
@@ -97,6 +99,15 @@ def commands(lake: Path, work: Path) -> dict[str, list[str]]:
         "batch of 3": [*route, str(work / "3")],  # counts what headers claim, too
         "the same batch again": [*route, str(work / "3")],
         "batch of 1000": [*route, str(work / "1000")],
+        "batch of 1000, empty lake": [
+            *router,
+            "route",
+            "--json",
+            "--lake",
+            str(work / "empty"),
+            "--input",
+            str(work / "1000"),
+        ],
         STREAM: [*child, STREAM, str(lake)],
         "report": [
             *router,
@@ -116,7 +127,9 @@ def commands(lake: Path, work: Path) -> dict[str, list[str]]:
 def measure(name: str, command: list[str], work: Path) -> dict[str, Any]:
     """Run a command and return its usage, and what a child of this module has measured."""
     out, err = work / "out", work / "err"
-    usage = processes.watch(command, every_s=0.5, stdout=out, stderr=err, kept=processes.children())
+    usage = processes.watch(
+        command, every_s=SAMPLE_S, stdout=out, stderr=err, kept=processes.children()
+    )
     found: dict[str, Any] = {
         "code": usage.code,
         "wall_s": round(usage.wall_s, 1),
