@@ -151,6 +151,7 @@ def measure_replica(root: str) -> dict[str, Any]:
     with _timed() as load:
         replica = IndexReplica(layout)
         replica.refresh()
+        replica.rows_of([])
     disk = sum(f.stat().st_size for f in replica._folder.rglob("*") if f.is_file())
     sampled = (
         duckdb.connect()
