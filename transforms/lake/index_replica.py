@@ -1,7 +1,7 @@
 """The index replica: hashes of the rows of an index in a local database, by which streams deduplicate.
 
 It answers which source versions have a row without reading the lake, and knows where the rows of an
-identity are; these few are read from their index files. It takes about 34 bytes a row on the local disk
+identity are; these few are read from their index files. It takes about 36 bytes a row on the local disk
 and need not fit into memory. Index files are immutable, so a refresh reads only new ones. Hashes of
 sources and of identities are separate tables: a process that only polls reads no identities.
 """
