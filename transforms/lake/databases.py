@@ -42,7 +42,7 @@ def create_database(path: Path, memory_limit: str | None = None) -> duckdb.DuckD
         f"SET memory_limit = '{memory_limit or MEMORY_LIMIT}'; SET threads = {threads}; "
         "SET preserve_insertion_order = false; PRAGMA disable_checkpoint_on_shutdown"
     )
-    database.execute("SET checkpoint_threshold = '1TB'")  # else after each insert, one thread at a time
+    database.execute("SET checkpoint_threshold = '1TB'")  # one thread at a time makes a checkpoint
     database.execute(f"SET temp_directory = {_quoted(path.with_suffix('.spilled'))}")
     database.execute(f"ATTACH {_quoted(path)} AS temporary (RECOVERY_MODE no_wal_writes)")
     path.chmod(PRIVATE_MODE)
