@@ -121,19 +121,31 @@ READERS: dict[str, Callable[[Layout], Any]] = {
 }
 
 
-@pytest.fixture
-def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
-    """A lake of two days that publishes both tables."""
-    layout = new_lake(tmp_path / "lake")
-    append_day(layout, 0, monkeypatch)
-    append_day(layout, 1, monkeypatch)
+def two_days(folder: Path) -> Layout:
+    """Return a lake of two days that publishes both tables."""
+    layout = new_lake(folder / "lake")
+    with pytest.MonkeyPatch.context() as clock:
+        append_day(layout, 0, clock)
+        append_day(layout, 1, clock)
     return published(layout)
 
 
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """A lake of two days that publishes both tables."""
+    return two_days(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """As `layout`, for tests that only read."""
+    return two_days(tmp_path_factory.mktemp("unchanged"))
+
+
 @pytest.mark.parametrize("reader", READERS)
-def test_readers_see_the_rows_of_the_index(layout: Layout, reader: str) -> None:
-    found = _sorted(READERS[reader](layout))
-    assert [_plain(row) for row in found] == [_plain(row) for row in rows_in(layout)]
+def test_readers_see_the_rows_of_the_index(unchanged: Layout, reader: str) -> None:
+    found = _sorted(READERS[reader](unchanged))
+    assert [_plain(row) for row in found] == [_plain(row) for row in rows_in(unchanged)]
     assert found[0].keys() == COLUMNS.keys()
     assert {row["ingest_date"] for row in found} == set(DAYS[:2])
 
@@ -191,16 +203,17 @@ def test_there_is_one_version_for_each_rewrite(layout: Layout) -> None:
     assert _sorted(pa.Table.from_pylist(found))[0]["destination"] == "review"
 
 
-def test_files_are_second_names_and_not_copies(layout: Layout) -> None:
-    for uri in list_index(layout):
-        name = Path(uri).relative_to(layout.index)
-        assert Path(layout.published_index, name).samefile(uri)
+def test_files_are_second_names_and_not_copies(unchanged: Layout) -> None:
+    for uri in list_index(unchanged):
+        name = Path(uri).relative_to(unchanged.index)
+        assert Path(unchanged.published_index, name).samefile(uri)
 
 
-def test_plain_readers_of_the_index_see_nothing_else(layout: Layout) -> None:
-    pattern = f"{layout.root}/index/**/*.parquet"
+def test_plain_readers_of_the_index_see_nothing_else(unchanged: Layout) -> None:
+    pattern = f"{unchanged.root}/index/**/*.parquet"
     assert len(duckdb.sql(f"FROM read_parquet('{pattern}')").fetchall()) == 6
-    assert {path.suffix for path in Path(layout.index).rglob("*") if path.is_file()} == {".parquet"}
+    names = {path.suffix for path in Path(unchanged.index).rglob("*") if path.is_file()}
+    assert names == {".parquet"}
 
 
 def test_the_next_writer_brings_a_table_into_step(
@@ -333,9 +346,9 @@ def test_roots_that_a_format_cannot_read_are_refused(
     assert not Path(layout.tables).exists()
 
 
-def test_values_of_rows_are_only_in_files_of_rows(layout: Layout) -> None:
-    catalog = (Path(layout.root).parent / "catalog.db").read_bytes()
-    for path in Path(layout.tables).rglob("*"):
+def test_values_of_rows_are_only_in_files_of_rows(unchanged: Layout) -> None:
+    catalog = (Path(unchanged.root).parent / "catalog.db").read_bytes()
+    for path in Path(unchanged.tables).rglob("*"):
         if path.is_file() and not path.parent.name.startswith("ingest_date="):
             for value in (b"1.2.0.0", b"/data/0", rows_of_day(0)[0].object_key.encode()):
                 assert value not in path.read_bytes() + catalog, path
