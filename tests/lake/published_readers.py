@@ -1,4 +1,4 @@
-"""Read a lake and its tables in a loop: `published_readers.py LAKE CATALOG FOLDER`.
+"""Read a lake and its tables in a loop: `python -m tests.lake.published_readers LAKE CATALOG FOLDER`.
 
 Prints `ready`, runs until FOLDER has a file `stop`, and prints as JSON, for each reader, how often it has
 read, how often a file was gone, and what was wrong: a row that was there twice, or one that was missing.

@@ -1,4 +1,4 @@
-"""Change a lake in processes that are killed: `published_writers.py LAKE STEP...`.
+"""Change a lake in processes that are killed: `python -m tests.lake.published_writers LAKE STEP...`.
 
 Each process appends a row, decides another one again, and compacts; the one of a step is killed at it.
 Prints the steps that were reached.

@@ -15,7 +15,6 @@ from tests.lake.rows import append_rows, new_lake
 from transforms.lake.published_tables import publish, table_states
 from transforms.lake.table_settings import IcebergSettings, TableSettings, record_settings
 
-HERE = Path(__file__).parent
 STEPS = 9, 24, 39
 
 
@@ -31,7 +30,8 @@ def test_readers_see_each_row_once_while_writers_are_killed(tmp_path: Path) -> N
     erased.touch()
     command = [
         sys.executable,
-        str(HERE / "published_readers.py"),
+        "-m",
+        "tests.lake.published_readers",
         layout.root,
         catalog,
         str(tmp_path),
@@ -42,7 +42,8 @@ def test_readers_see_each_row_once_while_writers_are_killed(tmp_path: Path) -> N
         assert reader.stdout.readline() == "ready\n"
         writers = [
             sys.executable,
-            str(HERE / "published_writers.py"),
+            "-m",
+            "tests.lake.published_writers",
             layout.root,
             *map(str, STEPS),
         ]
