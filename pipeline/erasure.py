@@ -348,7 +348,7 @@ def render(outcome: Outcome, request: Request) -> str:
         )
         lines.append(f"report {layout.relative(one.report)}")
     if outcome.erased:
-        lines.append("backups, copies and the source are out of reach; see docs/forget.md")
+        lines.append("backups, copies, exports and the source are out of reach: erase there, too")
     elif not request.apply and (outcome.contents or outcome.unknown):
         lines.append("Nothing has been erased; give --apply to erase it")
     return "\n".join(lines)

@@ -55,6 +55,10 @@ RUN_COMMANDS: Final = ("route", "reroute", "demo")
 """Commands that can run a pipeline, and pass unknown options on to Beam."""
 DECODING_COMMANDS: Final = ("route", "inspect", "demo")
 """Commands that always decode objects."""
+DATABASE_FAILED: Final = (
+    "the temporary database has failed ({}); give it more memory or disk space (TMPDIR names its "
+    "folder), and run the same command again"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,7 +107,17 @@ def _run(argv: Sequence[str] | None) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         _report(str(error), debug=args.debug)
         return FAILED
+    except Exception as error:
+        if not _is_of_database(error):
+            raise
+        _report(DATABASE_FAILED.format(type(error).__name__), debug=args.debug)
+        return FAILED
     return code
+
+
+def _is_of_database(error: Exception) -> bool:
+    """Return whether DuckDB has raised an exception; its message may have values of rows."""
+    return "duckdb" in sys.modules and isinstance(error, sys.modules["duckdb"].Error)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

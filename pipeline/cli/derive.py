@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     layout, policy = lake_and_policy(args.lake, args.policy)
     if not policy.derive:
         raise ConfigError(
-            f"--policy {args.policy}: no sink has the key derive; see docs/deidentify.md"
+            f"--policy {args.policy}: no sink has the key derive, such as sinks: {{spine: {{derive: "
+            "{transform: deidentify, key_file: KEY}}}"
         )
     require_derivable(policy.derive)
     require_claimable(layout)

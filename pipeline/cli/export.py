@@ -21,8 +21,9 @@ MAX_SHOWN = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `export`."""
     parser.epilog = (
-        "The lake is only read. An interrupted export is continued by the same command. docs/export.md "
-        "lists what leaves the lake without --identifiers; pixels may show what identifies a patient."
+        "The lake is only read. An interrupted export is continued by the same command. Without "
+        "--identifiers, no UID, checksum of an object, patient_key or source URI leaves the lake; pixels "
+        "may still show what identifies a patient."
     )
     parser.add_argument("lake", metavar="LAKE", help="root of the lake")
     parser.add_argument("out", metavar="OUT", help="new folder, local, gs:// or s3://")

@@ -168,7 +168,7 @@ while :; do sleep 0.05; done
 
 
 def test_a_stream_that_is_interrupted_returns_its_summary(tmp_path: Path) -> None:
-    """It finishes its objects in flight first; tests of engines interrupt real ones."""
+    """Instead of a stream, a script that ends as one does when it is interrupted."""
     values = {
         "run_id": "r", "complete": True, "counts": {}, "equation": "1 = 1 routed",
         "destinations": {"spine": 1}, "expectations": [{"key": "k", "met": False, "text": "too few"}],

@@ -246,3 +246,13 @@ def test_temporary_files_are_reported_and_removed_by_the_next_run(
     (source / "one.dcm").write_bytes(dicom_bytes(image(shape=(96, 64)), name="9"))
     route()
     assert list((lake.root / ".tmp").iterdir()) == []
+
+
+def test_a_database_without_memory_is_an_error_with_a_remedy(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("transforms.lake.databases.MEMORY_LIMIT", "100KB")
+    assert main(["verify", str(lake.root)]) == 1
+    error = capsys.readouterr().err
+    assert "temporary database has failed (OutOfMemoryException); give it more memory" in error
+    assert "Traceback" not in error
