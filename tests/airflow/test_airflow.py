@@ -26,7 +26,7 @@ from pipeline.exit_codes import DONE, UNEXPECTED, USAGE
 from tests.conftest import Lake
 from tests.engines.dataflow_api import TARGET, definitions, problems, validate
 from transforms.core.option import BATCH
-from transforms.core.reasons import TERMS
+from transforms.core.reasons import FORGOTTEN, TERMS
 from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
 
@@ -227,7 +227,7 @@ def test_the_dag_has_the_terms_and_exit_codes_of_the_router() -> None:
         for target in ast.walk(node)
         if isinstance(target, ast.Name) and target.id == "TERMS"
     }
-    assert values == {"TERMS": TERMS}
+    assert values == {"TERMS": (*TERMS, FORGOTTEN)}
     assert (
         f"COMPLETE, USAGE_ERROR, UNEXPECTED = {DONE}, {USAGE}, {UNEXPECTED}" in DAG_FILE.read_text()
     )

@@ -22,6 +22,7 @@ from tests.test_startup import SLOW
 
 INTERRUPTED = """
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from pipeline.api import route
 before = signal.getsignal(signal.SIGINT)
@@ -160,10 +161,14 @@ def test_importing_the_api_is_cheap_and_keeps_the_import_path(tmp_path: Path) ->
     assert is_kept, "a notebook may import modules beside it"
 
 
-INTERRUPTIBLE = """#!/bin/sh
-trap 'cat summary.json; exit 0' INT
-echo started >started
-while :; do sleep 0.05; done
+INTERRUPTIBLE = f"""#!{sys.executable}
+import pathlib, signal, sys, time
+def end(*_):
+    print(pathlib.Path("summary.json").read_text())
+    sys.exit(0)
+signal.signal(signal.SIGINT, end)
+pathlib.Path("started").touch()
+time.sleep(600)
 """
 
 
@@ -177,7 +182,8 @@ def test_a_stream_that_is_interrupted_returns_its_summary(tmp_path: Path) -> Non
     (tmp_path / "python").write_text(INTERRUPTIBLE)
     (tmp_path / "python").chmod(0o755)
     script = (
-        "import sys; sys.executable = './python'\nfrom pipeline.api import route\n"
+        "import signal, sys; sys.executable = './python'\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom pipeline.api import route\n"
         "s = route('in', 'lake', source='watch')\nprint(s.run_id, s.exit_code, s.exit_meaning, s.unmet)"
     )
     process = subprocess.Popen(

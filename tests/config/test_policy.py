@@ -23,6 +23,7 @@ from transforms.config.policy import (
     Policy,
     decide,
 )
+from transforms.config.retention import Retention
 from transforms.core.labels import (
     ABDOMINAL,
     ADULT_CHEST,
@@ -339,9 +340,11 @@ CHANGES: dict[str, Any] = {
     "by_region": frozenset({SPINE}),
     "publish": TableSettings(delta=True),
     "derive": {SPINE: Derivation("deidentify", "/run/key")},
+    "retention": Retention({"review": 90}),
 }
 DECIDES_NOTHING = (
     "sinks", "by_region", "derive", "expect", "thumbnails", "publish", "header_attributes",
+    "retention",
 )  # fmt: skip
 
 
