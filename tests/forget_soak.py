@@ -34,7 +34,7 @@ from transforms.lake.verify import verify_lake
 
 SHARDS = 4
 STUDY_OBJECTS = 20
-STEPS_BETWEEN = 17
+STEPS_BETWEEN = 9
 PATIENT_IMAGES = 36
 
 
