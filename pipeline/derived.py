@@ -40,7 +40,6 @@ from transforms.sandbox.write_derived import DerivedWriter
 LOG = logging.getLogger(__name__)
 BATCH_ROWS: Final = 512
 """Objects whose rows are written together; as many are derived again after a kill."""
-MAX_WARNINGS: Final = 20
 COLUMNS: Final = (
     "content_sha256 object_key destination object_uri status study_instance_uid series_instance_uid "
     "sop_instance_uid"
@@ -180,7 +179,6 @@ class _Batch:
     ) -> None:
         self._layout, self._derivations, self._deriving = layout, derivations, deriving
         self._writer, self._run_id = writer, run_id
-        self._warned = 0
 
     def write(self, day: str, rows: Sequence[Row], pool: ThreadPoolExecutor) -> Counter[str]:
         """Write the objects, then their rows; return the number of rows by status."""

@@ -20,7 +20,8 @@ SCANNED: Final = frozenset({"DV", "DI", "DF", "WSD", "SD", "SI", "DRW", "SYN"})
 """Values of Conversion Type."""
 NO_DEVICE: Final = frozenset({"OT", "DOC", "SC"})
 """Modalities of images that no radiographic device has written."""
-COLOR: Final = "RGB PALETTE COLOR YBR"
+COLOR: Final = ("RGB", "PALETTE", "YBR")
+"""Beginnings of Photometric Interpretations of colored images."""
 FIRST_OVERLAY, LAST_OVERLAY = 0x6000, 0x60FE
 OVERLAY_DATA: Final = 0x3000
 
@@ -44,13 +45,9 @@ def burned_in(header: Dataset) -> BurnedIn:
         or CAPTURED & _values(header, "ImageType")
         or SCANNED & _values(header, "ConversionType")
         or NO_DEVICE & _values(header, "Modality")
-        or any(one.startswith(("RGB", "PALETTE", "YBR")) for one in _photometric(header))
+        or any(one.startswith(COLOR) for one in _values(header, "PhotometricInterpretation"))
     )
     return BurnedIn.SUSPECTED if is_suspected else BurnedIn.UNKNOWN
-
-
-def _photometric(header: Dataset) -> set[str]:
-    return _values(header, "PhotometricInterpretation")
 
 
 def _has_embedded_overlay(header: Dataset) -> bool:

@@ -16,7 +16,7 @@ import re
 from enum import StrEnum
 from typing import Final
 
-from pydicom.datadict import dictionary_VR, get_entry, tag_for_keyword
+from pydicom.datadict import get_entry, tag_for_keyword
 
 EDITION: Final = "2026c"
 DATABASE: Final = "dicomfields_2026c"
@@ -159,8 +159,3 @@ def dummy_of(vr: str) -> str | None:
 def tags_of(keywords: tuple[str, ...]) -> frozenset[int]:
     """Return the tags of keywords."""
     return frozenset(tag for one in keywords if (tag := tag_for_keyword(one)) is not None)
-
-
-def vr_of(keyword: str) -> str:
-    """Return the value representation of a keyword."""
-    return dictionary_VR(keyword)

@@ -59,18 +59,6 @@ class TableError(RuntimeError):
     """A published table cannot be read or written; the index is not affected."""
 
 
-class Version(Protocol):
-    """A version of a table."""
-
-    @property
-    def files(self) -> frozenset[str]:
-        """Names of its files."""
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Names of its columns."""
-
-
 class PublishedTable(Protocol):
     """A table of one format; see `DeltaIndex` and `IcebergIndex`."""
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 from transforms.core.object_ref import ObjectRef
 from transforms.lake.files import exists, list_files, put_if_absent, read_bytes
 from transforms.lake.index_files import open_index_file, parquet_bytes
-from transforms.lake.layout import HASH_IN_NAME, Layout
+from transforms.lake.layout import Layout
 from transforms.lake.schema import IndexRow
 from transforms.storage.permissions import PRIVATE_MODE
 from transforms.storage.schemes import is_below, join
@@ -37,7 +37,16 @@ _SEPARATOR: Final = "~"
 
 
 class Kind(StrEnum):
-    """What a tombstone is the hash of."""
+    """What a tombstone is the hash of.
+
+    Attributes:
+        CONTENT: sha256 of the bytes of an object, hex.
+        INSTANCE: SOP Instance UID.
+        STUDY: Study Instance UID.
+        PATIENT: `patient_key` of the index.
+        SOURCE: URI, version and state of a source object.
+        NAME: first `HASH_IN_NAME` hex digits of a sha256, as in the name of an object.
+    """
 
     CONTENT = "content_sha256"
     INSTANCE = "sop_instance_uid"
@@ -47,14 +56,6 @@ class Kind(StrEnum):
     NAME = "name"
 
 
-KIND_MEANINGS: Final[Mapping[Kind, str]] = {
-    Kind.CONTENT: "sha256 of the bytes of an object, hex",
-    Kind.INSTANCE: "SOP Instance UID",
-    Kind.STUDY: "Study Instance UID",
-    Kind.PATIENT: "patient_key of the index",
-    Kind.SOURCE: "URI, version and state of a source object",
-    Kind.NAME: f"first {HASH_IN_NAME} hex digits of a sha256, as in the name of an object",
-}
 TRACES: Final = (Kind.CONTENT, Kind.INSTANCE, Kind.STUDY, Kind.PATIENT, Kind.NAME)
 """Kinds of values that must not be anywhere in a lake."""
 SCHEMA: Final = pa.schema(
