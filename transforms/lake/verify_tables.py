@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from transforms.lake.files import list_files
-from transforms.lake.index_files import list_index
 from transforms.lake.layout import LOCK, WRITER_LOCK, Layout
 from transforms.lake.lock import read_lock_state
 from transforms.lake.published_tables import table_states
-from transforms.lake.table_files import name_of
+from transforms.lake.table_files import table_names
 from transforms.lake.table_settings import read_settings
 from transforms.lake.verify_report import Violation
-from transforms.storage.schemes import join, storage_of
+from transforms.storage.schemes import join
 
 BEHIND: Final = "published table behind the index; run 'dicom-router publish'"
 UNREADABLE: Final = "published table that cannot be read"
@@ -37,8 +36,9 @@ def check_tables(layout: Layout) -> Iterator[Violation]:
     if not all(state.in_step for state in states):
         return
     found = {one.uri: one.size for one in list_files(layout.published_index, ".parquet")}
-    for uri in list_index(layout):
-        target = join(layout.published_index, name_of(layout, uri))
-        size = storage_of(uri).stat(uri)
-        if size is not None and found.get(target) != size.size:
+    names = table_names(layout)
+    sizes = {one.uri: one.size for one in list_files(layout.index, ".parquet")}
+    for name, uri in names.items():
+        target = join(layout.published_index, name)
+        if uri in sizes and found.get(target) != sizes[uri]:  # else it was replaced meanwhile
             yield Violation(MISSING, "", target)
