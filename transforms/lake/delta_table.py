@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import PARTITION
-from transforms.lake.table_files import TableFile, make_table_folder, table_schema
+from transforms.lake.table_files import TableFile, make_table_folder, new_columns, table_schema
 from transforms.lake.table_settings import DELTA
 from transforms.lake.table_stores import delta_options
 from transforms.storage.local import uri_to_path
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 CHECKPOINT_INTERVAL: Final = 50
 """Commits after which deltalake writes a checkpoint and removes old entries of the log."""
 LOG_HOURS: Final = 48
+DESCRIPTION: Final = "comment"
+"""Key of a column's description."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class DeltaIndex:
             for file in added
         ]
         if version is None or version.table is None:
-            schema = Schema.from_arrow(table_schema(added, "comment"))
+            schema = Schema.from_arrow(table_schema(added, DESCRIPTION))
             make_table_folder(self._layout, join(self._layout.published_index, "_delta_log"))
             try:
                 create_table_with_add_actions(
@@ -136,7 +138,7 @@ class DeltaIndex:
                     raise
                 return None
             return _text(0)
-        if missing := _missing(version, added):  # in a commit of its own
+        if missing := new_columns(version.columns, added, DESCRIPTION):  # in a commit of its own
             columns = Schema.from_arrow(pa.schema(missing))
             with contextlib.suppress(CommitFailedError):
                 version.table.alter.add_columns(list(columns.fields))
@@ -159,10 +161,6 @@ class DeltaIndex:
             return None
         return _text(version.number + 1)
 
-    def lacks_columns(self, version: DeltaVersion, added: Sequence[TableFile]) -> bool:
-        """Return whether the table lacks a column of the index or of files."""
-        return bool(_missing(version, added))
-
     def remove_old_versions(self) -> None:
         """Do nothing: versions whose files are removed cannot be read, and the log has no values."""
 
@@ -172,7 +170,3 @@ class DeltaIndex:
 
 def _text(version: int) -> str:
     return f"version {version}"
-
-
-def _missing(version: DeltaVersion, added: Sequence[TableFile]) -> list[pa.Field]:
-    return [one for one in table_schema(added, "comment") if one.name not in version.columns]

@@ -19,7 +19,7 @@ from transforms.lake.files import list_files, remove_all
 from transforms.lake.layout import Layout
 from transforms.lake.marker import read_marker
 from transforms.lake.schema import PARTITION
-from transforms.lake.table_files import TableFile, make_table_folder, table_schema
+from transforms.lake.table_files import TableFile, make_table_folder, new_columns, table_schema
 from transforms.lake.table_settings import (
     CATALOG_TYPES,
     GLUE,
@@ -41,6 +41,8 @@ LAKE_ID: Final = "dicom-router.lake-id"
 """Property of the table: id of the lake that it belongs to."""
 ROOT: Final = "dicom-router.lake-root"
 """Property of the table: root of the lake; paths in Iceberg tables are absolute."""
+DESCRIPTION: Final = "doc"
+"""Key of a column's description."""
 _MAPPING: Final = "schema.name-mapping.default"
 """Property by which readers find columns in files without field ids."""
 MAX_SNAPSHOTS: Final = 100
@@ -148,10 +150,6 @@ class IcebergIndex:
         snapshot = table.current_snapshot()
         return _text(None if snapshot is None else snapshot.snapshot_id)
 
-    def lacks_columns(self, version: IcebergVersion, added: Sequence[TableFile]) -> bool:
-        """Return whether the table lacks a column of the index or of files; `commit` then adds it."""
-        return any(one.name not in version.columns for one in table_schema(added, "doc"))
-
     def remove_old_versions(self) -> None:
         """Remove all snapshots but the current one, and the metadata files of the others at once."""
         self._expire(keep=1)
@@ -216,7 +214,7 @@ class IcebergIndex:
             catalog.create_namespace_if_not_exists(namespace)
         catalog.create_table(
             self._settings.table,
-            table_schema(added, "doc"),
+            table_schema(added, DESCRIPTION),
             location=self.location,
             properties={
                 LAKE_ID: "" if marker is None else marker.lake_id,
@@ -311,11 +309,9 @@ def _complete_table(transaction: Transaction, added: Sequence[TableFile]) -> Non
     if metadata.spec().is_unpartitioned():
         with transaction.update_spec() as spec:
             spec.add_identity(PARTITION)
-    wanted = table_schema(added, "doc")
-    names = {one.name for one in metadata.schema().fields}
-    if any(one.name not in names for one in wanted):
+    if new_columns({one.name for one in metadata.schema().fields}, added, DESCRIPTION):
         with transaction.update_schema() as schema:
-            schema.union_by_name(wanted)
+            schema.union_by_name(table_schema(added, DESCRIPTION))
     mapping = _mapping(transaction.table_metadata.schema())
     if transaction.table_metadata.properties.get(_MAPPING) != mapping:
         transaction.set_properties({_MAPPING: mapping})

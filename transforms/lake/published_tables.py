@@ -28,6 +28,7 @@ from transforms.lake.layout import Layout
 from transforms.lake.table_files import (
     TableFile,
     add_files,
+    new_columns,
     note_replaced,
     remove_all_but,
     remove_replaced,
@@ -79,9 +80,6 @@ class PublishedTable(Protocol):
         self, version: Any | None, added: Sequence[TableFile], removed: Collection[str]
     ) -> str | None:
         """Commit the next version and return it; None: try again, another process was first."""
-
-    def lacks_columns(self, version: Any, added: Sequence[TableFile]) -> bool:
-        """Return whether the table lacks a column of the index or of files."""
 
     def remove_old_versions(self) -> None:
         """Remove all versions but the current one, as far as they have entries of their own."""
@@ -271,7 +269,8 @@ def _bring_into_step(
             if _names(layout) == names:
                 raise
             continue  # a rewrite has replaced one since
-        if version is not None and not (added or removed or table.lacks_columns(version, added)):
+        lacks = version is None or new_columns(version.columns, added)
+        if version is not None and not (added or removed or lacks):
             return TableState(table.name, table.location, str(version), len(files))
         note_replaced(layout, removed)
         committed = table.commit(version, added, removed)

@@ -164,6 +164,19 @@ def table_schema(files: Iterable[TableFile], description: str) -> pa.Schema:
     return pa.schema(list(columns.values()))
 
 
+def new_columns(
+    columns: Collection[str], files: Iterable[TableFile], description: str = "description"
+) -> list[pa.Field]:
+    """Return the columns of the index and of files that a table lacks; see `table_schema`.
+
+    Args:
+        columns: names of the table's columns.
+        files: that are added to it.
+        description: as for `table_schema`.
+    """
+    return [one for one in table_schema(files, description) if one.name not in columns]
+
+
 def note_replaced(layout: Layout, names: Collection[str]) -> None:
     """Note files that tables are about to lose, so that `remove_replaced` finds them later."""
     if names:
