@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from transforms.core.reasons import QUARANTINE_REASONS, InvalidObject, Reason
+from transforms.core.reasons import QUARANTINE_REASONS, Reason
 from transforms.core.shared_bytes import SharedBytes, map_bytes
 from transforms.imaging.display_image import DisplayImage, decode_display_image
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.sandbox.child_process import SandboxProcess
-from transforms.sandbox.render import with_object
+from transforms.sandbox.render import reason_of, with_object
 
 MAX_LONG_SIDE: Final = 8192
 """Maximum of `DisplayOptions.long_side`, which limits what a child may answer."""
@@ -64,8 +64,6 @@ def display(uri: str, options: DisplayOptions, child: SandboxProcess) -> Display
     """
 
     def decode(data: SharedBytes) -> DisplayImage | Reason:
-        if options.sha256 is not None and data.sha256() != options.sha256:
-            return Reason.CHANGED
         with data.read_only() as descriptor:
             image: DisplayImage | Reason = child.call(
                 _decode,
@@ -76,7 +74,7 @@ def display(uri: str, options: DisplayOptions, child: SandboxProcess) -> Display
             )
         return image
 
-    return with_object(uri, options.limits, decode)
+    return with_object(uri, options.limits, decode, sha256=options.sha256)
 
 
 def _decode(descriptor: int, options: DisplayOptions) -> dict[str, Any]:
@@ -86,12 +84,8 @@ def _decode(descriptor: int, options: DisplayOptions) -> dict[str, Any]:
         image = decode_display_image(
             parsed, options.long_side, frame_number=options.frame_number, limits=options.limits
         )
-    except InvalidObject as error:
-        return {"reason": str(error.reason)}
-    except MemoryError:
-        return {"reason": str(Reason.TOO_MUCH_MEMORY)}
-    except Exception:  # pydicom raises many types for malformed objects
-        return {"reason": str(Reason.UNREADABLE_HEADER)}
+    except Exception as error:  # one object must never stop the others
+        return {"reason": str(reason_of(error))}
     rows, columns = image.levels.shape
     levels = image.levels.astype("<u2").tobytes()
     return {**asdict(image), "levels": levels, "rows": rows, "columns": columns}

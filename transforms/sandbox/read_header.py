@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transforms.core.patient_key import patient_key_of
-from transforms.core.reasons import InvalidObject, Reason
+from transforms.core.reasons import Reason
 from transforms.core.shared_bytes import SharedBytes, map_bytes
 from transforms.imaging.header_json import MAX_JSON, clean, read_json
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.sandbox.child_process import SandboxProcess
-from transforms.sandbox.render import with_object
+from transforms.sandbox.render import reason_of, with_object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +43,11 @@ def read_stored_header(
     """
 
     def read(data: SharedBytes) -> str | Reason:
-        if data.sha256() != sha256:
-            return Reason.CHANGED
         with data.read_only() as descriptor:
             header: str | Reason = child.call(_read, options, descriptor=descriptor, parse=_parse)
         return header
 
-    found = with_object(uri, options.limits, read)
+    found = with_object(uri, options.limits, read, sha256=sha256)
     if isinstance(found, Reason):
         return found
     hash_identifier = (
@@ -66,12 +64,8 @@ def _read(descriptor: int, options: HeaderOptions) -> tuple[str | None, str | No
     try:
         parsed = parse(map_bytes(descriptor), options.limits)
         return read_json(parsed.dataset, options.tags), None
-    except InvalidObject as error:
-        return None, str(error.reason)
-    except MemoryError:
-        return None, str(Reason.TOO_MUCH_MEMORY)
-    except Exception:  # one object must never stop the others
-        return None, str(Reason.UNREADABLE_HEADER)
+    except Exception as error:  # one object must never stop the others
+        return None, str(reason_of(error))
 
 
 def _parse(value: Any) -> str | Reason:

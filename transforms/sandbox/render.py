@@ -85,7 +85,11 @@ def render_inputs(
 
 
 def with_object(
-    uri: str, limits: Limits, decode: Callable[[SharedBytes], T | Reason]
+    uri: str,
+    limits: Limits,
+    decode: Callable[[SharedBytes], T | Reason],
+    *,
+    sha256: str | None = None,
 ) -> T | Reason:
     """Return what a function returns for the bytes of a stored object, or why it returned nothing.
 
@@ -93,6 +97,7 @@ def with_object(
         uri: path or URI of the object.
         limits: resource limits of the object.
         decode: calls a child process with the bytes.
+        sha256: sha256 of the object, hex, without which it is `Reason.CHANGED`; None accepts any bytes.
     """
     try:
         found = storage_of(uri).stat(uri)
@@ -102,6 +107,8 @@ def with_object(
         if ref.size > limits.max_object_bytes:
             return Reason.TOO_LARGE
         with read_ref(ref, max_bytes=limits.max_object_bytes) as data:
+            if sha256 is not None and data.sha256() != sha256:
+                return Reason.CHANGED
             return decode(data)
     except ObjectTooLarge:
         return Reason.TOO_LARGE
@@ -119,6 +126,18 @@ def with_object(
         return Reason.READ_FAILED
 
 
+def reason_of(error: Exception) -> Reason:
+    """Return why an object has no answer, by what parsing or decoding it has raised in a child.
+
+    pydicom raises many types for malformed objects.
+    """
+    if isinstance(error, InvalidObject):
+        return error.reason
+    if isinstance(error, MemoryError):
+        return Reason.TOO_MUCH_MEMORY
+    return Reason.UNREADABLE_HEADER
+
+
 def _decode(descriptor: int, options: RenderOptions) -> tuple[Any, ...]:
     """Return the pixels of an object, or the reason why there are none; runs in a child."""
     try:
@@ -127,12 +146,8 @@ def _decode(descriptor: int, options: RenderOptions) -> tuple[Any, ...]:
             parsed, options.size, frame_number=options.frame_number, limits=options.limits
         )
         return images.tobytes(), None
-    except InvalidObject as error:
-        return None, str(error.reason)
-    except MemoryError:
-        return None, str(Reason.TOO_MUCH_MEMORY)
-    except Exception:  # one object must never stop the others
-        return None, str(Reason.UNREADABLE_HEADER)
+    except Exception as error:  # one object must never stop the others
+        return None, str(reason_of(error))
 
 
 def _parse(value: Any, size: int) -> npt.NDArray[np.uint8] | Reason:

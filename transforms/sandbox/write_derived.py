@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from transforms.config.derivation import Deriving
-from transforms.core.reasons import ProcessingFailure, Reason
+from transforms.core.reasons import Reason
 from transforms.core.shared_bytes import SharedBytes, map_bytes
 from transforms.imaging.limits import Limits
 from transforms.imaging.object_transforms import (
@@ -81,8 +81,6 @@ class DerivedWriter:
         """
 
         def transform(data: SharedBytes) -> DerivedOutcome | Reason:
-            if data.sha256() != sha256:
-                return Reason.CHANGED
             with self._children.child() as child, data.read_only() as descriptor:
                 derived = child.call(
                     _derive,
@@ -99,10 +97,7 @@ class DerivedWriter:
                 return DerivedOutcome(FAILED if failed else REFUSED, str(derived))
             return self._store(derived, data, target, root)
 
-        try:
-            found = with_object(source, self._limits, transform)
-        except ProcessingFailure as error:
-            found = error.reason
+        found = with_object(source, self._limits, transform, sha256=sha256)
         return DerivedOutcome(FAILED, str(found)) if isinstance(found, Reason) else found
 
     def _store(
