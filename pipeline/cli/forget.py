@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.cli.arguments import add_lock_timeout, add_options, lake_and_policy
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.erasure import Request
     from transforms.config.policy import Policy
     from transforms.lake.erasure_selection import Selection
+    from transforms.lake.layout import Layout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is selected, and erase it with `--apply`."""
-    from pipeline import __version__
-    from pipeline.audit.trail import trail_of
-    from pipeline.erasure import Request, patients_in, read_list, selection_of
+    from pipeline.erasure import patients_in, read_list, selection_of
     from transforms.config.route_config import ConfigError
 
     options = from_values(ForgetOptions, vars(args))
@@ -46,22 +46,30 @@ def run(args: argparse.Namespace) -> int:
     if not selection:
         raise ConfigError("give --patient_key, --patient_ids, --study, --object or --list")
     layout, policy = lake_and_policy(args.lake, options.policy)
-    return run_request(
-        Request(
-            layout,
-            selection=selection,
-            holds=holds_of(policy, options.erasure),
-            ordered_by=options.erasure.ordered_by,
-            apply=options.erasure.apply,
-            deep=options.erasure.deep,
-            lock_timeout=args.lock_timeout,
-            audit=trail_of(layout, vars(args), __version__) if options.erasure.apply else None,
-        ),
-        as_json=options.erasure.json,
+    request = request_of(args, layout, policy, options.erasure)
+    return run_request(replace(request, selection=selection), as_json=options.erasure.json)
+
+
+def request_of(
+    args: argparse.Namespace, layout: Layout, policy: Policy, options: ErasureOptions
+) -> Request:
+    """Return a request for nothing yet, as the options that `forget` and `retain` share say."""
+    from pipeline import __version__
+    from pipeline.audit.trail import trail_of
+    from pipeline.erasure import Request
+
+    return Request(
+        layout,
+        holds=_holds_of(policy, options),
+        ordered_by=options.ordered_by,
+        apply=options.apply,
+        deep=options.deep,
+        lock_timeout=args.lock_timeout,
+        audit=trail_of(layout, vars(args), __version__) if options.apply else None,
     )
 
 
-def holds_of(policy: Policy, options: ErasureOptions) -> Selection:
+def _holds_of(policy: Policy, options: ErasureOptions) -> Selection:
     """Return the legal holds of the policy and of the command line."""
     from pipeline.erasure import read_list
     from transforms.lake.erasure_selection import Selection
