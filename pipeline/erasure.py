@@ -12,7 +12,7 @@ from typing import Any, Final
 from pipeline import __version__
 from pipeline.audit.trail import AuditTrail
 from transforms.config.retention import Retention
-from transforms.config.route_config import ConfigError, read_patient_key
+from transforms.config.route_config import ConfigError, require_patient_key
 from transforms.core.errors import UsageError
 from transforms.core.patient_key import patient_key_of
 from transforms.lake.change_decisions import prepare_changes
@@ -270,15 +270,12 @@ def patients_in(name: str, patient_key_file: str | None) -> Selection:
     """Return the patients whose Patient IDs a file, or standard input, has.
 
     Raises:
-        ConfigError: there is no key.
+        ConfigError: there is no key that can be used.
         SelectionError: a file cannot be read.
     """
     if patient_key_file is None:
         raise ConfigError("--patient_ids needs --patient_key_file, the key of the runs")
-    try:
-        key = read_patient_key(patient_key_file)
-    except OSError as error:
-        raise ConfigError(f"--patient_key_file cannot be read ({error.strerror})") from error
+    key = require_patient_key(patient_key_file)
     ids = (line.strip() for line in _read_text(name, "--patient_ids").splitlines())
     return Selection(frozenset(patient_key_of(one, key) for one in ids if one))
 

@@ -134,16 +134,6 @@ def read_policy(uri: str | None, labels: LabelSet) -> Policy:
         raise PolicyError(f"--policy {uri}: {error}") from error
 
 
-def lake_with_sinks(uri: str, policy: str | None) -> Layout:
-    """Return the layout of a lake that exists, with the sinks of --policy.
-
-    Raises:
-        ConfigError, NotALake, ForeignLake: as `existing_lake`.
-        PolicyError: the file cannot be used.
-    """
-    return lake_and_policy(uri, policy)[0]
-
-
 def lake_and_policy(uri: str, policy: str | None) -> tuple[Layout, Policy]:
     """Return the layout of a lake that exists, with the sinks of --policy, and the policy.
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Final
 
-from pipeline.cli.arguments import add_lock_timeout, add_run_options, lake_with_sinks, read_policy
+from pipeline.cli.arguments import add_lock_timeout, add_run_options, lake_and_policy
 from pipeline.exit_codes import DONE, FAILED
 
 MAX_SHOWN: Final = 20
@@ -29,18 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the headers; return 1 if objects could not be read."""
     from pipeline.missing_headers import write_missing_headers
-    from transforms.config.route_config import ConfigError, read_patient_key
+    from transforms.config.route_config import require_patient_key
     from transforms.imaging.header_attributes import allowed_tags
-    from transforms.lake.label_sets import read_label_set
     from transforms.lake.lock import lock_lake
     from transforms.sandbox.read_header import HeaderOptions
 
-    layout = lake_with_sinks(args.lake, args.policy)
-    policy = read_policy(args.policy, read_label_set(layout))
-    try:
-        key = read_patient_key(args.patient_key_file) if args.patient_key_file else None
-    except OSError as error:
-        raise ConfigError(f"--patient_key_file cannot be read ({error.strerror})") from error
+    layout, policy = lake_and_policy(args.lake, args.policy)
+    key = require_patient_key(args.patient_key_file) if args.patient_key_file else None
     options = HeaderOptions(tags=allowed_tags(policy.header_attributes))
     with lock_lake(layout, timeout=args.lock_timeout):
         found = write_missing_headers(layout, options, key)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Final
 
-from pipeline.cli.arguments import lake_with_sinks
+from pipeline.cli.arguments import lake_and_policy
 
 if TYPE_CHECKING:
     from transforms.lake.verify_report import VerifyReport
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Verify a lake and print the report; return 0 if there are no violations, else 1."""
     from transforms.lake.verify import verify_lake
 
-    layout = lake_with_sinks(args.lake, args.policy)
+    layout, _ = lake_and_policy(args.lake, args.policy)
     on_terminal = sys.stderr.isatty() and not args.json
 
     def progress(what: str, number: int) -> None:

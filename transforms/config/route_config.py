@@ -132,7 +132,10 @@ class RouteConfig(RouteOptions):
         if self.write_sr and not is_installed("highdicom"):
             problems.append(f"--write_sr needs a package: {how_to_install('sr')}")
         if self.patient_key_file:
-            problems += _key_problems(self.patient_key_file)
+            try:
+                require_patient_key(self.patient_key_file)
+            except ConfigError as error:
+                problems.append(str(error))
         problems += derivation_problems(self.policy.derive)
         if self.policy.publish is not None:
             problems += settings_problems(self.layout.root, self.policy.publish)
@@ -277,14 +280,19 @@ def read_patient_key(name: str) -> bytes:
     return read_secret(name).strip()
 
 
-def _key_problems(path: str) -> list[str]:
+def require_patient_key(name: str) -> bytes:
+    """Return the key of `--patient_key_file`; see `read_patient_key`.
+
+    Raises:
+        ConfigError: it cannot be read, or is too short.
+    """
     try:
-        key = read_patient_key(path)
+        key = read_patient_key(name)
     except OSError as error:
-        return [f"--patient_key_file cannot be read ({error.strerror})"]
+        raise ConfigError(f"--patient_key_file cannot be read ({error.strerror})") from error
     if len(key) < MIN_PATIENT_KEY_BYTES:
-        return [f"--patient_key_file has fewer than {MIN_PATIENT_KEY_BYTES} bytes"]
-    return []
+        raise ConfigError(f"--patient_key_file has fewer than {MIN_PATIENT_KEY_BYTES} bytes")
+    return key
 
 
 def _plain(value: Any) -> Any:
