@@ -308,6 +308,14 @@ def test_text_in_pixels_is_refused_or_flagged(elements: dict[str, Any]) -> None:
     assert read(assembled(found, data)).get("BurnedInAnnotation") in (None, "YES")
 
 
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_a_uid_of_the_source_in_what_is_kept_is_refused(syntax: str) -> None:
+    ds = dataset(SMALL)
+    ds.Manufacturer = f"ACME {ds.StudyInstanceUID}"
+    ds.file_meta.TransferSyntaxUID = syntax
+    assert refusal_of(to_bytes(ds)) == Refusal.IDENTITY_REMAINS
+
+
 def test_an_identity_in_what_is_kept_is_refused() -> None:
     assert (
         refusal_of(to_bytes(dataset(SMALL, Manufacturer="Dr Secret"))) == Refusal.IDENTITY_REMAINS

@@ -130,10 +130,11 @@ class Deidentify:
         value = _pixel_value(parsed.pixels)
         _require_anonymous(cleaner, dataset, value if parsed.pixels.encapsulated else None)
         _complete(dataset, cleaner, options)
-        head = _encode(dataset, parsed)
-        if any(uid.encode() in head for uid in cleaner.uids if len(uid) >= MIN_UID):
+        meta, encoded = _encoded_meta(dataset, parsed), _encoded(dataset, parsed)
+        written = meta + encoded
+        if any(uid.encode() in written for uid in cleaner.uids if len(uid) >= MIN_UID):
             raise RefusedObject(Refusal.IDENTITY_REMAINS)
-        return _assemble(head, dataset, parsed, value, found)
+        return _assemble(meta, encoded, parsed, value, found)
 
 
 def _require_anonymous(cleaner: Cleaner, dataset: Dataset, encapsulated: memoryview | None) -> None:
@@ -172,22 +173,20 @@ def _code_item(value: str, meaning: str) -> Dataset:
     return item
 
 
-def _encode(dataset: Dataset, parsed: ParsedObject) -> bytes:
-    """Return preamble, file meta information, and the data set as it precedes the pixel data."""
-    syntax = UID(parsed.transfer_syntax_uid)
+def _encoded_meta(dataset: Dataset, parsed: ParsedObject) -> bytes:
+    """Return preamble and file meta information."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = syntax
+    meta.TransferSyntaxUID = UID(parsed.transfer_syntax_uid)
     file = DicomBytesIO()
     file.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(file, meta, enforce_standard=True)
-    encoded = _encoded(dataset, parsed)
-    start = bytes(file.getvalue())
-    return start if syntax == DeflatedExplicitVRLittleEndian else start + encoded
+    return bytes(file.getvalue())
 
 
 def _encoded(dataset: Dataset, parsed: ParsedObject) -> bytes:
+    """Return the data set as it precedes the pixel data, not deflated."""
     stream = DicomBytesIO()
     stream.is_implicit_VR = parsed.transfer_syntax_uid == ImplicitVRLittleEndian
     stream.is_little_endian = parsed.transfer_syntax_uid != ExplicitVRBigEndian
@@ -201,17 +200,17 @@ def _encoded(dataset: Dataset, parsed: ParsedObject) -> bytes:
 
 
 def _assemble(
-    head: bytes, dataset: Dataset, parsed: ParsedObject, value: memoryview, found: BurnedIn
+    meta: bytes, encoded: bytes, parsed: ParsedObject, value: memoryview, found: BurnedIn
 ) -> DerivedBytes:
     assert parsed.pixels is not None
     element = _element_header(parsed.pixels, parsed.transfer_syntax_uid)
     if parsed.transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-        parts = [deflater.compress(one) for one in (_encoded(dataset, parsed), element, value)]
+        parts = [deflater.compress(one) for one in (encoded, element, value)]
         deflated = b"".join((*parts, deflater.flush()))
-        return DerivedBytes(head + deflated + b"\0" * (len(deflated) % 2), burned_in=found)
+        return DerivedBytes(meta + deflated + b"\0" * (len(deflated) % 2), burned_in=found)
     tail = DELIMITER + bytes(4) if parsed.pixels.encapsulated else b""
-    return DerivedBytes(head + element, parsed.pixels.offset, len(value), tail, found)
+    return DerivedBytes(meta + encoded + element, parsed.pixels.offset, len(value), tail, found)
 
 
 def _element_header(pixels: PixelElement, syntax: str) -> bytes:
