@@ -114,9 +114,9 @@ def write_missing_derived(
     writer = DerivedWriter(layout, limits or Limits(), number)
     try:
         with ThreadPoolExecutor(number) as pool:
+            batches = _BatchWriter(layout, derivations, deriving, writer, run_id)
             for day, rows in _missing(layout, deriving, present):
-                writing = _Batch(layout, derivations, deriving, writer, run_id)
-                counts.update(writing.write(day, rows, pool))
+                counts.update(batches.write(day, rows, pool))
     finally:
         writer.close()
     return dict(counts)
@@ -166,8 +166,8 @@ def _missing(
             yield day, waiting
 
 
-class _Batch:
-    """Write the derived objects of some rows of a day."""
+class _BatchWriter:
+    """Write the derived objects of rows, some of a day at a time."""
 
     def __init__(
         self,

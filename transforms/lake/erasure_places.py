@@ -85,6 +85,11 @@ class Place:
     erase: EraseFrom
 
 
+def _only_digest(old: str, digest: str) -> str:
+    """Return the name of a new file of tables whose files are named by a digest alone."""
+    return digest
+
+
 def rows_in(
     folder: Callable[[Layout], str],
     column: str = CONTENT,
@@ -148,9 +153,11 @@ def _erase_rows(
 
 def _kept(file: pq.ParquetFile, column: str, values: pa.Array) -> Iterator[pa.Table]:
     for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
-        is_erased = pc.is_in(table[column], value_set=values)
-        yield table.filter(pc.invert(pc.fill_null(is_erased, False)))
+        yield _without(file.read_row_group(group), column, values)
+
+
+def _without(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
+    return table.filter(pc.invert(pc.is_in(table[column], value_set=values)))
 
 
 def _from_index(layout: Layout, erasure: Erasure, apply: bool) -> int:
@@ -165,12 +172,8 @@ def _from_index(layout: Layout, erasure: Erasure, apply: bool) -> int:
     if apply:
         for day, files in sorted(affected.items()):
             seal_logs_ending_in(layout, files)
-            rewrite(layout, day, files, (_without(table, wanted) for table in read_unified(files)))
+            rewrite(layout, day, files, (_without(t, CONTENT, wanted) for t in read_unified(files)))
     return number
-
-
-def _without(table: pa.Table, contents: pa.Array) -> pa.Table:
-    return table.filter(pc.invert(pc.is_in(table[CONTENT], value_set=contents)))
 
 
 def _from_tables(layout: Layout, erasure: Erasure, apply: bool) -> int:
@@ -192,9 +195,7 @@ def _from_source_states(layout: Layout, erasure: Erasure, apply: bool) -> int:
     for source_uri, version in erasure.versions:
         versions[source_states.group_of(source_uri)].add(version)
     return sum(
-        _erase_rows(
-            layout, found.uri, "source_version", of_group, lambda old, digest: digest, apply=apply
-        )
+        _erase_rows(layout, found.uri, "source_version", of_group, _only_digest, apply=apply)
         for group, of_group in sorted(versions.items())
         for found in list_files(source_states.folder_of(layout, group), ".parquet")
     )
@@ -289,19 +290,9 @@ def is_object_of(layout: Layout, uri: str) -> bool:
 
 PLACES: Final = (
     Place("labels", "rows", rows_in(lambda layout: layout.labels)),
-    Place(
-        "thumbnails",
-        "rows",
-        rows_in(lambda layout: layout.thumbnails, name=lambda old, digest: digest),
-    ),
-    Place(
-        "headers", "rows", rows_in(lambda layout: layout.headers, name=lambda old, digest: digest)
-    ),
-    Place(
-        "predictions",
-        "rows",
-        rows_in(lambda layout: layout.predictions, name=lambda old, digest: digest),
-    ),
+    Place("thumbnails", "rows", rows_in(lambda layout: layout.thumbnails, name=_only_digest)),
+    Place("headers", "rows", rows_in(lambda layout: layout.headers, name=_only_digest)),
+    Place("predictions", "rows", rows_in(lambda layout: layout.predictions, name=_only_digest)),
     Place("source states", "rows", _from_source_states),
     Place("run summaries", "failures", _from_json(lambda layout: layout.runs)),
     Place("dead letters", "files", _from_dead_letters),

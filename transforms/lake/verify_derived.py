@@ -8,6 +8,7 @@ import duckdb
 import pyarrow as pa
 
 from transforms.core.reasons import Status
+from transforms.lake.databases import Inserter
 from transforms.lake.derived import (
     WRITTEN,
     derived_days,
@@ -148,6 +149,6 @@ def _insert(
             for column, found in zip(columns, values, strict=True)
         }
     )
-    db.register("batch", batch)
-    db.execute(f"INSERT INTO {name} SELECT * FROM batch")
-    db.unregister("batch")
+    inserter = Inserter(db, name)
+    inserter.add(batch)
+    inserter.flush()
