@@ -14,7 +14,7 @@ import socket
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -164,14 +164,7 @@ class AuditTrail:
         total = self._rows_of_studies(erased)
         messages = []
         for one in events:
-            detailed = StudyEvent(
-                one.study,
-                one.patient_key,
-                now,
-                one.instances,
-                one.events,
-                (("ordered_by", ordered_by),) if ordered_by else (),
-            )
+            detailed = replace(one, details=(("ordered_by", ordered_by),) if ordered_by else ())
             whole = total[one.study] == erased[one.study] and one.study != NO_STUDY
             messages.append(
                 study_deleted(self._reporter, detailed)
@@ -212,11 +205,10 @@ class AuditTrail:
         rows: dict[str, list[pa.Table]] = defaultdict(list)
         for unit, table in self._rows(since, reported):
             rows[unit].append(table)
-        summaries = {
-            one["run_id"]: one
-            for one in read_summaries(self._layout)
-            if one["run_id"] > since and f"{one['run_id']}#" not in reported
-        }
+        waiting = read_summaries(
+            self._layout, None, lambda run: run > since and f"{run}#" not in reported
+        )
+        summaries = {one["run_id"]: one for one in waiting}
         by_run: dict[str, list[str]] = defaultdict(list)
         for unit in rows:
             by_run[unit.partition(RUN_ID_SEPARATOR)[0]].append(unit)
@@ -224,17 +216,17 @@ class AuditTrail:
             summary = summaries.get(run)
             if summary is not None:
                 yield application_started(self._reporter, run, _time(summary["started_at"]))
+            again = bool(by_run.get(run)) and _decides_again(summary or self._summary(run))
             for unit in sorted(by_run.get(run, ())):
-                yield from self._about_unit(run, rows[unit])
+                yield from self._about_unit(run, rows[unit], again=again)
                 noted[run].add(unit)
             if summary is not None:
                 at, complete = _time(summary["finished_at"]), bool(summary["complete"])
                 yield application_stopped(self._reporter, run, at, complete=complete)
                 noted[run].add(f"{run}#")
 
-    def _about_unit(self, run: str, tables: list[pa.Table]) -> Iterator[bytes]:
+    def _about_unit(self, run: str, tables: list[pa.Table], *, again: bool) -> Iterator[bytes]:
         """Yield a message about each study of the rows that a run, or a segment of a stream, has."""
-        again = self._decides_again(run)
         for person in (False, True):
             by_person = [t.filter(_is_by_person(t, person)) for t in tables]
             kinds = (REROUTED,) if again or person else (ROUTED, DECIDED)
@@ -244,15 +236,9 @@ class AuditTrail:
                 else:
                     yield instances_transferred(self._reporter, event, f"sources of run {run}")
 
-    def _decides_again(self, run: str) -> bool:
-        """Return whether a run has decided images that the lake already had."""
-        for complete in (True, False):
-            uri = self._layout.run_summary(run, complete=complete)
-            if exists(uri):
-                summary = read_json(uri)
-                reprocess = summary.get("options", {}).get("reprocess", "none")
-                return bool(summary.get("kind") == "reroute" or reprocess != "none")
-        return False
+    def _summary(self, run: str) -> Mapping[str, Any]:
+        """Return the summary of a run that may have been reported; empty while it has none."""
+        return next(iter(read_summaries(self._layout, 1, lambda one: one == run)), {})
 
     def _rows(self, since: str, reported: set[str]) -> Iterator[tuple[str, pa.Table]]:
         """Yield the rows of units that were not reported, current and superseded ones."""
@@ -335,6 +321,12 @@ def trail_of(layout: Layout, arguments: Mapping[str, Any], version: str) -> Audi
     trail = AuditTrail(layout, options, version)
     trail.begin()
     return trail if options.is_on else None
+
+
+def _decides_again(summary: Mapping[str, Any]) -> bool:
+    """Return whether a run has decided images that the lake already had."""
+    reprocess = summary.get("options", {}).get("reprocess", "none")
+    return bool(summary.get("kind") == "reroute" or reprocess != "none")
 
 
 def _units(units: set[str]) -> bytes:

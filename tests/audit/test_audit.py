@@ -203,6 +203,22 @@ def test_nothing_is_lost_if_a_destination_is_down(tmp_path: Path) -> None:
         deliver([b"<x/>"], AuditOptions(audit_file=tmp_path), "host")
 
 
+def test_all_runs_that_wait_are_reported(tmp_path: Path) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    trail, runs = audited(layout, file), sorted(new_run_id() for _ in range(40))
+    trail.begin(runs[0])
+    for run in runs:
+        summary = {
+            "run_id": run, "kind": "route", "complete": True, "counts": {"discovered": 0},
+            "equation": "0", "started_at": "2026-01-02T03:04:05Z", "finished_at": "2026-01-02T03:04:06Z",
+        }  # fmt: skip
+        path = Path(layout.run_summary(run, complete=True))
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(summary))
+    assert trail.report() == 2 * len(runs)
+    assert trail.report() == 0
+
+
 def test_erasures_are_reported_before_they_happen(tmp_path: Path) -> None:
     layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
     rows = [row_of(number, new_run_id()) for number in range(4)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any, Final
 
 from transforms.lake.files import list_files, read_json
@@ -13,13 +14,27 @@ MAX_RUNS: Final = 30
 """Number of runs whose summaries are read, the latest first."""
 
 
-def read_summaries(layout: Layout, limit: int = MAX_RUNS) -> list[dict[str, Any]]:
+def read_summaries(
+    layout: Layout,
+    limit: int | None = MAX_RUNS,
+    is_wanted: Callable[[str], bool] = lambda run_id: True,
+) -> list[dict[str, Any]]:
     """Return the summaries of the latest runs of a lake, the latest first.
+
+    Args:
+        layout: the lake.
+        limit: maximum number of summaries; None for all.
+        is_wanted: whether to read the summary of a run, by its id.
 
     Raises:
         OSError: the folder cannot be listed.
     """
-    found = [f.uri for f in list_files(layout.runs, ".json") if not is_below(f.uri, layout.metrics)]
+    found = [
+        f.uri
+        for f in list_files(layout.runs, ".json")
+        if not is_below(f.uri, layout.metrics)
+        and is_wanted(f.uri.rpartition("/")[2].removesuffix(".json"))
+    ]
     found.sort(key=lambda uri: uri.rpartition("/")[2], reverse=True)
     summaries = []
     for uri in found[:limit]:
