@@ -312,7 +312,7 @@ def test_text_in_pixels_is_refused_or_flagged(elements: dict[str, Any]) -> None:
 def test_a_uid_of_the_source_in_what_is_kept_is_refused(syntax: str) -> None:
     ds = dataset(SMALL)
     ds.Manufacturer = f"ACME {ds.StudyInstanceUID}"
-    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
     assert refusal_of(to_bytes(ds)) == Refusal.IDENTITY_REMAINS
 
 
