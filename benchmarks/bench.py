@@ -58,6 +58,7 @@ CONTENDERS: Final = {
     ROUTER: 24,
     WITHOUT_BEAM: 24,
     "floor": 24,
+    "copy": 24,
     "loader": 6,
     "naive": 2,
     "paper": 1,
@@ -221,6 +222,7 @@ def _tables(results: dict[str, Any]) -> Iterator[str]:
         ("paper / router, wall", "paper", "wall", ROUTER, "wall"),
         ("router / without Beam, CPU", ROUTER, "cpu", WITHOUT_BEAM, "cpu"),
         ("router / floor, wall", ROUTER, "wall", "floor", "wall"),
+        ("router / copy, wall", ROUTER, "wall", "copy", "wall"),
     ]
     yield markdown_table(
         ["", *syntaxes],

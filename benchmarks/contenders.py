@@ -4,7 +4,8 @@
 
 Each reads the images in FOLDER, classifies them with the network of the default bundle (`paper`: with the
 network of the paper), copies them to OUTPUT by label and writes the labels to a table. They differ in
-decoding, concurrency and guarantees: only `without_beam` does everything that the router does.
+decoding, concurrency and guarantees: only `without_beam` does everything that the router does; `floor`
+does not copy, `copy` does nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import csv
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,7 +42,11 @@ from transforms.core.labels import LABELS
 from transforms.imaging.limits import Limits
 from transforms.imaging.part10 import parse
 from transforms.imaging.read_image import decode_inputs
+from transforms.storage.folders import sync_folder
 
+COPIED: Final = "copied"
+COPY_CHUNK: Final = 1 << 20
+"""Bytes."""
 LOADER_BATCH: Final = 8
 """Each batch is decoded by one worker: small batches keep all workers busy."""
 
@@ -133,6 +139,22 @@ def floor(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
             yield from labeled
 
 
+def copy(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
+    """The lower bound of the disk: copy and sync the files, one thread per core; classify nothing."""
+    folder = _folder(output, COPIED)
+
+    def put(file: Path) -> Labeled:
+        with file.open("rb") as source, (folder / file.name).open("wb") as target:
+            shutil.copyfileobj(source, target, COPY_CHUNK)
+            target.flush()
+            os.fsync(target.fileno())
+        sync_folder(folder)
+        return file.name, COPIED
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from pool.map(put, files)
+
+
 def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
     """Every step of the router, called in the same order, without Beam."""
     from models.classifier import Classifier
@@ -210,7 +232,7 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
 
 
 CONTENDERS: Final[dict[str, Callable[[Sequence[Path], Path], Iterator[Labeled]]]] = {
-    contender.__name__: contender for contender in (without_beam, naive, loader, paper, floor)
+    contender.__name__: contender for contender in (without_beam, naive, loader, paper, floor, copy)
 }
 
 
