@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.bundle import BundleError, read_info
 from models.ensemble import resize
+from models.fused import fuse
 from models.weights import load_network
 
 TEMPERATURE: Final = 2.0
@@ -24,8 +25,16 @@ class Teachers:
     consistent".
     """
 
-    def __init__(self, uris: Sequence[str], device: str, labels: tuple[str, ...]) -> None:
+    def __init__(
+        self, uris: Sequence[str], device: str, labels: tuple[str, ...], batch_size: int
+    ) -> None:
         """Load the bundles.
+
+        Args:
+            uris: of the bundles.
+            device: "cpu" or "cuda".
+            labels: of the student.
+            batch_size: images that `probabilities` mostly gets; others take longer on a CPU.
 
         Raises:
             BundleError: One cannot be read, or has other labels.
@@ -37,6 +46,8 @@ class Teachers:
                 raise BundleError(f"model bundle {uri}: a teacher must have the same labels")
             network = load_network(uri, "cuda" if device == "cuda" else "cpu")
             network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if device == "cpu":
+                fuse(network.eval(), info.input_size, batch_size)
             self.networks.append((network, info.input_size))
 
     @torch.no_grad()

@@ -84,7 +84,7 @@ def fit(
     val_inputs, val_labels = load_inputs(val, options.input_size), label_indices(val, labels)
     loader, sampler, n_regions = _training_samples(train, options, labels)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    teachers = Teachers(options.teachers, device, labels)
+    teachers = Teachers(options.teachers, device, labels, options.batch_size)
     state = TrainingState(network, options, options.epochs * len(loader), n_regions)
     identity = _identity(images, options)
     state.resume(folder, identity)

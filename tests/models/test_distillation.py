@@ -10,6 +10,9 @@ import torch
 from PIL import Image
 
 from models.bundle import read_info
+from models.default_bundle import DEFAULT_BUNDLE
+from models.ensemble import members_of
+from models.fused import FusedEfficientNetLite
 from models.networks import BodyPartClassifier
 from models.training.distillation import TEMPERATURE, Teachers, distillation_loss
 from models.weights import load_network, save_bundle
@@ -110,7 +113,7 @@ def test_a_teacher_trained_on_a_held_out_source_is_refused(
 def test_targets_are_means_of_softened_probabilities() -> None:
     torch.manual_seed(0)
     networks = [BodyPartClassifier("test_efficientnet", LABELS).eval() for _ in range(2)]
-    teachers = Teachers([], "cpu", LABELS)
+    teachers = Teachers([], "cpu", LABELS, 8)
     teachers.networks = [(network, 32) for network in networks]
     images = torch.rand(3, 1, 32, 32) * 255
     before = images.clone()
@@ -123,3 +126,15 @@ def test_targets_are_means_of_softened_probabilities() -> None:
     assert torch.allclose(distillation_loss(logits[0] * TEMPERATURE, logits[0].softmax(1)),
                           torch.zeros(3), atol=1e-5)  # fmt: skip
     assert (distillation_loss(logits[0], found) > 0).all()
+
+
+@pytest.mark.parametrize("images", [4, 3], ids=["of a batch", "of a shorter batch"])
+def test_fused_teachers_have_the_targets_of_their_networks(images: int) -> None:
+    teachers = Teachers([str(DEFAULT_BUNDLE)], "cpu", LABELS, 4)
+    ((network, size),) = teachers.networks
+    assert isinstance(members_of(network.backbone)[0], FusedEfficientNetLite)
+    generator = torch.Generator().manual_seed(0)
+    shown = torch.rand(images, 1, size, size, generator=generator) * 255
+    with torch.no_grad():
+        expected = load_network(str(DEFAULT_BUNDLE)).logits(shown) / TEMPERATURE
+    assert torch.allclose(teachers.probabilities(shown), expected.softmax(1), atol=1e-4)

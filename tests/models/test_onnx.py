@@ -235,7 +235,7 @@ def test_a_graph_replaces_a_network_and_answers_beside_it(folder: Path, tmp_path
 
 def test_a_graph_teaches_as_the_network_that_it_was_exported_from(folder: Path) -> None:
     shown = torch.from_numpy(thumbnails(4)).float()  # as augmentation returns them
-    teachers = [Teachers([str(folder / name)], "cpu", LABELS) for name in ("torch", "onnx")]
+    teachers = [Teachers([str(folder / name)], "cpu", LABELS, 8) for name in ("torch", "onnx")]
     expected, found = (one.probabilities(shown) for one in teachers)
     assert torch.allclose(expected, found, atol=1e-3)
 
