@@ -31,6 +31,7 @@ from pipeline.audit.messages import (
     instances_transferred,
     study_deleted,
 )
+from pipeline.audit.notes import MAX_NOTES, Notes, Reported
 from pipeline.audit.trail import AuditTrail
 from pipeline.cli import main
 from tests.conftest import Lake, route_into
@@ -39,10 +40,18 @@ from transforms.config.audit_options import AuditOptions
 from transforms.core.errors import UsageError
 from transforms.core.reasons import Status
 from transforms.core.run_id import new_run_id
+from transforms.lake.append import append_after
+from transforms.lake.append_log import LogEnd, LogShard
 from transforms.lake.change_decisions import change_decisions, prepare_changes
-from transforms.lake.labels import append_label, new_label
+from transforms.lake.compaction import compact
+from transforms.lake.erase import apply_erasure, plan_erasures
+from transforms.lake.erasure_report import Order
+from transforms.lake.erasure_selection import Selection
+from transforms.lake.files import list_files
+from transforms.lake.index_files import list_index, shard_of
+from transforms.lake.labels import append_label, list_labels, new_label
 from transforms.lake.layout import Layout
-from transforms.lake.schema import IndexRow
+from transforms.lake.schema import IndexRow, to_table
 
 SCHEMA = etree.RelaxNG(etree.parse(Path(__file__).parent / "audit_message.rng"))
 REPORTER = Reporter("source 1", "ann", "host.example", "0.0.1")
@@ -132,7 +141,8 @@ def row_of(number: int, run_id: str, **columns: Any) -> IndexRow:
         "study_instance_uid": f"1.9.{number % 2}",
         **columns,
     }
-    return index_row(f"/in/SECRET^NAME {number}.dcm", f"{number:064x}", **values)
+    source = f"/in/SECRET^NAME {number}.dcm"
+    return index_row(source, f"{number:064x}", **({"object_uri": source} | values))
 
 
 def audited(layout: Layout, file: Path, **options: Any) -> AuditTrail:
@@ -167,17 +177,178 @@ def test_each_study_of_a_run_is_reported_once(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o640
 
 
+def rows_by_shard(run_id: str, shards: int, **columns: Any) -> list[IndexRow]:
+    """A row for each shard."""
+    found: dict[int, IndexRow] = {}
+    for number in range(100):
+        row = row_of(number, run_id, **columns)
+        found.setdefault(shard_of(row.identity, shards), row)
+    return [found[shard] for shard in range(shards)]
+
+
+def instances(file: Path, event: str = "routed") -> int:
+    """Number of objects that messages about an event report."""
+    found = map(summary_of, lines(file))
+    return sum(one["instances"] for one in found if event in one["types"])
+
+
+def test_segments_of_all_shards_with_one_number_are_reported(tmp_path: Path) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    trail, run = audited(layout, file), new_run_id()
+    trail.begin(run)
+    for shard, row in enumerate(rows_by_shard(run, 3)):
+        append_rows(layout, row, log=LogShard(3, shard))
+        assert trail.report() == 1
+    assert instances(file) == 3
+    assert audited(layout, file).report() == 0
+
+
+def test_a_batch_run_is_reported_while_it_appends(tmp_path: Path) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    trail, run = audited(layout, file), new_run_id()
+    trail.begin(run)
+    for shard, row in enumerate(rows_by_shard(run, 2, ingest_date="2026-01-01")):
+        append_after(
+            layout, LogShard(2, shard), LogEnd(), to_table([row]), run_id=run, ingest_date="2026-01-01"
+        )  # fmt: skip
+        assert trail.report() == 1
+    assert instances(file) == 2
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_segments_rewritten_before_they_are_reported_are_not_lost(
+    tmp_path: Path, is_stream: bool
+) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    trail, run = audited(layout, file), new_run_id()
+    trail.begin(run)
+    rows = rows_by_shard(run, 3, ingest_date="2026-01-01")
+
+    def add(shard: int) -> None:
+        log = LogShard(3, shard)
+        if is_stream:
+            append_rows(layout, rows[shard], log=log)
+        else:
+            table = to_table([rows[shard]])
+            append_after(layout, log, LogEnd(), table, run_id=run, ingest_date="2026-01-01")
+
+    add(0)
+    assert trail.report() == 1
+    add(1)
+    change(layout, rows[0], rows[1])  # rewrites both segments
+    add(2)
+    assert trail.report() == 2 + 2  # and the changed decisions of two studies
+    assert (instances(file), instances(file, "rerouted")) == (3, 2)
+    compact(layout, "2100-01-01")
+    assert audited(layout, file).report() == trail.report() == 0
+
+
+def change(layout: Layout, *rows: IndexRow) -> str:
+    """Decide rows again, in one run."""
+    run_id = new_run_id()
+    prepare_changes(layout)
+    decided = [replace(row, destination="others") for row in rows]
+    assert len(change_decisions(layout, decided, run_id).changed) == len(rows)
+    return run_id
+
+
+def test_changes_of_one_run_are_reported_while_it_continues(tmp_path: Path) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    trail, run = audited(layout, file), new_run_id()
+    trail.begin(run)
+    rows = [row_of(number, run) for number in range(3)]
+    append_rows(layout, *rows)
+    assert trail.report() == 2
+    prepare_changes(layout)
+    again, newer = new_run_id(), new_run_id()
+    for row in rows:
+        decided = replace(row, destination="others")
+        assert change_decisions(layout, [decided], again).changed
+        if row is rows[1]:
+            assert change_decisions(layout, [replace(row, destination="abdominal")], newer).changed
+        assert trail.report() == 1 + (row is rows[1])
+    assert instances(file, "rerouted") == 4
+    forget(layout, str(rows[0].content_sha256))
+    assert audited(layout, file).report() == 0
+
+
+def forget(layout: Layout, content: str) -> None:
+    """Erase a content."""
+    for plan in plan_erasures(layout, Selection(), [content]):
+        apply_erasure(layout, plan, Order("forget", "order 7", "2026-01-01T00:00:00Z", "0", {}))
+
+
+def test_what_was_reported_is_not_read_again(tmp_path: Path) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    trail, run = audited(layout, file), new_run_id()
+    trail.begin(run)
+    row = row_of(0, run)
+    append_rows(layout, row)
+    append_label(layout, new_label(row, "spine", "bob", int(datetime.now(UTC).timestamp() * 1e6)))
+    change(layout, row)
+    assert trail.report() == 3
+    changed = [*list_index(layout), *list_labels(layout)]
+    changed += [one.uri for one in list_files(layout.history, ".parquet")]
+    for uri in changed:
+        Path(uri).write_bytes(b"damaged: whoever reads it fails")
+    append_rows_unread(layout, row_of(2, run))
+    assert trail.report() == 1
+    assert audited(layout, file).report() == 0
+
+
+def append_rows_unread(layout: Layout, row: IndexRow) -> None:
+    """Append a row to a log of its own, of which nothing is read."""
+    log = LogShard(2, shard_of(row.identity, 2))
+    table = to_table([row])
+    append_after(layout, log, LogEnd(), table, run_id=row.run_id, ingest_date="2026-01-01")
+
+
+def test_notes_are_merged(tmp_path: Path) -> None:
+    layout = new_lake(tmp_path / "lake")
+    one, other = Notes(layout), Notes(layout)
+    one.begin("0")
+    reported = Reported({"004-001": 7}, {"u"}, {"r"}, {"a"}, {"history/gone.parquet"})
+    one.add(reported)
+    for number in range(MAX_NOTES + 2):
+        other.load()
+        (one if number % 3 else other).add(Reported({"004-000": number}, ended={f"r{number}"}))
+    assert len(list(Path(layout.audit).iterdir())) < 8
+    for notes in (one, other, Notes(layout)):
+        found = notes.load()
+        assert found.logs == {"004-000": MAX_NOTES + 1, "004-001": 7}
+        assert found.ended == {"r", *(f"r{number}" for number in range(MAX_NOTES + 2))}
+        assert (found.units, found.answers) == ({"u"}, {"a"})
+    assert Notes(layout).load().files == set()
+
+
+def test_a_report_that_was_not_noted_is_delivered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    trail, run = audited(layout, file), new_run_id()
+    trail.begin(run)
+    append_rows(layout, row_of(0, run))
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Notes, "add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trail.report()
+    assert (trail.report(), len(lines(file))) == (1, 2)
+
+
 def test_answers_and_what_they_change_are_reported(tmp_path: Path) -> None:
     layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
-    row = row_of(1, new_run_id(), status=Status.REVIEW, destination="review", object_uri="/in/x")
-    append_rows(layout, replace(row, object_uri=row.source_uri))
+    row = row_of(1, new_run_id(), status=Status.REVIEW, destination="review")
+    append_rows(layout, row)
     trail = audited(layout, file)
     trail.begin()
     now = int(datetime.now(UTC).timestamp() * 1e6)
     append_label(layout, new_label(row, "spine", "bob", now))
     prepare_changes(layout)
     decided = replace(row, status=Status.ROUTED, destination="spine", decided_by="person")
-    decided = replace(decided, object_uri=row.source_uri)
     assert change_decisions(layout, [decided], new_run_id()).changed
     assert trail.report() == 2
     changed, answered = map(summary_of, lines(file))

@@ -236,7 +236,7 @@ class Layout:
 
     @property
     def audit(self) -> str:
-        """Folder of notes about reported audit events; see `pipeline.audit.trail`."""
+        """Folder of notes about reported audit events; see `pipeline.audit.notes`."""
         return join(self.root, "audit")
 
     @property

@@ -350,6 +350,15 @@ def contents_to_move(layout: Layout) -> set[str]:
     return found
 
 
+def unfinished_history(layout: Layout) -> set[str]:
+    """Return the URIs of the history files that an unfinished `apply_changes` writes."""
+    found: set[str] = set()
+    for uri in list_supersede_intents(layout):
+        with contextlib.suppress(FileNotFoundError):  # finished since the listing
+            found.update(map(layout.absolute, _read_intent(uri).history.values()))
+    return found
+
+
 def objects_to_remove(layout: Layout) -> Iterator[str]:
     """Yield objects that an unfinished `apply_changes` removes if no current row references them."""
     for uri in list_supersede_intents(layout):

@@ -1,0 +1,246 @@
+"""Find the rows and answers that were not reported, without reading what was.
+
+Rows are appended in segments, whose numbers in a log are consecutive: those after the last reported one
+are new. A segment that is missing was rewritten before it was reported; its rows, which hash to its
+shard, are in other files. Decisions that are changed have their old rows in new history files.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.audit.notes import Reported, change_unit, log_name, not_read, segment_unit
+from transforms.lake.append_log import LogShard, parse_segment
+from transforms.lake.files import list_files
+from transforms.lake.index_files import list_index, read_matching, shard_of
+from transforms.lake.labels import Label, list_labels, read_label_file
+from transforms.lake.layout import Layout, partition_of
+from transforms.lake.schema import RUN_ID_SEPARATOR, identity_of
+from transforms.lake.supersede import unfinished_history
+
+COLUMNS: Final = (
+    "run_id study_instance_uid sop_class_uid patient_key status destination decided_at ingested_at"
+).split()
+"""Columns of the rows that are found."""
+_KEY: Final = ["source_uri", "source_version", "run_id"]
+_ALL: Final = [*COLUMNS, "source_uri", "source_version", "sop_instance_uid", "content_sha256"]
+
+Key: TypeAlias = tuple[str, str, str]
+"""Identifies a row: source URI, source version and run id."""
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """Segments that were rewritten before they were reported."""
+
+    log: LogShard
+    numbers: frozenset[int]
+
+
+def appended_rows(layout: Layout, since: str, reported: Reported, new: Reported) -> list[pa.Table]:
+    """Return the rows that runs have appended.
+
+    Args:
+        layout: the lake.
+        since: id after which those of reported runs sort.
+        reported: what was reported.
+        new: to which the found rows are added.
+
+    Raises:
+        DamagedFile: a file of the lake cannot be read.
+        OSError: the lake cannot be listed.
+    """
+    while True:
+        files = _stable_index(layout)
+        found = Reported()
+        try:
+            tables = list(_appended(layout, files, since, reported, found))
+        except FileNotFoundError:  # rewritten since the listing
+            if list_index(layout) == files:
+                raise
+            continue
+        new.add(found)
+        return tables
+
+
+def _stable_index(layout: Layout) -> list[str]:
+    """Return the index files at one moment: a listing in parts can miss what a later part follows."""
+    files = list_index(layout)
+    while files != (listed := list_index(layout)):
+        files = listed
+    return files
+
+
+def _appended(
+    layout: Layout, files: Sequence[str], since: str, reported: Reported, new: Reported
+) -> Iterator[pa.Table]:
+    segments: dict[LogShard, dict[int, str]] = defaultdict(dict)
+    for uri in files:
+        if (parsed := parse_segment(uri)) is not None:
+            log, segment = parsed
+            segments[log][segment.number] = uri
+    missing = []
+    for log, uris in sorted(segments.items()):
+        last, end = reported.logs.get(log_name(log), 0), max(uris)
+        if end <= last:
+            continue
+        numbers = range(last + 1, end + 1)
+        for number in numbers:
+            if number in uris:
+                for table in _rows_since(uris[number], COLUMNS, since):
+                    new.units.update(_units(table, log))
+                    yield table
+        if rewritten := frozenset(numbers) - uris.keys():
+            missing.append(_Missing(log, rewritten))
+        new.logs[log_name(log)] = end
+    if missing:
+        yield from _rewritten(layout, files, since, missing, reported, new)
+
+
+def _units(table: pa.Table, log: LogShard) -> Iterator[str]:
+    """Yield the units of batch runs in a segment; those of streams are known by their numbers."""
+    for run_id in pc.unique(table["run_id"]).to_pylist():
+        if RUN_ID_SEPARATOR not in run_id:
+            yield segment_unit(run_id, log)
+
+
+def _rewritten(
+    layout: Layout,
+    files: Sequence[str],
+    since: str,
+    missing: Sequence[_Missing],
+    reported: Reported,
+    new: Reported,
+) -> Iterator[pa.Table]:
+    """Yield the rows of missing segments, current and superseded ones."""
+    history = [file.uri for file in list_files(layout.history, ".parquet")]
+    others = [uri for uri in files if parse_segment(uri) is None]
+    changed = _changed_keys(history, since)
+    seen: set[Key] = set()
+    for uri in (*others, *history):
+        for table in _rows_since(uri, _ALL, since):
+            wanted = []
+            for row in table.to_pylist():
+                key = _key(row)
+                log = None if key in seen | changed else _log_of(row, missing, reported)
+                wanted.append(log is not None)
+                if log is not None:
+                    seen.add(key)
+                    if RUN_ID_SEPARATOR not in row["run_id"]:
+                        new.units.add(segment_unit(row["run_id"], log))
+            yield from filter(len, [table.filter(pa.array(wanted, pa.bool_())).select(COLUMNS)])
+
+
+def _changed_keys(history: Sequence[str], since: str) -> set[Key]:
+    """Return the keys of rows that decided others again, and were never appended."""
+    columns = ["source_uri", "source_version", "superseded_by"]
+    return {
+        tuple(row.values())
+        for uri in history
+        for table in read_matching(uri, columns, {})
+        for row in table.filter(pc.greater(table["superseded_by"], since)).to_pylist()
+    }
+
+
+def _log_of(
+    row: Mapping[str, Any], missing: Sequence[_Missing], reported: Reported
+) -> LogShard | None:
+    """Return the log with a missing segment that had a row; None if there is none."""
+    run_id, _, number = row["run_id"].partition(RUN_ID_SEPARATOR)
+    identity = identity_of(row["status"], row["sop_instance_uid"], row["content_sha256"])
+    for one in missing:
+        if shard_of(identity, one.log.shards) == one.log.shard and (
+            int(number) in one.numbers
+            if number
+            else segment_unit(run_id, one.log) not in reported.units
+        ):
+            return one.log
+    return None
+
+
+def changed_rows(layout: Layout, since: str, reported: Reported, new: Reported) -> list[pa.Table]:
+    """Return the rows that have replaced others; see `appended_rows`.
+
+    Decisions whose change is not finished are left for the next report.
+    """
+    history = [file.uri for file in list_files(layout.history, ".parquet")]
+    unfinished = unfinished_history(layout)  # after listing: an intent outlives its changes
+    keys: dict[str, set[Key]] = defaultdict(set)
+    for uri in not_read(layout, history, reported):
+        if uri in unfinished:
+            continue
+        try:
+            changes = list(read_matching(uri, [*_KEY[:2], "superseded_by", "superseded_at"], {}))
+        except FileNotFoundError:  # its change was undone, or it was rewritten, since the listing
+            continue
+        new.files.add(layout.relative(uri))
+        for table in changes:
+            times = table["superseded_at"].cast(pa.int64()).to_pylist()
+            for row, at in zip(table.to_pylist(), times, strict=True):
+                unit = change_unit(row["superseded_by"], at)
+                if row["superseded_by"] > since and unit not in reported.units:
+                    new.units.add(unit)
+                    key = row["source_uri"], row["source_version"], row["superseded_by"]
+                    keys[partition_of(uri)].add(key)
+    return [
+        table for day, of_day in sorted(keys.items()) for table in _rows_of(layout, day, of_day)
+    ]
+
+
+def _rows_of(layout: Layout, day: str, keys: set[Key]) -> list[pa.Table]:
+    """Return the rows of a day with some keys; they may be superseded again."""
+    runs = {"run_id": pa.array(sorted({run_id for _, _, run_id in keys}), pa.string())}
+    while True:
+        index = [uri for uri in _stable_index(layout) if partition_of(uri) == day]
+        history = [one.uri for one in list_files(layout.history_partition(day), ".parquet")]
+        found: list[pa.Table] = []
+        seen: set[Key] = set()
+        try:
+            for uri in (*index, *history):
+                for table in read_matching(uri, _ALL, runs):
+                    rows = [_key(row) for row in table.select(_KEY).to_pylist()]
+                    wanted = [key in keys and key not in seen for key in rows]
+                    seen.update(rows)
+                    found.append(table.filter(pa.array(wanted, pa.bool_())).select(COLUMNS))
+        except FileNotFoundError:  # rewritten since the listing
+            if [uri for uri in list_index(layout) if partition_of(uri) == day] == index:
+                raise
+            continue
+        return [table for table in found if len(table)]
+
+
+def new_answers(layout: Layout, since_us: int, reported: Reported, new: Reported) -> list[Label]:
+    """Return the answers of reviewers from a time on, in order; see `appended_rows`."""
+    found: dict[str, Label] = {}
+    for uri in not_read(layout, list_labels(layout), reported):
+        try:
+            labels = read_label_file(uri)
+        except FileNotFoundError:  # merged since the listing; the merged file is read next time
+            continue
+        new.files.add(layout.relative(uri))
+        for label in labels:
+            if label.answered_at >= since_us and label.label_id not in reported.answers:
+                found[label.label_id] = label
+    new.answers.update(found)
+    return sorted(found.values(), key=lambda label: (label.answered_at, label.label_id))
+
+
+def _rows_since(uri: str, columns: Sequence[str], since: str) -> Iterator[pa.Table]:
+    """Yield the rows of a file that reported runs have written."""
+    if any(_is_since(table, since).true_count for table in read_matching(uri, ["run_id"], {})):
+        for table in read_matching(uri, columns, {}):
+            yield from filter(len, [table.filter(_is_since(table, since))])
+
+
+def _is_since(table: pa.Table, since: str) -> pa.BooleanArray:
+    return pc.greater(table["run_id"], since).combine_chunks()
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return row["source_uri"], row["source_version"], row["run_id"]
