@@ -113,7 +113,7 @@ class IndexReplica:
         """
         with self._lock:
             if self._tombstones is None or self._tombstones:  # a run adds some to those that exist
-                self._tombstones = read_tombstones(self._layout)
+                self._tombstones = read_tombstones(self._layout, self._tombstones or NONE)
             self._listed = read_index(self._layout, self._sources.load)
             self._last = last_segments(self._listed)
 

@@ -81,10 +81,12 @@ class Tombstones:
     Attributes:
         key: of the hashes; None if the lake has no tombstones.
         hashes: first `HASH_BYTES` of each hash, by kind.
+        files: URIs of the files that were read.
     """
 
     key: bytes | None = field(default=None, repr=False)
     hashes: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
+    files: frozenset[str] = field(default=frozenset(), repr=False)
 
     def __bool__(self) -> bool:
         return self.key is not None
@@ -131,27 +133,34 @@ def source_value(uri: str, version: str, state: str | None) -> str:
     return f"{uri}\0{listed}\0{state or ''}"
 
 
-def read_tombstones(layout: Layout) -> Tombstones:
+def read_tombstones(layout: Layout, known: Tombstones = NONE) -> Tombstones:
     """Return the tombstones of a lake.
+
+    Args:
+        layout: the lake.
+        known: result of an earlier call for this lake; its files are not read again, since files of
+            tombstones never change and are never removed.
 
     Raises:
         LostKey: the key is missing.
         DamagedFile: a file cannot be read.
         OSError: the lake cannot be read.
     """
-    found = [file.uri for file in list_files(layout.forgotten)]
-    if not found:
-        return NONE
-    hashes: dict[str, set[bytes]] = defaultdict(set)
-    for uri in found:
+    found = frozenset(file.uri for file in list_files(layout.forgotten))
+    if found == known.files:
+        return known
+    added: dict[str, set[bytes]] = defaultdict(set)
+    for uri in found - known.files:
         name = uri.rpartition("/")[2]
         if is_below(uri, join(layout.forgotten, SOURCES)):
-            hashes[Kind.SOURCE].add(bytes.fromhex(name.partition(_SEPARATOR)[0])[:HASH_BYTES])
+            added[Kind.SOURCE].add(bytes.fromhex(name.partition(_SEPARATOR)[0])[:HASH_BYTES])
         elif is_below(uri, join(layout.forgotten, TOMBSTONES)):
             with open_index_file(uri) as file:
                 table = file.read(SCHEMA.names)
             for kind, value in zip(*(column.to_pylist() for column in table.columns), strict=True):
-                hashes[kind].add(bytes.fromhex(value)[:HASH_BYTES])
+                added[kind].add(bytes.fromhex(value)[:HASH_BYTES])
+    merged = {kind: known.hashes.get(kind, frozenset()) | new for kind, new in added.items()}
+    hashes = {**known.hashes, **merged}
     key_uri = _key_uri(layout)
     if key_uri not in found:
         if not hashes:
@@ -159,7 +168,7 @@ def read_tombstones(layout: Layout) -> Tombstones:
         raise LostKey(
             f"{key_uri} is missing; restore it from a backup: without it, erased objects return"
         )
-    return Tombstones(read_bytes(key_uri), {k: frozenset(v) for k, v in hashes.items()})
+    return Tombstones(known.key or read_bytes(key_uri), hashes, found)
 
 
 def tombstones_of_run(layout: Layout, run_id: str) -> Tombstones:
