@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from collections import Counter
@@ -23,6 +25,7 @@ from transforms.lake.erase import (
     apply_erasure,
     plan_erasures,
     quarantined_with,
+    quarantined_without_patient,
 )
 from transforms.lake.erasure_places import PLACES
 from transforms.lake.erasure_report import MAX_ORDER_LENGTH, Order
@@ -74,6 +77,7 @@ class Request:
         deep: whether to search objects that remain for traces.
         lock_timeout: maximum time to wait for other runs in seconds; 0 waits without limit.
         audit: where erasures are reported, or None.
+        patient_key: key of the hashes of Patient IDs, or None if it is not known.
     """
 
     layout: Layout
@@ -86,6 +90,7 @@ class Request:
     deep: bool = False
     lock_timeout: float = 0.0
     audit: AuditTrail | None = None
+    patient_key: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,9 @@ class Outcome:
         by_sink: number of contents by sink, for `RETAIN`.
         unknown: number of selected values without any row, by column.
         held: number of contents that are kept because of a legal hold, for `RETAIN`.
-        by_bytes: number of quarantined contents that only their bytes show to belong to the others.
+        by_bytes: number of quarantined contents that only their bytes show to be selected.
+        without_patient: number of quarantined contents whose patient is unknown without `patient_key`,
+            if that matters.
         erased: results of the erasures; empty if nothing was erased.
     """
 
@@ -108,6 +115,7 @@ class Outcome:
     unknown: Mapping[str, int] = field(default_factory=dict)
     held: int = 0
     by_bytes: int = 0
+    without_patient: int = 0
     erased: tuple[Erased, ...] = ()
 
     @property
@@ -149,11 +157,10 @@ def _erase(request: Request) -> Outcome:
     by_sink: Counter[str] = Counter()
     unknown: dict[str, int] = {}
     held = by_bytes = 0
+    kept = _contents_of(layout, holds, request.patient_key)
     if request.kind == RETAIN:
         before = request.retention.before_us(time.time_ns() // 1000)
         contents, by_sink = select_by_age(layout, before)
-        kept = select_contents(layout, holds).contents if holds else frozenset[str]()
-        kept |= quarantined_with(layout, holds, kept) if holds else kept
         contents, held = contents - kept, len(contents & kept)
     else:
         selected = select_contents(layout, selection)
@@ -168,10 +175,13 @@ def _erase(request: Request) -> Outcome:
                 f"{unknown['object_key']} of the given object keys are not in the lake; nothing "
                 "was erased"
             )
-        quarantined = quarantined_with(layout, selection, contents)
+        quarantined = quarantined_with(layout, selection, contents, request.patient_key)
         contents |= quarantined
         by_bytes = len(quarantined)
-        _require_free(selection, contents, holds, layout)
+        _require_free(selection, contents, holds, kept)
+    without_patient = 0
+    if request.patient_key is None and (selection.patient_key or holds.patient_key):
+        without_patient = len(quarantined_without_patient(layout))
     if request.apply and request.audit is not None:
         request.audit.report()
         request.audit.forgetting(contents, request.ordered_by)
@@ -189,16 +199,25 @@ def _erase(request: Request) -> Outcome:
         unknown,
         held,
         by_bytes,
+        without_patient,
         tuple(erased),
     )
 
 
+def _contents_of(layout: Layout, holds: Selection, patient_key: bytes | None) -> frozenset[str]:
+    """Return the contents under a legal hold."""
+    if not holds:
+        return frozenset()
+    named = select_contents(layout, holds).contents
+    return named | quarantined_with(layout, holds, named, patient_key)
+
+
 def _require_free(
-    selection: Selection, contents: frozenset[str], holds: Selection, layout: Layout
+    selection: Selection, contents: frozenset[str], holds: Selection, kept: frozenset[str]
 ) -> None:
     """Raise if something selected is under a legal hold."""
     of_values = sum(len(values & holds.columns[name]) for name, values in selection.columns.items())
-    of_contents = len(select_contents(layout, holds).contents & contents)
+    of_contents = len(kept & contents)
     if of_values or of_contents:
         raise LegalHold(
             f"{of_contents} of the {len(contents)} selected contents are under a legal hold; nothing was "
@@ -238,9 +257,9 @@ def selection_of(
         SelectionError: a value is not of its kind; the message does not repeat it.
     """
     given = {
-        "patient_key": ("--patient_key", frozenset(patient_keys)),
+        "patient_key": ("--patient_key", frozenset(one.lower() for one in patient_keys)),
         "study_instance_uid": ("--study", frozenset(studies)),
-        "object_key": ("--object", frozenset(objects)),
+        "object_key": ("--object", frozenset(one.lower() for one in objects)),
     }
     for column, (flag, values) in given.items():
         if any(column_of(value) != column for value in values):
@@ -276,16 +295,21 @@ def patients_in(name: str, patient_key_file: str | None) -> Selection:
     if patient_key_file is None:
         raise ConfigError("--patient_ids needs --patient_key_file, the key of the runs")
     key = require_patient_key(patient_key_file)
-    ids = (line.strip() for line in _read_text(name, "--patient_ids").splitlines())
+    ids = (line.strip() for line in _read_text(name, "--patient_ids").split("\n"))
     return Selection(frozenset(patient_key_of(one, key) for one in ids if one))
 
 
 def _read_text(name: str, flag: str) -> str:
+    """Return a text in UTF-8, without a byte order mark."""
     try:
         if name == STDIN:
-            return sys.stdin.read(MAX_LIST_BYTES)
-        uri = absolute(name)
-        return read_whole(storage_of(uri), uri, MAX_LIST_BYTES).decode()
+            data = sys.stdin.buffer.read(MAX_LIST_BYTES + 1)
+            if len(data) > MAX_LIST_BYTES:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        else:
+            uri = absolute(name)
+            data = read_whole(storage_of(uri), uri, MAX_LIST_BYTES)
+        return data.decode("utf-8-sig")
     except OSError as error:
         raise SelectionError(f"{flag} cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
@@ -304,6 +328,7 @@ def to_json(outcome: Outcome, request: Request) -> dict[str, Any]:
         "unknown": dict(outcome.unknown),
         "held": outcome.held,
         "by_bytes": outcome.by_bytes,
+        "without_patient": outcome.without_patient,
         "erased": [
             {
                 "report": layout.relative(one.report),
@@ -334,7 +359,14 @@ def render(outcome: Outcome, request: Request) -> str:
             f"{number} of the given {_NAMES[name]} have no object in the lake; later ones are kept out"
         )
     if outcome.by_bytes:
-        lines.append(f"{outcome.by_bytes} quarantined objects have these UIDs in their bytes")
+        lines.append(
+            f"{outcome.by_bytes} quarantined objects are selected by what is in their bytes"
+        )
+    if outcome.without_patient:
+        lines.append(
+            f"{outcome.without_patient} quarantined objects have no patient in their row; with "
+            "--patient_key_file, their bytes are searched for the Patient ID"
+        )
     if outcome.held:
         lines.append(f"{outcome.held} contents are kept because of a legal hold")
     for one in outcome.erased:

@@ -28,6 +28,13 @@ class ErasureOptions:
         help="list of what must not be erased; legal_holds.txt of the lake and retention.legal_holds of "
         "the policy are respected as well",
     )
+    patient_key_file: str | None = option(
+        None,
+        group=Group.SELECTION,
+        metavar="FILE",
+        help="key with which the runs have hashed Patient IDs; quarantined objects without a header are "
+        "then searched for those of selected patients, and of patients under a legal hold",
+    )
     deep: bool = option(
         False,
         group=Group.INPUT_OUTPUT,
@@ -54,12 +61,6 @@ class ForgetOptions:
         metavar="FILE",
         help="erase the objects of these patients: Patient IDs, one a line; - reads standard input. "
         "Needs --patient_key_file",
-    )
-    patient_key_file: str | None = option(
-        None,
-        group=Group.SELECTION,
-        metavar="FILE",
-        help="key with which the runs have hashed Patient IDs",
     )
     study: tuple[str, ...] = option(
         (),

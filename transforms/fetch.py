@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,8 +24,9 @@ from transforms.core.reasons import FORGOTTEN, ProcessingFailure, Status
 from transforms.core.worker_resources import Concurrency
 from transforms.in_flight_pool import InFlightPool, WindowedOutput
 from transforms.lake.layout import Layout
+from transforms.lake.patient_ids import OfPatient, of_nobody, of_patients
 from transforms.lake.schema import IndexRow
-from transforms.lake.tombstones import NONE, forget_source, tombstones_of_run
+from transforms.lake.tombstones import NONE, Kind, forget_source, tombstones_of_run
 from transforms.lake.traces import has_trace, is_hashed_in, object_has_trace
 from transforms.metrics import (
     CounterName,
@@ -193,12 +195,16 @@ class ExamineFn(beam.DoFn):
         if not self._tombstones or row.status != Status.QUARANTINED:
             return False
         is_trace = is_hashed_in(self._tombstones)
+        of_patient: OfPatient = of_nobody
+        if self._options.patient_key is not None:
+            is_forgotten = functools.partial(self._tombstones.has, Kind.PATIENT)
+            of_patient = of_patients(is_forgotten, self._options.patient_key)
         if (data := OBJECT_CACHE.pop(str(row.content_sha256))) is not None:
-            found = has_trace(data.rewind(), is_trace)
+            found = has_trace(data.rewind(), is_trace, of_patient)
             OBJECT_CACHE.put(str(row.content_sha256), data)
             return found
         with contextlib.suppress(OSError):  # placement reports it
-            return object_has_trace(row.source_uri, is_trace)
+            return object_has_trace(row.source_uri, is_trace, of_patient)
         return False
 
     def _forget(self, layout: Layout, row: IndexRow) -> tuple[str, object]:

@@ -39,10 +39,14 @@ def run(args: argparse.Namespace) -> int:
 
     options = from_values(ForgetOptions, vars(args))
     selection = selection_of(options.patient_key, options.study, options.object)
+    if options.list is not None and options.list == options.patient_ids:
+        raise ConfigError("--list and --patient_ids need different files")
     if options.list is not None:
         selection |= read_list(options.list, "--list")
     if options.patient_ids is not None:
-        selection |= patients_in(options.patient_ids, options.patient_key_file)
+        selection |= patients_in(options.patient_ids, options.erasure.patient_key_file)
+    if not selection and (options.list or options.patient_ids):
+        raise ConfigError("the list is empty: nothing is selected")
     if not selection:
         raise ConfigError("give --patient_key, --patient_ids, --study, --object or --list")
     layout, policy = lake_and_policy(args.lake, options.policy)
@@ -57,9 +61,12 @@ def request_of(
     from pipeline import __version__
     from pipeline.audit.trail import trail_of
     from pipeline.erasure import Request
+    from transforms.config.route_config import require_patient_key
 
+    key_file = options.patient_key_file
     return Request(
         layout,
+        patient_key=None if key_file is None else require_patient_key(key_file),
         holds=_holds_of(policy, options),
         ordered_by=options.ordered_by,
         apply=options.apply,

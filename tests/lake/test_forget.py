@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from pipeline.cli import main
 from tests.conformance import violations
@@ -27,13 +29,14 @@ from tests.erasures import (
     identifiers,
     rows_of,
 )
-from tests.lake.rows import index_row, new_lake, replica_of
+from tests.lake.rows import append_rows, index_row, new_lake, replica_of, rows_in
 from tests.stores import Store
 from tests.synthetic import dicom_bytes, image
 from transforms.core.object_ref import ObjectRef, object_key
 from transforms.core.patient_key import patient_key_of
 from transforms.lake.dead_letters import write_dead_letter
 from transforms.lake.erase import list_erasure_intents
+from transforms.lake.files import put_bytes
 from transforms.lake.layout import Layout
 from transforms.lake.run_counts import count_stream
 from transforms.lake.tombstones import forget_source, read_tombstones
@@ -129,12 +132,14 @@ def test_what_returns_is_kept_out(forgotten: Hospital, tmp_path: Path) -> None:
     patient = dict(name="98", StudyInstanceUID="1.2.99", PatientID=PATIENT)
     write(resent, "patient.dcm", dicom_bytes(image(6, (64, 48)), **patient))
     write(resent, "instance.dcm", dicom_bytes(image(7, (64, 48)), name="101", PatientID="X"))
+    cut = dicom_bytes(image(9, (64, 48)), name="96", PatientID=PATIENT)
+    write(resent, "cut.dcm", cut[: len(cut) // 2])
     write(resent, "new.dcm", dicom_bytes(image(8, (64, 48)), name="97", PatientID="NEW"))
     first = route_into(Lake(lake.lake), *lake.options, inputs=(str(resent),))
-    assert first["counts"]["forgotten"] == 4
-    assert first["counts"]["discovered"] == 5
+    assert first["counts"]["forgotten"] == 5
+    assert first["counts"]["discovered"] == 6
     second = route_into(Lake(lake.lake), *lake.options, inputs=(str(resent),))
-    assert counts(second) == {"unchanged": 1, "forgotten": 4}
+    assert counts(second) == {"unchanged": 1, "forgotten": 5}
     assert not second["metrics"]["counters"].get("bytes_read")
     assert len(lake_rows(lake)) == len(before) + 1
     assert verified(lake.lake) == []
@@ -205,7 +210,7 @@ def test_lists_and_patient_ids_select(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{PATIENT}\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{PATIENT}\n".encode())))
     key_file = ("--patient_key_file", str(copied.key_file))
     assert copied.forget("--json", *key_file, who=("--patient_ids", "-")) == 0
     assert json.loads(capsys.readouterr().out)["found"]["index"] == 7
@@ -218,6 +223,80 @@ def test_lists_and_patient_ids_select(
     assert found["unknown"] == {"patient_key": 1}
 
 
+@pytest.mark.parametrize("column", ["--patient_ids", "--list"])
+def test_a_list_may_be_one_of_windows(
+    treated: Hospital, column: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = PATIENT if column == "--patient_ids" else treated.patient_key.upper()
+    entries = tmp_path / "list.txt"
+    entries.write_bytes(b"\xef\xbb\xbf" + f"{entry}\r\n\r\n  {entry} \r\n".encode())
+    key_file = ("--patient_key_file", str(treated.key_file))
+    assert treated.forget("--json", *key_file, who=(column, str(entries))) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["found"]["index"], found["unknown"]) == (7, {})
+
+
+def lake_of_quarantined(root: Path, objects: dict[str, bytes]) -> Layout:
+    """Return a lake of objects in quarantine whose rows have no header."""
+    layout = new_lake(root)
+    rows = []
+    for name, data in objects.items():
+        sha256 = hashlib.sha256(data).hexdigest()
+        uri = layout.quarantine_uri(sha256)
+        put_bytes(uri, data, scratch=layout.scratch())
+        header = dict(sop_instance_uid=None, series_instance_uid=None, study_instance_uid=None)
+        columns = dict(status="quarantined", destination="quarantine", reason="truncated")
+        uri = layout.relative(uri)
+        rows.append(index_row(f"/in/{name}", sha256, object_uri=uri, **columns, **header))
+    append_rows(layout, *rows)
+    return layout
+
+
+@pytest.mark.parametrize(
+    ("patient", "elements"),
+    [
+        (PATIENT, {}),
+        (PATIENT, {"syntax": ImplicitVRLittleEndian}),
+        (PATIENT, {"syntax": ExplicitVRBigEndian}),
+        ("MÜL-7", {"SpecificCharacterSet": "ISO_IR 100"}),
+    ],
+)
+def test_a_truncated_object_is_found_by_its_patient(
+    patient: str, elements: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = {
+        name: dicom_bytes(image(1, (64, 48)), name=name, PatientID=one, **elements)[:2000]
+        for name, one in {"1": patient, "2": OTHER}.items()
+    }
+    layout = lake_of_quarantined(tmp_path / "lake", cut)
+    (tmp_path / "key").write_bytes(KEY)
+    key_file = ("--patient_key_file", str(tmp_path / "key"))
+    command = ["forget", layout.root, "--patient_key", patient_key_of(patient, KEY)]
+    assert main(command) == 0
+    assert "2 quarantined objects have no patient in their row" in capsys.readouterr().out
+    assert main([*command, *key_file, "--apply", "--ordered_by", "me"]) == 0
+    (left,) = tmp_path.glob("lake/quarantine/*/*")
+    assert left.read_bytes() == cut["2"]
+    assert [row["source_uri"] for row in rows_in(layout)] == ["/in/2"]
+
+
+def test_a_truncated_object_is_under_the_hold_of_its_patient(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = dicom_bytes(image(1, (64, 48)), PatientID=PATIENT)[:2000]
+    layout = lake_of_quarantined(tmp_path / "lake", {"1": cut})
+    (tmp_path / "key").write_bytes(KEY)
+    (tmp_path / "holds").write_text(patient_key_of(PATIENT, KEY))
+    (tmp_path / "policy.yaml").write_text("retention: {days: {quarantine: 1}}\n")
+    options = ["--patient_key_file", str(tmp_path / "key"), "--apply", "--ordered_by", "me"]
+    options += ["--legal_holds", str(tmp_path / "holds")]
+    assert main(["forget", layout.root, "--object", object_key("/in/1"), *options]) == 2
+    assert "1 of the 1 selected contents are under a legal hold" in capsys.readouterr().err
+    assert main(["retain", layout.root, "--policy", str(tmp_path / "policy.yaml"), *options]) == 0
+    assert "1 contents are kept because of a legal hold" in capsys.readouterr().out
+    assert len(rows_in(layout)) == 1
+
+
 @pytest.mark.parametrize(
     ("who", "message"),
     [
@@ -226,6 +305,8 @@ def test_lists_and_patient_ids_select(
         (("--object", "0123456789ab"), "1 of the given object keys are not in the lake"),
         (("--patient_ids", "ids.txt"), "needs --patient_key_file"),
         (("--list", "/nowhere/list"), "--list cannot be read"),
+        (("--list", "/dev/null"), "not a regular file"),
+        (("--list", "-", "--patient_ids", "-"), "need different files"),
     ],
 )
 def test_what_cannot_be_selected_is_an_error(
@@ -246,7 +327,7 @@ def test_a_legal_hold_stops_it(copied: Hospital, capsys: pytest.CaptureFixture[s
     (copied.lake / "legal_holds.txt").write_text("1.2.77.100  # case 7\n")
     before = content_of(copied.lake)
     assert copied.apply() == 2
-    assert "5 of the 6 selected contents are under a legal hold" in capsys.readouterr().err
+    assert "6 of the 6 selected contents are under a legal hold" in capsys.readouterr().err
     assert content_of(copied.lake) == before
     (copied.lake / "legal_holds.txt").unlink()
     assert copied.apply() == 0

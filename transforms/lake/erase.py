@@ -27,6 +27,7 @@ from transforms.lake.erasure_selection import Selection, matching_rows
 from transforms.lake.files import exists, list_files, put_bytes, read_bytes
 from transforms.lake.index_files import read_index
 from transforms.lake.layout import HASH_IN_NAME, Layout
+from transforms.lake.patient_ids import OfPatient, of_nobody, of_patients
 from transforms.lake.schema import RUN_ID_SEPARATOR
 from transforms.lake.tombstones import (
     Kind,
@@ -139,31 +140,61 @@ def _uids(own: Mapping[str, set[str]], selection: Selection) -> frozenset[str]:
 
 
 def quarantined_with(
-    layout: Layout, selection: Selection, contents: frozenset[str]
+    layout: Layout,
+    selection: Selection,
+    contents: frozenset[str],
+    patient_key: bytes | None = None,
 ) -> frozenset[str]:
-    """Return quarantined contents, besides those given, whose bytes have UIDs of what is forgotten.
+    """Return quarantined contents, besides those given, whose bytes show that they are selected.
 
-    A truncated object has no header in its row. All quarantined objects are read.
+    They have UIDs of what is forgotten, or the Patient ID of a selected patient. A truncated object has
+    no header in its row. All quarantined objects are read.
+
+    Args:
+        layout: the lake and all of its sinks.
+        selection: what is selected.
+        contents: what the rows show to be selected.
+        patient_key: key of the hashes of Patient IDs, without which no Patient ID is recognized.
+
+    Raises:
+        DamagedFile: a file of the lake cannot be read.
+    """
+    of_patient: OfPatient = of_nobody
+    if patient_key is not None and selection.patient_key:
+        of_patient = of_patients(selection.patient_key.__contains__, patient_key)
+
+    def find(files: list[str]) -> frozenset[str]:
+        own = _own_values(layout, files, contents, _rows_of(layout, files, contents))
+        is_trace = is_in(_uids(own, selection))
+        found = set[str]()
+        for row in _quarantined(layout, files, ["content_sha256", "object_uri"]):
+            if row["content_sha256"] not in contents | found:
+                with contextlib.suppress(OSError):  # `verify` reports it
+                    if object_has_trace(layout.absolute(row["object_uri"]), is_trace, of_patient):
+                        found.add(row["content_sha256"])
+        return frozenset(found)
+
+    return read_index(layout, find)
+
+
+def quarantined_without_patient(layout: Layout) -> frozenset[str]:
+    """Return the quarantined contents whose rows have no `patient_key`.
 
     Raises:
         DamagedFile: a file of the lake cannot be read.
     """
 
     def find(files: list[str]) -> frozenset[str]:
-        own = _own_values(layout, files, contents, _rows_of(layout, files, contents))
-        is_trace = is_in(_uids(own, selection))
-        found = set[str]()
-        quarantined = {"status": pa.array([str(Status.QUARANTINED)])}
-        columns = ["content_sha256", "object_uri"]
-        for table in matching_rows(layout, files, columns, quarantined):
-            for row in table.to_pylist():
-                if row["content_sha256"] not in contents | found:
-                    with contextlib.suppress(OSError):  # `verify` reports it
-                        if object_has_trace(layout.absolute(row["object_uri"]), is_trace):
-                            found.add(row["content_sha256"])
-        return frozenset(found)
+        rows = _quarantined(layout, files, ["content_sha256", "patient_key"])
+        return frozenset(row["content_sha256"] for row in rows if row["patient_key"] is None)
 
     return read_index(layout, find)
+
+
+def _quarantined(layout: Layout, files: list[str], columns: list[str]) -> Iterator[dict[str, Any]]:
+    wanted = {"status": pa.array([str(Status.QUARANTINED)])}
+    for table in matching_rows(layout, files, columns, wanted):
+        yield from table.to_pylist()
 
 
 def _own_values(

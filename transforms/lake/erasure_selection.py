@@ -83,6 +83,7 @@ def parse_selection(text: str, what: str) -> Selection:
     for number, line in enumerate(text.splitlines(), 1):
         entry = line.partition("#")[0].strip()
         if entry:
+            entry = entry.lower()  # hex digits; a UID has no letters
             column = column_of(entry)
             if column is None:
                 raise SelectionError(
@@ -115,7 +116,7 @@ def read_legal_holds(layout: Layout) -> Selection:
     if not exists(uri):
         return Selection()
     try:
-        return parse_selection(read_bytes(uri).decode(), LEGAL_HOLDS)
+        return parse_selection(read_bytes(uri).decode("utf-8-sig"), LEGAL_HOLDS)
     except UnicodeDecodeError:
         raise SelectionError(f"{LEGAL_HOLDS} is not UTF-8") from None
 

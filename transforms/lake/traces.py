@@ -21,13 +21,15 @@ import pyarrow.parquet as pq
 
 from transforms.lake.index_files import DamagedFile, open_index_file
 from transforms.lake.layout import Layout
+from transforms.lake.patient_ids import MAX_BYTES, OfPatient, of_nobody
 from transforms.lake.tombstones import HASH_BYTES, Tombstones, keyed_hash
 from transforms.storage.base import ObjectInfo, read_whole
 from transforms.storage.schemes import is_below, join, storage_of
 
 THREADS: Final = 8
-OVERLAP_BYTES: Final = 256
-"""Of a block, searched again with the next one; a UID has at most 64 characters (PS3.5 section 9.1)."""
+OVERLAP_BYTES: Final = MAX_BYTES + 64
+"""Of a block, searched again with the next one: more than a Patient ID, or a UID, which has at most 64
+characters (PS3.5 section 9.1)."""
 BLOCK_BYTES: Final = 1 << 20
 HEAD_BYTES: Final = 1024
 BATCH_FILES: Final = 4096
@@ -107,22 +109,29 @@ def search_lake(
     return Searched(files, size, tuple(traces))
 
 
-def has_trace(file: BinaryIO, is_trace: IsTrace) -> bool:
-    """Return whether the bytes of a file, from its position on, have a trace."""
-    scanner = _Scanner(is_trace, ())
+def has_trace(file: BinaryIO, is_trace: IsTrace, of_patient: OfPatient = of_nobody) -> bool:
+    """Return whether the bytes of a DICOM object, a file from its start on, have a trace or a patient."""
+    scanner = _Scanner(is_trace, (), of_patient)
     while block := file.read(BLOCK_BYTES):
         scanner.write(block)
+    if not scanner.has_trace and _DEFLATED in scanner.head:
+        file.seek(0)
+        return _inflated_has_trace(file.read(), _Scanner(is_trace, (), of_patient))
     return scanner.has_trace
 
 
-def object_has_trace(uri: str, is_trace: IsTrace) -> bool:
-    """Return whether the bytes of an object have a trace.
+def object_has_trace(uri: str, is_trace: IsTrace, of_patient: OfPatient = of_nobody) -> bool:
+    """Return whether the bytes of an object have a trace, or the Patient ID of a patient.
 
     Raises:
         OSError: it cannot be read.
     """
-    scanner = _Scanner(is_trace, ())
-    storage_of(uri).copy_to(uri, None, cast(BinaryIO, scanner))
+    scanner = _Scanner(is_trace, (), of_patient)
+    storage = storage_of(uri)
+    storage.copy_to(uri, None, cast(BinaryIO, scanner))
+    if not scanner.has_trace and _DEFLATED in scanner.head:
+        data = read_whole(storage, uri)
+        return _inflated_has_trace(data, _Scanner(is_trace, (), of_patient))
     return scanner.has_trace
 
 
@@ -180,8 +189,10 @@ class _Scanner:
         has_trace: whether there is a trace in them.
     """
 
-    def __init__(self, is_trace: IsTrace, needles: Sequence[bytes]) -> None:
-        self._is_trace, self._needles = is_trace, needles
+    def __init__(
+        self, is_trace: IsTrace, needles: Sequence[bytes], of_patient: OfPatient = of_nobody
+    ) -> None:
+        self._is_trace, self._needles, self._of_patient = is_trace, needles, of_patient
         self._overlap = max([OVERLAP_BYTES, *map(len, needles)])
         self._tail = b""
         self.size, self.head, self.has_trace = 0, b"", False
@@ -193,8 +204,10 @@ class _Scanner:
         self.size += len(data)
         if not self.has_trace:
             block = self._tail + bytes(data)
-            self.has_trace = self._is_trace(tokens_in(block)) or any(
-                needle in block for needle in self._needles
+            self.has_trace = (
+                self._is_trace(tokens_in(block))
+                or any(needle in block for needle in self._needles)
+                or self._of_patient(block)
             )
             self._tail = block[-self._overlap :]
         return len(data)
@@ -214,10 +227,8 @@ def _search_file(
         with contextlib.suppress(DamagedFile), open_index_file(found.uri) as file:
             return _search_parquet(file, is_trace, needles), scanner.size
     if not scanner.has_trace and _DEFLATED in scanner.head:
-        inner = _Scanner(is_trace, needles)
-        for block in _inflated(read_whole(storage, found.uri)):
-            inner.write(block)
-        return inner.has_trace, scanner.size
+        data = read_whole(storage, found.uri)
+        return _inflated_has_trace(data, _Scanner(is_trace, needles)), scanner.size
     return scanner.has_trace, scanner.size
 
 
@@ -256,6 +267,12 @@ def _texts(values: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
 
 def _is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+
+
+def _inflated_has_trace(data: bytes, scanner: _Scanner) -> bool:
+    for block in _inflated(data):
+        scanner.write(block)
+    return scanner.has_trace
 
 
 def _inflated(data: bytes) -> Iterator[bytes]:
