@@ -164,8 +164,8 @@ class RouteKeywords(ObjectKeywords, total=False):
     the inputs, and no file"""
     audit_file: StrPath | None
     """append DICOM audit messages (PS3.15 A.5, XML, one a line) about routed, decided,
-    rerouted, reviewed and forgotten studies to this file; they have Study Instance UIDs and
-    keyed hashes of Patient IDs"""
+    rerouted, reviewed, forgotten and exported studies to this file; they have Study Instance
+    UIDs and keyed hashes of Patient IDs"""
     audit_syslog: str | None
     """send them to a syslog server (RFC 5424): tls://HOST:6514 with
     ?ca=FILE&cert=FILE&key=FILE, tcp://HOST:PORT, udp://HOST:514 or unix:///dev/log"""

@@ -34,6 +34,7 @@ def _dcm(value: str, meaning: str) -> Code:
     return Code(value, "DCM", meaning)
 
 
+EXPORT: Final = _dcm("110106", "Export")
 APPLICATION_ACTIVITY: Final = _dcm("110100", "Application Activity")
 INSTANCES_ACCESSED: Final = _dcm("110103", "DICOM Instances Accessed")
 INSTANCES_TRANSFERRED: Final = _dcm("110104", "DICOM Instances Transferred")
@@ -44,17 +45,21 @@ APPLICATION: Final = _dcm("110150", "Application")
 LAUNCHER: Final = _dcm("110151", "Application Launcher")
 DESTINATION: Final = _dcm("110152", "Destination Role ID")
 SOURCE: Final = _dcm("110153", "Source Role ID")
+DESTINATION_MEDIA: Final = _dcm("110154", "Destination Media")
+URI_MEDIA: Final = _dcm("110037", "URI")
 STUDY: Final = _dcm("110180", "Study Instance UID")
 PATIENT_NUMBER: Final = Code("2", "RFC-3881", "Patient Number")
 
 ROUTED, DECIDED, REROUTED = "routed", "decided", "rerouted"
-REVIEWED, FORGOTTEN, IDENTITY_READ = "reviewed", "forgotten", "identity_read"
+REVIEWED, FORGOTTEN, EXPORTED = "reviewed", "forgotten", "exported"
+IDENTITY_READ = "identity_read"
 EVENTS: Final = {
     ROUTED: "objects placed in the lake",
     DECIDED: "destinations decided",
     REROUTED: "destinations decided again",
     REVIEWED: "answered by a reviewer",
     FORGOTTEN: "erased from the lake",
+    EXPORTED: "copied out of the lake",
     IDENTITY_READ: "Patient IDs read for keyed hashes",
 }
 """Event types of the private coding scheme."""
@@ -109,9 +114,10 @@ class StudyEvent:
 @dataclass(frozen=True)
 class _Participant:
     user: str
-    role: Code | None
+    roles: Sequence[Code] = ()
     is_requestor: bool = False
     host: str | None = None
+    media: Code | None = None
 
 
 @dataclass(frozen=True)
@@ -159,9 +165,9 @@ def instances_transferred(reporter: Reporter, study: StudyEvent, source: str) ->
     """
     event = _Event(INSTANCES_TRANSFERRED, CREATE, study.at, _types(study))
     participants = [
-        _Participant(source, SOURCE),
-        _Participant(reporter.process, DESTINATION, host=reporter.host),
-        _Participant(study.actor or reporter.user, None, is_requestor=True),
+        _Participant(source, [SOURCE]),
+        _Participant(reporter.process, [DESTINATION], host=reporter.host),
+        _requestor(reporter, study),
     ]
     return _encode(reporter, event, participants, _objects(study))
 
@@ -185,22 +191,43 @@ def study_deleted(reporter: Reporter, study: StudyEvent) -> bytes:
     return _encode(reporter, event, _manipulating(reporter, study), objects)
 
 
+def data_exported(reporter: Reporter, study: StudyEvent, media: str) -> bytes:
+    """Return the message that objects of a study leave the lake, A.5.3.4; example in PS3.17 WW.3.
+
+    Args:
+        reporter: of the message.
+        study: the event.
+        media: URI of the folder to which they are copied.
+    """
+    event = _Event(EXPORT, READ, study.at, _types(study))
+    participants = [
+        _requestor(reporter, study),
+        _Participant(reporter.process, [SOURCE, APPLICATION], host=reporter.host),
+        _Participant(media, [DESTINATION, DESTINATION_MEDIA], media=URI_MEDIA),
+    ]
+    return _encode(reporter, event, participants, _objects(study))
+
+
 def _types(study: StudyEvent) -> list[Code]:
     return [Code(one, SCHEME, EVENTS[one]) for one in study.events]
 
 
 def _application(reporter: Reporter) -> list[_Participant]:
     return [
-        _Participant(reporter.process, APPLICATION, host=reporter.host),
-        _Participant(reporter.user, LAUNCHER, is_requestor=True),
+        _Participant(reporter.process, [APPLICATION], host=reporter.host),
+        _Participant(reporter.user, [LAUNCHER], is_requestor=True),
     ]
 
 
 def _manipulating(reporter: Reporter, study: StudyEvent) -> list[_Participant]:
     return [
-        _Participant(study.actor or reporter.user, None, is_requestor=True),
-        _Participant(reporter.process, None, host=reporter.host),
+        _requestor(reporter, study),
+        _Participant(reporter.process, host=reporter.host),
     ]
+
+
+def _requestor(reporter: Reporter, study: StudyEvent) -> _Participant:
+    return _Participant(study.actor or reporter.user, is_requestor=True)
 
 
 def _objects(study: StudyEvent, life_cycle: str | None = None) -> list[_Object]:
@@ -263,8 +290,10 @@ def _add_participant(root: ElementTree.Element, one: _Participant) -> None:
     if one.host is not None:
         values |= {"NetworkAccessPointID": one.host, "NetworkAccessPointTypeCode": "1"}
     element = ElementTree.SubElement(root, "ActiveParticipant", values)
-    if one.role is not None:
-        _add_code(element, "RoleIDCode", one.role)
+    for role in one.roles:
+        _add_code(element, "RoleIDCode", role)
+    if one.media is not None:
+        _add_code(ElementTree.SubElement(element, "MediaIdentifier"), "MediaType", one.media)
 
 
 def _add_object(root: ElementTree.Element, one: _Object) -> None:

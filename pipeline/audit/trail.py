@@ -9,12 +9,14 @@ that is killed between delivering and noting makes the next one deliver some mes
 from __future__ import annotations
 
 import getpass
+import itertools
 import socket
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, Final
 
 import pyarrow as pa
@@ -24,6 +26,7 @@ from pipeline.audit.destinations import deliver
 from pipeline.audit.messages import (
     DECIDED,
     DELETE,
+    EXPORTED,
     FORGOTTEN,
     IDENTITY_READ,
     REROUTED,
@@ -35,6 +38,7 @@ from pipeline.audit.messages import (
     StudyEvent,
     application_started,
     application_stopped,
+    data_exported,
     instances_accessed,
     instances_transferred,
     study_deleted,
@@ -52,8 +56,12 @@ from transforms.lake.layout import Layout
 from transforms.lake.run_summaries import read_summaries
 from transforms.lake.schema import RUN_ID_SEPARATOR
 
+DELIVERED_TOGETHER: Final = 1_000
+"""Messages in memory together, which one connection delivers."""
 NO_STUDY: Final = "unknown"
 """Study of objects that could not be read."""
+_STUDY: Final = ["study_instance_uid", "patient_key"]
+_READS_IDENTITY: Final = frozenset({DECIDED, REROUTED})
 
 
 class AuditTrail:
@@ -106,13 +114,10 @@ class AuditTrail:
         with self._lock:
             self.begin(run_id)
             since, reported, new = self._notes.since(), self._notes.load(), Reported()
-            messages = [
-                *self._about_runs(since, reported, new),
-                *self._about_answers(since, reported, new),
-            ]
-            deliver(messages, self._options, self._reporter.host)
+            number = self._deliver(self._about_runs(since, reported, new))
+            number += self._deliver(self._about_answers(since, reported, new))
             self._notes.add(new)
-        return len(messages)
+        return number
 
     def forgetting(self, contents: Collection[str], ordered_by: str = "") -> int:
         """Report that contents are about to be erased; return the number of messages.
@@ -139,17 +144,44 @@ class AuditTrail:
         for one in events:
             erased[one.study] += sum(one.instances.values())
         total = self._rows_of_studies(erased)
-        messages = []
-        for one in events:
+
+        def message(one: StudyEvent) -> bytes:
             detailed = replace(one, details=(("ordered_by", ordered_by),) if ordered_by else ())
-            whole = total[one.study] == erased[one.study] and one.study != NO_STUDY
-            messages.append(
-                study_deleted(self._reporter, detailed)
-                if whole
-                else instances_accessed(self._reporter, detailed, DELETE)
-            )
-        deliver(messages, self._options, self._reporter.host)
-        return len(messages)
+            if total[one.study] == erased[one.study] and one.study != NO_STUDY:
+                return study_deleted(self._reporter, detailed)
+            return instances_accessed(self._reporter, detailed, DELETE)
+
+        return self._deliver(map(message, events))
+
+    def exporting(
+        self, groups: Iterable[Mapping[str, Any]], media: str, details: Sequence[tuple[str, str]]
+    ) -> int:
+        """Report that objects are about to leave the lake; return the number of messages.
+
+        Called before the export, of which the lake has no trace to report it from.
+
+        Args:
+            groups: numbers of rows by study, patient, SOP class and destination; see `events_by_study`.
+            media: URI of the folder to which they are copied.
+            details: types and values, of each message.
+
+        Raises:
+            AuditError: a destination does not accept the messages; nothing must be exported then.
+        """
+        if not self._options.is_on:
+            return 0
+        events = events_by_study(
+            groups, at=datetime.now(UTC), events=(EXPORTED,), details=tuple(details)
+        )
+        return self._deliver(data_exported(self._reporter, one, media) for one in events)
+
+    def _deliver(self, messages: Iterable[bytes]) -> int:
+        """Deliver messages, some at a time; return their number."""
+        number, waiting = 0, iter(messages)
+        while part := list(itertools.islice(waiting, DELIVERED_TOGETHER)):
+            deliver(part, self._options, self._reporter.host)
+            number += len(part)
+        return number
 
     def _rows_of_studies(self, studies: Iterable[str]) -> Counter[str]:
         """Return the number of current rows of studies."""
@@ -249,25 +281,46 @@ def _events_of(
         return
     rows = pa.concat_tables(found)
     times = pc.coalesce(rows["decided_at"], rows["ingested_at"])
-    grouped = (
+    groups = (
         rows.append_column("at", times)
-        .group_by(["study_instance_uid", "patient_key", "sop_class_uid", "destination"])
+        .group_by([*_STUDY, "sop_class_uid", "destination"])
         .aggregate([("at", "max"), ("run_id", "count")])
+        .rename_columns({"at_max": "at", "run_id_count": "number"})
+        .to_pylist()
     )
-    studies: dict[tuple[str, str | None], list[dict[str, Any]]] = defaultdict(list)
-    for one in grouped.to_pylist():
-        studies[one["study_instance_uid"] or NO_STUDY, one["patient_key"]].append(one)
-    for (study, patient), groups in sorted(studies.items(), key=lambda one: str(one[0])):
+    groups.sort(key=lambda one: [str(one[name]) for name in _STUDY])
+    yield from events_by_study(groups, at=at, events=events, details=details)
+
+
+def events_by_study(
+    groups: Iterable[Mapping[str, Any]],
+    *,
+    events: tuple[str, ...],
+    at: datetime | None = None,
+    details: tuple[tuple[str, str], ...] = (),
+) -> Iterator[StudyEvent]:
+    """Yield an event for each study and patient.
+
+    Args:
+        groups: with study_instance_uid and patient_key, by which they are sorted, sop_class_uid,
+            destination, the number of rows, and the time at which they were decided.
+        events: event types.
+        at: time of the events; None for the latest one of the groups.
+        details: types and values, of each event.
+    """
+    for (study, patient), of_study in itertools.groupby(groups, itemgetter(*_STUDY)):
         instances: Counter[str] = Counter()
         destinations: Counter[str] = Counter()
-        for one in groups:
-            instances[one["sop_class_uid"] or UNKNOWN_SOP_CLASS] += one["run_id_count"]
-            destinations[one["destination"]] += one["run_id_count"]
-        read = (IDENTITY_READ,) if patient and FORGOTTEN not in events else ()
+        times: list[datetime] = []
+        for one in of_study:
+            instances[one["sop_class_uid"] or UNKNOWN_SOP_CLASS] += one["number"]
+            destinations[one["destination"]] += one["number"]
+            times.append(at or one["at"])
+        read = (IDENTITY_READ,) if patient and _READS_IDENTITY.intersection(events) else ()
         yield StudyEvent(
-            study,
+            study or NO_STUDY,
             patient,
-            at or max(one["at_max"] for one in groups),
+            max(times),
             instances,
             (*events, *read),
             (*details, *((f"destination:{d}", str(n)) for d, n in sorted(destinations.items()))),

@@ -10,10 +10,14 @@ from pipeline import __version__
 from pipeline.cli.arguments import add_options, existing_lake
 from pipeline.exit_codes import DONE, FAILED
 from pipeline.export.options import DATASETS, FHIR, ExportOptions
+from transforms.config.audit_options import AuditOptions
 from transforms.core.option import from_values
 
 if TYPE_CHECKING:
+    from pipeline.audit.trail import AuditTrail
     from pipeline.export.dataset import Exported
+    from pipeline.export.output import Output
+    from pipeline.export.selection import Selection
 
 MAX_SHOWN = 20
 
@@ -28,20 +32,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("lake", metavar="LAKE", help="root of the lake")
     parser.add_argument("out", metavar="OUT", help="new folder, local, gs:// or s3://")
     add_options(parser, ExportOptions)
+    add_options(parser, AuditOptions)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write an export; return 1 if objects could not be read."""
     options = from_values(ExportOptions, vars(args))
     options.check()
+    from pipeline.audit.trail import AuditTrail
     from pipeline.export.output import begin, open_output
     from pipeline.export.selection import select
 
     layout = existing_lake(args.lake)
+    trail = AuditTrail(layout, from_values(AuditOptions, vars(args)), __version__)
     output = open_output(args.out, layout, options)
     with select(layout, options) as selection:
         rows = selection.count()
         begin(output, options, rows, selection.digest(), __version__)
+        _audit(trail, selection, output, options)
         if options.to in DATASETS:
             from pipeline.export.dataset import export_dataset
 
@@ -58,6 +66,25 @@ def run(args: argparse.Namespace) -> int:
             exported = export_omop(selection, output, options)
             print(f"{args.out}: {exported} rows of {rows} objects")
     return DONE
+
+
+def _audit(trail: AuditTrail, selection: Selection, output: Output, options: ExportOptions) -> None:
+    """Report what leaves the lake, before it does."""
+    from pipeline.export.omop import read_persons
+    from transforms.storage.local import uri_to_path
+    from transforms.storage.schemes import is_local
+
+    groups = selection.studies()
+    if options.persons is not None:
+        persons = read_persons(options.persons)
+        groups = (one for one in groups if one["patient_key"] in persons)
+    media = uri_to_path(output.root).as_uri() if is_local(output.root) else output.root
+    details: list[tuple[str, str]] = [("export", options.to)]
+    if options.to in DATASETS:
+        details.append(("images", options.images))
+    if options.identifiers:
+        details.append(("identifiers", " ".join(sorted(set(options.identifiers)))))
+    trail.exporting(groups, media, details)
 
 
 def _report(out: str, exported: Exported) -> int:

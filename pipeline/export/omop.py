@@ -54,7 +54,7 @@ def export_omop(selection: Selection, output: Output, options: ExportOptions) ->
         ProcessingFailure: the storage of the export refused the write.
     """
     concepts = _read_concepts(options.concepts) if options.concepts else {}
-    persons = _read_persons(options.persons) if options.persons else None
+    persons = read_persons(options.persons) if options.persons else None
     number = 0
     with output.open(FILE) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
@@ -124,7 +124,12 @@ def _read_concepts(path: Path) -> dict[tuple[str, str], int]:
     }
 
 
-def _read_persons(path: Path) -> dict[str, int]:
+def read_persons(path: Path) -> dict[str, int]:
+    """Return the person id of each patient key.
+
+    Raises:
+        UsageError: `--persons` cannot be read.
+    """
     return {
         row["patient_key"]: _number(path, row["person_id"])
         for row in _read(path, "--persons", ("patient_key", "person_id"))

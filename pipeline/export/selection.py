@@ -91,6 +91,20 @@ class Selection:
         finally:
             cursor.close()
 
+    def studies(self) -> Iterator[dict[str, Any]]:
+        """Yield the number of rows by study, patient, SOP class and destination, for the audit trail."""
+        names = "study_instance_uid, patient_key, sop_class_uid, destination"
+        cursor = self._database.cursor()
+        cursor.execute("USE temporary")
+        found = cursor.sql(
+            f"SELECT {names}, count(*) AS number FROM selected GROUP BY ALL ORDER BY {names}"
+        )
+        try:
+            for batch in found.to_arrow_reader(BATCH_ROWS):
+                yield from batch.to_pylist()
+        finally:
+            cursor.close()
+
     def _one(self, query: str) -> Any:
         found = self._database.execute(query).fetchone()
         return None if found is None else found[0]

@@ -29,8 +29,8 @@ class AuditOptions:
         group=Group.MONITORING,
         metavar="FILE",
         help="append DICOM audit messages (PS3.15 A.5, XML, one a line) about routed, decided, rerouted, "
-        "reviewed and forgotten studies to this file; they have Study Instance UIDs and keyed hashes of "
-        "Patient IDs",
+        "reviewed, forgotten and exported studies to this file; they have Study Instance UIDs and keyed "
+        "hashes of Patient IDs",
     )
     audit_syslog: str | None = option(
         None,
