@@ -55,7 +55,7 @@ WITH numbered AS (
 ), named AS (
     SELECT *, labels[1 + (hash(number) % 5)::INT] AS label,
         format('{{:0{CONTENT_BYTES}d}}', content) AS bytes, sha256(bytes) AS sha,
-        '/data/archive/' || $day || '/' || format('{{:012d}}', n) || '.dcm' AS source,
+        $archive || '/' || $day || '/' || format('{{:012d}}', n) || '.dcm' AS source,
         '2.25.' || hash('instance' || content) || hash(content) AS instance,
         '2.25.' || hash(number) || hash(number + 1) AS series,
         '2.25.' || hash(number + 2) || hash(number) AS study,
@@ -117,17 +117,20 @@ FROM named ORDER BY n"""
 class RowLake:
     """A lake that is being written."""
 
-    def __init__(self, root: Path, *, objects: str = SHARED) -> None:
+    def __init__(
+        self, root: Path, *, objects: str = SHARED, archive: str = "/data/archive"
+    ) -> None:
         """Write an empty lake.
 
         Args:
             root: its folder.
             objects: `SHARED`: names of a few files; `OWN`: files with their content; `NONE`.
+            archive: folder or URI of the sources.
         """
         self.layout = Layout(str(root))
         write_marker(self.layout)
         record_label_set(self.layout, DEFAULT_LABELS)
-        self._root, self._objects = root, objects
+        self._root, self._objects, self._archive = root, objects, archive
         self._db = duckdb.connect()
         self._db.execute("SET TimeZone = 'UTC'")
         self._model_id = read_info(BUILT_IN_MODEL).model_id
@@ -158,7 +161,7 @@ class RowLake:
 
     def _rows(self, first: int, last: int, day: str, run_id: str) -> pa.Table:
         values = {"first": first, "last": last, "day": day, "run": run_id}
-        values |= {"model": self._model_id, "policy": "0123456789abcdef"}
+        values |= {"model": self._model_id, "policy": "0123456789abcdef", "archive": self._archive}
         found = self._db.sql(_ROWS, params=values).to_arrow_table()
         columns = [
             found[f.name].cast(f.type) if f.name in found.column_names
