@@ -6,11 +6,12 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,6 +33,7 @@ from transforms.lake.derived import (
     write_derived,
     write_derived_intent,
 )
+from transforms.lake.digest_set import Digests, DigestSet
 from transforms.lake.index_files import list_index, open_index_file
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import IndexRow
@@ -122,9 +124,9 @@ def write_missing_derived(
     return dict(counts)
 
 
-def _present(layout: Layout, deriving: Mapping[str, Deriving]) -> set[int]:
+def _present(layout: Layout, deriving: Mapping[str, Deriving]) -> DigestSet:
     """Return hashes of content and destination of the rows that are as the policy demands."""
-    found: set[int] = set()
+    found = DigestSet()
     for day in derived_days(layout):
         rows = read_derived(layout, day)
         wanted = pa.array([one.transform_id for one in deriving.values()], pa.string())
@@ -135,14 +137,25 @@ def _present(layout: Layout, deriving: Mapping[str, Deriving]) -> set[int]:
             )
         )
         columns = ("content_sha256", "destination", "transform_id")
-        for row in zip(*(kept[name].to_pylist() for name in columns), strict=True):
-            if (one := deriving.get(row[1])) and one.transform_id == row[2]:
-                found.add(hash(row[:2]))
+        found.add(
+            _hashes(
+                (content, label)
+                for content, label, transform in zip(
+                    *(kept[name].to_pylist() for name in columns), strict=True
+                )
+                if label in deriving and deriving[label].transform_id == transform
+            )
+        )
     return found
 
 
+def _hashes(keys: Iterable[tuple[str, str]]) -> Digests:
+    """Return hashes of contents and destinations, the same in this process only."""
+    return np.fromiter(map(hash, keys), np.int64).view(np.uint64)
+
+
 def _missing(
-    layout: Layout, deriving: Mapping[str, Deriving], present: set[int]
+    layout: Layout, deriving: Mapping[str, Deriving], present: DigestSet
 ) -> Iterator[tuple[str, list[Row]]]:
     """Yield the rows of objects without a derived object, by day, in batches."""
     labels = pa.array(sorted(deriving), pa.string())
@@ -154,11 +167,10 @@ def _missing(
                 table = file.read(columns=COLUMNS)
             routed = pc.equal(table["status"], Status.ROUTED.value)
             table = table.filter(pc.and_(routed, pc.is_in(table["destination"], value_set=labels)))
-            waiting += [
-                row
-                for row in table.to_pylist()
-                if hash((row["content_sha256"], row["destination"])) not in present
-            ]
+            keys = zip(
+                table["content_sha256"].to_pylist(), table["destination"].to_pylist(), strict=True
+            )
+            waiting += table.filter(pa.array(~present.contains(_hashes(keys)))).to_pylist()
             while len(waiting) >= BATCH_ROWS:
                 yield day, waiting[:BATCH_ROWS]
                 del waiting[:BATCH_ROWS]

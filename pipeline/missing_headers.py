@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from transforms.core.reasons import QUARANTINE_REASONS, Reason, Status
 from transforms.core.worker_resources import processors
 from transforms.lake.content_tables import CONTENT, list_table, write_rows
+from transforms.lake.digest_set import DigestSet, digests_of
 from transforms.lake.headers import HEADERS
 from transforms.lake.index_files import open_index_file
 from transforms.lake.layout import Layout
@@ -23,8 +24,6 @@ from transforms.sandbox.read_header import HeaderOptions, read_stored_header
 
 FILE_ROWS: Final = 4_096
 """Headers in memory together, which become a file; `compact` merges files."""
-HASH_BYTES: Final = 16
-"""Bytes of a sha256 that are kept in memory to recognize it."""
 
 
 @dataclass
@@ -99,11 +98,9 @@ def _missing(layout: Layout) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for batch in SelectedRows(layout, columns).batches():
         has_uids = pc.is_valid(batch["sop_instance_uid"])
         is_first = pc.not_equal(batch["status"], Status.DUPLICATE.value)
-        for row in batch.filter(pc.and_(has_uids, is_first)).to_pylist():
-            digest = bytes.fromhex(row[CONTENT])[:HASH_BYTES]
-            if digest in known:
-                continue
-            known.add(digest)
+        firsts = batch.filter(pc.and_(has_uids, is_first))
+        is_new = known.add_new(digests_of(firsts[CONTENT].to_pylist()))
+        for row in firsts.filter(pa.array(is_new)).to_pylist():
             if rows and (row[PARTITION] != day or len(rows) == FILE_ROWS):
                 yield day, rows
                 rows = []
@@ -113,15 +110,11 @@ def _missing(layout: Layout) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         yield day, rows
 
 
-def _stored(layout: Layout) -> set[bytes]:
-    """Return the contents that have a header, shortened."""
-    found: set[bytes] = set()
+def _stored(layout: Layout) -> DigestSet:
+    """Return the contents that have a header."""
+    found = DigestSet()
     for info in list_table(layout, HEADERS):
         with open_index_file(info.uri) as file:
             for batch in file.iter_batches(columns=[CONTENT]):
-                found.update(_short(batch.column(CONTENT)))
+                found.add(digests_of(batch.column(CONTENT).to_pylist()))
     return found
-
-
-def _short(contents: pa.Array) -> Iterator[bytes]:
-    return (bytes.fromhex(one)[:HASH_BYTES] for one in contents.to_pylist())

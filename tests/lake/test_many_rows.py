@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from transforms.core.reasons import Status
 from transforms.lake import databases, index_replica, verify_report
 from transforms.lake.append_log import last_segments, parse_segment
 from transforms.lake.compaction import compact
+from transforms.lake.erasure_selection import select_by_age
 from transforms.lake.index_files import (
     EXISTING_COLUMNS,
     DamagedFile,
@@ -97,6 +100,21 @@ def test_violations_are_counted_and_few_of_each_kind_listed(
     )
     assert len(report.violations) == 8 and not report.holds
     assert set(report.violations) <= set(all_listed.violations)
+
+
+def test_contents_that_are_not_erased_are_not_held(layout: Layout) -> None:
+    by_sink = {"quarantine": 2**62}
+    rows = [row for row in rows_of(layout.root) if row["destination"] == "quarantine"]
+    contents, numbers = select_by_age(layout, by_sink)
+    assert contents == {row["content_sha256"] for row in rows}
+    assert numbers == {"quarantine": len(contents)}
+    tracemalloc.start()
+    try:
+        select_by_age(layout, by_sink)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < ROWS * sys.getsizeof("a" * 64)
 
 
 def test_rows_are_found_by_reading_few_columns(layout: Layout) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -20,6 +21,7 @@ MAX_THREADS: Final = 4
 """Each thread needs memory of its own."""
 
 
+FETCHED_ROWS: Final = 4096
 INSERTED_ROWS: Final = 131_072
 """Rows that are inserted at a time: a row group of DuckDB (122,880 rows) or more. Fewer would be
 compressed when they are inserted, and again with the next ones."""
@@ -80,6 +82,13 @@ class Inserter:
             self._db.execute(self._insert)
             self._db.unregister("batch")
         self._tables, self._rows = [], 0
+
+
+def rows_of(db: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of a query without holding them in memory; the database runs no other one then."""
+    result = db.execute(query)
+    while rows := result.fetchmany(FETCHED_ROWS):
+        yield from rows
 
 
 def _quoted(path: Path) -> str:

@@ -195,25 +195,30 @@ def select_by_age(
     Raises:
         DamagedFile: an index file cannot be read.
     """
-    columns = ["content_sha256", "destination", "ingested_at"]
 
     def select(files: list[str]) -> tuple[frozenset[str], Counter[str]]:
         old: dict[str, str] = {}
-        young: set[str] = set()
-        for uri in files:
-            for table in read_matching(uri, columns, {}):
-                times = table["ingested_at"].cast(pa.int64()).to_pylist()
-                for content, sink, time in zip(
-                    table["content_sha256"].to_pylist(),
-                    table["destination"].to_pylist(),
-                    times,
-                    strict=True,
-                ):
-                    if content and time < before_us.get(sink, 0):
-                        old[content] = sink
-                    elif content:
-                        young.add(content)
-        chosen = {content: sink for content, sink in old.items() if content not in young}
-        return frozenset(chosen), Counter(chosen.values())
+        for table in _by_age(files, before_us, is_old=True):
+            columns = (table["content_sha256"].to_pylist(), table["destination"].to_pylist())
+            old.update((content, sink) for content, sink in zip(*columns, strict=True) if content)
+        if old:  # what is younger may be the whole lake, and is not kept
+            for table in _by_age(files, before_us, is_old=False):
+                for content in table["content_sha256"].to_pylist():
+                    old.pop(content, None)
+        return frozenset(old), Counter(old.values())
 
     return read_index(layout, select)
+
+
+def _by_age(
+    files: Iterable[str], before_us: Mapping[str, int], *, is_old: bool
+) -> Iterator[pa.Table]:
+    """Yield the rows that were ingested before the time of their sink, or those that were not."""
+    for uri in files:
+        for table in read_matching(uri, ["content_sha256", "destination", "ingested_at"], {}):
+            times = table["ingested_at"].cast(pa.int64())
+            mask = pa.chunked_array([pa.repeat(pa.scalar(False), len(table))])
+            for sink, before in before_us.items():
+                in_sink = pc.fill_null(pc.equal(table["destination"], sink), False)
+                mask = pc.or_(mask, pc.and_(in_sink, pc.less(times, before)))
+            yield table.filter(mask if is_old else pc.invert(mask))

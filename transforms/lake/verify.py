@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.lake import verify_queries as queries
-from transforms.lake.databases import Inserter, create_database
+from transforms.lake.databases import Inserter, create_database, rows_of
 from transforms.lake.erase import list_erasure_intents, unfinished_erasures
 from transforms.lake.files import exists, iter_files, list_files
 from transforms.lake.index_files import (
@@ -50,7 +50,6 @@ from transforms.storage.temporary import private_folder
 T = TypeVar("T")
 
 BATCH_ROWS: Final = 65_536
-FETCHED_ROWS: Final = 4096
 TASK_ROWS: Final = 64
 """Rows that a thread checks one after the other."""
 THREADS: Final = min(32, 4 * (os.cpu_count() or 1))
@@ -272,7 +271,7 @@ def _load_reports(db: duckdb.DuckDBPyConnection, layout: Layout) -> None:
 def _run_queries(db: duckdb.DuckDBPyConnection, report: VerifyReport) -> None:
     by_format = queries.SECOND_ROW if report.format > 1 else queries.SECOND_ROW_FORMAT_1
     for kind, query in {**queries.VIOLATIONS, "second row for one source": by_format}.items():
-        report.add(Violation(kind, key, where) for key, where in _rows_of(db, query))
+        report.add(Violation(kind, key, where) for key, where in rows_of(db, query))
     report.conflicts = [uid for (uid,) in db.execute(queries.CONFLICTS).fetchall()]
 
 
@@ -367,17 +366,10 @@ def _in_threads(
     def check_all(rows: Sequence[tuple[Any, ...]]) -> list[Violation]:
         return [found for row in rows if (found := check(row)) is not None]
 
-    tasks = _batched(_rows_of(db, query), TASK_ROWS)
+    tasks = _batched(rows_of(db, query), TASK_ROWS)
     with ThreadPoolExecutor(THREADS) as pool:
         for some in _batched(tasks, 2 * THREADS):
             yield from itertools.chain.from_iterable(pool.map(check_all, some))
-
-
-def _rows_of(db: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of a query without holding them in memory; the database runs no other one then."""
-    result = db.execute(query)
-    while rows := result.fetchmany(FETCHED_ROWS):
-        yield from rows
 
 
 def _batched(listed: Iterable[T], number: int) -> Iterator[list[T]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import duckdb
 import pyarrow as pa
 
 from transforms.core.reasons import Status
-from transforms.lake.databases import Inserter
+from transforms.lake.databases import INSERTED_ROWS, Inserter, rows_of
 from transforms.lake.derived import (
     WRITTEN,
     derived_days,
@@ -77,12 +78,13 @@ def verify_derived(
     if not has_derived(layout):
         return
     db.execute(_CREATE)
-    listed = [
+    listed = (
         (found.uri, found.size)
         for root in layout.derived_roots
         for found in iter_files(join(root, DERIVED_OBJECTS))
-    ]
-    _insert(db, "derived_objects", ("uri", "size"), listed)
+    )
+    while batch := list(itertools.islice(listed, INSERTED_ROWS)):
+        _insert(db, "derived_objects", ("uri", "size"), batch)
     for day, uri in derived_days(layout).items():
         try:
             if deep and is_damaged(uri):
@@ -100,7 +102,7 @@ def verify_derived(
     _insert(db, "derived_moving", ("content_sha256",), [(c,) for c in contents_to_move(layout)])
     _load_elsewhere(db)
     for kind, query in _QUERIES.items():
-        report.add(Violation(kind, key, where) for key, where in db.execute(query).fetchall())
+        report.add(Violation(kind, key, where) for key, where in rows_of(db, query))
     if deep:
         report.add(_other_bytes(db))
 
@@ -126,7 +128,7 @@ def _load_elsewhere(db: duckdb.DuckDBPyConnection) -> None:
 
 
 def _other_bytes(db: duckdb.DuckDBPyConnection) -> Iterator[Violation]:
-    for key, uri, sha256 in db.execute(_WRITTEN).fetchall():
+    for key, uri, sha256 in rows_of(db, _WRITTEN):
         try:
             if sha256_of(storage_of(uri), uri) != sha256:
                 yield Violation("derived object with other bytes", key, uri)
