@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import apache_beam as beam
@@ -15,6 +15,7 @@ from apache_beam.transforms.combiners import Count
 from apache_beam.typehints import with_input_types, with_output_types
 
 from pipeline.derived import write_missing_derived
+from pipeline.slices import Slice
 from pipeline.structured_reports import write_missing_reports
 from pipeline.summary import write_summary
 from transforms.config.route_config import RouteConfig
@@ -30,7 +31,7 @@ from transforms.lake.orphans import journaled_objects, remove_orphans, remove_un
 from transforms.lake.published_tables import keep_in_step
 from transforms.lake.resolve_duplicates import is_stored
 from transforms.lake.run_counts import RunCounts, count_run, count_segments
-from transforms.lake.schema import IndexRow
+from transforms.lake.schema import RUN_ID_SEPARATOR, IndexRow
 from transforms.lake.supersede import supersede
 
 
@@ -61,10 +62,12 @@ class FinishRun(beam.PTransform[PCollection[RunCounts], PCollection[str]]):
     Attributes:
         config: configuration of the run.
         epoch: epoch of the lake's lock that the run must still hold; None if no process holds it.
+        part: as for `finish_run`.
     """
 
     config: RouteConfig
     epoch: str | None = None
+    part: Slice | None = None
 
     def expand(self, counts: PCollection[RunCounts]) -> PCollection[str]:
         summary: PCollection[str] = (
@@ -72,7 +75,7 @@ class FinishRun(beam.PTransform[PCollection[RunCounts], PCollection[str]]):
             | "Sum" >> beam.CombineGlobally(SumCountsFn())  # type: ignore[no-untyped-call]
             | "Finish"
             >> beam.Map(
-                lambda total: json.dumps(finish_run(total, self.config, self.epoch))
+                lambda total: json.dumps(finish_run(total, self.config, self.epoch, self.part))
             ).with_output_types(str)
         )
         return summary
@@ -99,7 +102,12 @@ class SumCountsFn(beam.CombineFn):
         return typecoders.registry.get_coder(RunCounts)
 
 
-def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None) -> dict[str, Any]:
+def finish_run(
+    counts: RunCounts,
+    config: RouteConfig,
+    epoch: str | None = None,
+    part: Slice | None = None,
+) -> dict[str, Any]:
     """Supersede rows, remove orphans, count the rows of the run and write its summary.
 
     Idempotent.
@@ -108,9 +116,11 @@ def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None)
         counts: counts of discovered, unchanged and failed objects, with the run's segments and orphans.
         config: configuration of the run.
         epoch: as in `FinishRun`.
+        part: slice of the run to which counts and configuration belong, if it has slices. Only the last
+            one finishes the run; the others keep their counts for it.
 
     Returns:
-        The summary.
+        The summary; empty if another slice follows.
 
     Raises:
         ConcurrentWriteError: another run has taken the lake's lock.
@@ -131,6 +141,14 @@ def finish_run(counts: RunCounts, config: RouteConfig, epoch: str | None = None)
     else:
         counts = RunCounts.sum((counts, _supersede(config, counts)))
     keep_in_step(layout)
+    if part is not None and not part.is_last:
+        if counts.complete:
+            clear_journal(layout)
+        part.save_counts(counts)
+        return {}
+    if part is not None:
+        counts = part.with_earlier(counts)
+        config = replace(config, run_id=config.run_id.partition(RUN_ID_SEPARATOR)[0])
     derived = write_missing_derived(layout, config.policy.derive, config.run_id, config.limits)
     summary = write_summary(counts, config, derived=derived)
     if summary["complete"]:  # otherwise a write that was reported as failed may have succeeded

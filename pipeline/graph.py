@@ -9,6 +9,7 @@ from apache_beam.pvalue import PCollection
 
 from models.classify import ClassifyAndDecide
 from pipeline.finish_run import CountDiscovered, FinishRun
+from pipeline.slices import ReadSlice, Slice
 from pipeline.sources.outputs import REFS, SKIPPED
 from pipeline.sources.periodic_trigger import PeriodicTrigger
 from pipeline.sources.registry import SOURCES
@@ -114,7 +115,12 @@ def build_streaming(pipeline: beam.Pipeline, config: RouteConfig, impulse: str) 
 
 
 def build(
-    pipeline: beam.Pipeline, config: RouteConfig, *, opened: bool = False, epoch: str | None = None
+    pipeline: beam.Pipeline,
+    config: RouteConfig,
+    *,
+    opened: bool = False,
+    epoch: str | None = None,
+    part: Slice | None = None,
 ) -> PCollection[str]:
     """Add the graph of a batch run to a pipeline.
 
@@ -123,9 +129,10 @@ def build(
         config: configuration of the run.
         opened: whether this process has opened the lake.
         epoch: epoch of the lake's lock, if this process holds it.
+        part: a slice of the run, if this process has listed the inputs.
 
     Returns:
-        One element: the run's summary as JSON.
+        One element: the run's summary as JSON; an empty one if another slice follows.
     """
     layout = config.layout
     lake = pipeline | "OpenLake" >> OpenLake(
@@ -138,7 +145,8 @@ def build(
         config.policy.publish,
     )
     index_files = lake[FILES] | "IndexFiles" >> beam.Reshuffle()
-    discovered = pipeline | "Discover" >> SOURCES[config.source](config)
+    source = SOURCES[config.source](config) if part is None else ReadSlice(part)
+    discovered = pipeline | "Discover" >> source
     keys = discovered[REFS] | "KeysOfRefs" >> beam.Map(lambda ref: ref.key).with_output_types(str)
     versions = {"files": index_files, "keys": keys} | "Existing" >> ReadExistingVersions()
 
@@ -175,6 +183,6 @@ def build(
         indexed,
     )
     summary: PCollection[str] = (
-        counts | "Counts" >> beam.Flatten() | "FinishRun" >> FinishRun(config, epoch)
+        counts | "Counts" >> beam.Flatten() | "FinishRun" >> FinishRun(config, epoch, part)
     )
     return summary

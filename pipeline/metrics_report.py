@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from apache_beam.metrics.execution import MetricResult
@@ -52,6 +53,35 @@ def metrics_of(result: PipelineResult, *, warn: bool = True) -> dict[str, Any] |
     if not counters and not distributions:
         return None
     return {"counters": counters, "distributions": distributions}
+
+
+def sum_metrics(several: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return the metrics of several pipelines together, None if one has none."""
+    found = [one for one in several if one is not None]
+    if len(found) < len(several):
+        return None
+    if len(found) == 1:
+        return found[0]
+    counters = sum((Counter(one["counters"]) for one in found), Counter())
+    names = [name for name in DistributionName if any(name in m["distributions"] for m in found)]
+    return {
+        "counters": dict(sorted(counters.items())),
+        "distributions": {
+            name: _summed([m["distributions"][name] for m in found if name in m["distributions"]])
+            for name in names
+        },
+    }
+
+
+def _summed(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    count, total = sum(p["count"] for p in parts), sum(p["sum"] for p in parts)
+    return {
+        "count": count,
+        "mean": round(total / count, DECIMALS),
+        "min": min(p["min"] for p in parts),
+        "max": max(p["max"] for p in parts),
+        "sum": round(total, DECIMALS),
+    }
 
 
 def counter_of(result: PipelineResult, name: CounterName) -> int | None:

@@ -11,10 +11,11 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from pipeline.graph import build, build_streaming
 from pipeline.interrupt import exit_on_interrupt
 from pipeline.local_servers import create_pipeline
-from pipeline.metrics_report import metrics_of, write_metrics
+from pipeline.metrics_report import metrics_of, sum_metrics, write_metrics
 from pipeline.observability.observer import NO_OBSERVER, Observer
 from pipeline.progress import Progress, RecordState
 from pipeline.runners import beam_options_of, impulse_of, require_accelerators, require_reach
+from pipeline.slices import slices_of
 from pipeline.sources.archives import require_copied
 from pipeline.sources.dicomweb import first_match
 from pipeline.sources.inventory import Entry
@@ -85,11 +86,8 @@ def run(
             exit_on_interrupt(locks.close, observer.aborted),
             observer.stage("pipeline"),
         ):
-            pipeline = create_pipeline(options, allow_open_ports=config.allow_open_ports)
-            build(pipeline, config, opened=True, epoch=lock.epoch)
             try:
-                result = pipeline.run()
-                result.wait_until_finish()
+                metrics = _run_pipelines(config, options, lock.epoch)
             except Exception as error:
                 raise to_user_error(error) from error
             finally:
@@ -97,12 +95,36 @@ def run(
         summary = read_summary(config)
         if summary is None:
             raise RuntimeError("the run wrote no summary; run the same command again")
-        if metrics := metrics_of(result):
+        if metrics:
             summary["metrics"] = metrics
             write_metrics(metrics, config)
         if summary["complete"]:
             remove_partial_files(config.layout)  # of workers that the engine has replaced
     return summary
+
+
+def _run_pipelines(
+    config: RouteConfig, options: PipelineOptions, epoch: str | None
+) -> dict[str, Any] | None:
+    """Run a pipeline for each slice of a run, or one that lists the inputs; return the metrics of all.
+
+    Args:
+        config: configuration of the run.
+        options: options of Beam.
+        epoch: epoch of the lake's lock.
+    """
+    found: list[dict[str, Any] | None] = []
+    with slices_of(config, options) as slices:
+        for part in slices:
+            own = config if part is None else part.config_of(config)
+            if found:  # as the next run would
+                prepare_recovery(own.layout, own.run_id, own.fingerprint())
+            pipeline = create_pipeline(options, allow_open_ports=config.allow_open_ports)
+            build(pipeline, own, opened=True, epoch=epoch, part=part)
+            result = pipeline.run()
+            result.wait_until_finish()
+            found.append(metrics_of(result))
+    return sum_metrics(found)
 
 
 def describe(config: RouteConfig, *, runner: str, beam_options: Sequence[str] = ()) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from apache_beam.metrics.metric import Metrics
@@ -105,6 +106,19 @@ def count(name: CounterName, number: int = 1) -> None:
     """Increment a counter in Beam and in this process."""
     _COUNTERS[name].inc(number)
     PROGRESS.add(name, number)
+
+
+def count_listed(discovered: int, failed: Iterable[str]) -> None:
+    """Count in Beam what this process has listed, and counted in its own counters, before the pipeline.
+
+    Args:
+        discovered: number of references.
+        failed: reasons of failures.
+    """
+    _COUNTERS[CounterName.DISCOVERED].inc(discovered)
+    for reason in failed:
+        _COUNTERS[CounterName.FAILED].inc()
+        _REASONS[Reason(reason)].inc()
 
 
 def count_failed(reason: Reason) -> None:

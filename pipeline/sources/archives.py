@@ -40,8 +40,8 @@ def expand_archive(
     damage: its bytes are kept in quarantine.
 
     Raises:
-        ConfigError: as `require_copied`, in a batch run, which has placed nothing yet; a stream continues
-            with its other objects.
+        ConfigError: as `require_copied`, in a batch run, of which only earlier slices are in the index;
+            a stream continues with its other objects.
     """
     if not config.is_streaming:
         require_copied(ref.uri, config)

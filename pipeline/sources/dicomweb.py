@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -35,6 +35,14 @@ class QueryDicomWeb(beam.PTransform[PBegin, DoOutputsTuple]):
             .with_outputs(FAILED, SKIPPED, main=REFS)
         )
         return outputs
+
+
+def queried_instances(config: RouteConfig) -> Generator[SourceOutput, None, None]:
+    """Yield the elements of `QueryDicomWeb`, listed in this process."""
+    query = Query(config.study_date, config.modalities)
+    for server in config.inputs:
+        for uri in _studies(server, query):
+            yield from _instances(uri, query, config)
 
 
 def first_match(server: str, config: RouteConfig) -> str | OSError | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import apache_beam as beam
@@ -37,6 +37,12 @@ class MatchFiles(beam.PTransform[PBegin, DoOutputsTuple]):
             .with_outputs(FAILED, SKIPPED, main=REFS)
         )
         return outputs
+
+
+def listed_files(config: RouteConfig) -> Generator[SourceOutput, None, None]:
+    """Yield the elements of `MatchFiles`, listed in this process."""
+    for group in range(len(groups_of(config.inputs))):
+        yield from _match(group, config)
 
 
 def _match(group: int, config: RouteConfig) -> Iterator[SourceOutput]:

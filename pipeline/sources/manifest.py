@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -73,6 +73,14 @@ class ReadManifests(beam.PTransform[PBegin, DoOutputsTuple]):
             .with_outputs(FAILED, SKIPPED, main=REFS)
         )
         return outputs
+
+
+def listed_entries(config: RouteConfig) -> Generator[SourceOutput, None, None]:
+    """Yield the elements of `ReadManifests`, looked up in this process."""
+    for number, uri in enumerate(config.inputs, 1):
+        parts = standard_input_parts(number) if uri == STANDARD_INPUT else _split(number, config)
+        for part in parts:
+            yield from _look_up(part, config)
 
 
 def first_entry(number: int, config: RouteConfig) -> object | None:
@@ -269,4 +277,4 @@ def _real(folder: str) -> str:
     return os.path.realpath(folder)
 
 
-__all__: Sequence[str] = ("STANDARD_INPUT", "ReadManifests", "first_entry")
+__all__: Sequence[str] = ("STANDARD_INPUT", "ReadManifests", "first_entry", "listed_entries")

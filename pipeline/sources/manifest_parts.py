@@ -98,17 +98,15 @@ def _parts_of(uri: str, number: int, root: str | None) -> Iterator[ManifestPart]
             yield ManifestPart(number, candidates[0], "", 0, TEXT, problem=problem)
 
 
-def standard_input_parts(number: int) -> list[ManifestPart]:
-    """Return the lines of standard input, compressed."""
+def standard_input_parts(number: int) -> Iterator[ManifestPart]:
+    """Yield the lines of standard input, compressed."""
     stream: Any = getattr(sys.stdin, "buffer", sys.stdin)
     read = (line if isinstance(line, bytes) else line.encode() for line in stream)
-    parts: list[ManifestPart] = []
     line = 1
     while lines := list(islice(read, STANDARD_INPUT_LINES)):
         data = zlib.compress(b"".join(lines), 1)
-        parts.append(ManifestPart(number, "", "", 0, TEXT, line=line, data=data))
+        yield ManifestPart(number, "", "", 0, TEXT, line=line, data=data)
         line += len(lines)
-    return parts
 
 
 def entries_of(

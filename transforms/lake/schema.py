@@ -18,7 +18,7 @@ from transforms.lake.view_columns import VIEW_COLUMNS
 
 ROW_GROUP_ROWS: Final = 65_536
 RUN_ID_SEPARATOR: Final = "."
-"""Separates the id of a streaming run from the number of the segment in `run_id`."""
+"""Separates the id of a streaming run from the number of the segment in `run_id`, and of a slice."""
 PARTITION: Final = "ingest_date"
 """Hive partition: the column is in the folder name, not in the files."""
 SORT_COLUMNS: Final = ("source_uri", "source_version", "model_id")
@@ -334,7 +334,7 @@ HISTORY_SCHEMA: Final[pa.Schema] = pa.schema([*SCHEMA, *_HISTORY_ONLY])
 
 
 def is_of_run(run_ids: pa.ChunkedArray, run_id: str) -> pa.ChunkedArray:
-    """Return which values of the column `run_id` are of a run, also of a segment of a stream."""
+    """Return which values of the column `run_id` are of a run, also of a segment or slice of it."""
     return pc.or_(pc.equal(run_ids, run_id), pc.starts_with(run_ids, f"{run_id}{RUN_ID_SEPARATOR}"))
 
 
