@@ -28,11 +28,11 @@ class Ensemble(nn.ModuleList):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits."""
-        return torch.stack([member(resized) for member, resized in self._inputs(images)]).mean(0)
+        return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps of each member."""
-        return [member.forward_features(resized) for member, resized in self._inputs(images)]
+        return [member.forward_features(resized) for member, resized in self.inputs(images)]
 
     def forward_head(self, maps: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
         """Return logits, or the members' concatenated features, float[N, F]."""
@@ -49,7 +49,7 @@ class Ensemble(nn.ModuleList):
         layers = [member.get_classifier() for member in members]
         return MeanOfLogits(layers) if all(isinstance(n, nn.Module) for n in layers) else None
 
-    def _inputs(self, images: Tensor) -> Iterator[tuple[Any, Tensor]]:
+    def inputs(self, images: Tensor) -> Iterator[tuple[Any, Tensor]]:
         """Yield every member with the images at its input size."""
         for member, size in zip(self, self.input_sizes, strict=True):
             yield member, resize(images, size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -26,6 +26,7 @@ from models.efficientnet_lite import (
 )
 from models.ensemble import Ensemble, members_of
 from models.networks import BodyPartClassifier
+from models.shared_stages import shared_stages
 
 LOG = logging.getLogger(__name__)
 TOLERANCE: Final = 1e-4
@@ -61,11 +62,7 @@ def fuse(network: BodyPartClassifier, input_size: int, batch_size: int = CPU_FOR
         expected = network(probe[-1:])
         try:
             if isinstance(plain, Ensemble):
-                pairs = zip(members, plain.input_sizes, strict=True)
-                network.backbone = Ensemble(
-                    (FusedEfficientNetLite(member, batch_size, size) for member, size in pairs),
-                    plain.input_sizes,
-                )
+                network.backbone = FusedEnsemble(members, plain.input_sizes, batch_size)
             else:
                 network.backbone = FusedEfficientNetLite(members[0], batch_size, input_size)
             difference = float((network(probe)[-1:] - expected).abs().max())
@@ -91,7 +88,7 @@ def fuse_first_stages(plain: nn.Module, stages: int, input_size: int) -> FusedSt
     with torch.no_grad():
         expected = plain.forward_first_stages(probe, stages)
         try:
-            fused = FusedStages(plain, MapSize(CPU_FORWARD_BATCH, input_size), stages)
+            fused = FusedStages(plain, CPU_FORWARD_BATCH, input_size, stages)
             tolerance = RELATIVE_TOLERANCE
             is_close = torch.allclose(fused(probe), expected, rtol=tolerance, atol=tolerance)
         except (AttributeError, RuntimeError, TypeError) as error:
@@ -103,13 +100,50 @@ def fuse_first_stages(plain: nn.Module, stages: int, input_size: int) -> FusedSt
     return fused
 
 
-class FusedEfficientNetLite(nn.Module):
-    """An `EfficientNetLite` for images of one size, without gradients."""
+class FusedEnsemble(Ensemble):
+    """An `Ensemble` whose members share the computation of first stages that are equal in all."""
 
-    def __init__(self, plain: EfficientNetLite, batch_size: int, input_size: int) -> None:
+    def __init__(
+        self, plain: Sequence[EfficientNetLite], input_sizes: Sequence[int], batch_size: int
+    ) -> None:
+        shared: FusedStages | None = None
+        if len(set(input_sizes)) == 1 and (stages := shared_stages(plain)):
+            shared = FusedStages(plain[0], batch_size, input_sizes[0], stages)
+        pairs = zip(plain, input_sizes, strict=True)
+        super().__init__(
+            (FusedEfficientNetLite(member, batch_size, size, shared) for member, size in pairs),
+            input_sizes,
+        )
+
+    def forward_features(self, images: Tensor) -> list[Tensor]:
+        """Return the feature maps of each member."""
+        outputs: list[Tensor] = []
+        first, maps = None, images
+        for member, resized in self.inputs(images):
+            if member.first is not first:
+                first, maps = member.first, member.first(resized)
+            outputs.append(member.forward_remaining_stages(maps))
+        return outputs
+
+
+class FusedEfficientNetLite(nn.Module):
+    """An `EfficientNetLite` for images of one size, without gradients.
+
+    Attributes:
+        first: the stem and first stages, which may belong to several networks.
+    """
+
+    def __init__(
+        self,
+        plain: EfficientNetLite,
+        batch_size: int,
+        input_size: int,
+        first: FusedStages | None = None,
+    ) -> None:
         super().__init__()
-        size = MapSize(batch_size, input_size)
-        self.stages = FusedStages(plain, size, len(plain.blocks))
+        self.first = first or FusedStages(plain, batch_size, input_size, len(plain.blocks))
+        size = MapSize(batch_size, self.first.output_side)
+        self.remaining = nn.Sequential(*_fused_blocks(plain.blocks[self.first.stages :], size))
         self.head = FusedConv2d(plain.conv_head, plain.bn2, size, CLAMP)
         self.classifier = plain.classifier
 
@@ -119,7 +153,11 @@ class FusedEfficientNetLite(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return feature maps as `EfficientNetLite` does."""
-        out: Tensor = self.head(self.stages(images))
+        return self.forward_remaining_stages(self.first(images))
+
+    def forward_remaining_stages(self, maps: Tensor) -> Tensor:
+        """Return feature maps from the output of `first`."""
+        out: Tensor = self.head(self.remaining(maps))
         return out
 
     def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
@@ -142,23 +180,27 @@ class MapSize:
 
 
 class FusedStages(nn.Module):
-    """The stem and first stages of an `EfficientNetLite`, without gradients."""
+    """The stem and first stages of an `EfficientNetLite`, without gradients.
 
-    def __init__(self, plain: EfficientNetLite, size: MapSize, stages: int) -> None:
+    Attributes:
+        batch_size: images per forward pass.
+        stages: how many, after the stem.
+        output_side: of the feature maps.
+    """
+
+    def __init__(
+        self, plain: EfficientNetLite, batch_size: int, input_size: int, stages: int
+    ) -> None:
         super().__init__()
-        self.batch_size = size.batch_size
+        size = MapSize(batch_size, input_size)
+        self.batch_size, self.stages = batch_size, stages
         self.stem = FusedConv2d(plain.conv_stem, plain.bn1, size, CLAMP)
-        self.blocks = nn.ModuleList(
-            FusedBlock(block, size)
-            for block in plain.blocks[:stages].modules()
-            if isinstance(block, Block)
-        )
+        self.blocks = nn.Sequential(*_fused_blocks(plain.blocks[:stages], size))
+        self.output_side = size.side
 
     def forward(self, images: Tensor) -> Tensor:
         """Return feature maps as `EfficientNetLite.forward_first_stages` does."""
-        maps: Tensor = self.stem(images)
-        for block in self.blocks:
-            maps = block(maps)
+        maps: Tensor = self.blocks(self.stem(images))
         return maps
 
 
@@ -221,6 +263,13 @@ class FusedConv2d(nn.Module):
             maps, skipped, self._weight, self._bias, *self._arguments, "add", 1.0, None, [], None
         )
         return out
+
+
+def _fused_blocks(stages: nn.Module, size: MapSize) -> Iterator[FusedBlock]:
+    """Yield the fused blocks of stages in order."""
+    for block in stages.modules():
+        if isinstance(block, Block):
+            yield FusedBlock(block, size)
 
 
 def _convolutions(block: Block) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:

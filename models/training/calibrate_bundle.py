@@ -9,6 +9,7 @@ from models.bundle import MAX_MEMBERS, BundleError, BundleInfo
 from models.ensemble import Ensemble, members_of
 from models.networks import BodyPartClassifier
 from models.ood_vim import MaxVirtualLogit, VirtualLogit
+from models.shared_stages import share_first_stages
 from models.training import provenance
 from models.training.calibration.calibrate import calibrate_network
 from models.training.calibration.fit_outliers import fit_outlier_logit
@@ -127,10 +128,14 @@ def _refit_outliers(
 def _ensemble(
     networks: Sequence[BodyPartClassifier], input_sizes: Sequence[int]
 ) -> BodyPartClassifier:
-    """Turn the first network into the ensemble of all; without an OOD score of each it has none."""
+    """Turn the first network into the ensemble of all; without an OOD score of each it has none.
+
+    Frozen first stages have the statistics of the first member, so that they are computed once.
+    """
     ensemble = networks[0]
     members = [member for one in networks for member in members_of(one.backbone)]
     scores = [score for one in networks if one.ood is not None for score in members_of(one.ood)]
+    share_first_stages(members)
     ensemble.backbone = Ensemble(members, input_sizes)
     ensemble.regions = None
     ensemble.ood = MaxVirtualLogit(scores) if len(scores) == len(members) else None
