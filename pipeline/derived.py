@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ from transforms.lake.derived import (
     write_derived_intent,
 )
 from transforms.lake.digest_set import Digests, DigestSet
-from transforms.lake.index_files import list_index, open_index_file
+from transforms.lake.index_files import list_index, read_matching
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.write_derived import DerivedWriter
@@ -49,9 +49,11 @@ COLUMNS: Final = (
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass
 class AfterChanges:
     """Bring a lake in step with changed decisions: structured reports, derived objects, audit trail.
+
+    The first call also derives what others that were killed have left.
 
     Attributes:
         derivations: by label.
@@ -60,6 +62,7 @@ class AfterChanges:
 
     derivations: Mapping[str, Derivation] = field(default_factory=dict)
     audit: AuditTrail | None = None
+    _is_complete: bool = field(default=False, init=False)
 
     def __call__(self, layout: Layout, rows: Sequence[IndexRow]) -> None:
         """Write what is missing. The caller holds the lake's locks.
@@ -70,7 +73,9 @@ class AfterChanges:
         """
         write_reports(layout, rows)
         if rows:
-            write_missing_derived(layout, self.derivations, rows[0].run_id)
+            changed = rows if self._is_complete else None
+            write_missing_derived(layout, self.derivations, rows[0].run_id, changed=changed)
+            self._is_complete = True
         if rows and self.audit is not None:
             try:
                 self.audit.report()
@@ -87,6 +92,7 @@ def write_missing_derived(
     run_id: str,
     limits: Limits | None = None,
     threads: int | None = None,
+    changed: Iterable[IndexRow] | None = None,
 ) -> dict[str, int]:
     """Write the derived objects that current decisions and the policy demand; return counts by status.
 
@@ -100,6 +106,7 @@ def write_missing_derived(
         run_id: value of the column `run_id`.
         limits: resource limits of an object.
         threads: number of objects that are derived concurrently; None for one per processor.
+        changed: changed rows, of which alone objects are derived; None for all rows of the index.
 
     Raises:
         DerivationError: a transform or key cannot be used.
@@ -111,23 +118,35 @@ def write_missing_derived(
         return {}
     deriving = {label: prepare(one) for label, one in derivations.items()}
     finish_derived(layout)
-    present = _present(layout, deriving)
+    only = None if changed is None else _contents_by_day(changed)
+    present = _present(layout, deriving, only)
     number = threads or os.cpu_count() or 1
     writer = DerivedWriter(layout, limits or Limits(), number)
     try:
         with ThreadPoolExecutor(number) as pool:
             batches = _BatchWriter(layout, derivations, deriving, writer, run_id)
-            for day, rows in _missing(layout, deriving, present):
+            for day, rows in _missing(layout, deriving, present, only):
                 counts.update(batches.write(day, rows, pool))
     finally:
         writer.close()
     return dict(counts)
 
 
-def _present(layout: Layout, deriving: Mapping[str, Deriving]) -> DigestSet:
+def _contents_by_day(rows: Iterable[IndexRow]) -> dict[str, pa.StringArray]:
+    """Return the content_sha256 of routed rows, by day."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.status == Status.ROUTED:
+            found[row.ingest_date].add(str(row.content_sha256))
+    return {day: pa.array(sorted(contents), pa.string()) for day, contents in found.items()}
+
+
+def _present(
+    layout: Layout, deriving: Mapping[str, Deriving], only: Mapping[str, pa.StringArray] | None
+) -> DigestSet:
     """Return hashes of content and destination of the rows that are as the policy demands."""
     found = DigestSet()
-    for day in derived_days(layout):
+    for day in derived_days(layout) if only is None else only:
         rows = read_derived(layout, day)
         wanted = pa.array([one.transform_id for one in deriving.values()], pa.string())
         kept = rows.filter(
@@ -155,22 +174,31 @@ def _hashes(keys: Iterable[tuple[str, str]]) -> Digests:
 
 
 def _missing(
-    layout: Layout, deriving: Mapping[str, Deriving], present: DigestSet
+    layout: Layout,
+    deriving: Mapping[str, Deriving],
+    present: DigestSet,
+    only: Mapping[str, pa.StringArray] | None,
 ) -> Iterator[tuple[str, list[Row]]]:
     """Yield the rows of objects without a derived object, by day, in batches."""
     labels = pa.array(sorted(deriving), pa.string())
     days = itertools.groupby(sorted(list_index(layout), key=partition_of), key=partition_of)
     for day, uris in days:
+        if only is not None and day not in only:
+            continue
+        wanted = {} if only is None else {"content_sha256": only[day]}
         waiting: list[Row] = []
         for uri in uris:
-            with open_index_file(uri) as file:
-                table = file.read(columns=COLUMNS)
-            routed = pc.equal(table["status"], Status.ROUTED.value)
-            table = table.filter(pc.and_(routed, pc.is_in(table["destination"], value_set=labels)))
-            keys = zip(
-                table["content_sha256"].to_pylist(), table["destination"].to_pylist(), strict=True
-            )
-            waiting += table.filter(pa.array(~present.contains(_hashes(keys)))).to_pylist()
+            for table in read_matching(uri, COLUMNS, wanted):
+                routed = pc.equal(table["status"], Status.ROUTED.value)
+                of_label = pc.is_in(table["destination"], value_set=labels)
+                table = table.filter(pc.and_(routed, of_label))
+                keys = zip(
+                    table["content_sha256"].to_pylist(),
+                    table["destination"].to_pylist(),
+                    strict=True,
+                )
+                missing = pa.array(~present.contains(_hashes(keys)))
+                waiting += table.filter(missing).to_pylist()
             while len(waiting) >= BATCH_ROWS:
                 yield day, waiting[:BATCH_ROWS]
                 del waiting[:BATCH_ROWS]

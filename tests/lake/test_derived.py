@@ -258,6 +258,35 @@ def test_derived_objects_follow_decisions(folder: Path) -> None:
     assert problems(folder) == []
 
 
+def test_other_days_are_not_read_after_a_change(folder: Path) -> None:
+    layout = layout_of(folder)
+    rows = rows_of(layout)
+    shutil.rmtree(folder / "lake" / "derived")  # everything is missing
+    for table in ("index", "derived"):
+        damaged = folder / "lake" / table / "ingest_date=2026-01-02"
+        damaged.mkdir(parents=True)
+        name = "derived.parquet" if table == "derived" else "log-002-001-000000001.parquet"
+        (damaged / name).write_bytes(b"damaged: whoever reads it fails")
+    changed = [row for row in rows if row.destination == "others"]
+    derivations = derivations_of(str(folder / "key"), str(folder / "research"))
+    for expected in ({"written": 1}, {}):
+        found = write_missing_derived(layout, derivations, "again", threads=1, changed=changed)
+        assert found == expected
+    contents = [str(row.content_sha256) for row in rows]
+    (day,) = {row.ingest_date for row in rows}
+    assert remove_derived(layout, contents, changed_in=[day]) == 0
+    assert remove_derived(layout, contents, changed_in=["2026-01-03"]) == 0
+
+
+def test_the_first_change_of_a_review_derives_what_is_missing(folder: Path) -> None:
+    layout = layout_of(folder)
+    (row,) = [row for row in rows_of(layout) if row.destination == "others"]
+    shutil.rmtree(folder / "lake" / "derived")
+    then = AfterChanges(derivations_of(str(folder / "key"), str(folder / "research")))
+    then(layout, [row])
+    assert len(derived_rows(folder / "lake")) == 3
+
+
 def rows_of(layout: Layout) -> list[IndexRow]:
     return [
         row for uri in list_index(layout) for row in from_table(read_table(uri), partition_of(uri))

@@ -196,7 +196,9 @@ def _remove_unreferenced(layout: Layout, object_uris: Iterable[str]) -> None:
     remove_all(map(layout.absolute, sorted(unreferenced)))
 
 
-def remove_derived(layout: Layout, contents: Collection[str], *, keep_current: bool = False) -> int:
+def remove_derived(
+    layout: Layout, contents: Collection[str], *, changed_in: Collection[str] | None = None
+) -> int:
     """Remove the rows and derived objects of some sources; return the number of rows. Idempotent.
 
     The caller holds the lake's lock.
@@ -204,7 +206,8 @@ def remove_derived(layout: Layout, contents: Collection[str], *, keep_current: b
     Args:
         layout: the lake.
         contents: values of content_sha256.
-        keep_current: whether to keep those of sources whose current row has the same destination.
+        changed_in: days, YYYY-MM-DD, on which rows of these sources have changed: only derived objects
+            of these days are removed, unless a current row has their destination. None: all are removed.
 
     Raises:
         DamagedFile: a file of the lake cannot be read.
@@ -214,9 +217,13 @@ def remove_derived(layout: Layout, contents: Collection[str], *, keep_current: b
         return 0
     finish_derived(layout)
     wanted = pa.array(sorted(set(contents)), pa.string())
-    current = set(_destinations(layout, wanted)) if keep_current else set()
     number = 0
     for day in derived_days(layout):
+        if changed_in is not None and day not in changed_in:
+            continue
+        current = set[tuple[str, str]]()
+        if changed_in is not None:
+            current.update(_destinations(layout, day, wanted))
         rows = read_derived(layout, day)
         pairs = zip(
             rows["content_sha256"].to_pylist(), rows["destination"].to_pylist(), strict=True
@@ -245,10 +252,10 @@ def count_derived(layout: Layout, contents: Collection[str]) -> int:
     return sum(len(one.filter(pc.is_in(one, value_set=wanted))) for one in found)
 
 
-def _destinations(layout: Layout, contents: pa.StringArray) -> Iterator[tuple[str, str]]:
-    """Yield content_sha256 and destination of the routed rows of some contents."""
+def _destinations(layout: Layout, day: str, contents: pa.StringArray) -> Iterator[tuple[str, str]]:
+    """Yield content_sha256 and destination of the routed rows of some contents on a day."""
     columns = ["content_sha256", "destination", "status"]
-    for uri in list_index(layout):
+    for uri in (uri for uri in list_index(layout) if partition_of(uri) == day):
         for table in read_matching(uri, columns, {"content_sha256": contents}):
             routed = table.filter(pc.equal(table["status"], Status.ROUTED.value))
             yield from zip(

@@ -234,7 +234,7 @@ def apply_changes(layout: Layout, changes: Sequence[RowChange], run_id: str) -> 
         )
         _rewrite_partition(layout, day, of_day)
     remove_all(reports)
-    remove_derived(layout, derived, keep_current=True)
+    remove_derived(layout, derived, changed_in=by_day)
     remove_unreferenced(layout, objects)
     storage_of(intent_uri).remove(intent_uri)
 
@@ -384,7 +384,7 @@ def finish_supersedes(layout: Layout) -> None:
                 remove_all([history])
         _resolve_rows_of(layout, intent)
         remove_all(intent.reports)
-        remove_derived(layout, intent.derived, keep_current=True)
+        remove_derived(layout, intent.derived, changed_in=intent.history)
         remove_unreferenced(layout, intent.objects)
         storage_of(uri).remove(uri)
 
