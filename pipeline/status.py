@@ -36,13 +36,16 @@ from transforms.lake.layout import LOCK, WRITER_LOCK, Layout, partition_of
 from transforms.lake.lock import LockState, read_lock_state
 from transforms.lake.marker import format_of
 from transforms.lake.published_tables import table_states
-from transforms.lake.run_state import LAUNCHER, read_states
+from transforms.lake.run_state import LAUNCHER, read_reviews, read_states
 from transforms.lake.run_summaries import read_summaries
 from transforms.storage.schemes import is_local
 
 RECENT_HOURS: Final = 24
 MAX_RUNS, MAX_REASONS, MAX_FAILURES, MAX_LETTERS = 5, 5, 5, 5
 """Maximum numbers of runs, reasons of quarantine, failures and dead letters that are listed."""
+MAX_REVIEWS: Final = 5
+MISSED_UPDATES: Final = 4
+"""Intervals without a state after which a review may have ended."""
 MAX_COUNTED_FILES: Final = 500
 """Number of index files in a store up to which their rows are counted."""
 _RECENT_COLUMNS: Final = ("ingested_at", "status", "reason")
@@ -64,6 +67,7 @@ def status_of(layout: Layout) -> dict[str, Any]:
         "at": utc_text(time.time()),
         "running": running(layout),
         "index_locked": _lock(read_lock_state(layout, LOCK)),
+        "reviews": [_review(state) for state in read_reviews(layout)],
         "stopping": drain.is_requested(layout),
         "journal_files": len(list_journal(layout)),
         "index": {
@@ -83,6 +87,7 @@ def render(status: Mapping[str, Any]) -> str:
     """Return the status as text, at most about 30 lines."""
     lines = [f"Lake {status['lake']}, format {status['format']}", ""]
     lines += _section("running", _running_lines(status))
+    lines += _section("reviews", _review_lines(status["reviews"]))
     index = status["index"]
     rows = "" if index["rows"] is None else f"{index['rows']:,} rows in "
     span = f", {index['first_day']} to {index['last_day']}" if index["files"] else ""
@@ -207,6 +212,41 @@ def _run(summary: Mapping[str, Any]) -> dict[str, Any]:
         "failures": list(summary.get("failures", ()))[:MAX_FAILURES],
         "unmet": [line.strip() for line in unmet_lines(summary)],
     }
+
+
+def _review(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the status shows of a review that is open, or was when it last wrote its state."""
+    age = time.time() - float(state["updated_at"])
+    return {
+        "host": state.get("host"),
+        "pid": state.get("pid"),
+        "port": state.get("port"),
+        "since": utc_text(float(state.get("started_at", state["updated_at"]))),
+        "updated_at": utc_text(float(state["updated_at"])),
+        "responds": age < MISSED_UPDATES * float(state.get("interval_s", 0)),
+        "images": int(state.get("images", 0)),
+        "changed": int(state.get("changed", 0)),
+        "waiting": int(state.get("waiting", 0)),
+        "problem": str(state.get("problem", "")),
+    }
+
+
+def _review_lines(reviews: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for one in reviews[:MAX_REVIEWS]:
+        process = f"process {one['pid']} on {one['host']}, port {one['port']}, since {one['since']}"
+        if not one["responds"]:
+            lines.append(f"{process}; nothing heard of it since {one['updated_at']}")
+            continue
+        waiting = f", {one['waiting']:,} answers not applied yet" if one["waiting"] else ""
+        problem = f" ({one['problem']})" if one["waiting"] and one["problem"] else ""
+        lines.append(
+            f"{process}: {one['images']:,} images wait, {one['changed']:,} decisions changed"
+            f"{waiting}{problem}"
+        )
+    if len(reviews) > MAX_REVIEWS:
+        lines.append(f"{len(reviews) - MAX_REVIEWS} more")
+    return lines
 
 
 def _section(title: str, lines: Sequence[str]) -> list[str]:

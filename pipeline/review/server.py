@@ -20,6 +20,7 @@ from pipeline.review.app import ReviewApp
 from pipeline.review.applier import Applier, Progress
 from pipeline.review.desk import ReviewDesk
 from pipeline.review.options import ReviewOptions
+from pipeline.review.record_session import RecordSession
 from transforms.lake.layout import Layout
 
 BACKLOG: Final = 64
@@ -67,12 +68,17 @@ def serve(
         port = int(listener.getsockname()[1])
         app = ReviewApp(layout, desk, applier, renderer)
         guarded = AccessControl(app.asgi, token=token, port=port, host_names=options.host_names)
+        session = RecordSession(
+            layout, port, lambda: sum(desk.counts().values()), lambda: applier.progress
+        )
         host = f"[{options.address}]" if family == socket.AF_INET6 else options.address
-        with _serving(guarded, listener) as thread:
+        with contextlib.closing(session), _serving(guarded, listener) as thread:
             applier.start()
             announce(f"review of {sum(desk.counts().values())} images; Ctrl-C ends it. Open")
             announce(f"http://{host}:{port}/?token={token}")
+            session.update()
             while not stop.wait(0.5):
+                session.update()
                 if not thread.is_alive():
                     raise RuntimeError("the server of the review has ended; start it again")
         return applier.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import pytest
 from pipeline.cli import main
 from pipeline.exit_codes import DONE, FAILED, USAGE
 from pipeline.progress import RecordState
+from pipeline.review.applier import Progress
+from pipeline.review.record_session import INTERVAL_S, RecordSession
 from pipeline.stream_monitor import StreamMonitor
 from tests.conftest import Lake, Route, write
 from tests.graphs import config_of
@@ -30,7 +33,7 @@ from transforms.lake import drain
 from transforms.lake.dead_letters import write_dead_letter
 from transforms.lake.layout import WRITER_LOCK, Layout
 from transforms.lake.lock import lock_lake
-from transforms.lake.run_state import LAUNCHER, StateWriter
+from transforms.lake.run_state import LAUNCHER, StateWriter, clear_states
 
 
 @pytest.fixture
@@ -110,6 +113,49 @@ def test_a_batch_run_shows_how_far_it_is(
         assert "but a batch run (process " in capsys.readouterr().out
     assert status(layout.root)[0]["running"]["held"] == "no"
     assert not list((tmp_path / "lake/.run").glob("*"))
+
+
+def test_open_reviews_are_listed(tmp_path: Path, status: Any) -> None:
+    layout, clock = new_lake(tmp_path / "lake"), Clock()
+    assert "\nreviews " not in status(layout.root)[1]
+    progress = [Progress(changed=3, waiting=2, problem="another run is writing to this lake")]
+    session = RecordSession(layout, 8042, lambda: 1234, lambda: progress[0], clock)
+    session.update()
+    found, text = status(layout.root)
+    (review,) = found["reviews"]
+    assert (review["port"], review["images"], review["responds"]) == (8042, 1234, True)
+    assert review["pid"] == os.getpid()
+    assert "reviews     process " in text
+    assert "port 8042, since " in text
+    assert "1,234 images wait, 3 decisions changed, 2 answers not applied yet (another run" in text
+    progress[0] = Progress(changed=5)
+    session.update()
+    assert status(layout.root)[0]["reviews"][0]["changed"] == 3, "written now and then"
+    clock.now += INTERVAL_S
+    session.update()
+    assert "1,234 images wait, 5 decisions changed\n" in status(layout.root)[1]
+    clear_states(layout)  # as a run does when it begins
+    assert len(status(layout.root)[0]["reviews"]) == 1
+    session.close()
+    assert status(layout.root)[0]["reviews"] == []
+
+
+def test_a_killed_review_is_not_listed(tmp_path: Path, status: Any) -> None:
+    layout = new_lake(tmp_path / "lake")
+    RecordSession(layout, 1, lambda: 0, Progress).update()
+    (file,) = (tmp_path / "lake" / ".reviews").iterdir()
+    state = json.loads(file.read_text())
+    ended = {**state, "start_ticks": state["start_ticks"] - 1}  # another process had this id
+    file.write_text(json.dumps(ended))
+    assert status(layout.root)[0]["reviews"] == []
+    elsewhere = {**ended, "host": "other", "host_id": "0" * 12}
+    file.write_text(json.dumps(elsewhere))
+    assert status(layout.root)[0]["reviews"][0]["responds"] is True
+    file.write_text(json.dumps({**elsewhere, "updated_at": state["updated_at"] - 3600}))
+    assert "; nothing heard of it since " in status(layout.root)[1]
+    file.write_text(json.dumps(ended))
+    RecordSession(layout, 1, lambda: 0, Progress)
+    assert not file.exists()
 
 
 def test_a_killed_run_is_named(

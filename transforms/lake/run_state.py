@@ -1,7 +1,7 @@
-"""The state of a run while it runs, as small files in the lake, for `dicom-router status`.
+"""The state of runs and reviews while they run, as small files in the lake, for `dicom-router status`.
 
-The process that launched the run and the sources of a stream may be on different machines. Each writes a
-file about itself now and then. The files decide nothing, and a write that fails is left out.
+The process that launched a run, the sources of a stream and reviews may be on different machines. Each
+writes a file about itself now and then. The files decide nothing, and a write that fails is left out.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 from transforms.core.reasons import ProcessingFailure
 from transforms.lake.files import list_files, put_if_absent, read_json
 from transforms.lake.layout import Layout
+from transforms.storage.processes import host_id, is_running, pid_namespace, start_ticks
 from transforms.storage.schemes import join, storage_of
 
 FOLDER: Final = ".run"
+"""Hidden folder of the states of runs."""
+REVIEWS: Final = ".reviews"
+"""Hidden folder of the states of reviews, which go on when a run begins or ends."""
 LAUNCHER: Final = "launcher"
 """Name of the state of the process that launched the run."""
 
@@ -26,15 +31,17 @@ LAUNCHER: Final = "launcher"
 class StateWriter:
     """Write the state of one part of a run; each replaces the last one."""
 
-    def __init__(self, layout: Layout, run_id: str, part: str) -> None:
+    def __init__(self, layout: Layout, run_id: str, part: str, folder: str = FOLDER) -> None:
         """Write nothing yet.
 
         Args:
             layout: the lake.
-            run_id: id of the run.
+            run_id: id of the run, or of the review.
             part: `LAUNCHER`, or the number of an input.
+            folder: `FOLDER` or `REVIEWS`.
         """
         self._layout, self._run_id, self._part = layout, run_id, part
+        self._folder = join(layout.root, folder)
         self._last: str | None = None
 
     def write(self, **values: Any) -> None:
@@ -42,13 +49,12 @@ class StateWriter:
         state = {
             "run_id": self._run_id,
             "part": self._part,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
+            **_this_process(),
             "updated_at": time.time(),
             **values,
         }
         name = f"{self._run_id}-{self._part}-{time.time_ns()}.json"
-        uri = join(self._layout.root, FOLDER, name)
+        uri = join(self._folder, name)
         with contextlib.suppress(OSError, ProcessingFailure):
             put_if_absent(
                 uri,
@@ -67,14 +73,53 @@ class StateWriter:
             self._last = None
 
 
-def read_states(layout: Layout) -> list[dict[str, Any]]:
+def _this_process() -> dict[str, Any]:
+    """Return what tells this process from others, as long as it runs and afterwards."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        process = {"pid_namespace": pid_namespace(), "start_ticks": start_ticks(os.getpid())}
+        return {"host": socket.gethostname(), "pid": os.getpid(), "host_id": host_id(), **process}
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def has_ended(state: Mapping[str, Any]) -> bool:
+    """Return whether the process of a state has ended; False if that cannot be seen from here."""
+    try:
+        is_here = (state.get("host_id"), state.get("pid_namespace")) == (host_id(), pid_namespace())
+    except OSError:
+        return False
+    return is_here and not is_running(int(state["pid"]), state.get("start_ticks"))
+
+
+def read_reviews(layout: Layout) -> list[dict[str, Any]]:
+    """Return the states of the reviews of a lake that have not ended, as far as can be seen from here.
+
+    Raises:
+        OSError: the lake cannot be listed.
+    """
+    return [state for state in read_states(layout, REVIEWS) if not has_ended(state)]
+
+
+def clear_ended_reviews(layout: Layout) -> None:
+    """Remove the states that killed reviews have left. Idempotent."""
+    with contextlib.suppress(OSError):
+        for found in list_files(join(layout.root, REVIEWS), ".json"):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                if has_ended(read_json(found.uri)):
+                    storage_of(found.uri).remove(found.uri)
+
+
+def read_states(layout: Layout, folder: str = FOLDER) -> list[dict[str, Any]]:
     """Return the states in a lake: the latest of each part of each run, the newest first.
+
+    Args:
+        layout: the lake.
+        folder: `FOLDER` or `REVIEWS`.
 
     Raises:
         OSError: the lake cannot be listed.
     """
     latest: dict[tuple[Any, Any], dict[str, Any]] = {}
-    for found in list_files(join(layout.root, FOLDER), ".json"):
+    for found in list_files(join(layout.root, folder), ".json"):
         with contextlib.suppress(OSError, ValueError):  # replaced since, or damaged
             state = read_json(found.uri)
             if isinstance(state, dict) and isinstance(state.get("updated_at"), int | float):
@@ -85,7 +130,7 @@ def read_states(layout: Layout) -> list[dict[str, Any]]:
 
 
 def clear_states(layout: Layout) -> None:
-    """Remove all states, as of a run that has ended or was killed. Idempotent."""
+    """Remove all states of runs, which have ended or were killed. Idempotent."""
     with contextlib.suppress(OSError):
         for found in list_files(join(layout.root, FOLDER)):
             storage_of(found.uri).remove(found.uri)
