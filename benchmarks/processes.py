@@ -8,12 +8,15 @@ import os
 import select
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+EVERY_S = 0.05
 PR_SET_CHILD_SUBREAPER = 36
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 ORPHAN_TIMEOUT_S = 5.0
@@ -55,6 +58,8 @@ class Usage:
         pss: Peak proportional set size in bytes by kind: shared pages are divided among processes.
         read: Bytes read by system calls; mapped files are not included.
         written: Bytes written by system calls.
+        peak_rss: Largest peak resident set size in bytes of one process. Unlike ru_maxrss, which begins
+            with the peak of the process that has started it, this is its own.
         processes: Peak number of processes by kind.
         samples: Number of samples of memory.
     """
@@ -66,6 +71,7 @@ class Usage:
     written: int = 0
     rss: dict[str, int] = field(default_factory=dict)
     pss: dict[str, int] = field(default_factory=dict)
+    peak_rss: int = 0
     processes: dict[str, int] = field(default_factory=dict)
     samples: int = 0
 
@@ -74,6 +80,21 @@ def adopt_orphans() -> None:
     """Become the parent of orphaned descendants, so that their CPU time is reported to this process."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
+
+
+def measure(command: Sequence[str]) -> tuple[Usage, str]:
+    """Run a command and measure it; return its usage and what it has printed.
+
+    Raises:
+        SystemExit: it has failed; its errors are printed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        usage = watch(command, every_s=EVERY_S, stdout=out, stderr=err, kept=children())
+        if usage.code:
+            sys.stderr.write(err.read_text())
+            raise SystemExit(usage.code)
+        return usage, out.read_text()
 
 
 def watch(
@@ -188,6 +209,8 @@ def _sample(usage: Usage) -> None:
         with contextlib.suppress(OSError):  # it has ended
             kind = _kind(Path(f"/proc/{process.pid}/cmdline").read_text(errors="replace"))
             sizes = _memory(Path(f"/proc/{process.pid}/smaps_rollup").read_text())
+            status = Path(f"/proc/{process.pid}/status").read_text(errors="replace")
+            usage.peak_rss = max(usage.peak_rss, _peak(status))
             for name in (kind, TOTAL):
                 rss[name] += sizes["Rss"]
                 pss[name] += sizes["Pss"]
@@ -209,6 +232,12 @@ def _memory(rollup: str) -> dict[str, int]:
         if name in sizes:
             sizes[name] = 1024 * int(rest.split()[0])
     return sizes
+
+
+def _peak(status: str) -> int:
+    """Return the peak resident set size in bytes from /proc/PID/status; 0 if the process has ended."""
+    _, _, after = status.partition("\nVmHWM:")
+    return 1024 * int(after.split()[0]) if after else 0
 
 
 def _adopted(kept: frozenset[int]) -> list[Process]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import processes
 from benchmarks.profile_route import machine
 from pipeline.api import Lake
 
@@ -31,14 +30,11 @@ READS: Final = {
 }
 
 
-def measure(lake: str, name: str) -> dict[str, Any]:
-    """Return rows, seconds and peak memory of a read in this process."""
+def read(lake: str, name: str) -> dict[str, Any]:
+    """Return rows and seconds of a read in this process."""
     started = time.perf_counter()
     rows = READS[name](Lake(lake))  # type: ignore[no-untyped-call]
-    seconds = time.perf_counter() - started
-    status = Path("/proc/self/status").read_text()  # ru_maxrss has the peak of the parent, too
-    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.M)
-    return {"rows": rows, "seconds": round(seconds, 2), "peak_mb": round(int(peak) / 1024)}
+    return {"rows": rows, "seconds": round(time.perf_counter() - started, 2)}
 
 
 def main() -> int:
@@ -48,13 +44,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/read_lake.json"))
     args = parser.parse_args()
     if args.only:
-        print(json.dumps(measure(args.lake, args.only)))
+        print(json.dumps(read(args.lake, args.only)))
         return 0
+    processes.adopt_orphans()
     results: dict[str, Any] = {"machine": machine(), "reads": {}}
     for name in READS:
         command = [sys.executable, "-m", "benchmarks.read_lake", args.lake, "--only", name]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found = results["reads"][name] = json.loads(done.stdout)
+        usage, printed = processes.measure(command)
+        found = results["reads"][name] = json.loads(printed)
+        found["peak_mb"] = round(usage.peak_rss / 2**20)
         print(f"{name}: {found['rows']:,} rows, {found['seconds']} s, {found['peak_mb']:,} MB")
     args.out.write_text(json.dumps(results, indent=1) + "\n")
     return 0

@@ -10,11 +10,8 @@ import argparse
 import io
 import json
 import platform
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from benchmarks import processes
 from pipeline.report import queries
 from pipeline.report.content import IMAGES
 from pipeline.report.database import Scope, open_report_data
@@ -155,19 +153,14 @@ def _write_thumbnails(layout: Layout) -> None:
 
 def _measure(layout: Layout, target: Path, rows: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "pipeline", "report", layout.root, "--out", str(target)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    started = time.monotonic()
-    subprocess.run(command, check=True)
-    seconds = time.monotonic() - started
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    usage, _ = processes.measure(command)
     index = sum(path.stat().st_size for path in Path(layout.index).rglob("*.parquet"))
     return {
         "rows": rows,
         "index_bytes": index,
-        "seconds": round(seconds, 1),
-        "cpu_s": round(cpu, 1),
-        "peak_rss_mib": used.ru_maxrss >> 10,
+        "seconds": round(usage.wall_s, 1),
+        "cpu_s": round(usage.cpu_s, 1),
+        "peak_rss_mib": usage.peak_rss >> 20,
         "page_bytes": target.stat().st_size,
         "pictures": target.read_text().count("<img "),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",

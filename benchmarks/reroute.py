@@ -10,15 +10,14 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from benchmarks import processes
 from benchmarks.report import DAYS, SEED, write_day
 from models.bundle import read_info
 from transforms.config.run_options import BUILT_IN_MODEL
@@ -44,6 +43,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
+    processes.adopt_orphans()
     model_id = read_info(BUILT_IN_MODEL).model_id
     with tempfile.TemporaryDirectory() as folder:
         layout = Layout(str(Path(folder, "lake")))
@@ -68,22 +68,14 @@ def main() -> None:
 
 
 def _measure(arguments: list[str]) -> dict[str, Any]:
-    started = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "reroute", *arguments, "--json"],
-        stdout=subprocess.PIPE,
-        text=True,
+    usage, printed = processes.measure(
+        [sys.executable, "-m", "pipeline", "reroute", *arguments, "--json"]
     )
-    assert process.stdout is not None
-    found = json.load(process.stdout)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(process.returncode)
+    found = json.loads(printed)
     return {
-        "seconds": round(time.monotonic() - started, 1),
-        "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_rss_mib": usage.ru_maxrss >> 10,
+        "seconds": round(usage.wall_s, 1),
+        "cpu_s": round(usage.cpu_s, 1),
+        "peak_rss_mib": usage.peak_rss >> 20,
         "decided": found["decided"],
         "changed": found["changed"],
     }
