@@ -15,10 +15,7 @@ import pytest
 
 from pipeline.audit.destinations import BOM, AuditError, deliver, syslog_line
 from pipeline.audit.trail import AuditTrail
-from tests.audit.audit_messages import (
-    ALL_MESSAGES,
-    lines,
-)
+from tests.audit.audit_messages import ALL_MESSAGES, lines
 from transforms.config.audit_options import AuditOptions
 from transforms.core.errors import UsageError
 from transforms.lake.layout import Layout

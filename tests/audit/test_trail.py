@@ -12,18 +12,11 @@ from typing import Any
 import pytest
 
 from pipeline.audit.destinations import AuditError, deliver
-from pipeline.audit.messages import (
-    EVENTS,
-    NOT_READ,
-)
+from pipeline.audit.messages import EVENTS, NOT_READ
 from pipeline.audit.notes import MAX_NOTES, Notes, Reported
 from pipeline.audit.trail import AuditTrail
 from pipeline.cli import main
-from tests.audit.audit_messages import (
-    DX,
-    lines,
-    summary_of,
-)
+from tests.audit.audit_messages import DX, lines, summary_of
 from tests.conftest import Lake, route_into
 from tests.lake.rows import append_rows, index_row, new_lake
 from transforms.config.audit_options import AuditOptions
