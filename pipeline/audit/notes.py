@@ -26,6 +26,8 @@ from transforms.lake.layout import Layout
 from transforms.storage.schemes import join
 
 SINCE: Final = "since"
+NOTHING: Final = 0, ""
+"""The last segment of a log of which nothing was reported."""
 MAX_NOTES: Final = 32
 """Number of notes from which they are merged."""
 
@@ -35,14 +37,14 @@ class Reported:
     """What was reported.
 
     Attributes:
-        logs: number of the last segment, by log.
+        logs: number of the last segment, and ids of the runs in it, by log.
         units: changes of decisions, and the segments of batch runs; see `segment_unit`, `change_unit`.
         ended: ids of runs whose end was reported.
         answers: ids of answers.
         files: names of the files of history and answers that were read, relative to the lake.
     """
 
-    logs: dict[str, int] = field(default_factory=dict)
+    logs: dict[str, tuple[int, str]] = field(default_factory=dict)
     units: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
     answers: set[str] = field(default_factory=set)
@@ -53,8 +55,8 @@ class Reported:
 
     def add(self, other: Reported) -> None:
         """Add what others have reported."""
-        for log, number in other.logs.items():
-            self.logs[log] = max(number, self.logs.get(log, 0))
+        for log, last in other.logs.items():
+            self.logs[log] = max(last, self.logs.get(log, NOTHING))
         for name in _SETS:
             getattr(self, name).update(getattr(other, name))
 
@@ -67,7 +69,8 @@ class Reported:
     def from_json(cls, content: Any) -> Reported:
         """Return what a note says."""
         sets = {name: set(map(str, content.get(name, ()))) for name in _SETS}
-        return cls(dict(content.get("logs", {})), **sets)
+        logs = {log: (int(last[0]), str(last[1])) for log, last in content.get("logs", {}).items()}
+        return cls(logs, **sets)
 
 
 _SETS: Final = [one.name for one in fields(Reported) if one.name != "logs"]

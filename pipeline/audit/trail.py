@@ -83,6 +83,7 @@ class AuditTrail:
         host = socket.gethostname()
         self._reporter = Reporter(options.audit_source or host, _account(), host, version)
         self._notes = Notes(layout)
+        self._has_compared = False
         self._lock = threading.Lock()
 
     def begin(self, run_id: str | None = None) -> None:
@@ -198,7 +199,9 @@ class AuditTrail:
             self._layout, None, lambda run: run > since and run not in reported.ended
         )
         summaries = {one["run_id"]: one for one in waiting}
-        appended = _by_run_id(appended_rows(self._layout, since, reported, new))
+        rows = appended_rows(self._layout, since, reported, new, compare=not self._has_compared)
+        self._has_compared = True
+        appended = _by_run_id(rows)
         changed = _by_run_id(changed_rows(self._layout, since, reported, new))
         units: dict[str, set[str]] = defaultdict(set)
         for run_id in (*appended, *changed):

@@ -15,10 +15,17 @@ from typing import Any, Final, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.audit.notes import Reported, change_unit, log_name, not_read, segment_unit
+from pipeline.audit.notes import NOTHING, Reported, change_unit, log_name, not_read, segment_unit
 from transforms.lake.append_log import LogShard, parse_segment
 from transforms.lake.files import list_files
-from transforms.lake.index_files import list_index, read_matching, shard_of
+from transforms.lake.index_files import (
+    RUN_ID_KEY,
+    DamagedFile,
+    list_index,
+    read_matching,
+    read_metadata,
+    shard_of,
+)
 from transforms.lake.labels import Label, list_labels, read_label_file
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import RUN_ID_SEPARATOR, identity_of
@@ -43,7 +50,9 @@ class _Missing:
     numbers: frozenset[int]
 
 
-def appended_rows(layout: Layout, since: str, reported: Reported, new: Reported) -> list[pa.Table]:
+def appended_rows(
+    layout: Layout, since: str, reported: Reported, new: Reported, *, compare: bool = True
+) -> list[pa.Table]:
     """Return the rows that runs have appended.
 
     Args:
@@ -51,6 +60,8 @@ def appended_rows(layout: Layout, since: str, reported: Reported, new: Reported)
         since: id after which those of reported runs sort.
         reported: what was reported.
         new: to which the found rows are added.
+        compare: whether to compare the last segments that were reported: one that was damaged and moved
+            out of the lake is followed by another of its number.
 
     Raises:
         DamagedFile: a file of the lake cannot be read.
@@ -60,7 +71,7 @@ def appended_rows(layout: Layout, since: str, reported: Reported, new: Reported)
         files = _stable_index(layout)
         found = Reported()
         try:
-            tables = list(_appended(layout, files, since, reported, found))
+            tables = list(_appended(layout, files, since, reported, found, compare=compare))
         except FileNotFoundError:  # rewritten since the listing
             if list_index(layout) == files:
                 raise
@@ -78,7 +89,13 @@ def _stable_index(layout: Layout) -> list[str]:
 
 
 def _appended(
-    layout: Layout, files: Sequence[str], since: str, reported: Reported, new: Reported
+    layout: Layout,
+    files: Sequence[str],
+    since: str,
+    reported: Reported,
+    new: Reported,
+    *,
+    compare: bool,
 ) -> Iterator[pa.Table]:
     segments: dict[LogShard, dict[int, str]] = defaultdict(dict)
     for uri in files:
@@ -87,7 +104,9 @@ def _appended(
             segments[log][segment.number] = uri
     missing = []
     for log, uris in sorted(segments.items()):
-        last, end = reported.logs.get(log_name(log), 0), max(uris)
+        (last, runs), end = reported.logs.get(log_name(log), NOTHING), max(uris)
+        if compare and last in uris and _run_ids(uris[last]) not in (None, runs):
+            last -= 1
         if end <= last:
             continue
         numbers = range(last + 1, end + 1)
@@ -98,9 +117,17 @@ def _appended(
                     yield table
         if rewritten := frozenset(numbers) - uris.keys():
             missing.append(_Missing(log, rewritten))
-        new.logs[log_name(log)] = end
+        new.logs[log_name(log)] = end, _run_ids(uris[end]) or ""
     if missing:
         yield from _rewritten(layout, files, since, missing, reported, new)
+
+
+def _run_ids(uri: str) -> str | None:
+    """Return the ids of the runs in a segment; None if it cannot be read, which `verify` reports."""
+    try:
+        return read_metadata(uri).get(RUN_ID_KEY, b"").decode()
+    except DamagedFile:
+        return None
 
 
 def _units(table: pa.Table, log: LogShard) -> Iterator[str]:

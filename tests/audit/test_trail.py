@@ -196,6 +196,20 @@ def test_what_was_reported_is_not_read_again(tmp_path: Path) -> None:
     assert audited(layout, file).report() == 0
 
 
+def test_rows_that_replace_a_damaged_segment_are_reported(tmp_path: Path) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    trail, run = audited(layout, file), new_run_id()
+    trail.begin(run)
+    append_rows_unread(layout, row_of(0, run))
+    assert trail.report() == 1
+    for uri in list_index(layout):
+        Path(uri).unlink()  # as the message about a damaged file says
+    append_rows_unread(layout, row_of(0, new_run_id()))
+    again = audited(layout, file)
+    assert again.report() == 1
+    assert again.report() == audited(layout, file).report() == 0
+
+
 def append_rows_unread(layout: Layout, row: IndexRow) -> None:
     """Append a row to a log of its own, of which nothing is read."""
     log = LogShard(2, shard_of(row.identity, 2))
@@ -207,15 +221,17 @@ def test_notes_are_merged(tmp_path: Path) -> None:
     layout = new_lake(tmp_path / "lake")
     one, other = Notes(layout), Notes(layout)
     one.begin("0")
-    reported = Reported({"004-001": 7}, {"u"}, {"r"}, {"a"}, {"history/gone.parquet"})
+    reported = Reported({"004-001": (7, "r")}, {"u"}, {"r"}, {"a"}, {"history/gone.parquet"})
     one.add(reported)
     for number in range(MAX_NOTES + 2):
         other.load()
-        (one if number % 3 else other).add(Reported({"004-000": number}, ended={f"r{number}"}))
+        (one if number % 3 else other).add(
+            Reported({"004-000": (number, "r")}, ended={f"r{number}"})
+        )
     assert len(list(Path(layout.audit).iterdir())) < 8
     for notes in (one, other, Notes(layout)):
         found = notes.load()
-        assert found.logs == {"004-000": MAX_NOTES + 1, "004-001": 7}
+        assert found.logs == {"004-000": (MAX_NOTES + 1, "r"), "004-001": (7, "r")}
         assert found.ended == {"r", *(f"r{number}" for number in range(MAX_NOTES + 2))}
         assert (found.units, found.answers) == ({"u"}, {"a"})
     assert Notes(layout).load().files == set()
