@@ -13,14 +13,17 @@ from pipeline.allocator import imports_without_collection
 from pipeline.cli.arguments import add_options
 from transforms.config.audit_options import AuditOptions
 from transforms.config.monitoring_options import MonitoringOptions
-from transforms.config.run_options import CommandOptions
-from transforms.core.choices import LINK
+from transforms.config.run_options import DEFAULT_RUNNER, CommandOptions
+from transforms.core.choices import LINK, STREAMING_SOURCES
 from transforms.core.errors import UsageError
 from transforms.core.option import from_values
 
 if TYPE_CHECKING:
     from transforms.config.route_config import RouteConfig
+    from transforms.lake.index_replica import IndexReplica
 
+IN_PROCESS_STREAMS: Final = (DEFAULT_RUNNER, "PrismRunner")
+"""Runners whose workers are in this process unless `--environment_type` is given."""
 LINKED: Final = (
     "warning: --placement link: objects of the lake are the source files themselves; a program that "
     "writes into a source changes the lake, which 'dicom-router verify' reports"
@@ -38,6 +41,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the pipeline, and print the run summary."""
+    replica = _preload_index(args)
+    try:
+        return _run(args)
+    except BaseException:
+        if replica is not None:
+            replica.close()  # the process ends without waiting until it is loaded
+        raise
+
+
+def _preload_index(args: argparse.Namespace) -> IndexReplica | None:
+    """Begin to load the index of a local lake for a stream that runs in this process.
+
+    Modules are imported meanwhile. A lake in a store needs some of them, and is loaded later.
+    """
+    elsewhere = any(one.startswith("--environment_type") for one in args.beam_options)
+    if args.source not in STREAMING_SOURCES or args.runner not in IN_PROCESS_STREAMS or elsewhere:
+        return None
+    from transforms.lake.index_replica import replica_of
+    from transforms.lake.layout import Layout
+    from transforms.storage.schemes import canonical, is_local, root_problem
+
+    if not is_local(args.lake) or root_problem(args.lake):  # the latter is reported later
+        return None
+    replica = replica_of(Layout(canonical(args.lake)))
+    replica.preload()
+    return replica
+
+
+def _run(args: argparse.Namespace) -> int:
     with imports_without_collection(freeze=True):
         from models.classifier import choose_device
         from pipeline.audit.trail import AuditTrail

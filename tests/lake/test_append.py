@@ -129,6 +129,27 @@ def test_concurrent_writers_write_each_row_once(layout: Layout) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+def test_a_replica_is_loaded_while_others_write_and_given_up_when_it_is_closed(
+    layout: Layout,
+) -> None:
+    a, b = index_row("/in/a", sop_instance_uid="1.1"), index_row("/in/b", sop_instance_uid="1.2")
+    append_rows(layout, a)
+    with replica_of(layout) as replica:
+        replica.preload()
+        append_rows(layout, b)
+        replica.reload_tombstones()
+        replica.refresh()
+        assert replica.existing([a.version_key, b.version_key]) == {a.version_key, b.version_key}
+        assert {row.source_uri for row in replica.rows_of(["1.1", "1.2"])} == {"/in/a", "/in/b"}
+    closed = IndexReplica(layout)
+    closed.preload()
+    closed.close()
+    assert closed._preloading is not None
+    closed._preloading.join(60)
+    assert not closed._preloading.is_alive()
+    assert not closed._folder.exists()
+
+
 def test_a_writer_that_was_overtaken_reads_the_index_again(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

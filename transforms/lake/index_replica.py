@@ -82,10 +82,13 @@ class IndexReplica:
         self._last: Mapping[LogShard, Segment] = {}
         self._preloading: threading.Thread | None = None
         self._tombstones: Tombstones | None = None
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # held while the index is loaded
+        self._starting = threading.Lock()
 
     def close(self) -> None:
-        """Remove the replica from the disk. Idempotent."""
+        """Remove the replica from the disk; what is being loaded is given up. Idempotent."""
+        for hashes in (self._sources, self._identities):
+            hashes.is_closed = True
         with self._lock:
             self._sources.close()
             self._identities.close()
@@ -93,15 +96,18 @@ class IndexReplica:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def preload(self) -> None:
-        """Begin to load the index in a thread, while the process starts up. Idempotent."""
-        with self._lock:
+        """Begin to load the index in a thread, while the process starts up. Idempotent.
+
+        The lake need not be locked or opened yet: files that are replaced meanwhile are loaded again.
+        """
+        with self._starting:
             if self._preloading is None:
                 self._preloading = threading.Thread(target=self._preload, daemon=True)
                 self._preloading.start()
 
     def _preload(self) -> None:
         with contextlib.suppress(Exception):  # raised again where it is needed
-            self.refresh()
+            self._load_sources()  # no tombstones: they count from when the lake is locked
             self.rows_of([])
 
     def refresh(self) -> None:
@@ -114,13 +120,19 @@ class IndexReplica:
         with self._lock:
             if self._tombstones is None or self._tombstones:  # a run adds some to those that exist
                 self._tombstones = read_tombstones(self._layout, self._tombstones or NONE)
+            self._load_sources()
+
+    def _load_sources(self) -> None:
+        with self._lock:
             self._listed = read_index(self._layout, self._sources.load)
             self._last = last_segments(self._listed)
 
     def reload_tombstones(self) -> None:
-        """Read the tombstones of the lake with the next refresh, as a run does when it starts."""
-        with self._lock:
-            self._tombstones = None
+        """Read the tombstones of the lake with the next refresh, as a run does when it starts.
+
+        Does not wait while the index is loaded. Call it while nobody polls.
+        """
+        self._tombstones = None
 
     def finished(self, refs: Iterable[ObjectRef]) -> set[VersionKey]:
         """Return the versions of references that have a row, or were erased: they are not processed."""
@@ -196,8 +208,7 @@ class IndexReplica:
             with self._lock:
                 listed = self._listed
             try:
-                hashes.load(listed)
-                groups = hashes.row_groups(places, names)
+                groups = hashes.row_groups(listed, places, names)
                 return [
                     ExistingRow(**row)
                     for uri, of_file in groups.items()
@@ -216,6 +227,7 @@ class _Hashes:
 
     Attributes:
         sealed: partition in which the log of each seal continues, by its URI.
+        is_closed: whether loading ends early, and without all rows.
     """
 
     def __init__(
@@ -241,6 +253,7 @@ class _Hashes:
         self._uris: dict[int, str] = {}
         self._counter = itertools.count()
         self.sealed: dict[str, str] = {}
+        self.is_closed = False
         self._lock = threading.RLock()
 
     def close(self) -> None:
@@ -264,9 +277,16 @@ class _Hashes:
                 self._drop(replaced)
         return files
 
-    def row_groups(self, query: str, names: pa.StringArray) -> dict[str, list[int]]:
-        """Return the row groups, by file, whose places a query returns for names."""
+    def row_groups(
+        self, files: list[str], query: str, names: pa.StringArray
+    ) -> dict[str, list[int]]:
+        """Load files, and return the row groups, by file, whose places a query returns for names.
+
+        Raises:
+            FileNotFoundError, DamagedFile: as `load`.
+        """
         with self._lock:
+            self.load(files)
             groups: dict[str, list[int]] = {}
             for (place,) in sorted(self.query(query, pa.table({"name": names}))):
                 number, group = divmod(place, MAX_ROW_GROUPS)
@@ -287,6 +307,8 @@ class _Hashes:
             rows = Inserter(db, self._name, self._select)
             try:
                 for uri in uris:
+                    if self.is_closed:
+                        break
                     number = numbers[uri] = next(self._counter)
                     with open_index_file(uri) as file:
                         if seal := (file.metadata.metadata or {}).get(NEXT_PARTITION_KEY):
