@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import KeyedModelHandler, PredictionResult, RunInference
@@ -14,7 +16,12 @@ from models.decide import decide_with_thumbnail
 from models.handler import RadiographModelHandler
 from models.inference import Thumbnail
 from transforms.config.policy import Policy
+from transforms.core.worker_resources import Concurrency
+from transforms.in_flight_pool import InFlightPool, WindowedOutput
 from transforms.lake.schema import IndexRow
+
+MAX_IN_FLIGHT: Final = 8
+"""Maximum number of images that are decided while the next ones are classified."""
 
 
 @dataclass
@@ -32,6 +39,7 @@ class ClassifyAndDecide(
         shadow_model: bundle whose answers are recorded and decide nothing, or None.
         models: folder of bundles of which the last by name takes over, or None.
         model_poll_interval: seconds between two checks of that folder.
+        concurrency: how many thumbnails a worker encodes at the same time.
     """
 
     model_uri: str
@@ -42,6 +50,7 @@ class ClassifyAndDecide(
     shadow_model: str | None = None
     models: str | None = None
     model_poll_interval: float = 30.0
+    concurrency: Concurrency = field(default_factory=Concurrency)
 
     def expand(self, images: PCollection[tuple[IndexRow, Thumbnail]]) -> PCollection[IndexRow]:
         device = cast(Device, self.device)
@@ -60,15 +69,52 @@ class ClassifyAndDecide(
         ).with_output_types(tuple[IndexRow, PredictionResult])
         if self.accelerator:
             infer = infer.with_resource_hints(accelerator=self.accelerator)
-        policy = self.policy
         decided: PCollection[IndexRow] = (
             images
             | "RunInference" >> infer
             | "Decide"
-            >> beam.MapTuple(
-                lambda row, result: decide_with_thumbnail(
-                    row, Answer(result.example, result.inference, str(result.model_id)), policy
-                )
-            ).with_output_types(IndexRow)
+            >> beam.ParDo(DecideFn(self.policy, self.concurrency)).with_output_types(IndexRow)
         )
         return decided
+
+
+@dataclass(eq=False)  # Beam hashes DoFns by identity
+class DecideFn(beam.DoFn):
+    """Decide rows, and encode their thumbnails, in threads while the next images are classified.
+
+    Attributes are those of `ClassifyAndDecide`.
+    """
+
+    policy: Policy
+    concurrency: Concurrency
+
+    def setup(self) -> None:
+        self._executor = ThreadPoolExecutor(self.concurrency.threads_of_worker)
+
+    def teardown(self) -> None:
+        self._executor.shutdown()
+
+    def start_bundle(self) -> None:
+        self._in_flight: InFlightPool[tuple[IndexRow, PredictionResult], IndexRow] = InFlightPool(
+            lambda classified: self._executor.submit(self._decide, *classified)
+        )
+
+    def process(
+        self,
+        classified: tuple[IndexRow, PredictionResult],
+        timestamp: Any = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[WindowedOutput]:
+        self._in_flight.submit(classified, timestamp, window)
+        yield from self._emit_completed(MAX_IN_FLIGHT)
+
+    def finish_bundle(self) -> Iterator[WindowedOutput]:
+        yield from self._emit_completed(0)
+
+    def _emit_completed(self, max_in_flight: int) -> Iterator[WindowedOutput]:
+        for _, row, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
+            yield windowed(row)
+
+    def _decide(self, row: IndexRow, result: Any) -> IndexRow:
+        answer = Answer(result.example, result.inference, str(result.model_id))
+        return decide_with_thumbnail(row, answer, self.policy)

@@ -68,6 +68,7 @@ def decide_and_place(
         shadow_model=config.shadow_model,
         models=reloading.models,
         model_poll_interval=reloading.model_poll_interval,
+        concurrency=config.concurrency,
     )
 
     # Each branch has its own placement: a Flatten before it would wait until all objects are decided.

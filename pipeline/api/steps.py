@@ -104,7 +104,12 @@ class DecideObjects(beam.PTransform[PCollection[str], dict[str, PCollection[Any]
             )
         )
         classified = examined[IMAGES] | "Classify" >> ClassifyAndDecide(
-            config.model_uri, config.own_policy, config.device, None, self._batch_size
+            config.model_uri,
+            config.own_policy,
+            config.device,
+            None,
+            self._batch_size,
+            concurrency=self._concurrency,
         )
         decided = (classified, examined[DECIDED]) | "Decided" >> beam.Flatten()
         failed = (found[FAILED], examined[FAILED]) | "Failed" >> beam.Flatten()

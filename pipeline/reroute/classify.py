@@ -131,6 +131,7 @@ def build_classification(
         device=config.device,
         accelerator=config.accelerator,
         batch_size=config.batch_size,
+        concurrency=config.concurrency,
     )
     _ = (
         classified

@@ -91,13 +91,23 @@ class Policy:
         ood_threshold: float,
         label_set: LabelSet = DEFAULT_LABELS,
     ) -> Policy:
-        """Return the policy with the labels of a model bundle, and its thresholds where it has none."""
-        return replace(
-            self,
-            thresholds={**thresholds, **self.thresholds},
-            ood_threshold=ood_threshold if self.ood_threshold is None else self.ood_threshold,
-            label_set=label_set,
-        )
+        """Return the policy with the labels of a model bundle, and its thresholds where it has none.
+
+        It is one object for each bundle, since its id is costly to compute.
+        """
+        key = (frozenset(thresholds.items()), ood_threshold, label_set)
+        if key not in self._completed:
+            self._completed[key] = replace(
+                self,
+                thresholds={**thresholds, **self.thresholds},
+                ood_threshold=ood_threshold if self.ood_threshold is None else self.ood_threshold,
+                label_set=label_set,
+            )
+        return self._completed[key]
+
+    @functools.cached_property
+    def _completed(self) -> dict[object, Policy]:
+        return {}
 
     def rules(self) -> dict[str, Any]:
         """Return the values that affect decisions or placement, by name; the default labels do not."""
