@@ -16,7 +16,14 @@ import torch
 from models.bundle import BundleError, BundleInfo, read_info
 from models.ensemble import resize
 from models.fused import CPU_FORWARD_BATCH, fuse
-from models.inference import InferenceError, Outputs, Thumbnail, classify_by_halves, smoke_test
+from models.inference import (
+    MAX_CPU_PASSES,
+    InferenceError,
+    Outputs,
+    Thumbnail,
+    classify_by_halves,
+    smoke_test,
+)
 from models.networks import BodyPartClassifier
 from models.onnx_network import has_cuda_provider
 from models.plates import Classified, combine, parts_of
@@ -26,6 +33,7 @@ from models.weights import load_network
 from transforms.core.errors import UsageError
 from transforms.core.labels import LabelSet
 from transforms.core.regions import PredictedRegion
+from transforms.core.worker_resources import processors
 from transforms.lake.view_columns import Views
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -97,7 +105,7 @@ def choose_device(requested: Device) -> Literal["cpu", "cuda"]:
 
 
 def effective_batch_size(device: Device, batch_size: int) -> int:
-    """Return the images per model call: on a CPU, at most one forward pass.
+    """Return the images per model call: on a CPU, those of the forward passes at the same time.
 
     A larger batch gains nothing on a CPU, and decoding and placing would wait for it.
 
@@ -107,7 +115,18 @@ def effective_batch_size(device: Device, batch_size: int) -> int:
     """
     if device == "cuda" or choose_device(device) == "cuda":
         return batch_size
-    return min(batch_size, CPU_FORWARD_BATCH)
+    return min(batch_size, CPU_FORWARD_BATCH * _cpu_passes())
+
+
+def _cpu_passes() -> int:
+    """Return how many forward passes this machine makes at the same time; see `inference.forward`."""
+    if OPENMP_THREADS in os.environ or _torch_threads() > 1:
+        return 1
+    return min(MAX_CPU_PASSES, processors())
+
+
+def _torch_threads() -> int:
+    return max(1, round(CPU_SHARE * len(os.sched_getaffinity(0))))
 
 
 class Answer(NamedTuple):
@@ -233,7 +252,7 @@ class Classifier:
         info = read_info(uri)
         device = _device_for(info, self._device)
         if device == "cpu" and OPENMP_THREADS not in os.environ:
-            torch.set_num_threads(max(1, round(CPU_SHARE * len(os.sched_getaffinity(0)))))
+            torch.set_num_threads(_torch_threads())
         network = load_network(uri, device)
         if device == "cuda":
             network = network.half()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from models.networks import BodyPartClassifier
 
@@ -16,6 +19,10 @@ Thumbnail: TypeAlias = npt.NDArray[np.uint8]
 """uint8[1, S, S]; where a plate is accepted, also uint8[3, S, S]: the whole and its views."""
 Outputs: TypeAlias = npt.NDArray[np.float32]
 """float32[n_labels + 1 + n_regions] of one image; see `BodyPartClassifier.forward_with_regions`."""
+MAX_CPU_PASSES: Final = 2
+"""Maximum number of forward passes at the same time on a CPU, if each has one thread. Unlike the threads
+of one pass, they wait neither for each other nor for a decoder that has taken a processor."""
+_CPU_PASSES: Final = ThreadPoolExecutor(MAX_CPU_PASSES, "forward")
 
 
 @dataclass(frozen=True)
@@ -100,12 +107,19 @@ def forward(
     device = network.device
     if device.type == "cuda":
         padded = padded.pin_memory()  # so that this thread queues all parts without waiting
+    parts, run = torch.split(padded, forward_size), partial(_forward_pass, network)
+    if len(parts) > 1 and device.type == "cpu" and torch.get_num_threads() == 1:
+        results = list(_CPU_PASSES.map(run, parts))
+    else:
+        results = [run(part) for part in parts]
     with torch.inference_mode():
-        parts = [
-            network.forward_with_regions(part.to(device, non_blocking=True))
-            for part in torch.split(padded, forward_size)
-        ]
-        outputs = torch.cat(parts).float().cpu()[: len(images)].numpy()
+        outputs = torch.cat(results).float().cpu()[: len(images)].numpy()
     if not np.isfinite(outputs).all():
         raise ArithmeticError("the network returned values that are not finite")
     return outputs
+
+
+def _forward_pass(network: BodyPartClassifier, images: Tensor) -> Tensor:
+    torch.get_num_threads()  # sets the number of threads of a thread that has not computed yet
+    with torch.inference_mode():
+        return network.forward_with_regions(images.to(network.device, non_blocking=True))

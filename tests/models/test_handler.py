@@ -15,7 +15,7 @@ from models.classifier import DeviceError, ModelOutput, choose_device, effective
 from models.default_bundle import DEFAULT_BUNDLE
 from models.fused import CPU_FORWARD_BATCH
 from models.handler import RadiographModelHandler
-from models.inference import InferenceError
+from models.inference import InferenceError, forward
 from models.networks import BodyPartClassifier
 from models.reloading import LoadedBundle, ReloadingModel
 from models.training.evaluation.predict import predict_image_logits, predict_images
@@ -67,6 +67,21 @@ def test_probabilities_sum_to_one_and_results_carry_their_image(
     assert result.inference.values.shape == (len(LABELS) + 1,)
     assert result.inference.values[:-1].sum() == pytest.approx(1, abs=1e-5)
     assert np.isfinite(result.inference.values).all()
+
+
+def test_passes_at_the_same_time_give_the_same_values(model: ReloadingModel) -> None:
+    network, batch = model.current().network, images(2 * CPU_FORWARD_BATCH + 3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        together = forward(batch, network, CPU_FORWARD_BATCH)
+        alone = [
+            forward(batch[start : start + CPU_FORWARD_BATCH], network, CPU_FORWARD_BATCH)
+            for start in range(0, len(batch), CPU_FORWARD_BATCH)
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    assert np.array_equal(together, np.concatenate(alone))
 
 
 @pytest.mark.slow
@@ -196,9 +211,16 @@ def test_beam_batches_and_counts_as_the_handler_says() -> None:
     assert pickled.get_metrics_namespace() == RUN_INFERENCE
 
 
-def test_a_cpu_gets_at_most_one_forward_pass() -> None:
+def test_a_cpu_gets_the_images_of_the_passes_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert effective_batch_size("cpu", 32) == CPU_FORWARD_BATCH
     assert effective_batch_size("cpu", 4) == 4
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    for processors, passes in ((1, 1), (2, 2), (3, 2), (8, 1)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid, n=processors: set(range(n)))
+        assert effective_batch_size("cpu", 32) == passes * CPU_FORWARD_BATCH
     assert effective_batch_size("cuda", 32) == 32, "workers may have what this machine has not"
 
 
