@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from typing import Final, Protocol
 
@@ -31,6 +32,7 @@ from transforms.imaging.header_evidence import (
     manufacturer_key,
     view_claim,
 )
+from transforms.lake.content_tables import READ_THREADS
 from transforms.lake.files import list_files, put_if_absent, read_json
 from transforms.lake.index_files import count_rows, open_index_file, read_batches, read_index
 from transforms.lake.journal import list_journal
@@ -139,7 +141,7 @@ def update_reliability(layout: Layout, labels: LabelSet = DEFAULT_LABELS) -> Hea
     current = read_reliability(layout)
     if list_journal(layout):
         return current
-    rows = read_index(layout, lambda files: sum(map(count_rows, files)))
+    rows = read_index(layout, _count_all)
     if rows < max(MIN_OBJECTS, GROWTH * current.index_rows):
         return current
     learned = replace(
@@ -154,6 +156,11 @@ def update_reliability(layout: Layout, labels: LabelSet = DEFAULT_LABELS) -> Hea
         file_mode=layout.file_mode,
     )
     return learned
+
+
+def _count_all(files: list[str]) -> int:
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return sum(pool.map(count_rows, files))
 
 
 def learn_reliability(layout: Layout, labels: LabelSet = DEFAULT_LABELS) -> HeaderReliability:
