@@ -7,6 +7,7 @@ Python servers and Prism listen on all interfaces, without an option for the add
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import os
 import shlex
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,7 @@ WORKER: Final = Path(__file__).with_name("worker_process.py")
 PROBE: Final = "import socket; s = socket.socket(); s.bind(('', 0)); print(s.getsockname()[0])"
 INTERPRETER: Final = (sys.executable, "-I", "-S")
 """Imports nothing from the working folder and no site packages."""
+RECONNECT: Final = ("grpc.initial_reconnect_backoff_ms", 50)
 OPEN_PORTS: Final = (
     "--runner {name} starts a server that listens on all interfaces and runs any job that it is sent, "
     "and this system cannot restrict it to loopback ({reason}); run on Linux 5.5 or later, or "
@@ -107,6 +109,24 @@ def restricted(command: list[str]) -> list[str]:
     return [*INTERPRETER, str(LAUNCHER), str(os.getpid()), *command]
 
 
+@contextlib.contextmanager
+def quick_reconnects() -> Iterator[None]:
+    """Let gRPC channels to servers that are only just starting try again soon, not after a second."""
+    create = grpc.insecure_channel
+
+    @functools.wraps(create)
+    def create_channel(
+        target: str, options: Iterable[tuple[str, Any]] | None = None, **kwargs: Any
+    ) -> grpc.Channel:
+        return create(target, [*(options or ()), RECONNECT], **kwargs)
+
+    grpc.insecure_channel = create_channel
+    try:
+        yield
+    finally:
+        grpc.insecure_channel = create
+
+
 class _JobServer(job_server.SubprocessJobServer):
     """Mixin of job servers: restricts the process of the server to loopback."""
 
@@ -119,7 +139,8 @@ class _JobServer(job_server.SubprocessJobServer):
         atexit.register(self.stop)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return super().start()  # type: ignore[no-untyped-call]
+            with quick_reconnects():
+                return super().start()  # type: ignore[no-untyped-call]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
