@@ -7,9 +7,10 @@ side input, all rows are joined.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import apache_beam as beam
 import pyarrow as pa
@@ -17,6 +18,8 @@ from apache_beam.pvalue import AsSingleton, PCollection
 from apache_beam.typehints import with_input_types, with_output_types
 
 import transforms.coders  # noqa: F401  # registers the coders of its elements
+from transforms.in_flight_pool import InFlightPool, WindowedOutput
+from transforms.lake.content_tables import READ_THREADS
 from transforms.lake.index_files import (
     ExistingRow,
     ExistingVersion,
@@ -41,8 +44,8 @@ class ReadExistingVersions(
 
     def expand(self, pcolls: dict[str, PCollection[str]]) -> PCollection[ExistingVersion]:
         keys = pcolls["keys"] | "Keys" >> beam.CombineGlobally(KeysFn())  # type: ignore[no-untyped-call]
-        versions: PCollection[ExistingVersion] = pcolls["files"] | "Read" >> beam.FlatMap(
-            lambda uri, keys: read_existing_versions(uri, decode_keys(keys)), AsSingleton(keys)
+        versions: PCollection[ExistingVersion] = pcolls["files"] | "Read" >> beam.ParDo(
+            ReadFn(read_existing_versions), AsSingleton(keys)
         ).with_output_types(ExistingVersion)
         return versions
 
@@ -56,10 +59,50 @@ class ReadExistingRows(beam.PTransform[dict[str, PCollection[str]], PCollection[
 
     def expand(self, pcolls: dict[str, PCollection[str]]) -> PCollection[ExistingRow]:
         keys = pcolls["identities"] | "Keys" >> beam.CombineGlobally(KeysFn())  # type: ignore[no-untyped-call]
-        rows: PCollection[ExistingRow] = pcolls["files"] | "Read" >> beam.FlatMap(
-            lambda uri, keys: read_existing_rows(uri, decode_keys(keys)), AsSingleton(keys)
+        rows: PCollection[ExistingRow] = pcolls["files"] | "Read" >> beam.ParDo(
+            ReadFn(read_existing_rows), AsSingleton(keys)
         ).with_output_types(ExistingRow)
         return rows
+
+
+class ReadFn(beam.DoFn):
+    """Read records from index files, from several at the same time."""
+
+    def __init__(self, read: Callable[[str, pa.StringArray | None], Iterator[object]]) -> None:
+        """Read by a function that yields the records of a file with given keys; None yields all."""
+        self._read = read
+
+    def setup(self) -> None:
+        self._executor = ThreadPoolExecutor(READ_THREADS)
+
+    def teardown(self) -> None:
+        self._executor.shutdown()
+
+    def start_bundle(self) -> None:
+        self._in_flight: InFlightPool[tuple[str, pa.StringArray], list[object]] = InFlightPool(
+            lambda file: self._executor.submit(lambda: list(self._read(*file)))
+        )
+
+    def process(
+        self,
+        uri: str,
+        encoded_keys: bytes | None,
+        timestamp: Any = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[object]:
+        keys = decode_keys(encoded_keys)
+        if keys is None:  # all records, of which not even those of one file may fit into memory
+            yield from self._read(uri, None)
+            return
+        self._in_flight.submit((uri, keys), timestamp, window)
+        yield from self._emit_completed(READ_THREADS)
+
+    def finish_bundle(self) -> Iterator[WindowedOutput]:
+        yield from self._emit_completed(0)
+
+    def _emit_completed(self, max_in_flight: int) -> Iterator[WindowedOutput]:
+        for _, records, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
+            yield from map(windowed, records)
 
 
 @with_input_types(str)
