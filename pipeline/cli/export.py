@@ -12,12 +12,14 @@ from pipeline.exit_codes import DONE, FAILED
 from pipeline.export.options import DATASETS, FHIR, ExportOptions
 from transforms.config.audit_options import AuditOptions
 from transforms.core.option import from_values
+from transforms.core.reasons import ProcessingFailure
 
 if TYPE_CHECKING:
     from pipeline.audit.trail import AuditTrail
     from pipeline.export.dataset import Exported
     from pipeline.export.output import Output
     from pipeline.export.selection import Selection
+    from transforms.lake.layout import Layout
 
 MAX_SHOWN = 20
 
@@ -40,12 +42,22 @@ def run(args: argparse.Namespace) -> int:
     options = from_values(ExportOptions, vars(args))
     options.check()
     from pipeline.audit.trail import AuditTrail
-    from pipeline.export.output import begin, open_output
-    from pipeline.export.selection import select
 
     layout = existing_lake(args.lake)
     trail = AuditTrail(layout, from_values(AuditOptions, vars(args)), __version__)
-    output = open_output(args.out, layout, options)
+    try:
+        return _export(layout, args.out, options, trail)
+    except ProcessingFailure as error:  # one of an object of the lake is reported with its key
+        raise RuntimeError(
+            f"{args.out} cannot be written ({error}); correct this, then run the same command again"
+        ) from error
+
+
+def _export(layout: Layout, out: str, options: ExportOptions, trail: AuditTrail) -> int:
+    from pipeline.export.output import begin, open_output
+    from pipeline.export.selection import select
+
+    output = open_output(out, layout, options)
     with select(layout, options) as selection:
         rows = selection.count()
         begin(output, options, rows, selection.digest(), __version__)
@@ -53,18 +65,16 @@ def run(args: argparse.Namespace) -> int:
         if options.to in DATASETS:
             from pipeline.export.dataset import export_dataset
 
-            return _report(args.out, export_dataset(layout, selection, output, options))
+            return _report(out, export_dataset(layout, selection, output, options))
         if options.to == FHIR:
             from pipeline.export.fhir import export_fhir
 
-            print(
-                f"{args.out}: {export_fhir(selection, output, options)} studies of {rows} objects"
-            )
+            print(f"{out}: {export_fhir(selection, output, options)} studies of {rows} objects")
         else:
             from pipeline.export.omop import export_omop
 
             exported = export_omop(selection, output, options)
-            print(f"{args.out}: {exported} rows of {rows} objects")
+            print(f"{out}: {exported} rows of {rows} objects")
     return DONE
 
 

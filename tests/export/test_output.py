@@ -14,6 +14,13 @@ from tests.conftest import Lake
 from tests.export.conftest import Export, files_of
 
 
+def test_a_full_disk_is_that_of_the_export(
+    exported_lake: Lake, full_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(exported_lake.root), str(full_disk / "out")]) == 1
+    assert f"{full_disk / 'out'} cannot be written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("to", ["folder", "webdataset"])
 def test_an_export_interrupted_anywhere_is_completed(
     export: Export, exported_lake: Lake, monkeypatch: pytest.MonkeyPatch, to: str
