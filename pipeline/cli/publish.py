@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import asdict, replace
 
     from transforms.lake.marker import FORMAT, format_of
-    from transforms.lake.published_tables import publish
+    from transforms.lake.published_tables import publish, require_usable
     from transforms.lake.table_settings import (
         TableSettings,
         record_settings,
@@ -78,7 +78,9 @@ def run(args: argparse.Namespace) -> int:
         )
     if problems := settings_problems(layout.root, settings):
         raise UsageError("; ".join(problems))
-    record_settings(layout, settings)
+    if settings != recorded:
+        require_usable(layout, settings)
+        record_settings(layout, settings)
     states = publish(layout, moved=True)
     if args.json:
         print(json.dumps([asdict(state) for state in states], indent=2))

@@ -26,6 +26,7 @@ from tests.synthetic import dicom_bytes, image
 from transforms.lake.layout import Layout
 from transforms.lake.migration import open_lake
 from transforms.lake.published_tables import table_states
+from transforms.lake.table_settings import recorded_settings
 
 
 @pytest.fixture
@@ -51,8 +52,30 @@ def test_a_table_of_another_lake_is_refused(layout: Layout, capsys: Any) -> None
     assert catalog is not None
     assert main(["publish", other.root, "--iceberg", catalog.catalog]) == 2
     assert "belongs to another lake" in capsys.readouterr().err
-    assert main(["publish", other.root, "--table", "dicom_router.other"]) == 0
+    assert not Path(other.tables).exists(), "nothing is recorded for later runs"
+    options = ["--iceberg", catalog.catalog, "--table", "dicom_router.other"]
+    assert main(["publish", other.root, *options]) == 0
     assert sources(iceberg_of(layout)) == expected(0, 1)
+
+
+def test_a_copy_does_not_take_the_table_of_its_lake(layout: Layout, capsys: Any) -> None:
+    copy = Layout(f"{layout.root}-copy")
+    shutil.copytree(layout.root, copy.root)
+    assert main(["publish", copy.root]) == 2
+    message = f"belongs to the lake at {layout.root}, which has the same id"
+    assert message in capsys.readouterr().err
+    assert all(state.in_step for state in table_states(layout))
+    Path(f"{layout.root}-link").symlink_to(layout.root)
+    assert main(["publish", f"{layout.root}-link"]) == 0
+    assert sources(iceberg_of(layout)) == expected(0, 1)
+
+
+def test_a_catalog_that_cannot_be_reached_is_not_recorded(layout: Layout, capsys: Any) -> None:
+    before = settings_of(layout)
+    assert main(["publish", layout.root, "--iceberg", "sqlite:////nowhere/c.db"]) == 1
+    assert "nothing was changed" in capsys.readouterr().err
+    assert recorded_settings(layout) == before
+    assert all(state.in_step for state in table_states(layout))
 
 
 @pytest.mark.parametrize(

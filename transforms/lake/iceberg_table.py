@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from transforms.core.errors import UsageError
 from transforms.lake.files import list_files, remove_all
 from transforms.lake.layout import Layout
-from transforms.lake.marker import read_marker
+from transforms.lake.marker import ForeignLake, Marker, read_marker
 from transforms.lake.schema import PARTITION
 from transforms.lake.table_files import TableFile, make_table_folder, new_columns, table_schema
 from transforms.lake.table_settings import (
@@ -194,8 +194,14 @@ class IcebergIndex:
                 "another name with --table"
             )
         root = table.properties.get(ROOT)
-        if root != self._layout.root:
-            raise self._moved(root)
+        if root == self._layout.root:
+            return
+        if root is not None and _is_other_lake(root, self._layout.root, marker):
+            raise ForeignTable(
+                f"the table {self._settings.table} of the catalog belongs to the lake at {root}, "
+                "which has the same id: one is a copy of the other; choose another name with --table"
+            )
+        raise self._moved(root)
 
     def _moved(self, root: str | None) -> MovedLake:
         return MovedLake(
@@ -301,6 +307,18 @@ def open_catalog(catalog: str, root: str) -> Catalog:
         raise UsageError(why)
     properties = {"type": CATALOG_TYPES[urlsplit(catalog).scheme.partition("+")[0]], "uri": catalog}
     return load_catalog("default", **properties, **iceberg_properties(root))
+
+
+def _is_other_lake(root: str, own_root: str, marker: Marker) -> bool:
+    """Return whether a lake with this marker is at another root, and is not this one by another path."""
+    if is_local(root) and is_local(own_root):
+        with contextlib.suppress(OSError):
+            if uri_to_path(root).samefile(uri_to_path(own_root)):
+                return False
+    try:
+        return read_marker(Layout(root)) == marker
+    except (OSError, ForeignLake):
+        return False
 
 
 def _complete_table(transaction: Transaction, added: Sequence[TableFile]) -> None:

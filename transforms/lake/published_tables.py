@@ -50,6 +50,9 @@ NOT_AFFECTED: Final = (
     "publish {root}'"
 )
 
+NOT_RECORDED: Final = (
+    "{name}: {error}; nothing was changed: correct this, then run the same command again"
+)
 
 _IN_STEP: Final[dict[str, tuple[str, frozenset[str]]]] = {}
 """What this process has published last, by root of the lake: `TableSettings.recorded`, and names of index
@@ -134,6 +137,24 @@ def publish(layout: Layout, *, moved: bool = False) -> list[TableState]:
     """
     settings = read_settings(layout)
     return [] if settings is None else _publish(layout, settings, moved=moved)
+
+
+def require_usable(layout: Layout, settings: TableSettings) -> None:
+    """Raise if tables cannot be reached, before they are recorded for every writer of a lake.
+
+    Raises:
+        TableError: a catalog or table cannot be read.
+        UsageError: a table belongs to another lake.
+    """
+    for table in _tables(layout, settings):
+        try:
+            table.current()
+        except MovedLake:  # `publish` makes it again
+            continue
+        except UsageError:
+            raise
+        except Exception as error:  # of a catalog's or store's client, of any type
+            raise TableError(NOT_RECORDED.format(name=table.name, error=_text(error))) from error
 
 
 def _publish(layout: Layout, settings: TableSettings, *, moved: bool = False) -> list[TableState]:
