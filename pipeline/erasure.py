@@ -356,19 +356,19 @@ def render(outcome: Outcome, request: Request) -> str:
     lines.append("")
     for name, number in outcome.unknown.items():
         lines.append(
-            f"{number} of the given {_NAMES[name]} have no object in the lake; later ones are kept out"
+            f"given {_NAMES[name]} without an object in the lake: {number}; later ones are kept out"
         )
     if outcome.by_bytes:
         lines.append(
-            f"{outcome.by_bytes} quarantined objects are selected by what is in their bytes"
+            f"quarantined objects that are selected by what is in their bytes: {outcome.by_bytes}"
         )
     if outcome.without_patient:
         lines.append(
-            f"{outcome.without_patient} quarantined objects have no patient in their row; with "
+            f"quarantined objects without a patient in their row: {outcome.without_patient}; with "
             "--patient_key_file, their bytes are searched for the Patient ID"
         )
     if outcome.held:
-        lines.append(f"{outcome.held} contents are kept because of a legal hold")
+        lines.append(f"contents that are kept because of a legal hold: {outcome.held}")
     for one in outcome.erased:
         searched, number = one.searched, len(one.searched.traces)
         lines.append(

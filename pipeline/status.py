@@ -292,7 +292,7 @@ def _progress(run: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]]) -> st
             return "its engine does not say how far it is"
         return f"{run['discovered']:,} discovered so far, {run['done']:,} done, {run['failed']:,} failed"
     parts = [
-        f"{run['rows']:,} rows since its start",
+        f"{plural(run['rows'], 'row')} since its start",
         f"{run['last_interval']:,} in the last {interval_text(run['interval_s'])}",
     ]
     if inputs:

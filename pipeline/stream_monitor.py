@@ -11,7 +11,7 @@ from typing import Final
 from pipeline.audit.destinations import AuditError
 from pipeline.audit.trail import AuditTrail
 from pipeline.observability.observer import NO_OBSERVER, Observer, StreamState
-from pipeline.summaries import interval_text
+from pipeline.summaries import interval_text, plural
 from transforms.config.expectations import Checked, check_shares
 from transforms.config.route_config import RouteConfig
 from transforms.core.reasons import ProcessingFailure, Status
@@ -21,6 +21,7 @@ from transforms.lake.index_files import DamagedFile, list_index, read_matching
 from transforms.lake.run_counts import COUNTED_COLUMNS, RunCounts
 from transforms.lake.run_state import LAUNCHER, StateWriter, read_states
 from transforms.lake.schema import is_of_run
+from transforms.lake.tombstones import forgotten_by_run
 
 WINDOW_S: Final = 3600.0
 """Time whose objects must meet the expectations of the policy."""
@@ -140,9 +141,11 @@ class StreamMonitor:
         )
         shown = ", ".join(f"{number} {status}" for status, number in counts.items() if number)
         parts = [
-            f"{_rows(self._total)} rows since start" + (f" ({shown})" if shown else ""),
+            f"{plural(_rows(self._total), 'row')} since start" + (f" ({shown})" if shown else ""),
             f"{last} in the last {interval_text(self._interval)}",
         ]
+        if forgotten := _forgotten(config):
+            parts.append(f"{forgotten} forgotten")
         if in_flight is not None:
             parts.append(f"{in_flight} in flight" + (f" ({retried} retried)" if retried else ""))
         if waiting:
@@ -189,6 +192,14 @@ def _dead_letters(config: RouteConfig) -> int:
     """Return the number of dead letters in the lake; 0 if it cannot be read."""
     try:
         return len(list_files(config.layout.dead_letters, ".json"))
+    except OSError:
+        return 0
+
+
+def _forgotten(config: RouteConfig) -> int:
+    """Return the number of objects that the stream has kept out; 0 if the lake cannot be read."""
+    try:
+        return forgotten_by_run(config.layout, config.run_id)
     except OSError:
         return 0
 

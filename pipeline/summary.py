@@ -169,7 +169,7 @@ def attention_lines(summary: dict[str, Any], lake: str) -> list[str]:
     root = shlex.quote(lake)
     report = f"dicom-router report {root} --run {summary['run_id']}"
     return [
-        f"{wrong} headers name another region than the pixels show, {waiting} images wait for review",
+        f"headers that name another region than the pixels show: {wrong}, images in review: {waiting}",
         f"see them: {report}" + (f"; dicom-router review {root}" if waiting else ""),
     ]
 

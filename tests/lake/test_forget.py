@@ -273,7 +273,7 @@ def test_a_truncated_object_is_found_by_its_patient(
     key_file = ("--patient_key_file", str(tmp_path / "key"))
     command = ["forget", layout.root, "--patient_key", patient_key_of(patient, KEY)]
     assert main(command) == 0
-    assert "2 quarantined objects have no patient in their row" in capsys.readouterr().out
+    assert "quarantined objects without a patient in their row: 2;" in capsys.readouterr().out
     assert main([*command, *key_file, "--apply", "--ordered_by", "me"]) == 0
     (left,) = tmp_path.glob("lake/quarantine/*/*")
     assert left.read_bytes() == cut["2"]
@@ -293,7 +293,7 @@ def test_a_truncated_object_is_under_the_hold_of_its_patient(
     assert main(["forget", layout.root, "--object", object_key("/in/1"), *options]) == 2
     assert "1 of the 1 selected contents are under a legal hold" in capsys.readouterr().err
     assert main(["retain", layout.root, "--policy", str(tmp_path / "policy.yaml"), *options]) == 0
-    assert "1 contents are kept because of a legal hold" in capsys.readouterr().out
+    assert "contents that are kept because of a legal hold: 1" in capsys.readouterr().out
     assert len(rows_in(layout)) == 1
 
 

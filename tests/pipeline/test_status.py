@@ -34,6 +34,7 @@ from transforms.lake.dead_letters import write_dead_letter
 from transforms.lake.layout import WRITER_LOCK, Layout
 from transforms.lake.lock import lock_lake
 from transforms.lake.run_state import LAUNCHER, StateWriter, clear_states
+from transforms.lake.tombstones import Tombstones, forget_source, tombstone_key
 
 
 @pytest.fixture
@@ -279,10 +280,15 @@ def test_a_stream_reports_itself(
         assert main(["compact", layout.root]) == DONE
         assert "1 day" in capsys.readouterr().out
         rows_of(stream, "defgh", 3, **QUARANTINED)
+        erased = Tombstones(tombstone_key(layout))
+        forget_source(layout, erased, index_row("/again", run_id=stream.run_id))
         clock.now += 60
         monitor.update(lambda: None)
         err = capsys.readouterr().err
-        assert "stream: 8 rows since start (3 routed, 5 quarantined), 5 in the last minute" in err
+        assert (
+            "stream: 8 rows since start (3 routed, 5 quarantined), 5 in the last minute, 1 forgotten"
+            in err
+        )
         assert (
             "warning: stream, in the last hour: expected at most 50.0% of the objects quarantined"
             in err
