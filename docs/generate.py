@@ -266,8 +266,8 @@ def forget_page() -> str:
 
 
 _RETAIN: Final = (
-    "`--policy` is required. Also `--apply`, `--ordered_by`, `--legal_holds`, `--deep`, `--json` and "
-    "`--lock_timeout`, as above."
+    "`--policy` is required. Also `--apply`, `--ordered_by`, `--legal_holds`, `--patient_key_file`, "
+    "`--deep`, `--json` and `--lock_timeout`, as above."
 )
 
 
