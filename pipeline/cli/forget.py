@@ -34,13 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what is selected, and erase it with `--apply`."""
-    from pipeline.erasure import patients_in, read_list, selection_of
+    from pipeline.erasure import STDIN, patients_in, read_list, selection_of
     from transforms.config.route_config import ConfigError
 
     options = from_values(ForgetOptions, vars(args))
     selection = selection_of(options.patient_key, options.study, options.object)
-    if options.list is not None and options.list == options.patient_ids:
-        raise ConfigError("--list and --patient_ids need different files")
+    if [options.list, options.patient_ids, options.erasure.legal_holds].count(STDIN) > 1:
+        raise ConfigError(
+            "only one of --list, --patient_ids and --legal_holds can be standard input"
+        )
     if options.list is not None:
         selection |= read_list(options.list, "--list")
     if options.patient_ids is not None:

@@ -306,7 +306,7 @@ def test_a_truncated_object_is_under_the_hold_of_its_patient(
         (("--patient_ids", "ids.txt"), "needs --patient_key_file"),
         (("--list", "/nowhere/list"), "--list cannot be read"),
         (("--list", "/dev/null"), "not a regular file"),
-        (("--list", "-", "--patient_ids", "-"), "need different files"),
+        (("--list", "-", "--legal_holds", "-"), "can be standard input"),
     ],
 )
 def test_what_cannot_be_selected_is_an_error(
