@@ -22,7 +22,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.audit.destinations import deliver
+from pipeline.audit.destinations import AuditError, deliver
 from pipeline.audit.messages import (
     DECIDED,
     DELETE,
@@ -48,14 +48,17 @@ from pipeline.audit.unreported import COLUMNS, appended_rows, changed_rows, new_
 from transforms.config.audit_options import AuditOptions
 from transforms.core.errors import UsageError
 from transforms.core.option import from_values
+from transforms.core.reasons import ProcessingFailure
 from transforms.core.run_id import new_run_id
 from transforms.lake.files import exists
-from transforms.lake.index_files import list_index, read_matching
+from transforms.lake.index_files import DamagedFile, list_index, read_matching
 from transforms.lake.labels import Label
 from transforms.lake.layout import Layout
 from transforms.lake.run_summaries import read_summaries
 from transforms.lake.schema import RUN_ID_SEPARATOR
 
+REPORT_ERRORS: Final = (AuditError, OSError, ProcessingFailure, DamagedFile)
+"""What `AuditTrail.report` raises; what it has not reported waits for the next call."""
 DELIVERED_TOGETHER: Final = 1_000
 """Messages in memory together, which one connection delivers."""
 NO_STUDY: Final = "unknown"
