@@ -29,6 +29,7 @@ from pipeline.audit.messages import (
     EXPORTED,
     FORGOTTEN,
     IDENTITY_READ,
+    READ,
     REROUTED,
     REVIEWED,
     ROUTED,
@@ -179,6 +180,23 @@ class AuditTrail:
         )
         return self._deliver(data_exported(self._reporter, one, media) for one in events)
 
+    def reading_identities(self, groups: Iterable[Mapping[str, Any]]) -> int:
+        """Report that Patient IDs are about to be read from objects of the lake, for keyed hashes.
+
+        Args:
+            groups: as for `exporting`; destinations may be missing.
+
+        Returns:
+            Number of messages.
+
+        Raises:
+            AuditError: a destination does not accept the messages; nothing must be read then.
+        """
+        if not self._options.is_on:
+            return 0
+        events = events_by_study(groups, at=datetime.now(UTC), events=(IDENTITY_READ,))
+        return self._deliver(instances_accessed(self._reporter, one, READ) for one in events)
+
     def _deliver(self, messages: Iterable[bytes]) -> int:
         """Deliver messages, some at a time; return their number."""
         number, waiting = 0, iter(messages)
@@ -309,7 +327,7 @@ def events_by_study(
 
     Args:
         groups: with study_instance_uid and patient_key, by which they are sorted, sop_class_uid,
-            destination, the number of rows, and the time at which they were decided.
+            destination (may be missing), the number of rows, and the time at which they were decided.
         events: event types.
         at: time of the events; None for the latest one of the groups.
         details: types and values, of each event.
@@ -320,7 +338,8 @@ def events_by_study(
         times: list[datetime] = []
         for one in of_study:
             instances[one["sop_class_uid"] or UNKNOWN_SOP_CLASS] += one["number"]
-            destinations[one["destination"]] += one["number"]
+            if (destination := one.get("destination")) is not None:
+                destinations[destination] += one["number"]
             times.append(at or one["at"])
         read = (IDENTITY_READ,) if patient and _READS_IDENTITY.intersection(events) else ()
         yield StudyEvent(
