@@ -33,14 +33,16 @@ from transforms.lake.derived import (
     write_derived_intent,
 )
 from transforms.lake.digest_set import Digests, DigestSet
-from transforms.lake.index_files import list_index, read_matching
+from transforms.lake.index_files import count_rows, list_index, read_matching
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import IndexRow
 from transforms.sandbox.write_derived import DerivedWriter
 
 LOG = logging.getLogger(__name__)
-BATCH_ROWS: Final = 512
+BATCH_ROWS, MAX_BATCH_ROWS = 512, 8192
 """Objects whose rows are written together; as many are derived again after a kill."""
+BATCH_SHARE: Final = 16
+"""A batch has at least this part of the rows of its day, which are all written again with it."""
 COLUMNS: Final = (
     "content_sha256 object_key destination object_uri status study_instance_uid series_instance_uid "
     "sop_instance_uid"
@@ -181,9 +183,11 @@ def _missing(
     """Yield the rows of objects without a derived object, by day, in batches."""
     labels = pa.array(sorted(deriving), pa.string())
     days = itertools.groupby(sorted(list_index(layout), key=partition_of), key=partition_of)
+    files = derived_days(layout)
     for day, uris in days:
         if only is not None and day not in only:
             continue
+        done = count_rows(files[day]) if day in files else 0
         wanted = {} if only is None else {"content_sha256": only[day]}
         waiting: list[Row] = []
         for uri in uris:
@@ -198,11 +202,21 @@ def _missing(
                 )
                 missing = pa.array(~present.contains(_hashes(keys)))
                 waiting += table.filter(missing).to_pylist()
-            while len(waiting) >= BATCH_ROWS:
-                yield day, waiting[:BATCH_ROWS]
-                del waiting[:BATCH_ROWS]
+            while len(waiting) >= (size := batch_rows(done)):
+                yield day, waiting[:size]
+                del waiting[:size]
+                done += size
         if waiting:
             yield day, waiting
+
+
+def batch_rows(done: int) -> int:
+    """Return the number of objects of the next batch of a day.
+
+    Args:
+        done: number of rows that the day has.
+    """
+    return min(MAX_BATCH_ROWS, max(BATCH_ROWS, done // BATCH_SHARE))
 
 
 class _BatchWriter:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pydicom
 import pytest
 
+from pipeline import derived
 from pipeline.cli import main
 from pipeline.derived import AfterChanges, write_missing_derived
 from tests.conformance import violations
@@ -31,7 +33,7 @@ from transforms.core.reasons import Status
 from transforms.imaging.object_transforms import find_transform
 from transforms.lake.apply_labels import apply_labels
 from transforms.lake.change_decisions import change_decisions, prepare_changes
-from transforms.lake.derived import count_derived, remove_derived
+from transforms.lake.derived import count_derived, remove_derived, write_derived
 from transforms.lake.erasure_places import PLACES, Erasure
 from transforms.lake.files import put_bytes, remove_all
 from transforms.lake.index_files import list_index, read_table
@@ -276,6 +278,28 @@ def test_other_days_are_not_read_after_a_change(folder: Path) -> None:
     (day,) = {row.ingest_date for row in rows}
     assert remove_derived(layout, contents, changed_in=[day]) == 0
     assert remove_derived(layout, contents, changed_in=["2026-01-03"]) == 0
+
+
+def test_deriving_a_large_day_writes_its_rows_a_few_times_only(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = written = 0
+    while done < 1_000_000:
+        done += derived.batch_rows(done)
+        written += done
+    assert written < 80 * done  # with batches of one size it grows with their number: 977
+    shutil.rmtree(folder / "lake" / "derived")
+    writes = []
+    monkeypatch.setattr(derived, "BATCH_ROWS", 1)
+    monkeypatch.setattr(derived, "BATCH_SHARE", 1)
+
+    def count(layout: Layout, day: str, rows: pa.Table) -> None:
+        writes.append(len(rows))
+        write_derived(layout, day, rows)
+
+    monkeypatch.setattr("pipeline.derived.write_derived", count)
+    assert derive_again(folder) == {"written": 2, "refused": 1}
+    assert writes == [1, 2, 3]
 
 
 def test_the_first_change_of_a_review_derives_what_is_missing(folder: Path) -> None:
