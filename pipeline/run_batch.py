@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
+from pipeline.audit.destinations import AuditError
+from pipeline.audit.trail import AuditTrail
 from pipeline.graph import build, build_streaming
 from pipeline.interrupt import exit_on_interrupt
 from pipeline.local_servers import create_pipeline
@@ -41,6 +44,8 @@ from transforms.metrics import PROGRESS
 from transforms.storage.schemes import archives, is_local
 from transforms.storage.selection import SKIP_MEANINGS, Skipped
 
+LOG: Final = logging.getLogger(__name__)
+
 
 def run(
     config: RouteConfig,
@@ -49,6 +54,7 @@ def run(
     beam_options: Sequence[str] = (),
     quiet: bool = True,
     observer: Observer = NO_OBSERVER,
+    audit: AuditTrail | None = None,
 ) -> dict[str, Any]:
     """Check a configuration, run the pipeline and return the run's summary.
 
@@ -58,6 +64,7 @@ def run(
         beam_options: options of Beam as command line arguments.
         quiet: whether to omit the progress line.
         observer: exports what happens.
+        audit: where events are reported after every slice but the last one.
 
     Raises:
         ConfigError: the run cannot start.
@@ -87,7 +94,7 @@ def run(
             observer.stage("pipeline"),
         ):
             try:
-                metrics = _run_pipelines(config, options, lock.epoch)
+                metrics = _run_pipelines(config, options, lock.epoch, audit)
             except Exception as error:
                 raise to_user_error(error) from error
             finally:
@@ -104,7 +111,7 @@ def run(
 
 
 def _run_pipelines(
-    config: RouteConfig, options: PipelineOptions, epoch: str | None
+    config: RouteConfig, options: PipelineOptions, epoch: str | None, audit: AuditTrail | None
 ) -> dict[str, Any] | None:
     """Run a pipeline for each slice of a run, or one that lists the inputs; return the metrics of all.
 
@@ -112,6 +119,7 @@ def _run_pipelines(
         config: configuration of the run.
         options: options of Beam.
         epoch: epoch of the lake's lock.
+        audit: as for `run`.
     """
     found: list[dict[str, Any] | None] = []
     with slices_of(config, options) as slices:
@@ -124,6 +132,11 @@ def _run_pipelines(
             result = pipeline.run()
             result.wait_until_finish()
             found.append(metrics_of(result))
+            if audit is not None and part is not None and not part.is_last:
+                try:
+                    audit.report(config.run_id)
+                except AuditError as error:
+                    LOG.warning("audit messages wait: %s", error)
     return sum_metrics(found)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import sys
 from pathlib import Path
@@ -114,7 +113,7 @@ def _run(args: argparse.Namespace) -> int:
         describe(config, runner=runner, beam_options=args.beam_options)
         return 0
     trail.begin(config.run_id)
-    run_graph = functools.partial(run_stream, audit=trail) if config.is_streaming else run_batch
+    run_graph = run_stream if config.is_streaming else run_batch
     with observer_of(config, monitoring, ROUTE, runner) as observer:
         if observer.endpoint and not quiet:
             print(observer.endpoint, file=sys.stderr)
@@ -124,6 +123,7 @@ def _run(args: argparse.Namespace) -> int:
             beam_options=args.beam_options,
             quiet=quiet,
             observer=observer,
+            audit=trail,
         )
         observer.finished(summary)
     if args.json:

@@ -12,6 +12,7 @@ from apache_beam.pvalue import TaggedOutput
 
 import pipeline.run_batch
 import pipeline.slices
+from pipeline.audit.destinations import deliver
 from pipeline.cli import main
 from pipeline.graph import build
 from pipeline.slices import Slice, write_slices
@@ -104,9 +105,26 @@ def divided(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_divided_run_is_one_run_with_the_same_lake(
-    divided: None, manifest: Path, in_one: Lake, lake: Lake, capsys: pytest.CaptureFixture[str]
+    divided: None,
+    manifest: Path,
+    in_one: Lake,
+    lake: Lake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    summary = route_into(lake, "--source", "manifest", inputs=(str(manifest),))
+    delivered: list[int] = []
+
+    def deliver_some(messages: list[bytes], *args: Any) -> None:
+        delivered.append(len(messages))
+        deliver(messages, *args)
+
+    monkeypatch.setattr("pipeline.audit.trail.deliver", deliver_some)
+    audit = tmp_path / "audit.xml"
+    options = ("--source", "manifest", "--audit_file", str(audit))
+    summary = route_into(lake, *options, inputs=(str(manifest),))
+    assert len(delivered) == 4 and all(delivered)  # after each slice
+    assert len(audit.read_bytes().splitlines()) == sum(delivered)
     assert decisions(lake) == decisions(in_one)
     assert sorted({row["run_id"] for row in lake.rows()}) == [
         f"{summary['run_id']}.{number}" for number in range(1, 4)
