@@ -21,7 +21,7 @@ from pipeline.report import queries
 from pipeline.report.database import Scope, open_report_data
 from tests.lake.rows import append_rows, index_row, new_lake, replica_of
 from transforms.core.reasons import Status
-from transforms.lake import databases, index_replica, verify_report
+from transforms.lake import databases, index_replica, verify, verify_report
 from transforms.lake.append_log import last_segments, parse_segment
 from transforms.lake.compaction import compact
 from transforms.lake.erasure_selection import select_by_age
@@ -58,6 +58,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def tiny_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases, "MEMORY_LIMIT", LIMIT)
+    monkeypatch.setattr(verify, "LOADING_MEMORY", LIMIT)
     monkeypatch.setattr(index_replica, "MEMORY_LIMIT", LIMIT)
 
 

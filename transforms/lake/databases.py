@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MEMORY_LIMIT: Final = "512MB"
 """Maximum memory of a database."""
+LOADING_MEMORY: Final = "256MB"
+"""Maximum memory of a database while wide rows are loaded, which wait in memory of this process, too."""
 MAX_THREADS: Final = 4
 """Each thread needs memory of its own."""
 
@@ -50,6 +52,11 @@ def create_database(path: Path, memory_limit: str | None = None) -> duckdb.DuckD
     path.chmod(PRIVATE_MODE)
     database.execute("USE temporary")
     return database
+
+
+def limit_memory(database: duckdb.DuckDBPyConnection, memory_limit: str | None = None) -> None:
+    """Change the limit of a database; see `create_database`."""
+    database.execute(f"SET memory_limit = '{memory_limit or MEMORY_LIMIT}'")
 
 
 class Inserter:

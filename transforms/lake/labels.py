@@ -161,23 +161,15 @@ def append_label(layout: Layout, label: Label) -> bool:
         ProcessingFailure: the storage refused the write, or has another label of this `label_id`.
     """
     return put_bytes(
-        _label_uri(layout, label),
+        join(_partition(layout, label.answered_date), f"{label.label_id}.parquet"),
         parquet_bytes(to_table([label])),
         scratch=layout.scratch(),
         file_mode=layout.file_mode,
     )
 
 
-def remove_label(layout: Layout, label: Label) -> None:
-    """Remove a label that `append_label` has just written, because its image is erased. Idempotent."""
-    remove_all([_label_uri(layout, label)])
-
-
-def append_labels(layout: Layout, labels: Sequence[Label]) -> list[str]:
+def append_labels(layout: Layout, labels: Sequence[Label]) -> None:
     """Write labels, none of which is stored yet, in one file a day; they are durable when this returns.
-
-    Returns:
-        URIs of the files.
 
     Raises:
         ProcessingFailure: the storage refused a write; the labels of a day are written or not.
@@ -185,12 +177,14 @@ def append_labels(layout: Layout, labels: Sequence[Label]) -> list[str]:
     days: dict[str, list[Label]] = defaultdict(list)
     for label in labels:
         days[label.answered_date].append(label)
-    uris = []
     for day, of_day in sorted(days.items()):
         data = parquet_bytes(to_table(of_day))
-        uris.append(_merged_uri(layout, day, data))
-        put_bytes(uris[-1], data, scratch=layout.scratch(), file_mode=layout.file_mode)
-    return uris
+        put_bytes(
+            _merged_uri(layout, day, data),
+            data,
+            scratch=layout.scratch(),
+            file_mode=layout.file_mode,
+        )
 
 
 def read_labels(layout: Layout) -> list[Label]:
@@ -316,10 +310,6 @@ def merge_labels(layout: Layout, before: str) -> int:
 def _merged_uri(layout: Layout, day: str, data: bytes) -> str:
     digest = hashlib.sha256(data).hexdigest()[:20]
     return join(_partition(layout, day), f"{MERGED}{digest}.parquet")
-
-
-def _label_uri(layout: Layout, label: Label) -> str:
-    return join(_partition(layout, label.answered_date), f"{label.label_id}.parquet")
 
 
 def _partition(layout: Layout, answered_date: str) -> str:

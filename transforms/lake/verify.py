@@ -19,7 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.lake import verify_queries as queries
-from transforms.lake.databases import Inserter, create_database, rows_of
+from transforms.lake.databases import (
+    LOADING_MEMORY,
+    Inserter,
+    create_database,
+    limit_memory,
+    rows_of,
+)
 from transforms.lake.erase import list_erasure_intents, unfinished_erasures
 from transforms.lake.files import exists, iter_files, list_files
 from transforms.lake.index_files import (
@@ -86,7 +92,7 @@ def verify_lake(
         )
     )
     with private_folder() as folder:
-        db = create_database(folder / "verify.duckdb")
+        db = create_database(folder / "verify.duckdb", LOADING_MEMORY)
         try:
             db.execute(queries.CREATE_TABLES)
             # In the reverse order of a run: it writes an object to the journal before it places it, and
@@ -100,6 +106,7 @@ def verify_lake(
             _load_rows(db, layout, report, progress, deep=deep)
             _load_history(db, layout, report, deep=deep)
             _load_journal(db, layout)
+            limit_memory(db)
             _run_queries(db, report)
             _check_objects(db, report, deep=deep)
             check_runs(db, layout, report, summaries, check_forgotten(layout, report, deep=deep))
