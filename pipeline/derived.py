@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import __version__
-from pipeline.audit.destinations import AuditError
-from pipeline.audit.trail import AuditTrail
+from pipeline.audit.trail import REPORT_ERRORS, AuditTrail
 from pipeline.structured_reports import write_reports
 from transforms.config.derivation import Derivation, Deriving, prepare
 from transforms.core.reasons import Status
@@ -81,7 +80,7 @@ class AfterChanges:
         if rows and self.audit is not None:
             try:
                 self.audit.report()
-            except AuditError as error:
+            except REPORT_ERRORS as error:
                 LOG.warning("audit messages wait: %s", error)
 
 

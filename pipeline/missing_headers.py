@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Final
+from operator import itemgetter
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.core.reasons import QUARANTINE_REASONS, Reason, Status
 from transforms.core.worker_resources import processors
-from transforms.lake.content_tables import CONTENT, list_table, write_rows
+from transforms.lake.content_tables import CONTENT, Row, list_table, write_rows
 from transforms.lake.digest_set import DigestSet, digests_of
 from transforms.lake.headers import HEADERS
 from transforms.lake.index_files import open_index_file
@@ -42,7 +44,10 @@ class WrittenHeaders:
 
 
 def write_missing_headers(
-    layout: Layout, options: HeaderOptions, patient_key: bytes | None
+    layout: Layout,
+    options: HeaderOptions,
+    patient_key: bytes | None,
+    before: Callable[[list[Row]], object] = lambda groups: None,
 ) -> WrittenHeaders:
     """Write the header of each content that has a row in the index and none in `headers/`. Idempotent.
 
@@ -52,6 +57,8 @@ def write_missing_headers(
         layout: the lake.
         options: which attributes.
         patient_key: key of the hash of identifiers, or None.
+        before: called before objects are read, with the numbers of objects by study, patient and SOP
+            class, in this order.
 
     Raises:
         DamagedFile: a file of the lake cannot be read.
@@ -61,7 +68,7 @@ def write_missing_headers(
     result, threads = WrittenHeaders(), processors()
     children = ChildPool(threads, options.limits)
 
-    def read(row: dict[str, Any]) -> str | Reason:
+    def read(row: Row) -> str | Reason:
         uri = layout.absolute(row["object_uri"])
         with children.child() as child:
             return read_stored_header(uri, row[CONTENT], options, patient_key, child)
@@ -69,6 +76,7 @@ def write_missing_headers(
     try:
         with ThreadPoolExecutor(threads) as pool:
             for day, rows in _missing(layout):
+                before(_groups(rows))
                 found = []
                 for row, header in zip(rows, pool.map(read, rows), strict=True):
                     if not isinstance(header, Reason):
@@ -84,7 +92,15 @@ def write_missing_headers(
     return result
 
 
-def _missing(layout: Layout) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _groups(rows: list[Row]) -> list[Row]:
+    """Return the numbers of rows by study, patient and SOP class, in this order."""
+    names = ("study_instance_uid", "patient_key", "sop_class_uid")
+    counts = Counter(itemgetter(*names)(row) for row in rows)
+    ordered = sorted(counts.items(), key=lambda item: [str(value) for value in item[0]])
+    return [{**dict(zip(names, key, strict=True)), "number": number} for key, number in ordered]
+
+
+def _missing(layout: Layout) -> Iterator[tuple[str, list[Row]]]:
     """Yield rows of the index without a header, each content once, with their partition."""
     known = _stored(layout)
     columns = [
@@ -94,7 +110,7 @@ def _missing(layout: Layout) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         PARTITION,
     ]
     day = ""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for batch in SelectedRows(layout, columns).batches():
         has_uids = pc.is_valid(batch["sop_instance_uid"])
         is_first = pc.not_equal(batch["status"], Status.DUPLICATE.value)

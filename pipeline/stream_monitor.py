@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence, Set
 from typing import Final
 
-from pipeline.audit.destinations import AuditError
-from pipeline.audit.trail import AuditTrail
+from pipeline.audit.trail import REPORT_ERRORS, AuditTrail
 from pipeline.observability.observer import NO_OBSERVER, Observer, StreamState
 from pipeline.summaries import interval_text, plural
 from transforms.config.expectations import Checked, check_shares
@@ -95,7 +94,7 @@ class StreamMonitor:
         if self._audit is not None:
             try:
                 self._audit.report(self._config.run_id)
-            except (AuditError, OSError, ProcessingFailure, DamagedFile) as error:
+            except REPORT_ERRORS as error:
                 _print(f"warning: stream: audit messages wait ({error})")
 
     def _count_new(self) -> RunCounts:

@@ -22,6 +22,7 @@ from transforms.lake.files import (
     read_json,
     remove_all,
 )
+from transforms.lake.index_files import DamagedFile
 from transforms.lake.layout import Layout
 from transforms.storage.schemes import join
 
@@ -118,17 +119,32 @@ class Notes:
         )
 
     def since(self) -> str:
-        """Return the id after which those of reported runs sort."""
-        return str(read_json(self._uri(SINCE))["run_id"])
+        """Return the id after which those of reported runs sort.
+
+        Raises:
+            DamagedFile: the note is damaged.
+        """
+        uri = self._uri(SINCE)
+        try:
+            return str(read_json(uri)["run_id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedFile(
+                f"{uri} is damaged; restore it from a backup, or remove it: events are then reported "
+                "from the next run on"
+            ) from error
 
     def load(self) -> Reported:
-        """Return what was reported; only notes that are new are read."""
+        """Return what was reported; only notes that are new are read.
+
+        Raises:
+            DamagedFile: a note is damaged.
+        """
         while True:
             uris = self._list()
             try:
                 for uri in uris:
                     if uri not in self._read:
-                        self._reported.add(Reported.from_json(read_json(uri)))
+                        self._reported.add(_parse(uri))
                         self._read.add(uri)
             except FileNotFoundError:  # merged since the listing
                 if self._list() == uris:
@@ -171,6 +187,15 @@ class Notes:
 
     def _uri(self, name: str) -> str:
         return join(self._layout.audit, f"{name}.json")
+
+
+def _parse(uri: str) -> Reported:
+    try:
+        return Reported.from_json(read_json(uri))
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise DamagedFile(
+            f"{uri} is damaged; remove it: what it notes is then reported again"
+        ) from error
 
 
 def not_read(layout: Layout, uris: Iterable[str], reported: Reported) -> list[str]:

@@ -22,13 +22,14 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.audit.destinations import deliver
+from pipeline.audit.destinations import AuditError, deliver
 from pipeline.audit.messages import (
     DECIDED,
     DELETE,
     EXPORTED,
     FORGOTTEN,
     IDENTITY_READ,
+    READ,
     REROUTED,
     REVIEWED,
     ROUTED,
@@ -48,14 +49,17 @@ from pipeline.audit.unreported import COLUMNS, appended_rows, changed_rows, new_
 from transforms.config.audit_options import AuditOptions
 from transforms.core.errors import UsageError
 from transforms.core.option import from_values
+from transforms.core.reasons import ProcessingFailure
 from transforms.core.run_id import new_run_id
 from transforms.lake.files import exists
-from transforms.lake.index_files import list_index, read_matching
+from transforms.lake.index_files import DamagedFile, list_index, read_matching
 from transforms.lake.labels import Label
 from transforms.lake.layout import Layout
 from transforms.lake.run_summaries import read_summaries
 from transforms.lake.schema import RUN_ID_SEPARATOR
 
+REPORT_ERRORS: Final = (AuditError, OSError, ProcessingFailure, DamagedFile)
+"""What `AuditTrail.report` raises; what it has not reported waits for the next call."""
 DELIVERED_TOGETHER: Final = 1_000
 """Messages in memory together, which one connection delivers."""
 NO_STUDY: Final = "unknown"
@@ -175,6 +179,23 @@ class AuditTrail:
             groups, at=datetime.now(UTC), events=(EXPORTED,), details=tuple(details)
         )
         return self._deliver(data_exported(self._reporter, one, media) for one in events)
+
+    def reading_identities(self, groups: Iterable[Mapping[str, Any]]) -> int:
+        """Report that Patient IDs are about to be read from objects of the lake, for keyed hashes.
+
+        Args:
+            groups: as for `exporting`; destinations may be missing.
+
+        Returns:
+            Number of messages.
+
+        Raises:
+            AuditError: a destination does not accept the messages; nothing must be read then.
+        """
+        if not self._options.is_on:
+            return 0
+        events = events_by_study(groups, at=datetime.now(UTC), events=(IDENTITY_READ,))
+        return self._deliver(instances_accessed(self._reporter, one, READ) for one in events)
 
     def _deliver(self, messages: Iterable[bytes]) -> int:
         """Deliver messages, some at a time; return their number."""
@@ -306,7 +327,7 @@ def events_by_study(
 
     Args:
         groups: with study_instance_uid and patient_key, by which they are sorted, sop_class_uid,
-            destination, the number of rows, and the time at which they were decided.
+            destination (may be missing), the number of rows, and the time at which they were decided.
         events: event types.
         at: time of the events; None for the latest one of the groups.
         details: types and values, of each event.
@@ -317,7 +338,8 @@ def events_by_study(
         times: list[datetime] = []
         for one in of_study:
             instances[one["sop_class_uid"] or UNKNOWN_SOP_CLASS] += one["number"]
-            destinations[one["destination"]] += one["number"]
+            if (destination := one.get("destination")) is not None:
+                destinations[destination] += one["number"]
             times.append(at or one["at"])
         read = (IDENTITY_READ,) if patient and _READS_IDENTITY.intersection(events) else ()
         yield StudyEvent(

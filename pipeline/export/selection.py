@@ -15,7 +15,7 @@ from pipeline.export.columns import needed_columns
 from pipeline.export.options import ExportOptions
 from transforms.core.choices import SPLITS
 from transforms.core.reasons import Status
-from transforms.lake.databases import create_database
+from transforms.lake.databases import Inserter, create_database
 from transforms.lake.layout import Layout
 from transforms.lake.row_condition import RowCondition
 from transforms.lake.select_rows import SelectedRows
@@ -125,12 +125,13 @@ def select(layout: Layout, options: ExportOptions) -> Iterator[Selection]:
     with private_folder() as folder, create_database(folder / "export") as database:
         database.register("read", _with_groups(found.schema.empty_table(), options))
         database.execute("CREATE TABLE matched AS FROM read")
+        database.unregister("read")
+        matched = Inserter(database, "matched")
         for batch in found.batches():
             of_status = pc.is_in(batch["status"], value_set=statuses)
             stored = batch.filter(pc.and_(of_status, pc.is_valid(batch["object_uri"])))
-            database.register("read", _with_groups(pa.Table.from_batches([stored]), options))
-            database.execute("INSERT INTO matched FROM read")
-        database.unregister("read")
+            matched.add(_with_groups(pa.Table.from_batches([stored]), options))
+        matched.flush()
         database.execute(_FIRST_OF_CONTENT)
         database.execute("DROP TABLE matched")
         database.execute(_GROUPS)

@@ -40,6 +40,7 @@ from transforms.core.object_ref import (
 from transforms.core.reasons import BY_PERSON, ProcessingFailure, Reason, Stage
 from transforms.core.storage_failures import read_failure
 from transforms.fetch import IMAGES, FetchAndExamine
+from transforms.lake.erasure_places import LIST_SUFFIX, erase_forgotten_predictions
 from transforms.lake.files import put_if_absent, remove_all
 from transforms.lake.index_files import open_index_file, parquet_bytes, read_index
 from transforms.lake.layout import Layout
@@ -98,6 +99,7 @@ def classify_objects(
                     archives().close()
         finally:
             remove_all([listed])
+        erase_forgotten_predictions(layout)
     return Predictions.read(folder, len(rules.labels))
 
 
@@ -170,7 +172,7 @@ def _without_prediction(layout: Layout, rules: Rules, known: Predictions) -> lis
 def _write_list(layout: Layout, folder: str, objects: Sequence[pa.Table]) -> str:
     """Write the list of objects to classify; return its URI."""
     data = parquet_bytes(pa.concat_tables(objects))
-    target = join(folder, f"list-{hashlib.sha256(data).hexdigest()[:20]}.tmp")
+    target = join(folder, f"list-{hashlib.sha256(data).hexdigest()[:20]}{LIST_SUFFIX}")
     put_if_absent(target, data, scratch=layout.scratch(), file_mode=layout.file_mode)
     return target
 

@@ -21,6 +21,7 @@ from pipeline.review.queues import Queue, load_waiting, rows_of
 from pipeline.summaries import utc_text
 from transforms.core.errors import UsageError, did_you_mean
 from transforms.core.labels import LabelSet
+from transforms.lake.files import remove_all
 from transforms.lake.index_files import read_index
 from transforms.lake.label_sets import read_label_set
 from transforms.lake.labels import (
@@ -36,6 +37,7 @@ from transforms.lake.layout import Layout
 from transforms.lake.probabilities import stored_probabilities
 from transforms.lake.resolve_duplicates import is_stored
 from transforms.lake.schema import IndexRow
+from transforms.lake.tombstones import read_tombstones
 
 HEADER_COLUMNS: Final = (
     "header_label header_agrees modality body_part_examined view_position laterality patient_age_years "
@@ -161,8 +163,18 @@ def import_answers(layout: Layout, path: Path, reviewer: str) -> Imported:
     labels = read_labels(layout)
     known = {label.label_id for label in labels}
     new = {one.label_id: one for one in answers if one.label_id not in known}
-    append_labels(layout, list(_labels(new.values(), rows, labels, label_set)))
-    return Imported(len(new), len({one.label_id for one in answers}) - len(new), empty)
+    stored = _store(layout, list(_labels(new.values(), rows, labels, label_set)))
+    return Imported(stored, len({one.label_id for one in answers}) - len(new), empty)
+
+
+def _store(layout: Layout, labels: Sequence[Label]) -> int:
+    """Store labels, except those of images that were erased since their rows were read; count them."""
+    files = append_labels(layout, labels)
+    tombstones = read_tombstones(layout)  # after writing, as in `ReviewDesk`
+    kept = [label for label in labels if not tombstones.match(label)]
+    if len(kept) < len(labels):
+        remove_all(set(files).difference(append_labels(layout, kept)))
+    return len(kept)
 
 
 @dataclass(frozen=True)

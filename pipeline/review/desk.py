@@ -26,9 +26,11 @@ from transforms.lake.labels import (
     list_labels,
     new_label,
     read_label_file,
+    remove_label,
 )
 from transforms.lake.layout import Layout
 from transforms.lake.schema import IndexRow
+from transforms.lake.tombstones import NONE, read_tombstones
 
 CLAIM_S: Final = 300.0
 """Time for which an image that was handed out is not handed out to others, in seconds."""
@@ -97,6 +99,8 @@ class ReviewDesk:
         self._rows: dict[str, IndexRow] = {}
         self._last_answer = 0
         self._files: set[str] = set()
+        self._tombstones = NONE
+        self._erased: set[str] = set()
         self._load()
 
     def next(self, client: str, queue: Queue) -> IndexRow | None:
@@ -251,7 +255,17 @@ class ReviewDesk:
             return sum(reviewer in one.answers for one in self._effective.values())
 
     def _store(self, label: Label) -> None:
+        """Store an answer, unless its image was erased since it was loaded.
+
+        An erasure writes its tombstones before it erases answers: one that is written before the
+        tombstones are read is either withdrawn here, or erased there.
+        """
         append_label(self._layout, label)
+        self._tombstones = read_tombstones(self._layout, self._tombstones)
+        if self._tombstones.match(label):
+            remove_label(self._layout, label)
+            self._erased.add(label.content_sha256)
+            raise UnknownImage
         self._add([label])
 
     def _add(self, labels: Iterable[Label]) -> None:
@@ -272,8 +286,9 @@ class ReviewDesk:
         return max(now, self._last_answer + 1, (row.decided_at or 0) + 1)
 
     def _is_answered(self, content: str) -> bool:
+        """Return whether an image no longer waits."""
         found = self._effective.get(content)
-        return found is not None and found.label is not None
+        return content in self._erased or (found is not None and found.label is not None)
 
     def _read_labels(self) -> None:
         """Read the label files that are new since the last time."""

@@ -17,6 +17,9 @@ from transforms.core.reasons import BY_MODEL, Reason, Stage, Status
 from transforms.lake import append as append_module
 from transforms.lake.append import append
 from transforms.lake.append_log import LogShard
+from transforms.lake.erase import apply_erasure, plan_erasures
+from transforms.lake.erasure_report import Order
+from transforms.lake.erasure_selection import Selection
 from transforms.lake.files import put_bytes
 from transforms.lake.index_files import ExistingRow
 from transforms.lake.index_replica import IndexReplica
@@ -138,6 +141,12 @@ def new_lake(root: Path, sinks: dict[str, str] | None = None) -> Layout:
     layout = Layout(str(root), sinks or {})
     write_marker(layout)
     return layout
+
+
+def erase(layout: Layout, *contents: str) -> None:
+    """Erase contents from a lake, as `forget --apply` does."""
+    for plan in plan_erasures(layout, Selection(), contents):
+        apply_erasure(layout, plan, Order("forget", "order 7", "2026-01-01T00:00:00Z", "0", {}))
 
 
 def lake_of(root: Path, rows: Iterable[IndexRow]) -> Layout:

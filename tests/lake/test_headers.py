@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.cli import main
+from tests.audit.audit_messages import lines, summary_of
 from tests.conftest import Lake, route_into
 from tests.lake.conftest import CT, LENIENT
 from tests.lake.rows import append_rows, index_row, new_lake, place, replica_of
@@ -115,7 +116,17 @@ def test_the_headers_of_an_existing_lake_are_those_of_a_run(
     (path,) = lake.glob("objects/body_part=not_xray/**/*.dcm")
     path.rename(tmp_path / "lost")
     command = ["headers", str(lake), *options(folder)[1:]]
-    assert main(command) == 1
+    assert main([*command, "--audit_syslog", "tcp://127.0.0.1:1"]) == 1
+    assert "--audit_syslog" in capsys.readouterr().err
+    assert not (lake / "headers").exists()  # Patient IDs are not read unreported
+    audit = tmp_path / "audit.xml"
+    assert main([*command, "--audit_file", str(audit)]) == 1
+    messages = list(map(summary_of, lines(audit)))
+    assert sum(message["instances"] for message in messages) == 4
+    for message in messages:
+        assert (message["event"], message["action"]) == ("DICOM Instances Accessed", "R")
+        assert message["types"] == ["identity_read"]
+        assert message["patient"] == headers_of(folder / "lake")[0]["patient_key"]
     captured = capsys.readouterr()
     assert captured.out == "3 headers written, 0 cannot be parsed\n"
     assert ": disappeared" in captured.err and "SECRET" not in captured.err

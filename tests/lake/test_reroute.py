@@ -8,19 +8,25 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 
 from models.default_bundle import DEFAULT_BUNDLE
 from pipeline.cli import main
 from pipeline.reroute import apply as apply_module
+from pipeline.reroute.classify import _write_list
+from pipeline.reroute.predictions import folder_of, write_predictions
 from tests.conformance import violations
 from tests.conftest import Lake, Route, counts, route_into
 from tests.format1 import unpack_format1_lakes
 from tests.lake.conftest import STRICT
+from tests.lake.rows import erase, index_row, lake_of
 from tests.leftovers import abandon, kill_at
 from tests.stores import Store
 from transforms.lake import change_decisions as change_module
 from transforms.lake import supersede as supersede_module
+from transforms.lake.erasure_places import erase_forgotten_predictions
 from transforms.lake.layout import Layout
 from transforms.lake.lock import lock_lake
 from transforms.lake.verify import verify_lake
@@ -357,3 +363,28 @@ def test_a_lake_of_format_1_is_migrated_first(
     reroute(lake, capsys, *options, "--apply")
     assert_sound(lake, sources=12)
     assert reroute(lake, capsys, *options)["changed"] == 0
+
+
+def test_an_erasure_reaches_what_a_killed_classification_has_left(tmp_path: Path) -> None:
+    erased, kept = "a" * 64, "b" * 64
+    rows = [index_row("/in/a", erased), index_row("/in/b", kept, sop_instance_uid="1.2.4")]
+    layout = lake_of(tmp_path / "lake", rows)
+    folder = folder_of(layout, "m2", 1)
+    columns = {name: [getattr(row, name) for row in rows] for name in ("object_uri", "object_key")}
+    listed = _write_list(layout, folder, [pa.table(columns)])
+
+    def predict(content: str) -> None:
+        write_predictions(layout, folder, [(content, (0.0,) * 10, ("", 0.0, ""))])
+
+    def predicted() -> list[str]:
+        found = ds.dataset(folder, exclude_invalid_files=True).to_table()["content_sha256"]
+        return sorted(found.to_pylist())
+
+    predict(erased)
+    predict(kept)
+    erase(layout, erased)
+    assert not Path(listed).exists()  # it has UIDs in the names of objects
+    assert predicted() == [kept]
+    predict(erased)  # by a classification that had begun before
+    erase_forgotten_predictions(layout)
+    assert predicted() == [kept]

@@ -12,8 +12,9 @@ import pytest
 
 from pipeline.cli import main
 from tests.conftest import Lake
+from tests.lake.rows import erase
 from tests.review.conftest import FORMULA
-from transforms.lake.labels import read_labels
+from transforms.lake.labels import Label, read_labels
 from transforms.lake.layout import Layout
 from transforms.lake.verify import verify_lake
 
@@ -119,6 +120,24 @@ def test_answers_are_imported_once(
     assert [row["destination"] for row in found] == ["spine", "not_xray", "review"]
     assert all(row["decided_by"] == "person" for row in found)
     assert verify_lake(Layout(str(copied.root)), deep=True).violations == []
+
+
+def test_no_answer_about_an_image_that_is_erased_meanwhile_is_stored(
+    copied: Lake, lines: Lines, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for line in lines[:2]:
+        line["answer"] = "spine"
+    write(path, lines)
+    layout = Layout(str(copied.root))
+
+    def read_after_erasure(of: Layout) -> list[Label]:
+        erase(layout, lines[0]["content_sha256"])
+        return read_labels(of)
+
+    monkeypatch.setattr("pipeline.review.csv_files.read_labels", read_after_erasure)
+    assert load(copied, path, "--reviewer", "ann") == 0
+    assert labels(copied) == [(lines[1]["content_sha256"], "ann", "spine")]
+    assert verify_lake(layout).violations == []
 
 
 def test_columns_can_be_deleted_and_moved(copied: Lake, lines: Lines, path: Path) -> None:

@@ -16,6 +16,7 @@ from pipeline.review.desk import CLAIM_S, NothingToUndo, OtherAnswer, ReviewDesk
 from pipeline.review.options import ReviewOptions
 from pipeline.review.queues import Queue, load_waiting
 from tests.conftest import Lake
+from tests.lake.rows import erase
 from tests.review.conftest import IMAGES
 from tests.review.reviews import Browser, Review
 from transforms.core.labels import ADULT_CHEST, LABELS, OTHERS, SPINE
@@ -59,6 +60,21 @@ def take(desk: ReviewDesk, client: str, queue: Queue = Queue.REVIEW) -> str:
 
 def answer(desk: ReviewDesk, content: str, what: str = "spine", reviewer: str = "ann") -> str:
     return desk.answer(reviewer, content, what, uuid.uuid4().hex).label_id
+
+
+def test_no_answer_about_an_erased_image_is_stored(desk: ReviewDesk, layout: Layout) -> None:
+    first, second = take(desk, ANN), take(desk, BOB)
+    answer(desk, first)
+    erase(layout, first, second)  # by another process, while this review is open
+    for what in (lambda: answer(desk, second), lambda: desk.undo(ANN, "ann")):
+        with pytest.raises(UnknownImage):
+            what()
+    assert read_labels(layout) == []
+    assert verify_lake(layout).violations == []
+    third = take(desk, BOB)
+    assert third not in (first, second)
+    answer(desk, third)
+    assert [label.content_sha256 for label in read_labels(layout)] == [third]
 
 
 def test_queues_have_the_images_that_wait_each_once(layout: Layout) -> None:

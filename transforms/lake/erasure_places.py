@@ -36,12 +36,15 @@ from transforms.lake.rewrite import rewrite
 from transforms.lake.schema import VersionKey
 from transforms.lake.structured_reports import reports_of_objects
 from transforms.lake.table_files import files_except, name_of
+from transforms.lake.tombstones import Kind, read_tombstones
 from transforms.storage.local import uri_to_path
 from transforms.storage.schemes import is_below, is_local, join
 from transforms.storage.temporary import unnamed_file
 
 CONTENT: Final = "content_sha256"
 """Column by which the rows of most places are erased."""
+LIST_SUFFIX: Final = ".tmp"
+"""Of the names of temporary files beside predictions; see `pipeline.reroute.classify`."""
 _OBJECT_FOLDERS: Final = ("study=", "series=", REGION_PREFIX)
 """Begin the names of folders that are removed once they are empty: some have UIDs."""
 
@@ -189,6 +192,35 @@ def _from_tables(layout: Layout, erasure: Erasure, apply: bool) -> int:
     return number
 
 
+_erase_predictions: Final = rows_in(lambda layout: layout.predictions, name=_only_digest)
+
+
+def _from_predictions(layout: Layout, erasure: Erasure, apply: bool) -> int:
+    """Erase predictions, and lists of objects to classify that a killed `reroute` has left."""
+    if apply:
+        remove_all(found.uri for found in list_files(layout.predictions, LIST_SUFFIX))
+    return _erase_predictions(layout, erasure, apply)
+
+
+def erase_forgotten_predictions(layout: Layout) -> None:
+    """Erase the predictions of contents that were erased while a model classified them.
+
+    Call this after writing: an erasure writes its tombstones before it erases predictions.
+
+    Raises:
+        LostKey, DamagedFile, OSError: as `read_tombstones`.
+        ProcessingFailure: the lake's storage refused a write.
+    """
+    tombstones = read_tombstones(layout)
+    forgotten: set[str] = set()
+    for found in list_files(layout.predictions, ".parquet") if tombstones else ():
+        with open_index_file(found.uri) as file:
+            contents = file.read([CONTENT])[CONTENT].to_pylist()
+        forgotten.update(one for one in contents if tombstones.has(Kind.CONTENT, one))
+    if forgotten:
+        _erase_predictions(layout, Erasure(frozenset(forgotten)), True)
+
+
 def _from_source_states(layout: Layout, erasure: Erasure, apply: bool) -> int:
     """Erase the states of erased sources: a cache that has digests of names, and versions."""
     versions: dict[int, set[str]] = defaultdict(set)
@@ -292,7 +324,7 @@ PLACES: Final = (
     Place("labels", "rows", rows_in(lambda layout: layout.labels)),
     Place("thumbnails", "rows", rows_in(lambda layout: layout.thumbnails, name=_only_digest)),
     Place("headers", "rows", rows_in(lambda layout: layout.headers, name=_only_digest)),
-    Place("predictions", "rows", rows_in(lambda layout: layout.predictions, name=_only_digest)),
+    Place("predictions", "rows", _from_predictions),
     Place("source states", "rows", _from_source_states),
     Place("run summaries", "failures", _from_json(lambda layout: layout.runs)),
     Place("dead letters", "files", _from_dead_letters),

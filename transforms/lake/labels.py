@@ -161,15 +161,23 @@ def append_label(layout: Layout, label: Label) -> bool:
         ProcessingFailure: the storage refused the write, or has another label of this `label_id`.
     """
     return put_bytes(
-        join(_partition(layout, label.answered_date), f"{label.label_id}.parquet"),
+        _label_uri(layout, label),
         parquet_bytes(to_table([label])),
         scratch=layout.scratch(),
         file_mode=layout.file_mode,
     )
 
 
-def append_labels(layout: Layout, labels: Sequence[Label]) -> None:
+def remove_label(layout: Layout, label: Label) -> None:
+    """Remove a label that `append_label` has just written, because its image is erased. Idempotent."""
+    remove_all([_label_uri(layout, label)])
+
+
+def append_labels(layout: Layout, labels: Sequence[Label]) -> list[str]:
     """Write labels, none of which is stored yet, in one file a day; they are durable when this returns.
+
+    Returns:
+        URIs of the files.
 
     Raises:
         ProcessingFailure: the storage refused a write; the labels of a day are written or not.
@@ -177,14 +185,12 @@ def append_labels(layout: Layout, labels: Sequence[Label]) -> None:
     days: dict[str, list[Label]] = defaultdict(list)
     for label in labels:
         days[label.answered_date].append(label)
+    uris = []
     for day, of_day in sorted(days.items()):
         data = parquet_bytes(to_table(of_day))
-        put_bytes(
-            _merged_uri(layout, day, data),
-            data,
-            scratch=layout.scratch(),
-            file_mode=layout.file_mode,
-        )
+        uris.append(_merged_uri(layout, day, data))
+        put_bytes(uris[-1], data, scratch=layout.scratch(), file_mode=layout.file_mode)
+    return uris
 
 
 def read_labels(layout: Layout) -> list[Label]:
@@ -310,6 +316,10 @@ def merge_labels(layout: Layout, before: str) -> int:
 def _merged_uri(layout: Layout, day: str, data: bytes) -> str:
     digest = hashlib.sha256(data).hexdigest()[:20]
     return join(_partition(layout, day), f"{MERGED}{digest}.parquet")
+
+
+def _label_uri(layout: Layout, label: Label) -> str:
+    return join(_partition(layout, label.answered_date), f"{label.label_id}.parquet")
 
 
 def _partition(layout: Layout, answered_date: str) -> str:

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 import pyarrow as pa
 
@@ -74,6 +74,19 @@ class LostKey(RuntimeError):
     """A lake has tombstones and no key to compare them with."""
 
 
+class HasIdentity(Protocol):
+    """A row of the index, or an answer, as far as it identifies an object."""
+
+    @property
+    def content_sha256(self) -> str | None: ...
+    @property
+    def sop_instance_uid(self) -> str | None: ...
+    @property
+    def study_instance_uid(self) -> str | None: ...
+    @property
+    def patient_key(self) -> str | None: ...
+
+
 @dataclass(frozen=True)
 class Tombstones:
     """The tombstones of a lake.
@@ -101,8 +114,8 @@ class Tombstones:
         """Return whether the content of a source version was erased, as far as is known without it."""
         return self.has(Kind.SOURCE, source_value(ref.uri, ref.version, ref.state))
 
-    def match(self, row: IndexRow) -> bool:
-        """Return whether the object of a row is one that must not be in the lake."""
+    def match(self, row: HasIdentity) -> bool:
+        """Return whether the object of a row or an answer is one that must not be in the lake."""
         return self.key is not None and (
             self.has(Kind.CONTENT, row.content_sha256)
             or self.has(Kind.INSTANCE, row.sop_instance_uid)
