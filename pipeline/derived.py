@@ -54,7 +54,7 @@ Row = Mapping[str, Any]
 class AfterChanges:
     """Bring a lake in step with changed decisions: structured reports, derived objects, audit trail.
 
-    The first call also derives what others that were killed have left.
+    The first call, and the one after a failure, also derives what earlier ones have left.
 
     Attributes:
         derivations: by label.
@@ -75,6 +75,7 @@ class AfterChanges:
         write_reports(layout, rows)
         if rows:
             changed = rows if self._is_complete else None
+            self._is_complete = False
             write_missing_derived(layout, self.derivations, rows[0].run_id, changed=changed)
             self._is_complete = True
         if rows and self.audit is not None:

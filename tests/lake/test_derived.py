@@ -302,13 +302,29 @@ def test_deriving_a_large_day_writes_its_rows_a_few_times_only(
     assert writes == [1, 2, 3]
 
 
-def test_the_first_change_of_a_review_derives_what_is_missing(folder: Path) -> None:
+def test_the_first_change_of_a_review_derives_what_is_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layout = layout_of(folder)
     (row,) = [row for row in rows_of(layout) if row.destination == "others"]
     shutil.rmtree(folder / "lake" / "derived")
     then = AfterChanges(derivations_of(str(folder / "key"), str(folder / "research")))
     then(layout, [row])
     assert len(derived_rows(folder / "lake")) == 3
+    shutil.rmtree(folder / "lake" / "derived")
+    then(layout, [row])
+    assert len(derived_rows(folder / "lake")) == 1  # only the changed row
+    with monkeypatch.context() as full:
+        full.setattr("pipeline.derived.write_derived", fail)
+        with pytest.raises(OSError, match="no space"):
+            shutil.rmtree(folder / "lake" / "derived")
+            then(layout, [row])
+    then(layout, [row])
+    assert len(derived_rows(folder / "lake")) == 3
+
+
+def fail(*args: object) -> None:
+    raise OSError("no space")
 
 
 def rows_of(layout: Layout) -> list[IndexRow]:
