@@ -47,7 +47,7 @@ coverage: install servers flink kustomize airflow ## run every test and report t
 	$(BIN)/coverage report
 
 prism-test: install servers ## run the tests on Prism
-	$(BIN)/python -m pytest tests/engines/test_prism.py tests/engines/test_prism_stream.py
+	$(BIN)/python -m pytest tests/engines/test_prism.py tests/engines/test_prism_stream.py tests/engines/test_forget_stream.py
 
 flink-test: install flink ## run the tests on a Flink cluster
 	$(BIN)/python -m pytest -s tests/engines/test_flink.py tests/engines/test_flink_stream.py
