@@ -33,6 +33,7 @@ from transforms.lake.erasure_selection import (
     Selection,
     SelectionError,
     column_of,
+    count_without_patient,
     parse_selection,
     read_legal_holds,
     select_by_age,
@@ -106,6 +107,7 @@ class Outcome:
         by_bytes: number of quarantined contents that only their bytes show to be selected.
         without_patient: number of quarantined contents whose patient is unknown without `patient_key`,
             if that matters.
+        rows_without_patient: number of other rows whose patient is unknown, if patients are selected.
         erased: results of the erasures; empty if nothing was erased.
     """
 
@@ -116,6 +118,7 @@ class Outcome:
     held: int = 0
     by_bytes: int = 0
     without_patient: int = 0
+    rows_without_patient: int = 0
     erased: tuple[Erased, ...] = ()
 
     @property
@@ -182,6 +185,7 @@ def _erase(request: Request) -> Outcome:
     without_patient = 0
     if request.patient_key is None and (selection.patient_key or holds.patient_key):
         without_patient = len(quarantined_without_patient(layout))
+    rows_without_patient = count_without_patient(layout) if selection.patient_key else 0
     if request.apply and request.audit is not None:
         request.audit.report()
         request.audit.forgetting(contents, request.ordered_by)
@@ -200,6 +204,7 @@ def _erase(request: Request) -> Outcome:
         held,
         by_bytes,
         without_patient,
+        rows_without_patient,
         tuple(erased),
     )
 
@@ -329,6 +334,7 @@ def to_json(outcome: Outcome, request: Request) -> dict[str, Any]:
         "held": outcome.held,
         "by_bytes": outcome.by_bytes,
         "without_patient": outcome.without_patient,
+        "rows_without_patient": outcome.rows_without_patient,
         "erased": [
             {
                 "report": layout.relative(one.report),
@@ -366,6 +372,11 @@ def render(outcome: Outcome, request: Request) -> str:
         lines.append(
             f"quarantined objects without a patient in their row: {outcome.without_patient}; with "
             "--patient_key_file, their bytes are searched for the Patient ID"
+        )
+    if outcome.rows_without_patient:
+        lines.append(
+            f"rows without a patient, which may be of those given: {outcome.rows_without_patient}; "
+            "select them by study"
         )
     if outcome.held:
         lines.append(f"contents that are kept because of a legal hold: {outcome.held}")

@@ -29,7 +29,7 @@ from tests.erasures import (
     identifiers,
     rows_of,
 )
-from tests.lake.rows import append_rows, index_row, new_lake, replica_of, rows_in
+from tests.lake.rows import append_rows, index_row, lake_of, new_lake, replica_of, rows_in
 from tests.stores import Store
 from tests.synthetic import dicom_bytes, image
 from transforms.core.object_ref import ObjectRef, object_key
@@ -278,6 +278,17 @@ def test_a_truncated_object_is_found_by_its_patient(
     (left,) = tmp_path.glob("lake/quarantine/*/*")
     assert left.read_bytes() == cut["2"]
     assert [row["source_uri"] for row in rows_in(layout)] == ["/in/2"]
+
+
+def test_rows_whose_patient_is_unknown_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [index_row("/in/1"), index_row("/in/2", "b" * 64, patient_key="c" * 64)]
+    layout = lake_of(tmp_path / "lake", rows)
+    assert main(["forget", layout.root, "--patient_key", "d" * 64]) == 0
+    assert "rows without a patient, which may be of those given: 1;" in capsys.readouterr().out
+    assert main(["forget", layout.root, "--study", "1.2.99"]) == 0
+    assert "without a patient" not in capsys.readouterr().out
 
 
 def test_a_truncated_object_is_under_the_hold_of_its_patient(

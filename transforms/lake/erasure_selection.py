@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.core.errors import UsageError
+from transforms.core.reasons import Status
 from transforms.imaging.uids import is_valid_uid
 from transforms.lake.files import exists, list_files, read_bytes
 from transforms.lake.index_files import read_index, read_matching
@@ -179,6 +180,25 @@ def matching_rows(
     for uri in (*history, *list_journal(layout)):
         with contextlib.suppress(FileNotFoundError):  # replaced since the listing
             yield from read_matching(uri, columns, wanted)
+
+
+def count_without_patient(layout: Layout) -> int:
+    """Return the number of current rows without a `patient_key`, besides those of quarantined objects.
+
+    Raises:
+        DamagedFile: an index file cannot be read.
+    """
+
+    def count(files: list[str]) -> int:
+        number = 0
+        for uri in files:
+            for table in read_matching(uri, ["status", "patient_key"], {}):
+                is_readable = pc.not_equal(table["status"], str(Status.QUARANTINED))
+                found = pc.and_(pc.is_null(table["patient_key"]), is_readable)
+                number += pc.sum(found).as_py() or 0
+        return number
+
+    return read_index(layout, count)
 
 
 def select_by_age(
