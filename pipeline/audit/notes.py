@@ -39,7 +39,8 @@ class Reported:
 
     Attributes:
         logs: number of the last segment, and ids of the runs in it, by log.
-        units: changes of decisions, and the segments of batch runs; see `segment_unit`, `change_unit`.
+        units: segments of batch runs, streams, and changes of decisions; see `segment_unit`,
+            `stream_unit` and `change_unit`.
         ended: ids of runs whose end was reported.
         answers: ids of answers.
         files: names of the files of history and answers that were read, relative to the lake.
@@ -83,8 +84,13 @@ def log_name(log: LogShard) -> str:
 
 
 def segment_unit(run_id: str, log: LogShard) -> str:
-    """Return the key of the rows that a batch run has appended to a log, in one segment."""
+    """Return the key of the rows that a batch run, or a slice of one, has appended to a log."""
     return f"{run_id}@{log_name(log)}"
+
+
+def stream_unit(run: str) -> str:
+    """Return the key of a run whose rows have the number of their segment in `run_id`."""
+    return f"{run}@stream"
 
 
 def change_unit(run_id: str, superseded_at_us: int) -> str:

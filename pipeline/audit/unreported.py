@@ -8,14 +8,22 @@ shard, are in other files. Decisions that are changed have their old rows in new
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.audit.notes import NOTHING, Reported, change_unit, log_name, not_read, segment_unit
+from pipeline.audit.notes import (
+    NOTHING,
+    Reported,
+    change_unit,
+    log_name,
+    not_read,
+    segment_unit,
+    stream_unit,
+)
 from transforms.lake.append_log import LogShard, parse_segment
 from transforms.lake.files import list_files
 from transforms.lake.index_files import (
@@ -113,7 +121,8 @@ def _appended(
         for number in numbers:
             if number in uris:
                 for table in _rows_since(uris[number], COLUMNS, since):
-                    new.units.update(_units(table, log))
+                    for run_id in pc.unique(table["run_id"]).to_pylist():
+                        new.units.add(_unit(run_id, log, {number}))
                     yield table
         if rewritten := frozenset(numbers) - uris.keys():
             missing.append(_Missing(log, rewritten))
@@ -130,11 +139,11 @@ def _run_ids(uri: str) -> str | None:
         return None
 
 
-def _units(table: pa.Table, log: LogShard) -> Iterator[str]:
-    """Yield the units of batch runs in a segment; those of streams are known by their numbers."""
-    for run_id in pc.unique(table["run_id"]).to_pylist():
-        if RUN_ID_SEPARATOR not in run_id:
-            yield segment_unit(run_id, log)
+def _unit(run_id: str, log: LogShard, numbers: Container[int]) -> str:
+    """Return the unit of rows in a segment with one of some numbers."""
+    run, _, number = run_id.partition(RUN_ID_SEPARATOR)
+    is_stream = bool(number) and int(number) in numbers
+    return stream_unit(run) if is_stream else segment_unit(run_id, log)
 
 
 def _rewritten(
@@ -155,12 +164,11 @@ def _rewritten(
             wanted = []
             for row in table.to_pylist():
                 key = _key(row)
-                log = None if key in seen | changed else _log_of(row, missing, reported)
-                wanted.append(log is not None)
-                if log is not None:
+                one = None if key in seen or key in changed else _segment_of(row, missing, reported)
+                wanted.append(one is not None)
+                if one is not None:
                     seen.add(key)
-                    if RUN_ID_SEPARATOR not in row["run_id"]:
-                        new.units.add(segment_unit(row["run_id"], log))
+                    new.units.add(_unit(row["run_id"], one.log, one.numbers))
             yield from filter(len, [table.filter(pa.array(wanted, pa.bool_())).select(COLUMNS)])
 
 
@@ -175,19 +183,24 @@ def _changed_keys(history: Sequence[str], since: str) -> set[Key]:
     }
 
 
-def _log_of(
+def _segment_of(
     row: Mapping[str, Any], missing: Sequence[_Missing], reported: Reported
-) -> LogShard | None:
-    """Return the log with a missing segment that had a row; None if there is none."""
-    run_id, _, number = row["run_id"].partition(RUN_ID_SEPARATOR)
+) -> _Missing | None:
+    """Return which missing segments had a row; None if it was reported, or is of another log.
+
+    A number in `run_id` is that of the segment (of a stream), or of a slice of a batch run.
+    """
+    run, _, number = row["run_id"].partition(RUN_ID_SEPARATOR)
     identity = identity_of(row["status"], row["sop_instance_uid"], row["content_sha256"])
     for one in missing:
-        if shard_of(identity, one.log.shards) == one.log.shard and (
-            int(number) in one.numbers
-            if number
-            else segment_unit(run_id, one.log) not in reported.units
-        ):
-            return one.log
+        if shard_of(identity, one.log.shards) != one.log.shard:
+            continue
+        if segment_unit(row["run_id"], one.log) in reported.units:
+            continue
+        if number and int(number) in one.numbers:
+            return one
+        if stream_unit(run) not in reported.units:
+            return one
     return None
 
 

@@ -113,18 +113,19 @@ def test_a_batch_run_is_reported_while_it_appends(tmp_path: Path) -> None:
     assert instances(file) == 2
 
 
-@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("kind", ["batch", "slice", "stream"])
 def test_segments_rewritten_before_they_are_reported_are_not_lost(
-    tmp_path: Path, is_stream: bool
+    tmp_path: Path, kind: str
 ) -> None:
     layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
     trail, run = audited(layout, file), new_run_id()
     trail.begin(run)
+    run = f"{run}.7" if kind == "slice" else run
     rows = rows_by_shard(run, 3, ingest_date="2026-01-01")
 
     def add(shard: int) -> None:
         log = LogShard(3, shard)
-        if is_stream:
+        if kind == "stream":
             append_rows(layout, rows[shard], log=log)
         else:
             table = to_table([rows[shard]])
