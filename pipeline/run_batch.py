@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from pipeline.audit.destinations import AuditError
-from pipeline.audit.trail import AuditTrail
+from pipeline.audit.trail import REPORT_ERRORS, AuditTrail
 from pipeline.graph import build, build_streaming
 from pipeline.interrupt import exit_on_interrupt
 from pipeline.local_servers import create_pipeline
@@ -135,7 +134,7 @@ def _run_pipelines(
             if audit is not None and part is not None and not part.is_last:
                 try:
                     audit.report(config.run_id)
-                except AuditError as error:
+                except REPORT_ERRORS as error:
                     LOG.warning("audit messages wait: %s", error)
     return sum_metrics(found)
 
