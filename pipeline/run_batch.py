@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -32,6 +32,7 @@ from transforms.core.object_ref import ObjectRef
 from transforms.lake import drain
 from transforms.lake.files import remove_partial_files
 from transforms.lake.header_reliability import read_reliability, update_reliability
+from transforms.lake.index_files import count_rows
 from transforms.lake.label_sets import record_label_set
 from transforms.lake.layout import LOCK
 from transforms.lake.lock import lock_lake, require_hard_links
@@ -187,15 +188,19 @@ def checked_options(
     return options
 
 
-def with_header_reliability(config: RouteConfig) -> RouteConfig:
+def with_header_reliability(
+    config: RouteConfig, count: Callable[[str], int] = count_rows
+) -> RouteConfig:
     """Return the configuration with what its lake shows about headers, if the policy uses it.
 
-    No other run may write to the lake.
+    Args:
+        config: of a run; no other run may write to the lake.
+        count: returns the number of rows of an index file.
     """
     if config.policy.header_evidence == OFF:
         return config
     return config.with_header_reliability(
-        update_reliability(config.layout, config.policy.label_set)
+        update_reliability(config.layout, config.policy.label_set, count)
     )
 
 

@@ -120,7 +120,7 @@ def run_stream(
             print(
                 f"recovered {recovered} rows from an interrupted run", file=sys.stderr, flush=True
             )
-        config = with_header_reliability(config)
+        config = with_header_reliability(config, replica_of(config.layout).count_rows)
         observer.started()
         monitor = StreamMonitor(config, before, quiet=quiet, observer=observer, audit=audit)
         job = _StreamJob(config, options, impulse, monitor)

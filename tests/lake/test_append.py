@@ -141,6 +141,7 @@ def test_a_replica_is_loaded_while_others_write_and_given_up_when_it_is_closed(
         replica.refresh()
         assert replica.existing([a.version_key, b.version_key]) == {a.version_key, b.version_key}
         assert {row.source_uri for row in replica.rows_of(["1.1", "1.2"])} == {"/in/a", "/in/b"}
+        assert list(map(replica.count_rows, list_index(layout))) == [1, 1]
     closed = IndexReplica(layout)
     closed.preload()
     closed.close()

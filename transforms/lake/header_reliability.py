@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 from typing import Final, Protocol
@@ -127,12 +127,17 @@ def read_reliability(layout: Layout) -> HeaderReliability:
     return HeaderReliability(**{f.name: stored[f.name] for f in fields(HeaderReliability)})
 
 
-def update_reliability(layout: Layout, labels: LabelSet = DEFAULT_LABELS) -> HeaderReliability:
+def update_reliability(
+    layout: Layout,
+    labels: LabelSet = DEFAULT_LABELS,
+    count: Callable[[str], int] = count_rows,
+) -> HeaderReliability:
     """Return the reliability in force for a run; count the index again if it has grown enough.
 
     Args:
         layout: the lake, to which no other run writes.
         labels: of the model.
+        count: returns the number of rows of an index file.
 
     Raises:
         DamagedFile: an index file cannot be read.
@@ -141,7 +146,7 @@ def update_reliability(layout: Layout, labels: LabelSet = DEFAULT_LABELS) -> Hea
     current = read_reliability(layout)
     if list_journal(layout):
         return current
-    rows = read_index(layout, _count_all)
+    rows = read_index(layout, lambda files: _sum(count, files))
     if rows < max(MIN_OBJECTS, GROWTH * current.index_rows):
         return current
     learned = replace(
@@ -158,9 +163,9 @@ def update_reliability(layout: Layout, labels: LabelSet = DEFAULT_LABELS) -> Hea
     return learned
 
 
-def _count_all(files: list[str]) -> int:
+def _sum(count: Callable[[str], int], files: list[str]) -> int:
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        return sum(pool.map(count_rows, files))
+        return sum(pool.map(count, files))
 
 
 def learn_reliability(layout: Layout, labels: LabelSet = DEFAULT_LABELS) -> HeaderReliability:

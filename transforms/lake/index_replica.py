@@ -28,6 +28,7 @@ from transforms.lake.index_files import (
     EXISTING_COLUMNS,
     NEXT_PARTITION_KEY,
     ExistingRow,
+    count_rows,
     identity_columns,
     open_index_file,
     read_batches,
@@ -188,6 +189,11 @@ class IndexReplica:
         found = self._read(self._identities, _OF_IDENTITIES, names, identity_columns(names))
         return [row for row in found if row.identity in wanted]
 
+    def count_rows(self, uri: str) -> int:
+        """Return the number of rows of an index file, as `index_files.count_rows`."""
+        known = self._sources.rows.get(uri)
+        return count_rows(uri) if known is None else known
+
     def log_end(self, log: LogShard) -> LogEnd:
         """Return the end of a log."""
         with self._lock:
@@ -227,6 +233,7 @@ class _Hashes:
 
     Attributes:
         sealed: partition in which the log of each seal continues, by its URI.
+        rows: number of rows of each file that was opened, by its URI.
         is_closed: whether loading ends early, and without all rows.
     """
 
@@ -253,6 +260,7 @@ class _Hashes:
         self._uris: dict[int, str] = {}
         self._counter = itertools.count()
         self.sealed: dict[str, str] = {}
+        self.rows: dict[str, int] = {}
         self.is_closed = False
         self._lock = threading.RLock()
 
@@ -311,6 +319,7 @@ class _Hashes:
                         break
                     number = numbers[uri] = next(self._counter)
                     with open_index_file(uri) as file:
+                        self.rows[uri] = file.metadata.num_rows
                         if seal := (file.metadata.metadata or {}).get(NEXT_PARTITION_KEY):
                             sealed[uri] = seal.decode()
                         for group in range(file.num_row_groups):
@@ -332,6 +341,7 @@ class _Hashes:
         for uri in files:
             del self._uris[self._numbers.pop(uri)]
             self.sealed.pop(uri, None)
+            self.rows.pop(uri, None)
 
     def _delete(self, db: duckdb.DuckDBPyConnection, numbers: Iterable[int]) -> None:
         """Delete the rows of the files with some numbers."""
