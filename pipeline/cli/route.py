@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import json
 import sys
 from pathlib import Path
@@ -65,6 +67,7 @@ def _preload_index(args: argparse.Namespace) -> IndexReplica | None:
         return None
     replica = replica_of(Layout(canonical(args.lake)))
     replica.preload()
+    atexit.register(gc.unfreeze)  # DuckDB reports what of it is never collected
     return replica
 
 
