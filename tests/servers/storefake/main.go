@@ -6,7 +6,8 @@
 //	storefake -rtt 50ms -rate 400e6                              a store far away
 //
 // It prints the address that it listens on. The store is fake-gcs-server, used as a library; what it
-// lacks is added here: generation preconditions on every verb but uploads, which have them.
+// lacks is added here: generation preconditions on every verb but uploads, which have them, and the part
+// of the XML API that deltalake uses.
 //
 // A fault is a rule: PUT /_fault {"match": "^POST /upload/", "status": 503, "count": 2}. The first rule
 // that matches "METHOD /path?query" and has not been spent answers in the store's place; DELETE /_fault
@@ -185,7 +186,7 @@ func main() {
 	root := "http://" + listener.Addr().String()
 	var store http.Handler
 	if *upstream == "" {
-		store = &conditional{store: memory(listener.Addr().String(), root, *buckets)}
+		store = xmlAPI{&conditional{store: memory(listener.Addr().String(), root, *buckets)}}
 	} else {
 		store = proxy(*upstream)
 	}
