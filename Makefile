@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/installed
 export UV_SYSTEM_CERTS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick coverage servers flink kustomize senders browser airflow promtool prism-test flink-test soak fuzz bench scale check lock docs picture screenshots clean
+.PHONY: help install demo test quick coverage servers flink iceberg kustomize senders browser airflow promtool prism-test flink-test soak fuzz bench scale check lock docs picture screenshots clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,13 +34,13 @@ endif
 demo: install ## route real DICOM files into demo-lake/
 	$(BIN)/dicom-router demo --lake demo-lake
 
-test: install servers flink kustomize airflow ## run every test, in three processes, of which one mostly waits for engines
+test: install servers flink iceberg kustomize airflow ## run every test, in three processes, of which one mostly waits for engines
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations=20
 
 quick: install servers ## run the tests that take under two minutes together
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -q -m "not (slow or engine or kill or training)"
 
-coverage: install servers flink kustomize airflow ## run every test and report the lines and branches that none reaches; TESTS=tests
+coverage: install servers flink iceberg kustomize airflow ## run every test and report the lines and branches that none reaches; TESTS=tests
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(or $(TESTS),tests)
 	$(BIN)/coverage combine --quiet
@@ -74,6 +74,16 @@ build/flink/ready: tests/servers/flink/pom.xml requirements/flink.lock
 	rm -rf build/flink
 	$(BIN)/uv pip install --quiet --no-deps --require-hashes --target build/flink/pyflink -r requirements/flink.lock
 	mvn -q -B -f tests/servers/flink/pom.xml dependency:copy-dependencies dependency:copy@crd -DoutputDirectory=$(CURDIR)/build/flink/libs -DincludeScope=runtime
+	touch $@
+
+iceberg: ## fetch the libraries of a REST catalog (18 MB); tests of Iceberg tables in it are skipped without Java and Maven
+	@if command -v java >/dev/null && command -v mvn >/dev/null; \
+	then $(MAKE) --no-print-directory build/iceberg/ready; \
+	else echo "no Java or Maven on this machine: tests of Iceberg tables in a REST catalog will be skipped"; fi
+
+build/iceberg/ready: tests/servers/iceberg/pom.xml
+	rm -rf build/iceberg
+	mvn -q -B -f tests/servers/iceberg/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/build/iceberg -DincludeScope=runtime
 	touch $@
 
 kustomize: ## build kustomize where neither it nor kubectl is installed; tests of the Kubernetes templates need one of them

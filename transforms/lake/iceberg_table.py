@@ -45,6 +45,8 @@ DESCRIPTION: Final = "doc"
 """Key of a column's description."""
 _MAPPING: Final = "schema.name-mapping.default"
 """Property by which readers find columns in files without field ids."""
+_NO_METADATA: Final = "NotFoundException: "
+"""Begins the answer of a REST catalog that does not find the metadata of a table."""
 MAX_SNAPSHOTS: Final = 100
 """Number of snapshots above which all but the last half are expired."""
 
@@ -170,13 +172,17 @@ class IcebergIndex:
             self._catalog().drop_table(self._settings.table)
 
     def _load(self) -> Table | None:
-        from pyiceberg.exceptions import NoSuchTableError
+        from pyiceberg.exceptions import NoSuchTableError, RESTError
 
         try:
             table = self._catalog().load_table(self._settings.table)
         except NoSuchTableError:
             return None
         except FileNotFoundError as error:  # its metadata is in the lake
+            raise self._moved("another place") from error
+        except RESTError as error:
+            if not str(error).startswith(_NO_METADATA):
+                raise
             raise self._moved("another place") from error
         self._require_own(table)
         return table
@@ -276,13 +282,13 @@ class IcebergIndex:
         table = self._load()
         if table is None:
             return
-        used = set(_metadata_files(table))
+        used = {_name(location) for location in _metadata_files(table)}
         before = time.time() - keep_s
         folder = join(self._layout.tables, "iceberg")
         remove_all(
             found.uri
             for found in list_files(folder)
-            if _uri(found.uri) not in used and (found.modified or 0) <= before
+            if _name(found.uri) not in used and (found.modified or 0) <= before
         )
 
 
@@ -359,6 +365,11 @@ def _metadata_files(table: Table) -> Iterator[str]:
         yield snapshot.manifest_list
         for manifest in snapshot.manifests(table.io):
             yield manifest.manifest_path
+
+
+def _name(location: str) -> str:
+    """Return the name of a metadata file, which is unique; catalogs spell locations in their own ways."""
+    return location.rpartition("/")[2]
 
 
 def _uri(path: str) -> str:
