@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models import efficientnet_lite
 from models.architectures import require_architecture
 from models.ensemble import Ensemble
-from models.ood_vim import MaxVirtualLogit, VirtualLogit
+from models.ood_vim import VirtualLogit, VirtualLogits
 from models.region_head import RegionHead
 from transforms.core.errors import UsageError, did_you_mean
 
@@ -54,7 +54,7 @@ class BodyPartClassifier(nn.Module):
         super().__init__()
         self.labels = labels
         self.temperature = temperature
-        self.ood: VirtualLogit | MaxVirtualLogit | None = None
+        self.ood: VirtualLogit | VirtualLogits | None = None
         self.regions: RegionHead | None = None
         self.backbone: Any = backbone
         if backbone is None:
@@ -121,7 +121,7 @@ class BodyPartClassifier(nn.Module):
         return self._of_features(self.features(images), self.ood)
 
     def _of_features(
-        self, features: Tensor, ood: VirtualLogit | MaxVirtualLogit
+        self, features: Tensor, ood: VirtualLogit | VirtualLogits
     ) -> tuple[Tensor, Tensor]:
         layer = self.backbone.get_classifier()
         return layer(features).float(), ood(features, layer)

@@ -29,7 +29,7 @@ from models.ensemble import Ensemble
 from models.networks import BodyPartClassifier
 from models.onnx_graph import GraphError
 from models.onnx_network import OnnxClassifier
-from models.ood_vim import MaxVirtualLogit, VirtualLogit
+from models.ood_vim import VirtualLogit, VirtualLogits
 from models.region_head import RegionHead
 from transforms.core.errors import UsageError
 from transforms.imaging.preprocessing import PREPROCESSING
@@ -194,13 +194,13 @@ def round_to_stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.half().float() if t.is_floating_point() else t for name, t in state.items()}
 
 
-def _load_ood(state: Mapping[str, Tensor], members: int) -> VirtualLogit | MaxVirtualLogit:
+def _load_ood(state: Mapping[str, Tensor], members: int) -> VirtualLogit | VirtualLogits:
     if not members:
         return VirtualLogit(**state)
     parts = [_with_prefix(f"{i}.", state) for i in range(members)]
     if sum(map(len, parts)) < len(state):
         raise TypeError(f"OOD scores of more or other than {members} members")
-    return MaxVirtualLogit(VirtualLogit(**part) for part in parts)
+    return VirtualLogits(VirtualLogit(**part) for part in parts)
 
 
 def _with_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from models.bundle import MAX_MEMBERS, BundleError, BundleInfo
 from models.ensemble import Ensemble, members_of
 from models.networks import BodyPartClassifier
-from models.ood_vim import MaxVirtualLogit, VirtualLogit
+from models.ood_vim import VirtualLogit, VirtualLogits
 from models.shared_stages import share_first_stages
 from models.training import provenance
 from models.training.calibration.calibrate import calibrate_network
@@ -16,6 +16,7 @@ from models.training.calibration.fit_outliers import fit_outlier_logit
 from models.training.calibration.fit_regions import fit_regions, require_regions
 from models.training.data.dataset import select_split
 from models.training.data.images import LabeledImage, load_inputs
+from models.training.data.outlier_folder import OutlierImages, read_outlier_folder
 from models.training.holdout import (
     add_holdout_metrics,
     holdout_record,
@@ -36,11 +37,14 @@ def calibrate_bundle(
     holdout_bundles: Sequence[str] = (),
     holdout_error: float = HOLDOUT_ERROR,
     refit_outliers: bool = False,
+    outlier_images: Path | None = None,
     device: str = "cpu",
 ) -> BundleInfo:
     """Set temperature, thresholds and OOD limit on the val split of a data set.
 
     A single bundle keeps its region head; that of an ensemble is fitted if one of the bundles has one.
+    Frozen first stages of an ensemble's members have the statistics of the first member, so that they are
+    computed once.
 
     Args:
         uris: of a bundle; several of one architecture become an ensemble, which takes images of the
@@ -55,6 +59,7 @@ def calibrate_bundle(
             bundle records their metrics.
         holdout_error: maximum error rate of these images, as far as they are routed, 0..1.
         refit_outliers: fit the outlier logit of the OOD score on the train split first.
+        outlier_images: folder of images that are not radiographs, on which it is fitted too.
         device: "cpu" or "cuda", where the networks run.
 
     Raises:
@@ -77,9 +82,12 @@ def calibrate_bundle(
     images, holdout = split_holdout(data, holdout_sources, infos[0].labels)
     input_size = max(input_sizes)
     networks = [load_network(uri, "cuda" if device == "cuda" else "cpu") for uri in uris]
+    folder = None if outlier_images is None else read_outlier_folder(outlier_images)
+    if len(networks) > 1:
+        share_first_stages([member for one in networks for member in members_of(one.backbone)])
     if refit_outliers:
         for uri, info, one in zip(uris, infos, networks, strict=True):
-            _refit_outliers(uri, one, images, info.input_size)
+            _refit_outliers(uri, one, images, info.input_size, folder)
     if len(infos) == 1:
         network = networks[0]
         training = {name: of for name, of in infos[0].training.items() if name != "holdout"}
@@ -88,6 +96,8 @@ def calibrate_bundle(
         training = provenance.of_ensemble(infos)
     if records:
         training["holdout"] = records
+    if folder is not None:
+        training["outliers"] = folder.provenance()
     network.to(device)
     unseen = [
         predict_holdout(uri, record, images, device)
@@ -112,7 +122,11 @@ def calibrate_bundle(
 
 
 def _refit_outliers(
-    uri: str, network: BodyPartClassifier, images: Sequence[LabeledImage], input_size: int
+    uri: str,
+    network: BodyPartClassifier,
+    images: Sequence[LabeledImage],
+    input_size: int,
+    folder: OutlierImages | None,
 ) -> None:
     if not isinstance(network.ood, VirtualLogit):
         raise BundleError(
@@ -122,21 +136,17 @@ def _refit_outliers(
     train, val = (
         load_inputs(select_split(images, split), input_size) for split in ("train", "val")
     )
-    network.ood = fit_outlier_logit(network, network.ood, train, val)
+    network.ood = fit_outlier_logit(network, network.ood, train, val, folder)
 
 
 def _ensemble(
     networks: Sequence[BodyPartClassifier], input_sizes: Sequence[int]
 ) -> BodyPartClassifier:
-    """Turn the first network into the ensemble of all; without an OOD score of each it has none.
-
-    Frozen first stages have the statistics of the first member, so that they are computed once.
-    """
+    """Turn the first network into the ensemble of all; without an OOD score of each it has none."""
     ensemble = networks[0]
     members = [member for one in networks for member in members_of(one.backbone)]
     scores = [score for one in networks if one.ood is not None for score in members_of(one.ood)]
-    share_first_stages(members)
     ensemble.backbone = Ensemble(members, input_sizes)
     ensemble.regions = None
-    ensemble.ood = MaxVirtualLogit(scores) if len(scores) == len(members) else None
+    ensemble.ood = VirtualLogits(scores) if len(scores) == len(members) else None
     return ensemble

@@ -76,6 +76,13 @@ class CalibrateOptions(HoldoutOptions):
         help="fit what recognizes images that are no radiographs first, on the frozen features of train "
         "images and generated outliers, as train does at its end",
     )
+    outlier_images: Path | None = option(
+        None,
+        group=Group.DECISION,
+        metavar="DIR",
+        help="with --outliers: folder of images that are no radiographs, KIND/SOURCE/NAME.png, to fit on "
+        "besides generated ones",
+    )
     regions: bool = option(
         False,
         group=Group.DECISION,
@@ -113,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
     require_ranges(options)
     if (options.data is None) == (options.from_labels is None):
         raise UsageError("give one of --data and --from_labels")
+    if options.outlier_images is not None and not options.outliers:
+        raise UsageError("--outlier_images needs --outliers")
     if options.from_labels is not None:
         return _calibrate_from_labels(args, options, options.from_labels)
     assert options.data is not None
@@ -130,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
         holdout_bundles=options.holdout_bundles,
         holdout_error=options.holdout_error,
         refit_outliers=options.outliers,
+        outlier_images=options.outlier_images,
         device=choose_device(args.device),
     )
     print(f"{info.model_id} written to {options.output}; temperature {info.temperature}")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from models.bundle import BUNDLE_FILE, BundleError, read_info
-from models.ensemble import Ensemble, resize
+from models.ensemble import Ensemble, MeanOfLogits, resize
 from models.fused import FusedEfficientNetLite, fuse
 from models.handler import RadiographModelHandler
 from models.networks import BodyPartClassifier
-from models.ood_vim import MaxVirtualLogit, VirtualLogit
+from models.ood_vim import VirtualLogit, VirtualLogits
 from models.training.calibration.fit_vim import fit_virtual_logit
 from models.training.data.dataset import read_dataset
 from models.weights import load_network, save_bundle
@@ -80,7 +80,7 @@ def test_the_highest_ood_score_of_a_member_counts() -> None:
     ensemble, members = of_two("test_efficientnet", 64, 64)
     rough, smooth = images(64, 64), (images(64, 64) // 64).cumsum(2).to(torch.uint8)
     scores = [fitted(m, to) for m, to in zip(members, (rough, smooth), strict=True)]
-    ensemble.ood = MaxVirtualLogit(scores)
+    ensemble.ood = VirtualLogits(scores)
     given = torch.cat((rough[:4], smooth[:4]))
     for member, score in zip(members, scores, strict=True):
         member.ood = score
@@ -89,13 +89,35 @@ def test_the_highest_ood_score_of_a_member_counts() -> None:
     assert torch.allclose(ensemble(given)[:, -1], torch.maximum(*each), atol=1e-4)
 
 
+@torch.inference_mode()
+def test_with_added_outlier_logits_the_mean_counts() -> None:
+    """Of members that all have one; else the highest score of a member counts, as above."""
+    layers = MeanOfLogits(torch.nn.Linear(3, 2) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(4, 6, generator=generator)
+    parts = (torch.zeros(3), torch.eye(3, 1), torch.tensor(1.0))
+    plain = [VirtualLogit(*parts) for _ in range(2)]
+    weights = torch.randn(2, 3, generator=generator)
+    added = [VirtualLogit(*parts, weight, torch.ones(())) for weight in weights]
+
+    def each(scores: list[VirtualLogit]) -> torch.Tensor:
+        members = zip(scores, layers.by_member(features), strict=True)
+        return torch.stack([score(own, layer) for score, (own, layer) in members])
+
+    logits = torch.stack(features.chunk(2, dim=1)).bmm(weights[:, :, None])[:, :, 0] + 1.0
+    assert torch.allclose(each(added), each(plain) + logits, atol=1e-6)
+    assert torch.equal(VirtualLogits(added)(features, layers), each(added).mean(0))
+    mixed = [added[0], plain[1]]
+    assert torch.equal(VirtualLogits(mixed)(features, layers), each(mixed).amax(0))
+
+
 @pytest.mark.slow
 @torch.inference_mode()
 def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
     ensemble, members = of_two("tf_efficientnet_lite0", 48, 64)
     given = images(8, 64)
     scores = [fitted(m, images(64, s)) for m, s in zip(members, (48, 64), strict=True)]
-    ensemble.ood = MaxVirtualLogit(scores)
+    ensemble.ood = VirtualLogits(scores)
     save_bundle(tmp_path, ensemble, {"architecture": "tf_efficientnet_lite0", **FIELDS})
     assert read_info(str(tmp_path)).members == (48, 64)
     loaded = load_network(str(tmp_path))
@@ -113,7 +135,7 @@ def test_a_bundle_of_two_serves_fused(tmp_path: Path) -> None:
 @torch.inference_mode()
 def test_an_ood_score_without_its_member_is_refused(tmp_path: Path) -> None:
     ensemble, members = of_two("test_efficientnet", 64, 64)
-    ensemble.ood = MaxVirtualLogit(fitted(m, images(64, 64)) for m in [*members, members[0]])
+    ensemble.ood = VirtualLogits(fitted(m, images(64, 64)) for m in [*members, members[0]])
     save_bundle(tmp_path, ensemble, {"architecture": "test_efficientnet", **FIELDS})
     with pytest.raises(BundleError, match="other than 2 members"):
         load_network(str(tmp_path))
@@ -226,7 +248,7 @@ def test_an_ensemble_of_bundles_routes(
     assert "refit the members of an ensemble, then combine them" in capsys.readouterr().err
     assert main([*again, "--output", three, "--holdout_bundles", joined]) == 0
     ood = load_network(three).ood
-    assert isinstance(ood, MaxVirtualLogit) and len(ood) == 3
+    assert isinstance(ood, VirtualLogits) and len(ood) == 3
     assert read_info(three).members == (32, 48, 48)
     assert len(read_info(three).training["members"]) == 3
     assert main(["evaluate", "--model", three, "--data", str(manifest), "--output", three]) == 0

@@ -12,10 +12,10 @@ import torch
 from models.bundle import WEIGHTS_FILE, BundleError
 from models.networks import BodyPartClassifier
 from models.ood_vim import VirtualLogit
-from models.training.calibration.fit_outliers import HIGH, fit_outlier_logit
+from models.training.calibration.fit_outliers import fit_outlier_logit
 from models.training.calibration.fit_vim import fit_virtual_logit
 from models.training.data.outliers import Maker, synthetic_outlier
-from models.training.data.phantoms import head, qa_phantom, section, sector
+from models.training.data.phantoms import head, qa_phantom, section, sector, ultrasound
 from models.weights import load_network, save_bundle
 from transforms.core.labels import LABELS
 from transforms.imaging.preprocessing import preprocess
@@ -71,7 +71,7 @@ def test_noise_scores_higher_than_images(network: BodyPartClassifier, images: to
     network.ood = None
 
 
-@pytest.mark.parametrize("make", [section, head, sector, qa_phantom])
+@pytest.mark.parametrize("make", [section, head, sector, ultrasound, qa_phantom])
 def test_generated_images_are_repeatable_and_differ(make: Maker) -> None:
     one, same, other = (make(np.random.default_rng(seed), 48) for seed in (1, 1, 2))
     assert one.shape == (48, 48)
@@ -94,16 +94,16 @@ def test_the_outlier_logit_recognizes_what_the_virtual_logit_does_not(
     with torch.inference_mode():
         seen, unseen = (network.features(x) for x in (val, torch.from_numpy(np.stack(made))))
         old, new = ([score(of, layer).numpy() for of in (seen, unseen)] for score in (ood, both))
-        assert both.outlier_weight is not None and both.outlier_bias is not None
-        logits = (seen @ both.outlier_weight + both.outlier_bias).numpy()
-    assert all((b >= a).all() for a, b in zip(old, new, strict=True))
-    for share in (0.5, HIGH):
-        assert np.quantile(logits, share) == pytest.approx(np.quantile(old[0], share), abs=0.1)
+        assert both.added_weight is not None and both.added_bias is not None
+        logits = (seen @ both.added_weight + both.added_bias).numpy()
+    assert logits.mean() == pytest.approx(0, abs=0.1)
+    assert logits.std() == pytest.approx(old[0].std(), rel=0.05)
+    assert np.allclose(new[0], old[0] + logits, atol=1e-3)
 
     def reviewed(scores: list[np.ndarray]) -> float:
-        return float((scores[1] > np.quantile(scores[0], HIGH)).mean())
+        return float((scores[1] > np.quantile(scores[0], 0.98)).mean())
 
-    assert reviewed(new) > 0.9 > reviewed(old)
+    assert reviewed(new) > 0.75 > reviewed(old)
 
 
 def test_a_bundle_stores_the_ood_score(

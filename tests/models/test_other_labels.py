@@ -58,8 +58,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["train", "--data", str(root / "images"), "--output", str(root / "trained"), *TINY]
     assert main([*command, "--age_groups", "child_knee", "adult_knee"]) == 0
     command = ["calibrate", "--model", str(root / "trained"), "--data", str(root / "images")]
-    calibrated = ["--output", str(root / "calibrated"), "--device", "cpu", "--outliers"]
-    assert main([*command, *calibrated]) == 0
+    (root / "outliers" / "photograph" / "own").mkdir(parents=True)
+    Image.new("L", (60, 40), 128).save(root / "outliers" / "photograph" / "own" / "gray.png")
+    calibrated = ["--output", str(root / "calibrated"), "--device", "cpu"]
+    outliers = ["--outlier_images", str(root / "outliers")]
+    assert main([*command, *calibrated, *outliers]) == 2  # without --outliers
+    assert main([*command, *calibrated, *outliers, "--outliers"]) == 0
+    assert read_info(str(root / "calibrated")).training["outliers"][0]["source"] == "own"
     labels = read_info(str(root / "calibrated")).label_set
     write_bundle(root / "bundle", threshold=0, label_set=labels)
     route_into(Lake(root / "lake"), *options(root), inputs=(str(root / "source"),))

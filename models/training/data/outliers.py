@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from models.training.data.phantoms import cloud, head, qa_phantom, section, sector
+from models.training.data.augmentation import augment
+from models.training.data.phantoms import cloud, head, qa_phantom, section, sector, ultrasound
 
 Gray: TypeAlias = npt.NDArray[np.uint8]
 Maker: TypeAlias = Callable[[np.random.Generator, int], npt.NDArray[np.floating]]
@@ -25,6 +26,12 @@ SYNTHETIC_KINDS: Final = ("noise", "blank", "test pattern", "page of text")
 """Kinds of `evaluation_outliers` that are generated here, free of licences."""
 MAX_PER_KIND: Final = 60
 """Number of images of each kind in an evaluation of at least as many radiographs."""
+MOSAIC_SHARE: Final = 0.12
+"""Share of the variants of an image that show it among others."""
+PLAIN_SHARE: Final = 0.35
+"""Share of the others that are the image itself."""
+TILE_SIDE: Final = 128
+"""Side of a tile of a mosaic, in pixels."""
 MAX_FRAMES: Final = 10
 """Frames taken of each DICOM file."""
 
@@ -55,7 +62,7 @@ def waves(rng: np.random.Generator, side: int) -> npt.NDArray[np.floating]:
 
 
 TRAINING_KINDS: Final[tuple[Maker, ...]] = (
-    cloud, shapes, waves, section, head, sector, qa_phantom,
+    cloud, shapes, waves, section, head, sector, ultrasound, qa_phantom,
 )  # fmt: skip
 
 
@@ -63,6 +70,42 @@ def synthetic_outlier(rng: np.random.Generator, side: int) -> Gray:
     """Return a random outlier for training, uint8[side, side]."""
     make = TRAINING_KINDS[int(rng.integers(len(TRAINING_KINDS)))]
     return _to_gray(make(rng, side))
+
+
+def vary(image: Gray, others: Sequence[Gray], rng: np.random.Generator) -> Gray:
+    """Return a random variant of an image that is not a radiograph.
+
+    Args:
+        image: uint8[H, W].
+        others: of its kind, which may stand around it in a mosaic.
+        rng: random generator.
+    """
+    if rng.random() < MOSAIC_SHARE:
+        rows, columns = rng.integers(1, 5, 2)
+        chosen = [others[int(n)] for n in rng.integers(0, len(others), rows * columns)]
+        return mosaic([image, *chosen[1:]], int(columns))
+    if rng.random() < PLAIN_SHARE:
+        return image
+    return augment(image, rng).astype(np.uint8)
+
+
+def mosaic(images: Sequence[Gray], columns: int) -> Gray:
+    """Return images in rows of tiles, as consoles show series and frames.
+
+    Args:
+        images: uint8[H, W].
+        columns: number of tiles in a row.
+    """
+    rows = -(-len(images) // columns)
+    sheet = np.zeros((rows * TILE_SIDE, columns * TILE_SIDE), np.uint8)
+    for number, image in enumerate(images):
+        tile = Image.fromarray(image)
+        tile.thumbnail((TILE_SIDE, TILE_SIDE), Image.Resampling.BILINEAR)
+        row, column = divmod(number, columns)
+        top = row * TILE_SIDE + (TILE_SIDE - tile.height) // 2
+        left = column * TILE_SIDE + (TILE_SIDE - tile.width) // 2
+        sheet[top : top + tile.height, left : left + tile.width] = np.asarray(tile)
+    return sheet
 
 
 def shuffle_tiles(image: Gray, rng: np.random.Generator) -> Gray:

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 Values: TypeAlias = npt.NDArray[np.floating]
 SKIN: Final = (0.75, 0.97)
@@ -78,6 +78,78 @@ def sector(rng: np.random.Generator, side: int) -> Values:
     inside &= (radius > rng.uniform(0.02, 0.2)) & (radius < rng.uniform(0.75, 1.05))
     speckle = cloud(rng, side) ** rng.uniform(0.7, 2) * rng.rayleigh(0.6, (side, side))
     return np.asarray(np.clip(inside * speckle * rng.uniform(0.6, 1.6), 0, 1))
+
+
+def ultrasound(rng: np.random.Generator, side: int) -> Values:
+    """Return a screen of an ultrasound machine, 0..1.
+
+    A sector or a rectangle of speckle with fluid, bright layers and shadows; a gray scale, depth marks
+    and text around it.
+    """
+    y, x = _grid(side)
+    x, y = x - rng.normal(0, 0.04), y - rng.normal(0, 0.04)
+    if rng.random() < 0.7:
+        apex = rng.uniform(0.35, 0.75)
+        depth, across = np.hypot(x, y + apex), np.arctan2(x, y + apex)
+        near, far = apex - rng.uniform(0.25, 0.45), apex + rng.uniform(0.2, 0.45)
+        half_width = rng.uniform(0.3, 0.8)
+    else:
+        depth, across = y + 0.5, x
+        near, far, half_width = rng.uniform(0.02, 0.2), rng.uniform(0.6, 1), rng.uniform(0.2, 0.45)
+    inside = (np.abs(across) < half_width) & (depth > near) & (depth < far)
+    down = np.clip((depth - near) / (far - near), 0, 1)
+    tissue = 0.25 + 0.75 * cloud(rng, side) ** rng.uniform(0.7, 2)
+    for _ in range(int(rng.integers(0, 5))):
+        at, radii = rng.uniform(-0.25, 0.25, 2), rng.uniform(0.03, 0.18, 2)
+        cavity = _ellipse(side, at, radii, rng.uniform(0, math.pi))
+        tissue *= np.where(cavity < 1, rng.uniform(0, 0.4), 1)
+        tissue += (np.abs(cavity - 1) < 0.1) * rng.uniform(0, 0.5)
+    for _ in range(int(rng.integers(0, 6))):
+        wave = 0.04 * np.sin(across * rng.uniform(2, 12) + rng.uniform(0, 6))
+        layer = np.abs(down + wave - rng.uniform(0, 1)) < rng.uniform(0.004, 0.03)
+        tissue += layer * rng.uniform(0.2, 1.2)
+    if rng.random() < 0.4:
+        shadow = np.abs(across - half_width * rng.uniform(-0.8, 0.8)) < rng.uniform(0.02, 0.15)
+        tissue *= np.where(shadow & (down > rng.uniform(0.1, 0.6)), rng.uniform(0, 0.4), 1)
+    speckle = np.stack([_smooth(rng, side, rng.uniform(0.4, 1.6)) for _ in range(2)])
+    envelope = tissue * np.hypot(*speckle) * np.exp(-rng.uniform(0, 1.5) * down)
+    dynamic = rng.uniform(0.35, 1)
+    image = inside * np.clip(envelope * rng.uniform(0.4, 1.2), 0, 1) ** dynamic
+    return _screen(rng, image)
+
+
+def _smooth(rng: np.random.Generator, side: int, radius: float) -> Values:
+    """Return smoothed Gaussian noise of deviation 1."""
+    noise = Image.fromarray(rng.normal(0, 1, (side, side)).astype(np.float32), "F")
+    small = max(8, round(side / (1 + radius)))
+    resized = noise.resize((small, small), Image.Resampling.BOX).resize((side, side))
+    values = np.asarray(resized)
+    return np.asarray(values / values.std())
+
+
+def _screen(rng: np.random.Generator, image: Values) -> Values:
+    """Return an image with text, a gray scale and depth marks."""
+    side = len(image)
+    screen = Image.fromarray((np.clip(image, 0, 1) * 255).astype(np.uint8))
+    draw, font = ImageDraw.Draw(screen), ImageFont.load_default(int(rng.integers(6, 11)))
+    letters = list("ABCDEFGHIKLMNOPRSTUVWZ0123456789:./ ")
+    for _ in range(int(rng.integers(0, 12))):
+        words = "".join(rng.choice(letters, int(rng.integers(3, 14))))
+        left = rng.choice((rng.uniform(0, 0.15), rng.uniform(0.7, 0.9))) * side
+        at = (left, rng.uniform(0, 0.95) * side)
+        draw.text(at, words, fill=int(rng.integers(120, 256)), font=font)
+    values = np.asarray(screen).copy()
+    if rng.random() < 0.6:
+        left, width = int(rng.integers(2, side // 8)), int(rng.integers(3, 8))
+        top, bottom = sorted(rng.integers(0, side, 2).tolist())
+        steps = np.linspace(255, 0, bottom - top)[:, None]
+        if rng.random() < 0.5:
+            left = side - left - width
+        values[top:bottom, left : left + width] = steps
+    if rng.random() < 0.5:
+        column, step = int(rng.integers(side // 2, side - 4)), int(rng.integers(6, 30))
+        values[::step, column : column + 3] = 220
+    return np.asarray(values / 255.0)
 
 
 def qa_phantom(rng: np.random.Generator, side: int) -> Values:

@@ -169,8 +169,9 @@ def _outliers(info: BundleInfo, evaluation: dict[str, Any]) -> list[str]:
         "## Out-of-distribution images",
         "Images that are not radiographs, classified as if they were. AUROC: probability that the score "
         "ranks one above a radiograph. The photographs are crops of two images; CT, MR and US are a few "
-        "slices. The OOD score was selected on images of these kinds. False reviews of radiographs by "
-        f"the OOD limit: {decided['review'].get('out_of_distribution', 0)} of {decided['images']}"
+        "slices. An earlier form of the OOD score was selected on images of these kinds. "
+        "False reviews of radiographs by the OOD limit: "
+        f"{decided['review'].get('out_of_distribution', 0)} of {decided['images']}"
         f"{_holdout_false_reviews(info)}.",
         markdown_table(
             ["kind", "images", "AUROC, OOD score", "AUROC, energy", "AUROC, confidence", "reviewed",
@@ -182,7 +183,22 @@ def _outliers(info: BundleInfo, evaluation: dict[str, Any]) -> list[str]:
                 for kind, of in evaluation["outliers"].items()
             ),
         ),
+        *_outlier_sources(info),
     ]  # fmt: skip
+
+
+def _outlier_sources(info: BundleInfo) -> list[str]:
+    sources = info.training.get("outliers", ())
+    if not sources:
+        return []
+    return [
+        "Images that the OOD score was fitted on, besides generated ones; no file of the table above is "
+        "among them:",
+        markdown_table(
+            ["source", "licence", "kinds", "images"],
+            ([of["source"], of["license"], ", ".join(of["kinds"]), of["images"]] for of in sources),
+        ),
+    ]
 
 
 def _known_failures(info: BundleInfo, evaluation: dict[str, Any], has_failures: bool) -> list[str]:
