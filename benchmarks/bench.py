@@ -70,6 +70,8 @@ STARTS: Final = 2
 """Runs over a single image, per contender and round."""
 IMPORTS: Final = "import torch, apache_beam"
 SAMPLE_EVERY_S: Final = 1.0
+NOISE_S: Final = 1e-3
+"""Cost per object that cannot be told from the start-up's variation, in seconds."""
 MB: Final = 1e6
 
 
@@ -230,7 +232,7 @@ def _tables(results: dict[str, Any]) -> Iterator[str]:
             [
                 title,
                 *(
-                    f"{_median(results, a, s, metric_a) / _median(results, b, s, metric_b):.2f}"
+                    _ratio(_median(results, a, s, metric_a), _median(results, b, s, metric_b))
                     for s in syntaxes
                 ),
             ]
@@ -263,6 +265,11 @@ def _start_and_peak(results: dict[str, Any], contender: str) -> list[str]:
 
 def _median(results: dict[str, Any], contender: str, syntax: str, metric: str) -> float:
     return statistics.median(costs(results, contender, syntax, metric))
+
+
+def _ratio(cost: float, other: float) -> str:
+    """Return a ratio; nothing if the other cost is within the noise of the start-up."""
+    return f"{cost / other:.2f}" if other > NOISE_S else ""
 
 
 def _spread(values: Sequence[float], unit: float) -> str:
