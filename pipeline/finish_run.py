@@ -31,7 +31,7 @@ from transforms.lake.orphans import journaled_objects, remove_orphans, remove_un
 from transforms.lake.published_tables import keep_in_step
 from transforms.lake.resolve_duplicates import is_stored
 from transforms.lake.run_counts import RunCounts, count_run, count_segments
-from transforms.lake.schema import RUN_ID_SEPARATOR, IndexRow
+from transforms.lake.schema import IndexRow, run_of
 from transforms.lake.supersede import supersede
 
 
@@ -148,7 +148,7 @@ def finish_run(
         return {}
     if part is not None:
         counts = part.with_earlier(counts)
-        config = replace(config, run_id=config.run_id.partition(RUN_ID_SEPARATOR)[0])
+        config = replace(config, run_id=run_of(config.run_id))
     derived = write_missing_derived(layout, config.policy.derive, config.run_id, config.limits)
     summary = write_summary(counts, config, derived=derived)
     if summary["complete"]:  # otherwise a write that was reported as failed may have succeeded

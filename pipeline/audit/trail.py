@@ -56,7 +56,7 @@ from transforms.lake.index_files import DamagedFile, list_index, read_matching
 from transforms.lake.labels import Label
 from transforms.lake.layout import Layout
 from transforms.lake.run_summaries import read_summaries
-from transforms.lake.schema import RUN_ID_SEPARATOR
+from transforms.lake.schema import run_of
 
 REPORT_ERRORS: Final = (AuditError, OSError, ProcessingFailure, DamagedFile)
 """What `AuditTrail.report` raises; what it has not reported waits for the next call."""
@@ -226,7 +226,7 @@ class AuditTrail:
         changed = _by_run_id(changed_rows(self._layout, since, reported, new))
         units: dict[str, set[str]] = defaultdict(set)
         for run_id in (*appended, *changed):
-            units[run_id.partition(RUN_ID_SEPARATOR)[0]].add(run_id)
+            units[run_of(run_id)].add(run_id)
         for run in sorted({*units, *summaries}):
             summary = summaries.get(run)
             if summary is not None:

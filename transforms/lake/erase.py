@@ -28,7 +28,7 @@ from transforms.lake.files import exists, list_files, put_bytes, read_bytes
 from transforms.lake.index_files import read_index
 from transforms.lake.layout import HASH_IN_NAME, Layout
 from transforms.lake.patient_ids import OfPatient, of_nobody, of_patients
-from transforms.lake.schema import RUN_ID_SEPARATOR
+from transforms.lake.schema import run_of
 from transforms.lake.tombstones import (
     Kind,
     keyed_hash,
@@ -269,8 +269,7 @@ def _rows_of_runs(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]
     """Return the number of rows that each run has written, by their first status; as `verify` counts."""
     first: dict[tuple[str, str, str], tuple[bool, Any, str]] = {}
     for row in rows:
-        run_id = row["run_id"].partition(RUN_ID_SEPARATOR)[0]
-        key = run_id, row["source_uri"], row["source_version"]
+        key = run_of(row["run_id"]), row["source_uri"], row["source_version"]
         until = row["superseded_at"]
         state = (until is None, until or 0, row["status"])
         first[key] = min(first.get(key, state), state, key=lambda one: one[:2])

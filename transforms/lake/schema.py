@@ -242,7 +242,7 @@ class IndexRow:
     @property
     def deciding_run(self) -> str:
         """Id of the run that decided the row: `run_id` without a segment number."""
-        return self.run_id.partition(RUN_ID_SEPARATOR)[0]
+        return run_of(self.run_id)
 
 
 def decision_order(row: IndexRow) -> tuple[str, str, int]:
@@ -331,6 +331,11 @@ _HISTORY_ONLY: Final = (
     ),
 )
 HISTORY_SCHEMA: Final[pa.Schema] = pa.schema([*SCHEMA, *_HISTORY_ONLY])
+
+
+def run_of(run_id: str) -> str:
+    """Return the id of a run from `run_id`, which may have the number of a segment or slice."""
+    return run_id.partition(RUN_ID_SEPARATOR)[0]
 
 
 def is_of_run(run_ids: pa.ChunkedArray, run_id: str) -> pa.ChunkedArray:
