@@ -71,7 +71,7 @@ STARTS: Final = 2
 IMPORTS: Final = "import torch, apache_beam"
 SAMPLE_EVERY_S: Final = 1.0
 NOISE_S: Final = 1e-3
-"""Cost per object that cannot be told from the start-up's variation, in seconds."""
+"""Cost per object below which the variation of the start-up hides it, in seconds."""
 MB: Final = 1e6
 
 
