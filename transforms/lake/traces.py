@@ -114,10 +114,12 @@ def has_trace(file: BinaryIO, is_trace: IsTrace, of_patient: OfPatient = of_nobo
     scanner = _Scanner(is_trace, (), of_patient)
     while block := file.read(BLOCK_BYTES):
         scanner.write(block)
-    if not scanner.has_trace and _DEFLATED in scanner.head:
+
+    def read() -> bytes:
         file.seek(0)
-        return _inflated_has_trace(file.read(), _Scanner(is_trace, (), of_patient))
-    return scanner.has_trace
+        return file.read()
+
+    return scanner.finish(read)
 
 
 def object_has_trace(uri: str, is_trace: IsTrace, of_patient: OfPatient = of_nobody) -> bool:
@@ -129,10 +131,7 @@ def object_has_trace(uri: str, is_trace: IsTrace, of_patient: OfPatient = of_nob
     scanner = _Scanner(is_trace, (), of_patient)
     storage = storage_of(uri)
     storage.copy_to(uri, None, cast(BinaryIO, scanner))
-    if not scanner.has_trace and _DEFLATED in scanner.head:
-        data = read_whole(storage, uri)
-        return _inflated_has_trace(data, _Scanner(is_trace, (), of_patient))
-    return scanner.has_trace
+    return scanner.finish(lambda: read_whole(storage, uri))
 
 
 def is_in(identifiers: Collection[str]) -> IsTrace:
@@ -215,6 +214,18 @@ class _Scanner:
     def flush(self) -> None:
         """Do nothing; part of the file interface."""
 
+    def finish(self, read: Callable[[], bytes]) -> bool:
+        """Return whether there is a trace, in a deflated DICOM object also in what was deflated.
+
+        Args:
+            read: returns the whole file again.
+        """
+        if not self.has_trace and _DEFLATED in self.head:
+            self._tail = b""
+            for block in _inflated(read()):
+                self.write(block)
+        return self.has_trace
+
 
 def _search_file(
     found: ObjectInfo, is_trace: IsTrace, needles: Sequence[bytes]
@@ -226,10 +237,8 @@ def _search_file(
     if not scanner.has_trace and found.uri.endswith(".parquet"):
         with contextlib.suppress(DamagedFile), open_index_file(found.uri) as file:
             return _search_parquet(file, is_trace, needles), scanner.size
-    if not scanner.has_trace and _DEFLATED in scanner.head:
-        data = read_whole(storage, found.uri)
-        return _inflated_has_trace(data, _Scanner(is_trace, needles)), scanner.size
-    return scanner.has_trace, scanner.size
+    size = scanner.size
+    return scanner.finish(lambda: read_whole(storage, found.uri)), size
 
 
 def _search_parquet(file: pq.ParquetFile, is_trace: IsTrace, needles: Sequence[bytes]) -> bool:
@@ -267,12 +276,6 @@ def _texts(values: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
 
 def _is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
-
-
-def _inflated_has_trace(data: bytes, scanner: _Scanner) -> bool:
-    for block in _inflated(data):
-        scanner.write(block)
-    return scanner.has_trace
 
 
 def _inflated(data: bytes) -> Iterator[bytes]:
