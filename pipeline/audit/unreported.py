@@ -30,6 +30,7 @@ from transforms.lake.index_files import (
     RUN_ID_KEY,
     DamagedFile,
     list_index,
+    read_index,
     read_matching,
     read_metadata,
     shard_of,
@@ -75,17 +76,15 @@ def appended_rows(
         DamagedFile: a file of the lake cannot be read.
         OSError: the lake cannot be listed.
     """
-    while True:
-        files = _stable_index(layout)
+
+    def read(files: list[str]) -> tuple[list[pa.Table], Reported]:
         found = Reported()
-        try:
-            tables = list(_appended(layout, files, since, reported, found, compare=compare))
-        except FileNotFoundError:  # rewritten since the listing
-            if list_index(layout) == files:
-                raise
-            continue
-        new.add(found)
-        return tables
+        rows = _appended(layout, files, since, reported, found, compare=compare)
+        return list(rows), found
+
+    tables, found = read_index(layout, read, _stable_index)
+    new.add(found)
+    return tables
 
 
 def _stable_index(layout: Layout) -> list[str]:
@@ -236,23 +235,23 @@ def changed_rows(layout: Layout, since: str, reported: Reported, new: Reported) 
 def _rows_of(layout: Layout, day: str, keys: set[Key]) -> list[pa.Table]:
     """Return the rows of a day with some keys; they may be superseded again."""
     runs = {"run_id": pa.array(sorted({run_id for _, _, run_id in keys}), pa.string())}
-    while True:
-        index = [uri for uri in _stable_index(layout) if partition_of(uri) == day]
+
+    def read(index: list[str]) -> list[pa.Table]:
         history = [one.uri for one in list_files(layout.history_partition(day), ".parquet")]
         found: list[pa.Table] = []
         seen: set[Key] = set()
-        try:
-            for uri in (*index, *history):
-                for table in read_matching(uri, _ALL, runs):
-                    rows = [_key(row) for row in table.select(_KEY).to_pylist()]
-                    wanted = [key in keys and key not in seen for key in rows]
-                    seen.update(rows)
-                    found.append(table.filter(pa.array(wanted, pa.bool_())).select(COLUMNS))
-        except FileNotFoundError:  # rewritten since the listing
-            if [uri for uri in list_index(layout) if partition_of(uri) == day] == index:
-                raise
-            continue
+        for uri in (*index, *history):
+            for table in read_matching(uri, _ALL, runs):
+                rows = [_key(row) for row in table.select(_KEY).to_pylist()]
+                wanted = [key in keys and key not in seen for key in rows]
+                seen.update(rows)
+                found.append(table.filter(pa.array(wanted, pa.bool_())).select(COLUMNS))
         return [table for table in found if len(table)]
+
+    def of_day(layout: Layout) -> list[str]:
+        return [uri for uri in _stable_index(layout) if partition_of(uri) == day]
+
+    return read_index(layout, read, of_day)
 
 
 def new_answers(layout: Layout, since_us: int, reported: Reported, new: Reported) -> list[Label]:

@@ -133,22 +133,27 @@ def _list_parquet(layout: Layout) -> list[str]:
     return [f.uri for f in list_files(layout.index, ".parquet") if f.uri.startswith(partitions)]
 
 
-def read_index(layout: Layout, read: Callable[[list[str]], T]) -> T:
+def read_index(
+    layout: Layout,
+    read: Callable[[list[str]], T],
+    listed: Callable[[Layout], list[str]] = list_index,
+) -> T:
     """Return what `read` returns for a consistent view of the index, while rewrites replace files.
 
     Args:
         layout: the lake.
         read: reads the given index files; called again if one of them has been replaced.
+        listed: returns the files to read.
 
     Raises:
         FileNotFoundError: a listed file cannot be opened, for example a broken symbolic link.
     """
     while True:
-        files = list_index(layout)
+        files = listed(layout)
         try:
             return read(files)
         except FileNotFoundError:
-            if list_index(layout) == files:
+            if listed(layout) == files:
                 raise
 
 
