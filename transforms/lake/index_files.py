@@ -136,18 +136,19 @@ def _list_parquet(layout: Layout) -> list[str]:
 def read_index(
     layout: Layout,
     read: Callable[[list[str]], T],
-    listed: Callable[[Layout], list[str]] = list_index,
+    listed: Callable[[Layout], list[str]] | None = None,
 ) -> T:
     """Return what `read` returns for a consistent view of the index, while rewrites replace files.
 
     Args:
         layout: the lake.
         read: reads the given index files; called again if one of them has been replaced.
-        listed: returns the files to read.
+        listed: returns the files to read; None for all of the index.
 
     Raises:
         FileNotFoundError: a listed file cannot be opened, for example a broken symbolic link.
     """
+    listed = listed or list_index
     while True:
         files = listed(layout)
         try:
