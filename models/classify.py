@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -17,7 +17,7 @@ from models.handler import RadiographModelHandler
 from models.inference import Thumbnail
 from transforms.config.policy import Policy
 from transforms.core.worker_resources import Concurrency
-from transforms.in_flight_pool import InFlightPool, WindowedOutput
+from transforms.in_flight import InFlightDoFn, WindowedOutput
 from transforms.lake.schema import IndexRow
 
 MAX_IN_FLIGHT: Final = 8
@@ -79,7 +79,7 @@ class ClassifyAndDecide(
 
 
 @dataclass(eq=False)  # Beam hashes DoFns by identity
-class DecideFn(beam.DoFn):
+class DecideFn(InFlightDoFn[tuple[IndexRow, PredictionResult], IndexRow]):
     """Decide rows, and encode their thumbnails, in threads while the next images are classified.
 
     Attributes are those of `ClassifyAndDecide`.
@@ -94,26 +94,22 @@ class DecideFn(beam.DoFn):
     def teardown(self) -> None:
         self._executor.shutdown()
 
-    def start_bundle(self) -> None:
-        self._in_flight: InFlightPool[tuple[IndexRow, PredictionResult], IndexRow] = InFlightPool(
-            lambda classified: self._executor.submit(self._decide, *classified)
-        )
-
     def process(
         self,
         classified: tuple[IndexRow, PredictionResult],
         timestamp: Any = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[WindowedOutput]:
-        self._in_flight.submit(classified, timestamp, window)
-        yield from self._emit_completed(MAX_IN_FLIGHT)
+        self.submit(classified, timestamp, window)
+        yield from self.completed(MAX_IN_FLIGHT)
 
-    def finish_bundle(self) -> Iterator[WindowedOutput]:
-        yield from self._emit_completed(0)
+    def start(self, classified: tuple[IndexRow, PredictionResult]) -> Future[IndexRow]:
+        return self._executor.submit(self._decide, *classified)
 
-    def _emit_completed(self, max_in_flight: int) -> Iterator[WindowedOutput]:
-        for _, row, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
-            yield windowed(row)
+    def outputs(
+        self, classified: tuple[IndexRow, PredictionResult], row: IndexRow
+    ) -> Iterable[IndexRow]:
+        yield row
 
     def _decide(self, row: IndexRow, result: Any) -> IndexRow:
         answer = Answer(result.example, result.inference, str(result.model_id))

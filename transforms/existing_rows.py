@@ -8,7 +8,7 @@ side input, all rows are joined.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from apache_beam.pvalue import AsSingleton, PCollection
 from apache_beam.typehints import with_input_types, with_output_types
 
 import transforms.coders  # noqa: F401  # registers the coders of its elements
-from transforms.in_flight_pool import InFlightPool, WindowedOutput
+from transforms.in_flight import InFlightDoFn
 from transforms.lake.content_tables import READ_THREADS
 from transforms.lake.index_files import (
     ExistingRow,
@@ -65,7 +65,7 @@ class ReadExistingRows(beam.PTransform[dict[str, PCollection[str]], PCollection[
         return rows
 
 
-class ReadFn(beam.DoFn):
+class ReadFn(InFlightDoFn[tuple[str, pa.StringArray], list[object]]):
     """Read records from index files, from several at the same time."""
 
     def __init__(self, read: Callable[[str, pa.StringArray | None], Iterator[object]]) -> None:
@@ -78,11 +78,6 @@ class ReadFn(beam.DoFn):
     def teardown(self) -> None:
         self._executor.shutdown()
 
-    def start_bundle(self) -> None:
-        self._in_flight: InFlightPool[tuple[str, pa.StringArray], list[object]] = InFlightPool(
-            lambda file: self._executor.submit(lambda: list(self._read(*file)))
-        )
-
     def process(
         self,
         uri: str,
@@ -94,15 +89,14 @@ class ReadFn(beam.DoFn):
         if keys is None:  # all records, of which not even those of one file may fit into memory
             yield from self._read(uri, None)
             return
-        self._in_flight.submit((uri, keys), timestamp, window)
-        yield from self._emit_completed(READ_THREADS)
+        self.submit((uri, keys), timestamp, window)
+        yield from self.completed(READ_THREADS)
 
-    def finish_bundle(self) -> Iterator[WindowedOutput]:
-        yield from self._emit_completed(0)
+    def start(self, file: tuple[str, pa.StringArray]) -> Future[list[object]]:
+        return self._executor.submit(lambda: list(self._read(*file)))
 
-    def _emit_completed(self, max_in_flight: int) -> Iterator[WindowedOutput]:
-        for _, records, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
-            yield from map(windowed, records)
+    def outputs(self, file: tuple[str, pa.StringArray], records: list[object]) -> Iterable[object]:
+        return records
 
 
 @with_input_types(str)

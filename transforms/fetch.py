@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
@@ -22,7 +22,7 @@ from transforms.core.object_ref import FAILED, Failure, ObjectRef, failure_of
 from transforms.core.read_ahead import Reservation, shared_read_ahead
 from transforms.core.reasons import FORGOTTEN, ProcessingFailure, Status
 from transforms.core.worker_resources import Concurrency
-from transforms.in_flight_pool import InFlightPool, WindowedOutput
+from transforms.in_flight import InFlightDoFn, WindowedOutput
 from transforms.lake.layout import Layout
 from transforms.lake.patient_ids import OfPatient, of_nobody, of_patients
 from transforms.lake.schema import IndexRow
@@ -101,7 +101,7 @@ class FetchAndExamine(beam.PTransform[PCollection[ObjectRef], DoOutputsTuple]):
 
 
 @dataclass(eq=False)  # Beam hashes DoFns by identity
-class ExamineFn(beam.DoFn):
+class ExamineFn(InFlightDoFn[ObjectRef, Examined | ProcessingFailure]):
     """Read objects ahead, and examine them in threads, each of which waits for a child process.
 
     References stay in flight between calls of `process`, so that decoders work while the model and
@@ -113,6 +113,7 @@ class ExamineFn(beam.DoFn):
     patient_key_file: str | None
     log_uris: bool
     layout: Layout | None = None
+    max_size = MAX_IN_FLIGHT_BYTES
 
     def setup(self) -> None:
         layout = self.layout
@@ -143,9 +144,6 @@ class ExamineFn(beam.DoFn):
         while not self._idle_children.empty():
             self._idle_children.get().close()
 
-    def start_bundle(self) -> None:
-        self._in_flight = InFlightPool(self._start, lambda ref: max(0, ref.size))
-
     def process(
         self,
         refs: Sequence[ObjectRef],
@@ -153,19 +151,17 @@ class ExamineFn(beam.DoFn):
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[WindowedOutput]:
         for ref in refs:
-            self._in_flight.submit(ref, timestamp, window)
+            self.submit(ref, timestamp, window)
         examined = max(MIN_IN_FLIGHT, 2 * self._threads)
-        yield from self._emit_completed(max_in_flight=examined + self._read_ahead.reads)
+        yield from self.completed(max_in_flight=examined + self._read_ahead.reads)
 
-    def finish_bundle(self) -> Iterator[WindowedOutput]:
-        yield from self._emit_completed(max_in_flight=0)
+    def size(self, ref: ObjectRef) -> int:
+        """Return the number of bytes of an object; 0 if its source does not say."""
+        return max(0, ref.size)
 
-    def _emit_completed(self, max_in_flight: int) -> Iterator[WindowedOutput]:
-        for ref, outcome, windowed in self._in_flight.completed(
-            max_in_flight=max_in_flight, max_size=MAX_IN_FLIGHT_BYTES
-        ):
-            tag, value = self._to_output(ref, outcome)
-            yield windowed(value) if tag == IMAGES else TaggedOutput(tag, windowed(value))
+    def outputs(self, ref: ObjectRef, outcome: Examined | ProcessingFailure) -> Iterable[object]:
+        tag, value = self._to_output(ref, outcome)
+        yield value if tag == IMAGES else TaggedOutput(tag, value)
 
     def _to_output(
         self, ref: ObjectRef, outcome: Examined | ProcessingFailure
@@ -219,7 +215,7 @@ class ExamineFn(beam.DoFn):
         count(CounterName.FORGOTTEN)
         return FORGOTTEN, row.object_key
 
-    def _start(self, ref: ObjectRef) -> Future[Examined | ProcessingFailure]:
+    def start(self, ref: ObjectRef) -> Future[Examined | ProcessingFailure]:
         """Start reading an object, which is examined when it is read."""
         read, result = object_read(ref, self._options), Future[Examined | ProcessingFailure]()
 

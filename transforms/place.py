@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ from transforms.core.object_ref import FAILED, Failure, ObjectRef, failure_of
 from transforms.core.reasons import ProcessingFailure, Status
 from transforms.core.worker_resources import Concurrency
 from transforms.imaging.limits import Limits
-from transforms.in_flight_pool import InFlightPool, WindowedOutput
+from transforms.in_flight import InFlightDoFn, WindowedOutput
 from transforms.lake import files
 from transforms.lake.journal import write_journal
 from transforms.lake.layout import Layout
@@ -91,7 +91,7 @@ class Place(beam.PTransform[PCollection[IndexRow], DoOutputsTuple]):
 
 
 @dataclass(eq=False)  # Beam hashes DoFns by identity
-class PlaceFn(beam.DoFn):
+class PlaceFn(InFlightDoFn[JournaledRow, Placed | ProcessingFailure]):
     """Write a batch of rows to the journal, then place their objects. Idempotent.
 
     A batch is emitted after the next one, so that its objects are placed in between. Attributes are those
@@ -118,30 +118,20 @@ class PlaceFn(beam.DoFn):
         if self._reports is not None:
             self._reports.close()
 
-    def start_bundle(self) -> None:
-        self._in_flight: InFlightPool[JournaledRow, Placed | ProcessingFailure] = InFlightPool(
-            lambda row: self._executor.submit(self._place, row)
-        )
-
     def process(
         self,
         rows: Sequence[IndexRow],
         timestamp: Any = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
-    ) -> Iterator[WindowedOutput | TaggedOutput[str, Failure]]:
+    ) -> Iterator[WindowedOutput]:
         rows = [with_object_uri(row, self.layout, self.placement) for row in rows]
         absent = self._absent(rows) if self.note_absent else frozenset()
         journaled = self._executor.submit(  # first in the queue: no object is placed before
             write_journal, self.layout, rows, self.fingerprint, absent
         )
         for row in rows:
-            self._in_flight.submit(
-                (replace(row, thumbnail=None, header=None), journaled), timestamp, window
-            )
-        yield from self._emit_completed(max_in_flight=len(rows))
-
-    def finish_bundle(self) -> Iterator[WindowedOutput]:
-        yield from self._emit_completed(max_in_flight=0)
+            self.submit((replace(row, thumbnail=None, header=None), journaled), timestamp, window)
+        yield from self.completed(max_in_flight=len(rows))
 
     def _absent(self, rows: Sequence[IndexRow]) -> frozenset[str]:
         """Return the `object_uri` of rows whose objects do not exist."""
@@ -155,15 +145,21 @@ class PlaceFn(beam.DoFn):
         except OSError:
             return False  # placement reports that the storage does not respond
 
-    def _emit_completed(self, max_in_flight: int) -> Iterator[WindowedOutput]:
-        for (row, _), outcome, windowed in self._in_flight.completed(max_in_flight=max_in_flight):
-            if isinstance(outcome, ProcessingFailure):
-                yield TaggedOutput(FAILED, windowed(self._to_failure(row, outcome)))
-                continue
-            count(CounterName.PLACED)
-            placed, seconds = outcome
-            record_seconds(DistributionName.PLACE_MS, seconds)
-            yield windowed(placed)
+    def start(self, journaled_row: JournaledRow) -> Future[Placed | ProcessingFailure]:
+        return self._executor.submit(self._place, journaled_row)
+
+    def outputs(
+        self, journaled_row: JournaledRow, outcome: Placed | ProcessingFailure
+    ) -> Iterable[object]:
+        if isinstance(outcome, ProcessingFailure):
+            count_failed(outcome.reason)
+            uri = journaled_row[0].source_uri
+            yield TaggedOutput(FAILED, failure_of(uri, outcome, log_uris=self.log_uris))
+            return
+        count(CounterName.PLACED)
+        placed, seconds = outcome
+        record_seconds(DistributionName.PLACE_MS, seconds)
+        yield placed
 
     def _place(self, journaled_row: JournaledRow) -> Placed | ProcessingFailure:
         """Place one object after its row is in the journal.
@@ -193,10 +189,6 @@ class PlaceFn(beam.DoFn):
             if cached is not None:
                 OBJECT_CACHE.put(str(row.content_sha256), cached)
         count(CounterName.REPORTS if written else CounterName.REPORTS_FAILED)
-
-    def _to_failure(self, row: IndexRow, error: ProcessingFailure) -> Failure:
-        count_failed(error.reason)
-        return failure_of(row.source_uri, error, log_uris=self.log_uris)
 
 
 def with_object_uri(row: IndexRow, layout: Layout, placement: str) -> IndexRow:
