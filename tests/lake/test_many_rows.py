@@ -20,6 +20,7 @@ from benchmarks.row_lake import OWN, RowLake
 from pipeline.report import queries
 from pipeline.report.database import Scope, open_report_data
 from tests.lake.rows import append_rows, index_row, new_lake, replica_of
+from transforms.core.object_ref import object_key
 from transforms.core.reasons import Status
 from transforms.lake import databases, index_replica, verify, verify_report
 from transforms.lake.append_log import last_segments, parse_segment
@@ -134,6 +135,14 @@ def test_rows_are_found_by_reading_few_columns(layout: Layout) -> None:
     assert {version.version_key for version in versions} == {
         (row["source_uri"], row["source_version"]) for row in wanted
     }
+
+
+def test_rows_are_found_by_more_keys_than_a_row_group_has(layout: Layout) -> None:
+    keys = {row["object_key"] for row in rows_of(layout.root)[::7]}
+    others = {f"{number:012x}" for number in range(ROWS)} - keys
+    wanted = pa.array(sorted(keys | others))
+    found = [v for uri in list_index(layout) for v in read_existing_versions(uri, wanted)]
+    assert sorted(object_key(one.source_uri) for one in found) == sorted(keys)
 
 
 def test_no_wanted_value_matches_no_row(layout: Layout) -> None:

@@ -280,11 +280,22 @@ def _matching(
     """Yield the rows of a row group that have one of the values in at least one column."""
     masks = []
     for table in read_batches(file, list(values), [group]):
-        of_columns = [pc.is_in(table[name], value_set=keys) for name, keys in values.items()]
+        of_columns = [_is_in(table[name], keys) for name, keys in values.items()]
         masks.append(functools.reduce(pc.or_, of_columns))
     if any(pc.any(mask).as_py() for mask in masks):
         for mask, table in zip(masks, read_batches(file, columns, [group]), strict=True):
             yield from filter(len, [table.filter(mask)])
+
+
+def _is_in(column: pa.ChunkedArray, keys: pa.StringArray) -> pa.ChunkedArray:
+    """Return which values of a column are among distinct keys.
+
+    Arrow makes a hash table of the keys in each call, here of the few that the column has: a run with
+    many keys reads many row groups, and the segments of a stream are small.
+    """
+    if len(keys) > len(column):
+        keys = keys.filter(pc.is_in(keys, value_set=column))
+    return pc.is_in(column, value_set=keys)
 
 
 def read_batches(
