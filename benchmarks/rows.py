@@ -24,8 +24,9 @@ import duckdb
 
 from benchmarks import processes
 from benchmarks.profile_route import machine
-from benchmarks.row_lake import NONE, SHARED, RowLake
+from benchmarks.row_lake import NONE, SEGMENTS, SHARED, RowLake
 from benchmarks.scale import build
+from transforms.lake.index_files import list_index
 from transforms.lake.index_replica import IndexReplica
 from transforms.lake.layout import Layout
 
@@ -153,32 +154,37 @@ def measure_replica(root: str) -> dict[str, Any]:
         replica.refresh()
         replica.rows_of([])
     disk = sum(f.stat().st_size for f in replica._folder.rglob("*") if f.is_file())
-    sampled = (
-        duckdb.connect()
-        .execute(
-            f"SELECT source_uri, source_version, sop_instance_uid FROM read_parquet('{root}/index/*/*') "
-            f"USING SAMPLE {LOOKED_UP // 2} ROWS"
-        )
-        .fetchall()
+    query = "SELECT source_uri, source_version, sop_instance_uid FROM read_parquet($files)"
+    query += " WHERE sop_instance_uid IS NOT NULL USING SAMPLE"
+    files = list_index(layout)
+    found, latest = (
+        duckdb.execute(f"{query} {LOOKED_UP // 2} ROWS", {"files": some}).fetchall()
+        for some in (files, files[-SEGMENTS:])
     )
-    known = [(uri, version) for uri, version, _ in sampled]
-    new = [(f"{uri}.new", version) for uri, version in known]
+    scattered, recent = ([(uri, version) for uri, version, _ in some] for some in (found, latest))
+    new = [(f"{uri}.new", version) for uri, version in scattered]
     with _timed() as poll:
         replica.refresh()
-        found = replica.existing([*known, *new])
+        assert replica.existing([*recent, *new]) == set(recent)
     with _timed() as lookup_new:
-        replica.rows_of(f"{uid}.1" for _, _, uid in sampled)
-    recent = sorted(sampled)[-len(sampled) // 10 :]
+        replica.rows_of(f"{uid}.1" for _, _, uid in found)
     with _timed() as lookup_known:
-        replica.rows_of(str(uid) for _, _, uid in random.Random(1).sample(recent, 20))
+        replica.rows_of(str(uid) for _, _, uid in random.Random(1).sample(latest, 20))
+    with _timed() as first:
+        assert replica.existing([*scattered, *new]) == set(scattered)
+    with _timed() as again:
+        assert replica.existing([*scattered, *new]) == set(scattered)
+    whole = sum(f.stat().st_size for f in replica._folder.rglob("*") if f.is_file())
     replica.close()
-    assert found == set(known)
     return {
         "load": load,
         "disk_mb": round(disk / MB),
         "poll": poll,
         "look up 500 new identities": lookup_new,
         "look up 20 known identities": lookup_known,
+        "find versions anywhere": first,
+        "find them again": again,
+        "disk_mb with versions": round(whole / MB),
     }
 
 

@@ -169,9 +169,9 @@ def test_a_load_that_fails_leaves_nothing(layout: Layout, monkeypatch: pytest.Mo
     rows = rows_of(layout.root)
     with replica_of(layout) as replica:
         with pytest.raises(FileNotFoundError):
-            replica._sources.load([*list_index(layout)[-9:], f"{layout.index}/none.parquet"])
+            replica._keys.load([*list_index(layout)[-9:], f"{layout.index}/none.parquet"])
         replica.refresh()
-        (number,) = replica._db.execute("SELECT count(*) FROM temporary.sources").fetchall()
+        (number,) = replica._db.execute("SELECT count(*) FROM temporary.keys").fetchall()
     assert number == (len(rows),)
 
 
@@ -192,6 +192,21 @@ def test_a_replica_knows_each_version_and_state(layout: Layout, replica: IndexRe
     unknown = {key: None for key in keys[50:60]}
     found = replica.find({**states, **changed, **unknown})
     assert found == {key: key not in changed for key in keys}
+
+
+def test_a_replica_reads_few_versions_from_the_index(layout: Layout, replica: IndexReplica) -> None:
+    rows = rows_of(layout.root)
+    some = {
+        (row["source_uri"], row["source_version"]): row["source_state"] for row in rows[:150:50]
+    }
+    changed = {key: f"{state}0" for key, state in list(some.items())[:2]}
+    other = {("/none", "1-1"): None, (rows[0]["source_uri"], "1-1"): None}
+    assert replica.find({**some, **changed, **other}) == {key: key not in changed for key in some}
+    assert not replica._holds_versions
+    every = [(row["source_uri"], row["source_version"]) for row in rows]
+    assert replica.existing(every) == set(every)
+    assert replica._holds_versions
+    assert replica.existing(every[:3]) == set(every[:3])
 
 
 def test_a_replica_reads_the_rows_of_identities_from_the_index(

@@ -1,9 +1,10 @@
 """The index replica: hashes of the rows of an index in a local database, by which streams deduplicate.
 
-It answers which source versions have a row without reading the lake, and knows where the rows of an
-identity are; these few are read from their index files. It takes about 36 bytes a row on the local disk
-and need not fit into memory. Index files are immutable, so a refresh reads only new ones. Hashes of
-sources and of identities are separate tables: a process that only polls reads no identities.
+It knows where the rows of a source and of an identity are; these few are read from their index files.
+It takes about 20 bytes a row on the local disk and need not fit into memory. Index files are immutable,
+so a refresh reads only new ones. Each column that is looked up has a table of its own, which is loaded
+when it is first needed: a process that only polls reads no UIDs, and digests are needed for objects
+without one. A process that asks for many known versions loads their hashes, too.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pyarrow as pa
 
@@ -27,6 +28,7 @@ from transforms.lake.databases import MAX_THREADS, Inserter, create_database
 from transforms.lake.index_files import (
     EXISTING_COLUMNS,
     NEXT_PARTITION_KEY,
+    SHA256_DIGITS,
     ExistingRow,
     count_rows,
     identity_columns,
@@ -36,37 +38,39 @@ from transforms.lake.index_files import (
     read_matching,
 )
 from transforms.lake.layout import Layout
-from transforms.lake.schema import IDENTITY_SQL, VersionKey
+from transforms.lake.schema import ROW_GROUP_ROWS, VersionKey
 from transforms.lake.tombstones import NONE, Tombstones, read_tombstones
 from transforms.storage.temporary import remove_abandoned, temporary_folder
 
 if TYPE_CHECKING:
     import duckdb
 
+T = TypeVar("T")
+
 MEMORY_LIMIT: Final = "256MB"
 """Maximum memory of the database."""
 MAX_ROW_GROUPS: Final = 1 << 16
 """Row groups of a file. A place is the number of a file times this, plus the number of a row group."""
+MAX_SHARE_READ: Final = 0.25
+"""Share of the rows of the index that are read for versions before the hashes of all versions are loaded,
+which takes about as long as reading all rows."""
 
-_SOURCES: Final = {
-    "source": "hash(object_key)",
+_KEYS: Final = {"key": "hash(object_key)"}
+_VERSIONS: Final = {
+    "key": "hash(object_key)",
     "version": "hash(source_uri, source_version)",
     "state": "CASE WHEN source_state IS NOT NULL THEN hash(source_state) END",
 }
 """Hashes of a source version. Names are untrusted, and DuckDB's hash is none against an attacker: the
 object key is 48 bits of a sha256, and far faster to read than an MD5 is to compute."""
-_SOURCE_COLUMNS: Final = ("object_key", "source_uri", "source_version", "source_state")
-_IDENTITIES: Final = {"identity": f"hash({IDENTITY_SQL})"}
-_IDENTITY_COLUMNS: Final = ("status", "sop_instance_uid", "content_sha256")
+_VERSION_COLUMNS: Final = ("object_key", "source_uri", "source_version", "source_state")
+_UIDS: Final = {"uid": "hash(sop_instance_uid)"}
+_DIGESTS: Final = {"digest": "hash(content_sha256)"}
 _FIND: Final = """
-SELECT number, bool_or(w.state IS NULL OR s.state IS NULL OR hash(w.state) = s.state)
-FROM temporary.sources s JOIN wanted w
-ON hash(w.object_key) = s.source AND hash(w.source_uri, w.source_version) = s.version
+SELECT number, bool_or(w.state IS NULL OR v.state IS NULL OR hash(w.state) = v.state)
+FROM temporary.versions v JOIN wanted w
+ON hash(w.object_key) = v.key AND hash(w.source_uri, w.source_version) = v.version
 GROUP BY number"""
-_OF_SOURCE: Final = """
-SELECT DISTINCT place FROM temporary.sources JOIN wanted ON hash(name) = source"""
-_OF_IDENTITIES: Final = """
-SELECT DISTINCT place FROM temporary.identities JOIN wanted ON hash(name) = identity"""
 
 
 class IndexReplica:
@@ -77,8 +81,12 @@ class IndexReplica:
         remove_abandoned(tempfile.gettempdir())
         self._folder = temporary_folder()
         self._db = create_database(self._folder / "index.duckdb", MEMORY_LIMIT)
-        self._sources = _Hashes(self._db, "sources", _SOURCE_COLUMNS, _SOURCES)
-        self._identities = _Hashes(self._db, "identities", _IDENTITY_COLUMNS, _IDENTITIES)
+        self._keys = _Hashes(self._db, "keys", ["object_key"], _KEYS)
+        self._uids = _Hashes(self._db, "uids", ["sop_instance_uid"], _UIDS)
+        self._digests = _Hashes(self._db, "digests", ["content_sha256"], _DIGESTS)
+        self._versions = _Hashes(self._db, "versions", _VERSION_COLUMNS, _VERSIONS)
+        self._holds_versions = False
+        self._rows_read = 0
         self._listed: list[str] = []
         self._last: Mapping[LogShard, Segment] = {}
         self._preloading: threading.Thread | None = None
@@ -88,11 +96,12 @@ class IndexReplica:
 
     def close(self) -> None:
         """Remove the replica from the disk; what is being loaded is given up. Idempotent."""
-        for hashes in (self._sources, self._identities):
+        tables = (self._keys, self._uids, self._digests, self._versions)
+        for hashes in tables:
             hashes.is_closed = True
         with self._lock:
-            self._sources.close()
-            self._identities.close()
+            for hashes in tables:
+                hashes.close()
             self._db.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -108,7 +117,7 @@ class IndexReplica:
 
     def _preload(self) -> None:
         with contextlib.suppress(Exception):  # raised again where it is needed
-            self._load_sources()  # no tombstones: they count from when the lake is locked
+            self._load_keys()  # no tombstones: they count from when the lake is locked
             self.rows_of([])
 
     def refresh(self) -> None:
@@ -121,11 +130,11 @@ class IndexReplica:
         with self._lock:
             if self._tombstones is None or self._tombstones:  # a run adds some to those that exist
                 self._tombstones = read_tombstones(self._layout, self._tombstones or NONE)
-            self._load_sources()
+            self._load_keys()
 
-    def _load_sources(self) -> None:
+    def _load_keys(self) -> None:
         with self._lock:
-            self._listed = read_index(self._layout, self._sources.load)
+            self._listed = read_index(self._layout, self._keys.load)
             self._last = last_segments(self._listed)
 
     def reload_tombstones(self) -> None:
@@ -158,6 +167,23 @@ class IndexReplica:
         """
         if not states:
             return {}
+        return self._retried(lambda listed: self._find(states, listed))
+
+    def _find(
+        self, states: Mapping[VersionKey, str | None], listed: list[str]
+    ) -> dict[VersionKey, bool]:
+        """Find few versions in their row groups, and many by their hashes, which take longer to load."""
+        if not self._holds_versions:
+            keys = pa.array(sorted({object_key(uri) for uri, _ in states}), pa.string())
+            groups = self._groups_of(keys)
+            self._rows_read += sum(
+                min(self.count_rows(uri), ROW_GROUP_ROWS * len(of_file))
+                for uri, of_file in groups.items()
+            )
+            if self._rows_read <= MAX_SHARE_READ * sum(self._keys.rows.values()):
+                tables = _read_groups(groups, _VERSION_COLUMNS, {"object_key": keys})
+                return _known_states(states, tables)
+            self._holds_versions = True
         versions = list(states)
         wanted = {
             "number": pa.array(range(len(versions)), pa.int64()),
@@ -166,14 +192,14 @@ class IndexReplica:
             "source_version": pa.array([version for _, version in versions], pa.string()),
             "state": pa.array(list(states.values()), pa.string()),
         }
-        found = self._sources.query(_FIND, pa.table(wanted))
+        found = self._versions.query(_FIND, pa.table(wanted), listed)
         return {versions[number]: is_same for number, is_same in found}
 
     def rows_of_source(self, source_uri: str) -> list[ExistingRow]:
         """Return the rows of a source; see `rows_of`."""
-        key = pa.array([object_key(source_uri)], pa.string())
+        keys = pa.array([object_key(source_uri)], pa.string())
         wanted = {"source_uri": pa.array([source_uri], pa.string())}
-        return self._read(self._sources, _OF_SOURCE, key, wanted)
+        return self._retried(lambda _: _existing_rows(self._groups_of(keys), wanted))
 
     def rows_of(self, identities: Iterable[str]) -> list[ExistingRow]:
         """Return the rows that have one of some identities, which are read from the index.
@@ -185,13 +211,21 @@ class IndexReplica:
             OSError: an index file cannot be read, or the index cannot be listed.
         """
         wanted = set(identities)
-        names = pa.array(sorted(wanted), pa.string())
-        found = self._read(self._identities, _OF_IDENTITIES, names, identity_columns(names))
-        return [row for row in found if row.identity in wanted]
+        uids = pa.array(sorted(wanted), pa.string())
+        digests = pa.array(sorted(filter(_may_be_digest, wanted)), pa.string())
+
+        def read(listed: list[str]) -> list[ExistingRow]:
+            groups = self._uids.row_groups(listed, uids)
+            if len(digests):
+                for uri, of_file in self._digests.row_groups(listed, digests).items():
+                    groups[uri] = sorted({*groups.get(uri, ()), *of_file})
+            return _existing_rows(groups, identity_columns(uids))
+
+        return [row for row in self._retried(read) if row.identity in wanted]
 
     def count_rows(self, uri: str) -> int:
         """Return the number of rows of an index file, as `index_files.count_rows`."""
-        known = self._sources.rows.get(uri)
+        known = self._keys.rows.get(uri)
         return count_rows(uri) if known is None else known
 
     def log_end(self, log: LogShard) -> LogEnd:
@@ -200,32 +234,62 @@ class IndexReplica:
             last = self._last.get(log)
             if last is None:
                 return LogEnd()
-            return LogEnd(last, self._sources.sealed.get(last.uri(self._layout, log)))
+            return LogEnd(last, self._keys.sealed.get(last.uri(self._layout, log)))
 
-    def _read(
-        self,
-        hashes: _Hashes,
-        places: str,
-        names: pa.StringArray,
-        wanted: Mapping[str, pa.StringArray],
-    ) -> list[ExistingRow]:
-        """Return the rows with a wanted value of the row groups that a query finds by names."""
+    def _groups_of(self, keys: pa.StringArray) -> dict[str, list[int]]:
+        """Return the row groups, by file, with rows of sources, as of the last refresh."""
+        with self._lock:
+            return self._keys.row_groups(self._listed, keys)
+
+    def _retried(self, read: Callable[[list[str]], T]) -> T:
+        """Return what `read` returns for the files of the last refresh; refresh if one is replaced."""
         while True:
             with self._lock:
                 listed = self._listed
             try:
-                groups = hashes.row_groups(listed, places, names)
-                return [
-                    ExistingRow(**row)
-                    for uri, of_file in groups.items()
-                    for table in read_matching(uri, EXISTING_COLUMNS, wanted, of_file)
-                    for row in table.to_pylist()
-                ]
+                return read(listed)
             except FileNotFoundError:
                 self.refresh()
                 with self._lock:
                     if self._listed == listed:
                         raise
+
+
+def _may_be_digest(identity: str) -> bool:
+    return len(identity) == SHA256_DIGITS and "." not in identity
+
+
+def _existing_rows(
+    groups: Mapping[str, list[int]], wanted: Mapping[str, pa.StringArray]
+) -> list[ExistingRow]:
+    return [
+        ExistingRow(**row)
+        for table in _read_groups(groups, EXISTING_COLUMNS, wanted)
+        for row in table.to_pylist()
+    ]
+
+
+def _read_groups(
+    groups: Mapping[str, list[int]], columns: Sequence[str], wanted: Mapping[str, pa.StringArray]
+) -> Iterator[pa.Table]:
+    """Yield the rows with a wanted value of row groups, by file."""
+    for uri, of_file in groups.items():
+        yield from read_matching(uri, columns, wanted, of_file)
+
+
+def _known_states(
+    states: Mapping[VersionKey, str | None], tables: Iterable[pa.Table]
+) -> dict[VersionKey, bool]:
+    """Return which of some versions rows have, and whether one has the state; see `find`."""
+    found: dict[VersionKey, bool] = {}
+    for table in tables:
+        columns = ("source_uri", "source_version", "source_state")
+        for uri, version, state in zip(*(table[c].to_pylist() for c in columns), strict=True):
+            if (uri, version) in states:
+                wanted = states[uri, version]
+                is_same = wanted is None or state is None or wanted == state
+                found[uri, version] = found.get((uri, version), False) or is_same
+    return found
 
 
 class _Hashes:
@@ -250,12 +314,14 @@ class _Hashes:
             db: the database.
             name: name of the table.
             columns: columns of the index that are hashed.
-            hashes: expressions over them, by column of the table.
+            hashes: expressions over them, by column of the table; `row_groups` looks up the first.
         """
         self._db, self._name, self._columns = db.cursor(), f"temporary.{name}", columns
         typed = ", ".join(f"{one} UBIGINT" for one in hashes)
         self._db.execute(f"CREATE TABLE {self._name} (place BIGINT, {typed})")
         self._select = ", ".join(["place", *(f"{sql} AS {one}" for one, sql in hashes.items())])
+        column = next(iter(hashes))
+        self._find = f"SELECT DISTINCT place FROM {self._name} JOIN wanted ON hash(name) = {column}"
         self._numbers: dict[str, int] = {}
         self._uris: dict[int, str] = {}
         self._counter = itertools.count()
@@ -285,25 +351,27 @@ class _Hashes:
                 self._drop(replaced)
         return files
 
-    def row_groups(
-        self, files: list[str], query: str, names: pa.StringArray
-    ) -> dict[str, list[int]]:
-        """Load files, and return the row groups, by file, whose places a query returns for names.
+    def row_groups(self, files: list[str], names: pa.StringArray) -> dict[str, list[int]]:
+        """Load files, and return the row groups, by file, with a value that has the hash of a name.
+
+        Raises:
+            FileNotFoundError, DamagedFile: as `load`.
+        """
+        with self._lock:
+            groups: dict[str, list[int]] = {}
+            for (place,) in sorted(self.query(self._find, pa.table({"name": names}), files)):
+                number, group = divmod(place, MAX_ROW_GROUPS)
+                groups.setdefault(self._uris[number], []).append(group)
+            return groups
+
+    def query(self, query: str, wanted: pa.Table, files: list[str]) -> list[tuple[Any, ...]]:
+        """Load files, and return the result of a query over this table and the table `wanted`.
 
         Raises:
             FileNotFoundError, DamagedFile: as `load`.
         """
         with self._lock:
             self.load(files)
-            groups: dict[str, list[int]] = {}
-            for (place,) in sorted(self.query(query, pa.table({"name": names}))):
-                number, group = divmod(place, MAX_ROW_GROUPS)
-                groups.setdefault(self._uris[number], []).append(group)
-            return groups
-
-    def query(self, query: str, wanted: pa.Table) -> list[tuple[Any, ...]]:
-        """Return the result of a query over this table and the table `wanted`."""
-        with self._lock:
             self._db.register("wanted", wanted)
             return self._db.execute(query).fetchall()
 
