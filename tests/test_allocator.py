@@ -1,4 +1,4 @@
-"""Limits of malloc arenas and of Arrow's memory pool, and their environment variables."""
+"""Limits of malloc arenas and of Arrow's memory pool, reuse of blocks, and environment variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 CODE = """
 import ctypes, sys, threading
-from pipeline.allocator import limit_arenas
+from transforms.core.malloc import limit_arenas
 if sys.argv[1] == "limited":
     limit_arenas()
 libc = ctypes.CDLL(None)
@@ -33,10 +33,42 @@ libc.fclose(stdout)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+REUSE = """
+import resource, sys
+from transforms.core.malloc import reuse_freed_blocks
+if sys.argv[1] == "reused":
+    reuse_freed_blocks()
+def decode():
+    codestream, image = bytearray(24 << 20), bytearray(24 << 20)
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+decode(); decode()
+before = faults()
+decode()
+print(faults() - before)
+"""
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+
+
+@needs_glibc
 def test_threads_share_at_most_two_arenas() -> None:
     assert count_arenas("limited") <= 2 < count_arenas("unlimited")
     assert count_arenas("limited", MALLOC_ARENA_MAX="5") == 5
+
+
+@needs_glibc
+def test_freed_blocks_are_reused_without_page_faults() -> None:
+    assert page_faults("reused") < 100 < page_faults("default")
+    assert page_faults("reused", MALLOC_TRIM_THRESHOLD_="1000") > 100
+
+
+def page_faults(mode: str, **environment: str) -> int:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    run = subprocess.run(
+        [sys.executable, "-c", REUSE, mode], capture_output=True, text=True, check=True,
+        env={**kept, **environment},
+    )  # fmt: skip
+    return int(run.stdout)
 
 
 def count_arenas(mode: str, **environment: str) -> int:

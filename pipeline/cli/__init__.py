@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Final
 
 from pipeline import __version__
-from pipeline.allocator import limit_arenas, use_system_allocator_for_arrow
+from pipeline.allocator import use_system_allocator_for_arrow
 from pipeline.beam_options import BEAM_OPTIONS, FLINK_OPTIONS
 from pipeline.cli.logs import add_general_options, configure_logging
 from pipeline.cli.parser import Parser, normalize, replace_aliases, unknown_options
@@ -22,6 +22,7 @@ from pipeline.safe_path import exclude_working_directory, protect_child_processe
 from pipeline.user_errors import to_user_error
 from transforms.config.run_options import DEFAULT_RUNNER
 from transforms.core.errors import UsageError, did_you_mean
+from transforms.core.malloc import limit_arenas, reuse_freed_blocks
 from transforms.core.reasons import ObjectError
 
 COMMANDS: Final = {
@@ -82,6 +83,7 @@ def _run(argv: Sequence[str] | None) -> int:
     exclude_working_directory()  # of a program that calls `main` without `pipeline.__main__`
     protect_child_processes()
     limit_arenas()
+    reuse_freed_blocks()
     use_system_allocator_for_arrow()
     try:
         args = parse(sys.argv[1:] if argv is None else argv)

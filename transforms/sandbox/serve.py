@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
+from transforms.core.malloc import reuse_freed_blocks
 from transforms.sandbox import landlock, seccomp
 from transforms.sandbox.protocol import (
     ANSWER,
@@ -51,6 +52,7 @@ def main(control_descriptor: int, modules: Sequence[str]) -> None:
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
+    reuse_freed_blocks()
     gc.disable()
     for module in modules:
         importlib.import_module(module)
