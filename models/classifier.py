@@ -126,7 +126,7 @@ def _cpu_passes() -> int:
 
 
 def _torch_threads() -> int:
-    return max(1, round(CPU_SHARE * len(os.sched_getaffinity(0))))
+    return max(1, round(CPU_SHARE * processors()))
 
 
 class Answer(NamedTuple):

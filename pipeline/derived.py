@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from pipeline.audit.trail import REPORT_ERRORS, AuditTrail
 from pipeline.structured_reports import write_reports
 from transforms.config.derivation import Derivation, Deriving, prepare
 from transforms.core.reasons import Status
+from transforms.core.worker_resources import processors
 from transforms.imaging.limits import Limits
 from transforms.lake.derived import (
     FAILED,
@@ -122,7 +122,7 @@ def write_missing_derived(
     finish_derived(layout)
     only = None if changed is None else _contents_by_day(changed)
     present = _present(layout, deriving, only)
-    number = threads or os.cpu_count() or 1
+    number = threads or processors()
     writer = DerivedWriter(layout, limits or Limits(), number)
     try:
         with ThreadPoolExecutor(number) as pool:

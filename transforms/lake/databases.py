@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from transforms.core.worker_resources import processors
 from transforms.storage.permissions import PRIVATE_MODE
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def create_database(path: Path, memory_limit: str | None = None) -> duckdb.DuckD
     import duckdb  # few commands need it
 
     database = duckdb.connect()
-    threads = min(MAX_THREADS, os.cpu_count() or 1)
+    threads = min(MAX_THREADS, processors())
     database.execute(
         f"SET memory_limit = '{memory_limit or MEMORY_LIMIT}'; SET threads = {threads}; "
         "SET preserve_insertion_order = false; PRAGMA disable_checkpoint_on_shutdown"

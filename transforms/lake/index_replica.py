@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
-import os
 import shutil
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import pyarrow as pa
 
 from transforms.core.object_ref import ObjectRef, object_key
+from transforms.core.worker_resources import processors
 from transforms.lake.append_log import LogEnd, LogShard, Segment, last_segments
 from transforms.lake.databases import MAX_THREADS, Inserter, create_database
 from transforms.lake.index_files import (
@@ -344,7 +344,7 @@ class _Hashes:
         """
         with self._lock:
             if new := [uri for uri in files if uri not in self._numbers]:
-                threads = min(MAX_THREADS, os.cpu_count() or 1, len(new))
+                threads = min(MAX_THREADS, processors(), len(new))
                 with ThreadPoolExecutor(threads) as pool:
                     list(pool.map(self._load, [iter(new)] * threads))
             if replaced := self._numbers.keys() - set(files):

@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.core.worker_resources import processors
 from transforms.lake import verify_queries as queries
 from transforms.lake.databases import (
     LOADING_MEMORY,
@@ -58,7 +59,7 @@ T = TypeVar("T")
 BATCH_ROWS: Final = 65_536
 TASK_ROWS: Final = 64
 """Rows that a thread checks one after the other."""
-THREADS: Final = min(32, 4 * (os.cpu_count() or 1))
+THREADS: Final = min(32, 4 * processors())
 OTHER_BYTES: Final = "index file with other bytes"
 EXTERNAL: Final = "(outside the lake)"
 """Replaces the URI of an object outside the lake, which may contain patient data."""
