@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -243,7 +244,8 @@ class _BatchWriter:
         old = set(before["derived_uri"].filter(replaced).drop_null().to_pylist())
         targets = [self._target(row) for row in rows]
         intent = write_derived_intent(layout, {*old, *map(layout.relative, targets)})
-        found = list(pool.map(self._derive, rows, targets))
+        batch = {"run_id": self._run_id, "derived_at": datetime.now(UTC)}
+        found = [{**row, **batch} for row in pool.map(self._derive, rows, targets)]
         write_derived(
             layout, day, pa.concat_tables([before.filter(pc.invert(replaced)), to_rows(found)])
         )
@@ -267,7 +269,7 @@ class _BatchWriter:
         )
 
     def _derive(self, row: Row, target: str) -> dict[str, Any]:
-        """Derive one object; return its row."""
+        """Derive one object; return its row, without what all rows of a batch have."""
         layout, label = self._layout, row["destination"]
         one = self._deriving[label]
         outcome = self._writer.write(
@@ -289,7 +291,6 @@ class _BatchWriter:
             "transform_id": one.transform_id,
             "key_id": one.pseudonyms.key_id,
             "router_version": __version__,
-            "run_id": self._run_id,
         }
         if outcome.status != WRITTEN:
             LOG.warning("object %s: nothing is derived (%s)", row["object_key"], outcome.reason)

@@ -51,7 +51,7 @@ STUDY: Final = _dcm("110180", "Study Instance UID")
 PATIENT_NUMBER: Final = Code("2", "RFC-3881", "Patient Number")
 
 ROUTED, DECIDED, REROUTED = "routed", "decided", "rerouted"
-REVIEWED, FORGOTTEN, EXPORTED = "reviewed", "forgotten", "exported"
+REVIEWED, FORGOTTEN, EXPORTED, DERIVED = "reviewed", "forgotten", "exported", "derived"
 IDENTITY_READ = "identity_read"
 EVENTS: Final = {
     ROUTED: "objects placed in the lake",
@@ -60,6 +60,7 @@ EVENTS: Final = {
     REVIEWED: "answered by a reviewer",
     FORGOTTEN: "erased from the lake",
     EXPORTED: "copied out of the lake",
+    DERIVED: "read for derived objects, such as de-identified ones",
     IDENTITY_READ: "Patient IDs read for keyed hashes",
 }
 """Event types of the private coding scheme."""

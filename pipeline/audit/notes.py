@@ -39,8 +39,8 @@ class Reported:
 
     Attributes:
         logs: number of the last segment, and ids of the runs in it, by log.
-        units: segments of batch runs, streams, and changes of decisions; see `segment_unit`,
-            `stream_unit` and `change_unit`.
+        units: segments of batch runs, streams, changes of decisions, and batches of derived objects; see
+            `segment_unit`, `stream_unit`, `change_unit` and `derived_unit`.
         ended: ids of runs whose end was reported.
         answers: ids of answers.
         files: names of the files of history and answers that were read, relative to the lake.
@@ -96,6 +96,11 @@ def stream_unit(run: str) -> str:
 def change_unit(run_id: str, superseded_at_us: int) -> str:
     """Return the key of decisions that a run has changed together."""
     return f"{run_id}@{superseded_at_us}"
+
+
+def derived_unit(run_id: str, derived_at_us: int) -> str:
+    """Return the key of rows about derived objects that a run has written together."""
+    return f"{run_id}@derived-{derived_at_us}"
 
 
 class Notes:

@@ -1,9 +1,10 @@
 """Report what has happened to the studies of a lake, after it has happened.
 
-The index, the history and the answers of reviewers say what happened, and `audit.notes` what was reported
-of it. Messages are made from the former, delivered, and then noted. So a destination that does not
-respond loses nothing: what waits is delivered by the next command, or by `dicom-router audit`. A process
-that is killed between delivering and noting makes the next one deliver some messages again.
+The index, the history, the table of derived objects and the answers of reviewers say what happened, and
+`audit.notes` what was reported of it. Messages are made from the former, delivered, and then noted. So a
+destination that does not respond loses nothing: what waits is delivered by the next command, or by
+`dicom-router audit`. A process that is killed between delivering and noting makes the next one deliver
+some messages again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pipeline.audit.destinations import AuditError, deliver
 from pipeline.audit.messages import (
     DECIDED,
     DELETE,
+    DERIVED,
     EXPORTED,
     FORGOTTEN,
     IDENTITY_READ,
@@ -45,7 +47,13 @@ from pipeline.audit.messages import (
     study_deleted,
 )
 from pipeline.audit.notes import Notes, Reported
-from pipeline.audit.unreported import COLUMNS, appended_rows, changed_rows, new_answers
+from pipeline.audit.unreported import (
+    COLUMNS,
+    appended_rows,
+    changed_rows,
+    derived_rows,
+    new_answers,
+)
 from transforms.config.audit_options import AuditOptions
 from transforms.core.errors import UsageError
 from transforms.core.option import from_values
@@ -57,6 +65,7 @@ from transforms.lake.labels import Label
 from transforms.lake.layout import Layout
 from transforms.lake.run_summaries import read_summaries
 from transforms.lake.schema import run_of
+from transforms.storage.base import ObjectInfo
 
 REPORT_ERRORS: Final = (AuditError, OSError, ProcessingFailure, DamagedFile)
 """What `AuditTrail.report` raises; what it has not reported waits for the next call."""
@@ -88,6 +97,7 @@ class AuditTrail:
         self._reporter = Reporter(options.audit_source or host, _account(), host, version)
         self._notes = Notes(layout)
         self._has_compared = False
+        self._reported_derived: set[ObjectInfo] = set()
         self._lock = threading.Lock()
 
     def begin(self, run_id: str | None = None) -> None:
@@ -119,9 +129,13 @@ class AuditTrail:
         with self._lock:
             self.begin(run_id)
             since, reported, new = self._notes.since(), self._notes.load(), Reported()
-            number = self._deliver(self._about_runs(since, reported, new))
+            derived, files = derived_rows(
+                self._layout, since, reported, new, self._reported_derived
+            )
+            number = self._deliver(self._about_runs(since, reported, new, derived))
             number += self._deliver(self._about_answers(since, reported, new))
             self._notes.add(new)
+            self._reported_derived = files
         return number
 
     def forgetting(self, contents: Collection[str], ordered_by: str = "") -> int:
@@ -214,8 +228,10 @@ class AuditTrail:
                 found.update(table["study_instance_uid"].to_pylist())
         return found
 
-    def _about_runs(self, since: str, reported: Reported, new: Reported) -> Iterator[bytes]:
-        """Yield messages about runs, and about each study of what they have appended or changed."""
+    def _about_runs(
+        self, since: str, reported: Reported, new: Reported, derived: Iterable[pa.Table]
+    ) -> Iterator[bytes]:
+        """Yield messages about runs, and about each study of what they appended, changed or derived."""
         waiting = read_summaries(
             self._layout, None, lambda run: run > since and run not in reported.ended
         )
@@ -224,8 +240,9 @@ class AuditTrail:
         self._has_compared = True
         appended = _by_run_id(rows)
         changed = _by_run_id(changed_rows(self._layout, since, reported, new))
+        derived_by = _by_run_id(derived)
         units: dict[str, set[str]] = defaultdict(set)
-        for run_id in (*appended, *changed):
+        for run_id in (*appended, *changed, *derived_by):
             units[run_of(run_id)].add(run_id)
         for run in sorted({*units, *summaries}):
             summary = summaries.get(run)
@@ -239,6 +256,8 @@ class AuditTrail:
                     yield instances_transferred(self._reporter, event, f"sources of run {run}")
                 for event in _events_of(changed[run_id], events=(REROUTED,), details=details):
                     yield instances_accessed(self._reporter, event, UPDATE)
+                for event in _events_of(derived_by[run_id], events=(DERIVED,), details=details):
+                    yield instances_accessed(self._reporter, event, READ)
             if summary is not None:
                 at, complete = _time(summary["finished_at"]), bool(summary["complete"])
                 yield application_stopped(self._reporter, run, at, complete=complete)

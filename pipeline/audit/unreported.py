@@ -2,13 +2,16 @@
 
 Rows are appended in segments, whose numbers in a log are consecutive: those after the last reported one
 are new. A segment that is missing was rewritten before it was reported; its rows, which hash to its
-shard, are in other files. Decisions that are changed have their old rows in new history files.
+shard, are in other files. Decisions that are changed have their old rows in new history files. Derived
+objects have the run and the time in their rows.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -19,11 +22,14 @@ from pipeline.audit.notes import (
     NOTHING,
     Reported,
     change_unit,
+    derived_unit,
     log_name,
     not_read,
     segment_unit,
     stream_unit,
 )
+from transforms.core.reasons import Status
+from transforms.lake import derived
 from transforms.lake.append_log import LogShard, parse_segment
 from transforms.lake.files import list_files
 from transforms.lake.index_files import (
@@ -37,14 +43,16 @@ from transforms.lake.index_files import (
 )
 from transforms.lake.labels import Label, list_labels, read_label_file
 from transforms.lake.layout import Layout, partition_of
-from transforms.lake.schema import RUN_ID_SEPARATOR, identity_of
+from transforms.lake.schema import RUN_ID_SEPARATOR, SCHEMA, identity_of
 from transforms.lake.supersede import unfinished_history
+from transforms.storage.base import ObjectInfo
 
 COLUMNS: Final = (
     "run_id study_instance_uid sop_class_uid patient_key status destination decided_at ingested_at"
 ).split()
 """Columns of the rows that are found."""
 _KEY: Final = ["source_uri", "source_version", "run_id"]
+_DERIVED: Final = ["content_sha256", "destination", "status", "run_id", "derived_at"]
 _ALL: Final = [*COLUMNS, "source_uri", "source_version", "sop_instance_uid", "content_sha256"]
 
 Key: TypeAlias = tuple[str, str, str]
@@ -248,10 +256,78 @@ def _rows_of(layout: Layout, day: str, keys: set[Key]) -> list[pa.Table]:
                 found.append(table.filter(pa.array(wanted, pa.bool_())).select(COLUMNS))
         return [table for table in found if len(table)]
 
-    def of_day(layout: Layout) -> list[str]:
-        return [uri for uri in _stable_index(layout) if partition_of(uri) == day]
+    return read_index(layout, read, functools.partial(_index_of_day, day=day))
 
-    return read_index(layout, read, of_day)
+
+def _index_of_day(layout: Layout, day: str) -> list[str]:
+    return [uri for uri in _stable_index(layout) if partition_of(uri) == day]
+
+
+def derived_rows(
+    layout: Layout,
+    since: str,
+    reported: Reported,
+    new: Reported,
+    unchanged: Collection[ObjectInfo] = (),
+) -> tuple[list[pa.Table], set[ObjectInfo]]:
+    """Return the rows of objects from which others were derived; see `appended_rows`.
+
+    Args:
+        layout: the lake.
+        since: as for `appended_rows`.
+        reported: as for `appended_rows`.
+        new: as for `appended_rows`.
+        unchanged: files of the table of derived objects of which all rows are reported.
+
+    Returns:
+        Rows with the run and time of the derivation, and the files that were read or unchanged.
+    """
+    files = set(derived.list_derived(layout))
+    found = []
+    for file in sorted(files.difference(unchanged), key=lambda file: file.uri):
+        day = partition_of(file.uri)
+        rows = _newly_derived(layout, day, since, reported, new)
+        if len(rows):
+            found.append(_with_sources(layout, day, rows))
+    return found, files
+
+
+def _newly_derived(
+    layout: Layout, day: str, since: str, reported: Reported, new: Reported
+) -> pa.Table:
+    """Return run, time and source of the derived objects of a day that were not reported."""
+    rows = derived.read_derived(layout, day, _DERIVED)
+    rows = rows.filter(pc.equal(rows["status"], derived.WRITTEN))
+    times = rows["derived_at"].cast(pa.int64()).to_pylist()
+    run_ids = rows["run_id"].to_pylist()
+    units = [derived_unit(run_id, at) for run_id, at in zip(run_ids, times, strict=True)]
+    is_new = [
+        run_id > since and unit not in reported.units
+        for run_id, unit in zip(run_ids, units, strict=True)
+    ]
+    new.units.update(itertools.compress(units, is_new))
+    return rows.filter(pa.array(is_new, pa.bool_()))
+
+
+def _with_sources(layout: Layout, day: str, rows: pa.Table) -> pa.Table:
+    """Return rows of a day about derived objects with study, patient and class of their sources."""
+    contents = {"content_sha256": rows["content_sha256"].combine_chunks()}
+    of_source = ["study_instance_uid", "sop_class_uid", "patient_key"]
+    key = ["content_sha256", "destination"]
+
+    def read(files: list[str]) -> list[pa.Table]:
+        columns = [*key, *of_source, "status"]
+        return [table for uri in files for table in read_matching(uri, columns, contents)]
+
+    empty = SCHEMA.empty_table().select([*key, *of_source])
+    routed = [
+        table.filter(pc.equal(table["status"], Status.ROUTED.value)).drop_columns(["status"])
+        for table in read_index(layout, read, functools.partial(_index_of_day, day=day))
+    ]
+    sources = pa.concat_tables([empty, *routed])
+    joined = rows.join(sources, key)
+    at = joined["derived_at"]
+    return joined.append_column("decided_at", at).append_column("ingested_at", at).select(COLUMNS)
 
 
 def new_answers(layout: Layout, since_us: int, reported: Reported, new: Reported) -> list[Label]:

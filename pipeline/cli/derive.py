@@ -6,7 +6,8 @@ import argparse
 import json
 from collections import Counter
 
-from pipeline.cli.arguments import add_lock_timeout, lake_and_policy
+from pipeline.cli.arguments import add_lock_timeout, add_options, lake_and_policy
+from transforms.config.audit_options import AuditOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,11 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policy", metavar="URI", required=True, help="policy with the key derive of a sink"
     )
     parser.add_argument("--json", action="store_true", help="print only the counts, as JSON")
+    add_options(parser, AuditOptions)
     add_lock_timeout(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Write missing derived objects, and print how many."""
+    from pipeline import __version__
+    from pipeline.audit.trail import trail_of
     from pipeline.derived import write_missing_derived
     from transforms.config.derivation import require_derivable
     from transforms.config.route_config import ConfigError
@@ -43,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         )
     require_derivable(policy.derive)
     require_claimable(layout)
+    trail = trail_of(layout, vars(args), __version__)
     with lock_lake(layout, names=[LOCK], timeout=args.lock_timeout):
         if list_supersede_intents(layout):
             raise ConfigError(
@@ -60,4 +65,6 @@ def run(args: argparse.Namespace) -> int:
         new = ", ".join(f"{counts.get(status, 0)} {status}" for status in DERIVED_STATUSES)
         every = ", ".join(f"{present[status]} {status}" for status in DERIVED_STATUSES)
         print(f"derived objects, new: {new}\nderived objects, all: {every}")
+    if trail is not None:
+        trail.report()
     return 1 if counts.get(FAILED) else 0

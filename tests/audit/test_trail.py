@@ -27,10 +27,11 @@ from transforms.lake.append import append_after
 from transforms.lake.append_log import LogEnd, LogShard
 from transforms.lake.change_decisions import change_decisions, prepare_changes
 from transforms.lake.compaction import compact
+from transforms.lake.derived import to_rows, write_derived
 from transforms.lake.files import list_files
 from transforms.lake.index_files import list_index, shard_of
 from transforms.lake.labels import append_label, list_labels, new_label
-from transforms.lake.layout import Layout
+from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import IndexRow, to_table
 
 
@@ -386,3 +387,41 @@ def test_commands_report(routed: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert b"SECRET" not in text
     assert source.encode() not in text
     assert json.loads((lake.root / "audit" / "since.json").read_text())["run_id"]
+
+
+def test_studies_from_which_objects_are_derived_are_reported(tmp_path: Path) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    trail, run = audited(layout, file), new_run_id()
+    rows = [
+        row_of(number, run, content_sha256=f"{number:064x}", destination=destination)
+        for number, destination in enumerate(("spine", "others", "spine"))
+    ]
+    append_rows(layout, *rows)
+    trail.begin()
+    (day,) = {partition_of(uri) for uri in list_index(layout)}
+
+    def derive(run_id: str, at: int, *statuses: str) -> None:
+        columns = ("content_sha256", "destination")
+        written = [
+            {
+                **{name: getattr(row, name) for name in columns},
+                "status": status,
+                "run_id": run_id,
+                "derived_at": at,
+            }
+            for row, status in zip(rows, statuses, strict=True)
+        ]
+        write_derived(layout, day, to_rows(written))
+
+    derive(new_run_id(), 1, "written", "refused", "written")
+    assert trail.report() == 1
+    (found,) = map(summary_of, lines(file))
+    assert (found["event"], found["action"]) == ("DICOM Instances Accessed", "R")
+    assert (found["types"], found["study"], found["instances"]) == (["derived"], "1.9.0", 2)
+    assert found["details"]["destination:spine"] == "2"
+    assert (trail.report(), audited(layout, file).report()) == (0, 0)
+    second = new_run_id()
+    derive(second, 2, "written", "failed", "failed")  # a batch
+    assert (trail.report(), audited(layout, file).report()) == (1, 0)
+    derive(second, 3, "written", "written", "refused")  # and the next one of the same run
+    assert trail.report() == 2

@@ -416,8 +416,10 @@ def test_objects_are_derived_beside_a_stream(
     policy.write_text(f"sinks:\n  others: {{derive: {derive}}}\n")
     append_rows(layout, stored(layout, "/in/e", 5, destination="others"))
     with lock_lake(layout, names=[WRITER_LOCK]):
-        assert main(["derive", layout.root, "--policy", str(policy), "--json"]) == 0
+        options = ["--policy", str(policy), "--audit_file", str(folder / "audit.xml")]
+        assert main(["derive", layout.root, *options, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert f"{ROOT}.1.5" in (folder / "audit.xml").read_text()
     assert found["new"] == {"written": 1, "refused": 0, "failed": 0}
     assert problems(folder) == []
 

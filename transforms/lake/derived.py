@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
@@ -29,6 +29,7 @@ from transforms.lake.files import (
 )
 from transforms.lake.index_files import list_index, open_index_file, read_matching
 from transforms.lake.layout import PARTITION_PREFIX, Layout, partition_of
+from transforms.storage.base import ObjectInfo
 from transforms.storage.schemes import join, storage_of
 
 INTENT_PREFIX: Final = "derived-"
@@ -71,6 +72,7 @@ SCHEMA: Final[pa.Schema] = pa.schema(
         _column("key_id", pa.string(), "Identifies the key without disclosing it"),
         _column("router_version", pa.string(), "Version of the router"),
         _column("run_id", pa.string(), "Run that has written the row"),
+        _column("derived_at", pa.timestamp("us", tz="UTC"), "When; the same for a batch of rows"),
     ]
 )
 """Columns of the table; its rows are sorted by content_sha256, which is unique."""
@@ -91,21 +93,36 @@ def derived_days(layout: Layout) -> dict[str, str]:
     Raises:
         OSError: a folder cannot be listed.
     """
+    return {partition_of(file.uri): file.uri for file in list_derived(layout)}
+
+
+def list_derived(layout: Layout) -> list[ObjectInfo]:
+    """Return the files of the table, one for each day that has rows.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
     files = list_files(layout.derived_table, f"/{FILE}")
-    return {partition_of(f.uri): f.uri for f in files if f"/{PARTITION_PREFIX}" in f.uri}
+    return [file for file in files if f"/{PARTITION_PREFIX}" in file.uri]
 
 
-def read_derived(layout: Layout, day: str) -> pa.Table:
-    """Return the rows of a day; none if it has no file.
+def read_derived(
+    layout: Layout, day: str, columns: Sequence[str] = tuple(SCHEMA.names)
+) -> pa.Table:
+    """Return columns of the rows of a day, in the order of `SCHEMA`; no rows if it has no file.
 
     Raises:
         DamagedFile: its file cannot be read.
     """
     try:
         with open_index_file(_uri(layout, day)) as file:
-            return file.read(columns=SCHEMA.names).cast(SCHEMA)
+            return file.read(columns=columns).cast(_schema_of(columns))
     except FileNotFoundError:
-        return SCHEMA.empty_table()
+        return _schema_of(columns).empty_table()
+
+
+def _schema_of(columns: Iterable[str]) -> pa.Schema:
+    return pa.schema([SCHEMA.field(name) for name in columns])
 
 
 def write_derived(layout: Layout, day: str, rows: pa.Table) -> None:
