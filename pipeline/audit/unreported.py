@@ -35,6 +35,7 @@ from transforms.lake.files import list_files
 from transforms.lake.index_files import (
     RUN_ID_KEY,
     DamagedFile,
+    list_history,
     list_index,
     read_index,
     read_matching,
@@ -162,7 +163,7 @@ def _rewritten(
     new: Reported,
 ) -> Iterator[pa.Table]:
     """Yield the rows of missing segments, current and superseded ones."""
-    history = [file.uri for file in list_files(layout.history, ".parquet")]
+    history = list_history(layout)
     others = [uri for uri in files if parse_segment(uri) is None]
     changed = _changed_keys(history, since)
     seen: set[Key] = set()
@@ -216,7 +217,7 @@ def changed_rows(layout: Layout, since: str, reported: Reported, new: Reported) 
 
     Decisions whose change is not finished are left for the next report.
     """
-    history = [file.uri for file in list_files(layout.history, ".parquet")]
+    history = list_history(layout)
     unfinished = unfinished_history(layout)  # after listing: an intent outlives its changes
     keys: dict[str, set[Key]] = defaultdict(set)
     for uri in not_read(layout, history, reported):

@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 from transforms.core.labels import LabelSet
 from transforms.core.reasons import Status
 from transforms.lake.databases import Inserter, create_database
-from transforms.lake.files import list_files
-from transforms.lake.index_files import open_index_file, read_batches, read_index
+from transforms.lake.index_files import list_history, open_index_file, read_batches, read_index
 from transforms.lake.label_sets import read_label_set
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import HISTORY_SCHEMA, PARTITION, is_of_run
@@ -179,11 +178,11 @@ def _load_index(db: duckdb.DuckDBPyConnection, scope: Scope, *, with_earlier: bo
 def _load_history(db: duckdb.DuckDBPyConnection, scope: Scope) -> None:
     columns = [*ROW_COLUMNS, *_VERSION, "ingested_at", "superseded_at"]
     rows = Inserter(db, "rows")
-    for file in list_files(scope.layout.history, ".parquet"):
+    for uri in list_history(scope.layout):
         with contextlib.suppress(FileNotFoundError):  # removed by recovery since the listing
-            for table in _read(file.uri, columns):
+            for table in _read(uri, columns):
                 own = is_of_run(table["run_id"], str(scope.run_id))
-                rows.add(_with_day(table.filter(own), partition_of(file.uri)))
+                rows.add(_with_day(table.filter(own), partition_of(uri)))
     rows.flush()
 
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from tests.lake.rows import append_rows, new_lake, place, rows_in
+from tests.lake.rows import append_rows, erase, new_lake, place, rows_in
 from tests.leftovers import kill_at
 from tests.stores import Store
 from transforms.core.reasons import BY_MODEL, BY_PERSON, Reason, Status
 from transforms.lake import supersede as supersede_module
 from transforms.lake.apply_labels import LakeInUse, apply_labels
 from transforms.lake.change_decisions import change_decisions, prepare_changes
-from transforms.lake.index_files import list_index, read_table
+from transforms.lake.index_files import list_history, list_index, read_table
 from transforms.lake.journal import clear_journal
 from transforms.lake.label_decisions import contents_to_decide, decide_by_person
 from transforms.lake.labels import (
@@ -176,6 +176,32 @@ def test_the_same_answer_of_two_reviewers_is_applied_once(layout: Layout, a: Ind
     apply_labels(layout)
     assert state(layout)["/in/a"][1] == "spine"
     assert_sound(layout)
+
+
+def test_history_from_which_rows_are_erased_is_listed_again(
+    layout: Layout,
+    waiting: tuple[Path, dict[str, IndexRow]],
+    a: IndexRow,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    b = waiting[1]["/in/b"]
+    for row in (a, b):
+        answer(layout, row, "spine")
+    apply_labels(layout)
+    answer(layout, a, "others", "bob")
+    apply_labels(layout)
+    answer(layout, a, "spine", "cleo")
+    erased = [str(b.content_sha256)]
+
+    def list_and_erase(of: Layout) -> list[str]:
+        files = list_history(of)
+        if erased:
+            erase(of, erased.pop())
+        return files
+
+    monkeypatch.setattr("transforms.lake.label_decisions.list_history", list_and_erase)
+    assert set(contents_to_decide(layout)) == {a.content_sha256}
+    assert erased == []
 
 
 def test_an_undone_answer_that_was_not_applied_changes_nothing(layout: Layout, a: IndexRow) -> None:

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from transforms.core.errors import UsageError
 from transforms.core.reasons import Status
 from transforms.imaging.uids import is_valid_uid
-from transforms.lake.files import exists, list_files, read_bytes
-from transforms.lake.index_files import read_index, read_matching
+from transforms.lake.files import exists, read_bytes
+from transforms.lake.index_files import list_history, read_index, read_matching
 from transforms.lake.journal import list_journal
 from transforms.lake.layout import Layout
 from transforms.storage.schemes import join
@@ -176,8 +176,7 @@ def matching_rows(
         return
     for uri in index:
         yield from read_matching(uri, columns, wanted)
-    history = (found.uri for found in list_files(layout.history, ".parquet"))
-    for uri in (*history, *list_journal(layout)):
+    for uri in (*list_history(layout), *list_journal(layout)):
         with contextlib.suppress(FileNotFoundError):  # replaced since the listing
             yield from read_matching(uri, columns, wanted)
 

@@ -133,6 +133,15 @@ def _list_parquet(layout: Layout) -> list[str]:
     return [f.uri for f in list_files(layout.index, ".parquet") if f.uri.startswith(partitions)]
 
 
+def list_history(layout: Layout) -> list[str]:
+    """Return the URIs of the files of superseded rows, sorted; an erasure may replace them, as above.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    return [file.uri for file in list_files(layout.history, ".parquet")]
+
+
 def read_index(
     layout: Layout,
     read: Callable[[list[str]], T],
@@ -142,8 +151,8 @@ def read_index(
 
     Args:
         layout: the lake.
-        read: reads the given index files; called again if one of them has been replaced.
-        listed: returns the files to read; None for all of the index.
+        read: reads the given files; called again if one of them has been replaced.
+        listed: returns the files to read, such as `list_history`; None for those of the index.
 
     Raises:
         FileNotFoundError: a listed file cannot be opened, for example a broken symbolic link.

@@ -15,8 +15,7 @@ import pyarrow as pa
 
 from transforms.core.labels import DEFAULT_LABELS, NOT_XRAY, REVIEW, LabelSet
 from transforms.core.reasons import BY_PERSON, Reason, Stage, Status
-from transforms.lake.files import list_files
-from transforms.lake.index_files import read_index, read_matching, read_rows
+from transforms.lake.index_files import list_history, read_index, read_matching, read_rows
 from transforms.lake.label_sets import read_label_set
 from transforms.lake.labels import (
     NOT_RADIOGRAPH,
@@ -213,24 +212,35 @@ class _Brief:
 
 def _times_of_people(layout: Layout, contents: Sequence[str]) -> dict[str, set[int]]:
     """Return when persons decided the superseded rows of some contents."""
-    times: dict[str, set[int]] = defaultdict(set)
-    files = [f.uri for f in list_files(layout.history, ".parquet")] if contents else []
-    for row in _rows(files, contents, ["content_sha256", "decided_by", "decided_at"]):
-        if row["decided_by"] == BY_PERSON:
-            times[row["content_sha256"]].add(row["decided_at"])
-    return times
+    if not contents:
+        return {}
+
+    def read(files: list[str]) -> dict[str, set[int]]:
+        times: dict[str, set[int]] = defaultdict(set)
+        for row in _rows(files, contents, ["content_sha256", "decided_by", "decided_at"]):
+            if row["decided_by"] == BY_PERSON:
+                times[row["content_sha256"]].add(row["decided_at"])
+        return times
+
+    return read_index(layout, read, list_history)
 
 
 def _history(layout: Layout, contents: set[str]) -> dict[VersionKey, list[IndexRow]]:
     """Return the superseded rows of some contents by source version, the latest first."""
-    found: list[tuple[int, IndexRow]] = []
+    if not contents:
+        return {}
     wanted = {"content_sha256": pa.array(sorted(contents), pa.string())}
-    for file in list_files(layout.history, ".parquet") if contents else ():
-        for table in read_matching(file.uri, HISTORY_SCHEMA.names, wanted):
-            times = table["superseded_at"].cast(pa.int64()).to_pylist()
-            found += zip(times, from_table(table, partition_of(file.uri)), strict=True)
+
+    def read(files: list[str]) -> list[tuple[int, IndexRow]]:
+        found: list[tuple[int, IndexRow]] = []
+        for uri in files:
+            for table in read_matching(uri, HISTORY_SCHEMA.names, wanted):
+                times = table["superseded_at"].cast(pa.int64()).to_pylist()
+                found += zip(times, from_table(table, partition_of(uri)), strict=True)
+        return found
+
     rows: dict[VersionKey, list[IndexRow]] = defaultdict(list)
-    for _, row in sorted(found, key=lambda pair: -pair[0]):
+    for _, row in sorted(read_index(layout, read, list_history), key=lambda pair: -pair[0]):
         rows[row.version_key].append(row)
     return rows
 

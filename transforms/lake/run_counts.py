@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from transforms.core.object_ref import Failure
 from transforms.core.reasons import FORGOTTEN, Reason, Stage, Status, terms_of
-from transforms.lake.files import list_files
 from transforms.lake.index_files import (
+    list_history,
     list_index,
     open_index_file,
     read_batches,
@@ -175,8 +175,8 @@ def count_run(layout: Layout, run_id: str) -> RunCounts:
     wanted = {"run_id": pa.array([run_id])}
     counts = RunCounts()
     replaced: set[VersionKey] = set()
-    for file in list_files(layout.history, ".parquet"):
-        for rows in read_matching(file.uri, (*_RUN_COLUMNS, "superseded_by"), wanted):
+    for uri in list_history(layout):
+        for rows in read_matching(uri, (*_RUN_COLUMNS, "superseded_by"), wanted):
             own = rows.filter(pc.equal(rows["superseded_by"], run_id))
             replaced.update(_version_keys(own))
             counts = RunCounts.sum((counts, RunCounts.of_table(own)))

@@ -32,6 +32,7 @@ from transforms.lake.files import exists, iter_files, list_files
 from transforms.lake.index_files import (
     DamagedFile,
     is_damaged,
+    list_history,
     open_index_file,
     read_batches,
     read_index,
@@ -156,9 +157,9 @@ def _load_history(
 ) -> None:
     violations: list[Violation] = []
     rows = Inserter(db, "history")
-    for file in list_files(layout.history, ".parquet"):
+    for uri in list_history(layout):
         with contextlib.suppress(FileNotFoundError):  # removed by recovery since the listing
-            report.superseded_rows += _load_file(rows, file.uri, layout, violations, deep=deep)
+            report.superseded_rows += _load_file(rows, uri, layout, violations, deep=deep)
     rows.flush()
     report.add(violations)
 
