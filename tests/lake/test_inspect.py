@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,16 @@ def test_objects_of_a_lake_are_found_by_their_keys(
     assert (broken["prediction"], broken["stored"]["reason"]) == (None, "not_dicom")
     assert broken["decision"]["remedy"]
     assert "stored" not in named
+
+
+def test_keys_without_a_row_need_no_model(
+    routed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pipeline.explain", None)  # its import fails
+    keys = ["0123456789ab", "ba9876543210"]
+    assert main(["inspect", *keys, "--lake", str(routed / "lake"), "--json"]) == FAILED
+    out, err = capsys.readouterr()
+    assert (out, err.count("has no row of it")) == ("", 2)
 
 
 def test_the_text_has_the_decision_of_the_lake(
