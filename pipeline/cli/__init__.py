@@ -104,7 +104,9 @@ def _run(argv: Sequence[str] | None) -> int:
         _report(str(error), debug=args.debug)
         return USAGE
     except ObjectError as error:  # in reading or writing a file of the lake
-        _report(str(to_user_error(error)), debug=args.debug)
+        lake = getattr(args, "lake", None)
+        message = str(to_user_error(error))
+        _report(f"{lake}: {message}" if lake else message, debug=args.debug)
         return FAILED
     except (ValueError, RuntimeError, OSError) as error:
         _report(str(error), debug=args.debug)

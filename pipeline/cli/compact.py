@@ -50,7 +50,10 @@ def run(args: argparse.Namespace) -> int:
             f"{day.ingest_date}: {day.merged_files} files merged, {day.rows} rows, "
             f"now {day.remaining_files} files"
         )
-    print(f"{len(compacted)} days compacted")
+    if compacted:
+        print(f"{len(compacted)} {'day' if len(compacted) == 1 else 'days'} compacted")
+    else:
+        print(f"the index has no files to merge before {before}")
     for table, found in tables:
         if found.merged_files:
             print(

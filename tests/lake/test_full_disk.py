@@ -1,9 +1,10 @@
-"""A full disk is reported as such, and changes nothing, wherever a rewrite meets it."""
+"""A full or read-only disk is reported as such, and changes nothing, wherever a rewrite meets it."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,26 @@ def test_a_full_temporary_folder_is_not_taken_for_a_damaged_file(
     assert "no_space (ENOSPC, temporary folder)" in error
     assert "restore it from a backup" not in error
     assert tree(Path(layout.root)) == files
+
+
+def test_a_read_only_disk_is_reported_with_the_lake(
+    layout: Layout, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for command in ("publish", "compact"):
+        options = ["--delta"] if command == "publish" else []
+        assert main([command, layout.root, *options]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {layout.root}")
+        assert "permission" in error
+        assert "Traceback" not in error
+
+
+def test_compacting_twice_says_that_nothing_was_left(
+    layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compact", layout.root, "--before", DAYS[1]]
+    assert main(command) == 0
+    assert "\n1 day compacted\n" in capsys.readouterr().out
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"the index has no files to merge before {DAYS[1]}\n"

@@ -41,7 +41,7 @@ LOG = logging.getLogger(__name__)
 MAX_ATTEMPTS: Final = 100
 BEHIND: Final = (
     "the published tables are behind the index (%s); the next run brings them into step, or "
-    "'dicom-router publish LAKE'"
+    "'dicom-router publish %s'"
 )
 
 
@@ -183,7 +183,7 @@ def keep_in_step(layout: Layout) -> None:
     try:
         require_in_step(layout)
     except Exception as error:  # the index is written, and the next call brings tables into step
-        LOG.warning(BEHIND, _text(error))
+        LOG.warning(BEHIND, _text(error), layout.root)
 
 
 def require_in_step(layout: Layout) -> None:
@@ -222,7 +222,7 @@ def remove_old_versions(layout: Layout) -> None:
         try:
             step()
         except Exception as error:  # erasing goes first
-            LOG.warning(BEHIND, _text(error))
+            LOG.warning(BEHIND, _text(error), layout.root)
     remove_all_but(layout, _names(layout))
 
 
