@@ -30,6 +30,7 @@ from transforms.lake.erase import (
 from transforms.lake.erasure_places import PLACES
 from transforms.lake.erasure_report import MAX_ORDER_LENGTH, Order
 from transforms.lake.erasure_selection import (
+    LEGAL_HOLDS,
     Selection,
     SelectionError,
     column_of,
@@ -73,6 +74,7 @@ class Request:
         selection: what to forget.
         retention: rules of retention, for `RETAIN`.
         holds: what must not be erased, besides the lake's own list.
+        without_policy: whether no policy was given, whose legal holds are unknown then.
         ordered_by: text of the operator.
         apply: whether to erase.
         deep: whether to search objects that remain for traces.
@@ -86,6 +88,7 @@ class Request:
     selection: Selection = field(default_factory=Selection)
     retention: Retention = field(default_factory=Retention)
     holds: Selection = field(default_factory=Selection)
+    without_policy: bool = False
     ordered_by: str = ""
     apply: bool = False
     deep: bool = False
@@ -380,6 +383,11 @@ def render(outcome: Outcome, request: Request) -> str:
         )
     if outcome.held:
         lines.append(f"contents that are kept because of a legal hold: {outcome.held}")
+    if request.without_policy and outcome.contents:
+        lines.append(
+            f"legal holds of a policy are unknown without --policy; those of {LEGAL_HOLDS} and "
+            "--legal_holds are respected"
+        )
     for one in outcome.erased:
         searched, number = one.searched, len(one.searched.traces)
         lines.append(

@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("give --patient_key, --patient_ids, --study, --object or --list")
     layout, policy = lake_and_policy(args.lake, options.policy)
     request = request_of(args, layout, policy, options.erasure)
-    return run_request(replace(request, selection=selection), as_json=options.erasure.json)
+    request = replace(request, selection=selection, without_policy=options.policy is None)
+    return run_request(request, as_json=options.erasure.json)
 
 
 def request_of(

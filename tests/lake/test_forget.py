@@ -344,6 +344,18 @@ def test_a_legal_hold_stops_it(copied: Hospital, capsys: pytest.CaptureFixture[s
     assert copied.apply() == 0
 
 
+def test_a_legal_hold_of_a_policy_needs_the_policy(
+    treated: Hospital, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    holds, policy = tmp_path / "holds.txt", tmp_path / "policy.yaml"
+    holds.write_text("1.2.77.100\n")
+    policy.write_text(f"retention: {{legal_holds: {holds}}}\n")
+    assert treated.forget("--policy", str(policy)) == 2
+    assert "6 of the 6 selected contents are under a legal hold" in capsys.readouterr().err
+    assert treated.forget() == 0
+    assert "legal holds of a policy are unknown without --policy" in capsys.readouterr().out
+
+
 def test_failures_and_dead_letters_of_erased_objects_go_too(copied: Hospital) -> None:
     layout = Layout(str(copied.lake))
     source = str(next(copied.source.glob(f"{PATIENT} ct.dcm")))
