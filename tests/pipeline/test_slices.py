@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,12 @@ from pipeline.sources.outputs import SKIPPED, SourceOutput
 from tests.conformance import violations
 from tests.conftest import Lake, counts, route_into, write
 from tests.pipeline.test_archives import decisions
+from tests.pipeline.test_header_evidence import policy_file
 from tests.receive.test_same_decisions import as_zip
 from tests.synthetic import dicom_bytes, image
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
 from transforms.core.reasons import Reason, Stage
+from transforms.lake import header_reliability
 from transforms.lake.run_counts import RunCounts
 
 LIMIT = 3
@@ -174,6 +179,59 @@ def test_an_interrupted_run_keeps_its_slices(
     assert decisions(lake) == decisions(in_one)
     assert violations(lake.root) == []
     capsys.readouterr()
+
+
+KILLED = f"""
+import os, signal, sys
+import pipeline.run_batch, pipeline.slices
+from pipeline.cli import main
+
+build, pipeline.slices.SLICE_REFS = pipeline.run_batch.build, {LIMIT}
+
+def build_two(*args, part, **options):
+    if part.number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return build(*args, part=part, **options)
+
+pipeline.run_batch.build = build_two
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+def test_a_run_that_was_killed_between_slices_learns_from_them(
+    divided: None,
+    manifest: Path,
+    lake: Lake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = ("--policy", str(policy_file(tmp_path, "on", 0.01)))
+    options = ("--source", "manifest", *policy)
+    command = ["route", *options, "--input", str(manifest), "--lake", str(lake.root)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    kept = {row["object_key"]: row for row in lake.rows()}
+    assert len(kept) >= 2 * LIMIT
+    assert not list((lake.root / "runs").glob("*.json"))
+    assert not list((lake.root / "header_reliability").glob("*"))
+
+    monkeypatch.setattr(header_reliability, "MIN_OBJECTS", 1)
+    monkeypatch.setattr(header_reliability, "CONFIDENT_PIXELS", 0.0)
+    summary = route_into(lake, *options, inputs=(str(manifest),))
+    assert counts(summary)["unchanged"] == len(kept) + 1  # the second mention of an object
+    learned = summary["header_reliability"]
+    assert learned["generation"] == 1
+    assert learned["objects"] == sum(row["reason"] == Reason.CONFIDENT for row in kept.values()) > 0
+    rows = {row["object_key"]: row for row in lake.rows()}
+    assert kept.items() <= rows.items()
+    assert len({row["policy_id"] for row in rows.values()} - {None}) == 2
+    never_killed = Lake(tmp_path / "never killed")
+    route_into(never_killed, *options, inputs=(str(manifest),))
+    assert decisions(lake) == decisions(never_killed)  # by pixels alone
+    assert violations(lake.root) == []
+    assert main(["verify", str(lake.root), "--deep", *policy]) == 0
 
 
 def test_a_failure_in_one_slice_makes_the_whole_run_incomplete(
