@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from google.cloud import pubsub_v1, storage
+from pydicom import dcmread
 
 from pipeline.cli import main
 from tests import soak
@@ -27,6 +29,7 @@ from tests.engines.streams import (
     rows_in,
     start_stream,
 )
+from tests.lake.conftest import LENIENT
 from tests.models.test_reloading import drop as drop_bundle
 from tests.observability.conftest import Values, values_of
 from tests.stores import GS, Store
@@ -120,6 +123,30 @@ def test_a_new_model_is_loaded_without_a_restart(images: Path, tmp_path: Path) -
         stream.wait_for_rows(3)
         assert model_of("00002.dcm") == second
         assert accounted(stream.stop()) == 3
+    assert_ok(lake)
+
+
+def test_thumbnails_and_structured_reports_are_written(images: Path, tmp_path: Path) -> None:
+    lake, folder = tmp_path / "lake", tmp_path / "incoming"
+    policy = write(tmp_path, "policy.yaml", f"{LENIENT}thumbnails: all\n".encode())
+    options = ("--index_interval=1", "--write_sr", "--policy", str(policy))
+    copy_images(images, folder, 0, 3)
+    with start_stream(lake, *watching(folder, *options)) as stream:
+        stream.wait_for_rows(3)
+        assert accounted(stream.stop()) == 3
+    rows = Lake(lake).rows()
+    reports = [dcmread(path) for path in (lake / "structured_reports").rglob("*.dcm")]
+    reported = [
+        item.ReferencedSOPInstanceUID
+        for report in reports
+        for study in report.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    ]
+    routed = [row["sop_instance_uid"] for row in rows if row["status"] == "routed"]
+    assert sorted(reported) == sorted(routed) != []
+    thumbnails = duckdb.sql(f"SELECT content_sha256 FROM '{lake}/thumbnails/*/*.parquet'")
+    assert {one for (one,) in thumbnails.fetchall()} == {row["content_sha256"] for row in rows}
     assert_ok(lake)
 
 
