@@ -151,6 +151,7 @@ class ReviewApp:
             bars=shown.bars(row, shown.choices_of(self._desk.labels)),
             explanation=shown.explanation(row),
             header_claim=shown.header_claim(row),
+            predicted_region=shown.predicted_region(row),
             facts=shown.facts(row),
             row=row,
         )

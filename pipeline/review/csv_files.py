@@ -43,7 +43,9 @@ HEADER_COLUMNS: Final = (
     "header_label header_agrees modality body_part_examined view_position laterality patient_age_years "
     "patient_sex manufacturer manufacturer_model_name rows columns"
 ).split()
-PREDICTION_COLUMNS: Final = "status reason destination predicted_label confidence".split()
+PREDICTION_COLUMNS: Final = (
+    "status reason destination predicted_label confidence predicted_region region_confidence"
+).split()
 IDENTITY, EXPORTED = "content_sha256", "exported_at"
 _PROBABILITY: Final = "prob_"
 REQUIRED: Final = ("answer", IDENTITY)

@@ -112,6 +112,14 @@ def explanation(row: IndexRow) -> str:
     return f"Routed to {title_of(str(row.destination))}: {text}."
 
 
+def predicted_region(row: IndexRow) -> str:
+    """Return in plain words the anatomic region that the model predicts, or ""."""
+    region = row.region
+    if region is None:
+        return ""
+    return f"The model takes the region for: {title_of(region.name)} ({100 * region.confidence:.0f} %)."
+
+
 def header_claim(row: IndexRow) -> str:
     """Return what the header says about the body part, in plain words.
 

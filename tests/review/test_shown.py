@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.review.shown import explanation, header_claim
+from pipeline.review.shown import explanation, header_claim, predicted_region
 from tests.lake.rows import index_row
 from transforms.core.reasons import Reason, Status
 from transforms.lake.view_columns import View, Views, columns_of_views
@@ -53,3 +53,9 @@ def test_views_that_disagree_are_named() -> None:
         "In review: of two views side by side, the left one looks like Spine (97 %), the right one like "
         "Other body part (95 %)."
     )
+
+
+def test_the_region_that_the_model_predicts_is_named() -> None:
+    row = index_row("a", predicted_region="lower_leg", region_confidence=0.934)
+    assert predicted_region(row) == "The model takes the region for: Lower leg (93 %)."
+    assert predicted_region(index_row("a")) == ""
