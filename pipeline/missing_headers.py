@@ -47,7 +47,7 @@ def write_missing_headers(
     layout: Layout,
     options: HeaderOptions,
     patient_key: bytes | None,
-    before: Callable[[list[Row]], object] = lambda groups: None,
+    reading_identities: Callable[[list[Row]], object],
 ) -> WrittenHeaders:
     """Write the header of each content that has a row in the index and none in `headers/`. Idempotent.
 
@@ -57,8 +57,8 @@ def write_missing_headers(
         layout: the lake.
         options: which attributes.
         patient_key: key of the hash of identifiers, or None.
-        before: called before objects are read, with the numbers of objects by study, patient and SOP
-            class, in this order.
+        reading_identities: called before Patient IDs are read, if there is a key, with the numbers of
+            objects by study, patient and SOP class, in this order.
 
     Raises:
         DamagedFile: a file of the lake cannot be read.
@@ -76,7 +76,8 @@ def write_missing_headers(
     try:
         with ThreadPoolExecutor(threads) as pool:
             for day, rows in _missing(layout):
-                before(_groups(rows))
+                if patient_key is not None:
+                    reading_identities(_groups(rows))
                 found = []
                 for row, header in zip(rows, pool.map(read, rows), strict=True):
                     if not isinstance(header, Reason):

@@ -44,10 +44,7 @@ def run(args: argparse.Namespace) -> int:
     trail = AuditTrail(layout, from_values(AuditOptions, vars(args)), __version__)
     options = HeaderOptions(tags=allowed_tags(policy.header_attributes))
     with lock_lake(layout, timeout=args.lock_timeout):
-        if key is None:
-            found = write_missing_headers(layout, options, None)
-        else:
-            found = write_missing_headers(layout, options, key, before=trail.reading_identities)
+        found = write_missing_headers(layout, options, key, trail.reading_identities)
     for what, reasons in (("no header", found.unreadable), ("error", found.failed)):
         for object_key, reason in sorted(reasons.items())[:MAX_SHOWN]:
             print(f"{what}: object {object_key}: {reason}", file=sys.stderr)
