@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import __version__
-from pipeline.audit.trail import REPORT_ERRORS, AuditTrail
+from pipeline.audit.trail import AuditTrail
 from pipeline.structured_reports import write_reports
 from transforms.config.derivation import Derivation, Deriving, prepare
 from transforms.core.reasons import Status
@@ -80,10 +80,7 @@ class AfterChanges:
             write_missing_derived(layout, self.derivations, rows[0].run_id, changed=changed)
             self._is_complete = True
         if rows and self.audit is not None:
-            try:
-                self.audit.report()
-            except REPORT_ERRORS as error:
-                LOG.warning("audit messages wait: %s", error)
+            self.audit.try_report()
 
 
 ONLY_REPORTS: Final = AfterChanges()

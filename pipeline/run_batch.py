@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from pipeline.audit.trail import REPORT_ERRORS, AuditTrail
+from pipeline.audit.trail import AuditTrail
 from pipeline.graph import build, build_streaming
 from pipeline.interrupt import exit_on_interrupt
 from pipeline.local_servers import create_pipeline
@@ -43,8 +42,6 @@ from transforms.lake.table_settings import record_settings
 from transforms.metrics import PROGRESS
 from transforms.storage.schemes import archives, is_local
 from transforms.storage.selection import SKIP_MEANINGS, Skipped
-
-LOG: Final = logging.getLogger(__name__)
 
 
 def run(
@@ -133,10 +130,7 @@ def _run_pipelines(
             result.wait_until_finish()
             found.append(metrics_of(result))
             if audit is not None and part is not None and not part.is_last:
-                try:
-                    audit.report(config.run_id)
-                except REPORT_ERRORS as error:
-                    LOG.warning("audit messages wait: %s", error)
+                audit.try_report(config.run_id)
     return sum_metrics(found)
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence, Set
 from typing import Final
 
-from pipeline.audit.trail import REPORT_ERRORS, AuditTrail
+from pipeline.audit.trail import AuditTrail
 from pipeline.observability.observer import NO_OBSERVER, Observer, StreamState
 from pipeline.summaries import interval_text, plural
 from transforms.config.expectations import Checked, check_shares
@@ -92,10 +92,9 @@ class StreamMonitor:
         self._print(self._write_state(_rows(new), number, checked))
         self._report(checked)
         if self._audit is not None:
-            try:
-                self._audit.report(self._config.run_id)
-            except REPORT_ERRORS as error:
-                _print(f"warning: stream: audit messages wait ({error})")
+            self._audit.try_report(
+                self._config.run_id, lambda text: _print(f"warning: stream: {text}")
+            )
 
     def _count_new(self) -> RunCounts:
         """Return the counts of the rows in segments that have appeared; compaction adds no rows."""

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import getpass
 import itertools
+import logging
 import socket
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -67,8 +68,7 @@ from transforms.lake.run_summaries import read_summaries
 from transforms.lake.schema import run_of
 from transforms.storage.base import ObjectInfo
 
-REPORT_ERRORS: Final = (AuditError, OSError, ProcessingFailure, DamagedFile)
-"""What `AuditTrail.report` raises; what it has not reported waits for the next call."""
+LOG = logging.getLogger(__name__)
 DELIVERED_TOGETHER: Final = 1_000
 """Messages in memory together, which one connection delivers."""
 NO_STUDY: Final = "unknown"
@@ -137,6 +137,15 @@ class AuditTrail:
             self._notes.add(new)
             self._reported_derived = files
         return number
+
+    def try_report(
+        self, run_id: str | None = None, warn: Callable[[str], object] = LOG.warning
+    ) -> None:
+        """As `report`; if that fails, only warn, since the next call reports what waits."""
+        try:
+            self.report(run_id)
+        except (AuditError, OSError, ProcessingFailure, DamagedFile) as error:
+            warn(f"audit messages wait ({error})")
 
     def forgetting(self, contents: Collection[str], ordered_by: str = "") -> int:
         """Report that contents are about to be erased; return the number of messages.
