@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import SEEK_CUR, SEEK_END, SEEK_SET
+from typing import BinaryIO, cast
 
 
 class BufferStream:
@@ -41,3 +42,8 @@ class BufferStream:
 
     def close(self) -> None:
         """Do nothing; the caller owns the buffer."""
+
+
+def open_buffer(view: memoryview) -> BinaryIO:
+    """Return a read-only file of the bytes in a buffer, for libraries that declare `BinaryIO`."""
+    return cast(BinaryIO, BufferStream(view))

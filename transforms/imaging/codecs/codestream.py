@@ -45,7 +45,7 @@ SYNTAXES: Final = frozenset(
         (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless),
     )
 )
-_DECODERS: Final[dict[Compression, Callable[[bytes], Any]]] = {
+_DECODERS: Final[dict[Compression, Callable[[Any], Any]]] = {
     Compression.JPEG: imagecodecs.jpeg8_decode,
     Compression.JPEG_LS: imagecodecs.jpegls_decode,
     Compression.JPEG_2000: imagecodecs.jpeg2k_decode,

@@ -12,11 +12,12 @@ import re
 import struct
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, TypeAlias
 
+Codestream: TypeAlias = bytes | memoryview
 JPEG_START: Final = b"\xff\xd8"
 JPEG2000_START: Final = b"\xff\x4f\xff\x51"
-JP2_CODESTREAM_BOX: Final = b"jp2c"
+JP2_CODESTREAM_BOX: Final = re.compile(rb"jp2c")
 JP2_SIGNATURE: Final = b"\x0cjP  \r\n"
 """Of the first box, after three zero bytes (ISO/IEC 15444-1 I.5.1)."""
 MAX_LEADING_ZEROS: Final = 64
@@ -27,17 +28,18 @@ START_OF_FRAME: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xC
 DCT_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2})
 STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 START_OF_SCAN: Final = 0xDA
-SCAN_MARKER: Final = bytes((0xFF, START_OF_SCAN))
+SCAN_MARKER: Final = re.compile(rb"\xff\xda")
 END: Final = 0xD9
 """End of Image of JPEG and JPEG-LS, End of Codestream of JPEG 2000."""
 END_MARKER: Final = bytes((0xFF, END))
+FIRST_END_MARKER: Final = re.compile(END_MARKER)
 JPEG_MARKER: Final = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 """In entropy-coded data, 0xFF is followed by 0x00 (ISO/IEC 10918-1 F.1.2.3), or is a restart marker."""
 JPEG_LS_MARKER: Final = re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])")
 """In entropy-coded data, 0xFF is followed by a zero bit (ISO/IEC 14495-1 A.1)."""
 JPEG_LS_FRAME: Final = 0xF7
 START_OF_TILE_PART: Final = 0x90
-CODING_STYLE: Final = b"\xff\x52"
+CODING_STYLE: Final = re.compile(rb"\xff\x52")
 
 
 class Compression(Enum):
@@ -81,33 +83,33 @@ def starts_codestream(data: bytes | memoryview) -> bool:
     return head.startswith((JPEG_START + b"\xff", JPEG2000_START, JP2_SIGNATURE))
 
 
-def strip_leading_zeros(stream: bytes) -> bytes:
+def strip_leading_zeros(stream: memoryview) -> memoryview:
     """Return a JPEG, JPEG-LS or JPEG 2000 codestream without zero bytes before it."""
-    if stream[:1] != b"\0":
+    if not stream or stream[0] != 0:
         return stream
-    zeros = len(stream) - len(stream[: MAX_LEADING_ZEROS + 4].lstrip(b"\0"))
-    zeros -= max(0, len(stream) - MAX_LEADING_ZEROS - 4)
-    stripped = stream[zeros:]
-    return stripped if stripped.startswith((JPEG_START, JPEG2000_START)) else stream
+    head = bytes(stream[: MAX_LEADING_ZEROS + 4])
+    stripped = head.lstrip(b"\0")
+    is_start = stripped.startswith((JPEG_START, JPEG2000_START))
+    return stream[len(head) - len(stripped) :] if is_start else stream
 
 
-def read_codestream_header(stream: bytes) -> CodestreamHeader | None:
+def read_codestream_header(stream: Codestream) -> CodestreamHeader | None:
     """Read the header of a JPEG, JPEG-LS or JPEG 2000 codestream; None if it is none of them.
 
     Standard: SOF of ISO/IEC 10918-1 B.2.2 and ISO/IEC 14495-1 C.2.2, SIZ and COD of ISO/IEC 15444-1 A.5.1
     and A.6.1.
     """
-    if stream.startswith(JPEG_START):
+    if stream[:2] == JPEG_START:
         return _jpeg(stream)
     start = 0
-    if not stream.startswith(JPEG2000_START):
-        start = stream.find(JP2_CODESTREAM_BOX, 0, 4096) + len(JP2_CODESTREAM_BOX)
+    if stream[:4] != JPEG2000_START and (box := JP2_CODESTREAM_BOX.search(stream, 0, 4096)):
+        start = box.end()
     if stream[start : start + 4] != JPEG2000_START or len(stream) < start + 43:
         return None
     right, bottom, left, top = struct.unpack_from(">4L", stream, start + 8)
     components, depth = struct.unpack_from(">HB", stream, start + 40)
-    coding_style = stream.find(CODING_STYLE, start)
-    transformation = stream[coding_style + 13 : coding_style + 14] if coding_style >= 0 else b""
+    coding_style = CODING_STYLE.search(stream, start)
+    transformation = stream[coding_style.start() + 13 :][:1] if coding_style else b""
     return CodestreamHeader(
         Compression.JPEG_2000,
         rows=bottom - top,
@@ -121,7 +123,7 @@ def read_codestream_header(stream: bytes) -> CodestreamHeader | None:
     )
 
 
-def _jpeg(stream: bytes) -> CodestreamHeader | None:
+def _jpeg(stream: Codestream) -> CodestreamHeader | None:
     position = len(JPEG_START)
     while position + 10 <= len(stream) and stream[position] == 0xFF:
         marker = stream[position + 1]
@@ -148,7 +150,7 @@ def _jpeg(stream: bytes) -> CodestreamHeader | None:
     return None
 
 
-def _end_of_jpeg(stream: bytes, position: int, *, is_jpeg_ls: bool) -> int | None:
+def _end_of_jpeg(stream: Codestream, position: int, *, is_jpeg_ls: bool) -> int | None:
     """Return the position after End of Image, which follows the last scan; None if there is none.
 
     Segments are skipped by their lengths, so that a marker in a comment or in an embedded preview is
@@ -161,9 +163,9 @@ def _end_of_jpeg(stream: bytes, position: int, *, is_jpeg_ls: bool) -> int | Non
         position: Of Start of Frame.
         is_jpeg_ls: Whether entropy-coded data has the bit stuffing of JPEG-LS.
     """
-    tail = stream[-MAX_TRAILING_ZEROS:]
+    tail = bytes(stream[-MAX_TRAILING_ZEROS:])
     without_zeros = tail.rstrip(b"\0")
-    if without_zeros.endswith(END_MARKER) and stream.find(SCAN_MARKER, position) >= 0:
+    if without_zeros.endswith(END_MARKER) and SCAN_MARKER.search(stream, position):
         return len(stream) - len(tail) + len(without_zeros)
     pattern = JPEG_LS_MARKER if is_jpeg_ls else JPEG_MARKER
     last_scan = None
@@ -183,13 +185,13 @@ def _end_of_jpeg(stream: bytes, position: int, *, is_jpeg_ls: bool) -> int | Non
     return _first_end_marker(stream, last_scan)
 
 
-def _after_segment(stream: bytes, position: int) -> int:
+def _after_segment(stream: Codestream, position: int) -> int:
     """Return the position after a marker segment at `position`; its length includes the length itself."""
     (length,) = struct.unpack_from(">H", stream, position + 2)
     return position + 2 + int(length)
 
 
-def _end_of_jpeg2000(stream: bytes, start: int) -> int | None:
+def _end_of_jpeg2000(stream: Codestream, start: int) -> int | None:
     """Return the position after End of Codestream, which follows the last tile-part, or None.
 
     Standard: ISO/IEC 15444-1 A.4.2 (SOT; a length of 0 extends to the end), A.4.4 (EOC). Packets cannot
@@ -215,8 +217,8 @@ def _end_of_jpeg2000(stream: bytes, start: int) -> int | None:
     return _first_end_marker(stream, last_tile)
 
 
-def _first_end_marker(stream: bytes, position: int | None) -> int | None:
+def _first_end_marker(stream: Codestream, position: int | None) -> int | None:
     if position is None:
         return None
-    found = stream.find(END_MARKER, position)
-    return found + 2 if found >= 0 else None
+    found = FIRST_END_MARKER.search(stream, position)
+    return found.end() if found else None

@@ -72,8 +72,8 @@ def read_fragments(pixels: PixelElement, max_items: int) -> Fragments:
     )
 
 
-def join_frame(fragments: Fragments, index: int, frames: int, dataset: Dataset) -> bytes:
-    """Return the codestream of one frame.
+def join_frame(fragments: Fragments, index: int, frames: int, dataset: Dataset) -> memoryview:
+    """Return the codestream of one frame, which is copied only if it has several fragments.
 
     One frame consists of all fragments, whatever a table states. Of several, the Extended Offset Table,
     or else the Basic Offset Table, locates the frames, if it fits the fragments. If neither does, a frame
@@ -90,12 +90,11 @@ def join_frame(fragments: Fragments, index: int, frames: int, dataset: Dataset) 
     """
     if not fragments.values:
         raise InvalidObject(Stage.DECODE, Reason.UNDECODABLE_PIXELS, "no fragments")
-    if frames == 1:
-        return b"".join(fragments.values)
-    starts = _frame_starts(fragments, frames, dataset)
+    starts = [0] if frames == 1 else _frame_starts(fragments, frames, dataset)
     number = min(index, len(starts) - 1)
     end = starts[number + 1] if number + 1 < len(starts) else len(fragments.values)
-    return b"".join(fragments.values[starts[number] : end])
+    values = fragments.values[starts[number] : end]
+    return values[0] if len(values) == 1 else memoryview(b"".join(values))
 
 
 def _frame_starts(fragments: Fragments, frames: int, dataset: Dataset) -> Sequence[int]:

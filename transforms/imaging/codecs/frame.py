@@ -174,7 +174,7 @@ def build_frame_request(
     )
 
 
-def encapsulated_frame(request: FrameRequest) -> tuple[bytes, FrameRequest]:
+def encapsulated_frame(request: FrameRequest) -> tuple[memoryview, FrameRequest]:
     """Return the compressed codestream of one frame, up to its end marker, and its own description.
 
     Returns:

@@ -8,8 +8,6 @@ Standard: PS3.5 annex A.4.4 and A.4.8; ISO/IEC 15444-1 annex B (resolution level
 
 from __future__ import annotations
 
-from io import BytesIO
-
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, Jpeg2KImagePlugin
@@ -21,8 +19,13 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
+from transforms.imaging.buffer_stream import open_buffer
 from transforms.imaging.codecs.area_average import average_blocks, padding_range
-from transforms.imaging.codecs.codestream_header import CodestreamHeader, read_codestream_header
+from transforms.imaging.codecs.codestream_header import (
+    CODING_STYLE,
+    CodestreamHeader,
+    read_codestream_header,
+)
 from transforms.imaging.codecs.frame import (
     FrameRequest,
     NoFastPath,
@@ -116,7 +119,7 @@ def _shows_padding(values: npt.NDArray[np.int32], request: FrameRequest) -> bool
 
 
 def _decode_reduced(
-    frame: bytes, precision: int, levels: int, size: tuple[int, int]
+    frame: memoryview, precision: int, levels: int, size: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int32], int]:
     """Discard `levels` wavelet levels, or fewer if Pillow does not support them for the tiling.
 
@@ -124,7 +127,7 @@ def _decode_reduced(
         int32[h, w], and the number of levels discarded.
     """
     try:
-        with Image.open(BytesIO(frame), formats=("JPEG2000",)) as image:
+        with Image.open(open_buffer(frame), formats=("JPEG2000",)) as image:
             assert isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile)
             if image.size != size or image.mode not in PILLOW_BITS:
                 raise NoFastPath
@@ -140,7 +143,7 @@ def _decode_reduced(
         return _decode_reduced(frame, precision, levels - 1, size)
 
 
-def _wavelet_levels(codestream: bytes) -> int:
+def _wavelet_levels(codestream: memoryview) -> int:
     """Return the number of decomposition levels. Standard: ISO/IEC 15444-1 table A.15 (COD)."""
-    position = codestream.find(b"\xff\x52")
-    return codestream[position + 9] if 0 <= position < len(codestream) - 9 else 0
+    found = CODING_STYLE.search(codestream)
+    return codestream[found.start() + 9] if found and found.start() + 9 < len(codestream) else 0

@@ -5,12 +5,11 @@ Standard: PS3.5 annex A.4.1; ISO/IEC 10918-1.
 
 from __future__ import annotations
 
-from io import BytesIO
-
 import numpy as np
 from PIL import Image
 from pydicom.uid import JPEGBaseline8Bit
 
+from transforms.imaging.buffer_stream import open_buffer
 from transforms.imaging.codecs.area_average import average_blocks
 from transforms.imaging.codecs.codestream_header import read_codestream_header
 from transforms.imaging.codecs.frame import (
@@ -39,7 +38,7 @@ def decode(request: FrameRequest) -> StoredFrame:
     if request.bits_stored < codestream.precision:
         raise NoFastPath
     try:
-        with Image.open(BytesIO(frame), formats=("JPEG",)) as image:
+        with Image.open(open_buffer(frame), formats=("JPEG",)) as image:
             if image.size != (request.columns, request.rows) or image.mode != "L":
                 raise NoFastPath
             image.draft(

@@ -49,7 +49,7 @@ def decode(request: FrameRequest) -> StoredFrame:
     if request.pixels.encapsulated:
         # A frame on its own, because pydicom relies on offset tables and on Number of Frames.
         frame, request = encapsulated_frame(request)
-        source, frames, index = encapsulate([frame], has_bot=False), 1, 0
+        source, frames, index = encapsulate([bytes(frame)], has_bot=False), 1, 0
     else:
         source = bytes(request.pixels.value)
         expected = request.rows * request.columns * request.samples * frames

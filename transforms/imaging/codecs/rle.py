@@ -7,6 +7,8 @@ Standard: PS3.5 annexes A.4.2 and G.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import imagecodecs
 import numpy as np
 from pydicom.uid import RLELossless
@@ -42,14 +44,16 @@ def decode(request: FrameRequest) -> StoredFrame:
         out = bytearray(
             request.rows * request.columns * dtype.itemsize
         )  # bounds what the codec writes
-        decoded = np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype, out=out), dtype)
+        decoded = np.frombuffer(
+            imagecodecs.dicomrle_decode(cast(Any, frame), dtype, out=out), dtype
+        )
         values = decoded.reshape(request.rows, request.columns)
     except Exception as error:  # the codec failed, or the size differs from the header
         raise NoFastPath from error
     return reduce_gray(values, request)
 
 
-def _with_samples_of(frame: bytes, request: FrameRequest) -> FrameRequest:
+def _with_samples_of(frame: memoryview, request: FrameRequest) -> FrameRequest:
     """Return the request with the samples that one or two segments describe: grayscale of 8 or 16 bits.
 
     Standard: PS3.5 annex G.2, by which there is a segment for each byte of a pixel.
@@ -58,7 +62,7 @@ def _with_samples_of(frame: bytes, request: FrameRequest) -> FrameRequest:
     return with_samples(request, 1, 8 * segments) if segments in (1, 2) else request
 
 
-def _require_segments_in_frame(frame: bytes, planes: int) -> None:
+def _require_segments_in_frame(frame: memoryview, planes: int) -> None:
     """Raise `NoFastPath` unless there is one segment per byte plane, each starting in the frame.
 
     imagecodecs checks neither and would read out of bounds.
@@ -78,7 +82,8 @@ def require_complete(request: FrameRequest) -> None:
     """
     frame, _ = encapsulated_frame(request)
     pixels = request.rows * request.columns
-    count, *offsets = RLE_HEADER.unpack_from(frame.ljust(RLE_HEADER.size, b"\0"))
+    header = bytes(frame[: RLE_HEADER.size]).ljust(RLE_HEADER.size, b"\0")
+    count, *offsets = RLE_HEADER.unpack(header)
     if (
         count in range(1, len(offsets) + 1)
         and _decoded_bytes(frame[offsets[count - 1] :], pixels) < pixels
@@ -86,7 +91,7 @@ def require_complete(request: FrameRequest) -> None:
         raise InvalidObject(Stage.DECODE, Reason.TRUNCATED, "stream")
 
 
-def _decoded_bytes(segment: bytes, enough: int) -> int:
+def _decoded_bytes(segment: memoryview, enough: int) -> int:
     """Return how many bytes a segment decodes to, or `enough` or more. Standard: PS3.5 annex G.3.1."""
     position, decoded = 0, 0
     while position < len(segment) and decoded < enough:
