@@ -29,23 +29,22 @@ INSERTED_ROWS: Final = 131_072
 compressed when they are inserted, and again with the next ones."""
 
 
-def create_database(path: Path, memory_limit: str = MEMORY_LIMIT) -> duckdb.DuckDBPyConnection:
+def create_database(path: Path, memory_limit: str | None = None) -> duckdb.DuckDBPyConnection:
     """Create a database of DuckDB in a private folder, where it also keeps what exceeds its memory.
 
     It has no write-ahead log, since no temporary database is opened again, and tables have no order.
 
     Args:
         path: of the database.
-        memory_limit: such as "512MB".
+        memory_limit: such as "512MB" [default: `MEMORY_LIMIT`].
     """
     import duckdb  # few commands need it
 
     database = duckdb.connect()
     threads = min(MAX_THREADS, processors())
-    limit_memory(database, memory_limit)
     database.execute(
-        f"SET threads = {threads}; SET preserve_insertion_order = false; "
-        "PRAGMA disable_checkpoint_on_shutdown"
+        f"SET memory_limit = '{memory_limit or MEMORY_LIMIT}'; SET threads = {threads}; "
+        "SET preserve_insertion_order = false; PRAGMA disable_checkpoint_on_shutdown"
     )
     database.execute("SET checkpoint_threshold = '1TB'")  # one thread at a time makes a checkpoint
     database.execute(f"SET temp_directory = {_quoted(path.with_suffix('.spilled'))}")
@@ -55,9 +54,9 @@ def create_database(path: Path, memory_limit: str = MEMORY_LIMIT) -> duckdb.Duck
     return database
 
 
-def limit_memory(database: duckdb.DuckDBPyConnection, memory_limit: str) -> None:
-    """Set the maximum memory of a database, such as "512MB"."""
-    database.execute(f"SET memory_limit = '{memory_limit}'")
+def limit_memory(database: duckdb.DuckDBPyConnection, memory_limit: str | None = None) -> None:
+    """Change the limit of a database; see `create_database`."""
+    database.execute(f"SET memory_limit = '{memory_limit or MEMORY_LIMIT}'")
 
 
 class Inserter:

@@ -22,7 +22,6 @@ from transforms.core.worker_resources import processors
 from transforms.lake import verify_queries as queries
 from transforms.lake.databases import (
     LOADING_MEMORY,
-    MEMORY_LIMIT,
     Inserter,
     create_database,
     limit_memory,
@@ -109,7 +108,7 @@ def verify_lake(
             _load_rows(db, layout, report, progress, deep=deep)
             _load_history(db, layout, report, deep=deep)
             _load_journal(db, layout)
-            limit_memory(db, MEMORY_LIMIT)
+            limit_memory(db)
             _run_queries(db, report)
             _check_objects(db, report, deep=deep)
             check_runs(db, layout, report, summaries, check_forgotten(layout, report, deep=deep))
