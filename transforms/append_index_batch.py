@@ -18,7 +18,8 @@ from transforms.core.record_batch import RecordBatch
 from transforms.existing_rows import ReadExistingRows
 from transforms.lake.append import append_after
 from transforms.lake.append_log import LogShard
-from transforms.lake.index_files import ExistingRow, ExistingVersion, hash_of
+from transforms.lake.existing_rows import ExistingRow, ExistingVersion
+from transforms.lake.index_files import hash_of
 from transforms.lake.layout import Layout
 from transforms.lake.resolve_duplicates import resolve_all
 from transforms.lake.run_counts import RunCounts

@@ -17,7 +17,7 @@ from transforms.core.manifest_part import ManifestPart
 from transforms.core.object_ref import Failure, ObjectRef
 from transforms.core.record_batch import RecordBatch
 from transforms.core.record_codec import RecordCodec
-from transforms.lake.index_files import ExistingRow, ExistingVersion
+from transforms.lake.existing_rows import ExistingRow, ExistingVersion
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import REPEATED_COLUMNS, IndexRow
 

@@ -20,7 +20,7 @@ from apache_beam.typehints import with_input_types, with_output_types
 import transforms.coders  # noqa: F401  # registers the coders of its elements
 from transforms.in_flight import InFlightDoFn
 from transforms.lake.content_tables import READ_THREADS
-from transforms.lake.index_files import (
+from transforms.lake.existing_rows import (
     ExistingRow,
     ExistingVersion,
     read_existing_rows,

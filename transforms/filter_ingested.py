@@ -16,7 +16,7 @@ from transforms.core.choices import REPROCESS_ALL, REPROCESS_MODEL, REPROCESS_NO
 from transforms.core.object_ref import ObjectRef
 from transforms.core.reasons import BY_PERSON, FORGOTTEN, Status
 from transforms.core.record_batch import RecordBatch
-from transforms.lake.index_files import ExistingVersion
+from transforms.lake.existing_rows import ExistingVersion
 from transforms.lake.layout import Layout
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import IndexRow

@@ -20,8 +20,8 @@ from transforms.lake.append_log import LogShard
 from transforms.lake.erase import apply_erasure, plan_erasures
 from transforms.lake.erasure_report import Order
 from transforms.lake.erasure_selection import Selection
+from transforms.lake.existing_rows import ExistingRow
 from transforms.lake.files import put_bytes
-from transforms.lake.index_files import ExistingRow
 from transforms.lake.index_replica import IndexReplica
 from transforms.lake.journal import write_journal
 from transforms.lake.layout import Layout

@@ -27,7 +27,8 @@ from transforms.lake import rewrite as rewrite_module
 from transforms.lake.append import append
 from transforms.lake.append_log import LogShard
 from transforms.lake.compaction import compact
-from transforms.lake.index_files import count_rows, list_index, read_existing_rows
+from transforms.lake.existing_rows import read_existing_rows
+from transforms.lake.index_files import count_rows, list_index
 from transforms.lake.layout import Layout
 from transforms.storage.temporary import remove_abandoned
 

@@ -26,15 +26,13 @@ from transforms.lake import databases, index_replica, verify, verify_report
 from transforms.lake.append_log import last_segments, parse_segment
 from transforms.lake.compaction import compact
 from transforms.lake.erasure_selection import select_by_age
-from transforms.lake.index_files import (
+from transforms.lake.existing_rows import (
     EXISTING_COLUMNS,
-    DamagedFile,
     ExistingRow,
-    list_index,
     read_existing_rows,
     read_existing_versions,
-    read_matching,
 )
+from transforms.lake.index_files import DamagedFile, list_index, read_matching
 from transforms.lake.index_replica import IndexReplica
 from transforms.lake.layout import Layout
 from transforms.lake.recovery import recover

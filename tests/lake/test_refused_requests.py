@@ -13,7 +13,8 @@ from tests.lake.rows import (
 )
 from tests.stores import Store
 from transforms.lake import rewrite as rewrite_module
-from transforms.lake.index_files import list_index, read_existing_rows, read_table
+from transforms.lake.existing_rows import read_existing_rows
+from transforms.lake.index_files import list_index, read_table
 from transforms.lake.journal import list_journal
 from transforms.lake.layout import Layout
 from transforms.lake.migration import open_lake

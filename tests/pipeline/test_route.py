@@ -39,7 +39,7 @@ from tests.conftest import Lake, Route, counts, write
 from tests.synthetic import dataset, dicom_bytes, image, to_bytes
 from transforms.core.choices import COPY, PLACEMENTS
 from transforms.core.labels import ADULT_CHEST, LABELS, OTHERS
-from transforms.lake.index_files import ExistingRow
+from transforms.lake.existing_rows import ExistingRow
 from transforms.lake.resolve_duplicates import Resolution, resolve_all
 from transforms.lake.schema import COLUMNS, IndexRow
 

@@ -31,7 +31,8 @@ from transforms.filter_ingested import (
     RedistributeRefs,
     Reprocessing,
 )
-from transforms.lake.index_files import ExistingVersion, list_index
+from transforms.lake.existing_rows import ExistingVersion
+from transforms.lake.index_files import list_index
 from transforms.lake.journal import list_journal, read_journal
 from transforms.lake.layout import Layout
 from transforms.lake.run_counts import RunCounts

@@ -25,13 +25,15 @@ from transforms.core.object_ref import ObjectRef, object_key
 from transforms.core.worker_resources import processors
 from transforms.lake.append_log import LogEnd, LogShard, Segment, last_segments
 from transforms.lake.databases import MAX_THREADS, Inserter, create_database
-from transforms.lake.index_files import (
+from transforms.lake.existing_rows import (
     EXISTING_COLUMNS,
-    NEXT_PARTITION_KEY,
     SHA256_DIGITS,
     ExistingRow,
-    count_rows,
     identity_columns,
+)
+from transforms.lake.index_files import (
+    NEXT_PARTITION_KEY,
+    count_rows,
     open_index_file,
     read_batches,
     read_index,

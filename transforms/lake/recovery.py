@@ -13,13 +13,8 @@ import pyarrow as pa
 
 from transforms.lake.append import append, today
 from transforms.lake.append_log import LogShard
-from transforms.lake.index_files import (
-    ExistingRow,
-    list_index,
-    read_existing_rows,
-    read_existing_versions,
-    shard_of,
-)
+from transforms.lake.existing_rows import ExistingRow, read_existing_rows, read_existing_versions
+from transforms.lake.index_files import list_index, shard_of
 from transforms.lake.index_replica import IndexReplica
 from transforms.lake.journal import (
     JournalEntry,

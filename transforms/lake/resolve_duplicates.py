@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Final, TypeVar
 
 from transforms.core.reasons import Reason, Stage, Status
-from transforms.lake.index_files import ExistingRow
+from transforms.lake.existing_rows import ExistingRow
 from transforms.lake.schema import IndexRow, decision_order
 
 _Row = TypeVar("_Row", IndexRow, ExistingRow)

@@ -24,6 +24,7 @@ from transforms.core.labels import NOT_XRAY, REVIEW
 from transforms.core.reasons import BY_PERSON, Status
 from transforms.lake.append import seal_logs_ending_in
 from transforms.lake.derived import has_derived, remove_derived
+from transforms.lake.existing_rows import identity_columns
 from transforms.lake.files import (
     exists,
     list_files,
@@ -33,7 +34,6 @@ from transforms.lake.files import (
     remove_all,
 )
 from transforms.lake.index_files import (
-    identity_columns,
     list_index,
     parquet_bytes,
     read_matching,
