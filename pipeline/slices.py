@@ -18,8 +18,9 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.pvalue import DoOutputsTuple, PBegin, TaggedOutput
 
+from pipeline.known_refs import without_known
 from pipeline.runners import IN_PROCESS
-from pipeline.sources.outputs import REFS, SKIPPED, SourceOutput
+from pipeline.sources.outputs import REFS, SKIPPED, SourceOutput, may_pause_before
 from pipeline.sources.registry import LISTINGS
 from transforms.coders import CODECS
 from transforms.config.route_config import RouteConfig
@@ -28,12 +29,13 @@ from transforms.core.object_ref import FAILED, Failure, ObjectRef
 from transforms.core.record_batch import RecordBatch
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import RUN_ID_SEPARATOR
-from transforms.metrics import count_listed
-from transforms.storage.archive_names import is_member
+from transforms.metrics import CounterName, count, count_listed
 from transforms.storage.temporary import private_folder
 
 SLICE_REFS: Final = 250_000
 """Number of references and failures of a slice; it may have more members of an archive."""
+KNOWN_REFS: Final = 8
+"""Number of references with a row that count as one: new objects do not wait for all of a long list."""
 BATCH_RECORDS: Final = 1024
 """Number of records that are written and read together."""
 _LENGTH_BYTES: Final = 4
@@ -77,6 +79,10 @@ class Slice:
                 else:
                     if batch.kind == FAILED:
                         count_listed(0, (failure.reason for failure in records))
+                    else:
+                        known = sum(record.counts["unchanged"] for record in records)
+                        count_listed(known, ())
+                        count(CounterName.UNCHANGED, known)
                     yield from (TaggedOutput(batch.kind, record) for record in records)
 
     def save_counts(self, counts: RunCounts) -> None:
@@ -134,8 +140,12 @@ def slices_of(config: RouteConfig, options: PipelineOptions) -> Iterator[Iterato
     if not are_sliced(config, options):
         yield iter([None])
         return
-    with private_folder() as folder, contextlib.closing(LISTINGS[config.source](config)) as listed:
-        yield write_slices(listed, folder, SLICE_REFS)
+    with (
+        private_folder() as folder,
+        contextlib.closing(LISTINGS[config.source](config)) as listed,
+        contextlib.closing(without_known(listed, config.layout)) as new,
+    ):
+        yield write_slices(new, folder, SLICE_REFS)
 
 
 def write_slices(elements: Iterator[SourceOutput], folder: Path, limit: int) -> Iterator[Slice]:
@@ -152,22 +162,13 @@ def write_slices(elements: Iterator[SourceOutput], folder: Path, limit: int) -> 
         number += 1
         path = Slice(str(folder), number, False).path
         with path.open("wb") as file, contextlib.closing(_Writer(file)) as writer:
-            while following is not None and not (writer.number >= limit and _may_end(following)):
+            while following is not None and not (
+                writer.number >= limit and may_pause_before(following)
+            ):
                 writer.add(following)
                 following = next(elements, None)
         yield Slice(str(folder), number, following is None)
         path.unlink()
-
-
-def _may_end(following: SourceOutput) -> bool:
-    """Return whether a slice may end before an element.
-
-    Not before counts, which end a listing, nor between the members of an archive: no other thread can
-    read it until they are listed.
-    """
-    if isinstance(following, TaggedOutput):
-        return bool(following.tag != SKIPPED)
-    return not is_member(following.uri)
 
 
 class _Writer:
@@ -184,7 +185,7 @@ class _Writer:
         record: Any = element
         if isinstance(element, TaggedOutput):
             tag, record = element.tag, element.value
-        self.number += tag != SKIPPED
+        self.number += record.counts["unchanged"] // KNOWN_REFS if tag == SKIPPED else 1
         self._waiting[tag].append(record)
         if len(self._waiting[tag]) == BATCH_RECORDS:
             self._write(tag)

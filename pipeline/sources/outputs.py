@@ -14,6 +14,7 @@ from transforms.core.reasons import ProcessingFailure, Stage
 from transforms.core.storage_failures import read_failure
 from transforms.lake.run_counts import RunCounts
 from transforms.metrics import CounterName, count, count_failed
+from transforms.storage.archive_names import is_member
 
 REFS: Final = "refs"
 """Tag of the output of references."""
@@ -47,3 +48,14 @@ def skipped_outputs(numbers: Mapping[str, int]) -> Iterator[SourceOutput]:
     """
     for why, number in numbers.items():
         yield TaggedOutput(SKIPPED, RunCounts.of_skipped(str(why), number))
+
+
+def may_pause_before(following: SourceOutput) -> bool:
+    """Return whether a listing may pause before an element, while what it has listed is routed.
+
+    Not before counts, which end a listing, nor between the members of an archive: no other thread can
+    read it until they are listed.
+    """
+    if isinstance(following, TaggedOutput):
+        return bool(following.tag != SKIPPED)
+    return not is_member(following.uri)

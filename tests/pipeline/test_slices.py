@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from apache_beam.pvalue import TaggedOutput
 
+import pipeline.known_refs
 import pipeline.run_batch
 import pipeline.slices
 from pipeline.audit.destinations import deliver
@@ -253,3 +255,39 @@ def test_a_run_that_decides_again_is_not_divided(divided: None, folder: Path, la
     summary = route_into(lake, "--reprocess", "all", inputs=inputs)
     assert {row["run_id"] for row in lake.rows()} == {summary["run_id"]}
     assert len(lake.rows()) == 5
+
+
+def test_what_a_long_list_has_known_does_not_enter_a_pipeline(
+    divided: None, folder: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = lake.root.parent / "in"
+    shutil.copytree(folder, source)
+    known = [*sorted(source.glob("[0-4].dcm")), source / "x.zip"]
+    rows = 5 + len(MEMBERS)
+    monkeypatch.setattr(pipeline.known_refs, "BATCH_REFS", 2)
+    manifest = source.parent / "list.txt"
+    manifest.write_text("\n".join(map(str, known)))
+    first = route_into(lake, "--source", "manifest", inputs=(str(manifest),))
+    assert "unchanged" not in counts(first) and len(lake.rows()) == rows
+    before = decisions(lake)
+    source.joinpath("1.dcm").chmod(0o600)  # another state, and the same content
+    write(source, "2.dcm", dicom_bytes(image(30, (64, 64)), name="30"))
+    listed = [source / "notes.txt", *known, source / "gone.dcm", known[0], source / "other.dcm"]
+    manifest.write_text("\n".join(map(str, listed)))
+    slices: list[list[str]] = []
+    def build_and_note(*args: Any, **options: Any) -> Any:
+        slices.append(elements(options["part"]))
+        return build(*args, **options)
+
+    monkeypatch.setattr(pipeline.run_batch, "build", build_and_note)
+    again = route_into(lake, "--source", "manifest", inputs=(str(manifest),), expect=1)
+    found = [one for part in slices for one in part if one not in (SKIPPED, FAILED)]
+    names = ("notes.txt", "1.dcm", "2.dcm", "other.dcm")
+    assert sorted(found) == sorted(str(source / name) for name in names)
+    assert again["counts"]["failed"] == 1
+    assert counts(again)["unchanged"] == rows - 1
+    assert again["counts"]["discovered"] == rows + 2
+    assert len(lake.rows()) == rows + 3
+    assert again["metrics"]["counters"]["unchanged"] == rows - 1
+    assert set(before) < set(decisions(lake))
+    assert violations(lake.root) == []
