@@ -275,6 +275,7 @@ def test_what_a_long_list_has_known_does_not_enter_a_pipeline(
     listed = [source / "notes.txt", *known, source / "gone.dcm", known[0], source / "other.dcm"]
     manifest.write_text("\n".join(map(str, listed)))
     slices: list[list[str]] = []
+
     def build_and_note(*args: Any, **options: Any) -> Any:
         slices.append(elements(options["part"]))
         return build(*args, **options)
