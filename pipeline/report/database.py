@@ -177,13 +177,17 @@ def _load_index(db: duckdb.DuckDBPyConnection, scope: Scope, *, with_earlier: bo
 
 def _load_history(db: duckdb.DuckDBPyConnection, scope: Scope) -> None:
     columns = [*ROW_COLUMNS, *_VERSION, "ingested_at", "superseded_at"]
-    rows = Inserter(db, "rows")
-    for uri in list_history(scope.layout):
-        with contextlib.suppress(FileNotFoundError):  # removed by recovery since the listing
+
+    def load(files: Sequence[str]) -> None:
+        db.execute("DELETE FROM rows WHERE superseded_at IS NOT NULL")
+        rows = Inserter(db, "rows")
+        for uri in files:
             for table in _read(uri, columns):
                 own = is_of_run(table["run_id"], str(scope.run_id))
                 rows.add(_with_day(table.filter(own), partition_of(uri)))
-    rows.flush()
+        rows.flush()
+
+    read_index(scope.layout, load, list_history)
 
 
 def _keep_first_states(db: duckdb.DuckDBPyConnection, scope: Scope) -> int:

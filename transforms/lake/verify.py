@@ -105,8 +105,10 @@ def verify_lake(
             _load_objects(db, layout, report, progress)
             _load_reports(db, layout)
             _load_journal(db, layout)
-            _load_rows(db, layout, report, progress, deep=deep)
-            _load_history(db, layout, report, deep=deep)
+            report.rows = _load_rows(db, "rows", layout, report, progress, deep=deep)
+            report.superseded_rows = _load_rows(
+                db, "history", layout, report, progress, list_history, deep=deep
+            )
             _load_journal(db, layout)
             limit_memory(db)
             _run_queries(db, report)
@@ -132,36 +134,29 @@ def verify_lake(
 
 def _load_rows(
     db: duckdb.DuckDBPyConnection,
+    table: str,
     layout: Layout,
     report: VerifyReport,
     progress: Progress,
+    listed: Callable[[Layout], list[str]] | None = None,
     *,
     deep: bool,
-) -> None:
+) -> int:
+    """Load rows into a table of the database; return their number. Arguments as those of `read_index`."""
+
     def load(files: Sequence[str]) -> tuple[int, list[Violation]]:
-        db.execute("DELETE FROM rows")
+        db.execute(f"DELETE FROM {table}")
         number, violations = 0, list[Violation]()
-        rows = Inserter(db, "rows")
+        rows = Inserter(db, table)
         for uri in files:
             number += _load_file(rows, uri, layout, violations, deep=deep)
             progress("rows", number)
         rows.flush()
         return number, violations
 
-    report.rows, violations = read_index(layout, load)
+    number, violations = read_index(layout, load, listed)
     report.add(violations)
-
-
-def _load_history(
-    db: duckdb.DuckDBPyConnection, layout: Layout, report: VerifyReport, *, deep: bool
-) -> None:
-    violations: list[Violation] = []
-    rows = Inserter(db, "history")
-    for uri in list_history(layout):
-        with contextlib.suppress(FileNotFoundError):  # removed by recovery since the listing
-            report.superseded_rows += _load_file(rows, uri, layout, violations, deep=deep)
-    rows.flush()
-    report.add(violations)
+    return number
 
 
 def _load_file(
