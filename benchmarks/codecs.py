@@ -50,6 +50,7 @@ from models.bundle import read_info
 from models.default_bundle import DEFAULT_BUNDLE
 from models.training.evaluation.markdown import markdown_table
 from tests.synthetic import dataset, image, to_bytes
+from transforms.core import malloc
 from transforms.imaging.codecs.codestream_header import read_codestream_header
 from transforms.imaging.codecs.frame import build_frame_request
 from transforms.imaging.codecs.registry import decode_frame
@@ -368,6 +369,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--syntaxes", nargs="+", default=list(SYNTAXES), choices=list(SYNTAXES))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/codecs.json"))
     args = parser.parse_args(argv)
+    malloc.reuse_freed_blocks()  # as the router does
     with tempfile.TemporaryDirectory() as folder:
         measurements = list(measure(args, Path(folder)))
     measured = {one["codec"] for one in measurements} - {ROUTER}
