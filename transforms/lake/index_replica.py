@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MEMORY_LIMIT: Final = "256MB"
+MEMORY_LIMIT: Final = "128MB"
 """Maximum memory of the database."""
 MAX_ROW_GROUPS: Final = 1 << 16
 """Row groups of a file. A place is the number of a file times this, plus the number of a row group."""
