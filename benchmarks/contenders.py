@@ -19,6 +19,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -122,6 +123,7 @@ def floor(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
     torch.set_num_threads(1)
 
     def classify(share: Sequence[Path]) -> list[Labeled]:
+        torch.get_num_threads()  # sets the number of threads of this one, as in `models.inference`
         labeled = []
         for batch in batched(share, CPU_FORWARD_BATCH):
             images = []
@@ -158,7 +160,7 @@ def copy(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
 def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
     """Every step of the router, called in the same order, without Beam."""
     from models.classifier import Classifier
-    from models.decide import decide_image
+    from models.decide import decide_with_thumbnail
     from pipeline.cli.resolve_config import route_config
     from pipeline.cli.route import add_arguments
     from transforms.core.batch_sizes import PLACE_BATCH
@@ -206,14 +208,17 @@ def without_beam(files: Sequence[Path], output: Path) -> Iterator[Labeled]:
             images = [e.image for e in examined if e.image is not None]
             undecided = [e.row for e in examined if e.image is not None]
             answers = classifier.classify(images, model)
-            decided = [decide_image(r, a, policy) for r, a in zip(undecided, answers, strict=True)]
+            decided = [
+                decide_with_thumbnail(row, answer, policy)
+                for row, answer in zip(undecided, answers, strict=True)
+            ]
             decided += [e.row for e in examined if e.image is None]
             targets = (with_object_uri(row, config.layout, config.placement) for row in decided)
             for placed in batched(targets, PLACE_BATCH):
                 write_journal(config.layout, placed, config.fingerprint())
                 for row in placed:
                     place(row, config.layout, config.placement)
-                rows += placed
+                rows += [replace(row, thumbnail=None, header=None) for row in placed]
     for child in children:
         child.close()
     for shard in range(config.index_shards):
