@@ -40,12 +40,18 @@ class RecordCoder(Coder):
     def __init__(self, record_type: type) -> None:
         self._record_type = record_type
         self._codec = CODECS[record_type]
+        self._estimated_size = 0
 
     def encode(self, value: Any) -> bytes:
         return self._codec.encode(value)
 
     def decode(self, encoded: bytes) -> Any:
         return self._codec.decode(encoded)
+
+    def estimate_size(self, value: Any) -> int:
+        """Return the size of the first record; engines show it, and would encode many for it."""
+        self._estimated_size = self._estimated_size or len(self.encode(value))
+        return self._estimated_size
 
     def is_deterministic(self) -> bool:
         return True
@@ -77,6 +83,9 @@ class ArrayCoder(Coder):
     def decode(self, encoded: bytes) -> npt.NDArray[Any]:
         dtype, shape, data = msgpack.unpackb(encoded)
         return np.frombuffer(data, dtype).reshape(shape)
+
+    def estimate_size(self, value: npt.NDArray[Any]) -> int:
+        return value.nbytes
 
     def is_deterministic(self) -> bool:
         return True

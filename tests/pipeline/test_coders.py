@@ -26,7 +26,7 @@ from apache_beam.runners.pipeline_context import PipelineContext
 
 from pipeline.sources.periodic_trigger import FLINK, PERIODIC
 from tests.graphs import batch, proto_of, streaming
-from transforms.coders import CODECS, RecordCoder
+from transforms.coders import CODECS, ArrayCoder, RecordCoder
 from transforms.core.manifest_part import ManifestPart
 from transforms.core.object_ref import Failure, ObjectRef
 from transforms.core.record_batch import RecordBatch
@@ -136,6 +136,13 @@ def test_nothing_is_pickled_into_state(impulse: str) -> None:
     found = coders_of_stateful_steps(streaming(impulse))
     assert any(name.startswith("BatchRefs/") for name in found)
     assert set(found.values()) == {"TupleCoder[VarIntCoder, BytesCoder]"}
+
+
+def test_sizes_are_estimated_without_encoding_each_record() -> None:
+    coder = RecordCoder(IndexRow)
+    size = len(coder.encode(ROW))
+    assert [coder.estimate_size(row) for row in (ROW, replace(ROW, reason="x" * 100))] == [size] * 2
+    assert ArrayCoder().estimate_size(np.zeros((1, 128, 128), np.uint8)) == 128 * 128
 
 
 def test_an_element_without_a_coder_of_its_own_is_found() -> None:
