@@ -7,6 +7,8 @@ authors' Lite variants: no squeeze-and-excitation, ReLU6. Parameter names and ou
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from torch import Tensor, nn
@@ -98,19 +100,26 @@ class EfficientNetLite(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return feature maps, float[N, HEAD_CHANNELS, H / 32, W / 32]."""
-        return self.forward_remaining_stages(self.forward_first_stages(images, 0), 0)
+        return self.forward_intermediates(images)[0]
+
+    def forward_intermediates(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return feature maps as `forward_features`, and the output of each stage."""
+        outputs = outputs_of(self.blocks, self._forward_stem(images))
+        return self._forward_last(outputs[-1]), outputs[1:]
 
     def forward_first_stages(self, images: Tensor, stages: int) -> Tensor:
         """Return the output of the stem and the first `stages` stages."""
-        maps: Tensor = self.act(self.bn1(self.conv_stem(images)))
-        for stage in self.blocks[:stages]:
-            maps = stage(maps)
-        return maps
+        return outputs_of(self.blocks[:stages], self._forward_stem(images))[-1]
 
     def forward_remaining_stages(self, maps: Tensor, stages: int) -> Tensor:
         """Return feature maps from the output of `forward_first_stages` with the same `stages`."""
-        for stage in self.blocks[stages:]:
-            maps = stage(maps)
+        return self._forward_last(outputs_of(self.blocks[stages:], maps)[-1])
+
+    def _forward_stem(self, images: Tensor) -> Tensor:
+        out: Tensor = self.act(self.bn1(self.conv_stem(images)))
+        return out
+
+    def _forward_last(self, maps: Tensor) -> Tensor:
         out: Tensor = self.act(self.bn2(self.conv_head(maps)))
         return out
 
@@ -122,6 +131,11 @@ class EfficientNetLite(nn.Module):
     def get_classifier(self) -> nn.Module:
         """Return the layer that maps features to logits."""
         return self.classifier
+
+
+def outputs_of(stages: Iterable[nn.Module], maps: Tensor) -> list[Tensor]:
+    """Return the input of successive stages, `maps`, and the output of each."""
+    return list(accumulate(stages, lambda out, stage: stage(out), initial=maps))
 
 
 class SameConv2d(nn.Conv2d):

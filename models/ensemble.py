@@ -34,6 +34,14 @@ class Ensemble(nn.ModuleList):
         """Return the feature maps of each member."""
         return [member.forward_features(resized) for member, resized in self.inputs(images)]
 
+    def forward_intermediates(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the feature maps of each member, and the output of each stage of each member.
+
+        All members have a method of this name, as those of timm and `EfficientNetLite` have.
+        """
+        of_members = [member.forward_intermediates(own) for member, own in self.inputs(images)]
+        return [maps for maps, _ in of_members], [one for _, stages in of_members for one in stages]
+
     def forward_head(self, maps: Sequence[Tensor], pre_logits: bool = False) -> Tensor:
         """Return logits, or the members' concatenated features, float[N, F]."""
         members: Iterator[Any] = iter(self)

@@ -22,6 +22,7 @@ from models.efficientnet_lite import (
     EfficientNetLite,
     InvertedResidual,
     SeparableBlock,
+    outputs_of,
     same_padding,
 )
 from models.ensemble import Ensemble, members_of
@@ -117,13 +118,20 @@ class FusedEnsemble(Ensemble):
 
     def forward_features(self, images: Tensor) -> list[Tensor]:
         """Return the feature maps of each member."""
-        outputs: list[Tensor] = []
-        first, maps = None, images
+        return self.forward_intermediates(images)[0]
+
+    def forward_intermediates(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the feature maps of each member, and the output of each stage of each member."""
+        maps: list[Tensor] = []
+        stages: list[Tensor] = []
+        first, outputs = None, [images]
         for member, resized in self.inputs(images):
             if member.first is not first:
-                first, maps = member.first, member.first(resized)
-            outputs.append(member.forward_remaining_stages(maps))
-        return outputs
+                first, outputs = member.first, member.first.outputs(resized)
+            last, own = member.forward_remaining_stages(outputs)
+            maps.append(last)
+            stages += own
+        return maps, stages
 
 
 class FusedEfficientNetLite(nn.Module):
@@ -143,7 +151,7 @@ class FusedEfficientNetLite(nn.Module):
         super().__init__()
         self.first = first or FusedStages(plain, batch_size, input_size, len(plain.blocks))
         size = MapSize(batch_size, self.first.output_side)
-        self.remaining = nn.Sequential(*_fused_blocks(plain.blocks[self.first.stages :], size))
+        self.remaining = _fused_stages(plain.blocks[self.first.stages :], size)
         self.head = FusedConv2d(plain.conv_head, plain.bn2, size, CLAMP)
         self.classifier = plain.classifier
 
@@ -153,12 +161,16 @@ class FusedEfficientNetLite(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return feature maps as `EfficientNetLite` does."""
-        return self.forward_remaining_stages(self.first(images))
+        return self.forward_intermediates(images)[0]
 
-    def forward_remaining_stages(self, maps: Tensor) -> Tensor:
-        """Return feature maps from the output of `first`."""
-        out: Tensor = self.head(self.remaining(maps))
-        return out
+    def forward_intermediates(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return feature maps and the output of each stage as `EfficientNetLite` does."""
+        return self.forward_remaining_stages(self.first.outputs(images))
+
+    def forward_remaining_stages(self, first: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return what `forward_intermediates` does, from the outputs of `first`."""
+        outputs = outputs_of(self.remaining, first[-1])
+        return self.head(outputs[-1]), [*first[1:], *outputs[1:]]
 
     def forward_head(self, maps: Tensor, pre_logits: bool = False) -> Tensor:
         """Return logits, or with `pre_logits` the pooled features."""
@@ -195,13 +207,16 @@ class FusedStages(nn.Module):
         size = MapSize(batch_size, input_size)
         self.batch_size, self.stages = batch_size, stages
         self.stem = FusedConv2d(plain.conv_stem, plain.bn1, size, CLAMP)
-        self.blocks = nn.Sequential(*_fused_blocks(plain.blocks[:stages], size))
+        self.blocks = _fused_stages(plain.blocks[:stages], size)
         self.output_side = size.side
 
     def forward(self, images: Tensor) -> Tensor:
         """Return feature maps as `EfficientNetLite.forward_first_stages` does."""
-        maps: Tensor = self.blocks(self.stem(images))
-        return maps
+        return self.outputs(images)[-1]
+
+    def outputs(self, images: Tensor) -> list[Tensor]:
+        """Return the output of the stem and of each stage."""
+        return outputs_of(self.blocks, self.stem(images))
 
 
 class FusedBlock(nn.Module):
@@ -265,11 +280,13 @@ class FusedConv2d(nn.Module):
         return out
 
 
-def _fused_blocks(stages: nn.Module, size: MapSize) -> Iterator[FusedBlock]:
-    """Yield the fused blocks of stages in order."""
-    for block in stages.modules():
-        if isinstance(block, Block):
-            yield FusedBlock(block, size)
+def _fused_stages(stages: nn.Sequential, size: MapSize) -> nn.Sequential:
+    """Return fused blocks of successive stages, in a sequence each."""
+    fused = []
+    for stage in stages:
+        blocks = [block for block in stage.children() if isinstance(block, Block)]
+        fused.append(nn.Sequential(*(FusedBlock(block, size) for block in blocks)))
+    return nn.Sequential(*fused)
 
 
 def _convolutions(block: Block) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
