@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models import efficientnet_lite
 from models.architectures import require_architecture
 from models.ensemble import Ensemble
-from models.ood_vim import VirtualLogit, VirtualLogits
+from models.ood_vim import VirtualLogit, VirtualLogits, stage_statistics
 from models.region_head import RegionHead
 from transforms.core.errors import UsageError, did_you_mean
 
@@ -75,6 +75,19 @@ class BodyPartClassifier(nn.Module):
         out: Tensor = self.backbone.forward_head(maps, pre_logits=True)
         return out
 
+    def features_and_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `features`, and the statistics of the stages, float32[N, S], for uint8[N, 1, S, S].
+
+        The backbone has a method `forward_intermediates`; see `has_stages`.
+        """
+        maps, stages = self.backbone.forward_intermediates(self.normalize(images))
+        return self.backbone.forward_head(maps, pre_logits=True), stage_statistics(stages)
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether the backbone is one network that gives the outputs of its stages."""
+        return hasattr(self.backbone, "forward_intermediates")
+
     def forward(self, images: Tensor) -> Tensor:
         """Classify images.
 
@@ -103,13 +116,13 @@ class BodyPartClassifier(nn.Module):
         if self.regions is None:
             out: Tensor = self(images)
             return out
-        maps = self.backbone.forward_features(self.normalize(images))
-        features = self.backbone.forward_head(maps, pre_logits=True)
         if self.ood is None:
+            maps = self.backbone.forward_features(self.normalize(images))
+            features = self.backbone.forward_head(maps, pre_logits=True)
             logits = self.backbone.forward_head(maps).float()
             score = energy(logits)
         else:
-            logits, score = self._of_features(features, self.ood)
+            features, logits, score = self._with_score(images, self.ood)
         columns = (self._probabilities(logits), score[:, None], self.regions(features))
         return torch.cat(columns, dim=1)
 
@@ -118,13 +131,20 @@ class BodyPartClassifier(nn.Module):
         if self.ood is None:
             logits = self.logits(images).float()
             return logits, energy(logits)
-        return self._of_features(self.features(images), self.ood)
+        _, logits, score = self._with_score(images, self.ood)
+        return logits, score
 
-    def _of_features(
-        self, features: Tensor, ood: VirtualLogit | VirtualLogits
-    ) -> tuple[Tensor, Tensor]:
+    def _with_score(
+        self, images: Tensor, ood: VirtualLogit | VirtualLogits
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features, float[N, F], logits, float32[N, n_labels], and OOD scores, float32[N]."""
+        statistics = None
+        if ood.uses_statistics:
+            features, statistics = self.features_and_statistics(images)
+        else:
+            features = self.features(images)
         layer = self.backbone.get_classifier()
-        return layer(features).float(), ood(features, layer)
+        return features, layer(features).float(), ood(features, layer, statistics)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         return torch.softmax(logits / self.temperature, dim=1)

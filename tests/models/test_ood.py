@@ -12,7 +12,7 @@ import torch
 from models.bundle import WEIGHTS_FILE, BundleError
 from models.networks import BodyPartClassifier
 from models.ood_vim import VirtualLogit
-from models.training.calibration.fit_outliers import fit_outlier_logit
+from models.training.calibration.fit_outliers import RELATIVE_SPREAD, fit_outlier_logit
 from models.training.calibration.fit_vim import fit_virtual_logit
 from models.training.data.outliers import Maker, synthetic_outlier
 from models.training.data.phantoms import head, qa_phantom, section, sector, ultrasound
@@ -92,18 +92,54 @@ def test_the_outlier_logit_recognizes_what_the_virtual_logit_does_not(
     made = [preprocess(synthetic_outlier(rng, 64), 32) for _ in range(80)]
     layer = network.backbone.get_classifier()
     with torch.inference_mode():
-        seen, unseen = (network.features(x) for x in (val, torch.from_numpy(np.stack(made))))
-        old, new = ([score(of, layer).numpy() for of in (seen, unseen)] for score in (ood, both))
+        seen, unseen = (
+            network.features_and_statistics(x) for x in (val, torch.from_numpy(np.stack(made)))
+        )
+        old, new = (
+            [score(features, layer, statistics).numpy() for features, statistics in (seen, unseen)]
+            for score in (ood, both)
+        )
         assert both.added_weight is not None and both.added_bias is not None
-        logits = (seen @ both.added_weight + both.added_bias).numpy()
+        assert both.statistics_weight is not None
+        of_stages = seen[1] @ both.statistics_weight
+        logits = (seen[0] @ both.added_weight + of_stages + both.added_bias).numpy()
     assert logits.mean() == pytest.approx(0, abs=0.1)
-    assert logits.std() == pytest.approx(old[0].std(), rel=0.05)
+    assert logits.std() == pytest.approx(RELATIVE_SPREAD * old[0].std(), rel=0.05)
     assert np.allclose(new[0], old[0] + logits, atol=1e-3)
 
     def reviewed(scores: list[np.ndarray]) -> float:
         return float((scores[1] > np.quantile(scores[0], 0.98)).mean())
 
     assert reviewed(new) > 0.75 > reviewed(old)
+
+
+def test_the_statistics_are_the_mean_and_deviation_of_each_channel(
+    network: BodyPartClassifier, images: torch.Tensor
+) -> None:
+    with torch.inference_mode():
+        _, stages = network.backbone.forward_intermediates(network.normalize(images[:3]))
+        _, statistics = network.features_and_statistics(images[:3])
+    expected = [
+        part
+        for maps in (one.numpy().astype(np.float64) for one in stages)
+        for part in (maps.mean((2, 3)), np.sqrt(maps.var((2, 3)) + 1e-4))
+    ]
+    assert len(stages) > 1
+    np.testing.assert_allclose(statistics, np.concatenate(expected, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_outlier_logit_of_a_network_without_stages_has_the_features_alone(
+    network: BodyPartClassifier, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(type(network.backbone), "forward_intermediates")
+    virtual = fit_virtual_logit(network, images)
+    assert virtual is not None
+    ood = fit_outlier_logit(network, virtual, images[::2], images[1::2])
+    assert ood.added_weight is not None and ood.statistics_weight is None
+    monkeypatch.setattr(network, "ood", ood)
+    noise = torch.randint(0, 256, images.shape, dtype=torch.uint8)
+    with torch.inference_mode():
+        assert network(noise)[:, -1].min() > network(images)[:, -1].max()
 
 
 def test_a_bundle_stores_the_ood_score(
@@ -160,3 +196,5 @@ def test_the_last_layer_maps_features_to_logits(architecture: str) -> None:
     with torch.inference_mode():
         logits = network.backbone.get_classifier()(network.features(images))
         assert torch.allclose(logits, network.logits(images), atol=1e-4)
+        features, _ = network.features_and_statistics(images)
+        assert torch.equal(features, network.features(images))

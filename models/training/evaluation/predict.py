@@ -50,6 +50,15 @@ def predict_features(network: BodyPartClassifier, inputs: Tensor) -> npt.NDArray
     return _in_batches(network.features, network.device, inputs)
 
 
+def predict_pooled(network: BodyPartClassifier, inputs: Tensor) -> npt.NDArray[np.float32]:
+    """Return features and, if the backbone gives its stages, their statistics, float32[N, F + S]."""
+    if not network.has_stages:
+        return predict_features(network, inputs)
+    return _in_batches(
+        lambda part: torch.cat(network.features_and_statistics(part), 1), network.device, inputs
+    )
+
+
 @dataclass(frozen=True)
 class Predicted:
     """Predictions of images as a run makes them: of the views of plates together.
