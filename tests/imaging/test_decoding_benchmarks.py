@@ -1,7 +1,8 @@
-"""The benchmark of codecs measures what is installed, and nothing that gives other values."""
+"""The benchmarks of decoding measure what is installed, and nothing that gives other values."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import codecs
+from benchmarks import codecs, profile_route
 from benchmarks.codecs import HT, JPEG_LS, ROUTER, Codec
 from tests.synthetic import image
 
@@ -59,3 +60,10 @@ def test_a_codec_that_gives_other_values_gets_no_rate(
     encoded = codecs.encode(syntax, image(shape=SHAPE), tmp_path)
     codec = Codec("other", "other", "other", "MIT", {syntax: decode})
     assert codecs.problem(syntax, codec, None, encoded) == expected
+
+
+@pytest.mark.parametrize("stage", list(profile_route.STAGES))
+def test_the_profile_of_a_run_times_functions_that_exist(stage: str) -> None:
+    """It did not start after one had another name."""
+    module, function = profile_route.STAGES[stage]
+    assert callable(getattr(importlib.import_module(module), function))
