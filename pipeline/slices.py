@@ -32,7 +32,7 @@ from transforms.lake.schema import RUN_ID_SEPARATOR
 from transforms.metrics import CounterName, count, count_listed
 from transforms.storage.temporary import private_folder
 
-SLICE_REFS: Final = 250_000
+SLICE_REFS: Final = 100_000
 """Number of references and failures of a slice; it may have more members of an archive."""
 KNOWN_REFS: Final = 8
 """Number of references with a row that count as one: new objects do not wait for all of a long list."""
