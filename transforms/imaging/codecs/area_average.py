@@ -27,12 +27,14 @@ def average(
     """Average blocks of `factor` x `factor` pixels; incomplete blocks at the edges are dropped.
 
     Args:
-        stored: integer[H, W]; may be a view of the object's bytes in any byte order.
+        stored: integer[H, W], or integer[H, W, 3] for RGB; may be a view of the object's bytes in any
+            byte order.
         factor: At least 1.
         is_padding: bool[H, W], True for pixel padding, or None.
 
     Returns:
-        float32[H // factor, W // factor]; blocks that consist of padding are marked.
+        float32[H // factor, W // factor] or float32[H // factor, W // factor, 3]; blocks that consist of
+        padding are marked.
     """
     if is_padding is None or not is_padding.any():
         return StoredFrame(np.divide(_block_sums(stored, factor), factor**2, dtype=np.float32))
@@ -41,12 +43,6 @@ def average(
     return StoredFrame(
         np.divide(sums, np.maximum(counts, 1), dtype=np.float32), padding=counts == 0
     )
-
-
-def average_channels(stored: Integers, factor: int) -> StoredFrame:
-    """Average RGB, integer[H, W, 3], to float32[H // factor, W // factor, 3]."""
-    channels = [average(stored[..., channel], factor).values for channel in range(3)]
-    return StoredFrame(np.stack(channels, axis=-1))
 
 
 def average_blocks(
@@ -140,8 +136,8 @@ def _block_sums(stored: Integers, factor: int) -> npt.NDArray[np.float32]:
         return trimmed.astype(np.float32)
     max_sum = factor**2 << 8 * stored.dtype.itemsize
     dtype = np.int64 if max_sum > np.iinfo(np.int32).max else np.int32
-    row_sums = np.zeros((height, trimmed.shape[1]), dtype)
-    blocks = trimmed.reshape(height, factor, -1)
+    blocks = trimmed.reshape(height, factor, *trimmed.shape[1:])
+    row_sums = np.zeros((height, *trimmed.shape[1:]), dtype)
     rows, partial = _rows_at_a_time(stored, factor, dtype)
     for first in range(0, factor, rows):
         row_sums += blocks[:, first : first + rows].sum(axis=1, dtype=partial)

@@ -23,7 +23,7 @@ from pydicom.uid import (
 )
 
 from transforms.imaging.codecs.area_average import (
-    average_channels,
+    average,
     clear_unused_bits,
     reduce_gray,
 )
@@ -78,7 +78,7 @@ def decode(request: FrameRequest) -> StoredFrame:
     if request.signed:
         decoded = decoded.view(f"i{width}")
     if request.samples == 3:
-        return average_channels(clear_unused_bits(decoded, request), request.reduction)
+        return average(clear_unused_bits(decoded, request), request.reduction)
     return reduce_gray(decoded, request)
 
 

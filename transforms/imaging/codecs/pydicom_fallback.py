@@ -16,7 +16,6 @@ from pydicom.pixels.utils import as_pixel_options
 from transforms.core.reasons import InvalidObject, Reason, Stage
 from transforms.imaging.codecs.area_average import (
     average,
-    average_channels,
     clear_unused_bits,
     reduce_gray,
 )
@@ -82,9 +81,7 @@ def decode(request: FrameRequest) -> StoredFrame:
             stored = apply_color_lut(stored, request.dataset)
         elif is_raw and request.photometric != "RGB":
             stored = stored[..., :1].repeat(3, axis=-1)
-    if stored.ndim == 3:
-        return average_channels(stored, request.reduction)
-    if request.bits_allocated == 1:
+    if stored.ndim == 3 or request.bits_allocated == 1:
         return average(stored, request.reduction)
     return reduce_gray(stored, request)
 
