@@ -373,7 +373,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         measurements = list(measure(args, Path(folder)))
     measured = {one["codec"] for one in measurements} - {ROUTER}
-    results = {
+    results: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": machine(),
         "versions": versions([c for c in CODECS if c.name in measured]),
@@ -384,6 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results["machine"] | results["versions"]))
     print(tables(results))
     return 0
 

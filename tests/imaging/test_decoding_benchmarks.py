@@ -38,6 +38,7 @@ def test_each_installed_codec_is_measured_in_each_of_its_syntaxes(
     assert (
         "skipped: missing (No module named 'no_such_module'); pip install no-such-pack" in printed
     )
+    assert f'"imagecodecs": "{results["versions"]["imagecodecs"]}"' in printed
     assert "| router / fastest codec |" in printed
 
 
