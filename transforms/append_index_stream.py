@@ -80,6 +80,9 @@ class AppendFn(beam.DoFn):
     def __init__(self, config: RouteConfig) -> None:
         self._config = config
 
+    def setup(self) -> None:
+        replica_of(self._config.layout).preload()
+
     def process(self, group: tuple[int, Iterable[IndexRow]]) -> Iterator[IndexRow]:
         shard, rows = group
         config = self._config

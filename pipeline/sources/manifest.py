@@ -177,6 +177,8 @@ def _to_output(
     part: ManifestPart,
     config: RouteConfig,
 ) -> SourceOutput:
+    if isinstance(found, ObjectRef):
+        return to_output(found, found.uri, config)
     uri = f"{part.uri}#{line}"
     if isinstance(entry, Entry) and (is_local(entry.uri) or entry.uri.isprintable()):
         uri = absolute(entry.uri)

@@ -104,7 +104,7 @@ class PollFn(beam.DoFn):
         self._poller = poller
 
     def setup(self) -> None:
-        replica_of(self._config.layout).preload()
+        replica_of(self._config.layout).preload(for_rows=False)
 
     def process(self, number: int) -> Iterator[SourceOutput]:
         yield from _session(self._config, number, self._poller).poll()

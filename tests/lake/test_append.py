@@ -145,9 +145,9 @@ def test_a_replica_is_loaded_while_others_write_and_given_up_when_it_is_closed(
     closed = IndexReplica(layout)
     closed.preload()
     closed.close()
-    assert closed._preloading is not None
-    closed._preloading.join(60)
-    assert not closed._preloading.is_alive()
+    (thread,) = closed._preloading.values()
+    thread.join(60)
+    assert not thread.is_alive()
     assert not closed._folder.exists()
 
 

@@ -162,6 +162,18 @@ def test_a_replica_that_is_preloaded_knows_what_others_do(layout: Layout, tmp_pa
         assert empty.rows_of(["1.2"]) == []
 
 
+def test_a_replica_that_only_polls_need_has_no_uids(layout: Layout) -> None:
+    (row,) = rows_of(layout.root)[:1]
+    with replica_of(layout) as replica:
+        replica.preload(for_rows=False)
+        replica.refresh()
+        key = (row["source_uri"], row["source_version"])
+        assert replica.existing([key]) == {key}
+        assert not replica._uids.rows and not replica._digests.rows
+        assert [one.version_key for one in replica.rows_of([row["sop_instance_uid"]])][:1] == [key]
+        assert replica._uids.rows and not replica._digests.rows
+
+
 def test_a_load_that_fails_leaves_nothing(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(databases, "INSERTED_ROWS", 10)
     rows = rows_of(layout.root)

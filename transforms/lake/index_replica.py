@@ -91,7 +91,7 @@ class IndexReplica:
         self._rows_read = 0
         self._listed: list[str] = []
         self._last: Mapping[LogShard, Segment] = {}
-        self._preloading: threading.Thread | None = None
+        self._preloading: dict[bool, threading.Thread] = {}
         self._tombstones: Tombstones | None = None
         self._lock = threading.RLock()  # held while the index is loaded
         self._starting = threading.Lock()
@@ -107,20 +107,25 @@ class IndexReplica:
             self._db.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def preload(self) -> None:
+    def preload(self, *, for_rows: bool = True) -> None:
         """Begin to load the index in a thread, while the process starts up. Idempotent.
 
         The lake need not be locked or opened yet: files that are replaced meanwhile are loaded again.
+
+        Args:
+            for_rows: whether to load what `rows_of` needs, too; a process that only polls does not.
         """
         with self._starting:
-            if self._preloading is None:
-                self._preloading = threading.Thread(target=self._preload, daemon=True)
-                self._preloading.start()
+            if for_rows not in self._preloading:
+                thread = threading.Thread(target=self._preload, args=[for_rows], daemon=True)
+                self._preloading[for_rows] = thread
+                thread.start()
 
-    def _preload(self) -> None:
+    def _preload(self, for_rows: bool) -> None:
         with contextlib.suppress(Exception):  # raised again where it is needed
             self._load_keys()  # no tombstones: they count from when the lake is locked
-            self.rows_of([])
+            if for_rows:
+                self.rows_of([])
 
     def refresh(self) -> None:
         """Load files that were added to the index, and drop the rows of files that were replaced.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final
 
 from transforms.core.labels import NAME_PATTERN, QUARANTINE
@@ -301,7 +302,7 @@ class Layout:
             derived={label: canonical(root) for label, root in self.derived.items()},
         )
 
-    @property
+    @cached_property
     def object_roots(self) -> tuple[str, ...]:
         """Roots that may contain objects: of the lake and of its sinks."""
         return tuple(dict.fromkeys((self.root, *self.sinks.values())))
