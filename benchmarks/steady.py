@@ -127,14 +127,17 @@ def table(found: list[dict[str, Any]], syntaxes: list[str]) -> str:
             for run in found
             if run["syntax"] == syntax and run["contender"] == contender
         ]
-        return statistics.median(values) if values else float("nan")
+        return statistics.median(values)
 
     rows = []
-    for name in dict.fromkeys(run["contender"] for run in found):
+    contenders = dict.fromkeys(run["contender"] for run in found)
+    for name in contenders:
         for metric, unit in (("cpu_s", 1000), ("wall_s", 1000), ("faults", 1)):
             label = f"{name}, {'page faults' if metric == 'faults' else metric[:-2] + ', ms'}"
             rows.append([label, *(f"{unit * median(s, name, metric):.1f}" for s in syntaxes)])
     for other, metric in ((WITHOUT_BEAM, "cpu_s"), (FLOOR, "cpu_s"), (FLOOR, "wall_s")):
+        if not {ROUTER, other} <= contenders.keys():
+            continue
         ratios = (median(s, ROUTER, metric) / median(s, other, metric) for s in syntaxes)
         rows.append([f"router / {other}, {metric[:-2]}", *(f"{ratio:.2f}" for ratio in ratios)])
     return markdown_table(["", *syntaxes], rows)
