@@ -127,7 +127,7 @@ def table(found: list[dict[str, Any]], syntaxes: list[str]) -> str:
             for run in found
             if run["syntax"] == syntax and run["contender"] == contender
         ]
-        return statistics.median(values)
+        return float(statistics.median(values))
 
     rows = []
     contenders = dict.fromkeys(run["contender"] for run in found)
