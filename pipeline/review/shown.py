@@ -117,7 +117,9 @@ def predicted_region(row: IndexRow) -> str:
     region = row.region
     if region is None:
         return ""
-    return f"The model takes the region for: {title_of(region.name)} ({100 * region.confidence:.0f} %)."
+    return (
+        f"Region predicted by the model: {title_of(region.name)} ({100 * region.confidence:.0f} %)."
+    )
 
 
 def header_claim(row: IndexRow) -> str:

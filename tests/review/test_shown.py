@@ -57,5 +57,5 @@ def test_views_that_disagree_are_named() -> None:
 
 def test_the_region_that_the_model_predicts_is_named() -> None:
     row = index_row("a", predicted_region="lower_leg", region_confidence=0.934)
-    assert predicted_region(row) == "The model takes the region for: Lower leg (93 %)."
+    assert predicted_region(row) == "Region predicted by the model: Lower leg (93 %)."
     assert predicted_region(index_row("a")) == ""
