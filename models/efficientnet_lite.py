@@ -1,7 +1,8 @@
 """EfficientNet-Lite, the architecture of the default model, without timm, which is slow to import.
 
 Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", in the
-authors' Lite variants: no squeeze-and-excitation, ReLU6. Parameter names and outputs are timm's.
+authors' Lite variants: no squeeze-and-excitation, ReLU6. Parameter names and outputs are timm's, but
+`forward_intermediates` returns the outputs of all seven stages, timm's those before each reduction.
 """
 
 from __future__ import annotations

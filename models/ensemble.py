@@ -37,7 +37,7 @@ class Ensemble(nn.ModuleList):
     def forward_intermediates(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return the feature maps of each member, and the output of each stage of each member.
 
-        All members have a method of this name, as those of timm and `EfficientNetLite` have.
+        Only for members that have a method of this name, as `EfficientNetLite` and timm's networks.
         """
         of_members = [member.forward_intermediates(own) for member, own in self.inputs(images)]
         return [maps for maps, _ in of_members], [one for _, stages in of_members for one in stages]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models import efficientnet_lite
 from models.architectures import require_architecture
-from models.ensemble import Ensemble
+from models.ensemble import Ensemble, members_of
 from models.ood_vim import VirtualLogit, VirtualLogits, stage_statistics
 from models.region_head import RegionHead
 from transforms.core.errors import UsageError, did_you_mean
@@ -78,15 +78,16 @@ class BodyPartClassifier(nn.Module):
     def features_and_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return `features`, and the statistics of the stages, float32[N, S], for uint8[N, 1, S, S].
 
-        The backbone has a method `forward_intermediates`; see `has_stages`.
+        The backbone gives the outputs of its stages; see `has_stages`.
         """
         maps, stages = self.backbone.forward_intermediates(self.normalize(images))
         return self.backbone.forward_head(maps, pre_logits=True), stage_statistics(stages)
 
     @property
     def has_stages(self) -> bool:
-        """Whether the backbone is one network that gives the outputs of its stages."""
-        return hasattr(self.backbone, "forward_intermediates")
+        """Whether the backbone, or each network of an ensemble, gives the outputs of its stages."""
+        networks = members_of(self.backbone)
+        return all(hasattr(network, "forward_intermediates") for network in networks)
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from models.bundle import (
@@ -72,11 +73,14 @@ def load_network(uri: str, device: Literal["cpu", "cuda"] = "cpu") -> BodyPartCl
             network.ood = _load_ood(ood, len(info.members))
         if info.regions is not None:
             network.regions = RegionHead(**_with_prefix(REGION_PREFIX, state), info=info.regions)
+        network.eval()
+        if network.ood is not None and network.ood.uses_statistics:
+            _require_fitting_statistics(network, info.input_size)
     except (RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise BundleError(
             f"model bundle {uri}: the weights do not fit {info.architecture}: {str(error)[:MAX_REASON]}"
         ) from error
-    return network.eval()
+    return network
 
 
 def read_weights(uri: str, info: BundleInfo) -> bytes:
@@ -201,6 +205,12 @@ def _load_ood(state: Mapping[str, Tensor], members: int) -> VirtualLogit | Virtu
     if sum(map(len, parts)) < len(state):
         raise TypeError(f"OOD scores of more or other than {members} members")
     return VirtualLogits(VirtualLogit(**part) for part in parts)
+
+
+def _require_fitting_statistics(network: BodyPartClassifier, input_size: int) -> None:
+    """Raise `RuntimeError` if the OOD score has other statistics than the stages, as of another timm."""
+    with torch.inference_mode():
+        network(torch.zeros(1, 1, input_size, input_size, dtype=torch.uint8))
 
 
 def _with_prefix(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

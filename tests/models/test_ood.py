@@ -172,6 +172,24 @@ def test_an_incomplete_ood_score_is_refused(
         load_network(str(tmp_path))
 
 
+def test_statistics_of_other_stages_are_refused(
+    network: BodyPartClassifier,
+    images: torch.Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of a version of timm whose network has other stages."""
+    virtual = fit_virtual_logit(network, images)
+    assert virtual is not None
+    ood = fit_outlier_logit(network, virtual, images[::2], images[1::2])
+    assert ood.statistics_weight is not None
+    ood.statistics_weight = ood.statistics_weight[:-2]
+    monkeypatch.setattr(network, "ood", ood)
+    save_bundle(tmp_path, network, FIELDS)
+    with pytest.raises(BundleError, match="do not fit"):
+        load_network(str(tmp_path))
+
+
 def test_a_network_with_a_longer_head_keeps_the_energy(images: torch.Tensor) -> None:
     """This network has a norm between timm's features and the last layer."""
     network = BodyPartClassifier("efficientvit_m0", LABELS).eval()
