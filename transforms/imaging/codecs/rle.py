@@ -7,8 +7,6 @@ Standard: PS3.5 annexes A.4.2 and G.
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import imagecodecs
 import numpy as np
 from pydicom.uid import RLELossless
@@ -34,7 +32,8 @@ def decode(request: FrameRequest) -> StoredFrame:
     Raises:
         NoFastPath: Color, palette, or segments that do not contain the frame.
     """
-    frame, request = encapsulated_frame(request)
+    mapped, request = encapsulated_frame(request)
+    frame = bytes(mapped)  # a file that is written meanwhile cannot change what has been checked
     request = _with_samples_of(frame, request)
     if request.bits_allocated not in (8, 16) or not request.is_gray:
         raise NoFastPath
@@ -44,16 +43,14 @@ def decode(request: FrameRequest) -> StoredFrame:
         out = bytearray(
             request.rows * request.columns * dtype.itemsize
         )  # bounds what the codec writes
-        decoded = np.frombuffer(
-            imagecodecs.dicomrle_decode(cast(Any, frame), dtype, out=out), dtype
-        )
+        decoded = np.frombuffer(imagecodecs.dicomrle_decode(frame, dtype, out=out), dtype)
         values = decoded.reshape(request.rows, request.columns)
     except Exception as error:  # the codec failed, or the size differs from the header
         raise NoFastPath from error
     return reduce_gray(values, request)
 
 
-def _with_samples_of(frame: memoryview, request: FrameRequest) -> FrameRequest:
+def _with_samples_of(frame: bytes, request: FrameRequest) -> FrameRequest:
     """Return the request with the samples that one or two segments describe: grayscale of 8 or 16 bits.
 
     Standard: PS3.5 annex G.2, by which there is a segment for each byte of a pixel.
@@ -62,7 +59,7 @@ def _with_samples_of(frame: memoryview, request: FrameRequest) -> FrameRequest:
     return with_samples(request, 1, 8 * segments) if segments in (1, 2) else request
 
 
-def _require_segments_in_frame(frame: memoryview, planes: int) -> None:
+def _require_segments_in_frame(frame: bytes, planes: int) -> None:
     """Raise `NoFastPath` unless there is one segment per byte plane, each starting in the frame.
 
     imagecodecs checks neither and would read out of bounds.
