@@ -60,10 +60,11 @@ def test_threads_share_at_most_two_arenas() -> None:
 def test_freed_blocks_are_reused_without_page_faults() -> None:
     assert page_faults("reused") < 100 < page_faults("default")
     assert page_faults("reused", MALLOC_TRIM_THRESHOLD_="1000") > 100
+    assert page_faults("reused", GLIBC_TUNABLES="glibc.malloc.trim_threshold=1000") > 100
 
 
 def page_faults(mode: str, **environment: str) -> int:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
     run = subprocess.run(
         [sys.executable, "-c", REUSE, mode], capture_output=True, text=True, check=True,
         env={**kept, **environment},

@@ -32,9 +32,11 @@ def reuse_freed_blocks() -> None:
 
     The kernel clears each page of a block that it hands out, which takes longer than to decode a
     codestream into it. The environment variables `MALLOC_TRIM_THRESHOLD_` and `MALLOC_MMAP_THRESHOLD_`
-    take precedence.
+    take precedence, and any tunable of malloc in `GLIBC_TUNABLES`.
     """
-    if os.environ.keys().isdisjoint({"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}):
+    variables = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if os.environ.keys().isdisjoint(variables) and "glibc.malloc." not in tunables:
         _mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
         _mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
 
