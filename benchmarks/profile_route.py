@@ -87,7 +87,7 @@ def build(folder: Path, images: int, syntaxes: Sequence[UID] = SYNTAXES) -> None
         path = folder / f"{number:04d}-{UID(syntax).keyword}.dcm"
         if not path.exists():
             pixels = np.roll(bases[number % len(bases)], number, axis=1)
-            path.write_bytes(dicom_bytes(pixels, name=str(number), syntax=syntax))
+            path.write_bytes(dicom_bytes(pixels, name=path.stem, syntax=syntax))
 
 
 def main() -> None:
@@ -99,7 +99,9 @@ def main() -> None:
         help="transfer syntaxes of the images",
     )  # fmt: skip
     args = parser.parse_args()
-    source, lake = args.folder / "images", args.folder / "lake"
+    chosen = "all" if set(args.syntaxes) == set(KEYWORDS) else "-".join(args.syntaxes)
+    source = args.folder / "images" / chosen
+    lake = args.folder / "lake"
     source.mkdir(parents=True, exist_ok=True)
     build(source, args.images, [KEYWORDS[keyword] for keyword in args.syntaxes])
     shutil.rmtree(lake, ignore_errors=True)
