@@ -305,7 +305,7 @@ def time_rounds(
         c.name: {"wall_ms": [], "cpu_ms": []} for c in codecs
     }
     for number in range(rounds):
-        shift = number % len(codecs)
+        shift = number % max(1, len(codecs))
         for codec in (*codecs[shift:], *codecs[:shift]):
             decode, module = codec.decoders[name], modules[codec.name]
             wall, cpu = time.perf_counter(), time.process_time()

@@ -58,6 +58,8 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("build/bench"), help="working folder")
     parser.add_argument("--out", type=Path, help="JSON file of the results")
     args = parser.parse_args()
+    if args.images <= FEW:
+        parser.error(f"--images: more than {FEW}, which are run for comparison")
     processes.adopt_orphans()
     build(args.work, args.images)
     threads = torch.get_num_threads()
