@@ -324,6 +324,16 @@ def _read_text(name: str, flag: str) -> str:
         raise SelectionError(f"{flag} is not UTF-8") from error
 
 
+def warnings_of(request: Request) -> list[str]:
+    """Return what the operator has to know before something is erased."""
+    if not request.without_policy:
+        return []
+    return [
+        f"legal holds of a policy are unknown without --policy; those of {LEGAL_HOLDS} and "
+        "--legal_holds are respected"
+    ]
+
+
 def to_json(outcome: Outcome, request: Request) -> dict[str, Any]:
     """Return an outcome, ready for JSON."""
     layout = request.layout
@@ -383,11 +393,6 @@ def render(outcome: Outcome, request: Request) -> str:
         )
     if outcome.held:
         lines.append(f"contents that are kept because of a legal hold: {outcome.held}")
-    if request.without_policy and outcome.contents:
-        lines.append(
-            f"legal holds of a policy are unknown without --policy; those of {LEGAL_HOLDS} and "
-            "--legal_holds are respected"
-        )
     for one in outcome.erased:
         searched, number = one.searched, len(one.searched.traces)
         lines.append(

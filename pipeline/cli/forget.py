@@ -93,9 +93,11 @@ def _holds_of(policy: Policy, options: ErasureOptions) -> Selection:
 
 def run_request(request: Request, *, as_json: bool) -> int:
     """Run a request, print its outcome, and return the exit code."""
-    from pipeline.erasure import render, run_erasure, to_json, trace_lines
+    from pipeline.erasure import render, run_erasure, to_json, trace_lines, warnings_of
     from pipeline.exit_codes import DONE, FAILED
 
+    for warning in warnings_of(request):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     outcome = run_erasure(request)
     print(json.dumps(to_json(outcome, request), indent=2) if as_json else render(outcome, request))
     if outcome.traces:

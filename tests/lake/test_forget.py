@@ -338,7 +338,9 @@ def test_a_legal_hold_stops_it(copied: Hospital, capsys: pytest.CaptureFixture[s
     (copied.lake / "legal_holds.txt").write_text("1.2.77.100  # case 7\n")
     before = content_of(copied.lake)
     assert copied.apply() == 2
-    assert "6 of the 6 selected contents are under a legal hold" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "6 of the 6 selected contents are under a legal hold" in error
+    assert "unknown without --policy" in error  # said before anything is erased or refused
     assert content_of(copied.lake) == before
     (copied.lake / "legal_holds.txt").unlink()
     assert copied.apply() == 0
@@ -352,8 +354,9 @@ def test_a_legal_hold_of_a_policy_needs_the_policy(
     policy.write_text(f"retention: {{legal_holds: {holds}}}\n")
     assert treated.forget("--policy", str(policy)) == 2
     assert "6 of the 6 selected contents are under a legal hold" in capsys.readouterr().err
-    assert treated.forget() == 0
-    assert "legal holds of a policy are unknown without --policy" in capsys.readouterr().out
+    for form in ((), ("--json",)):
+        assert treated.forget(*form) == 0
+        assert "legal holds of a policy are unknown without --policy" in capsys.readouterr().err
 
 
 def test_failures_and_dead_letters_of_erased_objects_go_too(copied: Hospital) -> None:
