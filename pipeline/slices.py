@@ -35,7 +35,7 @@ from transforms.storage.temporary import private_folder
 SLICE_REFS: Final = 100_000
 """Number of references and failures of a slice; it may have more members of an archive."""
 KNOWN_REFS: Final = 8
-"""Number of references with a row that count as one: new objects do not wait for all of a long list."""
+"""Number of known references that count as one: a new object does not wait for all of a long list."""
 BATCH_RECORDS: Final = 1024
 """Number of records that are written and read together."""
 _LENGTH_BYTES: Final = 4
@@ -154,7 +154,7 @@ def write_slices(elements: Iterator[SourceOutput], folder: Path, limit: int) -> 
     Args:
         elements: of the source; read as far as a slice needs.
         folder: where the files are, one at a time.
-        limit: number of elements of a slice.
+        limit: number of elements of a slice; more if all are counts of known references.
     """
     following = next(elements, None)
     number = 0
@@ -163,7 +163,7 @@ def write_slices(elements: Iterator[SourceOutput], folder: Path, limit: int) -> 
         path = Slice(str(folder), number, False).path
         with path.open("wb") as file, contextlib.closing(_Writer(file)) as writer:
             while following is not None and not (
-                writer.number >= limit and may_pause_before(following)
+                writer.has_work and writer.number >= limit and may_pause_before(following)
             ):
                 writer.add(following)
                 following = next(elements, None)
@@ -172,10 +172,16 @@ def write_slices(elements: Iterator[SourceOutput], folder: Path, limit: int) -> 
 
 
 class _Writer:
-    """Writes elements of a source to a file."""
+    """Writes elements of a source to a file.
+
+    Attributes:
+        number: number of elements, of which `KNOWN_REFS` known references are one.
+        has_work: whether there is a reference or a failure among them.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.number = 0
+        self.has_work = False
         self._file = file
         self._waiting: dict[str, list[Any]] = {tag: [] for tag in _TYPES}
 
@@ -186,6 +192,7 @@ class _Writer:
         if isinstance(element, TaggedOutput):
             tag, record = element.tag, element.value
         self.number += record.counts["unchanged"] // KNOWN_REFS if tag == SKIPPED else 1
+        self.has_work |= tag != SKIPPED
         self._waiting[tag].append(record)
         if len(self._waiting[tag]) == BATCH_RECORDS:
             self._write(tag)

@@ -1,4 +1,4 @@
-"""The outputs of every source: references in `REFS`, failures in `FAILED`, skipped names in `SKIPPED`."""
+"""The outputs of every source: references in `REFS`, failures in `FAILED`, counts in `SKIPPED`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transforms.storage.archive_names import is_member
 REFS: Final = "refs"
 """Tag of the output of references."""
 SKIPPED: Final = "skipped"
-"""Tag of the output of skipped names: `RunCounts` of them."""
+"""Tag of the output of counts: `RunCounts` of skipped names, or of known references that are left out."""
 SourceOutput: TypeAlias = ObjectRef | TaggedOutput[str, Failure] | TaggedOutput[str, RunCounts]
 """What sources emit: a reference, or with a tag a failure (`FAILED`) or counts (`SKIPPED`)."""
 
@@ -53,9 +53,10 @@ def skipped_outputs(numbers: Mapping[str, int]) -> Iterator[SourceOutput]:
 def may_pause_before(following: SourceOutput) -> bool:
     """Return whether a listing may pause before an element, while what it has listed is routed.
 
-    Not before counts, which end a listing, nor between the members of an archive: no other thread can
-    read it until they are listed.
+    Not before counts of skipped names, which end a listing, nor between the members of an archive: no
+    other thread can read it until they are listed. Counts of known references begin where it may pause.
     """
     if isinstance(following, TaggedOutput):
-        return bool(following.tag != SKIPPED)
+        counted = following.value
+        return not isinstance(counted, RunCounts) or counted.counts["unchanged"] > 0
     return not is_member(following.uri)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pipeline.slices
 from pipeline.audit.destinations import deliver
 from pipeline.cli import main
 from pipeline.graph import build
-from pipeline.slices import Slice, write_slices
+from pipeline.slices import KNOWN_REFS, Slice, write_slices
 from pipeline.sources.outputs import SKIPPED, SourceOutput
 from tests.conformance import violations
 from tests.conftest import Lake, counts, route_into, write
@@ -72,6 +73,18 @@ def test_a_slice_ends_neither_before_counts_nor_within_an_archive(tmp_path: Path
     assert only == ([*(one.uri for one in (*refs(1), *members)), FAILED, SKIPPED], True)
     (none,) = write_slices(iter(()), tmp_path, 2)
     assert (none.number, none.is_last) == (1, True)
+
+
+def test_a_new_object_does_not_wait_for_all_known_ones(tmp_path: Path) -> None:
+    known = Counter({"discovered": KNOWN_REFS, "unchanged": KNOWN_REFS})
+    (new,) = refs(1)
+    listed: list[SourceOutput] = [new]
+    listed += [TaggedOutput(SKIPPED, RunCounts(known))] * (2 * LIMIT)
+    slices = write_slices(iter(listed), tmp_path, LIMIT)
+    first = next(slices)
+    assert (elements(first), first.is_last) == ([new.uri, *[SKIPPED] * (LIMIT - 1)], False)
+    (second,) = [(elements(part), part.is_last) for part in slices]  # no work: none after it
+    assert second == ([SKIPPED] * (LIMIT + 1), True)
 
 
 @pytest.fixture(scope="module")
