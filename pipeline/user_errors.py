@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -20,6 +21,16 @@ _FAILURE_LINE: Final = re.compile(
 _INTERRUPT_LINE: Final = re.compile(r"^KeyboardInterrupt$", re.MULTILINE)
 _FILE_NAME: Final = re.compile(r"(\[Errno \d+\] [^:]+): .*")
 """The message of an `OSError`; the file name in it may identify a patient."""
+
+_DATABASE_FAILED: Final = (
+    "the temporary database has failed ({}); give it more memory or disk space (TMPDIR names its "
+    "folder), and run the same command again"
+)
+
+
+def is_of_database(error: BaseException) -> bool:
+    """Return whether DuckDB has raised an exception; its message may have values of rows."""
+    return "duckdb" in sys.modules and isinstance(error, sys.modules["duckdb"].Error)
 
 
 def to_user_error(error: BaseException) -> BaseException:
@@ -43,6 +54,8 @@ def to_user_error(error: BaseException) -> BaseException:
             return cause
         if isinstance(cause, ObjectError):
             return _describe(cause.reason, str(cause))
+        if is_of_database(cause):
+            return RuntimeError(_DATABASE_FAILED.format(type(cause).__name__))
     text = str(raised)
     if _TRACEBACK in text:
         return _from_traceback(text)

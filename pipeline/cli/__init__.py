@@ -19,7 +19,7 @@ from pipeline.cli.parser import Parser, normalize, replace_aliases, unknown_opti
 from pipeline.exit_codes import DONE, FAILED, USAGE
 from pipeline.interrupt import raise_on_interrupt
 from pipeline.safe_path import exclude_working_directory, protect_child_processes
-from pipeline.user_errors import to_user_error
+from pipeline.user_errors import is_of_database, to_user_error
 from transforms.config.run_options import DEFAULT_RUNNER
 from transforms.core.errors import UsageError, did_you_mean
 from transforms.core.malloc import limit_arenas, reuse_freed_blocks
@@ -56,10 +56,6 @@ RUN_COMMANDS: Final = ("route", "reroute", "demo")
 """Commands that can run a pipeline, and pass unknown options on to Beam."""
 DECODING_COMMANDS: Final = ("route", "inspect", "demo")
 """Commands that always decode objects."""
-DATABASE_FAILED: Final = (
-    "the temporary database has failed ({}); give it more memory or disk space (TMPDIR names its "
-    "folder), and run the same command again"
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,16 +108,11 @@ def _run(argv: Sequence[str] | None) -> int:
         _report(str(error), debug=args.debug)
         return FAILED
     except Exception as error:
-        if not _is_of_database(error):
+        if not is_of_database(error):
             raise
-        _report(DATABASE_FAILED.format(type(error).__name__), debug=args.debug)
+        _report(str(to_user_error(error)), debug=args.debug)
         return FAILED
     return code
-
-
-def _is_of_database(error: Exception) -> bool:
-    """Return whether DuckDB has raised an exception; its message may have values of rows."""
-    return "duckdb" in sys.modules and isinstance(error, sys.modules["duckdb"].Error)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -31,7 +31,7 @@ from tests.receive.test_same_decisions import as_zip
 from tests.synthetic import dicom_bytes, image
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
 from transforms.core.reasons import Reason, Stage
-from transforms.lake import header_reliability
+from transforms.lake import header_reliability, index_replica
 from transforms.lake.run_counts import RunCounts
 
 LIMIT = 3
@@ -268,6 +268,21 @@ def test_a_run_that_decides_again_is_not_divided(divided: None, folder: Path, la
     summary = route_into(lake, "--reprocess", "all", inputs=inputs)
     assert {row["run_id"] for row in lake.rows()} == {summary["run_id"]}
     assert len(lake.rows()) == 5
+
+
+def test_a_replica_without_memory_is_an_error_with_a_remedy(
+    manifest: Path,
+    lake: Lake,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(pipeline.known_refs, "BATCH_REFS", 2)
+    monkeypatch.setattr(index_replica, "MEMORY_LIMIT", "100KB")
+    arguments = ["--source", "manifest", "--input", str(manifest), "--lake", str(lake.root)]
+    assert main(["route", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert "temporary database has failed (OutOfMemoryException); give it more memory" in error
+    assert "Traceback" not in error
 
 
 def test_what_a_long_list_has_known_does_not_enter_a_pipeline(

@@ -7,6 +7,7 @@ import traceback
 from typing import Any
 
 import apache_beam as beam
+import duckdb
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -21,6 +22,7 @@ FAULTS: dict[str, Exception] = {
     "usage": UsageError("no usable CUDA device"),
     "system": OSError(errno.ENOSPC, "No space left on device", "/data/DOE^JOHN.dcm"),
     "words": ValueError("softmax: empty axis"),
+    "database": duckdb.ConversionException("Could not convert string 'DOE^JOHN' to INT32"),
 }
 
 
@@ -62,6 +64,16 @@ def test_words_that_are_also_reasons_mean_nothing(runner: str) -> None:
 def test_wrong_usage_keeps_its_type(runner: str) -> None:
     error = reported("usage", runner)
     assert (type(error), str(error)) == (UsageError, "no usable CUDA device")
+
+
+@pytest.mark.parametrize("runner", RUNNERS[:2])
+def test_a_database_error_has_a_remedy_and_no_values(runner: str) -> None:
+    error = reported("database", runner)
+    assert type(error) is RuntimeError
+    assert str(error).startswith(
+        "the temporary database has failed (ConversionException); give it more memory or disk space"
+    )
+    assert "DOE" not in str(error)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
