@@ -180,6 +180,7 @@ def test_a_load_that_fails_leaves_nothing(layout: Layout, monkeypatch: pytest.Mo
     with replica_of(layout) as replica:
         with pytest.raises(FileNotFoundError):
             replica._keys.load([*list_index(layout)[-9:], f"{layout.index}/none.parquet"])
+        assert replica._keys.rows.keys() == replica._keys._numbers.keys()
         replica.refresh()
         (number,) = replica._db.execute("SELECT count(*) FROM temporary.keys").fetchall()
     assert number == (len(rows),)

@@ -304,7 +304,7 @@ class _Hashes:
 
     Attributes:
         sealed: partition in which the log of each seal continues, by its URI.
-        rows: number of rows of each file that was opened, by its URI.
+        rows: number of rows of each file that is loaded, by its URI.
         is_closed: whether loading ends early, and without all rows.
     """
 
@@ -386,6 +386,7 @@ class _Hashes:
         """Load the files that an iterator yields, which several threads share: all of them or none."""
         numbers: dict[str, int] = {}
         sealed: dict[str, str] = {}
+        counted: dict[str, int] = {}
         with self._db.cursor() as db:
             rows = Inserter(db, self._name, self._select)
             try:
@@ -394,7 +395,7 @@ class _Hashes:
                         break
                     number = numbers[uri] = next(self._counter)
                     with open_index_file(uri) as file:
-                        self.rows[uri] = file.metadata.num_rows
+                        counted[uri] = file.metadata.num_rows
                         if seal := (file.metadata.metadata or {}).get(NEXT_PARTITION_KEY):
                             sealed[uri] = seal.decode()
                         for group in range(file.num_row_groups):
@@ -409,6 +410,7 @@ class _Hashes:
         self._numbers |= numbers
         self._uris |= {number: uri for uri, number in numbers.items()}
         self.sealed |= sealed
+        self.rows |= counted
 
     def _drop(self, files: Set[str]) -> None:
         """Drop the rows of files."""
