@@ -68,7 +68,10 @@ def _list_parquet(layout: Layout) -> list[str]:
 
 
 def list_history(layout: Layout) -> list[str]:
-    """Return the URIs of the files of superseded rows, sorted; an erasure may replace them, as above.
+    """Return the URIs of the files of superseded rows, sorted; an erasure may remove them, as above.
+
+    It writes the rest of a file before it removes the file, so rows are listed twice meanwhile, and until
+    an erasure that was killed has been resumed.
 
     Raises:
         OSError: a folder cannot be listed.
