@@ -1,7 +1,8 @@
-"""The index replica: hashes of the rows of an index in a local database, by which streams deduplicate.
+"""The index replica: hashes of the rows of an index in a local database, to find what the lake has.
 
-It knows where the rows of a source and of an identity are; these few are read from their index files.
-It takes about 20 bytes a row on the local disk and need not fit into memory. Index files are immutable,
+Streams deduplicate by it, and long lists leave known references out. It knows where the rows of a source
+and of an identity are; these few are read from their index files. It takes 10 bytes a row on the local
+disk, 20 in a process that writes rows, and need not fit into memory. Index files are immutable,
 so a refresh reads only new ones. Each column that is looked up has a table of its own, which is loaded
 when it is first needed: a process that only polls reads no UIDs, and digests are needed for objects
 without one. A process that asks for many known versions loads their hashes, too.
