@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -31,7 +31,6 @@ from pipeline.audit.notes import (
 from transforms.core.reasons import Status
 from transforms.lake import derived
 from transforms.lake.append_log import LogShard, parse_segment
-from transforms.lake.files import list_files
 from transforms.lake.index_files import (
     RUN_ID_KEY,
     DamagedFile,
@@ -47,6 +46,7 @@ from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import RUN_ID_SEPARATOR, SCHEMA, identity_of
 from transforms.lake.supersede import unfinished_history
 from transforms.storage.base import ObjectInfo
+from transforms.storage.schemes import is_below
 
 COLUMNS: Final = (
     "run_id study_instance_uid sop_class_uid patient_key status destination decided_at ingested_at"
@@ -54,6 +54,8 @@ COLUMNS: Final = (
 """Columns of the rows that are found."""
 _KEY: Final = ["source_uri", "source_version", "run_id"]
 _DERIVED: Final = ["content_sha256", "destination", "status", "run_id", "derived_at"]
+_SOURCE_KEY: Final = ["content_sha256", "destination"]
+_OF_SOURCE: Final = ["study_instance_uid", "sop_class_uid", "patient_key"]
 _ALL: Final = [*COLUMNS, "source_uri", "source_version", "sop_instance_uid", "content_sha256"]
 
 Key: TypeAlias = tuple[str, str, str]
@@ -91,17 +93,26 @@ def appended_rows(
         rows = _appended(layout, files, since, reported, found, compare=compare)
         return list(rows), found
 
-    tables, found = read_index(layout, read, _stable_index)
+    tables, found = read_index(layout, read, _stable_files)
     new.add(found)
     return tables
 
 
-def _stable_index(layout: Layout) -> list[str]:
-    """Return the index files at one moment: a listing in parts can miss what a later part follows."""
-    files = list_index(layout)
-    while files != (listed := list_index(layout)):
+def _stable_files(layout: Layout) -> list[str]:
+    """Return the files of the index, then of the history, at one moment.
+
+    A listing in parts can miss what a later part follows; an erasure replaces files of both.
+    """
+    files = [*list_index(layout), *list_history(layout)]
+    while files != (listed := [*list_index(layout), *list_history(layout)]):
         files = listed
     return files
+
+
+def _split(layout: Layout, files: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the files of the index, and of the history, which follow them."""
+    history = [uri for uri in files if is_below(uri, layout.history)]
+    return list(files[: len(files) - len(history)]), history
 
 
 def _appended(
@@ -113,8 +124,9 @@ def _appended(
     *,
     compare: bool,
 ) -> Iterator[pa.Table]:
+    index, history = _split(layout, files)
     segments: dict[LogShard, dict[int, str]] = defaultdict(dict)
-    for uri in files:
+    for uri in index:
         if (parsed := parse_segment(uri)) is not None:
             log, segment = parsed
             segments[log][segment.number] = uri
@@ -136,7 +148,7 @@ def _appended(
             missing.append(_Missing(log, rewritten))
         new.logs[log_name(log)] = end, _run_ids(uris[end]) or ""
     if missing:
-        yield from _rewritten(layout, files, since, missing, reported, new)
+        yield from _rewritten(index, history, since, missing, reported, new)
 
 
 def _run_ids(uri: str) -> str | None:
@@ -155,16 +167,15 @@ def _unit(run_id: str, log: LogShard, numbers: Container[int]) -> str:
 
 
 def _rewritten(
-    layout: Layout,
-    files: Sequence[str],
+    index: Sequence[str],
+    history: Sequence[str],
     since: str,
     missing: Sequence[_Missing],
     reported: Reported,
     new: Reported,
 ) -> Iterator[pa.Table]:
     """Yield the rows of missing segments, current and superseded ones."""
-    history = list_history(layout)
-    others = [uri for uri in files if parse_segment(uri) is None]
+    others = [uri for uri in index if parse_segment(uri) is None]
     changed = _changed_keys(history, since)
     seen: set[Key] = set()
     for uri in (*others, *history):
@@ -245,11 +256,10 @@ def _rows_of(layout: Layout, day: str, keys: set[Key]) -> list[pa.Table]:
     """Return the rows of a day with some keys; they may be superseded again."""
     runs = {"run_id": pa.array(sorted({run_id for _, _, run_id in keys}), pa.string())}
 
-    def read(index: list[str]) -> list[pa.Table]:
-        history = [one.uri for one in list_files(layout.history_partition(day), ".parquet")]
+    def read(files: list[str]) -> list[pa.Table]:
         found: list[pa.Table] = []
         seen: set[Key] = set()
-        for uri in (*index, *history):
+        for uri in files:
             for table in read_matching(uri, _ALL, runs):
                 rows = [_key(row) for row in table.select(_KEY).to_pylist()]
                 wanted = [key in keys and key not in seen for key in rows]
@@ -257,11 +267,11 @@ def _rows_of(layout: Layout, day: str, keys: set[Key]) -> list[pa.Table]:
                 found.append(table.filter(pa.array(wanted, pa.bool_())).select(COLUMNS))
         return [table for table in found if len(table)]
 
-    return read_index(layout, read, functools.partial(_index_of_day, day=day))
+    return read_index(layout, read, functools.partial(_files_of_day, day=day))
 
 
-def _index_of_day(layout: Layout, day: str) -> list[str]:
-    return [uri for uri in _stable_index(layout) if partition_of(uri) == day]
+def _files_of_day(layout: Layout, day: str) -> list[str]:
+    return [uri for uri in _stable_files(layout) if partition_of(uri) == day]
 
 
 def derived_rows(
@@ -298,37 +308,52 @@ def _newly_derived(
 ) -> pa.Table:
     """Return run, time and source of the derived objects of a day that were not reported."""
     rows = derived.read_derived(layout, day, _DERIVED)
-    rows = rows.filter(pc.equal(rows["status"], derived.WRITTEN))
-    times = rows["derived_at"].cast(pa.int64()).to_pylist()
-    run_ids = rows["run_id"].to_pylist()
-    units = [derived_unit(run_id, at) for run_id, at in zip(run_ids, times, strict=True)]
-    is_new = [
-        run_id > since and unit not in reported.units
-        for run_id, unit in zip(run_ids, units, strict=True)
-    ]
+    is_written = pc.equal(rows["status"], derived.WRITTEN)
+    rows = rows.filter(pc.and_(is_written, pc.greater(rows["run_id"], since)))
+    rows = rows.append_column("at_us", rows["derived_at"].cast(pa.int64()))
+    batches = rows.group_by(["run_id", "at_us"]).aggregate([])
+    units = [derived_unit(one["run_id"], one["at_us"]) for one in batches.to_pylist()]
+    is_new = [unit not in reported.units for unit in units]
     new.units.update(itertools.compress(units, is_new))
-    return rows.filter(pa.array(is_new, pa.bool_()))
+    batches = batches.filter(pa.array(is_new, pa.bool_()))
+    return rows.join(batches, ["run_id", "at_us"], join_type="inner")
 
 
 def _with_sources(layout: Layout, day: str, rows: pa.Table) -> pa.Table:
-    """Return rows of a day about derived objects with study, patient and class of their sources."""
-    contents = {"content_sha256": rows["content_sha256"].combine_chunks()}
-    of_source = ["study_instance_uid", "sop_class_uid", "patient_key"]
-    key = ["content_sha256", "destination"]
+    """Return rows of a day about derived objects with study, patient and class of their sources.
 
-    def read(files: list[str]) -> list[pa.Table]:
-        columns = [*key, *of_source, "status"]
-        return [table for uri in files for table in read_matching(uri, columns, contents)]
+    The decision about a source may have changed, while its derived object is not removed yet: its row is
+    in the history then. Rows without a source, which is being erased or was lost, are left out.
+    """
+    contents = rows["content_sha256"].combine_chunks()
 
-    empty = SCHEMA.empty_table().select([*key, *of_source])
-    routed = [
-        table.filter(pc.equal(table["status"], Status.ROUTED.value)).drop_columns(["status"])
-        for table in read_index(layout, read, functools.partial(_index_of_day, day=day))
-    ]
-    sources = pa.concat_tables([empty, *routed])
-    joined = rows.join(sources, key)
+    def read(files: list[str]) -> pa.Table:
+        found = []
+        waiting = rows
+        for part in _split(layout, files):
+            if len(waiting):
+                sources = _routed(part, contents)
+                found.append(waiting.join(sources, _SOURCE_KEY, join_type="inner"))
+                waiting = waiting.join(sources, _SOURCE_KEY, join_type="left anti")
+        return pa.concat_tables(found)
+
+    joined = read_index(layout, read, functools.partial(_files_of_day, day=day))
     at = joined["derived_at"]
     return joined.append_column("decided_at", at).append_column("ingested_at", at).select(COLUMNS)
+
+
+def _routed(files: Iterable[str], contents: pa.StringArray) -> pa.Table:
+    """Return study, patient and class of some contents in sinks, once for each sink."""
+    columns = [*_SOURCE_KEY, *_OF_SOURCE, "status"]
+    found = [SCHEMA.empty_table().select(columns)]
+    for uri in files:
+        found += read_matching(uri, columns, {"content_sha256": contents})
+    rows = pa.concat_tables(found)
+    rows = rows.filter(pc.equal(rows["status"], Status.ROUTED.value))
+    firsts = rows.group_by(_SOURCE_KEY, use_threads=False).aggregate(
+        [(name, "first") for name in _OF_SOURCE]
+    )
+    return firsts.rename_columns([*_SOURCE_KEY, *_OF_SOURCE])
 
 
 def new_answers(layout: Layout, since_us: int, reported: Reported, new: Reported) -> list[Label]:

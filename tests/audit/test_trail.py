@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from transforms.lake.change_decisions import change_decisions, prepare_changes
 from transforms.lake.compaction import compact
 from transforms.lake.derived import to_rows, write_derived
 from transforms.lake.files import list_files
-from transforms.lake.index_files import list_index, shard_of
+from transforms.lake.index_files import list_index, read_matching, shard_of
 from transforms.lake.labels import append_label, list_labels, new_label
 from transforms.lake.layout import Layout, partition_of
 from transforms.lake.schema import IndexRow, to_table
@@ -389,6 +390,24 @@ def test_commands_report(routed: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert json.loads((lake.root / "audit" / "since.json").read_text())["run_id"]
 
 
+def write_rows_of_derived(
+    layout: Layout, rows: Sequence[IndexRow], run_id: str, at: int, statuses: Sequence[str]
+) -> None:
+    """Replace the table of derived objects."""
+    written = [
+        {
+            "content_sha256": row.content_sha256,
+            "destination": row.destination,
+            "status": status,
+            "run_id": run_id,
+            "derived_at": at,
+        }
+        for row, status in zip(rows, statuses, strict=True)
+    ]
+    (day,) = {partition_of(uri) for uri in list_index(layout)}
+    write_derived(layout, day, to_rows(written))
+
+
 def test_studies_from_which_objects_are_derived_are_reported(tmp_path: Path) -> None:
     layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
     trail, run = audited(layout, file), new_run_id()
@@ -398,20 +417,9 @@ def test_studies_from_which_objects_are_derived_are_reported(tmp_path: Path) -> 
     ]
     append_rows(layout, *rows)
     trail.begin()
-    (day,) = {partition_of(uri) for uri in list_index(layout)}
 
     def derive(run_id: str, at: int, *statuses: str) -> None:
-        columns = ("content_sha256", "destination")
-        written = [
-            {
-                **{name: getattr(row, name) for name in columns},
-                "status": status,
-                "run_id": run_id,
-                "derived_at": at,
-            }
-            for row, status in zip(rows, statuses, strict=True)
-        ]
-        write_derived(layout, day, to_rows(written))
+        write_rows_of_derived(layout, rows, run_id, at, statuses)
 
     derive(new_run_id(), 1, "written", "refused", "written")
     assert trail.report() == 1
@@ -425,3 +433,64 @@ def test_studies_from_which_objects_are_derived_are_reported(tmp_path: Path) -> 
     assert (trail.report(), audited(layout, file).report()) == (1, 0)
     derive(second, 3, "written", "written", "refused")  # and the next one of the same run
     assert trail.report() == 2
+
+
+def test_the_source_of_a_derived_object_is_found_while_its_decision_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    rows = [row_of(number, new_run_id(), content_sha256=f"{number:064x}") for number in range(3)]
+    append_rows(layout, *rows)
+    trail = audited(layout, file)
+    trail.begin()
+    write_rows_of_derived(layout, rows, new_run_id(), 1, ["written"] * 3)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transforms.lake.supersede.remove_derived", killed)
+    with pytest.raises(KeyboardInterrupt):
+        change(layout, rows[0])
+    trail.report()
+    found = [one for one in map(summary_of, lines(file)) if "derived" in one["types"]]
+    assert [(one["study"], one["instances"]) for one in found] == [("1.9.0", 2), ("1.9.1", 1)]
+    assert instances(file, "rerouted") == 0
+
+
+def test_a_derived_object_whose_source_is_lost_is_about_no_study(tmp_path: Path) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    rows = [row_of(number, new_run_id(), content_sha256=f"{number:064x}") for number in range(2)]
+    append_rows(layout, rows[0])
+    trail = audited(layout, file)
+    trail.begin()
+    write_rows_of_derived(layout, rows, new_run_id(), 1, ["written"] * 2)
+    assert trail.report() == 1
+    assert summary_of(lines(file)[0])["study"] == "1.9.0"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_history_that_an_erasure_replaces_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    trail, run = audited(layout, file), new_run_id()
+    trail.begin(run)
+    rows = [row_of(number, run) for number in range(2)]
+    append_rows(layout, *rows)
+    if not lost:
+        assert trail.report() == 2
+    change(layout, rows[0])
+    change(layout, replace(rows[1], destination="spine"))
+    replaced: list[str] = []
+
+    def read(uri: str, *args: Any) -> Iterator[Any]:
+        columns = args[0]
+        if "/history/" in uri and "run_id" in columns and not replaced:
+            replaced.append(uri)
+            Path(uri).rename(Path(uri).with_name("part-replaced.parquet"))
+        return read_matching(uri, *args)
+
+    monkeypatch.setattr("pipeline.audit.unreported.read_matching", read)
+    trail.report()
+    assert replaced
+    assert (instances(file), instances(file, "rerouted")) == (2, 2)
