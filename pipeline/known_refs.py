@@ -52,7 +52,8 @@ def without_known(
                 if is_last:
                     yield from batch
                     return
-                replica = stack.enter_context(contextlib.closing(IndexReplica(layout)))
+                replica = IndexReplica(layout, for_versions=True)
+                stack.enter_context(contextlib.closing(replica))
                 replica.refresh()
             refs = [one for one in batch if isinstance(one, ObjectRef)]
             found = replica.find({ref.version_key: ref.state for ref in refs})

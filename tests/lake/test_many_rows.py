@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import tracemalloc
@@ -172,6 +173,17 @@ def test_a_replica_that_only_polls_need_has_no_uids(layout: Layout) -> None:
         assert not replica._uids.rows and not replica._digests.rows
         assert [one.version_key for one in replica.rows_of([row["sop_instance_uid"]])][:1] == [key]
         assert replica._uids.rows and not replica._digests.rows
+
+
+def test_a_replica_for_versions_reads_the_index_once(layout: Layout) -> None:
+    rows = rows_of(layout.root)
+    states = {(row["source_uri"], row["source_version"]): row["source_state"] for row in rows}
+    uri = rows[0]["source_uri"]
+    with contextlib.closing(IndexReplica(layout, for_versions=True)) as replica:
+        replica.refresh()
+        assert replica.find({**states, (uri, "0-0"): None}) == dict.fromkeys(states, True)
+        assert not replica._keys.rows
+        assert {row.source_uri for row in replica.rows_of_source(uri)} == {uri}
 
 
 def test_a_load_that_fails_leaves_nothing(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

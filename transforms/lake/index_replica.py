@@ -79,7 +79,14 @@ GROUP BY number"""
 class IndexReplica:
     """A replica of the index of one lake. Thread-safe."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, *, for_versions: bool = False) -> None:
+        """Create an empty replica.
+
+        Args:
+            layout: the lake.
+            for_versions: whether many known versions will be asked for: their hashes are loaded at once,
+                and those of object keys only when they are needed.
+        """
         self._layout = layout
         remove_abandoned(tempfile.gettempdir())
         self._folder = temporary_folder()
@@ -88,7 +95,8 @@ class IndexReplica:
         self._uids = _Hashes(self._db, "uids", ["sop_instance_uid"], _UIDS)
         self._digests = _Hashes(self._db, "digests", ["content_sha256"], _DIGESTS)
         self._versions = _Hashes(self._db, "versions", _VERSION_COLUMNS, _VERSIONS)
-        self._holds_versions = False
+        self._holds_versions = for_versions
+        self._first = self._versions if for_versions else self._keys  # is loaded by each refresh
         self._rows_read = 0
         self._listed: list[str] = []
         self._last: Mapping[LogShard, Segment] = {}
@@ -124,7 +132,7 @@ class IndexReplica:
 
     def _preload(self, for_rows: bool) -> None:
         with contextlib.suppress(Exception):  # raised again where it is needed
-            self._load_keys()  # no tombstones: they count from when the lake is locked
+            self._load_first()  # no tombstones: they count from when the lake is locked
             if for_rows:
                 self.rows_of([])
 
@@ -138,11 +146,11 @@ class IndexReplica:
         with self._lock:
             if self._tombstones is None or self._tombstones:  # a run adds some to those that exist
                 self._tombstones = read_tombstones(self._layout, self._tombstones or NONE)
-            self._load_keys()
+            self._load_first()
 
-    def _load_keys(self) -> None:
+    def _load_first(self) -> None:
         with self._lock:
-            self._listed = read_index(self._layout, self._keys.load)
+            self._listed = read_index(self._layout, self._first.load)
             self._last = last_segments(self._listed)
 
     def reload_tombstones(self) -> None:
@@ -233,7 +241,7 @@ class IndexReplica:
 
     def count_rows(self, uri: str) -> int:
         """Return the number of rows of an index file, as `index_files.count_rows`."""
-        known = self._keys.rows.get(uri)
+        known = self._first.rows.get(uri)
         return count_rows(uri) if known is None else known
 
     def log_end(self, log: LogShard) -> LogEnd:
@@ -242,7 +250,7 @@ class IndexReplica:
             last = self._last.get(log)
             if last is None:
                 return LogEnd()
-            return LogEnd(last, self._keys.sealed.get(last.uri(self._layout, log)))
+            return LogEnd(last, self._first.sealed.get(last.uri(self._layout, log)))
 
     def _groups_of(self, keys: pa.StringArray) -> dict[str, list[int]]:
         """Return the row groups, by file, with rows of sources, as of the last refresh."""
