@@ -60,6 +60,7 @@ from transforms.core.errors import UsageError
 from transforms.core.option import from_values
 from transforms.core.reasons import ProcessingFailure
 from transforms.core.run_id import new_run_id
+from transforms.lake.derived import derived_days
 from transforms.lake.files import exists
 from transforms.lake.index_files import DamagedFile, list_index, read_matching
 from transforms.lake.labels import Label
@@ -146,6 +147,22 @@ class AuditTrail:
             self.report(run_id)
         except (AuditError, OSError, ProcessingFailure, DamagedFile) as error:
             warn(f"audit messages wait ({error})")
+
+    def report_derived(self, run_id: str | None = None) -> None:
+        """Report what waits if there are rows about derived objects, the only trace of derivations.
+
+        Called under the lake's lock, before such rows are replaced or removed.
+
+        Args:
+            run_id: as for `report`.
+
+        Raises:
+            AuditError: a destination does not accept the messages; nothing must be changed then.
+            DamagedFile: a file of the lake cannot be read.
+            ProcessingFailure: the lake's storage refused a write.
+        """
+        if self._options.is_on and derived_days(self._layout):
+            self.report(run_id)
 
     def forgetting(self, contents: Collection[str], ordered_by: str = "") -> int:
         """Report that contents are about to be erased; return the number of messages.

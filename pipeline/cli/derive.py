@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
                 "--apply, review, or route --reprocess)"
             )
         write_marker(layout)
+        if trail is not None:
+            trail.report_derived()
         counts = write_missing_derived(layout, policy.derive, new_run_id())
         present: Counter[str] = Counter()
         for day in derived_days(layout):

@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         condition=RowCondition(args.where) if args.where else None,
         overrule_people=args.overrule_people,
     )
+    trail = AuditTrail(layout, from_values(AuditOptions, vars(args)), config.router_version)
     request = Request(
         config,
         rules,
@@ -82,9 +83,9 @@ def run(args: argparse.Namespace) -> int:
         runner=args.runner,
         beam_options=args.beam_options,
         quiet=args.quiet or args.json,
+        audit=trail,
     )
     monitoring = from_values(MonitoringOptions, vars(args)) if args.apply else MonitoringOptions()
-    trail = AuditTrail(layout, from_values(AuditOptions, vars(args)), config.router_version)
     if args.apply:
         trail.begin(config.run_id)
     with observer_of(config, monitoring, REROUTE, args.runner) as observer:

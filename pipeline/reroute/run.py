@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.audit.trail import AuditTrail
 from pipeline.derived import write_missing_derived
 from pipeline.reroute.apply import Applied, apply_plan
 from pipeline.reroute.plan import Plan, Rules, make_plan
@@ -37,6 +38,7 @@ class Request:
         runner: name of the runner that classifies.
         beam_options: options of Beam as command line arguments.
         quiet: whether to omit the progress line.
+        audit: where derivations are reported before their rows are removed, or None.
     """
 
     config: RouteConfig
@@ -46,6 +48,7 @@ class Request:
     runner: str = ""
     beam_options: Sequence[str] = ()
     quiet: bool = True
+    audit: AuditTrail | None = None
 
 
 def reroute(request: Request) -> tuple[Plan, Applied | None]:
@@ -55,6 +58,7 @@ def reroute(request: Request) -> tuple[Plan, Applied | None]:
 
     Raises:
         ConfigError: the lake has format 1 and is not to be changed.
+        AuditError: the audit trail does not accept that objects were derived; nothing was changed.
         RuntimeError: another run holds a lock, or classification has failed.
         ConditionError: the condition cannot be evaluated.
         DamagedFile: a file of the lake cannot be read.
@@ -66,6 +70,7 @@ def reroute(request: Request) -> tuple[Plan, Applied | None]:
         require_claimable(layout)
         with lock_lake(layout, timeout=config.lock_timeout):
             remove_partial_files(layout)
+            _report_derived(request)
             prepare_changes(layout)
     elif format_of(layout) != FORMAT:
         raise ConfigError(
@@ -76,6 +81,7 @@ def reroute(request: Request) -> tuple[Plan, Applied | None]:
     if not request.apply:
         return make_plan(layout, rules), None
     with lock_lake(layout, timeout=config.lock_timeout):
+        _report_derived(request)
         prepare_changes(layout)
         record_label_set(layout, config.policy.label_set)
         plan, applied = apply_plan(layout, rules, config.run_id, config.router_version)
@@ -86,6 +92,11 @@ def reroute(request: Request) -> tuple[Plan, Applied | None]:
     if request.classify and not (applied.failures or plan.unclassified):
         remove_predictions(folder_of(layout, config.model_id, config.frame_number))
     return plan, applied
+
+
+def _report_derived(request: Request) -> None:
+    if request.audit is not None:
+        request.audit.report_derived(request.config.run_id)
 
 
 def _classify(request: Request) -> Predictions:

@@ -18,6 +18,7 @@ import pytest
 from pipeline import derived
 from pipeline.cli import main
 from pipeline.derived import write_missing_derived
+from tests.audit.audit_messages import lines, summary_of
 from tests.conformance import violations
 from tests.conftest import Lake, counts, route_into
 from tests.lake.conftest import LENIENT
@@ -185,6 +186,34 @@ def test_objects_are_derived_beside_a_stream(
     assert problems(folder) == []
 
 
+def test_derivations_are_reported_before_their_rows_are_replaced(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake, file, policy = str(folder / "lake"), folder / "audit.xml", folder / "policy.yaml"
+    derive = f"{{transform: deidentify, key_file: {folder}/key}}"
+    policy.write_text(f"sinks:\n  others: {{derive: {derive}}}\n")
+
+    def derive_with(key: bytes, *options: str) -> int:
+        (folder / "key").write_bytes(key * 32)
+        return main(["derive", lake, "--policy", str(policy), *options])
+
+    assert main(["audit", lake, "--audit_file", str(file)]) == 0
+    number = len(lines(file))
+    assert derive_with(b"1") == 0
+    before = derived_rows(folder / "lake")
+    assert derive_with(b"2", "--audit_syslog", f"unix://{folder}/absent") == 1
+    assert "--audit_syslog" in capsys.readouterr().err
+    assert derived_rows(folder / "lake") == before  # the only trace of what waits
+    assert derive_with(b"2", "--audit_file", str(file)) == 0
+    after = derived_rows(folder / "lake")
+    derived_by = [summary_of(line)["details"]["run_id"] for line in lines(file)[number:]]
+    assert derived_by == [
+        next(row["run_id"] for row in rows if row["destination"] == "others")
+        for rows in (before, after)
+    ]
+    assert len(set(derived_by)) == 2
+
+
 def test_an_object_that_cannot_be_derived_keeps_its_decision(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,7 +258,13 @@ def test_a_run_derives_and_reports(
     reroute = ["reroute", str(lake.root), "--apply", "--quiet", "--policy"]
     assert main([*reroute, str(strict)]) == 0
     assert files_in(tmp_path) == {}
+    audit = ("--audit_file", str(tmp_path / "audit.xml"))
+    assert main(["audit", str(lake.root), *audit]) == 0
     assert main([*reroute, str(policy)]) == 0
     assert files_in(tmp_path) == before
+    assert main([*reroute, str(strict), *audit]) == 0  # removes what was not reported
+    found = [summary_of(line) for line in lines(tmp_path / "audit.xml")]
+    assert sum(one["instances"] for one in found if "derived" in one["types"]) == 3
+    assert main([*reroute, str(policy), *audit]) == 0
     assert main(["verify", str(lake.root), "--deep", *options]) == 0
     assert main(["derive", str(lake.root), "--policy", str(routed / "lenient.yaml")]) == 2
