@@ -60,6 +60,7 @@ def test_a_patient_is_forgotten_between_two_streams(
             [sys.executable, "-m", "pipeline", *forget], stderr=subprocess.PIPE, text=True
         ) as waiting:
             assert waiting.stderr is not None
+            assert "legal holds of a policy" in waiting.stderr.readline()
             assert "waiting for it to finish" in waiting.stderr.readline()
             drop(folder, "4.dcm", PATIENT, 4)
             stream.wait_for_rows(4)
