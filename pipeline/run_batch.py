@@ -29,7 +29,6 @@ from transforms.config.route_config import ConfigError, RouteConfig
 from transforms.core.choices import COPY, DICOMWEB, FILES, LINK
 from transforms.core.object_ref import ObjectRef
 from transforms.lake import drain
-from transforms.lake.derived import derived_days
 from transforms.lake.files import remove_partial_files
 from transforms.lake.header_reliability import read_reliability, update_reliability
 from transforms.lake.index_files import count_rows
@@ -79,8 +78,10 @@ def run(
                 require_hard_links(config.layout)
             remove_partial_files(config.layout)
             open_lake(config.layout)
-            if audit is not None and derived_days(config.layout):
-                audit.try_report(config.run_id)  # the run can replace rows about derived objects
+            if audit is not None:
+                audit.try_report_derived(
+                    config.run_id
+                )  # the run can replace rows about derived objects
             record_label_set(config.layout, config.policy.label_set)
             record_settings(config.layout, config.policy.publish)
             config = with_header_reliability(config)

@@ -161,8 +161,16 @@ class AuditTrail:
             DamagedFile: a file of the lake cannot be read.
             ProcessingFailure: the lake's storage refused a write.
         """
-        if self._options.is_on and derived_days(self._layout):
+        if self._has_derived():
             self.report(run_id)
+
+    def try_report_derived(self, run_id: str | None = None) -> None:
+        """As `report_derived`, but only warn where it would raise because messages wait."""
+        if self._has_derived():
+            self.try_report(run_id)
+
+    def _has_derived(self) -> bool:
+        return self._options.is_on and bool(derived_days(self._layout))
 
     def forgetting(self, contents: Collection[str], ordered_by: str = "") -> int:
         """Report that contents are about to be erased; return the number of messages.

@@ -43,12 +43,11 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.audit.trail import trail_of
     from pipeline.derived import AfterChanges
     from transforms.config.derivation import require_derivable
-    from transforms.lake.derived import derived_days
 
     require_derivable(policy.derive)
     trail = trail_of(layout, vars(args), __version__)
-    if trail is not None and derived_days(layout):
-        trail.try_report()  # answers can replace rows about derived objects
+    if trail is not None:
+        trail.try_report_derived()  # answers can replace rows about derived objects
     then = AfterChanges(policy.derive, trail)
     code = _review(layout, options, args.lock_timeout, then)
     if trail is not None:
