@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.review.shown import explanation, header_claim, predicted_region
+from tests.conftest import Lake
 from tests.lake.rows import index_row
+from tests.review.reviews import Browser, Review
 from transforms.core.reasons import Reason, Status
 from transforms.lake.view_columns import View, Views, columns_of_views
 
@@ -59,3 +63,17 @@ def test_the_region_that_the_model_predicts_is_named() -> None:
     row = index_row("a", predicted_region="lower_leg", region_confidence=0.934)
     assert predicted_region(row) == "Region predicted by the model: Lower leg (93 %)."
     assert predicted_region(index_row("a")) == ""
+
+
+@pytest.mark.slow
+def test_the_page_names_the_region_beside_the_probabilities(copied: Lake) -> None:
+    for file in (copied.root / "index").rglob("*.parquet"):
+        table = pq.read_table(file)
+        for name, value in (("predicted_region", "lower_leg"), ("region_confidence", 0.934)):
+            field = table.schema.field(name)
+            values = pa.array([value] * len(table), field.type)
+            table = table.set_column(table.schema.get_field_index(name), field, values)
+        pq.write_table(table, file)
+    with Review(copied.root, "--apply_interval=1000") as review:
+        html = Browser(review, "ann").post("next")["item"]["html"]
+    assert "Region predicted by the model: Lower leg (93 %). Percentages are" in html
