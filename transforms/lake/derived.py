@@ -25,6 +25,7 @@ from transforms.lake.files import (
     put_bytes,
     read_json,
     remove_all,
+    remove_objects,
     replace_file,
 )
 from transforms.lake.index_files import list_index, open_index_file, read_matching
@@ -202,7 +203,7 @@ def finish_derived(layout: Layout) -> None:
 
 def finish_intent(layout: Layout, uri: str, removed: Iterable[str]) -> None:
     """Remove derived objects that no row references any more, and then the intent."""
-    remove_all(map(layout.absolute, sorted(set(removed))))
+    remove_objects(map(layout.absolute, sorted(set(removed))))
     storage_of(uri).remove(uri)
 
 
@@ -210,7 +211,7 @@ def _remove_unreferenced(layout: Layout, object_uris: Iterable[str]) -> None:
     unreferenced = set(object_uris)
     for day in derived_days(layout):
         unreferenced.difference_update(read_derived(layout, day)["derived_uri"].to_pylist())
-    remove_all(map(layout.absolute, sorted(unreferenced)))
+    remove_objects(map(layout.absolute, sorted(unreferenced)))
 
 
 def remove_derived(

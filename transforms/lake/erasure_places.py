@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Set
@@ -23,30 +22,35 @@ from transforms.lake import source_states
 from transforms.lake.append import seal_logs_ending_in
 from transforms.lake.checksums import write_parquet
 from transforms.lake.derived import count_derived, remove_derived
-from transforms.lake.files import exists, list_files, put_file, read_json, remove_all, replace_file
+from transforms.lake.files import (
+    exists,
+    list_files,
+    put_file,
+    read_json,
+    remove_all,
+    remove_objects,
+    replace_file,
+)
 from transforms.lake.index_files import (
     list_index,
     open_index_file,
     read_matching,
     read_unified,
 )
-from transforms.lake.layout import REGION_PREFIX, Layout, partition_of
+from transforms.lake.layout import Layout, partition_of
 from transforms.lake.published_tables import remove_old_versions
 from transforms.lake.rewrite import rewrite
 from transforms.lake.schema import VersionKey
 from transforms.lake.structured_reports import reports_of_objects
 from transforms.lake.table_files import files_except, name_of
 from transforms.lake.tombstones import Kind, read_tombstones
-from transforms.storage.local import uri_to_path
-from transforms.storage.schemes import is_below, is_local, join
+from transforms.storage.schemes import is_below, join
 from transforms.storage.temporary import unnamed_file
 
 CONTENT: Final = "content_sha256"
 """Column by which the rows of most places are erased."""
 LIST_SUFFIX: Final = ".tmp"
 """Of the names of temporary files beside predictions; see `pipeline.reroute.classify`."""
-_OBJECT_FOLDERS: Final = ("study=", "series=", REGION_PREFIX)
-"""Begin the names of folders that are removed once they are empty: some have UIDs."""
 
 
 @dataclass(frozen=True)
@@ -297,18 +301,8 @@ def _remove_files(uris: Iterable[str], *, apply: bool) -> int:
     listed = list(uris)
     found = [uri for uri in listed if exists(uri)]
     if apply:
-        remove_all(found)
-        for uri in filter(is_local, listed):  # also of those that were removed before a kill
-            _remove_empty_folders(uri)
+        remove_objects(listed)
     return len(found)
-
-
-def _remove_empty_folders(uri: str) -> None:
-    for folder in itertools.takewhile(
-        lambda path: path.name.startswith(_OBJECT_FOLDERS), uri_to_path(uri).parents
-    ):
-        with contextlib.suppress(OSError):  # not empty, or removed before
-            folder.rmdir()
 
 
 def is_object_of(layout: Layout, uri: str) -> bool:

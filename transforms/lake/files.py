@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import itertools
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from transforms.core.json_data import MAX_JSON_BYTES, parse_json
 from transforms.core.reasons import ProcessingFailure, Reason, Stage
 from transforms.core.shared_bytes import SharedBytes
 from transforms.core.storage_failures import FULL_DISK, read_failure, write_failure
-from transforms.lake.layout import SCRATCH, Layout, is_lake_name
+from transforms.lake.layout import REGION_PREFIX, SCRATCH, Layout, is_lake_name
 from transforms.storage.archive_names import is_member
 from transforms.storage.base import (
     UNKNOWN_SIZE,
@@ -44,6 +45,8 @@ from transforms.storage.verifying_reader import VerifyingReader
 LOG = logging.getLogger(__name__)
 UPLOAD_BUFFER_BYTES: Final = 8 << 20
 """Bytes of one request to the store that an object is read from, while it is sent to another."""
+_OBJECT_FOLDERS: Final = ("study=", "series=", REGION_PREFIX)
+"""Begin the names of folders that are removed once they are empty."""
 
 
 def put_bytes(target: str, data: bytes, *, scratch: str, file_mode: int = FILE_MODE) -> bool:
@@ -329,6 +332,22 @@ def remove_all(uris: Iterable[str]) -> None:
         storage_of(uri).remove(uri)
         removed.append(uri)
     LocalStorage().sync_removals(filter(is_local, removed))
+
+
+def remove_objects(uris: Iterable[str]) -> None:
+    """Remove objects, and local folders that are empty then, some of which are named by UIDs. Idempotent.
+
+    Raises:
+        OSError: an object cannot be removed.
+    """
+    listed = list(uris)
+    remove_all(listed)
+    for uri in filter(is_local, listed):  # also of those that were removed before a kill
+        for folder in itertools.takewhile(
+            lambda path: path.name.startswith(_OBJECT_FOLDERS), uri_to_path(uri).parents
+        ):
+            with contextlib.suppress(OSError):  # not empty, or removed before
+                folder.rmdir()
 
 
 def remove_partial_files(layout: Layout) -> None:
