@@ -207,7 +207,9 @@ def _segment_of(
 ) -> _Missing | None:
     """Return which missing segments had a row; None if it was reported, or is of another log.
 
-    A number in `run_id` is that of the segment (of a stream), or of a slice of a batch run.
+    A number in `run_id` is that of the segment (of a stream), or of a slice of a batch run. A slice can
+    have the number of its segment, and its run is then noted as a stream: of a stream, a row with a
+    number after the last reported segment is new.
     """
     run, _, number = row["run_id"].partition(RUN_ID_SEPARATOR)
     identity = identity_of(row["status"], row["sop_instance_uid"], row["content_sha256"])
@@ -220,7 +222,16 @@ def _segment_of(
             return one
         if stream_unit(run) not in reported.units:
             return one
+        if int(number or 0) > _last_reported(identity, reported):
+            return one
     return None
+
+
+def _last_reported(identity: str, reported: Reported) -> int:
+    """Return the highest number of a reported segment that may have rows of an identity."""
+    numbers = {int(name.partition("-")[0]) for name in reported.logs}
+    logs = (LogShard(shards, shard_of(identity, shards)) for shards in numbers)
+    return max((reported.logs.get(log_name(log), NOTHING)[0] for log in logs), default=0)
 
 
 def changed_rows(layout: Layout, since: str, reported: Reported, new: Reported) -> list[pa.Table]:

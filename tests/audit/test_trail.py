@@ -24,7 +24,7 @@ from tests.lake.rows import append_rows, erase, index_row, new_lake
 from transforms.config.audit_options import AuditOptions
 from transforms.core.reasons import Status
 from transforms.core.run_id import new_run_id
-from transforms.lake.append import append_after
+from transforms.lake.append import append_after, log_ends
 from transforms.lake.append_log import LogEnd, LogShard
 from transforms.lake.change_decisions import change_decisions, prepare_changes
 from transforms.lake.compaction import compact
@@ -141,6 +141,23 @@ def test_segments_rewritten_before_they_are_reported_are_not_lost(
     assert trail.report() == 2 + 2  # and the changed decisions of two studies
     assert (instances(file), instances(file, "rerouted")) == (3, 2)
     compact(layout, "2100-01-01")
+    assert audited(layout, file).report() == trail.report() == 0
+
+
+def test_a_slice_in_the_segment_of_its_number_is_not_of_a_stream(tmp_path: Path) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    trail, run, day, log = audited(layout, file), new_run_id(), "2026-01-01", LogShard(1, 0)
+    trail.begin(run)
+    for number in (1, 3):  # the second slice has only unchanged objects
+        slice_id = f"{run}.{number}"
+        table = to_table([row_of(number, slice_id, ingest_date=day)])
+        end = log_ends(layout).get(log, LogEnd())
+        append_after(layout, log, end, table, run_id=slice_id, ingest_date=day)
+        if number == 1:
+            assert trail.report() == 1
+    compact(layout, "2026-01-02")  # before the other one is reported
+    assert trail.report() == 1
+    assert instances(file) == 2
     assert audited(layout, file).report() == trail.report() == 0
 
 
