@@ -213,25 +213,26 @@ def _segment_of(
     """
     run, _, number = row["run_id"].partition(RUN_ID_SEPARATOR)
     identity = identity_of(row["status"], row["sop_instance_uid"], row["content_sha256"])
+    logs = _reported_logs(identity, reported)
+    if any(segment_unit(row["run_id"], log) in reported.units for log in logs):
+        return None
     for one in missing:
         if shard_of(identity, one.log.shards) != one.log.shard:
-            continue
-        if segment_unit(row["run_id"], one.log) in reported.units:
             continue
         if number and int(number) in one.numbers:
             return one
         if stream_unit(run) not in reported.units:
             return one
-        if int(number or 0) > _last_reported(identity, reported):
+        if all(int(number or 0) > last for last in logs.values()):
             return one
     return None
 
 
-def _last_reported(identity: str, reported: Reported) -> int:
-    """Return the highest number of a reported segment that may have rows of an identity."""
+def _reported_logs(identity: str, reported: Reported) -> dict[LogShard, int]:
+    """Return the logs that may have rows of an identity, with the number of the last reported segment."""
     numbers = {int(name.partition("-")[0]) for name in reported.logs}
-    logs = (LogShard(shards, shard_of(identity, shards)) for shards in numbers)
-    return max((reported.logs.get(log_name(log), NOTHING)[0] for log in logs), default=0)
+    logs = (LogShard(shards, shard_of(identity, shards)) for shards in sorted(numbers))
+    return {log: reported.logs.get(log_name(log), NOTHING)[0] for log in logs}
 
 
 def changed_rows(layout: Layout, since: str, reported: Reported, new: Reported) -> list[pa.Table]:

@@ -161,6 +161,25 @@ def test_a_slice_in_the_segment_of_its_number_is_not_of_a_stream(tmp_path: Path)
     assert audited(layout, file).report() == trail.report() == 0
 
 
+def test_rows_of_logs_with_another_number_of_shards_are_not_reported_again(tmp_path: Path) -> None:
+    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
+    trail, run, day = audited(layout, file), new_run_id(), "2026-01-01"
+    trail.begin(run)
+    table = to_table([row_of(number, run, ingest_date=day) for number in range(8)])
+    append_after(layout, LogShard(1, 0), LogEnd(), table, run_id=run, ingest_date=day)
+    trail.report()
+    assert instances(file) == 8
+    run = new_run_id()
+    rows = rows_by_shard(run, 3, ingest_date=day, source_version="2-2")
+    for shard, row in enumerate(rows):
+        append_after(
+            layout, LogShard(3, shard), LogEnd(), to_table([row]), run_id=run, ingest_date=day
+        )
+    compact(layout, "2026-01-02")  # before they are reported
+    trail.report()
+    assert instances(file) == 8 + 3
+
+
 def change(layout: Layout, *rows: IndexRow) -> str:
     """Decide rows again, in one run."""
     run_id = new_run_id()
