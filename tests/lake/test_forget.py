@@ -40,7 +40,7 @@ from transforms.lake.files import put_bytes
 from transforms.lake.layout import Layout
 from transforms.lake.run_counts import count_stream
 from transforms.lake.tombstones import forget_source, read_tombstones
-from transforms.lake.traces import is_in, search_lake, tokens_in
+from transforms.lake.traces import BLOCK_BYTES, is_in, search_lake, tokens_in
 from transforms.lake.verify import verify_lake
 
 
@@ -460,6 +460,11 @@ def test_tokens_do_not_depend_on_bytes_beside_them() -> None:
     assert uid not in tokens_in(b"UI6\x00" + longer + b"\x00\x08\x00")
     assert uid not in tokens_in(b"study=" + longer + b"/")
     assert b"0123456789abcdef" in tokens_in(b"~0123456789abcdef.dcm")
+
+
+def test_many_digits_are_searched_in_linear_time() -> None:
+    """Pixels of one gray can all be digits."""
+    assert b"1.2.3" in tokens_in(b"0" * BLOCK_BYTES + b" 1.2.3")
 
 
 def test_a_table_with_identifiers_anywhere_is_found(tmp_path: Path) -> None:

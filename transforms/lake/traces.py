@@ -34,7 +34,7 @@ BLOCK_BYTES: Final = 1 << 20
 HEAD_BYTES: Final = 1024
 BATCH_FILES: Final = 4096
 MAX_INFLATED_BYTES: Final = 1 << 30
-_UID: Final = re.compile(rb"[0-9]+(?:\.[0-9]+)+")
+_UID: Final = re.compile(rb"(?<![0-9])[0-9]+(?:\.[0-9]+)+")  # no start within digits: linear time
 _HEX: Final = re.compile(
     rb"(?<![0-9a-f])(?:[0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{16}|[0-9a-f]{12})(?![0-9a-f])"
 )
