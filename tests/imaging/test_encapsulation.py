@@ -269,6 +269,15 @@ def test_the_end_of_a_progressive_jpeg_follows_its_last_scan() -> None:
     )
 
 
+def test_fill_bytes_are_searched_in_linear_time() -> None:
+    """A marker may begin with any number of them (ISO/IEC 10918-1 B.1.1.2)."""
+    stream = codestreams_of(JPEGBaseline8Bit)[0][:-400] + b"\xff" * (1 << 20)
+    for rest, end in ((b"\0", None), (b"\xd9junk", len(stream) + 1)):
+        header = read_codestream_header(stream + rest)
+        assert header is not None
+        assert header.end == end
+
+
 def relabeled(data: bytes, syntax: str) -> bytes:
     """Return the same bytes under another transfer syntax."""
     at = data.index(struct.pack("<HH2s", 2, 0x10, b"UI"), 132)

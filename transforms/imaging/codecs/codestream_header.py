@@ -33,9 +33,9 @@ END: Final = 0xD9
 """End of Image of JPEG and JPEG-LS, End of Codestream of JPEG 2000."""
 END_MARKER: Final = bytes((0xFF, END))
 FIRST_END_MARKER: Final = re.compile(END_MARKER)
-JPEG_MARKER: Final = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+JPEG_MARKER: Final = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 """In entropy-coded data, 0xFF is followed by 0x00 (ISO/IEC 10918-1 F.1.2.3), or is a restart marker."""
-JPEG_LS_MARKER: Final = re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])")
+JPEG_LS_MARKER: Final = re.compile(rb"\xff([\x80-\xcf\xd8-\xfe])")
 """In entropy-coded data, 0xFF is followed by a zero bit (ISO/IEC 14495-1 A.1)."""
 JPEG_LS_FRAME: Final = 0xF7
 START_OF_TILE_PART: Final = 0x90
