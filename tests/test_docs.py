@@ -25,6 +25,7 @@ from pipeline.cli import COMMANDS, build_parser, command_parser
 from pipeline.cli.evaluate import table
 from pipeline.exit_codes import EXIT_CODES
 from tests.test_imports import LAYERS
+from transforms.config.stream_options import StreamConfig
 from transforms.core.reasons import MEANINGS, Reason, Status
 from transforms.lake.content_tables import write_table
 from transforms.lake.layout import Layout
@@ -45,6 +46,8 @@ PROSE = [
     for pattern in ("*.md", "docs/**/*.md", "templates/**/*.md", "benchmarks/*.md")
     for page in sorted(ROOT.glob(pattern))
 ]
+CURRENT = [page for page in PROSE if page.name != "CHANGELOG.md"]
+"""All but the changelog, whose commands are of earlier releases."""
 MAX_PICTURE_BYTES = 250_000
 
 
@@ -163,6 +166,58 @@ def test_the_ablation_is_shown_as_it_was_measured() -> None:
     page = (ROOT / "docs" / "model.md").read_text()
     for line in filter(None, ablation.table(results).splitlines()):
         assert line in page, line
+
+
+def test_the_accuracy_at_new_sites_is_that_of_the_bundle() -> None:
+    calibration = read_info(DEFAULT_BUNDLE).calibration
+    together, folds = calibration["holdout_together"], calibration["holdout"]
+    shares = " and ".join(f"{100 * of['coverage']:.0f} %" for of in folds)
+    errors = " and ".join(f"{100 * of['error']:.1f} %" for of in folds)
+    readme = unwrapped("README.md")
+    assert f"{shares} are routed, {errors} of them wrongly" in readme
+    own = f"{100 * together['coverage']:.0f} % of them are routed, {100 * together['error']:.1f} %"
+    assert own in readme
+    page = (ROOT / "docs" / "model.md").read_text()
+    for of in folds:
+        assert f"| {100 * of['coverage']:.0f} % | {100 * of['error']:.1f} % |" in page
+
+
+def test_the_latency_of_streams_is_the_sum_of_its_default_waits() -> None:
+    of = StreamConfig()
+    store = of.poll_interval + of.max_batch_wait + of.index_interval
+    expected = (
+        f"add up to {store:.0f} s in a store and {store + of.stable_for:.0f} s on a local disk"
+    )
+    assert expected in unwrapped("docs/operations.md")
+
+
+def test_each_benchmark_is_listed() -> None:
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    for module in (ROOT / "benchmarks").glob("*.py"):
+        if '__name__ == "__main__"' in module.read_text():
+            is_part = f"(`{module.name}`)" in page  # of another one, which starts it
+            assert is_part or f"\n| `python -m benchmarks.{module.stem}" in page, module.stem
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_the_documents_have_the_options_that_they_are_given(page: Path) -> None:
+    text = page.read_text().replace("\\\n", " ")
+    for command, arguments in re.findall(r"dicom-router ([a-z-]+)([^\n`|;&]*)", text):
+        if command not in COMMANDS:
+            continue
+        given = set(re.findall(r"(?<![\w-])--([a-z][\w-]*)", arguments))
+        assert not given - options_of(command), f"{command}{arguments}"
+
+
+@functools.cache
+def options_of(command: str) -> frozenset[str]:
+    known = command_parser(build_parser(COMMANDS), command).flags()
+    return frozenset(known | set(BEAM_OPTIONS | FLINK_OPTIONS) if command == "route" else known)
+
+
+def unwrapped(page: str) -> str:
+    """The text of a page with one space for each line end."""
+    return re.sub(r"\s+", " ", (ROOT / page).read_text())
 
 
 @pytest.mark.parametrize("text", ["an Outstanding object", "is_outstanding", "IsOutstanding = 1"])
