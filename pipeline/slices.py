@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
@@ -26,7 +26,9 @@ from transforms.coders import CODECS
 from transforms.config.route_config import RouteConfig
 from transforms.core.choices import REPROCESS_NONE
 from transforms.core.object_ref import FAILED, Failure, ObjectRef
+from transforms.core.reasons import Stage
 from transforms.core.record_batch import RecordBatch
+from transforms.core.storage_failures import TEMPORARY, write_failure
 from transforms.lake.run_counts import RunCounts
 from transforms.lake.schema import RUN_ID_SEPARATOR
 from transforms.metrics import CounterName, count, count_listed
@@ -88,7 +90,7 @@ class Slice:
     def save_counts(self, counts: RunCounts) -> None:
         """Keep the counts of a slice that is not the last one."""
         kept = replace(counts, segments=(), orphans=())
-        self._counts_of(self.number).write_bytes(CODECS[RunCounts].encode(kept))
+        _write(self._counts_of(self.number), CODECS[RunCounts].encode(kept))
 
     def with_earlier(self, counts: RunCounts) -> RunCounts:
         """Return counts together with those of the slices before this one."""
@@ -155,18 +157,22 @@ def write_slices(elements: Iterator[SourceOutput], folder: Path, limit: int) -> 
         elements: of the source; read as far as a slice needs.
         folder: where the files are, one at a time.
         limit: number of elements of a slice; more if all are counts of known references.
+
+    Raises:
+        ProcessingFailure: this machine's disk refused a write.
     """
     following = next(elements, None)
     number = 0
     while number == 0 or following is not None:
         number += 1
         path = Slice(str(folder), number, False).path
-        with path.open("wb") as file, contextlib.closing(_Writer(file)) as writer:
-            while following is not None and not (
-                writer.has_work and writer.number >= limit and may_pause_before(following)
-            ):
-                writer.add(following)
-                following = next(elements, None)
+        writer = _Writer(path)
+        while following is not None and not (
+            writer.has_work and writer.number >= limit and may_pause_before(following)
+        ):
+            writer.add(following)
+            following = next(elements, None)
+        writer.finish()
         yield Slice(str(folder), number, following is None)
         path.unlink()
 
@@ -179,10 +185,11 @@ class _Writer:
         has_work: whether there is a reference or a failure among them.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, path: Path) -> None:
         self.number = 0
         self.has_work = False
-        self._file = file
+        self._path = path
+        _write(path, b"")
         self._waiting: dict[str, list[Any]] = {tag: [] for tag in _TYPES}
 
     def add(self, element: SourceOutput) -> None:
@@ -197,7 +204,7 @@ class _Writer:
         if len(self._waiting[tag]) == BATCH_RECORDS:
             self._write(tag)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Write the elements that wait."""
         for tag, records in self._waiting.items():
             if records:
@@ -206,5 +213,14 @@ class _Writer:
     def _write(self, tag: str) -> None:
         batch = RecordBatch.of(CODECS[_TYPES[tag]], self._waiting[tag], kind=tag)
         data = CODECS[RecordBatch].encode(batch)
-        self._file.write(len(data).to_bytes(_LENGTH_BYTES) + data)
+        _write(self._path, len(data).to_bytes(_LENGTH_BYTES) + data, "ab")
         self._waiting[tag] = []
+
+
+def _write(path: Path, data: bytes, mode: str = "wb") -> None:
+    """Write data to a file on this machine's disk."""
+    try:
+        with path.open(mode) as file:
+            file.write(data)
+    except OSError as error:
+        raise write_failure(error, Stage.FETCH, TEMPORARY) from error

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -282,6 +283,21 @@ def test_a_replica_without_memory_is_an_error_with_a_remedy(
     assert main(["route", *arguments]) == 1
     error = capsys.readouterr().err
     assert "temporary database has failed (OutOfMemoryException); give it more memory" in error
+    assert "Traceback" not in error
+
+
+def test_a_full_temporary_folder_is_an_error_with_a_remedy(
+    manifest: Path,
+    lake: Lake,
+    full_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(full_disk))
+    arguments = ["--source", "manifest", "--input", str(manifest), "--lake", str(lake.root)]
+    assert main(["route", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert "free space, then run again" in error and "ENOSPC, temporary folder" in error
     assert "Traceback" not in error
 
 
