@@ -54,6 +54,7 @@ needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="need
 def test_threads_share_at_most_two_arenas() -> None:
     assert count_arenas("limited") <= 2 < count_arenas("unlimited")
     assert count_arenas("limited", MALLOC_ARENA_MAX="5") == 5
+    assert count_arenas("limited", GLIBC_TUNABLES="glibc.malloc.arena_max=5") == 5
 
 
 @needs_glibc
@@ -73,10 +74,10 @@ def page_faults(mode: str, **environment: str) -> int:
 
 
 def count_arenas(mode: str, **environment: str) -> int:
-    inherited = {k: v for k, v in os.environ.items() if k != "MALLOC_ARENA_MAX"}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
     run = subprocess.run(
         [sys.executable, "-c", CODE, mode], capture_output=True, text=True, check=True,
-        env={**inherited, **environment},
+        env={**kept, **environment},
     )  # fmt: skip
     return run.stdout.count("<heap nr=")
 

@@ -21,9 +21,9 @@ def limit_arenas() -> None:
 
     By default glibc creates up to eight arenas per core, and each retains memory that its threads freed:
     rows that are created in one thread and freed in another would be retained many times. The environment
-    variable `MALLOC_ARENA_MAX` takes precedence.
+    variable `MALLOC_ARENA_MAX` takes precedence, and `glibc.malloc.arena_max` in `GLIBC_TUNABLES`.
     """
-    if "MALLOC_ARENA_MAX" not in os.environ:
+    if "MALLOC_ARENA_MAX" not in os.environ and "glibc.malloc.arena_max" not in _tunables():
         _mallopt(M_ARENA_MAX, MAX_ARENAS)
 
 
@@ -35,10 +35,13 @@ def reuse_freed_blocks() -> None:
     take precedence, and any tunable of malloc in `GLIBC_TUNABLES`.
     """
     variables = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"}
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if os.environ.keys().isdisjoint(variables) and "glibc.malloc." not in tunables:
+    if os.environ.keys().isdisjoint(variables) and "glibc.malloc." not in _tunables():
         _mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
         _mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+
+
+def _tunables() -> str:
+    return os.environ.get("GLIBC_TUNABLES", "")
 
 
 def _mallopt(parameter: int, value: int) -> None:
