@@ -17,7 +17,7 @@ from transforms.core.reasons import BY_MODEL, Reason, Stage, Status
 from transforms.lake import append as append_module
 from transforms.lake.append import append
 from transforms.lake.append_log import LogShard
-from transforms.lake.erase import apply_erasure, plan_erasures
+from transforms.lake.erase import Erased, apply_erasure, plan_erasures
 from transforms.lake.erasure_report import Order
 from transforms.lake.erasure_selection import Selection
 from transforms.lake.existing_rows import ExistingRow
@@ -143,10 +143,11 @@ def new_lake(root: Path, sinks: dict[str, str] | None = None) -> Layout:
     return layout
 
 
-def erase(layout: Layout, *contents: str) -> None:
+def erase(layout: Layout, *contents: str) -> list[Erased]:
     """Erase contents from a lake, as `forget --apply` does."""
-    for plan in plan_erasures(layout, Selection(), contents):
-        apply_erasure(layout, plan, Order("forget", "order 7", "2026-01-01T00:00:00Z", "0", {}))
+    order = Order("forget", "order 7", "2026-01-01T00:00:00Z", "0", {})
+    plans = plan_erasures(layout, Selection(), contents)
+    return [apply_erasure(layout, plan, order) for plan in plans]
 
 
 def lake_of(root: Path, rows: Iterable[IndexRow]) -> Layout:

@@ -29,7 +29,16 @@ from tests.erasures import (
     identifiers,
     rows_of,
 )
-from tests.lake.rows import append_rows, index_row, lake_of, new_lake, replica_of, rows_in
+from tests.lake.rows import (
+    append_rows,
+    erase,
+    index_row,
+    lake_of,
+    new_lake,
+    place,
+    replica_of,
+    rows_in,
+)
 from tests.stores import Store
 from tests.synthetic import dicom_bytes, image
 from transforms.core.object_ref import ObjectRef, object_key
@@ -37,6 +46,7 @@ from transforms.core.patient_key import patient_key_of
 from transforms.lake.dead_letters import write_dead_letter
 from transforms.lake.erase import list_erasure_intents
 from transforms.lake.files import put_bytes
+from transforms.lake.journal import clear_journal
 from transforms.lake.layout import Layout
 from transforms.lake.run_counts import count_stream
 from transforms.lake.tombstones import forget_source, read_tombstones
@@ -465,6 +475,24 @@ def test_tokens_do_not_depend_on_bytes_beside_them() -> None:
 def test_many_digits_are_searched_in_linear_time() -> None:
     """Pixels of one gray can all be digits."""
     assert b"1.2.3" in tokens_in(b"0" * BLOCK_BYTES + b" 1.2.3")
+
+
+@pytest.mark.parametrize("left", [None, "x.json", "x.parquet"])
+def test_a_longer_name_of_another_source_is_no_trace(tmp_path: Path, left: str | None) -> None:
+    layout = new_lake(tmp_path / "lake")
+    names = ["/in/IM1", "/in/IM10"]
+    first, _ = rows = [
+        place(layout, name, name.encode(), sop_instance_uid=f"1.2.{len(name)}") for name in names
+    ]
+    append_rows(layout, *rows)
+    clear_journal(layout)
+    if left == "x.json":
+        (tmp_path / "lake" / left).write_text(json.dumps({"of": names}))
+    elif left is not None:
+        pq.write_table(pa.table({"of": names}), tmp_path / "lake" / left)
+    (erased,) = erase(layout, str(first.content_sha256))
+    found = [uri.rpartition("/")[2] for uri in erased.searched.traces]
+    assert found == ([] if left is None else [left])
 
 
 def test_a_table_with_identifiers_anywhere_is_found(tmp_path: Path) -> None:

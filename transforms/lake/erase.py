@@ -23,7 +23,7 @@ from transforms.core.run_id import new_run_id
 from transforms.lake import drain, run_state
 from transforms.lake.erasure_places import PLACES, Erasure, is_object_of
 from transforms.lake.erasure_report import Order, write_report
-from transforms.lake.erasure_selection import Selection, matching_rows
+from transforms.lake.erasure_selection import Selection, beginnings_of_sources, matching_rows
 from transforms.lake.files import exists, list_files, put_bytes, read_bytes
 from transforms.lake.index_files import read_index
 from transforms.lake.layout import HASH_IN_NAME, Layout
@@ -396,13 +396,7 @@ def _complete(layout: Layout, uri: str, intent: Intent) -> Erased:
     drain.clear(layout)
     for place in PLACES:
         place.erase(layout, intent.erasure, True)
-    searched = search_lake(
-        layout,
-        is_in(intent.identifiers),
-        texts=intent.names,
-        deep=intent.deep,
-        excluded=[uri],
-    )
+    searched = _search(layout, uri, intent)
     report = write_report(
         layout,
         intent.erasure_id,
@@ -414,6 +408,16 @@ def _complete(layout: Layout, uri: str, intent: Intent) -> Erased:
     )
     storage_of(uri).remove(uri)
     return Erased(report, intent.found, searched)
+
+
+def _search(layout: Layout, uri: str, intent: Intent) -> Searched:
+    search = partial(
+        search_lake, layout, is_in(intent.identifiers), deep=intent.deep, excluded=[uri]
+    )
+    searched = search(texts=intent.names)
+    if searched.traces and (begun := beginnings_of_sources(layout, intent.names)):
+        return search(texts=frozenset(intent.names) - begun, whole=begun)
+    return searched
 
 
 def list_erasure_intents(layout: Layout) -> list[str]:

@@ -16,7 +16,7 @@ from transforms.core.errors import UsageError
 from transforms.core.reasons import Status
 from transforms.imaging.uids import is_valid_uid
 from transforms.lake.files import exists, read_bytes
-from transforms.lake.index_files import list_history, read_index, read_matching
+from transforms.lake.index_files import list_history, list_index, read_index, read_matching
 from transforms.lake.journal import list_journal
 from transforms.lake.layout import Layout
 from transforms.storage.schemes import join
@@ -179,6 +179,31 @@ def matching_rows(
     for uri in (*list_history(layout), *list_journal(layout)):
         with contextlib.suppress(FileNotFoundError):  # replaced since the listing
             yield from read_matching(uri, columns, wanted)
+
+
+def beginnings_of_sources(layout: Layout, names: Iterable[str]) -> frozenset[str]:
+    """Return the names with which longer names of sources in the lake begin, as IM1 of IM10.
+
+    The caller holds the lake's locks.
+
+    Raises:
+        DamagedFile: a file of the lake cannot be read.
+    """
+    by_length: dict[int, list[str]] = defaultdict(list)
+    for name in names:
+        by_length[len(name)].append(name)
+    found: set[str] = set()
+    for uri in (*list_index(layout), *list_history(layout), *list_journal(layout)):
+        for table in read_matching(uri, ["source_uri"], {}):
+            sources = table["source_uri"]
+            for length, of_length in by_length.items():
+                longer = sources.filter(pc.greater(pc.utf8_length(sources), length))
+                begins = pc.utf8_slice_codeunits(longer, 0, length)
+                of_names = begins.filter(
+                    pc.is_in(begins, value_set=pa.array(of_length, pa.string()))
+                )
+                found.update(of_names.to_pylist())
+    return frozenset(found)
 
 
 def count_without_patient(layout: Layout) -> int:

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import re
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, cast
@@ -66,7 +66,8 @@ def search_lake(
     layout: Layout,
     is_trace: IsTrace,
     *,
-    texts: Sequence[str] = (),
+    texts: Iterable[str] = (),
+    whole: Iterable[str] = (),
     deep: bool = False,
     excluded: Collection[str] = (),
 ) -> Searched:
@@ -76,13 +77,16 @@ def search_lake(
         layout: the lake.
         is_trace: whether tokens, UIDs and hex digests, are traces.
         texts: further traces, such as names of sources, searched as they are in all files but objects.
+        whole: as `texts`, but only where they are all of a value, or in quotes.
         deep: whether to read stored objects too, and not only their names.
         excluded: URIs of files that are not searched.
 
     Raises:
         OSError: a folder or file cannot be read.
     """
+    values = {text.encode("utf-8", "surrogateescape") for text in whole}
     needles = [text.encode("utf-8", "surrogateescape") for text in texts]
+    needles += [b'"%s"' % value for value in values]
 
     def search(found: ObjectInfo) -> tuple[int, str | None]:
         name = found.uri.encode("utf-8", "surrogateescape")
@@ -92,7 +96,7 @@ def search_lake(
         if is_object and not deep:
             return 0, None
         try:
-            has_trace, size = _search_file(found, is_trace, () if is_object else needles)
+            has_trace, size = _search_file(found, is_trace, () if is_object else needles, values)
         except FileNotFoundError:  # replaced since the listing
             return 0, None
         return size, found.uri if has_trace else None
@@ -228,7 +232,7 @@ class _Scanner:
 
 
 def _search_file(
-    found: ObjectInfo, is_trace: IsTrace, needles: Sequence[bytes]
+    found: ObjectInfo, is_trace: IsTrace, needles: Sequence[bytes], whole: Set[bytes]
 ) -> tuple[bool, int]:
     """Return whether a file has a trace, and its size."""
     scanner = _Scanner(is_trace, needles)
@@ -236,21 +240,26 @@ def _search_file(
     storage.copy_to(found.uri, None, cast(BinaryIO, scanner))
     if not scanner.has_trace and found.uri.endswith(".parquet"):
         with contextlib.suppress(DamagedFile), open_index_file(found.uri) as file:
-            return _search_parquet(file, is_trace, needles), scanner.size
+            return _search_parquet(file, is_trace, needles, whole), scanner.size
     size = scanner.size
     return scanner.finish(lambda: read_whole(storage, found.uri)), size
 
 
-def _search_parquet(file: pq.ParquetFile, is_trace: IsTrace, needles: Sequence[bytes]) -> bool:
+def _search_parquet(
+    file: pq.ParquetFile, is_trace: IsTrace, needles: Sequence[bytes], whole: Set[bytes]
+) -> bool:
     """Return whether the values of a Parquet file have a trace."""
     for group in range(file.num_row_groups):
         for column in file.read_row_group(group).columns:
             for values in _texts(column.combine_chunks()):
-                data = b"\n".join(
+                found = [
                     one if isinstance(one, bytes) else one.encode("utf-8", "surrogateescape")
                     for one in pc.unique(values).drop_null().to_pylist()
-                )
+                ]
+                data = b"\n".join(found)
                 if is_trace(tokens_in(data)) or any(needle in data for needle in needles):
+                    return True
+                if not whole.isdisjoint(found):
                     return True
     return False
 
