@@ -47,9 +47,11 @@ def without_known(
     with contextlib.ExitStack() as stack:
         replica: IndexReplica | None = None
         counted = DigestSet()
-        for batch, is_last in _batches(elements):
+        number = 0
+        new: list[SourceOutput] = []
+        for batch, following in _batches(elements):
             if replica is None:
-                if is_last:
+                if following is None:
                     yield from batch
                     return
                 replica = IndexReplica(layout, for_versions=True)
@@ -59,26 +61,31 @@ def without_known(
             found = replica.find({ref.version_key: ref.state for ref in refs})
             if len(counted) > MAX_DIGESTS:
                 counted = DigestSet()
-            number = _add_new([ref for ref in refs if found.get(ref.version_key)], counted)
-            if number:
-                counts = Counter({"discovered": number, "unchanged": number})
-                yield TaggedOutput(SKIPPED, RunCounts(counts))
-            for one in batch:
-                if not (isinstance(one, ObjectRef) and found.get(one.version_key)):
-                    yield one
+            number += _add_new([ref for ref in refs if found.get(ref.version_key)], counted)
+            new += [
+                one
+                for one in batch
+                if not (isinstance(one, ObjectRef) and found.get(one.version_key))
+            ]
+            if following is None or may_pause_before(following):
+                if number:
+                    counts = Counter({"discovered": number, "unchanged": number})
+                    yield TaggedOutput(SKIPPED, RunCounts(counts))
+                yield from new
+                number, new = 0, []
 
 
-def _batches(elements: Iterator[SourceOutput]) -> Iterator[tuple[list[SourceOutput], bool]]:
-    """Yield elements in batches, with whether it is the last one."""
+def _batches(
+    elements: Iterator[SourceOutput],
+) -> Iterator[tuple[list[SourceOutput], SourceOutput | None]]:
+    """Yield elements in batches, with the element that follows."""
     following = next(elements, None)
     while following is not None:
         batch: list[SourceOutput] = []
-        while following is not None and not (
-            len(batch) >= BATCH_REFS and may_pause_before(following)
-        ):
+        while following is not None and len(batch) < BATCH_REFS:
             batch.append(following)
             following = next(elements, None)
-        yield batch, following is None
+        yield batch, following
 
 
 def _add_new(refs: Sequence[ObjectRef], counted: DigestSet) -> int:

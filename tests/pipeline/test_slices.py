@@ -286,6 +286,24 @@ def test_a_replica_without_memory_is_an_error_with_a_remedy(
     assert "Traceback" not in error
 
 
+def test_the_known_members_of_a_large_archive_do_not_enter_a_pipeline(
+    folder: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = (str(folder / "x.zip"),)
+    route_into(lake, inputs=inputs)
+    monkeypatch.setattr(pipeline.known_refs, "BATCH_REFS", 2)
+    slices: list[list[str]] = []
+
+    def build_and_note(*args: Any, **options: Any) -> Any:
+        slices.append(elements(options["part"]))
+        return build(*args, **options)
+
+    monkeypatch.setattr(pipeline.run_batch, "build", build_and_note)
+    again = route_into(lake, inputs=inputs)
+    assert slices == [[SKIPPED]]
+    assert counts(again) == {"unchanged": len(MEMBERS)}
+
+
 def test_a_full_temporary_folder_is_an_error_with_a_remedy(
     manifest: Path,
     lake: Lake,
