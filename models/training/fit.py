@@ -1,4 +1,4 @@
-"""Fine-tune a classifier: data loading, epochs and selection of the best epoch on validation."""
+"""Fine-tune a classifier: data loading and epochs."""
 
 from __future__ import annotations
 
@@ -56,12 +56,15 @@ def fit(
     folder: Path,
     labels: tuple[str, ...] = LABELS,
 ) -> BodyPartClassifier:
-    """Fine-tune a network and return the averaged weights of the epoch that was best on val.
+    """Fine-tune a network and return its averaged weights after the last epoch.
+
+    Not those of the epoch that is best on val: epochs differ there by a few images, and an early one,
+    whose learning rate was still high, is worse on sources that are not in val.
 
     An interrupted training resumes after its last finished epoch, with the same result.
 
     Args:
-        images: the data set; train is trained on, val selects the epoch.
+        images: the data set; train is trained on, val is evaluated after each epoch.
         options: of the training.
         device: "cpu" or "cuda".
         folder: gets `training.jsonl`, a line per epoch, and a checkpoint.
@@ -103,9 +106,8 @@ def fit(
         print(json.dumps(line), flush=True)
         with (folder / LOG_FILE).open("a") as stream:
             stream.write(json.dumps({**line, "options": asdict(options)}) + "\n")
-        state.end_epoch(macro_f1)
+        state.epochs += 1
         state.save_checkpoint(folder, identity)
-    state.averaged.load_state_dict(state.best_weights)
     return state.averaged.to("cpu").eval()
 
 

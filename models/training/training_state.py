@@ -32,12 +32,10 @@ class TrainingState:
         regions: auxiliary head on the features, of `n_regions` outputs.
         epochs: number of finished epochs.
         steps: number of finished steps.
-        best: highest macro F1 on val so far.
-        best_weights: averaged weights of that epoch.
     """
 
     _STATEFUL = ("network", "averaged", "regions", "optimizer", "schedule")
-    _PLAIN = ("epochs", "steps", "best", "best_weights")
+    _PLAIN = ("epochs", "steps")
 
     def __init__(
         self, network: BodyPartClassifier, options: FitOptions, steps: int, n_regions: int = 0
@@ -61,7 +59,6 @@ class TrainingState:
         )
         self.ema_decay = options.ema_decay
         self.epochs = self.steps = 0
-        self.best, self.best_weights = -1.0, self.averaged.state_dict()
 
     def step(self, loss: Tensor) -> None:
         """Take one optimizer step and update the averaged weights."""
@@ -73,12 +70,6 @@ class TrainingState:
         self.steps += 1
         decay = min(self.ema_decay, (1 + self.steps) / (10 + self.steps))
         _average(self.averaged, self.network, decay)
-
-    def end_epoch(self, macro_f1: float) -> None:
-        """Keep the averaged weights if they are the best so far."""
-        self.epochs += 1
-        if macro_f1 >= self.best:
-            self.best, self.best_weights = macro_f1, copy.deepcopy(self.averaged.state_dict())
 
     def save_checkpoint(self, folder: Path, identity: dict[str, Any]) -> None:
         """Write the state, so that the training can be resumed.

@@ -176,7 +176,7 @@ def test_an_interrupted_training_resumes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(TrainingState, "end_epoch", end)
+        patched.setattr(TrainingState, "save_checkpoint", end)
         with pytest.raises(KeyboardInterrupt):
             fit(images, options, "cpu", broken)  # in the first epoch: no checkpoint
     original = TrainingState.save_checkpoint
@@ -206,6 +206,21 @@ def test_an_interrupted_training_resumes(
         3,
     ]
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_last_epoch_is_kept_whatever_val_says(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = FitOptions(
+        architecture="test_efficientnet", init="none", input_size=32, epochs=3, batch_size=8, workers=0
+    )  # fmt: skip
+    falling = iter([0.9, 0.8, 0.7])
+    monkeypatch.setattr("models.training.fit._macro_f1", lambda *_: next(falling))
+    found = fit(read_dataset(folders), options, "cpu", tmp_path).state_dict()
+    last = torch.load(tmp_path / CHECKPOINT_FILE, weights_only=True)
+    assert last["epochs"] == 3
+    assert all(torch.equal(found[name], tensor) for name, tensor in last["averaged"].items())
+    assert any(not torch.equal(found[name], tensor) for name, tensor in last["network"].items())
 
 
 def test_a_checkpoint_is_kept_until_the_bundle_is_written(

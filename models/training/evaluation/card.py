@@ -92,10 +92,9 @@ def _data(info: BundleInfo, evaluation: dict[str, Any]) -> list[str]:
             ["split", *info.labels], ([name, *of.values()] for name, of in data["images"].items())
         ),
         f"{_groups(data)}. Temperature, thresholds and OOD limit were set on the split `val` of "
-        f"`{info.calibration.get('data', '?')}` ({info.calibration.get('images', '?')} images), which "
-        "also selects a training's best epoch. The metrics below are of the split "
-        f"`{data['split']}` of `{data['name']}` ({figures['images']} images of {figures['groups']} "
-        "groups).",
+        f"`{info.calibration.get('data', '?')}` ({info.calibration.get('images', '?')} images). The "
+        f"metrics below are of `{data['split']}` of `{data['name']}` ({figures['images']} images "
+        f"of {figures['groups']} groups).",
     ]
 
 
