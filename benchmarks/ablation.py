@@ -60,6 +60,7 @@ RECIPES: Final = {
     "single views and spine parts, 12 epochs, 192 pixels": (
         f"{FEWER_PAIRS} {VIEWS_AND_PARTS} --input_size 192"
     ),
+    "single views and spine parts, last epoch": f"{FEWER_PAIRS} {VIEWS_AND_PARTS}",
     "single views and spine parts, ensemble of two": "calibrate --ensemble, seeds 0 and 1",
     "single views and spine parts, distilled from two": (
         f"{FEWER_PAIRS} {VIEWS_AND_PARTS} --teachers TEACHERS"
@@ -70,7 +71,8 @@ RECIPES: Final = {
     "regions and pairs, 12 epochs": f"{REGIONS_AND_PAIRS} --epochs 12",
     "regions and pairs, 12 epochs, 192 pixels": f"{REGIONS_AND_PAIRS} --epochs 12 --input_size 192",
 }
-"""Options in addition to `COMMON`; SIMULATED is replaced by a manifest, TEACHERS by bundles."""
+"""Options in addition to `COMMON`; SIMULATED is replaced by a manifest, TEACHERS by bundles. All results but
+those of the last epoch are of the epoch that was best on val, which `train` kept up to commit d9c8a74."""
 TEACHERS: Final = {
     "simulated, distilled from Lite2": ["simulated, Lite2"],
     "single views and spine parts, distilled from two": ["single views and spine parts, 12 epochs"]
