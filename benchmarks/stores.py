@@ -301,6 +301,9 @@ def _commit(path: str) -> str:
 def cost(results: dict[str, Any], metric: str, number: int | None = None, **of: str) -> float:
     """Return the cost per object without start-up, in the unit of the metric; the median of all rounds.
 
+    The processor time of a start is the median of all places: it varies by more from run to run than from
+    place to place, and the imports of a store's client belong to the cost of that store.
+
     Args:
         results: as `measure_all` returns them.
         metric: interval (wall time), cpu or server_cpu.
@@ -308,13 +311,20 @@ def cost(results: dict[str, Any], metric: str, number: int | None = None, **of: 
         **of: store, lake, place, checkout and kind.
     """
     kind = of.pop("kind")
-    runs = [r for r in results["runs"] if all(r[name] == value for name, value in of.items())]
+    runs = _matching(results["runs"], of)
     chosen = [r for r in runs if r["kind"] == kind and number in (None, r["round"])]
     if metric == "interval":
         return float(statistics.median(r[metric] for r in chosen))
-    start_up = statistics.median(r[metric] for r in runs if r["kind"] is None)
+    if metric == "cpu":
+        of.pop("place")
+    starts = [r for r in _matching(results["runs"], of) if r["kind"] is None]
+    start_up = statistics.median(r[metric] for r in starts)
     costs = [(r[metric] - start_up) / (r["images"] - 1) for r in chosen]
     return float(statistics.median(costs))
+
+
+def _matching(runs: Sequence[dict[str, Any]], of: dict[str, str]) -> list[dict[str, Any]]:
+    return [run for run in runs if all(run[name] == value for name, value in of.items())]
 
 
 def ratio(results: dict[str, Any], metric: str, places: tuple[str, str], **of: str) -> float:
