@@ -71,8 +71,10 @@ RECIPES: Final = {
     "regions and pairs, 12 epochs": f"{REGIONS_AND_PAIRS} --epochs 12",
     "regions and pairs, 12 epochs, 192 pixels": f"{REGIONS_AND_PAIRS} --epochs 12 --input_size 192",
 }
-"""Options in addition to `COMMON`; SIMULATED is replaced by a manifest, TEACHERS by bundles. All results but
-those of the last epoch are of the epoch that was best on val, which `train` kept up to commit d9c8a74."""
+"""Options in addition to `COMMON`; SIMULATED is replaced by a manifest, TEACHERS by bundles.
+
+All results but those of the last epoch are of the epoch that was best on val, whose weights `train` kept
+up to commit d9c8a74."""
 TEACHERS: Final = {
     "simulated, distilled from Lite2": ["simulated, Lite2"],
     "single views and spine parts, distilled from two": ["single views and spine parts, 12 epochs"]
