@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,13 +29,13 @@ def test_frozen_stages_keep_their_weights(
     architecture: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after_epoch: list[dict[str, torch.Tensor]] = []
-    original = TrainingState.end_epoch
+    original = TrainingState.save_checkpoint
 
-    def end_epoch(self: TrainingState, macro_f1: float) -> None:
+    def save_checkpoint(self: TrainingState, folder: Path, identity: dict[str, Any]) -> None:
         after_epoch.append(copy.deepcopy(self.network.backbone.state_dict()))
-        original(self, macro_f1)
+        original(self, folder, identity)
 
-    monkeypatch.setattr(TrainingState, "end_epoch", end_epoch)
+    monkeypatch.setattr(TrainingState, "save_checkpoint", save_checkpoint)
     options = FitOptions(
         architecture=architecture,
         init="none",
