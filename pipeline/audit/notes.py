@@ -55,6 +55,10 @@ class Reported:
     def __bool__(self) -> bool:
         return any(getattr(self, one.name) for one in fields(self))
 
+    def shard_counts(self) -> list[int]:
+        """Return the numbers of shards that the logs have had, ascending; see `log_name`."""
+        return sorted({int(name.partition("-")[0]) for name in self.logs})
+
     def add(self, other: Reported) -> None:
         """Add what others have reported."""
         for log, last in other.logs.items():

@@ -177,13 +177,16 @@ def _rewritten(
     """Yield the rows of missing segments, current and superseded ones."""
     others = [uri for uri in index if parse_segment(uri) is None]
     changed = _changed_keys(history, since)
+    shard_counts = reported.shard_counts()
     seen: set[Key] = set()
     for uri in (*others, *history):
         for table in _rows_since(uri, _ALL, since):
             wanted = []
             for row in table.to_pylist():
                 key = _key(row)
-                one = None if key in seen or key in changed else _segment_of(row, missing, reported)
+                one = None
+                if key not in seen and key not in changed:
+                    one = _segment_of(row, missing, reported, shard_counts)
                 wanted.append(one is not None)
                 if one is not None:
                     seen.add(key)
@@ -203,7 +206,10 @@ def _changed_keys(history: Sequence[str], since: str) -> set[Key]:
 
 
 def _segment_of(
-    row: Mapping[str, Any], missing: Sequence[_Missing], reported: Reported
+    row: Mapping[str, Any],
+    missing: Sequence[_Missing],
+    reported: Reported,
+    shard_counts: Sequence[int],
 ) -> _Missing | None:
     """Return which missing segments had a row; None if it was reported, or is of another log.
 
@@ -213,7 +219,7 @@ def _segment_of(
     """
     run, _, number = row["run_id"].partition(RUN_ID_SEPARATOR)
     identity = identity_of(row["status"], row["sop_instance_uid"], row["content_sha256"])
-    logs = _reported_logs(identity, reported)
+    logs = [LogShard(shards, shard_of(identity, shards)) for shards in shard_counts]
     if any(segment_unit(row["run_id"], log) in reported.units for log in logs):
         return None
     for one in missing:
@@ -223,16 +229,10 @@ def _segment_of(
             return one
         if stream_unit(run) not in reported.units:
             return one
-        if all(int(number or 0) > last for last in logs.values()):
+        last = (reported.logs.get(log_name(log), NOTHING)[0] for log in logs)
+        if all(int(number or 0) > segment for segment in last):
             return one
     return None
-
-
-def _reported_logs(identity: str, reported: Reported) -> dict[LogShard, int]:
-    """Return the logs that may have rows of an identity, with the number of the last reported segment."""
-    numbers = {int(name.partition("-")[0]) for name in reported.logs}
-    logs = (LogShard(shards, shard_of(identity, shards)) for shards in sorted(numbers))
-    return {log: reported.logs.get(log_name(log), NOTHING)[0] for log in logs}
 
 
 def changed_rows(layout: Layout, since: str, reported: Reported, new: Reported) -> list[pa.Table]:
