@@ -387,8 +387,7 @@ def _of_places(
     of: Callable[[Iterator[float]], float],
     unit: float,
 ) -> list[str]:
-    key = (scheme, lake, checkout)
-    chosen = [r for r in runs if (r["store"], r["lake"], r["checkout"]) == key]
+    chosen = _matching(runs, {"store": scheme, "lake": lake, "checkout": checkout})
     if metric == "wall":
         chosen = [r for r in chosen if r["kind"] is None]
     return [
