@@ -126,7 +126,7 @@ def test_parts_cover_each_line_once(
 
 
 def as_text(good: list[Path]) -> bytes:
-    bad = [b"/in/caf\xe9.dcm", LONG, b"gs://b/caf\xe9", b"nul\0.dcm", b"relative/nowhere"]
+    bad = [b"/in/edem\xe9.dcm", LONG, b"gs://b/edem\xe9", b"nul\0.dcm", b"relative/nowhere"]
     return b"\n".join([str(good[0]).encode(), *bad, str(good[1]).encode()])
 
 
@@ -154,7 +154,7 @@ def test_every_other_line_is_routed(
     first = 2 + name.endswith(".csv")
     details = " ".join(failure["detail"] for failure in summary["failures"])
     assert all(f"line {line} of input 1" in details for line in range(first, first + 5))
-    assert "caf" not in str(summary)
+    assert "edem" not in str(summary)  # no hexadecimal identifier has an m
     assert [row["source_uri"] for row in lake.rows()] == [str(path) for path in good]
 
 
