@@ -155,26 +155,29 @@ def scrape(port: int) -> Values:
         return values_of(answer.read().decode())
 
 
+def exported(port: int, name: str) -> list[float]:
+    """Return the values that a stream shows Prometheus for a metric, one of each set of labels."""
+    return [*scrape(port).get(f"dicom_router_{name}", {}).values()]
+
+
+def steps(port: int) -> set[str]:
+    """Return the steps whose executions a stream shows Prometheus."""
+    measured = scrape(port).get("dicom_router_step_executions_total", {})
+    return {dict(labels)["step"] for labels in measured}
+
+
 def assert_exported(values: Values) -> None:
     """Assert that a stream has shown Prometheus three quarantined objects."""
     ((labels, rows),) = values["dicom_router_rows_total"].items()
     assert (dict(labels)["status"], dict(labels)["reason"], rows) == ("quarantined", "not_dicom", 3)
     for name, expected in {
         "oldest_in_flight_seconds": 0, "unmet_expectations": 1,
-        "dead_letter_files": 0, "placed_total": 3, "examined_total": 3,
+        "dead_letter_files": 0,
     }.items():  # fmt: skip
         assert [*values[f"dicom_router_{name}"].values()] == [expected], name
     started = [*values["dicom_router_start_timestamp_seconds"].values()]
     for name in ("last_row", "last_poll"):
         assert [*values[f"dicom_router_{name}_timestamp_seconds"].values()] > started
-    measured = values["dicom_router_step_executions_total"]
-    assert {dict(one)["step"] for one in measured} == {
-        "fetch",
-        "decode",
-        "place",
-        "index",
-        "latency",
-    }
 
 
 def test_an_unexpected_stream_is_seen_while_it_runs_and_in_its_exit_code(
@@ -203,8 +206,11 @@ def test_an_unexpected_stream_is_seen_while_it_runs_and_in_its_exit_code(
         running = state()
         assert (running["held"], running["pid"]) == ("yes", stream.pid)
         assert (running["run"]["rows"], running["run"]["counts"]["quarantined"]) == (3, 3)
-        stream.wait_until(lambda: [*scrape(port)["dicom_router_in_flight_objects"].values()] == [0])
-        stream.wait_until(lambda: "dicom_router_placed_total" in scrape(port))
+        stream.wait_until(lambda: exported(port, "in_flight_objects") == [0])
+        # Beam's metrics follow the index.
+        stream.wait_until(lambda: exported(port, "placed_total") == [3])
+        stream.wait_until(lambda: exported(port, "examined_total") == [3])
+        stream.wait_until(lambda: steps(port) == {"fetch", "decode", "place", "index", "latency"})
         assert_exported(scrape(port))
         assert main(["stop", str(lake)]) == 0
         assert f"the stream (process {stream.pid} on " in capsys.readouterr().out
