@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
@@ -31,11 +29,9 @@ from tests.erasures import (
 )
 from tests.lake.rows import (
     append_rows,
-    erase,
     index_row,
     lake_of,
     new_lake,
-    place,
     replica_of,
     rows_in,
 )
@@ -46,11 +42,9 @@ from transforms.core.patient_key import patient_key_of
 from transforms.lake.dead_letters import write_dead_letter
 from transforms.lake.erase import list_erasure_intents
 from transforms.lake.files import put_bytes
-from transforms.lake.journal import clear_journal
 from transforms.lake.layout import Layout
 from transforms.lake.run_counts import count_stream
 from transforms.lake.tombstones import forget_source, read_tombstones
-from transforms.lake.traces import BLOCK_BYTES, is_in, search_lake, tokens_in
 from transforms.lake.verify import verify_lake
 
 
@@ -443,63 +437,3 @@ def test_a_lake_in_a_store(store: Store, source: Path, route: Callable[..., obje
     assert str(gone.study_instance_uid) not in names
     assert str(kept.study_instance_uid) in names
     assert verify_lake(layout, deep=True).violations == []
-
-
-@pytest.mark.parametrize(
-    "syntax",
-    ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"],
-)
-def test_identifiers_are_found_in_objects_of_every_encoding(tmp_path: Path, syntax: str) -> None:
-    layout = new_lake(tmp_path / "lake")
-    uid = "1.2.826.0.1.3680043.10.1473.3.55555555555555555555"
-    data = dicom_bytes(image(1, (16, 16)), name="55555555555555555555", syntax=syntax)
-    write(tmp_path / "lake", "objects/x.dcm", data)
-    assert len(search_lake(layout, is_in([uid]), deep=True).traces) == 1
-    assert not search_lake(layout, is_in([uid])).traces
-    assert not search_lake(layout, is_in([f"{uid}6"]), deep=True).traces
-
-
-def test_tokens_do_not_depend_on_bytes_beside_them() -> None:
-    """A length of 48 to 57 is a digit, and so is the first byte of a tag of group 0030."""
-    uid = b"1.2.826.0.1.3680043.10.1473.3.5555555555555555555555"
-    assert len(uid) == ord("4")
-    assert uid in tokens_in(b"UI\x004" + uid + b"\x00\x08")
-    assert uid in tokens_in(b"UI4\x00" + uid + b"0\x00\x02\x00")
-    assert uid in tokens_in(b"\x08\x00\x18\x004\x00\x00\x00" + uid + b"0\x00\x02\x00")
-    longer = uid + b"0"
-    assert uid not in tokens_in(b"UI6\x00" + longer + b"\x00\x08\x00")
-    assert uid not in tokens_in(b"study=" + longer + b"/")
-    assert b"0123456789abcdef" in tokens_in(b"~0123456789abcdef.dcm")
-
-
-def test_many_digits_are_searched_in_linear_time() -> None:
-    """Pixels of one gray can all be digits."""
-    assert b"1.2.3" in tokens_in(b"0" * BLOCK_BYTES + b" 1.2.3")
-
-
-@pytest.mark.parametrize("left", [None, "x.json", "x.parquet"])
-def test_a_longer_name_of_another_source_is_no_trace(tmp_path: Path, left: str | None) -> None:
-    layout = new_lake(tmp_path / "lake")
-    names = ["/in/IM1", "/in/IM10"]
-    first, _ = rows = [
-        place(layout, name, name.encode(), sop_instance_uid=f"1.2.{len(name)}") for name in names
-    ]
-    append_rows(layout, *rows)
-    clear_journal(layout)
-    if left == "x.json":
-        (tmp_path / "lake" / left).write_text(json.dumps({"of": names}))
-    elif left is not None:
-        pq.write_table(pa.table({"of": names}), tmp_path / "lake" / left)
-    (erased,) = erase(layout, str(first.content_sha256))
-    found = [uri.rpartition("/")[2] for uri in erased.searched.traces]
-    assert found == ([] if left is None else [left])
-
-
-def test_a_table_with_identifiers_anywhere_is_found(tmp_path: Path) -> None:
-    layout = new_lake(tmp_path / "lake")
-
-    table = pa.table({"a": [[{"k": "1.2.3.4"}]], "b": pa.array(["x"]).dictionary_encode()})
-    (tmp_path / "lake" / "other").mkdir()
-    pq.write_table(table, tmp_path / "lake" / "other" / "t.parquet", compression="zstd")
-    assert search_lake(layout, is_in(["1.2.3.4"])).traces
-    assert not search_lake(layout, is_in(["1.2.3.5"])).traces
