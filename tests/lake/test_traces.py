@@ -13,6 +13,7 @@ from tests.conftest import write
 from tests.lake.rows import append_rows, erase, new_lake, place
 from tests.synthetic import dicom_bytes, image
 from transforms.lake.journal import clear_journal
+from transforms.lake.source_names import SourceNames
 from transforms.lake.traces import BLOCK_BYTES, is_in, search_lake, tokens_in
 
 
@@ -48,22 +49,55 @@ def test_many_digits_are_searched_in_linear_time() -> None:
     assert b"1.2.3" in tokens_in(b"0" * BLOCK_BYTES + b" 1.2.3")
 
 
-@pytest.mark.parametrize("left", [None, "x.json", "x.parquet"])
-def test_a_longer_name_of_another_source_is_no_trace(tmp_path: Path, left: str | None) -> None:
-    layout = new_lake(tmp_path / "lake")
-    names = ["/in/IM1", "/in/IM10"]
+def with_names(root: Path, name: str, names: list[str], padding: int = 0) -> None:
+    """Write a file of another program with names of sources."""
+    path = root / name
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"of": names}), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps({"of": names}))
+    else:
+        lines = [f"<td>{one}</td>" if path.suffix == ".html" else f"{one},spine" for one in names]
+        path.write_text("".join(f"{line}\n" for line in ["x" * padding, *lines]))
+
+
+def found_after_erasing(root: Path, name: str, names: list[str], padding: int = 0) -> list[str]:
+    """Return the names of the files in which `/in/IM1` is found after its erasure; `/in/IM10` remains."""
+    layout = new_lake(root)
     first, _ = rows = [
-        place(layout, name, name.encode(), sop_instance_uid=f"1.2.{len(name)}") for name in names
+        place(layout, name, name.encode(), sop_instance_uid=f"1.2.{len(name)}")
+        for name in ("/in/IM1", "/in/IM10")
     ]
     append_rows(layout, *rows)
     clear_journal(layout)
-    if left == "x.json":
-        (tmp_path / "lake" / left).write_text(json.dumps({"of": names}))
-    elif left is not None:
-        pq.write_table(pa.table({"of": names}), tmp_path / "lake" / left)
+    with_names(root, name, names, padding)
     (erased,) = erase(layout, str(first.content_sha256))
-    found = [uri.rpartition("/")[2] for uri in erased.searched.traces]
-    assert found == ([] if left is None else [left])
+    return [uri.rpartition("/")[2] for uri in erased.searched.traces]
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.parquet", "x.csv", "x.html"])
+def test_a_name_that_begins_one_that_remains_is_found(tmp_path: Path, name: str) -> None:
+    assert found_after_erasing(tmp_path / "a", name, ["/in/IM10", "/in/IM1", "/in/IM10"]) == [name]
+    assert found_after_erasing(tmp_path / "b", name, ["/in/IM1"]) == [name]
+    assert found_after_erasing(tmp_path / "c", name, ["/in/IM12"]) == [name]  # of no source
+    assert found_after_erasing(tmp_path / "d", name, ["/in/IM10", "/in/IM101"]) == []
+
+
+@pytest.mark.parametrize("before", range(10))
+def test_names_are_found_across_blocks(tmp_path: Path, before: int) -> None:
+    padding = BLOCK_BYTES - before - 1
+    assert found_after_erasing(tmp_path / "a", "x.csv", ["/in/IM1"], padding) == ["x.csv"]
+    assert found_after_erasing(tmp_path / "b", "x.csv", ["/in/IM10"], padding) == []
+
+
+def test_a_name_at_the_end_of_a_file_is_found(tmp_path: Path) -> None:
+    names = SourceNames(["/in/IM1"], ["/in/IM10"])
+    for padding in (0, BLOCK_BYTES - 8, BLOCK_BYTES):
+        root = tmp_path / str(padding)
+        layout = new_lake(root)
+        (root / "x.txt").write_text("x" * padding + "/in/IM1")
+        searched = search_lake(layout, is_in([]), names=names)
+        assert len(searched.traces) == 1
 
 
 def test_a_table_with_identifiers_anywhere_is_found(tmp_path: Path) -> None:

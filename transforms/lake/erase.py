@@ -23,12 +23,13 @@ from transforms.core.run_id import new_run_id
 from transforms.lake import drain, run_state
 from transforms.lake.erasure_places import PLACES, Erasure, is_object_of
 from transforms.lake.erasure_report import Order, write_report
-from transforms.lake.erasure_selection import Selection, beginnings_of_sources, matching_rows
+from transforms.lake.erasure_selection import Selection, longer_sources, matching_rows
 from transforms.lake.files import exists, list_files, put_bytes, read_bytes
 from transforms.lake.index_files import read_index
 from transforms.lake.layout import HASH_IN_NAME, Layout
 from transforms.lake.patient_ids import OfPatient, of_nobody, of_patients
 from transforms.lake.schema import run_of
+from transforms.lake.source_names import SourceNames
 from transforms.lake.tombstones import (
     Kind,
     keyed_hash,
@@ -414,9 +415,9 @@ def _search(layout: Layout, uri: str, intent: Intent) -> Searched:
     search = partial(
         search_lake, layout, is_in(intent.identifiers), deep=intent.deep, excluded=[uri]
     )
-    searched = search(texts=intent.names)
-    if searched.traces and (begun := beginnings_of_sources(layout, intent.names)):
-        return search(texts=frozenset(intent.names) - begun, whole=begun)
+    searched = search(names=SourceNames(intent.names))
+    if searched.traces and (longer := longer_sources(layout, intent.names)):
+        return search(names=SourceNames(intent.names, longer))
     return searched
 
 

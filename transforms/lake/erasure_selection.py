@@ -181,8 +181,8 @@ def matching_rows(
             yield from read_matching(uri, columns, wanted)
 
 
-def beginnings_of_sources(layout: Layout, names: Iterable[str]) -> frozenset[str]:
-    """Return the names with which longer names of sources in the lake begin, as IM1 of IM10.
+def longer_sources(layout: Layout, names: Iterable[str]) -> frozenset[str]:
+    """Return the sources in the lake that begin with a name and are longer, as IM10 is than IM1.
 
     The caller holds the lake's locks.
 
@@ -199,10 +199,8 @@ def beginnings_of_sources(layout: Layout, names: Iterable[str]) -> frozenset[str
             for length, of_length in by_length.items():
                 longer = sources.filter(pc.greater(pc.utf8_length(sources), length))
                 begins = pc.utf8_slice_codeunits(longer, 0, length)
-                of_names = begins.filter(
-                    pc.is_in(begins, value_set=pa.array(of_length, pa.string()))
-                )
-                found.update(of_names.to_pylist())
+                is_named = pc.is_in(begins, value_set=pa.array(of_length, pa.string()))
+                found.update(longer.filter(is_named).to_pylist())
     return frozenset(found)
 
 

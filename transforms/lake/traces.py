@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import re
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, cast
@@ -22,10 +22,12 @@ import pyarrow.parquet as pq
 from transforms.lake.index_files import DamagedFile, open_index_file
 from transforms.lake.layout import Layout
 from transforms.lake.patient_ids import MAX_BYTES, OfPatient, of_nobody
+from transforms.lake.source_names import SourceNames
 from transforms.lake.tombstones import HASH_BYTES, Tombstones, keyed_hash
 from transforms.storage.base import ObjectInfo, read_whole
 from transforms.storage.schemes import is_below, join, storage_of
 
+NO_NAMES: Final = SourceNames(())
 THREADS: Final = 8
 OVERLAP_BYTES: Final = MAX_BYTES + 64
 """Of a block, searched again with the next one: more than a Patient ID, or a UID, which has at most 64
@@ -66,8 +68,7 @@ def search_lake(
     layout: Layout,
     is_trace: IsTrace,
     *,
-    texts: Iterable[str] = (),
-    whole: Iterable[str] = (),
+    names: SourceNames = NO_NAMES,
     deep: bool = False,
     excluded: Collection[str] = (),
 ) -> Searched:
@@ -76,27 +77,23 @@ def search_lake(
     Args:
         layout: the lake.
         is_trace: whether tokens, UIDs and hex digests, are traces.
-        texts: further traces, such as names of sources, searched as they are in all files but objects.
-        whole: as `texts`, but only where they are all of a value, or in quotes.
+        names: further traces, searched as they are in all files but objects.
         deep: whether to read stored objects too, and not only their names.
         excluded: URIs of files that are not searched.
 
     Raises:
         OSError: a folder or file cannot be read.
     """
-    values = {text.encode("utf-8", "surrogateescape") for text in whole}
-    needles = [text.encode("utf-8", "surrogateescape") for text in texts]
-    needles += [b'"%s"' % value for value in values]
 
     def search(found: ObjectInfo) -> tuple[int, str | None]:
         name = found.uri.encode("utf-8", "surrogateescape")
-        if is_trace(tokens_in(name)) or any(needle in name for needle in needles):
+        if is_trace(tokens_in(name)) or names.are_in(name):
             return 0, found.uri
         is_object = _is_object(layout, found.uri)
         if is_object and not deep:
             return 0, None
         try:
-            has_trace, size = _search_file(found, is_trace, () if is_object else needles, values)
+            has_trace, size = _search_file(found, is_trace, NO_NAMES if is_object else names)
         except FileNotFoundError:  # replaced since the listing
             return 0, None
         return size, found.uri if has_trace else None
@@ -115,7 +112,7 @@ def search_lake(
 
 def has_trace(file: BinaryIO, is_trace: IsTrace, of_patient: OfPatient = of_nobody) -> bool:
     """Return whether the bytes of a DICOM object, a file from its start on, have a trace or a patient."""
-    scanner = _Scanner(is_trace, (), of_patient)
+    scanner = _Scanner(is_trace, NO_NAMES, of_patient)
     while block := file.read(BLOCK_BYTES):
         scanner.write(block)
 
@@ -132,7 +129,7 @@ def object_has_trace(uri: str, is_trace: IsTrace, of_patient: OfPatient = of_nob
     Raises:
         OSError: it cannot be read.
     """
-    scanner = _Scanner(is_trace, (), of_patient)
+    scanner = _Scanner(is_trace, NO_NAMES, of_patient)
     storage = storage_of(uri)
     storage.copy_to(uri, None, cast(BinaryIO, scanner))
     return scanner.finish(lambda: read_whole(storage, uri))
@@ -193,10 +190,10 @@ class _Scanner:
     """
 
     def __init__(
-        self, is_trace: IsTrace, needles: Sequence[bytes], of_patient: OfPatient = of_nobody
+        self, is_trace: IsTrace, names: SourceNames, of_patient: OfPatient = of_nobody
     ) -> None:
-        self._is_trace, self._needles, self._of_patient = is_trace, needles, of_patient
-        self._overlap = max([OVERLAP_BYTES, *map(len, needles)])
+        self._is_trace, self._names, self._of_patient = is_trace, names, of_patient
+        self._overlap = max(OVERLAP_BYTES, names.max_bytes)
         self._tail = b""
         self.size, self.head, self.has_trace = 0, b"", False
 
@@ -209,7 +206,7 @@ class _Scanner:
             block = self._tail + bytes(data)
             self.has_trace = (
                 self._is_trace(tokens_in(block))
-                or any(needle in block for needle in self._needles)
+                or self._names.are_in(block, is_last=False)
                 or self._of_patient(block)
             )
             self._tail = block[-self._overlap :]
@@ -224,6 +221,7 @@ class _Scanner:
         Args:
             read: returns the whole file again.
         """
+        self.has_trace = self.has_trace or self._names.are_in(self._tail)
         if not self.has_trace and _DEFLATED in self.head:
             self._tail = b""
             for block in _inflated(read()):
@@ -231,23 +229,20 @@ class _Scanner:
         return self.has_trace
 
 
-def _search_file(
-    found: ObjectInfo, is_trace: IsTrace, needles: Sequence[bytes], whole: Set[bytes]
-) -> tuple[bool, int]:
+def _search_file(found: ObjectInfo, is_trace: IsTrace, names: SourceNames) -> tuple[bool, int]:
     """Return whether a file has a trace, and its size."""
-    scanner = _Scanner(is_trace, needles)
+    scanner = _Scanner(is_trace, names)
     storage = storage_of(found.uri)
     storage.copy_to(found.uri, None, cast(BinaryIO, scanner))
-    if not scanner.has_trace and found.uri.endswith(".parquet"):
-        with contextlib.suppress(DamagedFile), open_index_file(found.uri) as file:
-            return _search_parquet(file, is_trace, needles, whole), scanner.size
     size = scanner.size
-    return scanner.finish(lambda: read_whole(storage, found.uri)), size
+    has_trace = scanner.finish(lambda: read_whole(storage, found.uri))
+    if not has_trace and found.uri.endswith(".parquet"):
+        with contextlib.suppress(DamagedFile), open_index_file(found.uri) as file:
+            return _search_parquet(file, is_trace, names), size
+    return has_trace, size
 
 
-def _search_parquet(
-    file: pq.ParquetFile, is_trace: IsTrace, needles: Sequence[bytes], whole: Set[bytes]
-) -> bool:
+def _search_parquet(file: pq.ParquetFile, is_trace: IsTrace, names: SourceNames) -> bool:
     """Return whether the values of a Parquet file have a trace."""
     for group in range(file.num_row_groups):
         for column in file.read_row_group(group).columns:
@@ -257,9 +252,7 @@ def _search_parquet(
                     for one in pc.unique(values).drop_null().to_pylist()
                 ]
                 data = b"\n".join(found)
-                if is_trace(tokens_in(data)) or any(needle in data for needle in needles):
-                    return True
-                if not whole.isdisjoint(found):
+                if is_trace(tokens_in(data)) or names.are_in(data):
                     return True
     return False
 
