@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,39 +18,21 @@ from pipeline.audit.notes import MAX_NOTES, Notes, Reported
 from pipeline.audit.trail import AuditTrail
 from pipeline.cli import main
 from pipeline.derived import AfterChanges
-from tests.audit.audit_messages import DX, lines, summary_of
+from tests.audit.audit_messages import lines, summary_of
+from tests.audit.trails import audited, change, instances, row_of
 from tests.conftest import Lake, route_into
-from tests.lake.rows import append_rows, erase, index_row, new_lake
+from tests.lake.rows import append_rows, erase, new_lake
 from transforms.config.audit_options import AuditOptions
 from transforms.core.reasons import Status
 from transforms.core.run_id import new_run_id
-from transforms.lake.append import append_after, log_ends
+from transforms.lake.append import append_after
 from transforms.lake.append_log import LogEnd, LogShard
 from transforms.lake.change_decisions import change_decisions, prepare_changes
-from transforms.lake.compaction import compact
-from transforms.lake.derived import to_rows, write_derived
 from transforms.lake.files import list_files
 from transforms.lake.index_files import list_index, read_matching, shard_of
 from transforms.lake.labels import append_label, list_labels, new_label
-from transforms.lake.layout import Layout, partition_of
+from transforms.lake.layout import Layout
 from transforms.lake.schema import IndexRow, to_table
-
-
-def row_of(number: int, run_id: str, **columns: Any) -> IndexRow:
-    values = {
-        "run_id": run_id,
-        "sop_instance_uid": f"1.2.3.{number}",
-        "sop_class_uid": DX,
-        "ingested_at": 1_000_000 * number,
-        "study_instance_uid": f"1.9.{number % 2}",
-        **columns,
-    }
-    source = f"/in/SECRET^NAME {number}.dcm"
-    return index_row(source, f"{number:064x}", **({"object_uri": source} | values))
-
-
-def audited(layout: Layout, file: Path, **options: Any) -> AuditTrail:
-    return AuditTrail(layout, AuditOptions(audit_file=file, **options), "0.0.1")
 
 
 def test_each_study_of_a_run_is_reported_once(tmp_path: Path) -> None:
@@ -75,118 +57,6 @@ def test_each_study_of_a_run_is_reported_once(tmp_path: Path) -> None:
     assert audited(layout, file).report() == 1
     assert b"SECRET" not in file.read_bytes()
     assert file.stat().st_mode & 0o777 == 0o640
-
-
-def rows_by_shard(run_id: str, shards: int, **columns: Any) -> list[IndexRow]:
-    """A row for each shard."""
-    found: dict[int, IndexRow] = {}
-    for number in range(100):
-        row = row_of(number, run_id, **columns)
-        found.setdefault(shard_of(row.identity, shards), row)
-    return [found[shard] for shard in range(shards)]
-
-
-def instances(file: Path, event: str = "routed") -> int:
-    """Number of objects that messages about an event report."""
-    found = map(summary_of, lines(file))
-    return sum(one["instances"] for one in found if event in one["types"])
-
-
-def test_segments_of_all_shards_with_one_number_are_reported(tmp_path: Path) -> None:
-    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
-    trail, run = audited(layout, file), new_run_id()
-    trail.begin(run)
-    for shard, row in enumerate(rows_by_shard(run, 3)):
-        append_rows(layout, row, log=LogShard(3, shard))
-        assert trail.report() == 1
-    assert instances(file) == 3
-    assert audited(layout, file).report() == 0
-
-
-def test_a_batch_run_is_reported_while_it_appends(tmp_path: Path) -> None:
-    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
-    trail, run = audited(layout, file), new_run_id()
-    trail.begin(run)
-    for shard, row in enumerate(rows_by_shard(run, 2, ingest_date="2026-01-01")):
-        append_after(
-            layout, LogShard(2, shard), LogEnd(), to_table([row]), run_id=run, ingest_date="2026-01-01"
-        )  # fmt: skip
-        assert trail.report() == 1
-    assert instances(file) == 2
-
-
-@pytest.mark.parametrize("kind", ["batch", "slice", "stream"])
-def test_segments_rewritten_before_they_are_reported_are_not_lost(
-    tmp_path: Path, kind: str
-) -> None:
-    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
-    trail, run = audited(layout, file), new_run_id()
-    trail.begin(run)
-    run = f"{run}.7" if kind == "slice" else run
-    rows = rows_by_shard(run, 3, ingest_date="2026-01-01")
-
-    def add(shard: int) -> None:
-        log = LogShard(3, shard)
-        if kind == "stream":
-            append_rows(layout, rows[shard], log=log)
-        else:
-            table = to_table([rows[shard]])
-            append_after(layout, log, LogEnd(), table, run_id=run, ingest_date="2026-01-01")
-
-    add(0)
-    assert trail.report() == 1
-    add(1)
-    change(layout, rows[0], rows[1])  # rewrites both segments
-    add(2)
-    assert trail.report() == 2 + 2  # and the changed decisions of two studies
-    assert (instances(file), instances(file, "rerouted")) == (3, 2)
-    compact(layout, "2100-01-01")
-    assert audited(layout, file).report() == trail.report() == 0
-
-
-def test_a_slice_in_the_segment_of_its_number_is_not_of_a_stream(tmp_path: Path) -> None:
-    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
-    trail, run, day, log = audited(layout, file), new_run_id(), "2026-01-01", LogShard(1, 0)
-    trail.begin(run)
-    for number in (1, 3):  # the second slice has only unchanged objects
-        slice_id = f"{run}.{number}"
-        table = to_table([row_of(number, slice_id, ingest_date=day)])
-        end = log_ends(layout).get(log, LogEnd())
-        append_after(layout, log, end, table, run_id=slice_id, ingest_date=day)
-        if number == 1:
-            assert trail.report() == 1
-    compact(layout, "2026-01-02")  # before the other one is reported
-    assert trail.report() == 1
-    assert instances(file) == 2
-    assert audited(layout, file).report() == trail.report() == 0
-
-
-def test_rows_of_logs_with_another_number_of_shards_are_not_reported_again(tmp_path: Path) -> None:
-    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
-    trail, run, day = audited(layout, file), new_run_id(), "2026-01-01"
-    trail.begin(run)
-    table = to_table([row_of(number, run, ingest_date=day) for number in range(8)])
-    append_after(layout, LogShard(1, 0), LogEnd(), table, run_id=run, ingest_date=day)
-    trail.report()
-    assert instances(file) == 8
-    run = new_run_id()
-    rows = rows_by_shard(run, 3, ingest_date=day, source_version="2-2")
-    for shard, row in enumerate(rows):
-        append_after(
-            layout, LogShard(3, shard), LogEnd(), to_table([row]), run_id=run, ingest_date=day
-        )
-    compact(layout, "2026-01-02")  # before they are reported
-    trail.report()
-    assert instances(file) == 8 + 3
-
-
-def change(layout: Layout, *rows: IndexRow) -> str:
-    """Decide rows again, in one run."""
-    run_id = new_run_id()
-    prepare_changes(layout)
-    decided = [replace(row, destination="others") for row in rows]
-    assert len(change_decisions(layout, decided, run_id).changed) == len(rows)
-    return run_id
 
 
 def test_changes_of_one_run_are_reported_while_it_continues(tmp_path: Path) -> None:
@@ -424,84 +294,6 @@ def test_commands_report(routed: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert b"SECRET" not in text
     assert source.encode() not in text
     assert json.loads((lake.root / "audit" / "since.json").read_text())["run_id"]
-
-
-def write_rows_of_derived(
-    layout: Layout, rows: Sequence[IndexRow], run_id: str, at: int, statuses: Sequence[str]
-) -> None:
-    """Replace the table of derived objects."""
-    written = [
-        {
-            "content_sha256": row.content_sha256,
-            "destination": row.destination,
-            "status": status,
-            "run_id": run_id,
-            "derived_at": at,
-        }
-        for row, status in zip(rows, statuses, strict=True)
-    ]
-    (day,) = {partition_of(uri) for uri in list_index(layout)}
-    write_derived(layout, day, to_rows(written))
-
-
-def test_studies_from_which_objects_are_derived_are_reported(tmp_path: Path) -> None:
-    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
-    trail, run = audited(layout, file), new_run_id()
-    rows = [
-        row_of(number, run, content_sha256=f"{number:064x}", destination=destination)
-        for number, destination in enumerate(("spine", "others", "spine"))
-    ]
-    append_rows(layout, *rows)
-    trail.begin()
-
-    def derive(run_id: str, at: int, *statuses: str) -> None:
-        write_rows_of_derived(layout, rows, run_id, at, statuses)
-
-    derive(new_run_id(), 1, "written", "refused", "written")
-    assert trail.report() == 1
-    (found,) = map(summary_of, lines(file))
-    assert (found["event"], found["action"]) == ("DICOM Instances Accessed", "R")
-    assert (found["types"], found["study"], found["instances"]) == (["derived"], "1.9.0", 2)
-    assert found["details"]["destination:spine"] == "2"
-    assert (trail.report(), audited(layout, file).report()) == (0, 0)
-    second = new_run_id()
-    derive(second, 2, "written", "failed", "failed")  # a batch
-    assert (trail.report(), audited(layout, file).report()) == (1, 0)
-    derive(second, 3, "written", "written", "refused")  # and the next one of the same run
-    assert trail.report() == 2
-
-
-def test_the_source_of_a_derived_object_is_found_while_its_decision_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
-    rows = [row_of(number, new_run_id(), content_sha256=f"{number:064x}") for number in range(3)]
-    append_rows(layout, *rows)
-    trail = audited(layout, file)
-    trail.begin()
-    write_rows_of_derived(layout, rows, new_run_id(), 1, ["written"] * 3)
-
-    def killed(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("transforms.lake.supersede.remove_derived", killed)
-    with pytest.raises(KeyboardInterrupt):
-        change(layout, rows[0])
-    trail.report()
-    found = [one for one in map(summary_of, lines(file)) if "derived" in one["types"]]
-    assert [(one["study"], one["instances"]) for one in found] == [("1.9.0", 2), ("1.9.1", 1)]
-    assert instances(file, "rerouted") == 0
-
-
-def test_a_derived_object_whose_source_is_lost_is_about_no_study(tmp_path: Path) -> None:
-    layout, file = new_lake(tmp_path / "lake"), tmp_path / "audit.xml"
-    rows = [row_of(number, new_run_id(), content_sha256=f"{number:064x}") for number in range(2)]
-    append_rows(layout, rows[0])
-    trail = audited(layout, file)
-    trail.begin()
-    write_rows_of_derived(layout, rows, new_run_id(), 1, ["written"] * 2)
-    assert trail.report() == 1
-    assert summary_of(lines(file)[0])["study"] == "1.9.0"
 
 
 @pytest.mark.parametrize("lost", [False, True])
