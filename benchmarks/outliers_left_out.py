@@ -1,11 +1,11 @@
-"""How many CT, MR and US images and photographs the OOD score reviews of packages it was not fitted on.
+"""How many CT, MR, US and photographs are reviewed of packages that the OOD score was not fitted on.
 
     python -m benchmarks.outlier_images IMAGES
     python -m benchmarks.outliers_left_out --data MANIFEST --images IMAGES --model BUNDLE
 
 For each source of each kind, the outlier logit of every member of the bundle is fitted again without the
 images of that source. The limit is the bundle's, in standard deviations above the mean of validation
-images.
+images. Images are reviewed for their score, or because they are not confident enough for any label.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import logsumexp, softmax
 
 from benchmarks.profile_route import machine
 from models.bundle import read_info
@@ -37,8 +38,10 @@ from models.training.calibration.fit_outliers import (
 from models.training.data.dataset import read_dataset, select_split
 from models.training.data.images import load_inputs
 from models.training.data.outlier_folder import Gray, OutlierImages, read_outlier_folder
-from models.training.evaluation.predict import predict, predict_pooled
+from models.training.evaluation.evaluate import decision_metrics
+from models.training.evaluation.predict import Predicted, predict, predict_pooled
 from models.weights import load_network
+from transforms.config.policy import Policy
 from transforms.imaging.preprocessing import preprocess
 
 RESULT: Final = Path("benchmarks/results/outliers_left_out.json")
@@ -66,6 +69,7 @@ def main() -> None:
         fuse(network, info.input_size)
     scores = np.mean([predict(network, val)[:, -1] for network in members], 0)
     limit = float((info.ood_threshold - scores.mean()) / scores.std())
+    policy = Policy().with_defaults(info.thresholds, limit, info.label_set)
     examples = [pool_examples(network, train, val) for network in members]
     rows: list[dict[str, Any]] = []
     for source in sorted({source for _, source in folder.images}):
@@ -82,13 +86,15 @@ def main() -> None:
         for (kind, of), own in sorted(folder.images.items()):
             if of == source:
                 inputs = sample(own, info.input_size)
-                values = zscores(members, fitted, examples, inputs)
+                predicted = classify(members, info.temperature, fitted, examples, inputs)
+                decided = decision_metrics(predicted, np.zeros(len(inputs), np.int64), policy)
                 rows.append(
                     {
                         "kind": kind,
                         "source": source,
                         "images": len(inputs),
-                        "reviewed": round(float((values > limit).mean()), 3),
+                        "by_score": round(float((predicted.ood_scores > limit).mean()), 3),
+                        "reviewed": round(1 - decided["coverage"], 3),
                     }
                 )
                 print(rows[-1], flush=True)
@@ -97,7 +103,10 @@ def main() -> None:
         "model_id": info.model_id,
         "limit": round(limit, 3),
         "mean_of_sources": {
-            kind: round(float(np.mean([r["reviewed"] for r in rows if r["kind"] == kind])), 3)
+            kind: {
+                column: round(float(np.mean([r[column] for r in rows if r["kind"] == kind])), 3)
+                for column in ("by_score", "reviewed")
+            }
             for kind in sorted({row["kind"] for row in rows})
         },
         "sources": rows,
@@ -137,18 +146,26 @@ def sample(images: Sequence[Gray], side: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([preprocess(images[n], side) for n in chosen.tolist()]))
 
 
-def zscores(
+def classify(
     members: list[BodyPartClassifier],
+    temperature: float,
     fitted: list[VirtualLogit],
     examples: list[OutlierExamples],
     inputs: torch.Tensor,
-) -> Reals:
-    """Return the members' mean OOD scores, standardized by those of validation images, float[N]."""
-    values, reference = [], []
+) -> Predicted:
+    """Return predictions of uint8[N, 1, S, S]; OOD scores are standardized by validation images."""
+    values, reference, logits = [], [], []
     for network, ood, own in zip(members, fitted, examples, strict=True):
-        values.append(scored(network, ood, predict_pooled(network, inputs)))
+        pooled = predict_pooled(network, inputs)
+        values.append(scored(network, ood, pooled))
         reference.append(scored(network, ood, own.val))
-    return standardize(np.mean(values, 0), np.mean(reference, 0))
+        features = torch.from_numpy(pooled[:, : len(ood.mean)])
+        with torch.inference_mode():
+            logits.append(layer_of(network)(features).numpy())
+    mean = np.mean(logits, 0)
+    scores = standardize(np.mean(values, 0), np.mean(reference, 0)).astype(np.float32)
+    energies = -logsumexp(mean, axis=1)
+    return Predicted(softmax(mean / temperature, axis=1), scores, energies, (None,) * len(inputs))
 
 
 def scored(network: BodyPartClassifier, ood: VirtualLogit, pooled: Reals) -> Reals:
