@@ -56,7 +56,7 @@ def fit(
     folder: Path,
     labels: tuple[str, ...] = LABELS,
 ) -> BodyPartClassifier:
-    """Fine-tune a network and return its averaged weights after the last epoch.
+    """Fine-tune a network and return the mean of its weights over the last epochs.
 
     Not those of the epoch that is best on val: epochs differ there by a few images, and an early one,
     whose learning rate was still high, is worse on sources that are not in val.
@@ -96,7 +96,8 @@ def fit(
         sampler.epoch = epoch
         torch.manual_seed(options.seed * options.epochs + epoch)  # of dropout and mixup
         loss = _train_epoch(state, loader, teachers, options, f"epoch {epoch} of {options.epochs}")
-        macro_f1 = _macro_f1(state.averaged, val_inputs, val_labels)
+        state.end_epoch()
+        macro_f1 = _macro_f1(state.kept, val_inputs, val_labels)
         line = {
             "epoch": epoch,
             "loss": round(loss, 4),
@@ -106,9 +107,8 @@ def fit(
         print(json.dumps(line), flush=True)
         with (folder / LOG_FILE).open("a") as stream:
             stream.write(json.dumps({**line, "options": asdict(options)}) + "\n")
-        state.epochs += 1
         state.save_checkpoint(folder, identity)
-    return state.averaged.to("cpu").eval()
+    return state.kept.to("cpu").eval()
 
 
 def _identity(images: Sequence[LabeledImage], options: FitOptions) -> dict[str, Any]:

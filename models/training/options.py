@@ -191,7 +191,16 @@ class FitOptions:
         metavar="DECAY",
         at_least=0,
         at_most=1,
-        help="decay of the exponential moving average of the weights, which is kept",
+        help="decay of the exponential moving average of the weights",
+    )
+    averaged_share: float = option(
+        0.75,
+        group=Group.TRAINING,
+        metavar="SHARE",
+        at_least=0,
+        at_most=1,
+        help="share of the epochs, the last ones and at least one, whose moving averages of the weights "
+        "are averaged in turn, as they are at the end of each epoch (Izmailov et al. 2018)",
     )
     workers: int = option(1, group=Group.SPEED, at_least=0, help="processes that augment images")
     seed: int = option(

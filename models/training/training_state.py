@@ -29,12 +29,14 @@ class TrainingState:
 
     Attributes:
         averaged: the network with exponentially averaged weights.
+        kept: the network with the mean of `averaged` at the ends of the last epochs; as `averaged`
+            before them.
         regions: auxiliary head on the features, of `n_regions` outputs.
         epochs: number of finished epochs.
         steps: number of finished steps.
     """
 
-    _STATEFUL = ("network", "averaged", "regions", "optimizer", "schedule")
+    _STATEFUL = ("network", "averaged", "kept", "regions", "optimizer", "schedule")
     _PLAIN = ("epochs", "steps")
 
     def __init__(
@@ -43,6 +45,7 @@ class TrainingState:
         self.network, self.device = network, network.device
         self.frozen = FrozenStages(network, options.freeze)
         self.averaged = copy.deepcopy(network).eval()
+        self.kept = copy.deepcopy(network).eval()
         self.regions: nn.Module = nn.Identity()
         if n_regions:
             n_features = _number_of_features(network, options.input_size)
@@ -58,6 +61,8 @@ class TrainingState:
             pct_start=WARM_UP,
         )
         self.ema_decay = options.ema_decay
+        kept = max(1, round(options.epochs * options.averaged_share))
+        self.first_kept = 1 + options.epochs - kept
         self.epochs = self.steps = 0
 
     def step(self, loss: Tensor) -> None:
@@ -70,6 +75,12 @@ class TrainingState:
         self.steps += 1
         decay = min(self.ema_decay, (1 + self.steps) / (10 + self.steps))
         _average(self.averaged, self.network, decay)
+
+    def end_epoch(self) -> None:
+        """Count an epoch, and add its averaged weights to those that are kept."""
+        self.epochs += 1
+        number = max(1, self.epochs - self.first_kept + 1)
+        _average(self.kept, self.averaged, 1 - 1 / number)
 
     def save_checkpoint(self, folder: Path, identity: dict[str, Any]) -> None:
         """Write the state, so that the training can be resumed.
