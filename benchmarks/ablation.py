@@ -54,13 +54,19 @@ RECIPES: Final = {
     "fewer pairs and frames, 12 epochs": FEWER_PAIRS,
     "fewer pairs and frames, 12 epochs, 192 pixels": f"{FEWER_PAIRS} --input_size 192",
     "fewer pairs and frames, ensemble of 192 and 128 pixels": "calibrate --ensemble",
-    "single views, 12 epochs": f"{FEWER_PAIRS} --view_weight 1",
-    "single views instead of plates, 12 epochs": f"{FEWER_PAIRS} --view_weight 1 --plate_weight 0",
     "single views and spine parts, 12 epochs": f"{FEWER_PAIRS} {VIEWS_AND_PARTS}",
     "single views and spine parts, 12 epochs, 192 pixels": (
         f"{FEWER_PAIRS} {VIEWS_AND_PARTS} --input_size 192"
     ),
-    "single views and spine parts, last epoch": f"{FEWER_PAIRS} {VIEWS_AND_PARTS}",
+    "single views and spine parts, last epoch": f"{FEWER_PAIRS} {VIEWS_AND_PARTS} --averaged_share 0",
+    "single views, averaged epochs": f"{FEWER_PAIRS} --view_weight 1",
+    "single views instead of plates, averaged epochs": (
+        f"{FEWER_PAIRS} --view_weight 1 --plate_weight 0"
+    ),
+    "single views and spine parts, averaged epochs": f"{FEWER_PAIRS} {VIEWS_AND_PARTS}",
+    "single views and spine parts, averaged epochs, ensemble of two": (
+        "calibrate --ensemble, seeds 0 and 1"
+    ),
     "single views and spine parts, ensemble of two": "calibrate --ensemble, seeds 0 and 1",
     "single views and spine parts, distilled from two": (
         f"{FEWER_PAIRS} {VIEWS_AND_PARTS} --teachers TEACHERS"
@@ -73,8 +79,8 @@ RECIPES: Final = {
 }
 """Options in addition to `COMMON`; SIMULATED is replaced by a manifest, TEACHERS by bundles.
 
-All results but those of the last epoch are of the epoch that was best on val, whose weights `train` kept
-up to commit d9c8a74."""
+All results but those of the last epoch and of averaged epochs are of the epoch that was best on val,
+whose weights `train` kept up to commit d9c8a74."""
 TEACHERS: Final = {
     "simulated, distilled from Lite2": ["simulated, Lite2"],
     "single views and spine parts, distilled from two": ["single views and spine parts, 12 epochs"]
@@ -92,6 +98,10 @@ ENSEMBLES: Final = {
     ),
     "single views and spine parts, ensemble of two": (
         "single views and spine parts, 12 epochs", "single views and spine parts, 12 epochs",
+    ),
+    "single views and spine parts, averaged epochs, ensemble of two": (
+        "single views and spine parts, averaged epochs",
+        "single views and spine parts, averaged epochs",
     ),
 }  # fmt: skip
 """Recipes of an ensemble's members: the first with seed 0, the second with the given seed, or with the
