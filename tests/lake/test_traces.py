@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -98,6 +99,19 @@ def test_a_name_at_the_end_of_a_file_is_found(tmp_path: Path) -> None:
         (root / "x.txt").write_text("x" * padding + "/in/IM1")
         searched = search_lake(layout, is_in([]), names=names)
         assert len(searched.traces) == 1
+
+
+def test_a_name_at_the_end_of_what_was_deflated_is_found(tmp_path: Path) -> None:
+    """The data set of a deflated DICOM file (PS3.5 annex A.5) ends with the shorter of two names."""
+    layout = new_lake(tmp_path)
+    syntax = b"\x02\x00\x10\x00UI\x16\x00" + b"1.2.840.10008.1.2.1.99"
+    length = b"\x02\x00\x00\x00UL\x04\x00" + len(syntax).to_bytes(4, "little")
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    data_set = deflate.compress(b"x" * 100 + b"/in/IM1") + deflate.flush()
+    (tmp_path / "x.dcm").write_bytes(bytes(128) + b"DICM" + length + syntax + data_set)
+    names = SourceNames(["/in/IM1", "/in/a-longer-name"])
+    assert len(search_lake(layout, is_in([]), names=names).traces) == 1
+    assert not search_lake(layout, is_in([]), names=SourceNames(["/in/IM2"])).traces
 
 
 def test_a_table_with_identifiers_anywhere_is_found(tmp_path: Path) -> None:

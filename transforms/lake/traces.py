@@ -221,12 +221,17 @@ class _Scanner:
         Args:
             read: returns the whole file again.
         """
-        self.has_trace = self.has_trace or self._names.are_in(self._tail)
+        self._search_end()
         if not self.has_trace and _DEFLATED in self.head:
             self._tail = b""
             for block in _inflated(read()):
                 self.write(block)
+            self._search_end()
         return self.has_trace
+
+    def _search_end(self) -> None:
+        """Search the last bytes for names, which `write` leaves to the next block."""
+        self.has_trace = self.has_trace or self._names.are_in(self._tail)
 
 
 def _search_file(found: ObjectInfo, is_trace: IsTrace, names: SourceNames) -> tuple[bool, int]:
