@@ -1,4 +1,4 @@
-"""How many CT, MR, US and photographs are reviewed of packages that the OOD score was not fitted on.
+"""How many CT, MR and US images and photographs are reviewed if the OOD score is not fitted on them.
 
     python -m benchmarks.outlier_images IMAGES
     python -m benchmarks.outliers_left_out --data MANIFEST --images IMAGES --model BUNDLE

@@ -61,8 +61,8 @@ class TrainingState:
             pct_start=WARM_UP,
         )
         self.ema_decay = options.ema_decay
-        kept = max(1, round(options.epochs * options.averaged_share))
-        self.first_kept = 1 + options.epochs - kept
+        last_epochs = max(1, round(options.epochs * options.averaged_share))
+        self.first_kept = 1 + options.epochs - last_epochs
         self.epochs = self.steps = 0
 
     def step(self, loss: Tensor) -> None:

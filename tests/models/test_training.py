@@ -223,12 +223,14 @@ def test_the_last_epochs_are_averaged_whatever_val_says(
     falling = iter([0.9, 0.8, 0.7])
     monkeypatch.setattr("models.training.fit._macro_f1", lambda *_: next(falling))
     ends: list[dict[str, torch.Tensor]] = []
+    networks: list[dict[str, torch.Tensor]] = []
 
     def save(state: TrainingState, folder: Path, identity: dict[str, object]) -> None:
         save_checkpoint(state, folder, identity)
         saved = torch.load(folder / CHECKPOINT_FILE, weights_only=True)
         assert saved["epochs"] == len(ends) + 1
         ends.append(saved["averaged"])
+        networks.append(saved["network"])
 
     save_checkpoint = TrainingState.save_checkpoint
     monkeypatch.setattr(TrainingState, "save_checkpoint", save)
@@ -238,6 +240,7 @@ def test_the_last_epochs_are_averaged_whatever_val_says(
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, of_epochs.mean(0), rtol=1e-5, atol=1e-6)
     assert any(not torch.equal(found[name], tensor) for name, tensor in ends[0].items())
+    assert any(not torch.equal(found[name], tensor) for name, tensor in networks[-1].items())
 
 
 def test_a_checkpoint_is_kept_until_the_bundle_is_written(
