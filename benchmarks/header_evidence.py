@@ -154,7 +154,7 @@ def halves(images: Sequence[LabeledImage], outputs: np.ndarray) -> list[tuple[Ha
 
 def measure(name: str, folds: list[tuple[Half, Half]], info: BundleInfo) -> list[dict[str, Any]]:
     """Return shares for every error rate, and for headers that are all missing."""
-    policy = Policy().with_defaults(info.thresholds, info.ood_threshold)
+    policy = Policy().with_defaults(info.limits)
     results = []
     for rate in (*ERROR_RATES, None):
         counts: dict[str, Counter[str]] = {

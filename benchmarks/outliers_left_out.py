@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,7 +70,7 @@ def main() -> None:
         fuse(network, info.input_size)
     scores = np.mean([predict(network, val)[:, -1] for network in members], 0)
     limit = float((info.ood_threshold - scores.mean()) / scores.std())
-    policy = Policy().with_defaults(info.thresholds, limit, info.label_set)
+    policy = Policy().with_defaults(replace(info.limits, ood_threshold=limit))
     examples = [pool_examples(network, train, val) for network in members]
     rows: list[dict[str, Any]] = []
     for source in sorted({source for _, source in folder.images}):

@@ -6,6 +6,7 @@ torch; `models.weights` loads the network.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -25,6 +26,7 @@ from pydantic import (
 from models.architectures import architecture_problem
 from models.default_bundle import resolve_uri
 from models.onnx_fields import OnnxFields
+from transforms.config.policy import ModelLimits
 from transforms.config.validation import invalid, list_errors
 from transforms.core.errors import UsageError
 from transforms.core.labels import NAME_PATTERN, LabelSet, label_problem, label_set_of
@@ -251,6 +253,11 @@ class BundleInfo(BaseModel):
         """The labels, with what is known of them."""
         fields = self.label_definitions
         return label_set_of(self.labels) if fields is None else fields.label_set()
+
+    @functools.cached_property
+    def limits(self) -> ModelLimits:
+        """What the bundle says about decisions, where a policy says nothing."""
+        return ModelLimits(self.thresholds, self.ood_threshold, self.label_set)
 
     @property
     def weights_file(self) -> str:

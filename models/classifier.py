@@ -30,8 +30,8 @@ from models.plates import Classified, combine, parts_of
 from models.regions import choose_region
 from models.reloading import LoadedBundle, ReloadingModel
 from models.weights import load_network
+from transforms.config.policy import ModelLimits
 from transforms.core.errors import UsageError
-from transforms.core.labels import LabelSet
 from transforms.core.regions import PredictedRegion
 from transforms.core.worker_resources import processors
 from transforms.lake.view_columns import Views
@@ -66,23 +66,19 @@ class ShadowOutput:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """Output of a bundle's network for one image, and the bundle's limits on it.
+    """Output of a bundle's network for one image, and the limits of the bundle.
 
     Attributes:
         values: float32[n_labels + 1] as `BodyPartClassifier.forward` returns them, of a plate those of
             its views together.
-        thresholds: of the bundle, per label.
-        ood_threshold: of the bundle.
-        label_set: of the bundle.
+        limits: of the bundle.
         region: that the bundle's second head predicts; None if it has none or is unsure.
         shadow: answer of the shadow model; None if there is none, or if it failed on the image.
         views: of a plate, else None.
     """
 
     values: npt.NDArray[np.float32]
-    thresholds: dict[str, float]
-    ood_threshold: float
-    label_set: LabelSet
+    limits: ModelLimits
     region: PredictedRegion | None = None
     shadow: ShadowOutput | None = None
     views: Views | None = None
@@ -270,9 +266,7 @@ def _output(of: Classified, info: BundleInfo, shadow: ShadowOutput | None) -> Mo
     predicted = info.labels[int(values[:count].argmax())]
     return ModelOutput(
         values,
-        info.thresholds,
-        info.ood_threshold,
-        info.label_set,
+        info.limits,
         choose_region(info.regions, of_regions, predicted),
         shadow,
         of.views,

@@ -48,6 +48,6 @@ def decide_image(row: IndexRow, answer: Answer, policy: Policy) -> IndexRow:
             shadow_model_id=output.shadow.model_id,
         )
     *probabilities, ood_score = map(float, output.values)
-    complete = policy.with_defaults(output.thresholds, output.ood_threshold, output.label_set)
+    complete = policy.with_defaults(output.limits)
     prediction = Prediction(probabilities, ood_score, answer.model_id, output.region, output.views)
     return decide_row(row, prediction, complete)

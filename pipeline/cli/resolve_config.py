@@ -63,7 +63,7 @@ def resolve(options: RouteOptions) -> RouteConfig:
     shadow = None if options.shadow_model is None else _shadow_info(options.shadow_model, info)
     root = canonical(options.lake)
     own_policy = read_policy(options.policy_file, info.label_set)
-    policy = own_policy.with_defaults(info.thresholds, info.ood_threshold, info.label_set)
+    policy = own_policy.with_defaults(info.limits)
     sinks = {sink: canonical(root) for sink, root in policy.sinks.items()}
     given = _values(options, RouteOptions)
     given["ingest_date"] = options.ingest_date or time.strftime("%Y-%m-%d", time.gmtime())

@@ -115,4 +115,4 @@ def _default_policy() -> Policy:
     from models.default_bundle import DEFAULT_BUNDLE
 
     info = read_info(DEFAULT_BUNDLE)
-    return Policy().with_defaults(info.thresholds, info.ood_threshold)
+    return Policy().with_defaults(info.limits)

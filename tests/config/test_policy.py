@@ -20,6 +20,7 @@ from transforms.config.policy import (
     ON,
     SHOW,
     Decision,
+    ModelLimits,
     Policy,
     decide,
 )
@@ -41,7 +42,7 @@ from transforms.lake.table_settings import TableSettings
 from transforms.lake.view_columns import View, Views
 
 LEARNED = HeaderReliability(1, 500, 400, {"body_part_region": {"": {SPINE: {"SPINE": 300}}}})
-POLICY = Policy().with_defaults(dict.fromkeys(LABELS, 0.8), ood_threshold=-1.0)
+POLICY = Policy().with_defaults(ModelLimits(dict.fromkeys(LABELS, 0.8), ood_threshold=-1.0))
 
 
 def probabilities(**by_label: float) -> list[float]:
@@ -163,7 +164,9 @@ def test_an_age_that_confident_pixels_contradict_is_reviewed_by_default() -> Non
 
 def test_an_age_counts_both_chests_together() -> None:
     chances = probabilities(abdominal=0.4, adult_chest=0.35, pediatric_chest=0.23)
-    decision = decided(chances, -5, 5.0, POLICY.with_defaults(dict.fromkeys(LABELS, 0.5), 0))
+    decision = decided(
+        chances, -5, 5.0, POLICY.with_defaults(ModelLimits(dict.fromkeys(LABELS, 0.5), 0))
+    )
     assert (decision.predicted_label, decision.decided_label) == ("abdominal", PEDIATRIC_CHEST)
     assert decision.confidence == pytest.approx(0.58)
     assert decided(chances, -5, None, POLICY).decided_label == "abdominal"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.config.test_policy import POLICY, decided, probabilities
-from transforms.config.policy import Policy
+from transforms.config.policy import ModelLimits, Policy
 from transforms.config.policy_file import (
     PolicyError,
     PolicyFile,
@@ -54,9 +54,12 @@ radiographs:
         policy.radiographs.exclusion_reason("1.2.840.10008.5.1.4.1.1.12.1", "XA", ("SCREEN SAVE",))
         is None
     )
-    assert decided(
-        probabilities(spine=0.9), -5, None, policy.with_defaults(POLICY.thresholds, 0)
-    ) == (decided(probabilities(spine=0.9), -5, None, policy.with_defaults(POLICY.thresholds, 9)))
+    strict, lenient = (
+        policy.with_defaults(ModelLimits(POLICY.thresholds, ood_threshold))
+        for ood_threshold in (0, 9)
+    )
+    chances = probabilities(spine=0.9)
+    assert decided(chances, -5, None, strict) == decided(chances, -5, None, lenient)
 
 
 def test_every_error_is_listed_at_once() -> None:

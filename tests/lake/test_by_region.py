@@ -27,7 +27,7 @@ from tests.conftest import Lake, route_into
 from tests.lake.conftest import LENIENT
 from tests.lake.rows import index_row
 from transforms.config.decide_row import Prediction, decide_row
-from transforms.config.policy import Policy
+from transforms.config.policy import ModelLimits, Policy
 from transforms.core.labels import LABELS, OTHERS, SPINE
 from transforms.core.regions import PredictedRegion
 from transforms.lake.label_decisions import decide_by_person
@@ -178,7 +178,9 @@ def test_a_run_that_ended_early_leaves_no_second_object(
 
 def test_a_region_follows_the_decision_and_never_leads_it() -> None:
     probabilities = [0.0, 0.0, 0.0, 0.45, 0.55]
-    policy = Policy(header_evidence="off").with_defaults(dict.fromkeys(LABELS, 0.5), 10.0)
+    policy = Policy(header_evidence="off").with_defaults(
+        ModelLimits(dict.fromkeys(LABELS, 0.5), 10.0)
+    )
     knee = PredictedRegion(KNEE, 0.9, "72696002")
     row = index_row("source")
     with_region, without = (

@@ -14,7 +14,7 @@ from pipeline.cli import main
 from pipeline.exit_codes import DONE, FAILED
 from pipeline.explain import Decision
 from tests.conftest import Lake
-from transforms.config.policy import Policy
+from transforms.config.policy import ModelLimits, Policy
 from transforms.core.labels import LABELS
 from transforms.core.reasons import BY_MODEL, BY_PERSON, MEANINGS, Reason, Status
 from transforms.lake.find_rows import find_rows
@@ -87,7 +87,7 @@ def test_a_row_of_another_model_or_of_a_person_is_told_apart(
     layout = Layout(str(routed / "lake"))
     (stored,) = find_rows(layout, keys["0.dcm"])
     now = replace(stored, status=Status.REVIEW, reason=Reason.LOW_CONFIDENCE, model_id="new-1")
-    policy = Policy().with_defaults(dict.fromkeys(LABELS, 0.5), 1000.0)
+    policy = Policy().with_defaults(ModelLimits(dict.fromkeys(LABELS, 0.5), 1000.0))
 
     def explained(by: str) -> Decision:
         return Decision(now, None, policy, replace(stored, model_id="old-1", decided_by=by))

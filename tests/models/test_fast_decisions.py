@@ -99,8 +99,8 @@ def require_same_decision(
 
 def is_routed(scored: ModelOutput) -> bool:
     label = LABELS[int(scored.values[:-1].argmax())]
-    is_sure = scored.values[:-1].max() >= scored.thresholds[label]
-    return bool(is_sure and scored.values[-1] <= scored.ood_threshold)
+    is_sure = scored.values[:-1].max() >= scored.limits.thresholds[label]
+    return bool(is_sure and scored.values[-1] <= scored.limits.ood_threshold)
 
 
 @pytest.mark.slow

@@ -108,6 +108,6 @@ def test_results_carry_the_thresholds_of_the_bundle_that_classified(
     clock.now += 31
     (result,) = handler.run_inference(images(1), model)
     assert isinstance(result.inference, ModelOutput)
-    assert result.inference.thresholds == thresholds
-    assert result.inference.ood_threshold == -5.0
+    assert result.inference.limits.thresholds == thresholds
+    assert result.inference.limits.ood_threshold == -5.0
     assert result.model_id == read_info(str(tmp_path / "strict")).model_id

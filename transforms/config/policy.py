@@ -36,6 +36,21 @@ HeaderEvidence: TypeAlias = Literal["off", "show", "on"]
 
 
 @dataclass(frozen=True)
+class ModelLimits:
+    """What a model bundle says about decisions, where the policy says nothing.
+
+    Attributes:
+        thresholds: minimum confidence by label, 0..1; names every label.
+        ood_threshold: maximum OOD score of a routed image.
+        label_set: labels of the model.
+    """
+
+    thresholds: Mapping[str, float]
+    ood_threshold: float
+    label_set: LabelSet = DEFAULT_LABELS
+
+
+@dataclass(frozen=True)
 class Policy:
     """The rules that turn a prediction into a decision.
 
@@ -85,23 +100,20 @@ class Policy:
     label_set: LabelSet = DEFAULT_LABELS
     publish: TableSettings | None = None
 
-    def with_defaults(
-        self,
-        thresholds: Mapping[str, float],
-        ood_threshold: float,
-        label_set: LabelSet = DEFAULT_LABELS,
-    ) -> Policy:
-        """Return the policy with the labels of a model bundle, and its thresholds where it has none.
+    def with_defaults(self, model: ModelLimits) -> Policy:
+        """Return the policy with the labels of a model bundle, and its limits where it has none.
 
         It is one object for each bundle, since its id is costly to compute.
         """
-        key = (frozenset(thresholds.items()), ood_threshold, label_set)
+        key = (frozenset(model.thresholds.items()), model.ood_threshold, model.label_set)
         if key not in self._completed:
             self._completed[key] = replace(
                 self,
-                thresholds={**thresholds, **self.thresholds},
-                ood_threshold=ood_threshold if self.ood_threshold is None else self.ood_threshold,
-                label_set=label_set,
+                thresholds={**model.thresholds, **self.thresholds},
+                ood_threshold=model.ood_threshold
+                if self.ood_threshold is None
+                else self.ood_threshold,
+                label_set=model.label_set,
             )
         return self._completed[key]
 

@@ -106,7 +106,7 @@ def evaluate_bundle(uri: str, data: Path, split: str, device: str = "cpu") -> Ev
     corrupted = load_corrupted(images, info.input_size)
     inputs = corrupted.pop(UNCHANGED)
     predicted = predict_images(network, inputs)
-    policy = Policy().with_defaults(info.thresholds, info.ood_threshold, info.label_set)
+    policy = Policy().with_defaults(info.limits)
     progress = Progress("evaluate", len(corrupted) + 2)
     changed = {}
     for name, of in corrupted.items():
