@@ -116,7 +116,8 @@ def read_policy(uri: str | None, labels: LabelSet) -> Policy:
 
     if uri is None:
         return Policy()
-    from transforms.config.policy_file import MAX_POLICY_BYTES, PolicyError, parse_policy
+    from transforms.config.policy_file import PolicyError, parse_policy
+    from transforms.config.policy_yaml import MAX_POLICY_BYTES
     from transforms.storage.base import read_whole
     from transforms.storage.schemes import is_local, storage_of
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,6 +24,7 @@ from transforms.config.expectations import DriftExpectation, Expectations
 from transforms.config.policy import HeaderEvidence, Policy
 from transforms.config.policy_publish import Publish
 from transforms.config.policy_sinks import SinkValue, require_labels_by_region
+from transforms.config.policy_yaml import load_mapping
 from transforms.config.retention import Retention
 from transforms.config.validation import invalid, list_errors, unknown_name
 from transforms.core.errors import UsageError
@@ -35,8 +34,6 @@ from transforms.imaging.radiograph_table import RadiographTable
 from transforms.imaging.uids import is_valid_uid
 
 SCHEMA_NAME: Final = "policy.schema.json"
-MAX_POLICY_BYTES: Final = 256 << 10
-MAX_POLICY_VALUES: Final = 20_000
 MAX_BASELINE_DAYS: Final = 3650
 _DEFAULT: Final = Policy()
 _EXPECT: Final = _DEFAULT.expect
@@ -365,20 +362,10 @@ def parse_policy(text: str, labels: LabelSet | None = None) -> Policy:
     Raises:
         PolicyError: the file is invalid.
     """
-    if len(text) > MAX_POLICY_BYTES:
-        raise PolicyError(f"larger than {MAX_POLICY_BYTES} bytes")
     try:
-        document = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise PolicyError(f"not valid YAML: {error}") from error
-    except RecursionError:
-        raise PolicyError("nested too deep") from None
-    except (ValueError, OverflowError) as error:  # such as a date of no calendar
-        raise PolicyError(f"not valid YAML: {error}") from error
-    if document is None:
-        document = {}
-    if not isinstance(document, dict):
-        raise PolicyError("the policy must be a mapping")
+        document = load_mapping(text)
+    except ValueError as error:
+        raise PolicyError(str(error)) from error
     given = {name: value for name, value in document.items() if value is not None}
     try:
         return PolicyFile.model_validate(given, context=labels).policy()
@@ -405,45 +392,6 @@ class _Untitled(GenerateJsonSchema):
 def _given(values: Mapping[str, V | None]) -> dict[str, V]:
     """Return the values that are not null, by key."""
     return {name: value for name, value in values.items() if value is not None}
-
-
-class _Loader(yaml.SafeLoader):
-    """Load plain data. A duplicate key is an error, and so are aliases that make much of little text."""
-
-    def get_single_node(self) -> yaml.Node | None:
-        node: yaml.Node | None = super().get_single_node()
-        if node is not None and _expanded_size(node) > MAX_POLICY_VALUES:
-            raise yaml.YAMLError(f"more than {MAX_POLICY_VALUES} values, after aliases")
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if twice := sorted(key for key, count in keys.items() if count > 1):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{', '.join(twice)}: given twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-def _expanded_size(node: yaml.Node, sizes: dict[int, int] | None = None) -> int:
-    """Return the number of values of a document, in which each alias counts as what it refers to.
-
-    Raises:
-        YAMLError: a value contains itself.
-    """
-    sizes = {} if sizes is None else sizes
-    if id(node) in sizes:
-        if not sizes[id(node)]:
-            raise yaml.YAMLError("a value contains itself")
-        return sizes[id(node)]
-    sizes[id(node)] = 0
-    inner: list[yaml.Node] = []
-    if isinstance(node, yaml.MappingNode):
-        inner = [one for pair in node.value for one in pair]
-    elif isinstance(node, yaml.SequenceNode):
-        inner = node.value
-    sizes[id(node)] = 1 + sum(_expanded_size(one, sizes) for one in inner)
-    return sizes[id(node)]
 
 
 def _upper(values: list[str]) -> frozenset[str]:
