@@ -174,6 +174,8 @@ class BundleInfo(BaseModel):
         temperature: divisor of the logits, > 0.
         thresholds: minimum confidence per label for an image to be routed, 0..1.
         ood_threshold: images with a higher OOD score are reviewed.
+        age_thresholds: minimum of the summed probabilities of the age groups, by the one that a
+            patient's age chooses, 0..1; a label that is absent has its threshold.
         weights_sha256: hex digest of the weights file.
         preprocessing: name of the preprocessing; see `transforms.imaging.preprocessing`.
         calibration: data, coverage and error that the thresholds were set for.
@@ -204,6 +206,7 @@ class BundleInfo(BaseModel):
     format_version: Literal[1] = FORMAT_VERSION
     label_definitions: LabelSetFields | None = None
     onnx: OnnxFields | None = None
+    age_thresholds: dict[str, Probability] = {}
 
     @field_validator("thresholds")
     @classmethod
@@ -226,6 +229,17 @@ class BundleInfo(BaseModel):
         if len(set(named)) != len(named) or not set(named) <= set(labels):
             raise invalid("age_groups must be two of the labels")
         return fields
+
+    @field_validator("age_thresholds")
+    @classmethod
+    def _name_age_groups(cls, thresholds: dict[str, float], info: ValidationInfo) -> Any:
+        fields, labels = info.data.get("label_definitions"), info.data.get("labels")
+        if labels is None:
+            return thresholds
+        known = label_set_of(labels) if fields is None else fields.label_set()
+        if not set(thresholds) <= set(known.age_groups or ()):
+            raise invalid("must name labels between which an age decides")
+        return thresholds
 
     @field_validator("preprocessing")
     @classmethod
@@ -257,7 +271,7 @@ class BundleInfo(BaseModel):
     @functools.cached_property
     def limits(self) -> ModelLimits:
         """What the bundle says about decisions, where a policy says nothing."""
-        return ModelLimits(self.thresholds, self.ood_threshold, self.label_set)
+        return ModelLimits(self.thresholds, self.ood_threshold, self.label_set, self.age_thresholds)
 
     @property
     def weights_file(self) -> str:
@@ -287,6 +301,8 @@ class BundleInfo(BaseModel):
         ]
         if self.label_set != label_set_of(self.labels):
             decisive.append(self.label_set.to_json())
+        if self.age_thresholds:
+            decisive.append({"age_thresholds": sorted(self.age_thresholds.items())})
         if self.onnx is not None:
             decisive.append({"onnx": self.onnx.model_dump()})
         digest = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()

@@ -187,7 +187,8 @@ def write_bundle(directory: Path, weights: bytes, fields: dict[str, Any]) -> Bun
     info = make_info({"weights_sha256": digest, "preprocessing": PREPROCESSING, **fields})
     directory.mkdir(parents=True, exist_ok=True)
     (directory / info.weights_file).write_bytes(weights)
-    absent = {"regions", "onnx"} - {name for name, value in info if value is not None}
+    given = {name for name, value in info if value}
+    absent = {"regions", "onnx", "age_thresholds"} - given
     content = json.dumps(info.model_dump(exclude=absent), indent=2)  # earlier releases read it, too
     (directory / BUNDLE_FILE).write_text(f"{content}\n")
     return info

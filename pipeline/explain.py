@@ -155,6 +155,7 @@ class Decision:
                 "model_id": row.model_id,
                 "probabilities": self._probabilities(),
                 "thresholds": {label: self.policy.thresholds[label] for label in self._labels},
+                "age_thresholds": self.policy.own_age_thresholds,
                 "ood_score": row.ood_score,
                 "ood_threshold": self.policy.ood_threshold,
                 "views": [view._asdict() for view in views_of(row) or ()],

@@ -104,7 +104,14 @@ def calibrate_bundle(
         for uri, record in zip(holdout_bundles, records, strict=True)
     ]
     calibrated = calibrate_network(
-        network, images, data.name, input_size, target_error, unseen, holdout_error
+        network,
+        images,
+        data.name,
+        input_size,
+        target_error,
+        infos[0].label_set,
+        unseen,
+        holdout_error,
     )
     add_holdout_metrics(calibrated["metrics"], network, holdout, input_size)
     if len(infos) > 1 and any(info.regions is not None for info in infos):

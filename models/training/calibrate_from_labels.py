@@ -87,7 +87,8 @@ def calibrate_from_labels(
 ) -> CalibratedOnLabels:
     """Refit temperature and thresholds of a bundle on the answers in a lake; see `refit.refit`.
 
-    Predictions that are stored are used. Images that another model decided are read and classified.
+    Predictions that are stored are used. Images that another model decided are read and classified. The
+    age thresholds of the bundle are kept, unless the temperature changes, with which they were chosen.
 
     Args:
         uri: of the bundle.
@@ -127,6 +128,7 @@ def calibrate_from_labels(
         "training": info.training,
         "metrics": info.metrics,
         "thresholds": found.thresholds,
+        "age_thresholds": info.age_thresholds if found.temperature == info.temperature else {},
         "ood_threshold": info.ood_threshold,
         "calibration": {
             "data": layout.root.rstrip("/").rpartition("/")[2],

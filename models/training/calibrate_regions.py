@@ -34,6 +34,7 @@ def calibrate_regions(uri: str, data: Path, output: Path, device: str = "cpu") -
     network = load_network(uri)
     images = read_dataset(data, info.labels)
     network.regions = require_regions(fit_regions(fast, images, info.input_size))
-    kept = {"architecture", "input_size", "thresholds", "ood_threshold", "calibration", "training"}
-    fields = info.model_dump(include={*kept, "metrics"})
+    decisive = {"thresholds", "age_thresholds", "ood_threshold"}
+    kept = {"architecture", "input_size", *decisive, "calibration", "training", "metrics"}
+    fields = info.model_dump(include=kept)
     return save_bundle(output, network, {**fields, "label_definitions": info.label_definitions})

@@ -86,7 +86,9 @@ def train_bundle(
     if network.ood is not None:
         val = load_inputs(select_split(images, "val"), options.input_size)
         network.ood = fit_outlier_logit(network, network.ood, train, val)
-    calibrated = calibrate_network(network, images, data.name, options.input_size, TARGET_ERROR)
+    calibrated = calibrate_network(
+        network, images, data.name, options.input_size, TARGET_ERROR, label_set
+    )
     add_holdout_metrics(calibrated["metrics"], network, holdout, options.input_size)
     network.regions = fit_regions(network, images, options.input_size)
     described = {

@@ -143,18 +143,19 @@ def run(args: argparse.Namespace) -> int:
         device=choose_device(args.device),
     )
     print(f"{info.model_id} written to {options.output}; temperature {info.temperature}")
-    print(f"{'label':<17}{'threshold':>10}{'predicted':>11}{'routed':>8}{'wrong':>7}")
-    for label, of in info.calibration["labels"].items():
-        note = "" if of["target_met"] else "  target not met"
-        print(
-            f"{label:<17}{info.thresholds[label]:>10.2f}{of['predicted']:>11}{of['routed']:>8}"
-            f"{of['wrong']:>7}{note}"
-        )
+    by_age = info.calibration.get("by_age")
+    _print_labels(info.thresholds, info.calibration, "")
+    if by_age:
+        _print_labels(info.age_thresholds, by_age, ", by age")
     print(_summary("val", info.calibration))
+    if by_age:
+        print(_summary("val, with right ages", by_age["all_images"]))
     if not info.calibration["target_proved"]:
         print(f"the target error of {options.target_error:.1%} is not proved: see the upper bound")
     if together := info.calibration["holdout_together"]:
         print(_summary("held-out images together", together))
+    if by_age and (together := by_age["holdout_together"]):
+        print(_summary("the same with right ages", together["all_images"]))
     for training, of in zip(
         info.training.get("holdout", ()), info.calibration["holdout"], strict=True
     ):
@@ -189,6 +190,18 @@ def _calibrate_regions(args: argparse.Namespace, options: CalibrateOptions, data
         evaluate=("--model", options.output, "--data", data), route=route_arguments(options.output)
     )
     return DONE
+
+
+def _print_labels(thresholds: dict[str, float], of: dict[str, Any], suffix: str) -> None:
+    """Print a line for each label; those of images whose label an age chose have a suffix."""
+    if not suffix:
+        print(f"{'label':<25}{'threshold':>10}{'predicted':>11}{'routed':>8}{'wrong':>7}")
+    for label, found in of["labels"].items():
+        note = "" if found["target_met"] else "  target not met"
+        print(
+            f"{label + suffix:<25}{thresholds[label]:>10g}{found['predicted']:>11}"
+            f"{found['routed']:>8}{found['wrong']:>7}{note}"
+        )
 
 
 def _summary(data: str, of: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ class Thresholds:
     Attributes:
         policy_id: id of the policy.
         by_label: minimum confidence of a routed image, by label.
+        by_age: the same for images whose label an age has chosen, where it is another value.
         ood_threshold: maximum OOD score of a routed image; None if there is none.
         adult_from_years: age from which a chest is an adult's.
         age_groups: labels that the age tells apart, or None.
@@ -31,6 +32,7 @@ class Thresholds:
 
     policy_id: str | None
     by_label: Mapping[str, float]
+    by_age: Mapping[str, float]
     ood_threshold: float | None
     adult_from_years: float
     age_groups: AgeGroups | None = DEFAULT_LABELS.age_groups
@@ -49,10 +51,12 @@ class Thresholds:
             return None
         age, groups = row["patient_age_years"], self.age_groups
         probability = stored_probabilities(row).get(label)
-        by_age = probability is not None and abs(confidence - probability) > 1e-6
-        if groups is not None and age is not None and by_age:
+        is_by_age = probability is not None and abs(confidence - probability) > 1e-6
+        thresholds = self.by_label
+        if groups is not None and age is not None and is_by_age:
             label = groups.adult if age >= self.adult_from_years else groups.child
-        threshold = self.by_label.get(label)
+            thresholds = {**thresholds, **self.by_age}
+        threshold = thresholds.get(label)
         return threshold if threshold is not None and confidence < threshold else None
 
 
@@ -97,16 +101,28 @@ def thresholds_of(
         options = summary.get("options")
         if not isinstance(options, dict) or options.get("policy_id") != policy_id:
             continue
-        found, ood = options.get("thresholds"), options.get("ood_threshold")
-        if isinstance(found, dict) and all(isinstance(one, int | float) for one in found.values()):
+        found, ood = _numbers(options.get("thresholds")), options.get("ood_threshold")
+        if found is not None:
             limit = ood if isinstance(ood, int | float) else None
             age = options.get("adult_from_years")
             years = age if isinstance(age, int | float) else default.adult_from_years
-            return Thresholds(policy_id, found, limit, years, labels.age_groups)
+            by_age = _numbers(options.get("age_thresholds")) or {}
+            return Thresholds(policy_id, found, by_age, limit, years, labels.age_groups)
     if policy_id is not None and policy_id == default.policy_id:
         return Thresholds(
-            policy_id, default.thresholds, default.ood_threshold, default.adult_from_years
+            policy_id,
+            default.thresholds,
+            default.own_age_thresholds,
+            default.ood_threshold,
+            default.adult_from_years,
         )
+    return None
+
+
+def _numbers(value: object) -> dict[str, float] | None:
+    """Return a mapping of a summary to numbers, or None if it is no such mapping."""
+    if isinstance(value, dict) and all(isinstance(one, int | float) for one in value.values()):
+        return value
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,15 @@ def test_an_explanation_has_the_values(
     row = index_row("/in/1.dcm", **{"rows": 2000, "columns": 40, **columns})
     decided = decide_row(row, Prediction(probabilities(**by_label), ood_score, "m"), POLICY)
     assert explain_decision(decided, POLICY) == text
+
+
+def test_an_explanation_has_the_threshold_of_the_age() -> None:
+    policy = replace(POLICY, age_thresholds={"pediatric_chest": 0.97})
+    row = index_row("/in/1.dcm", rows=2000, columns=40, patient_age_years=7.0)
+    decided = decide_row(row, Prediction(probabilities(**CHESTS), -5.0, "m"), policy)
+    assert explain_decision(decided, policy) == (
+        "pediatric_chest 0.9500 is below the threshold of 0.97"
+    )
 
 
 def test_an_explanation_names_the_views() -> None:

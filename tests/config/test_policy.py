@@ -172,6 +172,62 @@ def test_an_age_counts_both_chests_together() -> None:
     assert decided(chances, -5, None, POLICY).decided_label == "abdominal"
 
 
+BY_AGE = ModelLimits(
+    dict.fromkeys(LABELS, 0.9), 0.0, age_thresholds={ADULT_CHEST: 0.6, PEDIATRIC_CHEST: 0.7}
+)
+
+
+@pytest.mark.parametrize(
+    ("policy", "age", "threshold"),
+    [
+        (Policy(), None, 0.9),
+        (Policy(), 40.0, 0.6),
+        (Policy(), 4.0, 0.7),
+        (Policy(thresholds={SPINE: 0.5}), 40.0, 0.6),
+        (Policy(thresholds={ADULT_CHEST: 0.95}), 40.0, 0.95),
+        (Policy(thresholds={ADULT_CHEST: 0.95}), 4.0, 0.7),
+        (Policy(age_thresholds={ADULT_CHEST: 0.5}), 40.0, 0.5),
+        (Policy(thresholds={ADULT_CHEST: 0.95}, age_thresholds={ADULT_CHEST: 0.5}), 40.0, 0.5),
+    ],
+)
+def test_an_image_that_an_age_decides_has_a_threshold_of_its_own(
+    policy: Policy, age: float | None, threshold: float
+) -> None:
+    """A threshold that the policy states is valid with and without an age, unless it states both."""
+    complete = policy.with_defaults(BY_AGE)
+    for other in (complete, complete.with_defaults(BY_AGE)):
+        for margin, is_routed in ((0.001, True), (-0.001, False)):
+            both = threshold + margin
+            child = 0.0 if age is None else 0.1
+            chances = probabilities(adult_chest=both - child, pediatric_chest=child)
+            decision = decided(chances, -5, age, other)
+            assert decision.confidence == pytest.approx(both)
+            assert (decision.destination != "review") == is_routed
+            assert decision.threshold == threshold
+
+
+def test_an_age_threshold_that_changes_nothing_is_in_no_policy_id() -> None:
+    same = replace(BY_AGE, age_thresholds={ADULT_CHEST: 0.9})
+    none = replace(BY_AGE, age_thresholds={})
+    ids = [Policy().with_defaults(limits).policy_id for limits in (none, same, BY_AGE)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_header_that_decides_with_an_age_needs_the_threshold_of_the_age() -> None:
+    limits = replace(BY_AGE, age_thresholds={ADULT_CHEST: 0.9, PEDIATRIC_CHEST: 0.99})
+    policy = Policy().with_defaults(limits)
+    chances = probabilities(adult_chest=0.4, pediatric_chest=0.3, spine=0.25)
+    header = HeaderClaims(body_part_region="CHEST")
+
+    def reason(age: float) -> Reason:
+        return decide(chances, -5, policy, age_years=age, long_side=999, header=header).reason
+
+    combined = decide(chances, -5, policy, age_years=40, long_side=999, header=header)
+    assert combined.combined_confidence is not None
+    assert 0.95 < combined.combined_confidence < 0.99
+    assert (reason(40), reason(4)) == (Reason.SETTLED_BY_HEADER, Reason.LOW_CONFIDENCE)
+
+
 def test_an_image_of_a_few_pixels_is_reviewed() -> None:
     small = decided(probabilities(spine=0.99), -5, None, POLICY, long_side=63)
     assert (small.destination, small.reason) == ("review", Reason.TOO_SMALL)
@@ -327,6 +383,7 @@ def test_a_manufacturer_is_estimated_from_all_until_it_has_data() -> None:
 
 CHANGES: dict[str, Any] = {
     "thresholds": {**POLICY.thresholds, SPINE: 0.81},
+    "age_thresholds": {ADULT_CHEST: 0.7},
     "ood_threshold": -1.5,
     "min_long_side": 65,
     "adult_from_years": 16.0,

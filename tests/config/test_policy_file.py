@@ -16,7 +16,15 @@ from transforms.config.policy_file import (
     json_schema,
     parse_policy,
 )
-from transforms.core.labels import DEFAULT_LABELS, LABELS, OTHERS, SPINE, LabelDefinition, LabelSet
+from transforms.core.labels import (
+    ADULT_CHEST,
+    DEFAULT_LABELS,
+    LABELS,
+    OTHERS,
+    SPINE,
+    LabelDefinition,
+    LabelSet,
+)
 
 TEMPLATE = Path(__file__).parents[2] / "templates" / "policy.yaml"
 
@@ -37,7 +45,8 @@ def test_every_key_of_a_file_reaches_the_policy() -> None:
 thresholds: {spine: 0.95}
 ood_threshold: -2
 min_long_side: 10
-age: {adult_from_years: 16, contradiction: 0.9, on_contradiction: review}
+age:
+  {adult_from_years: 16, contradiction: 0.9, on_contradiction: review, thresholds: {adult_chest: 0.7}}
 sinks: {spine: /mnt/spine}
 radiographs:
   sop_classes: [1.2.840.10008.5.1.4.1.1.12.1]
@@ -47,6 +56,7 @@ radiographs:
     assert policy.thresholds == {SPINE: 0.95}
     assert policy.ood_threshold == -2.0
     assert policy.adult_from_years == 16
+    assert policy.age_thresholds == {ADULT_CHEST: 0.7}
     assert (policy.age_contradiction, policy.on_age_contradiction) == (0.9, "review")
     assert policy.min_long_side == 10
     assert policy.sinks == {SPINE: "/mnt/spine"}
@@ -108,6 +118,11 @@ radiographs: {sop_classes: ["../x", 1.2], modalities: CR}
             "sinks: review: by: only sinks of labels have regions",
         ),
         ("age: {adult_from: 18}", "age.adult_from: unknown; did you mean adult_from_years?"),
+        ("age: {thresholds: {adult_chest: 2}}", "age.thresholds.adult_chest: must be ≤ 1"),
+        (
+            "age: {thresholds: {spine: 0.5}}",
+            "age.thresholds.spine: an age decides between pediatric_chest and adult_chest only",
+        ),
         ("thresholds: 3", "thresholds: must be a mapping"),
         ("thresholds: {1: 0.5}", "thresholds[1]: keys must be text"),
         ("min_long_side: 1.5", "min_long_side: must be a whole number"),

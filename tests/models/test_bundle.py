@@ -54,6 +54,8 @@ def test_changed_weights_are_refused(copy: Path) -> None:
         {"thresholds": {}},
         {"thresholds": dict.fromkeys(LABELS, 2)},
         {"thresholds": dict.fromkeys(LABELS, "high")},
+        {"age_thresholds": {"adult_chest": 2}},
+        {"age_thresholds": {"spine": 0.5}},
         {"ood_threshold": float("nan")},
         {"labels": None},
         {"preprocessing": "another one"},

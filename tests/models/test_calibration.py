@@ -6,10 +6,23 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from models.training.calibration.by_age import with_right_ages
 from models.training.calibration.calibrate import calibrate, fit_temperature
-from models.training.calibration.thresholds import MIN_HOLDOUT_IMAGES, Predictions, choose_rule
+from models.training.calibration.thresholds import (
+    MIN_HOLDOUT_IMAGES,
+    Predictions,
+    choose_rule,
+    concatenated,
+)
 from models.training.evaluation.metrics import expected_calibration_error, upper_bound
-from transforms.core.labels import LABELS
+from transforms.core.labels import (
+    ADULT_CHEST,
+    DEFAULT_LABELS,
+    LABELS,
+    PEDIATRIC_CHEST,
+    SPINE,
+    LabelSet,
+)
 
 
 def test_an_upper_bound_is_that_of_clopper_and_pearson() -> None:
@@ -171,3 +184,82 @@ def test_the_proof_covers_everything_routed() -> None:
     assert rule.thresholds[LABELS[1]] > 0.96
     assert rule.routes(val).sum() == 600
     assert not rule.is_proved
+
+
+def chests(
+    counts: dict[tuple[str, str], int], confidence: float = 0.9, between: float = 0.6
+) -> Predictions:
+    """Return predictions of chests, which leave the age group open.
+
+    Args:
+        counts: images by true label and more probable age group.
+        confidence: sum of both age groups.
+        between: share of the more probable one.
+    """
+    rows, labels = [], []
+    for (true, likely), number in counts.items():
+        row = np.full(len(LABELS), (1 - confidence) / 3)
+        row[LABELS.index(ADULT_CHEST)] = row[LABELS.index(PEDIATRIC_CHEST)] = (
+            1 - between
+        ) * confidence
+        row[LABELS.index(likely)] = between * confidence
+        rows += [row] * number
+        labels += [LABELS.index(true)] * number
+    return Predictions(np.array(rows), np.array(labels, np.int64), np.zeros(len(labels)))
+
+
+def test_an_age_decides_between_its_groups_as_in_a_run() -> None:
+    by_age = with_right_ages(
+        concatenated(
+            [
+                chests({(ADULT_CHEST, PEDIATRIC_CHEST): 2, (PEDIATRIC_CHEST, ADULT_CHEST): 1}),
+                chests({(SPINE, ADULT_CHEST): 3}, 0.7),
+                chests({(ADULT_CHEST, PEDIATRIC_CHEST): 5}, between=0.99),  # the pixels contradict
+                chests({(SPINE, ADULT_CHEST): 7}, 0.2),  # another label is more probable
+            ]
+        ),
+        DEFAULT_LABELS,
+    )
+    assert by_age.is_decided.tolist() == [True] * 11 + [False] * 7
+    found = by_age.predictions
+    assert found.names == (PEDIATRIC_CHEST, ADULT_CHEST)
+    assert [found.names[index] for index in found.predicted] == [
+        *[ADULT_CHEST] * 2, PEDIATRIC_CHEST, *[ADULT_CHEST] * 3,
+    ]  # fmt: skip
+    assert found.confidence.tolist() == pytest.approx([0.9] * 3 + [0.7] * 3)
+    assert found.wrong.tolist() == [False] * 3 + [True] * 3
+
+
+def test_ages_route_chests_that_cannot_be_told_apart_without() -> None:
+    """Adolescents look like adults; with an age, only other body parts are wrong."""
+    rng = np.random.default_rng(7)
+    here = simulate(rng, 3000)
+    elsewhere = concatenated(
+        [
+            chests({(ADULT_CHEST, ADULT_CHEST): 1000, (PEDIATRIC_CHEST, ADULT_CHEST): 200}, 0.97),
+            chests({(SPINE, ADULT_CHEST): 50, (SPINE, PEDIATRIC_CHEST): 50}, 0.8),
+            *(
+                Predictions(
+                    np.eye(5)[[label] * 300] * 0.995 + 0.001, np.full(300, label), np.zeros(300)
+                )
+                for label in (0, 3, 4)
+            ),
+        ]
+    )
+    found = calibrate(*here, target_error=0.02, holdout=[elsewhere], holdout_error=0.01)
+    by_age = found.evidence["by_age"]
+    assert set(found.age_thresholds) == {PEDIATRIC_CHEST, ADULT_CHEST}
+    assert all(0.8 < threshold <= 0.97 for threshold in found.age_thresholds.values())
+    together, alone = by_age["holdout_together"], found.evidence["holdout_together"]
+    assert (together["routed"], together["wrong"]) == (1200, 0)
+    assert together["all_images"]["routed"] == 1200 + alone["routed"] == 2100
+    assert together["all_images"]["wrong"] == 0
+    assert by_age["images"] < by_age["all_images"]["images"] == 3000
+    assert by_age["wrong"] <= 0.02 * by_age["routed"]
+
+
+def test_labels_without_age_groups_have_no_age_thresholds() -> None:
+    here = simulate(np.random.default_rng(1), 3000)
+    found = calibrate(*here, target_error=0.02, label_set=LabelSet(DEFAULT_LABELS.labels))
+    assert found.age_thresholds == {}
+    assert "by_age" not in found.evidence

@@ -177,6 +177,19 @@ def test_images_that_another_model_decided_are_classified_again(
     assert less.counts.used == IMAGES - 1
 
 
+@pytest.mark.parametrize(("target_error", "kept"), [(0.1, {"adult_chest": 0.55}), (0.9, {})])
+def test_age_thresholds_are_kept_with_the_temperature_that_they_were_chosen_for(
+    lake: Path, tmp_path: Path, target_error: float, kept: dict[str, float]
+) -> None:
+    answer(lake, mostly_right)
+    bundle = write_bundle(tmp_path / "bundle", age_thresholds={"adult_chest": 0.55})
+    layout = Layout(str(lake))
+    found = calibrate_from_labels(str(bundle), layout, tmp_path / "new", target_error, 2)
+    assert found.info is not None
+    assert found.info.age_thresholds == kept
+    assert (found.info.temperature == found.present.temperature) == bool(kept)
+
+
 def test_answers_that_name_no_body_part(routed: Path, lake: Path, tmp_path: Path) -> None:
     def reviewer(number: int, row: IndexRow) -> str:
         return (NOT_RADIOGRAPH, UNREADABLE, "others")[min(number, 2)]

@@ -191,7 +191,8 @@ def test_training_fits_regions_and_calibrate_fits_them_again(
     calibrate = ["calibrate", "--model", str(bundle), "--regions", "--device", "cpu"]
     assert main([*calibrate, "--data", str(manifest), "--output", str(again)]) == 0
     fitted = read_info(str(again))
-    kept = {"temperature", "thresholds", "ood_threshold", "calibration", "training", "metrics"}
+    kept = {"temperature", "thresholds", "age_thresholds", "ood_threshold"}
+    kept |= {"calibration", "training", "metrics"}
     kept |= {"labels", "label_definitions"}
     assert trained.label_definitions is not None
     assert fitted.model_dump(include=kept) == trained.model_dump(include=kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ IMAGES = 60
 
 
 def write_bundle(
-    folder: Path, threshold: float = 0.6, label_set: LabelSet = DEFAULT_LABELS
+    folder: Path,
+    threshold: float = 0.6,
+    label_set: LabelSet = DEFAULT_LABELS,
+    age_thresholds: Mapping[str, float] | None = None,
 ) -> Path:
     """Write the bundle of a tiny network with random weights, scaled so that its predictions vary.
 
@@ -27,6 +31,7 @@ def write_bundle(
         folder: of the bundle.
         threshold: of every label.
         label_set: of the network.
+        age_thresholds: of the bundle; none by default.
     """
     torch.manual_seed(0)
     names = label_set.names
@@ -44,6 +49,7 @@ def write_bundle(
         "ood_threshold": 99.0,
         "thresholds": dict.fromkeys(names, threshold),
         "label_definitions": fields_of(label_set),
+        "age_thresholds": dict(age_thresholds or {}),
     }
     save_bundle(folder, network, described)
     return folder

@@ -368,19 +368,24 @@ def test_a_caption_has_the_threshold_that_the_confidence_misses(tmp_path: Path) 
         row(1, **waits, confidence=0.9861, prob_spine=0.9861),
         row(2, **waits, confidence=0.98997, prob_spine=0.98997),
         row(3, **waits, **chest, confidence=0.85, patient_age_years=30.0),
+        row(9, **waits, **chest, confidence=0.75, patient_age_years=3.0),
         row(4, **{**waits, "policy_id": "other"}, confidence=0.51),
         *(row(n, policy_id="p1") for n in range(5, 9)),
     ]
     layout = lake_of(tmp_path / "lake", rows)
     thresholds = {"spine": 0.99, "adult_chest": 0.9, "pediatric_chest": 0.99}
-    write_json(
-        layout.runs, "r", summary("r", options={"policy_id": "p1", "thresholds": thresholds})
-    )
+    options = {
+        "policy_id": "p1", "thresholds": thresholds, "age_thresholds": {"pediatric_chest": 0.8},
+    }  # fmt: skip
+    write_json(layout.runs, "r", summary("r", options=options))
     page = report(layout)
-    for caption in ("98.6 % < 99 %", "98.9 % < 99 %", "85.0 % < 90 %"):
+    for caption in ("98.6 % < 99 %", "98.9 % < 99 %", "85.0 % < 90 %", "75.0 % < 80 %"):
         assert caption in page.text, caption
     assert page.text.count(" < 9") == 3, "rows of another policy have no known threshold"
-    assert "Thresholds: spine 99 %, adult chest 90 %, pediatric chest 99 %." in page.text
+    assert (
+        "Thresholds: spine 99 %, adult chest 90 %, pediatric chest 99 %. "
+        "Where an age decides: pediatric chest 80 %." in page.text
+    )
     assert "no header value" in page.text and " at decide" not in page.text
     assert "at most 24 of each list (48 of the wrong headers)" in page.text
 

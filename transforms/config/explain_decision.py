@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from transforms.config.decide_row import decide_from
-from transforms.config.policy import Policy
+from transforms.config.policy import Decision, Policy
 from transforms.core.reasons import MEANINGS, Reason
 from transforms.lake.probabilities import probabilities_of
 from transforms.lake.schema import IndexRow
@@ -28,9 +28,9 @@ def explain_decision(row: IndexRow, policy: Policy) -> str:
         policy: the policy that decided, with a threshold for every label.
     """
     reason = Reason(str(row.reason))
-    label = _decided_label(row, policy)
-    if label is not None and row.confidence is not None:
-        threshold = policy.thresholds[label]
+    decision = _decision(row, policy)
+    if decision is not None and row.confidence is not None:
+        label, threshold = decision.decided_label, decision.threshold
         confidence = f"{label} {row.confidence:.4f}"
         if reason == Reason.CONFIDENT:
             return f"{confidence} reaches the threshold of {threshold:g}"
@@ -77,13 +77,12 @@ def claim_lines(row: IndexRow) -> list[str]:
     ]
 
 
-def _decided_label(row: IndexRow, policy: Policy) -> str | None:
-    """Return the label that `confidence` refers to, also of an image that is reviewed."""
+def _decision(row: IndexRow, policy: Policy) -> Decision | None:
+    """Return the decision about a row, with the label and threshold that `confidence` refers to."""
     probabilities = probabilities_of(row, policy.label_set.names)
     if probabilities is None:
         return None
-    decision = decide_from(probabilities, row.ood_score or 0.0, views_of(row), row, policy)
-    return decision.decided_label
+    return decide_from(probabilities, row.ood_score or 0.0, views_of(row), row, policy)
 
 
 def _either(policy: Policy) -> str:

@@ -43,11 +43,14 @@ class ModelLimits:
         thresholds: minimum confidence by label, 0..1; names every label.
         ood_threshold: maximum OOD score of a routed image.
         label_set: labels of the model.
+        age_thresholds: minimum of the summed probabilities of the age groups, by the one that an age
+            chooses, 0..1; a label that is absent has its threshold.
     """
 
     thresholds: Mapping[str, float]
     ood_threshold: float
     label_set: LabelSet = DEFAULT_LABELS
+    age_thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Policy:
 
     Attributes:
         thresholds: minimum confidence by label, 0..1; an absent label has the bundle's threshold.
+        age_thresholds: the same for images whose patient's age chooses the label, of which the
+            confidence is the sum of both age groups; an absent label has the threshold that the policy
+            states, or else the bundle's.
         ood_threshold: maximum OOD score of a routed image; None takes the bundle's.
         min_long_side: minimum of the larger of Rows and Columns of a routed image, in pixels.
         adult_from_years: minimum age of an adult chest, in years.
@@ -82,6 +88,7 @@ class Policy:
     """
 
     thresholds: dict[str, float] = field(default_factory=dict)
+    age_thresholds: dict[str, float] = field(default_factory=dict)
     ood_threshold: float | None = None
     min_long_side: int = 64
     adult_from_years: float = 18.0
@@ -105,11 +112,22 @@ class Policy:
 
         It is one object for each bundle, since its id is costly to compute.
         """
-        key = (frozenset(model.thresholds.items()), model.ood_threshold, model.label_set)
+        key = (
+            frozenset(model.thresholds.items()),
+            frozenset(model.age_thresholds.items()),
+            model.ood_threshold,
+            model.label_set,
+        )
         if key not in self._completed:
+            stated = {
+                name: self.thresholds[name]
+                for name in model.age_thresholds
+                if name in self.thresholds
+            }
             self._completed[key] = replace(
                 self,
                 thresholds={**model.thresholds, **self.thresholds},
+                age_thresholds={**model.age_thresholds, **stated, **self.age_thresholds},
                 ood_threshold=model.ood_threshold
                 if self.ood_threshold is None
                 else self.ood_threshold,
@@ -121,12 +139,26 @@ class Policy:
     def _completed(self) -> dict[object, Policy]:
         return {}
 
+    def threshold(self, label: str, *, by_age: bool) -> float:
+        """Return the minimum confidence of a label, 0..1.
+
+        Args:
+            label: of the policy.
+            by_age: whether a patient's age chose it.
+        """
+        own = self.age_thresholds.get(label) if by_age else None
+        return self.thresholds[label] if own is None else own
+
     def rules(self) -> dict[str, Any]:
         """Return the values that affect decisions or placement, by name; the default labels do not."""
         values = asdict(self)
         for name in ("expect", "thumbnails", "publish", "derive", "header_attributes", "retention"):
             del values[name]
         values["by_region"] = sorted(self.by_region)
+        if self.own_age_thresholds:
+            values["age_thresholds"] = self.own_age_thresholds
+        else:
+            del values["age_thresholds"]
         if self.label_set == DEFAULT_LABELS:
             del values["label_set"]
         return values
@@ -140,6 +172,15 @@ class Policy:
             rules["header_reliability"] = self.header_reliability.reliability_id
         text = json.dumps(rules, sort_keys=True, default=sorted)
         return hashlib.sha256(text.encode()).hexdigest()[:POLICY_ID_LENGTH]
+
+    @property
+    def own_age_thresholds(self) -> dict[str, float]:
+        """The age thresholds that are not those of their labels."""
+        return {
+            label: value
+            for label, value in self.age_thresholds.items()
+            if value != self.thresholds.get(label)
+        }
 
     @property
     def derived_roots(self) -> dict[str, str]:
@@ -167,6 +208,7 @@ class Decision:
         predicted_label: label with the highest probability.
         decided_label: label after the age rule; equal to `destination` if the image is routed.
         confidence: probability of the decided label, or of both age groups if the age decided; 0..1.
+        threshold: minimum confidence of the decided label, 0..1.
         reason: reason of the decision.
         combined_label: most probable label by pixels and header together; None if the header claims
             nothing or header evidence is off.
@@ -177,6 +219,7 @@ class Decision:
     predicted_label: str
     decided_label: str
     confidence: float
+    threshold: float
     reason: Reason
     combined_label: str | None = None
     combined_confidence: float | None = None
@@ -221,18 +264,20 @@ def decide(
     if combined is None:
         return decision
     label, confidence, reason = _choose(combined, policy, age_years)
+    threshold = policy.threshold(label, by_age=reason == Reason.SETTLED_BY_AGE)
     decision = replace(decision, combined_label=label, combined_confidence=confidence)
     if (
         policy.header_evidence == ON
         and decision.reason == Reason.LOW_CONFIDENCE
         and reason != Reason.AGE_CONTRADICTED
-        and confidence >= _combined_threshold(policy.thresholds[label])
+        and confidence >= _combined_threshold(threshold)
     ):
         return replace(
             decision,
             destination=label,
             decided_label=label,
             confidence=_confidence(probabilities, policy.label_set, label, reason),
+            threshold=threshold,
             reason=Reason.SETTLED_BY_HEADER,
         )
     return decision
@@ -254,19 +299,20 @@ def _decide_by_pixels(
         max(range(len(probabilities)), key=probabilities.__getitem__)
     ]
     label, confidence, reason = _choose(probabilities, policy, age_years)
-    if long_side < policy.min_long_side:
-        return Decision(REVIEW, predicted, label, confidence, Reason.TOO_SMALL)
-    if policy.ood_threshold is not None and ood_score > policy.ood_threshold:
-        return Decision(REVIEW, predicted, label, confidence, Reason.OUT_OF_DISTRIBUTION)
-    if views is not None and _disagree(views, policy, age_years):
-        return Decision(REVIEW, predicted, label, confidence, Reason.VIEWS_DISAGREE)
+    threshold = policy.threshold(label, by_age=reason != Reason.CONFIDENT)
     is_contradicted = reason == Reason.AGE_CONTRADICTED
-    if confidence < policy.thresholds[label]:
-        low = reason if is_contradicted else Reason.LOW_CONFIDENCE
-        return Decision(REVIEW, predicted, label, confidence, low)
-    if is_contradicted and policy.on_age_contradiction == REVIEW:
-        return Decision(REVIEW, predicted, label, confidence, reason)
-    return Decision(label, predicted, label, confidence, reason)
+    destination = REVIEW
+    if long_side < policy.min_long_side:
+        reason = Reason.TOO_SMALL
+    elif policy.ood_threshold is not None and ood_score > policy.ood_threshold:
+        reason = Reason.OUT_OF_DISTRIBUTION
+    elif views is not None and _disagree(views, policy, age_years):
+        reason = Reason.VIEWS_DISAGREE
+    elif confidence < threshold:
+        reason = reason if is_contradicted else Reason.LOW_CONFIDENCE
+    elif not is_contradicted or policy.on_age_contradiction != REVIEW:
+        destination = label
+    return Decision(destination, predicted, label, confidence, threshold, reason)
 
 
 def _disagree(views: Views, policy: Policy, age_years: float | None) -> bool:

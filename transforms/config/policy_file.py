@@ -55,6 +55,17 @@ def _require_label(name: str, info: ValidationInfo) -> str:
     return name
 
 
+def _require_age_group(name: str, info: ValidationInfo) -> str:
+    labels: LabelSet | None = info.context
+    if labels is not None and name not in (labels.age_groups or ()):
+        raise invalid(
+            f"an age decides between {' and '.join(labels.age_groups)} only"
+            if labels.age_groups
+            else "no age decides between labels of this model"
+        )
+    return _require_label(name, info)
+
+
 def _require_sink(name: str, info: ValidationInfo) -> str:
     labels: LabelSet | None = info.context
     if name in OTHER_SINKS:
@@ -110,6 +121,7 @@ LabelName = Annotated[
     AfterValidator(_require_label),
     _NAME_SCHEMA,
 ]
+AgeGroupName = Annotated[str, AfterValidator(_require_age_group), _NAME_SCHEMA]
 SinkName = Annotated[
     str,
     AfterValidator(_require_sink),
@@ -150,6 +162,12 @@ class AgeRule(_Section):
         default="review",
         description="What becomes of an image whose age and pixels contradict each other: route it "
         "by age if the confidence suffices, or send it to review.",
+    )
+    thresholds: dict[AgeGroupName, Share | None] = Field(
+        default={},
+        description="Minimum probability of both chests together, 0 to 1, from which an image is routed "
+        "to the label that the age chooses; a label that is absent takes its value in thresholds, or "
+        "else the model bundle's.",
     )
 
 
@@ -334,6 +352,7 @@ class PolicyFile(_Section):
         sinks = _given(self.sinks)
         return Policy(
             thresholds=_given(self.thresholds),
+            age_thresholds=_given(self.age.thresholds),
             ood_threshold=self.ood_threshold,
             min_long_side=self.min_long_side,
             adult_from_years=self.age.adult_from_years,

@@ -171,6 +171,7 @@ class RouteConfig(RouteOptions):
             "shadow_model_id": self.shadow_model_id,
             "patient_key": self.patient_key_file is not None,
             "thresholds": self.policy.thresholds,
+            "age_thresholds": self.policy.own_age_thresholds,
             "ood_threshold": self.policy.ood_threshold,
             "min_long_side": self.policy.min_long_side,
             "adult_from_years": self.policy.adult_from_years,

@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from models.networks import BodyPartClassifier
+from models.training.calibration.by_age import metrics_with_ages, with_right_ages
 from models.training.calibration.thresholds import (
     Flags,
     Predictions,
@@ -30,7 +31,7 @@ from models.training.evaluation.metrics import (
     upper_bound,
 )
 from models.training.evaluation.predict import predict_image_logits
-from transforms.core.labels import LABELS
+from transforms.core.labels import DEFAULT_LABELS, LabelSet
 
 MIN_DEVIATION: Final = 1e-6
 
@@ -42,12 +43,15 @@ class Calibration:
     Attributes:
         temperature: divisor of the logits.
         thresholds: minimum confidence per label.
+        age_thresholds: minimum confidence in both age groups, per label that an age chooses; empty if
+            the labels have no age groups.
         ood_threshold: highest OOD score that is routed.
         evidence: what they were set on, with coverage and error, for the bundle.
     """
 
     temperature: float
     thresholds: dict[str, float]
+    age_thresholds: dict[str, float]
     ood_threshold: float
     evidence: dict[str, Any]
 
@@ -58,13 +62,14 @@ def calibrate_network(
     data_name: str,
     input_size: int,
     target_error: float,
+    label_set: LabelSet,
     holdout: Sequence[Predictions] = (),
     holdout_error: float = 1.0,
 ) -> dict[str, Any]:
     """Calibrate a network on the val split of a data set and set its temperature.
 
     Returns:
-        The fields thresholds, ood_threshold, calibration and metrics of `BundleInfo`.
+        The fields thresholds, age_thresholds, ood_threshold, calibration and metrics of `BundleInfo`.
     """
     val = select_split(images, "val")
     inputs, labels = load_served_inputs(val, input_size), label_indices(val, network.labels)
@@ -76,12 +81,13 @@ def calibrate_network(
         target_error=target_error,
         holdout=holdout,
         holdout_error=holdout_error,
-        names=network.labels,
+        label_set=label_set,
     )
     network.temperature = found.temperature
     probabilities = softmax(logits / found.temperature, axis=1)
     return {
         "thresholds": found.thresholds,
+        "age_thresholds": found.age_thresholds,
         "ood_threshold": found.ood_threshold,
         "calibration": {"data": data_name, "split": "val", **found.evidence},
         "metrics": {"val": compute_metrics(val, probabilities, labels, network.labels)},
@@ -96,11 +102,12 @@ def calibrate(
     target_error: float,
     holdout: Sequence[Predictions] = (),
     holdout_error: float = 1.0,
-    names: Sequence[str] = LABELS,
+    label_set: LabelSet = DEFAULT_LABELS,
 ) -> Calibration:
     """Fit a temperature, then choose the routing rule; see `thresholds.choose_rule`.
 
-    The evidence has for each of `holdout` the result of a rule chosen without it.
+    Images whose label an age chooses have a rule of their own, within the same limits: see `by_age`. The
+    evidence has for each of `holdout` the result of a rule chosen without it.
 
     Args:
         logits: float32[N, n_labels] of images that the network was not trained on.
@@ -109,14 +116,14 @@ def calibrate(
         target_error: maximum error rate among the images routed to a label, 0..1.
         holdout: of images of held-out sources, by networks that were not trained on them.
         holdout_error: maximum error rate of the held-out images that are routed, 0..1.
-        names: of the labels.
+        label_set: the labels, in order of the logits.
     """
     temperature = fit_temperature(logits, labels)
     val = Predictions(
         softmax(logits / temperature, axis=1),
         labels,
         standardize(ood_scores, ood_scores),
-        names=names,
+        names=label_set.names,
     )
     rule = choose_rule(val, holdout, target_error, holdout_error=holdout_error)
     evidence = {
@@ -142,9 +149,54 @@ def calibrate(
         ],
         "ece": round(expected_calibration_error(val.probabilities, labels), 4),
     }
+    age_thresholds: dict[str, float] = {}
+    if label_set.age_groups is not None:
+        age_thresholds, evidence["by_age"] = _by_age(
+            val, holdout, rule, label_set, target_error, holdout_error
+        )
     deviation = max(float(ood_scores.std()), MIN_DEVIATION)
     ood_threshold = round(float(ood_scores.mean()) + rule.max_ood_zscore * deviation, 4)
-    return Calibration(temperature, rule.thresholds, ood_threshold, evidence)
+    return Calibration(temperature, rule.thresholds, age_thresholds, ood_threshold, evidence)
+
+
+def _by_age(
+    val: Predictions,
+    holdout: Sequence[Predictions],
+    rule: Rule,
+    label_set: LabelSet,
+    target_error: float,
+    holdout_error: float,
+) -> tuple[dict[str, float], dict[str, Any] | None]:
+    """Return the thresholds of images whose label an age chooses, and their evidence.
+
+    Returns:
+        The thresholds, and coverage and error of these images, by label, and of all images if every age
+        is known and right, of val and of the held-out ones. Without such images in val, none.
+    """
+    of_val = with_right_ages(val, label_set)
+    if not len(of_val.predictions.labels):
+        return {}, None
+    unseen = concatenated(holdout) if holdout else None
+    of_unseen = with_right_ages(unseen, label_set) if unseen is not None else None
+    age_rule = choose_rule(
+        of_val.predictions,
+        [] if of_unseen is None else [of_unseen.predictions],
+        target_error,
+        rule.max_ood_zscore,
+        holdout_error=holdout_error,
+    )
+    evidence: dict[str, Any] = {
+        "target_proved": age_rule.is_proved,
+        **routing_metrics(of_val.predictions, age_rule, target_error),
+        "all_images": metrics_with_ages(val, rule, of_val, age_rule),
+        "holdout_together": None,
+    }
+    if unseen is not None and of_unseen is not None:
+        evidence["holdout_together"] = {
+            **routing_metrics(of_unseen.predictions, age_rule, holdout_error),
+            "all_images": metrics_with_ages(unseen, rule, of_unseen, age_rule),
+        }
+    return age_rule.thresholds, evidence
 
 
 def standardize(ood_scores: Reals, reference: Reals) -> Reals:

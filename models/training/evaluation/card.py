@@ -153,6 +153,7 @@ def _uncertainty(info: BundleInfo, evaluation: dict[str, Any]) -> list[str]:
             ),
         ),
         *_target(info, decided),
+        *_by_age(info),
         "By source:",
         _decision_table(evaluation["sources"]),
         "Robustness to corruptions, such as other sites' habits or mistakes, to two images of one label "
@@ -239,6 +240,43 @@ def _target(info: BundleInfo, decided: dict[str, Any]) -> list[str]:
         f"The thresholds were set for an error of at most {target:.1%} among the images routed to each "
         f"label. Here it is exceeded for: {', '.join(over) or 'none'}. A label's upper bound exceeds it "
         "wherever it has few images."
+    ]
+
+
+def _by_age(info: BundleInfo) -> list[str]:
+    """Return the thresholds of images whose label an age chooses, and what they route."""
+    found = info.calibration.get("by_age")
+    if not found:
+        return []
+    parts = {"val": found, "held-out": found["holdout_together"]}
+    rows = [
+        [data, label, info.age_thresholds[label], of["predicted"], of["routed"], of["wrong"],
+         f"{of['error_upper_95']:.1%}"]
+        for data, part in parts.items() if part
+        for label, of in part["labels"].items()
+    ]  # fmt: skip
+    overall = ", ".join(
+        f"{part['all_images']['coverage']:.1%} of the {data} images are routed, "
+        f"{part['all_images']['error']:.2%} of these wrongly"
+        for data, part in parts.items()
+        if part
+    )
+    return [
+        "Where a patient's age in the header chooses the label, the probability of both age groups "
+        "together is compared with a threshold of its own. It was chosen on images with an age that is "
+        f"right: {overall}. Images that the age decides:",
+        markdown_table(
+            [
+                "images",
+                "label",
+                "threshold",
+                "decided",
+                "routed",
+                "wrong",
+                "upper bound of the error",
+            ],
+            rows,
+        ),
     ]
 
 
