@@ -36,6 +36,7 @@ def calibrate_bundle(
     holdout_sources: Sequence[str] = (),
     holdout_bundles: Sequence[str] = (),
     holdout_error: float = HOLDOUT_ERROR,
+    holdout_error_without_age: float | None = None,
     refit_outliers: bool = False,
     outlier_images: Path | None = None,
     device: str = "cpu",
@@ -58,6 +59,8 @@ def calibrate_bundle(
             held-out train and val images count in the thresholds, as of unseen sites, and the new
             bundle records their metrics.
         holdout_error: maximum error rate of these images, as far as they are routed, 0..1.
+        holdout_error_without_age: the same if no patient's age is known, of labels with age groups; None
+            takes `holdout_error`, which is the limit for images that an age decides.
         refit_outliers: fit the outlier logit of the OOD score on the train split first.
         outlier_images: folder of images that are not radiographs, on which it is fitted too.
         device: "cpu" or "cuda", where the networks run.
@@ -112,6 +115,7 @@ def calibrate_bundle(
         infos[0].label_set,
         unseen,
         holdout_error,
+        holdout_error_without_age,
     )
     add_holdout_metrics(calibrated["metrics"], network, holdout, input_size)
     if len(infos) > 1 and any(info.regions is not None for info in infos):

@@ -97,6 +97,16 @@ class CalibrateOptions(HoldoutOptions):
         at_most=1,
         help="with --holdout_bundles: maximum error rate among the held-out images that are routed",
     )
+    holdout_error_without_age: float | None = option(
+        None,
+        group=Group.DECISION,
+        metavar="E",
+        at_least=0,
+        at_most=1,
+        help="the same if no patient's age is known, for labels between which an age decides; "
+        "--holdout_error is the limit for images that an age decides",
+        default_text="that of --holdout_error",
+    )
     min_answers: int = option(
         20,
         group=Group.DECISION,
@@ -138,6 +148,7 @@ def run(args: argparse.Namespace) -> int:
         holdout_sources=options.holdout_sources,
         holdout_bundles=options.holdout_bundles,
         holdout_error=options.holdout_error,
+        holdout_error_without_age=options.holdout_error_without_age,
         refit_outliers=options.outliers,
         outlier_images=options.outlier_images,
         device=choose_device(args.device),

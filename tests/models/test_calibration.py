@@ -236,7 +236,9 @@ def test_ages_route_chests_that_cannot_be_told_apart_without() -> None:
     here = simulate(rng, 3000)
     elsewhere = concatenated(
         [
-            chests({(ADULT_CHEST, ADULT_CHEST): 1000, (PEDIATRIC_CHEST, ADULT_CHEST): 200}, 0.97),
+            chests(
+                {(ADULT_CHEST, ADULT_CHEST): 1000, (PEDIATRIC_CHEST, ADULT_CHEST): 200}, 0.97, 0.97
+            ),
             chests({(SPINE, ADULT_CHEST): 50, (SPINE, PEDIATRIC_CHEST): 50}, 0.8),
             *(
                 Predictions(
@@ -256,6 +258,17 @@ def test_ages_route_chests_that_cannot_be_told_apart_without() -> None:
     assert together["all_images"]["wrong"] == 0
     assert by_age["images"] < by_age["all_images"]["images"] == 3000
     assert by_age["wrong"] <= 0.02 * by_age["routed"]
+    lenient = calibrate(
+        *here,
+        target_error=0.02,
+        holdout=[elsewhere],
+        holdout_error=0.01,
+        holdout_error_without_age=0.2,
+    )
+    assert lenient.age_thresholds == found.age_thresholds
+    without = lenient.evidence["holdout_together"]
+    assert without["routed"] > alone["routed"]
+    assert 0.01 < without["error"] <= lenient.evidence["holdout_error"] == 0.2
 
 
 def test_labels_without_age_groups_have_no_age_thresholds() -> None:

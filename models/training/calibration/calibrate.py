@@ -65,6 +65,7 @@ def calibrate_network(
     label_set: LabelSet,
     holdout: Sequence[Predictions] = (),
     holdout_error: float = 1.0,
+    holdout_error_without_age: float | None = None,
 ) -> dict[str, Any]:
     """Calibrate a network on the val split of a data set and set its temperature.
 
@@ -81,6 +82,7 @@ def calibrate_network(
         target_error=target_error,
         holdout=holdout,
         holdout_error=holdout_error,
+        holdout_error_without_age=holdout_error_without_age,
         label_set=label_set,
     )
     network.temperature = found.temperature
@@ -102,6 +104,7 @@ def calibrate(
     target_error: float,
     holdout: Sequence[Predictions] = (),
     holdout_error: float = 1.0,
+    holdout_error_without_age: float | None = None,
     label_set: LabelSet = DEFAULT_LABELS,
 ) -> Calibration:
     """Fit a temperature, then choose the routing rule; see `thresholds.choose_rule`.
@@ -116,6 +119,8 @@ def calibrate(
         target_error: maximum error rate among the images routed to a label, 0..1.
         holdout: of images of held-out sources, by networks that were not trained on them.
         holdout_error: maximum error rate of the held-out images that are routed, 0..1.
+        holdout_error_without_age: the same if no age is known, of labels with age groups; None takes
+            `holdout_error`, which is the limit for images that an age decides.
         label_set: the labels, in order of the logits.
     """
     temperature = fit_temperature(logits, labels)
@@ -125,13 +130,16 @@ def calibrate(
         standardize(ood_scores, ood_scores),
         names=label_set.names,
     )
-    rule = choose_rule(val, holdout, target_error, holdout_error=holdout_error)
+    without_age = holdout_error
+    if holdout_error_without_age is not None and label_set.age_groups is not None:
+        without_age = holdout_error_without_age
+    rule = choose_rule(val, holdout, target_error, holdout_error=without_age)
     evidence = {
         "target_error": target_error,
         "target_proved": rule.is_proved,
         **routing_metrics(val, rule, target_error),
-        "holdout_error": holdout_error if holdout else None,
-        "holdout_together": routing_metrics(concatenated(holdout), rule, holdout_error)
+        "holdout_error": without_age if holdout else None,
+        "holdout_together": routing_metrics(concatenated(holdout), rule, without_age)
         if holdout
         else None,
         "holdout": [
@@ -141,9 +149,9 @@ def calibrate(
                     val,
                     [other for other in holdout if other is not one],
                     target_error,
-                    holdout_error=holdout_error,
+                    holdout_error=without_age,
                 ),
-                holdout_error,
+                without_age,
             )
             for one in holdout
         ],
@@ -189,6 +197,7 @@ def _by_age(
         "target_proved": age_rule.is_proved,
         **routing_metrics(of_val.predictions, age_rule, target_error),
         "all_images": metrics_with_ages(val, rule, of_val, age_rule),
+        "holdout_error": holdout_error if unseen is not None else None,
         "holdout_together": None,
     }
     if unseen is not None and of_unseen is not None:

@@ -255,6 +255,9 @@ def _by_age(info: BundleInfo) -> list[str]:
         for data, part in parts.items() if part
         for label, of in part["labels"].items()
     ]  # fmt: skip
+    limit = ""
+    if found["holdout_error"] is not None:
+        limit = f" On held-out images it keeps an error of at most {found['holdout_error']:.1%}."
     overall = ", ".join(
         f"{part['all_images']['coverage']:.1%} of the {data} images are routed, "
         f"{part['all_images']['error']:.2%} of these wrongly"
@@ -263,8 +266,8 @@ def _by_age(info: BundleInfo) -> list[str]:
     )
     return [
         "Where a patient's age in the header chooses the label, the probability of both age groups "
-        "together is compared with a threshold of its own. It was chosen on images with an age that is "
-        f"right: {overall}. Images that the age decides:",
+        f"together is compared with a threshold of its own.{limit} With an age of every patient that is "
+        f"right, {overall}. Images that the age decides:",
         markdown_table(
             [
                 "images",
@@ -376,7 +379,7 @@ def _holdout_rule(info: BundleInfo) -> list[str]:
     )  # fmt: skip
     return [
         f"The bundle's own thresholds route the most of these images with an error of at most "
-        f"{info.calibration['holdout_error']:.1%}: {together['coverage']:.1%}, of which "
+        f"{info.calibration['holdout_error']:.1%} without ages: {together['coverage']:.1%}, of which "
         f"{together['error']:.2%} are wrong. The OOD limit reviews {together['ood_false_review']:.1%} of "
         "those that are confident enough. Upper bounds are one-sided, with 95 % confidence, for images "
         "of the same distribution (Clopper and Pearson 1934):",
