@@ -60,6 +60,8 @@ RECIPES: Final = {
     ),
     "single views and spine parts, last epoch": f"{FEWER_PAIRS} {VIEWS_AND_PARTS} --averaged_share 0",
     "single views, averaged epochs": f"{FEWER_PAIRS} --view_weight 1",
+    "single views, averaged epochs, ensemble of two": "calibrate --ensemble, seeds 0 and 1",
+    "single views, distilled from four": f"{FEWER_PAIRS} --view_weight 1 --teachers TEACHERS",
     "single views instead of plates, averaged epochs": (
         f"{FEWER_PAIRS} --view_weight 1 --plate_weight 0"
     ),
@@ -82,12 +84,19 @@ RECIPES: Final = {
 All results but those of the last epoch and of averaged epochs are of the epoch that was best on val,
 whose weights `train` kept up to commit d9c8a74."""
 TEACHERS: Final = {
-    "simulated, distilled from Lite2": ["simulated, Lite2"],
-    "single views and spine parts, distilled from two": ["single views and spine parts, 12 epochs"]
-    * 2,
+    "simulated, distilled from Lite2": [("simulated, Lite2", 0)],
+    "single views and spine parts, distilled from two": [
+        ("single views and spine parts, 12 epochs", 0),
+        ("single views and spine parts, 12 epochs", 1),
+    ],
+    "single views, distilled from four": [
+        ("single views and spine parts, averaged epochs", 0),
+        ("single views and spine parts, averaged epochs", 1),
+        ("single views, averaged epochs", 0),
+        ("single views, averaged epochs", 1),
+    ],
 }
-"""Recipes of the teachers of a recipe, in the same fold: the first with the same seed, each further one
-with the next seed."""
+"""Teachers of a recipe, in the same fold: recipe, and what is added to the student's seed."""
 ENSEMBLES: Final = {
     "ensemble of two, 128 pixels, 12 epochs": ("simulated, 12 epochs", "simulated, 12 epochs"),
     "ensemble of 192 and 128 pixels, 12 epochs": (
@@ -102,6 +111,9 @@ ENSEMBLES: Final = {
     "single views and spine parts, averaged epochs, ensemble of two": (
         "single views and spine parts, averaged epochs",
         "single views and spine parts, averaged epochs",
+    ),
+    "single views, averaged epochs, ensemble of two": (
+        "single views, averaged epochs", "single views, averaged epochs",
     ),
 }  # fmt: skip
 """Recipes of an ensemble's members: the first with seed 0, the second with the given seed, or with the
@@ -121,7 +133,7 @@ def train(data: Path, simulated: Path, recipe: str, fold: str, work: Path, seed:
             first, second = trained(one, 0), trained(other, seed + 1 if one == other else seed)
             command = ["calibrate", "--model", first, "--ensemble", second, "--device", "cpu"]
         else:
-            teachers = [trained(of, seed + n) for n, of in enumerate(TEACHERS.get(recipe, []))]
+            teachers = [trained(of, seed + more) for of, more in TEACHERS.get(recipe, [])]
             substitutes = {"SIMULATED": [str(simulated)], "TEACHERS": teachers}
             command = ["train", "--seed", str(seed)]
             for word in f"{COMMON} {RECIPES[recipe]}".split():
