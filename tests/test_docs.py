@@ -177,6 +177,9 @@ def test_the_accuracy_at_new_sites_is_that_of_the_bundle() -> None:
     assert f"{shares} are routed, {errors} of them wrongly" in readme
     own = f"{100 * together['coverage']:.0f} % of them are routed, {100 * together['error']:.1f} %"
     assert own in readme
+    aged = calibration["by_age"]["holdout_together"]["all_images"]
+    with_ages = f"{100 * aged['coverage']:.0f} % are routed, {100 * aged['error']:.1f} % of these"
+    assert with_ages in readme
     page = (ROOT / "docs" / "model.md").read_text()
     for of in folds:
         assert f"| {100 * of['coverage']:.0f} % | {100 * of['error']:.1f} % |" in page
