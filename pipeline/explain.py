@@ -209,7 +209,7 @@ class Decision:
             bar = "█" * round(BAR_WIDTH * probability)
             threshold = self.policy.thresholds[label]
             lines.append(
-                f"  {label:<17}{probability:>7.4f}  {bar:<{BAR_WIDTH}} routed from {threshold:.2f}"
+                f"  {label:<17}{probability:>7.4f}  {bar:<{BAR_WIDTH}} routed from {threshold:g}"
             )
         if row.ood_score is not None:
             limit = self.policy.ood_threshold

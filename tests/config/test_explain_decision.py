@@ -37,7 +37,7 @@ CHESTS = {"adult_chest": 0.5, "pediatric_chest": 0.45}
         (
             {"adult_chest": 0.3, "pediatric_chest": 0.2, "abdominal": 0.4},
             {"patient_age_years": 40.0},
-            "adult_chest 0.5000 is below the threshold of 0.8",
+            "the pixels show a chest (0.5000), which is below the threshold of 0.8 where an age decides",
         ),
         (
             {"spine": 0.6, "abdominal": 0.39},
@@ -63,7 +63,7 @@ def test_an_explanation_has_the_threshold_of_the_age() -> None:
     row = index_row("/in/1.dcm", rows=2000, columns=40, patient_age_years=7.0)
     decided = decide_row(row, Prediction(probabilities(**CHESTS), -5.0, "m"), policy)
     assert explain_decision(decided, policy) == (
-        "pediatric_chest 0.9500 is below the threshold of 0.97"
+        "the pixels show a chest (0.9500), which is below the threshold of 0.97 where an age decides"
     )
 
 

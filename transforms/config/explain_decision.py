@@ -41,6 +41,11 @@ def explain_decision(row: IndexRow, policy: Policy) -> str:
             )
         if reason == Reason.AGE_CONTRADICTED:
             return f"{_age(row, policy)}: {label}; but the pixels show {row.predicted_label}"
+        if reason == Reason.LOW_CONFIDENCE and decision.by_age:
+            return (
+                f"the pixels show {_either(policy)} ({row.confidence:.4f}), which is below the threshold "
+                f"of {threshold:g} where an age decides{_combined(row)}"
+            )
         if reason == Reason.LOW_CONFIDENCE:
             return f"{confidence} is below the threshold of {threshold:g}{_combined(row)}"
         if reason == Reason.SETTLED_BY_HEADER:

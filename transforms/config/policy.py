@@ -210,6 +210,7 @@ class Decision:
         confidence: probability of the decided label, or of both age groups if the age decided; 0..1.
         threshold: minimum confidence of the decided label, 0..1.
         reason: reason of the decision.
+        by_age: whether a patient's age chose the decided label, by pixels.
         combined_label: most probable label by pixels and header together; None if the header claims
             nothing or header evidence is off.
         combined_confidence: probability of that label, 0..1, as `confidence`.
@@ -221,6 +222,7 @@ class Decision:
     confidence: float
     threshold: float
     reason: Reason
+    by_age: bool
     combined_label: str | None = None
     combined_confidence: float | None = None
 
@@ -299,7 +301,8 @@ def _decide_by_pixels(
         max(range(len(probabilities)), key=probabilities.__getitem__)
     ]
     label, confidence, reason = _choose(probabilities, policy, age_years)
-    threshold = policy.threshold(label, by_age=reason != Reason.CONFIDENT)
+    by_age = reason != Reason.CONFIDENT
+    threshold = policy.threshold(label, by_age=by_age)
     is_contradicted = reason == Reason.AGE_CONTRADICTED
     destination = REVIEW
     if long_side < policy.min_long_side:
@@ -312,7 +315,7 @@ def _decide_by_pixels(
         reason = reason if is_contradicted else Reason.LOW_CONFIDENCE
     elif not is_contradicted or policy.on_age_contradiction != REVIEW:
         destination = label
-    return Decision(destination, predicted, label, confidence, threshold, reason)
+    return Decision(destination, predicted, label, confidence, threshold, reason, by_age)
 
 
 def _disagree(views: Views, policy: Policy, age_years: float | None) -> bool:
