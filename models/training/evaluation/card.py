@@ -269,18 +269,10 @@ def _by_age(info: BundleInfo) -> list[str]:
         f"together is compared with a threshold of its own.{limit} With an age of every patient that is "
         f"right, {overall}. Images that the age decides:",
         markdown_table(
-            [
-                "images",
-                "label",
-                "threshold",
-                "decided",
-                "routed",
-                "wrong",
-                "upper bound of the error",
-            ],
+            ["images", "label", "threshold", "decided", "routed", "wrong", "upper bound of the error"],
             rows,
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _holdout_false_reviews(info: BundleInfo) -> str:
@@ -377,9 +369,10 @@ def _holdout_rule(info: BundleInfo) -> list[str]:
         ["all", "", together["images"], together["routed"], together["wrong"],
          f"{together['error_upper_95']:.1%}"]
     )  # fmt: skip
+    without_ages = " without ages" if info.calibration.get("by_age") else ""
     return [
         f"The bundle's own thresholds route the most of these images with an error of at most "
-        f"{info.calibration['holdout_error']:.1%} without ages: {together['coverage']:.1%}, of which "
+        f"{info.calibration['holdout_error']:.1%}{without_ages}: {together['coverage']:.1%}, of which "
         f"{together['error']:.2%} are wrong. The OOD limit reviews {together['ood_false_review']:.1%} of "
         "those that are confident enough. Upper bounds are one-sided, with 95 % confidence, for images "
         "of the same distribution (Clopper and Pearson 1934):",
