@@ -65,7 +65,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     for number, (name, pixels) in enumerate(images.items()):
         write(folder / "source", f"{name}.dcm", dicom_bytes(pixels, name=str(number)))
     lake = Lake(folder / "lake")
-    write(folder, "policy.yaml", policy(0.5, 1000))
+    write(folder, "policy.yaml", policy(0.7, 1000))
     options = ("--policy", str(folder / "policy.yaml"))
     route_into(lake, *options, inputs=(str(folder / "source"),))
     return lake
