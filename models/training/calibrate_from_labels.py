@@ -89,6 +89,7 @@ def calibrate_from_labels(
 
     Predictions that are stored are used. Images that another model decided are read and classified. The
     age thresholds of the bundle are kept, unless the temperature changes, with which they were chosen.
+    Where a label's threshold is raised, its age threshold is at least that.
 
     Args:
         uri: of the bundle.
@@ -128,7 +129,7 @@ def calibrate_from_labels(
         "training": info.training,
         "metrics": info.metrics,
         "thresholds": found.thresholds,
-        "age_thresholds": info.age_thresholds if found.temperature == info.temperature else {},
+        "age_thresholds": _age_thresholds(info, found),
         "ood_threshold": info.ood_threshold,
         "calibration": {
             "data": layout.root.rstrip("/").rpartition("/")[2],
@@ -140,6 +141,17 @@ def calibrate_from_labels(
     return CalibratedOnLabels(
         counts, info, save_recalibrated(output, uri, network, described), found
     )
+
+
+def _age_thresholds(info: BundleInfo, found: Refit) -> dict[str, float]:
+    if found.temperature != info.temperature:
+        return {}
+    return {
+        label: max(own, found.thresholds[label])
+        if found.thresholds[label] > info.thresholds[label]
+        else own
+        for label, own in info.age_thresholds.items()
+    }
 
 
 def _images(lake: LakeImages, info: BundleInfo) -> Images:

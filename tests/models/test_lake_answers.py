@@ -190,6 +190,19 @@ def test_age_thresholds_are_kept_with_the_temperature_that_they_were_chosen_for(
     assert (found.info.temperature == found.present.temperature) == bool(kept)
 
 
+def test_a_raised_threshold_is_valid_with_an_age_too(lake: Path, tmp_path: Path) -> None:
+    """Answers say that every prediction is wrong, so that nothing is proved."""
+    answer(lake, lambda _, row: "others" if row.predicted_label == "spine" else "spine")
+    ages = {"adult_chest": 0.55, "pediatric_chest": 0.55}
+    bundle = write_bundle(tmp_path / "bundle", age_thresholds=ages)
+    found = calibrate(bundle, lake, tmp_path / "new")
+    assert found.info is not None
+    assert found.info.temperature == found.present.temperature
+    raised = found.info.thresholds["adult_chest"]
+    assert raised > found.present.thresholds["adult_chest"]
+    assert found.info.age_thresholds["adult_chest"] == raised
+
+
 def test_answers_that_name_no_body_part(routed: Path, lake: Path, tmp_path: Path) -> None:
     def reviewer(number: int, row: IndexRow) -> str:
         return (NOT_RADIOGRAPH, UNREADABLE, "others")[min(number, 2)]
