@@ -133,19 +133,18 @@ def choose_rule(
     limit = max_ood_zscore
     if limit is None:
         limit = float(np.quantile(val.ood_zscores, 1 - OOD_FALSE_REVIEW))
-    own = [
-        _lowest_threshold(*val.predicted_as(index), target_error) for index in range(len(val.names))
-    ]
+    labels = range(len(val.names))
+    own = [_lowest_threshold(*val.predicted_as(label), target_error) for label in labels]
     if unseen is not None and max_ood_zscore is None:
-        without = _holdout_thresholds(val, unseen, np.inf, own, holdout_error)
+        without = _holdout_thresholds(val, unseen, np.inf, own, target_error, holdout_error)
         confident = unseen.confidence >= np.array(without)[unseen.predicted]
         if confident.any():
             highest = np.quantile(unseen.ood_zscores[confident], 1 - HOLDOUT_OOD_FALSE_REVIEW)
             limit = max(limit, float(highest))
     common = _common_threshold(val, limit, target_error)
-    own = [max(common, least) for least in own]
+    own = [_lowest_threshold(*val.predicted_as(label), target_error, common) for label in labels]
     if unseen is not None:
-        own = _holdout_thresholds(val, unseen, limit, own, holdout_error)
+        own = _holdout_thresholds(val, unseen, limit, own, target_error, holdout_error)
     thresholds = dict(zip(val.names, own, strict=True))
     rule = Rule(thresholds, limit, is_proved=False)
     return replace(rule, is_proved=error_bound(val, rule.routes(val)) <= target_error)
@@ -159,12 +158,14 @@ class _Candidate(NamedTuple):
         images: number of val and held-out images.
         unseen: number of the held-out ones.
         errors: number of these that are wrong.
+        is_within_target: whether the error rate of the val images is at most the target.
     """
 
     threshold: float
     images: float
     unseen: float
     errors: float
+    is_within_target: bool
 
 
 def _holdout_thresholds(
@@ -172,6 +173,7 @@ def _holdout_thresholds(
     unseen: Predictions,
     limit: float,
     least: Sequence[float],
+    target_error: float,
     holdout_error: float,
 ) -> list[float]:
     """Return the thresholds that route the most images with at most the allowed error on held-out ones.
@@ -188,9 +190,13 @@ def _holdout_thresholds(
         unseen: of images of held-out sources.
         limit: maximum OOD score of a routed image, standardized.
         least: lowest threshold of each label.
+        target_error: maximum error rate of the val images that are routed to a label, 0..1.
         holdout_error: maximum error rate of all held-out images that are routed, 0..1.
     """
-    options = [_candidates(val, unseen, limit, label, lowest) for label, lowest in enumerate(least)]
+    options = [
+        _candidates(val, unseen, limit, label, lowest, target_error)
+        for label, lowest in enumerate(least)
+    ]
     chosen = [of[0] for of in options]
     for price in PRICES:
         chosen = [
@@ -212,9 +218,18 @@ def _holdout_thresholds(
 
 
 def _candidates(
-    val: Predictions, unseen: Predictions, limit: float, label: int, lowest: float
+    val: Predictions,
+    unseen: Predictions,
+    limit: float,
+    label: int,
+    lowest: float,
+    target_error: float,
 ) -> list[_Candidate]:
-    """Return the thresholds that a label may have, ascending."""
+    """Return the thresholds that a label may have, ascending; without those above the target error.
+
+    A higher threshold can have the higher error rate: it may leave out right images only. If no
+    threshold keeps the target error, all are returned.
+    """
     thresholds = [lowest]
     if (unseen.predicted == label).sum() >= MIN_HOLDOUT_IMAGES:
         thresholds += [threshold for threshold in HOLDOUT_GRID if threshold > lowest]
@@ -228,8 +243,10 @@ def _candidates(
             for of in (val, unseen)
         )
         errors, number = float(elsewhere[unseen.wrong].sum()), float(elsewhere.sum())
-        candidates.append(_Candidate(threshold, float(at_home.sum()) + number, number, errors))
-    return candidates
+        images = float(at_home.sum())
+        is_within = bool(at_home[val.wrong].sum() <= target_error * images)
+        candidates.append(_Candidate(threshold, images + number, number, errors, is_within))
+    return [candidate for candidate in candidates if candidate.is_within_target] or candidates
 
 
 def _is_within(chosen: Sequence[_Candidate], holdout_error: float) -> bool:
@@ -254,10 +271,16 @@ def concatenated(parts: Sequence[Predictions]) -> Predictions:
 
 
 def _lowest_threshold(
-    confidence: Reals, wrong: Flags, weights: Reals, target_error: float
+    confidence: Reals,
+    wrong: Flags,
+    weights: Reals,
+    target_error: float,
+    at_least: float = MIN_THRESHOLD,
 ) -> float:
     """Return the lowest threshold that keeps the target error; the highest if none does."""
     for threshold in GRID:
+        if threshold < at_least:
+            continue
         kept = confidence >= threshold
         if kept.any() and weights[kept & wrong].sum() <= target_error * weights[kept].sum():
             return threshold
