@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transforms.config.policy import Policy
+from transforms.config.policy import Policy, is_decided_by_age
 from transforms.core.labels import DEFAULT_LABELS, AgeGroups, LabelSet
 from transforms.core.reasons import Reason
 from transforms.lake.files import exists, read_json
@@ -41,8 +41,7 @@ class Thresholds:
         """Return the threshold that a row in review for low confidence misses, or None.
 
         Args:
-            row: as listed by `queries`. If its confidence is not that of its most probable label, its
-                age has chosen between the labels of the age groups.
+            row: as listed by `queries`.
         """
         label, confidence = row["predicted_label"], row["confidence"]
         if (row["reason"], row["policy_id"]) != (Reason.LOW_CONFIDENCE, self.policy_id):
@@ -50,10 +49,12 @@ class Thresholds:
         if confidence is None or not math.isfinite(confidence):
             return None
         age, groups = row["patient_age_years"], self.age_groups
-        probability = stored_probabilities(row).get(label)
-        is_by_age = probability is not None and abs(confidence - probability) > 1e-6
         thresholds = self.by_label
-        if groups is not None and age is not None and is_by_age:
+        if (
+            groups is not None
+            and age is not None
+            and is_decided_by_age(stored_probabilities(row), groups, age)
+        ):
             label = groups.adult if age >= self.adult_from_years else groups.child
             thresholds = {**thresholds, **self.by_age}
         threshold = thresholds.get(label)

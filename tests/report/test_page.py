@@ -363,12 +363,16 @@ def test_a_header_names_a_chest_and_no_age(tmp_path: Path) -> None:
 def test_a_caption_has_the_threshold_that_the_confidence_misses(tmp_path: Path) -> None:
     waits = {"status": Status.REVIEW, "destination": "review", "reason": Reason.LOW_CONFIDENCE,
              "policy_id": "p1", "header_label": None}  # fmt: skip
-    chest: dict[str, object] = {"predicted_label": "pediatric_chest", "prob_pediatric_chest": 0.5}
+    child = {"patient_age_years": 3.0}
+    chest: dict[str, object] = {
+        "predicted_label": "pediatric_chest", "prob_pediatric_chest": 0.5, "prob_spine": 0.05,
+    }  # fmt: skip
     rows = [
         row(1, **waits, confidence=0.9861, prob_spine=0.9861),
         row(2, **waits, confidence=0.98997, prob_spine=0.98997),
         row(3, **waits, **chest, confidence=0.85, patient_age_years=30.0),
-        row(9, **waits, **chest, confidence=0.75, patient_age_years=3.0),
+        row(9, **waits, **chest, confidence=0.75, **child),
+        row(10, **waits, **{**chest, "prob_pediatric_chest": 0.77}, confidence=0.77, **child),
         row(4, **{**waits, "policy_id": "other"}, confidence=0.51),
         *(row(n, policy_id="p1") for n in range(5, 9)),
     ]
@@ -379,7 +383,13 @@ def test_a_caption_has_the_threshold_that_the_confidence_misses(tmp_path: Path) 
     }  # fmt: skip
     write_json(layout.runs, "r", summary("r", options=options))
     page = report(layout)
-    for caption in ("98.6 % < 99 %", "98.9 % < 99 %", "85.0 % < 90 %", "75.0 % < 80 %"):
+    for caption in (
+        "98.6 % < 99 %",
+        "98.9 % < 99 %",
+        "85.0 % < 90 %",
+        "75.0 % < 80 %",
+        "77.0 % < 80 %",
+    ):
         assert caption in page.text, caption
     assert page.text.count(" < 9") == 3, "rows of another policy have no known threshold"
     assert (

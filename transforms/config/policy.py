@@ -13,7 +13,7 @@ from transforms.config.derivation import Derivation
 from transforms.config.expectations import Expectations
 from transforms.config.retention import Retention
 from transforms.core.choices import ALL_THUMBNAILS, REVIEW_THUMBNAILS
-from transforms.core.labels import DEFAULT_LABELS, REVIEW, LabelSet
+from transforms.core.labels import DEFAULT_LABELS, REVIEW, AgeGroups, LabelSet
 from transforms.core.reasons import Reason
 from transforms.imaging.age import is_plausible_age
 from transforms.imaging.header_evidence import HeaderClaims, HeaderReliability
@@ -25,7 +25,7 @@ POLICY_ID_LENGTH: Final = 16
 MIN_COMBINED_CONFIDENCE: Final = 0.95
 MAX_COMBINED_CONFIDENCE: Final = 0.99
 """Limits of the probability by pixels and header together from which a header decides: the label's
-threshold, which is for pixels alone, within these limits."""
+threshold (its age threshold where an age chooses it), which is for pixels alone, within these limits."""
 MIN_VIEW_CONFIDENCE: Final = 0.9
 """Probability from which the label of a view counts against that of the other one."""
 OFF: Final = "off"
@@ -334,14 +334,32 @@ def _choose(
     by_label = dict(zip(policy.label_set.names, probabilities, strict=True))
     label = max(by_label, key=by_label.__getitem__)
     groups = policy.label_set.age_groups
-    if groups is None or age_years is None or not is_plausible_age(age_years):
+    if groups is None or age_years is None or not is_decided_by_age(by_label, groups, age_years):
         return label, by_label[label], Reason.CONFIDENT
     both = min(1.0, sum(by_label[one] for one in groups))
-    if both < max((p for other, p in by_label.items() if other not in groups), default=0.0):
-        return label, by_label[label], Reason.CONFIDENT
     label = groups.adult if age_years >= policy.adult_from_years else groups.child
     contradicted = both - by_label[label] >= policy.age_contradiction * both
     return label, both, Reason.AGE_CONTRADICTED if contradicted else Reason.SETTLED_BY_AGE
+
+
+def is_decided_by_age(
+    probabilities: Mapping[str, float], groups: AgeGroups, age_years: float
+) -> bool:
+    """Return whether an age chooses between the labels of the age groups.
+
+    It does if it is plausible and both labels together are at least as probable as any other.
+
+    Args:
+        probabilities: by label, 0..1.
+        groups: of the labels.
+        age_years: age in the header.
+    """
+    if not is_plausible_age(age_years):
+        return False
+    both = sum(probabilities.get(label, 0.0) for label in groups)
+    return both >= max(
+        (p for label, p in probabilities.items() if label not in groups), default=0.0
+    )
 
 
 def _confidence(
