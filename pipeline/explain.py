@@ -207,10 +207,10 @@ class Decision:
         for label, known in self._probabilities().items():
             probability = known or 0.0
             bar = "█" * round(BAR_WIDTH * probability)
-            threshold = self.policy.thresholds[label]
-            lines.append(
-                f"  {label:<17}{probability:>7.4f}  {bar:<{BAR_WIDTH}} routed from {threshold:g}"
-            )
+            threshold = f"routed from {self.policy.thresholds[label]:g}"
+            if label in self.policy.own_age_thresholds:
+                threshold += f" (by age {self.policy.age_thresholds[label]:g})"
+            lines.append(f"  {label:<17}{probability:>7.4f}  {bar:<{BAR_WIDTH}} {threshold}")
         if row.ood_score is not None:
             limit = self.policy.ood_threshold
             lines.append(f"  {'ood_score':<17}{row.ood_score:>7.2f}  reviewed above {limit:.2f}")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.cli import main
@@ -100,3 +101,12 @@ def test_a_row_of_another_model_or_of_a_person_is_told_apart(
     assert "by person" in of_person.text()
     assert MEANINGS[Reason.LOW_CONFIDENCE].remedy not in of_person.text()
     assert of_person.to_json()["decision"]["remedy"] == ""
+
+
+def test_the_text_has_thresholds_where_an_age_decides(routed: Path, keys: dict[str, str]) -> None:
+    (row,) = find_rows(Layout(str(routed / "lake")), keys["0.dcm"])
+    limits = ModelLimits(dict.fromkeys(LABELS, 0.5), 1000.0, age_thresholds={"adult_chest": 0.875})
+    image = np.zeros((1, 32, 32), np.uint8)
+    lines = Decision(row, image, Policy().with_defaults(limits)).text().splitlines()
+    shown = {line.split()[0]: line.partition("routed from ")[2] for line in lines if line.strip()}
+    assert (shown["adult_chest"], shown["spine"]) == ("0.5 (by age 0.875)", "0.5")
