@@ -103,8 +103,8 @@ class CalibrateOptions(HoldoutOptions):
         metavar="E",
         at_least=0,
         at_most=1,
-        help="the same if no patient's age is known, for labels between which an age decides; "
-        "--holdout_error is the limit for images that an age decides",
+        help="with --holdout_bundles: the same if no patient's age is known, for labels between which an "
+        "age decides; --holdout_error is the limit for images that an age decides",
         default_text="that of --holdout_error",
     )
     min_answers: int = option(
@@ -132,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give one of --data and --from_labels")
     if options.outlier_images is not None and not options.outliers:
         raise UsageError("--outlier_images needs --outliers")
+    if options.holdout_error_without_age is not None and not options.holdout_bundles:
+        raise UsageError("--holdout_error_without_age needs --holdout_bundles")
     if options.from_labels is not None:
         return _calibrate_from_labels(args, options, options.from_labels)
     assert options.data is not None
@@ -273,14 +275,14 @@ def _lines(found: CalibratedOnLabels, options: CalibrateOptions) -> list[str]:
     )
     for label, of in refit.labels.items():
         routed = refit.evidence["labels"][label]
-        new = f"{refit.thresholds[label]:.2f}" if of.is_enough else "kept"
+        new = f"{refit.thresholds[label]:g}" if of.is_enough else "kept"
         error = f"{routed['error']:.1%}" if routed["routed"] else ""
         note = "" if routed["target_met"] else "  target not met"
         if not of.is_enough:
             note = _too_few(of.routed_answers, options.min_answers)
         lines.append(
             f"{label:<17}{of.images:>8}{of.answers:>9}{of.routed_answers:>8}{of.represented:>13.0%}"
-            f"{found.present.thresholds[label]:>11.2f}{new:>7}{error:>8}{note}"
+            f"{found.present.thresholds[label]:>11g}{new:>7}{error:>8}{note}"
         )
     lines.append(_summary("before", refit.before))
     if info is not None:

@@ -63,6 +63,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calibrated = ["--output", str(root / "calibrated"), "--device", "cpu"]
     outliers = ["--outlier_images", str(root / "outliers")]
     assert main([*command, *calibrated, *outliers]) == 2  # without --outliers
+    without_age = ["--holdout_error_without_age", "0.02"]
+    assert main([*command, *calibrated, *without_age]) == 2  # without --holdout_bundles
     assert main([*command, *calibrated, *outliers, "--outliers"]) == 0
     assert read_info(str(root / "calibrated")).training["outliers"][0]["source"] == "own"
     labels = read_info(str(root / "calibrated")).label_set
