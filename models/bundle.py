@@ -6,7 +6,6 @@ torch; `models.weights` loads the network.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 import json
@@ -268,7 +267,7 @@ class BundleInfo(BaseModel):
         fields = self.label_definitions
         return label_set_of(self.labels) if fields is None else fields.label_set()
 
-    @functools.cached_property
+    @property
     def limits(self) -> ModelLimits:
         """What the bundle says about decisions, where a policy says nothing."""
         return ModelLimits(self.thresholds, self.ood_threshold, self.label_set, self.age_thresholds)

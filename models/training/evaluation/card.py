@@ -247,7 +247,7 @@ def _by_age(info: BundleInfo) -> list[str]:
     """Return the thresholds of images whose label an age chooses, and what they route."""
     found = info.calibration.get("by_age")
     if not found:
-        return []
+        return _kept_age_thresholds(info)
     parts = {"val": found, "held-out": found["holdout_together"]}
     rows = [
         [data, label, info.age_thresholds[label], of["predicted"], of["routed"], of["wrong"],
@@ -273,6 +273,17 @@ def _by_age(info: BundleInfo) -> list[str]:
             rows,
         ),
     ]  # fmt: skip
+
+
+def _kept_age_thresholds(info: BundleInfo) -> list[str]:
+    """Return the age thresholds of a bundle that was calibrated on answers, which do not set them."""
+    if not info.age_thresholds:
+        return []
+    values = ", ".join(f"{label} {value:g}" for label, value in info.age_thresholds.items())
+    return [
+        "Where a patient's age in the header chooses the label, the probability of both age groups "
+        f"together is compared with a threshold of its own: {values}."
+    ]
 
 
 def _holdout_false_reviews(info: BundleInfo) -> str:
