@@ -44,8 +44,8 @@ class ReviewOptions:
         group=Group.DECISION,
         at_least=0,
         at_most=1,
-        help="also show routed images with a lower confidence; must lie above the thresholds of the "
-        "policy to have an effect",
+        help="also show routed images with a lower confidence; has no effect on labels whose threshold "
+        "is higher",
     )
     sample: int = option(
         0,
