@@ -140,6 +140,22 @@ PACKAGES: Final = (
     Package(
         "imgaug", "pip", "0.4.0", "MIT; image CC BY-SA 3.0", {"photograph": ("**/quokka.jpg",)}
     ),
+    Package(
+        "lomiri-wallpapers-16.04", "apt", "", "CC BY 4.0, CC BY-SA 4.0, CC0",
+        {"photograph": ("**/backgrounds/*_by_*.jpg",)},
+    ),
+    Package(
+        "mate-backgrounds", "apt", "", "GPL-2.0-or-later", {"photograph": ("**/mate/nature/*.jpg",)}
+    ),
+    Package(  # animals, flowers and fruit, cut out
+        "tuxpaint-stamps-default", "apt", "", "GPL-2.0-only",
+        {
+            "photograph": (
+                "**/stamps/animals/mammals/*.png", "**/stamps/plants/flowers/*.png",
+                "**/stamps/food/fruit/*.png",
+            )
+        },
+    ),
 )  # fmt: skip
 
 
@@ -219,7 +235,7 @@ def write_images(package: Package, folder: Path, output: Path) -> int:
 def images_of(file: Path, kind: str, rng: np.random.Generator) -> Iterator[Image.Image]:
     """Yield gray images of a file."""
     if kind == "photograph" and file.suffix in (".png", ".jpg"):
-        yield from crops(Image.open(file).convert("L"), rng)
+        yield from crops(gray(Image.open(file)), rng)
         return
     pixels, spacing = read(file)
     if kind in ("us", "photograph"):
@@ -279,6 +295,14 @@ def crops(image: Image.Image, rng: np.random.Generator) -> Iterator[Image.Image]
             for whole, part in zip(image.size, (width, height), strict=True)
         )
         yield shrunk(image.crop((left, top, left + width, top + height)))
+
+
+def gray(image: Image.Image) -> Image.Image:
+    """Return a gray image; black where it is transparent."""
+    if image.has_transparency_data:
+        color = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", color.size, "black"), color)
+    return image.convert("L")
 
 
 def shrunk(image: Image.Image) -> Image.Image:
