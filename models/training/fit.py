@@ -23,6 +23,7 @@ from models.training.data.dataset import select_split
 from models.training.data.derived_images import derive_images
 from models.training.data.images import LabeledImage, label_indices, load_inputs
 from models.training.data.mixing import MixedBatch, cutmix, mixup
+from models.training.data.outlier_folder import OutlierImages
 from models.training.data.regions import UNKNOWN_REGION, number_regions
 from models.training.data.weighted_sampler import (
     OUTLIER,
@@ -55,6 +56,7 @@ def fit(
     device: str,
     folder: Path,
     labels: tuple[str, ...] = LABELS,
+    outliers: OutlierImages | None = None,
 ) -> BodyPartClassifier:
     """Fine-tune a network and return the mean of its weights over the last epochs.
 
@@ -69,6 +71,7 @@ def fit(
         device: "cpu" or "cuda".
         folder: gets `training.jsonl`, a line per epoch, and a checkpoint.
         labels: names in order of the network's outputs.
+        outliers: images that are not radiographs, for `outlier_exposure`.
 
     Raises:
         BundleError: A teacher cannot be read, or has other labels.
@@ -85,11 +88,11 @@ def fit(
         load_pretrained(network, weights)
     _check_input_size(network, options)
     val_inputs, val_labels = load_inputs(val, options.input_size), label_indices(val, labels)
-    loader, sampler, n_regions = _training_samples(train, options, labels)
+    loader, sampler, n_regions = _training_samples(train, options, labels, outliers)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     teachers = Teachers(options.teachers, device, labels, options.batch_size)
     state = TrainingState(network, options, options.epochs * len(loader), n_regions)
-    identity = _identity(images, options)
+    identity = _identity(images, options, outliers)
     state.resume(folder, identity)
     for epoch in range(state.epochs + 1, options.epochs + 1):
         started = time.monotonic()
@@ -111,14 +114,20 @@ def fit(
     return state.kept.to("cpu").eval()
 
 
-def _identity(images: Sequence[LabeledImage], options: FitOptions) -> dict[str, Any]:
+def _identity(
+    images: Sequence[LabeledImage], options: FitOptions, outliers: OutlierImages | None
+) -> dict[str, Any]:
     """Return what must be the same to resume: the options and the listed images."""
     digest = hashlib.sha256("\n".join(map(repr, images)).encode()).hexdigest()
-    return {**asdict(replace(options, workers=0)), "images": digest}
+    identity = {**asdict(replace(options, workers=0)), "images": digest}
+    return identity if outliers is None else {**identity, "outliers": outliers.provenance()}
 
 
 def _training_samples(
-    train: list[LabeledImage], options: FitOptions, names: Sequence[str]
+    train: list[LabeledImage],
+    options: FitOptions,
+    names: Sequence[str],
+    outliers: OutlierImages | None,
 ) -> tuple[Loader, WeightedSampler, int]:
     """Return batches of augmented images, their sampler, and the number of regions."""
     n_samples = len(train)
@@ -140,7 +149,7 @@ def _training_samples(
         outlier_exposure=options.outlier_exposure,
     )
     loader = DataLoader(
-        AugmentedImages(grays, labels, regions, weights, sample_options),
+        AugmentedImages(grays, labels, regions, weights, sample_options, outliers),
         batch_size=options.batch_size,
         sampler=sampler,
         num_workers=options.workers,

@@ -165,8 +165,8 @@ class FitOptions:
         metavar="SHARE",
         at_least=0,
         at_most=1,
-        help="share of samples that are synthetic outliers, for which every label is to be equally "
-        "likely (Hendrycks et al. 2019)",
+        help="share of samples that are outliers, generated or of --outlier_images, for which every "
+        "label is to be equally likely (Hendrycks et al. 2019)",
     )
     region_weight: float = option(
         0.0,

@@ -70,10 +70,12 @@ def of_training(
 
 def of_ensemble(infos: Sequence[BundleInfo]) -> dict[str, Any]:
     """Return the `training` of an ensemble of bundles, which may be ensembles themselves."""
-    return {
+    training = {
         "sources": _sources([], infos),
         "members": [member for info in infos for member in _members(info)],
     }
+    outliers = {one["source"]: one for info in infos for one in info.training.get("outliers", ())}
+    return {**training, "outliers": list(outliers.values())} if outliers else training
 
 
 def options_of(info: BundleInfo) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from models.training.data.images import (
     load_inputs,
 )
 from models.training.data.label_sets import define_labels, find_labels
+from models.training.data.outlier_folder import read_outlier_folder
 from models.training.fit import fit
 from models.training.holdout import add_holdout_metrics, split_holdout
 from models.training.options import TARGET_ERROR, FitOptions
@@ -39,6 +40,7 @@ def train_bundle(
     holdout_sources: Sequence[str] = (),
     labels: Sequence[str] = (),
     age_groups: Sequence[str] = (),
+    outlier_images: Path | None = None,
 ) -> BundleInfo:
     """Train on the train split, select and calibrate on val, and write a bundle.
 
@@ -57,6 +59,8 @@ def train_bundle(
             images.
         labels: in order of the network's outputs; () for those of the data set.
         age_groups: as for `define_labels`.
+        outlier_images: folder of images that are not radiographs, to fit the OOD score on besides
+            generated ones, and for `outlier_exposure`.
 
     Raises:
         BundleError: A teacher cannot be read, has other labels, or was trained on a held-out source.
@@ -78,14 +82,17 @@ def train_bundle(
     for uri, info in zip(options.teachers, teachers, strict=True):
         provenance.require_unseen(uri, info, holdout_sources)
     training = provenance.of_training(images, data, (more_data, more_weight), options, teachers)
+    outliers = None if outlier_images is None else read_outlier_folder(outlier_images)
+    if outliers is not None:
+        training["outliers"] = outliers.provenance()
     output.mkdir(parents=True, exist_ok=True)
-    network = fit(images, options, device, output, names)
+    network = fit(images, options, device, output, names, outliers)
     network.backbone.load_state_dict(round_to_stored(network.backbone.state_dict()))
     train = load_inputs(select_split(images, "train"), options.input_size)
     network.ood = fit_virtual_logit(network, train)
     if network.ood is not None:
         val = load_inputs(select_split(images, "val"), options.input_size)
-        network.ood = fit_outlier_logit(network, network.ood, train, val)
+        network.ood = fit_outlier_logit(network, network.ood, train, val, outliers)
     calibrated = calibrate_network(
         network, images, data.name, options.input_size, TARGET_ERROR, label_set
     )

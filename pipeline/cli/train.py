@@ -70,6 +70,13 @@ class TrainOptions(HoldoutOptions):
         above=0,
         help="sampling weight of the images of --more_data, relative to others",
     )
+    outlier_images: Path | None = option(
+        None,
+        group=Group.INPUT_OUTPUT,
+        metavar="DIR",
+        help="folder of images that are no radiographs, KIND/SOURCE/NAME.png, to fit what recognizes "
+        "them on besides generated ones; with --outlier_exposure, half of the outliers are of it",
+    )
     fit: FitOptions = field(default_factory=FitOptions)
 
 
@@ -97,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
         holdout_sources=options.holdout_sources,
         labels=options.labels,
         age_groups=options.age_groups,
+        outlier_images=options.outlier_images,
     )
     val = info.metrics["val"]
     print(f"{info.model_id} written to {options.output}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pyarrow.dataset as ds
 import pytest
 import torch
@@ -16,6 +17,7 @@ import torch
 from models.bundle import read_info
 from models.networks import BodyPartClassifier
 from models.training.data.dataset import read_dataset
+from models.training.data.outlier_folder import OutlierImages
 from models.training.data.outliers import MAX_PER_KIND, SYNTHETIC_KINDS
 from models.training.evaluation.corruptions import CORRUPTIONS, PAIRED
 from models.training.fit import fit
@@ -199,6 +201,9 @@ def test_an_interrupted_training_resumes(
     ):
         with pytest.raises(UsageError, match="other images or options"):
             fit(other_images, other_options, "cpu", broken)
+    outliers = OutlierImages({("ct", "own"): [np.zeros((8, 8), np.uint8)]}, {"own": "CC0"})
+    with pytest.raises(UsageError, match="other images or options"):
+        fit(images, options, "cpu", broken, outliers=outliers)
     found = fit(images, replace(options, workers=1), "cpu", broken).state_dict()
     assert [json.loads(line)["epoch"] for line in (broken / LOG_FILE).read_text().splitlines()] == [
         1,

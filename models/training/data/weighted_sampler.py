@@ -21,6 +21,7 @@ from models.training.data.augmentation import (
     side_by_side,
 )
 from models.training.data.images import LabeledImage
+from models.training.data.outlier_folder import OutlierImages
 from models.training.data.outliers import shuffle_tiles, synthetic_outlier
 from models.training.data.regions import UNKNOWN_REGION
 from transforms.imaging.preprocessing import preprocess
@@ -57,8 +58,20 @@ class AugmentedImages(Dataset[tuple[Tensor, int, int]]):
         regions: Sequence[int],
         weights: Sequence[float],
         options: SampleOptions,
+        outliers: OutlierImages | None = None,
     ) -> None:
+        """Make samples.
+
+        Args:
+            grays: the images, uint8[H, W].
+            labels: of each.
+            regions: of each, or `UNKNOWN_REGION`.
+            weights: sampling weight of each.
+            options: how samples are made.
+            outliers: half of the outliers are images of these; None makes all of them.
+        """
         self.grays, self.labels, self.regions, self.options = grays, labels, regions, options
+        self.outliers = outliers
         self.of_label: dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]] = {}
         for label in set(labels):
             indices = np.flatnonzero(np.array(labels) == label)
@@ -73,6 +86,8 @@ class AugmentedImages(Dataset[tuple[Tensor, int, int]]):
         rng = np.random.default_rng(seed)
         options, size = self.options, self.options.input_size
         is_outlier = rng.random() < options.outlier_exposure
+        if is_outlier and self.outliers is not None and rng.random() < 0.5:
+            return torch.from_numpy(preprocess(self.outliers.variant(rng), size)), *_OUTLIER_TARGETS
         if is_outlier and rng.random() < 0.5:
             outlier = preprocess(synthetic_outlier(rng, size), size)
             return torch.from_numpy(outlier), *_OUTLIER_TARGETS
