@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks import ablation
+from benchmarks import ablation, outlier_exposure
 from docs import terms
 from docs.generate import PAGES, REASONS_OF
 from docs.make_picture import MODEL_KEY, TARGET
@@ -166,6 +166,11 @@ def test_the_ablation_is_shown_as_it_was_measured() -> None:
     page = (ROOT / "docs" / "model.md").read_text()
     for line in filter(None, ablation.table(results).splitlines()):
         assert line in page, line
+
+
+def test_outlier_exposure_is_shown_as_it_was_measured() -> None:
+    result = json.loads((ROOT / outlier_exposure.RESULT).read_text())
+    assert outlier_exposure.table(result) in (ROOT / "docs" / "model.md").read_text()
 
 
 def test_the_accuracy_at_new_sites_is_that_of_the_bundle() -> None:
