@@ -99,8 +99,7 @@ def calibrate_bundle(
         training = provenance.of_ensemble(infos)
     if records:
         training["holdout"] = records
-    if folder is not None:
-        training["outliers"] = folder.provenance()
+    training = provenance.with_outliers(training, infos, folder, is_refitted=refit_outliers)
     network.to(device)
     unseen = [
         predict_holdout(uri, record, images, device)

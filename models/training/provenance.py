@@ -14,6 +14,7 @@ import torch
 from models.bundle import BundleError, BundleInfo, read_info
 from models.training.data.dataset import select_split
 from models.training.data.images import LabeledImage
+from models.training.data.outlier_folder import OutlierImages
 from models.training.options import FitOptions
 
 
@@ -70,12 +71,40 @@ def of_training(
 
 def of_ensemble(infos: Sequence[BundleInfo]) -> dict[str, Any]:
     """Return the `training` of an ensemble of bundles, which may be ensembles themselves."""
-    training = {
+    return {
         "sources": _sources([], infos),
         "members": [member for info in infos for member in _members(info)],
     }
-    outliers = {one["source"]: one for info in infos for one in info.training.get("outliers", ())}
-    return {**training, "outliers": list(outliers.values())} if outliers else training
+
+
+def with_outliers(
+    training: dict[str, Any],
+    bundles: Sequence[BundleInfo],
+    folder: OutlierImages | None,
+    *,
+    is_refitted: bool,
+) -> dict[str, Any]:
+    """Return a bundle's `training` with the images that are not radiographs.
+
+    Args:
+        training: without them, or with those of an earlier fit.
+        bundles: that the bundle is made of, or distilled from.
+        folder: images that its OOD score is fitted on, or that its network was trained on.
+        is_refitted: whether the OOD score is not that of the bundles; then only those of their images
+            remain that their networks were trained on.
+    """
+    kept = [info for info in bundles if not is_refitted or is_exposed(info)]
+    images = [one for info in kept for one in info.training.get("outliers", ())]
+    images += [] if folder is None else folder.provenance()
+    of_source = {one["source"]: one for one in images}
+    without = {name: of for name, of in training.items() if name != "outliers"}
+    return {**without, "outliers": list(of_source.values())} if of_source else without
+
+
+def is_exposed(info: BundleInfo) -> bool:
+    """Return whether a network of a bundle was trained with outlier exposure."""
+    members = _members(info)
+    return any(member.get("options", {}).get("outlier_exposure", 0) for member in members)
 
 
 def options_of(info: BundleInfo) -> dict[str, Any]:

@@ -83,8 +83,7 @@ def train_bundle(
         provenance.require_unseen(uri, info, holdout_sources)
     training = provenance.of_training(images, data, (more_data, more_weight), options, teachers)
     outliers = None if outlier_images is None else read_outlier_folder(outlier_images)
-    if outliers is not None:
-        training["outliers"] = outliers.provenance()
+    training = provenance.with_outliers(training, teachers, outliers, is_refitted=True)
     output.mkdir(parents=True, exist_ok=True)
     network = fit(images, options, device, output, names, outliers)
     network.backbone.load_state_dict(round_to_stored(network.backbone.state_dict()))

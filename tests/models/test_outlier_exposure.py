@@ -94,15 +94,37 @@ def test_a_bundle_names_the_outliers_it_was_trained_on(bundles: Path) -> None:
     assert "outliers" not in read_info(str(bundles / "without")).training
 
 
+def test_the_card_says_that_the_network_was_trained_on_outliers(
+    bundles: Path, tmp_path: Path
+) -> None:
+    evaluate = ["evaluate", "--model", str(bundles / "with"), "--data", str(bundles / "images")]
+    assert main([*evaluate, "--output", str(tmp_path), "--device", "cpu"]) == 0
+    card = (tmp_path / "card.md").read_text()
+    assert "Images that the network was trained on as outliers" in card
+    assert "| own | CC0 | photograph | 1 |" in card
+
+
+def sources(folder: Path, output: str, *how: str) -> list[str]:
+    """Calibrate bundles; return the sources of the outliers that the result names."""
+    command = ["calibrate", "--data", str(folder / "images"), "--output", str(folder / output)]
+    assert main([*command, "--device", "cpu", *how]) == 0
+    training = read_info(str(folder / output)).training
+    return [of["source"] for of in training.get("outliers", [])]
+
+
 def test_an_ensemble_names_the_outliers_of_its_members(bundles: Path) -> None:
-    output = bundles / "both"
-    command = [
-        "calibrate",
-        "--model",
-        str(bundles / "without"),
-        "--ensemble",
-        str(bundles / "with"),
-    ]
-    command += ["--data", str(bundles / "images"), "--output", str(output), "--device", "cpu"]
-    assert main(command) == 0
-    assert [of["source"] for of in read_info(str(output)).training["outliers"]] == ["own"]
+    members = ["--model", str(bundles / "without"), "--ensemble", str(bundles / "with")]
+    assert sources(bundles, "both", *members) == ["own"]
+
+
+def test_a_new_fit_of_the_ood_score_keeps_the_outliers_of_the_training(
+    bundles: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ct" / "other").mkdir(parents=True)
+    Image.fromarray(CHECKERS).save(tmp_path / "ct" / "other" / "0.png")
+    refit = ["--outliers", "--outlier_images", str(tmp_path)]
+    assert sources(bundles, "exposed", "--model", str(bundles / "with"), *refit) == ["own", "other"]
+    # the network of this one was not trained on them, so that only the last fit counts
+    assert sources(bundles, "fitted", "--model", str(bundles / "without"), *refit) == ["other"]
+    assert sources(bundles, "kept", "--model", str(bundles / "fitted")) == ["other"]
+    assert sources(bundles, "generated", "--model", str(bundles / "kept"), "--outliers") == []

@@ -16,6 +16,7 @@ from models.training.evaluation.evaluate import Evaluation
 from models.training.evaluation.figures import draw_failures, draw_reliability, draw_risk_coverage
 from models.training.evaluation.markdown import markdown_table
 from models.training.evaluation.region_card import region_section
+from models.training.provenance import is_exposed
 from transforms.core.labels import LABELS
 
 EVALUATION_FILE: Final = "evaluation.json"
@@ -191,9 +192,10 @@ def _outlier_sources(info: BundleInfo) -> list[str]:
     sources = info.training.get("outliers", ())
     if not sources:
         return []
+    also = "the network was trained on as outliers, and " if is_exposed(info) else ""
     return [
-        "Images that the OOD score was fitted on, besides generated ones; no file of the table above is "
-        "among them:",
+        f"Images that {also}the OOD score was fitted on, besides generated ones; no file of the table "
+        "above is among them:",
         markdown_table(
             ["source", "licence", "kinds", "images"],
             ([of["source"], of["license"], ", ".join(of["kinds"]), of["images"]] for of in sources),
