@@ -15,6 +15,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -139,9 +140,7 @@ def train(data: Path, simulated: Path, recipe: str, fold: str, work: Path, seed:
             for word in f"{COMMON} {RECIPES[recipe]}".split():
                 command += substitutes.get(word, [word])
         command += ["--data", str(data), "--output", str(folder), "--holdout_sources", *FOLDS[fold]]
-        subprocess.run(
-            [sys.executable, "-m", "pipeline", *command], check=True, stdout=subprocess.DEVNULL
-        )
+        run_router(command)
     return folder
 
 
@@ -150,10 +149,15 @@ def evaluate_again(folder: Path, data: Path, fold: str) -> Path:
     again = folder.with_name(f"{folder.name}-again")
     command = ["calibrate", "--model", str(folder), "--output", str(again), "--device", "cpu"]
     command += ["--data", str(data), "--holdout_sources", *FOLDS[fold]]
+    run_router(command)
+    return again
+
+
+def run_router(command: Sequence[str]) -> None:
+    """Run a command of the router; its errors end the program."""
     subprocess.run(
         [sys.executable, "-m", "pipeline", *command], check=True, stdout=subprocess.DEVNULL
     )
-    return again
 
 
 def figures(folder: Path) -> dict[str, Any]:

@@ -12,28 +12,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.ablation import COMMON, FOLDS, RECIPES, train
-from benchmarks.outliers_left_out import Reals, sample
+from benchmarks import ablation
+from benchmarks.ablation import COMMON, FOLDS, RECIPES
+from benchmarks.outliers_left_out import sample
 from benchmarks.profile_route import machine
 from models.bundle import read_info
-from models.networks import BodyPartClassifier
-from models.training.calibration.calibrate import standardize
-from models.training.calibration.thresholds import (
-    HOLDOUT_OOD_FALSE_REVIEW,
-    OOD_FALSE_REVIEW,
-)
-from models.training.data.dataset import select_split
+from models.training.calibration.thresholds import HOLDOUT_OOD_FALSE_REVIEW
 from models.training.data.images import label_indices, load_served_inputs
-from models.training.data.outlier_folder import Gray, read_outlier_folder
+from models.training.data.outlier_folder import read_outlier_folder
 from models.training.evaluation.predict import load_for_prediction, predict_images
 from models.training.holdout import split_holdout
 from transforms.core.labels import CHESTS
@@ -119,11 +111,11 @@ def half_of(images: Path, sources: frozenset[str], work: Path) -> Path:
 
 def fitted(arguments: argparse.Namespace, fold: str, half: Path) -> Path:
     """Return the bundle without exposure, its OOD score fitted on a half of the packages."""
-    plain = train(arguments.data, arguments.simulated, RECIPE, fold, arguments.work, 0)
+    plain = ablation.train(arguments.data, arguments.simulated, RECIPE, fold, arguments.work, 0)
     bundle = Path(arguments.work, f"{plain.name}-fitted")
     if not (bundle / "bundle.json").exists():
-        options = ["--outliers", "--model", plain, "--output", bundle]
-        run("calibrate", *options, *common(arguments, fold, half))
+        command = ["calibrate", "--outliers", "--model", str(plain), "--output", str(bundle)]
+        ablation.run_router([*command, *common(arguments, fold, half)])
     return bundle
 
 
@@ -134,7 +126,8 @@ def exposed(arguments: argparse.Namespace, fold: str, half: Path) -> Path:
         options = f"{COMMON} {RECIPES[RECIPE]} {EXPOSURE}".replace(
             "SIMULATED", str(arguments.simulated)
         )
-        run("train", *options.split(), "--output", bundle, *common(arguments, fold, half))
+        command = ["train", *options.split(), "--output", str(bundle)]
+        ablation.run_router([*command, *common(arguments, fold, half)])
     return bundle
 
 
@@ -144,49 +137,38 @@ def common(arguments: argparse.Namespace, fold: str, half: Path) -> list[str]:
     return [*data, "--holdout_sources", *FOLDS[fold]]
 
 
-def run(command: str, *options: object) -> None:
-    """Run a command of the router; its errors end the program."""
-    words = [sys.executable, "-m", "pipeline", command, *map(str, options)]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-
-
 def figures(bundle: Path, data: Path, fold: str, images: Path) -> dict[str, Any]:
     """Return how a bundle decides radiographs of held-out sources, and images of the other packages."""
     info = read_info(str(bundle))
     network = load_for_prediction(str(bundle), "cpu")
-    kept, held_out = split_holdout(data, FOLDS[fold], info.labels)
-    val = predict_images(network, load_served_inputs(select_split(kept, "val"), info.input_size))
+    _, held_out = split_holdout(data, FOLDS[fold], info.labels)
     seen = predict_images(network, load_served_inputs(held_out, info.input_size))
     labels = label_indices(held_out, info.labels)
     confidence, wrong = seen.probabilities.max(1), seen.best != labels
     chests = [info.labels.index(chest) for chest in CHESTS]
     by_age = wrong & ~(np.isin(seen.best, chests) & np.isin(labels, chests))
-    limit = max(
-        float(np.quantile(standardize(val.ood_scores, val.ood_scores), 1 - OOD_FALSE_REVIEW)),
-        float(
-            np.quantile(
-                standardize(seen.ood_scores, val.ood_scores)[confidence >= CONFIDENCE],
-                1 - HOLDOUT_OOD_FALSE_REVIEW,
-            )
-        ),
-    )
+    confident = confidence >= CONFIDENCE
+    elsewhere = np.quantile(seen.ood_scores[confident], 1 - HOLDOUT_OOD_FALSE_REVIEW)
+    limit = max(info.ood_threshold, float(elsewhere))
     order = np.argsort(-confidence, kind="stable")
-    errors = np.cumsum(wrong[order]) / np.arange(1, len(order) + 1)
-    return {
-        "macro_recall": rounded([(seen.best == k)[labels == k].mean() for k in np.unique(labels)]),
-        "aurc": rounded(errors),
-        "coverage": rounded(coverage(wrong[order])),
-        "coverage_with_ages": rounded(coverage(by_age[order])),
-        "confident": rounded(confidence >= CONFIDENCE),
-        "reviewed": {
-            f"{kind} {source}": {
-                "by_score": rounded(scores > limit),
-                "any_reason": rounded((scores > limit) | (unsure < CONFIDENCE)),
+    reviewed = {}
+    for (kind, source), own in sorted(read_outlier_folder(images).images.items()):
+        if source not in HALVES[fold]:
+            other = predict_images(network, list(sample(own, info.input_size).numpy()))
+            is_high = other.ood_scores > limit
+            is_unsure = other.probabilities.max(1) < CONFIDENCE
+            reviewed[f"{kind} {source}"] = {
+                "by_score": share(is_high),
+                "any_reason": share(is_high | is_unsure),
             }
-            for (kind, source), own in sorted(read_outlier_folder(images).images.items())
-            if source not in HALVES[fold]
-            for scores, unsure in [outputs(network, own, info.input_size, val.ood_scores)]
-        },
+    metrics = ablation.figures(bundle)
+    return {
+        "macro_recall": metrics["macro_recall"],
+        "aurc": metrics["aurc"],
+        "coverage": coverage(wrong[order]),
+        "coverage_with_ages": coverage(by_age[order]),
+        "confident": share(confident),
+        "reviewed": reviewed,
     }
 
 
@@ -194,20 +176,12 @@ def coverage(wrong: npt.NDArray[np.bool_]) -> float:
     """Return the largest share of images, most confident first, of which at most 1 % are wrong."""
     errors = np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
     within = np.flatnonzero(errors <= MAX_ERROR)
-    return float(within.max() + 1) / len(wrong) if len(within) else 0.0
+    return round((int(within.max()) + 1) / len(wrong), 3) if len(within) else 0.0
 
 
-def outputs(
-    network: BodyPartClassifier, images: Sequence[Gray], side: int, reference: Reals
-) -> tuple[Reals, Reals]:
-    """Return standardized OOD scores and confidences of some of a source's images."""
-    predicted = predict_images(network, list(sample(images, side).numpy()))
-    return standardize(predicted.ood_scores, reference), predicted.probabilities.max(1)
-
-
-def rounded(values: Any) -> float:
-    """Return the mean to three digits."""
-    return round(float(np.mean(values)), 3)
+def share(chosen: npt.NDArray[np.bool_]) -> float:
+    """Return the share of images that are chosen, to three digits."""
+    return round(float(chosen.mean()), 3)
 
 
 if __name__ == "__main__":
